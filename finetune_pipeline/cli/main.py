@@ -34,6 +34,7 @@ COMMANDS = (
     "serve",
     "forget",
     "automate",
+    "cluster",
 )
 """Each is the function of this name (- is _) in the module of this name. A module is imported when its command is called: most
 need seconds."""

@@ -7,7 +7,7 @@ JSON schema (``finetune schema``) and the guide's tables are made from these fil
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -50,6 +50,15 @@ class CardSpec(Section):
     out_of_scope: Text | None = Field(None, description="What not to use it for.")
 
 
+class ComputeSpec(Section):
+    """Where steps compute that train nothing. No result depends on it."""
+
+    data: Literal["local", "ray"] = Field(
+        "local",
+        description="Where rows are validated, scrubbed and sketched: on this machine, or on the cluster of `training.ray`.",
+    )
+
+
 class TaskSpec(Section):
     """One thing to learn, declared."""
 
@@ -69,6 +78,7 @@ class TaskSpec(Section):
     output: Annotated[AnyOutput, Field(discriminator="kind")]
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
+    compute: ComputeSpec = ComputeSpec()
     baseline: BaselineSpec = BaselineSpec()
     advise: AdviseSpec = AdviseSpec()
     training: TrainingSpec = TrainingSpec()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,31 @@ class TrainerSection(Section):
     """Settings of one trainer. `without_effect` names those on which no trained model depends."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset()
+
+
+class RaySection(TrainerSection):
+    """The Ray cluster that `training.trainer: ray` trains on. No result depends on these settings."""
+
+    without_effect = frozenset({"address", "storage", "workers", "resources", "max_failures", "runtime_env"})
+
+    address: str | None = Field(
+        None,
+        description="Address of the dashboard (`http://head:8265`). Unset: the cluster of `finetune cluster up`.",
+    )
+    storage: str | None = Field(
+        None,
+        description="Shared folder, or fsspec URL (`s3://bucket/folder`), where inputs and results travel. Unset: below "
+        "FINETUNE_HOME, for a cluster on this machine.",
+    )
+    workers: int = Field(1, ge=1, le=1024, description="Processes that train together; must divide batch_size.")
+    resources: dict[str, float] = Field(
+        {"CPU": 1.0}, min_length=1, description="What each worker takes; with `GPU`, it trains on one."
+    )
+    max_failures: int = Field(3, ge=0, description="Lost workers that a job replaces, from the last checkpoint on.")
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Added to Ray's runtime environment of the job, such as `pip` or `image_uri`; never secrets.",
+    )
 
 
 class HostedSection(TrainerSection):

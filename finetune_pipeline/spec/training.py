@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import Section
-from finetune_pipeline.spec.trainers import OpenAiSection, TogetherSection, TrainerSection
+from finetune_pipeline.spec.trainers import OpenAiSection, RaySection, TogetherSection, TrainerSection
 
 if TYPE_CHECKING:
     MethodName = str
@@ -25,6 +25,7 @@ class TrainingSettings(Section):
     budget_usd: float | None = Field(
         None, gt=0, description="A hosted job whose estimate is higher, or unknown, is not bought. Unset: no limit."
     )
+    ray: RaySection = RaySection()
     openai: OpenAiSection = OpenAiSection()
     together: TogetherSection = TogetherSection()
     epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 warns.")

@@ -21,6 +21,7 @@ from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_files import asked_files
+from finetune_pipeline.trainers.ray_data import clean_on_ray, validate_on_ray
 
 SCRUBBING_KEY = "scrubbing.key"
 
@@ -47,12 +48,19 @@ def make_raw(context: StepContext) -> dict[str, Any]:
 
 
 def make_validated(context: StepContext) -> dict[str, Any]:
-    return validate(context.inputs["raw_examples"].folder, context.spec, context.out)
+    raw = context.inputs["raw_examples"]
+    if context.spec.compute.data == "ray":
+        return validate_on_ray(raw.folder, context.spec, context.out, context.builder.work, raw.version)
+    return validate(raw.folder, context.spec, context.out)
 
 
 def make_clean(context: StepContext) -> dict[str, Any]:
-    raw, validated = (context.inputs[name].folder for name in ("raw_examples", "validated_examples"))
-    return clean(validated, context.spec, context.out, raw=raw, key=load_key(context.store.root / SCRUBBING_KEY))
+    raw, validated = (context.inputs[name] for name in ("raw_examples", "validated_examples"))
+    key = load_key(context.store.root / SCRUBBING_KEY)
+    if context.spec.compute.data == "ray":
+        version, work = f"{raw.version} {validated.version}", context.builder.work
+        return clean_on_ray(validated.folder, context.spec, context.out, work, version, raw=raw.folder, key=key)
+    return clean(validated.folder, context.spec, context.out, raw=raw.folder, key=key)
 
 
 def make_reviewed(context: StepContext) -> dict[str, Any]:

@@ -57,12 +57,15 @@ AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 """Makes a page of the audits by split and the settings."""
 
 
-def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def train(
+    job: dict[str, Any], audit_html: AuditHtml | None = None, on_saved: Callable[[], None] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
 
     Several processes that a launcher started call this alike; the first one writes and tells for all.
     facts depend on the job alone (and on how many processes share it); measured holds what differs from run to run.
-    With `audit_html` the audit is written as a page too, also where it stops the training.
+    With `audit_html` the audit is written as a page too, also where it stops the training. `on_saved` is called in every
+    process after a checkpoint counts.
     Raises FindingsError when the audit finds anything, faults.Diverged when the loss is no longer finite.
     """
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
@@ -107,6 +110,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
     )
 
     trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
+    callback.on_saved = on_saved
     began, used = time.monotonic(), time.process_time()
     if resume.folder is None:
         if state.is_main_process:

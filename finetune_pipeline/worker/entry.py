@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,7 +61,20 @@ def prepare_environment(job: dict[str, Any]) -> None:
     os.environ.update(wanted)
 
 
-def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def do_job(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> None:
+    """Do the job in this process, and write its result.json and measured.json.
+
+    on_saved: called whenever a training has saved a checkpoint.
+    """
+    began = time.monotonic()
+    prepare_environment(job)
+    facts, measured = run(job, on_saved)
+    if is_first():
+        write_json(Path(job["out"]) / "measured.json", {**_measured(began), **measured})
+        write_json(Path(job["out"]) / "result.json", facts)
+
+
+def run(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Do the job. Returns (facts, measured)."""
     _quieten()
     out = Path(job["out"])
@@ -74,7 +87,7 @@ def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             from finetune_pipeline.report.training_pages import audit_html
             from finetune_pipeline.training.sft import train
 
-            return train(job, audit_html)
+            return train(job, audit_html, on_saved)
         case "merge":
             from finetune_pipeline.models.merging import merge_and_compare
 
@@ -145,7 +158,7 @@ def _measured(began: float) -> dict[str, Any]:
     }
 
 
-def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
+def judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     """(exit code, kind, message for people) of what ended the job; a fault of the program also prints its traceback."""
     if isinstance(error, process.Stop):
         return EXIT_PREEMPTED, "stopped", f"stopped by {error}; what is in the work folder is taken up by the next try"
@@ -168,7 +181,7 @@ def _to_be_launched(job: dict[str, Any]) -> bool:
 
 def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
     """Write error.json about what ended the job. Returns the exit code."""
-    code, kind, message = _judge(error, job)
+    code, kind, message = judge(error, job)
     findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
     write = launch.write_worker_error if is_worker() else launch.write_error
     write(out, code, kind, message, findings)
@@ -210,16 +223,11 @@ def main(arguments: list[str]) -> int:
     if first:
         for name in ("result.json", "measured.json", "error.json"):
             (out / name).unlink(missing_ok=True)
-    began = time.monotonic()
     with _pipes(job):
         try:
             if _to_be_launched(job):
                 return _launch(job, Path(arguments[0]), out)
-            prepare_environment(job)
-            facts, measured = run(job)
-            if first:
-                write_json(out / "measured.json", {**_measured(began), **measured})
-                write_json(out / "result.json", facts)
+            do_job(job)
         except BaseException as error:  # noqa: BLE001 - whatever ends the job is told, then the process ends with it
             return _end(error, job, out)
     return 0

@@ -76,6 +76,12 @@ def run_supervised(
     return code
 
 
+def end_marked(marker: str, grace: tuple[float, float] = (0.0, 5.0)) -> None:
+    """End every process that inherited a value of the variable :data:`MARKER`, waiting `grace` seconds after SIGINT and after
+    SIGTERM before SIGKILL."""
+    _end(-1, marker, lambda: None, grace, _say_nothing)
+
+
 def _living(group: int, marker: str) -> list[psutil.Process]:
     """Processes of the child's group, and descendants that left it (compiler pools do): those inherit the marker."""
     processes = []

@@ -39,6 +39,8 @@ CHANGES: dict[str, Any] = {
     "training.budget_usd": 5.0,
     "training.openai": {"model": "m"},
     "training.together": {"model": "m"},
+    "compute.data": "ray",
+    "training.ray": {"workers": 2, "storage": "/shared"},
     "training.over_length": "drop",
     "training.precision": "float32",
     "training.scheduler": "linear",
@@ -76,7 +78,7 @@ CHANGES: dict[str, Any] = {
 OUTSIDE = {"name", "system_prompt", "output", "data", "split"}
 READ_BY_THE_DATA_STAGE = {"ability.suite", "ability.files"}
 """Rows that repeat what models are asked besides the task are left out."""
-OF_OTHER_TRAINERS = {"training.budget_usd", "training.openai", "training.together"}
+OF_OTHER_TRAINERS = {"training.budget_usd", "training.openai", "training.together", "training.ray"}
 """What this machine's training does not read."""
 
 
@@ -157,6 +159,8 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(
     section = key.partition(".")[0]
     if key in OF_OTHER_TRAINERS:
         assert not anew & TRAINED
+    elif key == "compute.data":
+        assert not anew, "no result depends on where it is computed"
     elif section in ("training", "base_model", "chat_template"):
         assert anew >= TRAINED
     elif section != "baseline":  # the base is merged and asked as its prompts are

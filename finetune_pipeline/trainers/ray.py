@@ -1,0 +1,136 @@
+"""Trains on a Ray cluster: one Ray job a training, known by its rows, base model and settings."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from finetune_pipeline.engine.store import digest_file, digest_json, read_json
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest
+from finetune_pipeline.reporting import say
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec.baseline import is_local
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.trainers import RaySection
+from finetune_pipeline.spec.training import decisive_settings
+from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
+from finetune_pipeline.trainers.ray_cluster import answers, started_cluster
+from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of, storage_of
+from finetune_pipeline.trainers.storage import Storage, storage_findings
+
+_PLACE = "task.yaml: training.ray"
+_BASE_FILES = (".json", ".jinja", ".safetensors", ".model", ".txt")
+
+
+@register
+class RayTrainer(Trainer):
+    """Submits to the cluster's job server; inputs and results travel by the storage."""
+
+    name = "ray"
+    where = "the Ray cluster of `training.ray`"
+    poll_seconds = POLL_SECONDS
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, RayJob] = {}
+
+    def preflight(self, spec: TaskSpec) -> list[Finding]:
+        section, batch = spec.training.ray, spec.training.batch_size
+        findings = cluster_findings(section)
+        if batch % section.workers:
+            near = batch // section.workers * section.workers or section.workers
+            message = f"batches of {batch} rows cannot be shared by {section.workers} workers"
+            fix = f"set training.batch_size: {near} or {near + section.workers}, or another number of workers"
+            findings.append(Finding("training.batch_over_workers", "error", f"{_PLACE}.workers", message, fix))
+        return findings
+
+    def submit(self, order: TrainingOrder) -> str:
+        """Find the job of this training, or submit a new attempt. Returns its name in the storage."""
+        name = job_name(order)
+        job = self._jobs[name] = RayJob(name, order.spec.training.ray, "adapter", order.work)
+        job.begin(lambda place: _bring_inputs(order, place))
+        return name
+
+    def poll(self, training: str) -> Literal["running", "ended"]:
+        return "ended" if self._jobs[training].has_ended() else "running"
+
+    def cancel(self, training: str) -> None:
+        self._jobs[training].stop()
+
+    def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
+        self._jobs.pop(training).collect(order.out)
+        return dict(read_json(order.out / "result.json"))
+
+
+def job_name(order: TrainingOrder) -> str:
+    """What a training is recognised by: the task's name, and a digest of rows, base model and settings."""
+    key = digest_json(
+        {
+            "settings": {k: v for k, v in decisive_settings(order.spec.training).items() if k != "trainer"},
+            "train": digest_file(order.train),
+            "validation": digest_file(order.validation),
+            "base": record_digest(order.base),
+        }
+    )
+    return f"{order.spec.name}-{key[:16]}"
+
+
+def cluster_findings(section: RaySection) -> list[Finding]:
+    """What speaks against using the cluster and the storage of `training.ray`."""
+    findings = [*_address_findings(section), *_storage_findings(section)]
+    if importlib.util.find_spec("ray") is None:
+        message, fix = "the package ray is not installed", "pip install 'finetune-pipeline[ray]'"
+        return [*findings, Finding("training.ray_missing", "error", "task.yaml: training.trainer", message, fix)]
+    cluster = cluster_of(section)
+    if cluster and not any(f.severity == "error" for f in findings) and not answers(cluster.address):
+        message = f"no Ray cluster answers at {cluster.address}"
+        fix = "start it (`finetune cluster up` starts one here), or correct training.ray.address"
+        findings.append(Finding("training.ray_away", "error", f"{_PLACE}.address", message, fix))
+    return findings
+
+
+def _address_findings(section: RaySection) -> list[Finding]:
+    address, place = section.address, f"{_PLACE}.address"
+    if address is None:
+        if started_cluster(read_settings().home):
+            return []
+        fix = "start one here with `finetune cluster up`, or write the address of one: http://HEAD:8265"
+        return [Finding("training.ray_address", "error", place, "there is no Ray cluster to train on", fix)]
+    parts = urlsplit(address)
+    if parts.username or parts.password:
+        fix = "leave it out, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN in the environment"
+        return [Finding("training.ray_address", "error", place, "the address holds a login", fix)]
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        message, fix = f"{address!r} is not the address of a dashboard", "write http://HEAD:8265"
+        return [Finding("training.ray_address", "error", place, message, fix)]
+    if parts.scheme == "http" and not is_local(address):
+        message = f"what goes to {parts.hostname} travels in the clear, Ray's token too"
+        fix = "use https, a port-forward (kubectl port-forward), or a network that you trust"
+        return [Finding("training.ray_clear", "warning", place, message, fix)]
+    return []
+
+
+def _storage_findings(section: RaySection) -> list[Finding]:
+    place = f"{_PLACE}.storage"
+    if section.storage:
+        return storage_findings("training.ray.storage", section.storage)
+    if section.address and not is_local(section.address):
+        message = "a cluster elsewhere cannot reach FINETUNE_HOME on this machine"
+        fix = "name a shared folder or an fsspec URL (s3://bucket/folder) that both reach"
+        return [Finding("training.storage", "error", place, message, fix)]
+    return []
+
+
+def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
+    """Bring rows, base model and settings to the storage; a base model that is there already stays."""
+    storage, model = Storage(storage_of(order.spec.training.ray)), model_folder(order.base)
+    folder = f"bases/{record_digest(order.base)[:16]}"
+    if not storage.has_folder(folder):
+        say(f"adapter: bringing the base model to {storage.address}")
+        storage.put_folder(model, folder, sorted(p for p in model.iterdir() if p.suffix in _BASE_FILES))
+    place.put(order.train, "train.jsonl")
+    place.put(order.validation, "validation.jsonl")
+    record = read_json(order.base / MODEL_FILE) if (order.base / MODEL_FILE).exists() else None
+    spec = order.spec.model_dump(mode="json", exclude={"training": {"ray": {"runtime_env"}}})
+    place.write_json("job.json", {"action": "train", "spec": spec, "base": {"folder": folder, "record": record}})

@@ -1,0 +1,172 @@
+"""Ray clusters: how one is reached, and a small one on this machine to try things on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from finetune_pipeline.engine.store import read_json, replace_text, write_json
+from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.worker.supervised import MARKER, end_marked
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+_RAY = Path(sys.executable).parent / "ray"
+_READY_SECONDS = 60.0
+_STARTS = 3
+_PORTS = (
+    "port",
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+    "ray-client-server-port",
+    "node-manager-port",
+    "object-manager-port",
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster's dashboard. token_file: holds the token it asks for; None: what the environment says (RAY_AUTH_TOKEN)."""
+
+    address: str
+    token_file: Path | None = None
+
+    def client(self) -> JobSubmissionClient:
+        """A client of its job server. Raises ConnectionError when nobody answers."""
+        from ray.job_submission import JobSubmissionClient
+
+        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"} if self.token_file else None
+        if not answers(self.address):
+            raise ConnectionError(f"nobody answers at {self.address}")
+        return JobSubmissionClient(self.address, headers=headers)
+
+
+def answers(address: str, seconds: float = 5.0) -> bool:
+    """Whether anybody takes a connection at an address; Ray's own client would wait for minutes."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection(
+            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), seconds
+        ):
+            return True
+    except OSError:
+        return False
+
+
+def started_cluster(home: Path) -> Cluster | None:
+    """The cluster that :func:`start_cluster` has started and that still runs."""
+    try:
+        address = read_json(_record(home))["address"]
+    except (FileNotFoundError, ValueError):
+        return None
+    return Cluster(address, _token(home)) if answers(address) else None
+
+
+def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
+    """Start a head node on free ports of 127.0.0.1, or find the one that runs. It wants a token, which only this user reads,
+    since whoever may submit a job may run any program.
+
+    Raises:
+        OutsideError: Ray is missing, or does not start.
+    """
+    if cluster := started_cluster(home):
+        return cluster
+    if not _RAY.exists():
+        raise OutsideError("the package ray is not installed; fix: pip install 'finetune-pipeline[ray]'")
+    fault = ""
+    for _ in range(_STARTS):
+        stop_cluster(home)
+        cluster = _start(home, cpus)
+        fault = _fault_until_ready(cluster)
+        if not fault:
+            return cluster
+    stop_cluster(home)
+    raise OutsideError(f"Ray does not start here: {fault}\nfix: free memory or wait until this machine has less to do")
+
+
+def _start(home: Path, cpus: int | None) -> Cluster:
+    """Start the processes of a cluster, and write down how they are reached and ended."""
+    _record(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replace_text(_token(home), secrets.token_hex(32))
+    # sockets lie there, whose paths must be short
+    marker, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="ray-")
+    ports = _free_ports(len(_PORTS))
+    address = f"http://127.0.0.1:{ports[_PORTS.index('dashboard-port')]}"
+    write_json(_record(home), {"address": address, "marker": marker, "folder": folder})
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    environment |= {
+        MARKER: marker,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(_token(home)),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's way to say: everything on the loopback address
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
+        "PATH": f"{_RAY.parent}{os.pathsep}{os.environ.get('PATH', '')}",  # jobs call python
+    }
+    command = [str(_RAY), "start", "--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    command += ["--disable-usage-stats", f"--temp-dir={folder}", *([f"--num-cpus={cpus}"] if cpus else [])]
+    command += [f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
+    with (Path(folder) / "start.log").open("wb") as log:
+        subprocess.run(
+            command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+        )
+    return Cluster(address, _token(home))
+
+
+def _fault_until_ready(cluster: Cluster) -> str:
+    """Wait until a cluster takes a job. Returns why it does not; on a busy machine its node may give up while it starts."""
+    limit, fault = time.monotonic() + _READY_SECONDS, ""
+    while time.monotonic() < limit:
+        try:
+            cluster.client().submit_job(entrypoint="true")
+            return ""
+        except (RuntimeError, OSError) as error:
+            fault = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            time.sleep(0.5)
+    return fault
+
+
+def stop_cluster(home: Path) -> bool:
+    """End every process of the cluster that was started here. Returns whether there was one."""
+    try:
+        record = read_json(_record(home))
+    except (FileNotFoundError, ValueError):
+        return False
+    end_marked(record["marker"])
+    shutil.rmtree(record["folder"], ignore_errors=True)
+    for path in (_record(home), _token(home)):
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _record(home: Path) -> Path:
+    return home / "ray" / "cluster.json"
+
+
+def _token(home: Path) -> Path:
+    return home / "ray" / "token"
+
+
+def _free_ports(number: int) -> list[int]:
+    """Different ports that are free now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,0 +1,148 @@
+"""The data stage on a Ray cluster: the same functions, with Ray Data mapping them over blocks of rows.
+
+A step becomes one Ray job. Its driver is the step as it runs here, except that blocks are validated, scrubbed and sketched
+by the cluster's workers. What is compared as a whole (the sketches: about 200 bytes a row) stays in the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.examples import EXAMPLES, examples_file
+from finetune_pipeline.data.raw_files import BENCHMARKS, FILES
+from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.data.workers import Item, Result, spread_by
+from finetune_pipeline.engine.store import digest_json, read_json, write_json
+from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.ray import cluster_findings
+from finetune_pipeline.trainers.ray_jobs import RayJob
+from finetune_pipeline.trainers.storage import Storage
+
+_BLOCKS_A_CPU = 4
+_FACTS = "facts.json"
+
+
+def validate_on_ray(raw: Path, spec: TaskSpec, out: Path, work: Path, version: str) -> dict[str, Any]:
+    """:func:`validate` on the cluster of `training.ray`.
+
+    Args:
+        raw: Folder of the raw artifact.
+        spec: The task.
+        out: Where to write.
+        work: Folder that outlives a kill.
+        version: Says what rows these are.
+    """
+    return _run("validate", {FILES: raw / FILES}, spec, out, work, version)
+
+
+def clean_on_ray(
+    validated: Path, spec: TaskSpec, out: Path, work: Path, version: str, *, raw: Path, key: bytes
+) -> dict[str, Any]:
+    """:func:`clean` on the cluster of `training.ray`; arguments as of :func:`validate_on_ray`, and of clean."""
+    inputs = {EXAMPLES: examples_file(validated)}
+    if (raw / BENCHMARKS).is_dir():
+        inputs[BENCHMARKS] = raw / BENCHMARKS
+    return _run("clean", inputs, spec, out, work, version, key)
+
+
+def _run(
+    action: Literal["validate", "clean"],
+    inputs: Mapping[str, Path],
+    spec: TaskSpec,
+    out: Path,
+    work: Path,
+    version: str,
+    key: bytes = b"",
+) -> dict[str, Any]:
+    section = spec.training.ray
+    if wrong := errors(cluster_findings(section)):
+        raise FindingsError(wrong)
+    settings = spec.model_dump(mode="json", exclude={"training": True})
+    name = f"{spec.name}-{action}-{digest_json([version, settings])[:16]}"
+
+    def bring_inputs(place: Storage) -> None:
+        for input_name, path in inputs.items():
+            if path.is_dir():
+                place.put_folder(path, input_name)
+            else:
+                place.put(path, input_name)
+        request = {"action": action, "spec": settings, "inputs": list(inputs), "key": key.hex()}
+        place.write_json("job.json", request)
+
+    stage = {"validate": "validated_examples", "clean": "clean_examples"}[action]
+    RayJob(name, section, stage, work).run(bring_inputs, out)
+    facts: dict[str, Any] = read_json(out / _FACTS)
+    (out / _FACTS).unlink()
+    return facts
+
+
+# --- on the cluster
+
+
+def make(place: Storage, request: Mapping[str, Any]) -> None:
+    """Do a step in this process, the driver, with the cluster's workers for its blocks."""
+    import ray
+
+    ray.init()
+    spec = TaskSpec.model_validate(request["spec"])
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        root, out = Path(scratch), Path(scratch) / "out"
+        for name in request["inputs"]:
+            place.get(name, root / name)
+        benchmarks = root / BENCHMARKS if BENCHMARKS in request["inputs"] else None
+        bring = partial(_bring_benchmarks, place, benchmarks) if benchmarks else None
+        with spread_by(partial(_map_blocks, bring)):
+            if request["action"] == "validate":
+                facts = validate(root, spec, out)
+            else:
+                facts = clean(root, spec, out, raw=root, key=bytes.fromhex(request["key"]))
+        write_json(out / _FACTS, facts)
+        place.put_folder(out, "result")
+
+
+def _map_blocks(
+    bring: Callable[[], None] | None, function: Callable[[Item], Result], items: Iterable[Item], size: int
+) -> Iterator[Result]:
+    """function(item) for every item, in order, by Ray Data. Some blocks for each CPU are under way at once, so that the
+    driver's memory stays bounded."""
+    import ray.data
+    from ray import cloudpickle
+
+    def work(batch: dict[str, Any]) -> dict[str, Any]:
+        if bring:
+            bring()
+        return {"number": batch["number"], "result": [cloudpickle.dumps(function(cloudpickle.loads(batch["item"][0])))]}
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    rest = iter(items)
+    at_once = _BLOCKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    while blocks := [cloudpickle.dumps(item) for item in islice(rest, at_once)]:
+        rows = [{"number": number, "item": block} for number, block in enumerate(blocks)]
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            work, batch_size=1, batch_format="numpy", zero_copy_batch=True
+        )
+        for row in sorted(done.iter_rows(), key=lambda row: int(row["number"])):
+            yield cloudpickle.loads(row["result"])
+
+
+def _bring_benchmarks(place: Storage, folder: Path) -> None:
+    """Make sure that benchmark files lie where the driver has them, on the node of this worker too."""
+    if folder.is_dir():
+        return
+    arriving = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}")
+    place.get(BENCHMARKS, arriving)
+    with contextlib.suppress(OSError):  # another worker of this node was faster
+        os.rename(arriving, folder)
+    shutil.rmtree(arriving, ignore_errors=True)

@@ -1,0 +1,237 @@
+"""What runs on the cluster: the driver of a Ray job, and each of the workers that train together in Ray Train's TorchTrainer.
+
+Folder of a job in the storage::
+
+    job.json                        the request: {action, spec, base {folder, record}}
+    train.jsonl, validation.jsonl   the rows
+    history.jsonl, said.json        losses so far; {worker, lines}: what the workers at work have said to people
+    checkpoints/PHASE/              Ray Train's checkpoints: the newest and the best one
+    trained/…                       what a finished phase left
+    result/                         what the training left; the job is done
+    error.json                      {code, kind, message} of what ended it
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.identity import MODEL_FILE
+from finetune_pipeline.reporting import listen, mute, say
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.trainers import RaySection
+from finetune_pipeline.trainers import ray_data
+from finetune_pipeline.trainers.base import TrainingOrder
+from finetune_pipeline.trainers.local import train_here
+from finetune_pipeline.trainers.storage import Storage
+from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
+
+
+def main() -> None:
+    """Be the driver of a job: train, bring the result to the storage, or say there what ended it."""
+    storage, name = sys.argv[1:]
+    place = Storage(storage).below(name)
+    try:
+        request = place.read_json("job.json")
+        if request["action"] == "train":
+            train(storage, place, request)
+        else:
+            ray_data.make(place, request)
+    except Exception as error:  # noqa: BLE001 - whatever ended it is told
+        place.write_json("error.json", ended := place.read_json("error.json") or _lost(error))
+        sys.exit(f"{ended['message']}\n")
+
+
+def _lost(error: Exception) -> dict[str, Any]:
+    """error.json where no worker could write one."""
+    if isinstance(error, FindingsError | JobError):
+        return {"code": EXIT_CONFIG, "kind": "job", "message": str(error)}
+    words = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+    return {"code": 1, "kind": "error", "message": f"{type(error).__name__}: {words.strip()}"}
+
+
+def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
+    """Train each phase as on one machine, each in a TorchTrainer, and leave the result of all of them."""
+    spec = TaskSpec.model_validate(request["spec"])
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        root = Path(scratch)
+        base, rows, validation = (root / name for name in ("base", "train.jsonl", "validation.jsonl"))
+
+        def launch(job: Mapping[str, Any]) -> dict[str, Any]:
+            out = Path(job["out"])
+            phase = out.relative_to(root).as_posix()
+            if not place.has_folder(f"trained/{phase}"):
+                _fit({**_relative(job, root), "base": request["base"]}, phase, storage, place, spec.training.ray)
+            place.get(f"trained/{phase}", out)
+            return dict(read_json(out / "result.json"))
+
+        order = TrainingOrder(spec, base, rows, validation, root / "out", root / "work", launch)
+        train_here(order)
+        place.put_folder(order.out, "result")
+
+
+def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The job with its paths as seen from the scratch folder, which every worker has elsewhere."""
+    paths = ("train", "validation", "out", "work", "start_from")
+    return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in paths if job[name]}}
+
+
+def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
+    """Have workers train one phase, and others in their place where some are lost, from the last checkpoint on: Ray Train
+    finds it under the run's name. Its own retries (FailureConfig) would also repeat what was refused."""
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": dict(job), "phase": phase, "storage": storage, "place": place.address},
+        scaling_config=ScalingConfig(
+            num_workers=section.workers,
+            use_gpu=bool(section.resources.get("GPU")),
+            resources_per_worker=dict(section.resources),
+        ),
+        run_config=RunConfig(
+            name=phase.replace("/", "-"),
+            storage_path=place.path("checkpoints"),
+            storage_filesystem=PyFileSystem(FSSpecHandler(place.fs)),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    for failures in range(section.max_failures + 1):
+        place.delete("error.json")
+        try:
+            trainer.fit()
+            return
+        except TrainingFailedError as error:
+            ended = place.read_json("error.json") or _lost(error)
+            if ended["code"] in NO_RETRY or failures == section.max_failures:
+                raise
+            say(f"{job['stage']}: the workers failed and are started again: {ended['message']}")
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Be one of the workers: take the inputs from the storage, train with the others, and bring the result there."""
+    import ray.train
+    import torch.distributed
+
+    from finetune_pipeline.worker import entry
+
+    context, place = ray.train.get_context(), Storage(config["place"])
+    first, first_here = context.get_world_rank() == 0, context.get_local_rank() == 0
+    scratch = _agree(lambda: f"finetune-{uuid.uuid4().hex}")
+    root = Path(tempfile.gettempdir()) / scratch
+    if first:
+        listen(_teller(place, scratch, root / config["job"]["work"] / "history.jsonl"))
+    else:
+        mute()
+    job = {**config["job"], "base": "base"}
+    job |= {name: str(root / job[name]) for name in _PATHS if job[name]}
+    try:
+        if first_here:
+            _bring_inputs(config, place, root)
+        torch.distributed.barrier()
+        os.environ["FINETUNE_STRATEGY"] = _agree(lambda: _strategy(job, context.get_world_size()))
+        entry.do_job(job, lambda: _report(Path(job["work"]), root / "reported", first_here))
+        if first:
+            place.put_folder(Path(job["out"]), f"trained/{config['phase']}")
+        torch.distributed.barrier()  # nobody reads here any more
+    except Exception as error:
+        code, kind, message = entry.judge(error, job)
+        if code in NO_RETRY or place.read_json("error.json") is None:
+            place.write_json("error.json", {"code": code, "kind": kind, "message": message + _missing(error)})
+        raise
+    finally:
+        if first_here:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+_PATHS = ("base", "train", "validation", "out", "work", "start_from")
+
+
+def _agree(choose: Callable[[], Any]) -> Any:
+    """What the first worker chooses, in all of them."""
+    import torch.distributed
+
+    chosen = [choose() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def _teller(place: Storage, worker: str, history: Path) -> Callable[[str], None]:
+    """A listener that brings every line, and the history so far, to the storage, for those who follow the job."""
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        if history.exists():
+            place.put(history, "history.jsonl")
+        place.write_json("said.json", {"worker": worker, "lines": lines})
+
+    return keep
+
+
+def _strategy(job: Mapping[str, Any], workers: int) -> str:
+    from finetune_pipeline.worker.launch import choose
+
+    if workers == 1:
+        return "ddp"
+    chosen, why = choose(job, workers)
+    say(f"{job['stage']}: {workers} workers, {chosen}: {why}")
+    return chosen
+
+
+def _missing(error: BaseException) -> str:
+    """What to do about a library that workers lack."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return (
+        "\nfix: install the dependencies of finetune-pipeline in the cluster's image, or have Ray do it: "
+        "training.ray.runtime_env: {pip: [finetune-pipeline]}"
+    )
+
+
+def _bring_inputs(config: Mapping[str, Any], place: Storage, root: Path) -> None:
+    """Rows, base model, the adapter to go on from, and the last checkpoint, into a new folder."""
+    import ray.train
+
+    job = config["job"]
+    root.mkdir(mode=0o700)
+    for name in (job["train"], job["validation"]):
+        place.get(name, root / name)
+    folder, record = job["base"]["folder"], job["base"]["record"]
+    Storage(config["storage"]).get(folder, root / "base" / "model" if record else root / "base")
+    if record:
+        write_json(root / "base" / MODEL_FILE, {**record, "path": str(root / "base" / "model")})
+    if job["start_from"]:
+        place.get(f"trained/{job['start_from']}", root / job["start_from"])
+    if checkpoint := ray.train.get_checkpoint():
+        checkpoint.to_directory(str(root / job["work"]))
+
+
+def _report(work: Path, folder: Path, first_here: bool) -> None:
+    """Hand Ray Train a checkpoint: of each node, its files of the newest one and of the best one. Each report waits for
+    Ray's controller, so nothing but checkpoints is reported."""
+    import ray.train
+
+    checkpoint = None
+    if first_here:
+        shutil.rmtree(folder, ignore_errors=True)
+        saved = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
+        mark = saved[-1] / "complete.json"
+        best = read_json(mark)["best"] if mark.is_file() else None
+        for name in {saved[-1].name, best or saved[-1].name}:
+            shutil.copytree(work / "checkpoints" / name, folder / "checkpoints" / name, copy_function=os.link)
+        if (work / "history.jsonl").exists():
+            shutil.copy(work / "history.jsonl", folder)
+        checkpoint = ray.train.Checkpoint.from_directory(str(folder))
+    ray.train.report({}, checkpoint=checkpoint)

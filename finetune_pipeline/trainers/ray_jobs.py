@@ -1,0 +1,290 @@
+"""One Ray job for one piece of work, found again by its name, whatever happened to us meanwhile.
+
+Before a job is submitted, the cluster is asked for it: one that runs is adopted, one that failed is followed by a new
+attempt, and a result that is there already is collected.
+
+dagster-ray's PipesRayJobClient submits such jobs too, but it needs a Dagster context, which a trainer has none of, and it
+neither looks for a job before it submits one nor gets one back that it has lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import finetune_pipeline
+from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.progress import tell
+from finetune_pipeline.reporting import say
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec.trainers import RaySection
+from finetune_pipeline.trainers.ray_cluster import Cluster, started_cluster
+from finetune_pipeline.trainers.storage import Storage
+from finetune_pipeline.worker.entry import DEFAULTS, ENVIRONMENT
+from finetune_pipeline.worker.process import NO_RETRY
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ENTRYPOINT = "python -c 'from finetune_pipeline.trainers.ray_job import main; main()'"
+"""Followed by the address of the storage, and the job's folder in it."""
+POLL_SECONDS = 2.0
+_OUT_OF_REACH_SECONDS = 600.0
+"""How long a cluster may be out of reach before a job is given up; it goes on and is adopted by the next try."""
+_AGENT_SECONDS = 120.0
+"""How long a cluster that has just started may take until it accepts jobs."""
+_STOP_SECONDS = 60.0
+
+
+def cluster_of(section: RaySection) -> Cluster | None:
+    """The cluster that task.yaml names, or else the one that was started here."""
+    return Cluster(section.address) if section.address else started_cluster(read_settings().home)
+
+
+def storage_of(section: RaySection) -> str:
+    """The address of the storage."""
+    return section.storage or str(read_settings().home / "ray" / "storage")
+
+
+def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
+    """Ray's runtime environment of a job: this package, for the driver and its workers, and what task.yaml adds."""
+    variables = {
+        **DEFAULTS,
+        "HF_HUB_OFFLINE": "1",
+        "FINETUNE_PARALLEL": read_settings().parallel,
+        **added.get("env_vars", {}),
+        **ENVIRONMENT,  # must stand before torch is imported, and Ray imports it before we can set them
+    }
+    modules = [str(Path(finetune_pipeline.__file__).parent), *added.get("py_modules", [])]
+    excludes = ["__pycache__", *added.get("excludes", [])]
+    return {**added, "env_vars": variables, "py_modules": modules, "excludes": excludes}
+
+
+@dataclass
+class RayJob:
+    """A job, and how far this process has followed it.
+
+    Attributes:
+        name: Made of everything its result depends on; also its folder in the storage.
+        section: The cluster and the storage.
+        stage: Name of the step, under which it is told about.
+        work: Folder here that outlives a kill.
+        submission: Its id on the cluster; None: only its result is left to collect.
+    """
+
+    name: str
+    section: RaySection
+    stage: str
+    work: Path
+    submission: str | None = None
+    worker: str = ""
+    lines: int = 0
+    out_of_reach: float | None = None
+
+    @property
+    def place(self) -> Storage:
+        """Its folder in the storage."""
+        return Storage(storage_of(self.section)).below(self.name)
+
+    @property
+    def cluster(self) -> Cluster:
+        """Where it runs. Raises OutsideError when there is no cluster."""
+        if cluster := cluster_of(self.section):
+            return cluster
+        raise OutsideError("there is no Ray cluster; fix: `finetune cluster up`, or set training.ray.address")
+
+    def begin(self, bring_inputs: Callable[[Storage], None]) -> None:
+        """Find the job, or submit a new attempt.
+
+        Args:
+            bring_inputs: Brings the inputs, and job.json, to the job's folder.
+        """
+        place = self.place
+        if self._collected.exists() or place.has_folder("result"):
+            say(f"{self.stage}: the Ray job has ended already; its result is collected")
+            return
+        with _connected(self.cluster) as client:
+            attempts = _attempts(client, self.name)
+            running = [attempt for attempt, going in attempts.items() if going]
+            if running:
+                self.submission = f"{self.name}-{running[-1]}"
+                say(f"{self.stage}: going on with the Ray job {self.submission}")
+                return
+            bring_inputs(place)
+            self.submission = f"{self.name}-{max(attempts, default=0) + 1}"
+            self._submit(client)
+            say(f"{self.stage}: submitted the Ray job {self.submission} to {self.cluster.address}")
+
+    def has_ended(self) -> bool:
+        """Whether there is nothing to wait for; what the job has said since the last look is told."""
+        if self.submission is None:
+            return True
+        for line in self._new_lines():
+            say(line)
+            tell(self.stage, line)
+        try:
+            with _connected(self.cluster) as client:
+                info = _info(client, self.submission)
+        except OutsideError as error:
+            self.out_of_reach = self.out_of_reach or time.monotonic()
+            if time.monotonic() - self.out_of_reach > _OUT_OF_REACH_SECONDS:
+                raise
+            say(f"{self.stage}: {error}; waiting for it")
+            return False
+        self.out_of_reach = None
+        return info is None or bool(info.status.is_terminal())
+
+    def stop(self) -> None:
+        """Stop the job, and wait until it has ended."""
+        if self.submission is None:
+            return
+        try:
+            with _connected(self.cluster) as client:
+                client.stop_job(self.submission)
+                limit = time.monotonic() + _STOP_SECONDS
+                while (info := _info(client, self.submission)) and not info.status.is_terminal():
+                    if time.monotonic() > limit:
+                        say(f"{self.stage}: the Ray job {self.submission} was told to stop, but has not ended yet")
+                        return
+                    time.sleep(0.2)
+            say(f"{self.stage}: stopped the Ray job {self.submission}; what it has saved is kept")
+        except OutsideError as error:
+            say(f"{self.stage}: the Ray job {self.submission} could not be stopped: {error}")
+
+    def collect(self, out: Path) -> None:
+        """Bring the result into `out`, and empty the job's folder in the storage.
+
+        Raises:
+            JobError: The job was refused, and would be again.
+            OutsideError: It failed.
+        """
+        folder, place = self.work / "collected", self.place
+        if not self._collected.exists():
+            if not place.has_folder("result"):
+                raise self._failure()
+            shutil.rmtree(folder, ignore_errors=True)
+            place.get("result", folder)
+            write_json(self._collected, {"job": self.submission})
+        place.delete()  # rows of people must not be left where nobody looks
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+
+    def run(self, bring_inputs: Callable[[Storage], None], out: Path) -> None:
+        """Begin, wait for the end, and collect. Whatever interrupts it stops the job."""
+        self.begin(bring_inputs)
+        try:
+            while not self.has_ended():
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+        self.collect(out)
+
+    @property
+    def _collected(self) -> Path:
+        """Written when the result is in the work folder: the storage may be emptied then."""
+        return self.work / "collected.json"
+
+    def _submit(self, client: JobSubmissionClient) -> None:
+        """Submit, exactly once: whatever the answer is, the job counts as submitted if the cluster then knows it."""
+        import requests
+
+        assert self.submission is not None
+        limit = time.monotonic() + _AGENT_SECONDS
+        while True:
+            try:
+                client.submit_job(
+                    entrypoint=f"{ENTRYPOINT} {shlex.quote(storage_of(self.section))} {self.name}",
+                    submission_id=self.submission,
+                    runtime_env=runtime_env(self.section.runtime_env),
+                )
+                return
+            except (RuntimeError, requests.RequestException) as error:
+                if _info(client, self.submission) is not None:
+                    return
+                if "No available agent" not in str(error) or time.monotonic() > limit:
+                    raise OutsideError(f"the Ray cluster does not take the job: {_last_line(error)}") from error
+                time.sleep(1.0)
+
+    def _new_lines(self) -> list[str]:
+        """What the workers have said since the last look, those that took over from the start; their history is brought
+        along into the work folder, as if the work were done here."""
+        place = self.place
+        try:
+            said = place.read_json("said.json") or {"worker": "", "lines": []}
+            if said["lines"] and (said["worker"], len(said["lines"])) != (self.worker, self.lines):
+                with contextlib.suppress(OutsideError):  # there is none before the first step
+                    place.get("history.jsonl", self.work / "history.jsonl")
+        except OSError:  # the storage is out of reach for a moment
+            return []
+        if said["worker"] != self.worker:
+            self.worker, self.lines = said["worker"], 0
+        new: list[str] = said["lines"][self.lines :]
+        self.lines += len(new)
+        return new
+
+    def _failure(self) -> Exception:
+        """The error for a job that ended without a result."""
+        error = self.place.read_json("error.json")
+        logs = f"look: ray job logs {self.submission}"
+        if error is None:
+            return OutsideError(
+                f"the Ray job {self.submission} ended without a result and without saying why; it may have been stopped, or "
+                f"the cluster is short of memory\n{logs}\nfix: run again; it goes on from what was saved"
+            )
+        message = f"the Ray job {self.submission} failed: {error['message']}"
+        if error["code"] in NO_RETRY:
+            return JobError(message)
+        return OutsideError(f"{message}\n{logs}\nfix: run again; it goes on from what was saved")
+
+
+@contextlib.contextmanager
+def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
+    """A client of the cluster's job server; what goes wrong there becomes an OutsideError."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield cluster.client()
+    except (ConnectionError, requests.RequestException) as error:
+        raise OutsideError(f"the Ray cluster at {cluster.address} does not answer ({type(error).__name__})") from error
+    except AuthenticationError as error:
+        raise OutsideError(
+            f"the Ray cluster at {cluster.address} does not know us; fix: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH, in the environment"
+        ) from error
+    except RuntimeError as error:
+        if isinstance(error, OutsideError):
+            raise
+        raise OutsideError(f"the Ray cluster at {cluster.address} has a fault: {_last_line(error)}") from error
+
+
+def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
+    """The attempts at a job that the cluster knows of, and whether each is still going."""
+    attempts = {}
+    for job in client.list_jobs():
+        before, _, number = (job.submission_id or "").rpartition("-")
+        if before == name and number.isdigit():
+            attempts[int(number)] = not job.status.is_terminal()
+    return dict(sorted(attempts.items()))
+
+
+def _info(client: JobSubmissionClient, submission: str) -> Any:
+    """What the cluster says of a job; None: it knows of none."""
+    try:
+        return client.get_job_info(submission)
+    except RuntimeError as error:
+        if "does not exist" in str(error):
+            return None
+        raise
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,65 @@
+"""The data stage on a Ray cluster leaves, byte for byte, what it leaves on one machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chat_rows import SYSTEM_PROMPT, write_chat_rows
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.spec import load_task
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline.trainers.ray_cluster import start_cluster, stop_cluster
+
+pytest.importorskip("ray")
+STAGES = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
+ROWS = 20_000
+"""Some more than a block, which holds eight MiB."""
+SPEC = """\
+name: bench
+description: Rows to compare.
+system_prompt: {prompt}
+output: {{kind: text}}
+data: {{raw: [raw/*.jsonl], benchmarks: [asked.jsonl], contradictions: warn}}
+compute: {{data: {place}}}
+"""
+
+
+def test_the_same_rows_are_kept_in_the_same_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
+    raw = tmp_path / "bench/raw/a.jsonl"
+    raw.parent.mkdir(parents=True)
+    write_chat_rows(raw, ROWS)
+    first = json.loads(raw.open().readline())["messages"]
+    question = next(turn["content"] for turn in first if turn["role"] == "user")
+    (tmp_path / "bench/asked.jsonl").write_text(json.dumps({"question": question}) + "\n")
+    key = ArtifactStore(tmp_path / "local").root / "scrubbing.key"
+    made: dict[str, dict[str, Any]] = {}
+    start_cluster(tmp_path, cpus=2)
+    try:
+        for place in ("local", "ray"):
+            (tmp_path / "bench/task.yaml").write_text(SPEC.format(prompt=json.dumps(SYSTEM_PROMPT), place=place))
+            task, store = load_task(tmp_path / "bench"), ArtifactStore(tmp_path / place)
+            if place == "ray":
+                (store.root / "scrubbing.key").write_bytes(key.read_bytes())
+                (store.root / "scrubbing.key").chmod(0o600)
+            world = collect_run_inputs(task, None, store)
+            made[place] = {name: PIPELINE.run(name, task, world, store) for name in STAGES}
+    finally:
+        stop_cluster(tmp_path)
+    for name in STAGES[1:]:
+        here, there = made["local"][name], made["ray"][name]
+        assert there.version == here.version and there.facts == here.facts, name
+        files = {p.relative_to(here.folder): p for p in here.folder.rglob("*") if p.is_file()}
+        assert {p.relative_to(there.folder) for p in there.folder.rglob("*") if p.is_file()} == set(files), name
+        if name != "splits":  # the sealed test has a nonce
+            for file, path in files.items():
+                if file.name != "artifact.json":
+                    assert (there.folder / file).read_bytes() == path.read_bytes(), (name, file)
+    facts = made["ray"]["clean_examples"].facts
+    assert facts["near_duplicates"] > 50 and facts["exact_duplicates"] > 50 and facts["benchmark_rows"] > 0
+    assert not list((tmp_path / "ray/storage").glob("bench-*")), "rows do not stay behind"

@@ -1,0 +1,121 @@
+"""Whatever fails on the way to the cluster and back, at most one job runs for a training, and its result arrives."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.trainers.ray import RayTrainer, job_name
+from finetune_pipeline.trainers.storage import Storage
+from finetune_pipeline_tests.ray_jobs_server import Fault, RayJobsServer
+from finetune_pipeline_tests.unit.trainers.test_ray import order_of
+from finetune_pipeline_tests.unit.training.jobs import make_inputs
+
+pytest.importorskip("ray")
+FAULTS: tuple[Fault, ...] = ("error before", "error after", "lost before", "lost after")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), 8)
+
+
+class Schedule:
+    """One training through a job server, by processes that are killed anywhere, with faults at random."""
+
+    def __init__(self, inputs: Path, place: Path, seed: int) -> None:
+        self.random, self.inputs, self.place = random.Random(seed), inputs, place
+        self.failed = 0
+        self.injected: Counter[str] = Counter()
+
+    def fault(self, method: str, path: str) -> Fault:
+        if self.random.random() >= 0.25:
+            return "none"
+        fault = self.random.choice(FAULTS)
+        self.injected[fault] += 1
+        return fault
+
+    def order(self, server: RayJobsServer) -> Any:
+        section = {"address": server.address, "storage": str(self.place / "storage")}
+        return order_of(self.inputs, self.place, ray=section)
+
+    def run(self) -> RayJobsServer:
+        """Try until the result is there. Every attempt has a trainer of its own, as every process has."""
+        with RayJobsServer(self.fault) as server:
+            for _ in range(200):
+                try:
+                    if self.attempt(server):
+                        return server
+                except (OutsideError, JobError):
+                    pass
+                assert len(server.running()) <= 1, server.jobs
+            raise AssertionError(f"no result after {len(server.requests)} requests: {server.requests[-9:]}")
+
+    def attempt(self, server: RayJobsServer) -> bool:
+        """One process: it submits or adopts, looks a few times, and collects. Returns whether the result arrived."""
+        trainer, order = RayTrainer(), self.order(server)
+        name = trainer.submit(order)
+        if self.random.random() < 0.3:
+            self.injected["killed"] += 1
+            return False
+        for _ in range(self.random.randrange(1, 4)):
+            if trainer.poll(name) == "ended":
+                break
+            self.cluster_goes_on(server, name)
+        if trainer.poll(name) == "running" or self.random.random() < 0.2:
+            return False
+        return bool(trainer.collect(name, order) == {"steps": 1})
+
+    def cluster_goes_on(self, server: RayJobsServer, name: str) -> None:
+        """The running job ends, well or badly."""
+        for submission in server.running():
+            place = Storage(str(self.place / "storage")).below(name)
+            assert place.read_json("job.json")["spec"]["name"] == "demo"
+            well = self.random.random() < 0.6
+            if well:
+                place.write_json("result/result.json", {"steps": 1})
+                place.write_json("result.complete", {})
+            else:
+                self.failed += 1
+                place.write_json("error.json", {"code": 1, "kind": "error", "message": "a worker was lost"})
+            server.finish(submission, "SUCCEEDED" if well else "FAILED")
+
+
+def check_schedule(inputs: Path, place: Path, seed: int) -> tuple[Schedule, RayJobsServer]:
+    """Run a schedule; every job that was submitted failed, but for the last one."""
+    schedule = Schedule(inputs, place, seed)
+    server = schedule.run()
+    assert len(server.jobs) == schedule.failed + 1, (seed, server.jobs)
+    name = job_name(schedule.order(server))
+    assert list(server.jobs) == [f"{name}-{number + 1}" for number in range(len(server.jobs))], seed
+    shutil.rmtree(place)
+    return schedule, server
+
+
+def test_no_training_runs_twice(inputs: Path, tmp_path: Path) -> None:
+    schedules = [check_schedule(inputs, tmp_path / str(seed), seed)[0] for seed in range(12)]
+    assert sum(schedule.failed for schedule in schedules) > 3
+    injected = sum((schedule.injected for schedule in schedules), Counter())
+    assert set(injected) == {*FAULTS, "killed"}
+
+
+def test_a_failed_job_is_told_with_its_reason_and_where_to_look(inputs: Path, tmp_path: Path) -> None:
+    with RayJobsServer() as server:
+        order = order_of(inputs, tmp_path, ray={"address": server.address, "storage": str(tmp_path / "storage")})
+        for code, kind in ((64, JobError), (1, OutsideError)):
+            trainer = RayTrainer()
+            name = trainer.submit(order)
+            (submission,) = server.running()
+            place = Storage(str(tmp_path / "storage")).below(name)
+            place.write_json("error.json", {"code": code, "kind": "job", "message": "the rows are too long"})
+            server.finish(submission, "FAILED")
+            assert trainer.poll(name) == "ended"
+            with pytest.raises(kind, match="the rows are too long"):
+                trainer.collect(name, order)
+        assert len(server.jobs) == 2, "what failed is tried anew when it is asked for again"
