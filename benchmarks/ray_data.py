@@ -42,6 +42,7 @@ def run(folder: Path, place: str) -> tuple[dict[str, Artifact], dict[str, float]
     task, store = load_task(folder / "bench"), ArtifactStore(folder / place)
     key = folder / "local" / "scrubbing.key"
     if place == "ray":
+        store.root.mkdir(exist_ok=True)
         (store.root / key.name).write_bytes(key.read_bytes())
         (store.root / key.name).chmod(0o600)
     world, artifacts, seconds = collect_run_inputs(task, None, store), {}, {}

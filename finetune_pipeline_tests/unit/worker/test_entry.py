@@ -79,7 +79,7 @@ def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -
 
 def _named(**changes: object) -> str:
     settings = {**TrainingSpec.model_validate({"method": changes.pop("method", "qlora")}).model_dump(), **changes}
-    return entry._judge(MemoryError(), {"action": "train", "settings": settings})[2]
+    return entry.judge(MemoryError(), {"action": "train", "settings": settings})[2]
 
 
 def test_out_of_memory_names_the_nearest_smaller_setting() -> None:
@@ -92,10 +92,10 @@ def test_out_of_memory_names_the_nearest_smaller_setting() -> None:
     assert "more memory" in _named(**on, unquantized_epochs=0, max_tokens=128)
     assert "method: lora" in _named(method="full", **on)
     assert "method: qlora" in _named(method="prefix", micro_batch_size=1)
-    predict = entry._judge(MemoryError(), {"action": "predict", "batch_size": 16})[2]
+    predict = entry.judge(MemoryError(), {"action": "predict", "batch_size": 16})[2]
     assert "baseline.batch_size: 8 (now 16)" in predict and predict.startswith("out of memory")
-    assert "smaller base_model" in entry._judge(MemoryError(), {"action": "predict", "batch_size": 1})[2]
-    assert "smaller base_model" in entry._judge(MemoryError(), {"action": "base_model"})[2]
+    assert "smaller base_model" in entry.judge(MemoryError(), {"action": "predict", "batch_size": 1})[2]
+    assert "smaller base_model" in entry.judge(MemoryError(), {"action": "base_model"})[2]
 
 
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
