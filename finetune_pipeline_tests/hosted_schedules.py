@@ -17,6 +17,7 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.trainers import TRAINERS, train
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import FAULTS, KEY, Request, ServiceServer, serving
+from finetune_pipeline_tests.together_server import TogetherServer
 from finetune_pipeline_tests.unit.trainers.orders import QUICK, make_order, make_task, tiny_adapter
 
 MOST_RUNS = 12
@@ -45,6 +46,9 @@ def processes() -> ForkServerContext:
 
 def server_for(trainer: str) -> tuple[ServiceServer, dict[str, Any]]:
     """A protocol server, and the section of the spec that leads to it."""
+    if trainer == "together":
+        together = TogetherServer(tiny_adapter())
+        return together, {"base_url": together.address, "api_key_env": "PLANTED_KEY"}
     server = OpenAiJobsServer(nebius=True)
     server.adapter = tiny_adapter()
     return server, {"profile": "nebius", "base_url": server.url, "api_key_env": "PLANTED_KEY"}

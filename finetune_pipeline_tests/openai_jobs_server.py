@@ -17,7 +17,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent, JobCreat
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer, refusal
+from finetune_pipeline_tests.service_server import KEY, Reply, Request, ServiceServer, refusal
 
 STATES = ("validating_files", "queued", "running", "running", "succeeded")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -190,7 +190,7 @@ class OpenAiJobsServer(ServiceServer):
             }
 
     def _events(self, job: dict[str, Any]) -> list[dict[str, Any]]:
-        told = [dict(id="e1", message="Created fine-tuning job", type="message", data=None)]
+        told = [dict(id="e1", message=f"Created fine-tuning job\x1b[2J for {KEY}", type="message", data=None)]
         if job["status"] == "succeeded":
             for step, (loss, _) in enumerate(self.losses, 1):
                 data = {"step": step, "train_loss": loss, "total_steps": len(self.losses)}

@@ -5,10 +5,11 @@ A trainer is one module of this package with one registered class; ``training.tr
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -75,6 +76,11 @@ class Trainer(ABC):
     def returned(self, spec: TaskSpec) -> Literal["weights", "endpoint"]:
         """What comes back for this task, where it depends on settings."""
         return self.returns
+
+    @contextlib.contextmanager
+    def serving(self, spec: TaskSpec, endpoint: dict[str, str], home: Path) -> Iterator[dict[str, str]]:
+        """The endpoint of a finished training (its endpoint.json) while it is asked; started and stopped where it must be."""
+        yield endpoint
 
     @abstractmethod
     def submit(self, order: TrainingOrder) -> str:

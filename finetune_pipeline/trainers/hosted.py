@@ -119,13 +119,19 @@ class HostedTrainer(Trainer):
             **self.digests,
             "hyperparameters": self.service.hyperparameters,
         }
-        job = self.ledger.job_of(
-            self.name,
-            self.details,
-            self.service,
-            lambda entry: self._prepare(entry, {"train": train, "validation": validation}),
-            section.settle_seconds,
-        )
+        try:
+            job = self.ledger.job_of(
+                self.name,
+                self.details,
+                self.service,
+                lambda entry: self._prepare(entry, {"train": train, "validation": validation}),
+                section.settle_seconds,
+            )
+        except Exception:
+            raise
+        except BaseException as interrupt:
+            self._cancel_asked(interrupt)
+            raise
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
         self._said: set[str] = set()  # ids of events, and rows of the history
         return job.id
@@ -151,12 +157,26 @@ class HostedTrainer(Trainer):
         except (Unclear, Refused):
             return f"{done}; what it cost so far cannot be told"
 
+    def _cancel_asked(self, interrupt: BaseException) -> None:
+        """Cancel a job that was asked for just now, before its id was known."""
+        attempt = self.ledger.entry(self.name, self.details).attempt
+        if attempt.asked_at is None:
+            return
+        try:
+            for job in self.service.jobs_named(attempt.name):
+                if job.state == "running":
+                    interrupt.add_note(self.cancel(job.id))
+        except (Unclear, Refused) as failure:
+            interrupt.add_note(
+                f"a job of the name {attempt.name} may run at {self.service.place}, cancel it there: {failure}"
+            )
+
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._look(lambda: self.service.job(training))
         self.ledger.note_state(self.name, self.details, job)
         if job.state != "succeeded":
             raise JobError(
-                f"the job {job.id} at {self.service.place} {job.state}: {job.reason or f'its state is {job.word}'}; "
+                f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}; "
                 f"{self._cost(job)}\nfix: correct what the service names; running again buys another job"
             )
         self._look(lambda: self._follow(training))
@@ -241,7 +261,7 @@ class HostedTrainer(Trainer):
         for event in log.events:
             if event.id not in self._said:
                 self._said.add(event.id)
-                tell("adapter", event.message)
+                tell("adapter", self.service.plain(event.message))
         rows = [json.dumps(row) for row in log.losses]
         fresh = [row for row in rows if row not in self._said]
         for row in fresh:

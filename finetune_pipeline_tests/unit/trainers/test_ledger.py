@@ -95,7 +95,7 @@ def test_processes_at_the_same_time_share_one_job(rows: Path, tmp_path: Path) ->
     assert len(server.jobs) == 1 and all((tmp_path / str(n) / "out/result.json").exists() for n in range(3))
 
 
-@pytest.mark.parametrize("trainer", ["openai"])
+@pytest.mark.parametrize("trainer", ["openai", "together"])
 def test_kills_and_failing_servers_leave_one_job(trainer: str, rows: Path, tmp_path: Path) -> None:
     context = processes()
     outcomes = [run_schedule(trainer, seed, rows, tmp_path / str(seed), context) for seed in (0, 1, 5)]

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.step_facts import Training
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.models.merging import merge
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.trainers import TRAINERS, preflight, train
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
@@ -75,9 +78,32 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(
     assert json.loads((out / "measured.json").read_text())["billed_tokens"] == 4321
     told = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
     assert any(line.get("loss") == 0.9 and line["step"] == 3 for line in told)
-    assert sum(line["message"] == "Created fine-tuning job" for line in told) == 1
+    assert sum(line["message"] == "Created fine-tuning job [2J for [key]" for line in told) == 1
     train(make_order(spec, rows, tmp_path))
     assert len(nebius.jobs) == 1, "a rerun finds the job"
+
+
+@pytest.mark.parametrize("profile", ["nebius", "openai"])
+def test_the_graphs_checks_know_what_a_service_cannot_tell(
+    server: OpenAiJobsServer, nebius: OpenAiJobsServer, rows: Path, tmp_path: Path, profile: str
+) -> None:
+    section = {"base_url": (nebius if profile == "nebius" else server).url, "profile": profile}
+    spec = make_task("openai", {**section, **(GPT if profile == "openai" else {})})
+    facts = json.loads(json.dumps(train(make_order(spec, rows, tmp_path))))
+    artifact = Artifact("demo", "adapter", "0", tmp_path / "out", facts, {})
+    results = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
+    assert {name: r.passed for name, r in results.items() if not r.passed} == {"not_overfitted": False}
+    assert "16 rows" in results["supervision"].message and "does not tell" in results["learned"].message
+    assert Training.model_validate({**facts, "measured": json.loads((tmp_path / "out/measured.json").read_text())})
+    plan = (
+        PIPELINE.steps["training_plan"]
+        .checks[0]
+        .ask(Artifact("demo", "plan", "0", tmp_path, {"fits": False}, {}), spec)
+    )
+    assert plan.passed, "this machine's memory does not matter"
+    facts["history"] = []
+    silent = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
+    assert silent["loss_finite"].warns and silent["learned"].warns and not silent["learned"].passed
 
 
 def test_a_model_that_stays_there_is_an_endpoint(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
@@ -140,6 +166,20 @@ def test_an_interrupt_cancels_the_job_and_says_the_cost(
     assert "120 tokens were billed so far" in stopped.value.__notes__[0] and "120 tokens" in capsys.readouterr().err
     object.__setattr__(order, "tick", lambda: None)
     assert train(order)["job"] == "ftjob-2", "a cancelled job is not adopted"
+
+
+def test_an_interrupt_while_the_job_is_asked_for_cancels_it(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune_pipeline.trainers.ledger.Ledger._noted", interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(order)
+    assert server.jobs["ftjob-1"]["status"] == "cancelled" and "was cancelled" in stopped.value.__notes__[0]
 
 
 @pytest.mark.parametrize("answer", ["garbage after", "drop", "refuse", "slow"])
