@@ -16,8 +16,9 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.trainers.hosted import HostedTrainer, host_of, low_rank, whole_epochs
+from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
+from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
 from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.base import TrainingOrder, register
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
+from finetune_pipeline.trainers.hosted_settings import low_rank_problems
 from finetune_pipeline.trainers.service import Refused, Service
 from finetune_pipeline.trainers.together_endpoint import running_endpoint, stop_forgotten
 from finetune_pipeline.trainers.together_service import TogetherService
@@ -35,7 +36,7 @@ class TogetherTrainer(HostedTrainer):
         return "Together"
 
     def problems(self, spec: TaskSpec) -> list[Finding]:
-        section, findings = spec.training.together, self.low_rank_problems(spec)
+        section, findings = spec.training.together, low_rank_problems(self, spec)
         if spec.training.scheduler == "constant_with_warmup":
             message = "Together knows the schedules linear and cosine"
             findings.append(self.finding("scheduler", "training.scheduler", message, "write one of them"))

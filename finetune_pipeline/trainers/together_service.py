@@ -14,8 +14,9 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.trainers.hosted import HostedTrainer, host_of, low_rank, whole_epochs
+from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
+from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
 from finetune_pipeline.trainers.service import (
     Estimate,
     Event,
@@ -102,7 +103,10 @@ class TogetherService(Service):
         """
         if self._limits is None:
             with self.request(f"say what it allows for {self.model!r}"):
-                self._limits = self.client.fine_tuning.model_limits(model_name=self.model)
+                limits = self.client.fine_tuning.model_limits(model_name=self.model)
+                if not isinstance(limits.max_seq_length_sft, int) or not isinstance(limits.lora_training.max_rank, int):
+                    raise TypeError("limits without numbers")
+                self._limits = limits
         return self._limits
 
     def findings(self) -> list[Finding]:

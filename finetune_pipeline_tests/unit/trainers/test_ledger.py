@@ -98,6 +98,6 @@ def test_processes_at_the_same_time_share_one_job(rows: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("trainer", ["openai", "together"])
 def test_kills_and_failing_servers_leave_one_job(trainer: str, rows: Path, tmp_path: Path) -> None:
     context = processes()
-    outcomes = [run_schedule(trainer, seed, rows, tmp_path / str(seed), context) for seed in (0, 1, 5)]
+    outcomes = [run_schedule(trainer, seed, rows, tmp_path / str(seed), context) for seed in (0, 5, 12)]
     assert [(o.jobs, o.done) for o in outcomes] == [(1, True)] * 3, outcomes
     assert sum(o.kills for o in outcomes) >= 2
