@@ -40,7 +40,9 @@ class Outcome:
 def processes() -> ForkServerContext:
     """Processes that start with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "openai", "together"])
+    of_openai = ("openai", "openai.resources.fine_tuning", "openai.resources.files", "openai.resources.models")
+    of_together = ("together", "together.resources.fine_tuning", "together.resources.files", "tarfile")
+    context.set_forkserver_preload([__name__, *of_openai, *of_together])
     return context
 
 

@@ -104,12 +104,12 @@ class TogetherServer(ServiceServer):
         if name not in self.files:
             return refusal(404, "file not found")
         file, report = self.files[name], self._report(name)
-        told = dict(
+        content = dict(
             id=name, object="file", bytes=len(file["data"]), created_at=1, filename=file["name"], FileType="jsonl",
             purpose="fine-tune", processing_status="COMPLETED" if report["valid"] else "INVALID_FORMAT",
             validation_report=report,
         )  # fmt: skip
-        return Reply(told)
+        return Reply(content)
 
     def _report(self, name: str) -> dict[str, Any]:
         for number, line in enumerate(self.files[name]["data"].splitlines(), 1):
@@ -128,11 +128,11 @@ class TogetherServer(ServiceServer):
         if not self.estimates:
             return Reply({"estimation_available": False, "unavailable_reason": "train_file_not_validated"})
         tokens = self._tokens(body)
-        told = dict(
+        content = dict(
             estimation_available=True, allowed_to_proceed=True, estimated_total_price=tokens * DOLLARS_A_TOKEN,
             estimated_train_token_count=tokens, estimated_eval_token_count=0, user_limit=100,
         )  # fmt: skip
-        return Reply(told)
+        return Reply(content)
 
     def _create(self, request: Request) -> Reply:
         try:
@@ -157,10 +157,10 @@ class TogetherServer(ServiceServer):
         return {"object": "fine-tune-event", "created_at": now(), "level": "info", "type": kind, "message": message}
 
     def _view(self, job: dict[str, Any]) -> dict[str, Any]:
-        told = {key: value for key, value in job.items() if not key.startswith("_") and value is not None}
-        if told["status"] in (*STATES, *ENDED[:-1], "cancel_requested"):
-            FinetuneResponse.model_validate(told)
-        return {"adapter_output_name": None, **told}
+        content = {key: value for key, value in job.items() if not key.startswith("_") and value is not None}
+        if content["status"] in (*STATES, *ENDED[:-1], "cancel_requested"):
+            FinetuneResponse.model_validate(content)
+        return {"adapter_output_name": None, **content}
 
     def _about(self, job: dict[str, Any] | None, what: str | None) -> Reply:
         if job is None:
@@ -175,8 +175,10 @@ class TogetherServer(ServiceServer):
             ]
             return Reply({"metrics": rows if done else rows[:1]})
         if what == "/checkpoints":
-            told = dict(checkpoint_type="Final adapter", checkpoint="adapter", step=2, path="s3://x", created_at=now())
-            return Reply({"data": [told] if done else []})
+            content = dict(
+                checkpoint_type="Final adapter", checkpoint="adapter", step=2, path="s3://x", created_at=now()
+            )
+            return Reply({"data": [content] if done else []})
         if what == "/cancel":
             if job["status"] in ENDED:
                 return refusal(400, "it has ended")
@@ -242,23 +244,23 @@ class TogetherServer(ServiceServer):
                  name=f"{of['name']}/main", state="DEPLOYMENT_STATE_READY", trafficMode="TRAFFIC_MODE_LIVE")
             for d in of["deployments"]
         ]  # fmt: skip
-        told = dict(
+        content = dict(
             id=of["id"], createdAt=now(), deployments=summaries, endpointType="ENDPOINT_TYPE_DEDICATED", etag="1",
             name=of["name"], projectId="p1", trafficSplit=of["split"], updatedAt=now(), visibility="VISIBILITY_PRIVATE",
         )  # fmt: skip
-        Endpoint.model_validate(told)
-        return told
+        Endpoint.model_validate(content)
+        return content
 
     def _deployment(self, of: dict[str, Any], name: str) -> dict[str, Any]:
         ready = of["deployments"][name]["looks"] >= 2
-        told = dict(
+        content = dict(
             id=name, autoscaling={}, config="c", configId="c", createdAt=now(), endpointId=of["id"], etag="1", hardware="1xH100",
             model="m", modelId="m", modelRevisionId="r", name=f"{of['name']}/main", projectId="p1",
             status={"message": "", "state": f"DEPLOYMENT_STATE_{'READY' if ready else 'PROVISIONING'}"},
             trafficMode="TRAFFIC_MODE_LIVE", updatedAt=now(),
         )  # fmt: skip
-        EndpointDeployment.model_validate(told)
-        return told
+        EndpointDeployment.model_validate(content)
+        return content
 
 
 def as_tar(files: dict[str, bytes]) -> bytes:

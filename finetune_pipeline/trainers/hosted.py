@@ -125,7 +125,7 @@ class HostedTrainer(Trainer):
             self._cancel_asked(interrupt)
             raise
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
-        self._said: set[str] = set()  # ids of events, and rows of the history
+        self._reported: set[str] = set()  # ids of events, and rows of the history
         return job.id
 
     def poll(self, training: str) -> Literal["running", "ended"]:
@@ -214,16 +214,16 @@ class HostedTrainer(Trainer):
         """Tell what is new of a job, and keep its losses in work/history.jsonl."""
         log = self.service.log(training)
         for event in log.events:
-            if event.id not in self._said:
-                self._said.add(event.id)
+            if event.id not in self._reported:
+                self._reported.add(event.id)
                 tell("adapter", self.service.plain(event.message))
         rows = [json.dumps(row) for row in log.losses]
-        fresh = [row for row in rows if row not in self._said]
+        fresh = [row for row in rows if row not in self._reported]
         for row in fresh:
             numbers = json.loads(row)
             tell("adapter", "validation" if "eval_loss" in numbers else "", **numbers)
         if fresh:
-            self._said |= set(fresh)
+            self._reported |= set(fresh)
             (self.order.work / "history.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
 
     def _look(self, question: Callable[[], Answer]) -> Answer:

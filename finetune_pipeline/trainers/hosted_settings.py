@@ -46,13 +46,22 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
     if epochs != whole_epochs(spec):
         message = f"services train whole epochs: {epochs:g} becomes {whole_epochs(spec)}"
         findings.append(trainer.finding("epochs", "training.epochs", message, "nothing needs to be done", "note"))
+    if spec.training.over_length != "fail":
+        message = "services get every row: training.over_length is not applied, and each cuts rows at its own limit"
+        fix = "nothing, if no row is longer than training.max_tokens"
+        findings.append(trainer.finding("over_length", "training.over_length", message, fix, "warning"))
     return [*findings, *no_budget_findings(spec.training.budget_usd)]
 
 
-def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
-    """Settings of ``training.lora`` that services do not know; without them another model would be trained."""
+def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bool) -> list[Finding]:
+    """Settings of ``training.lora`` that a service does not know; without them another model would be trained.
+
+    Args:
+        chooses_layers: The service can be told which layers to adapt.
+    """
     lora = low_rank(spec.training)
     other = {"dora": lora.dora, "rslora": lora.rslora, "init": lora.init != "default"}
+    other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
     message, fix = (
         "the service trains plain LoRA and does not know this",
         "remove it, or set training.trainer: local",

@@ -36,7 +36,7 @@ class TogetherTrainer(HostedTrainer):
         return "Together"
 
     def problems(self, spec: TaskSpec) -> list[Finding]:
-        section, findings = spec.training.together, low_rank_problems(self, spec)
+        section, findings = spec.training.together, low_rank_problems(self, spec, chooses_layers=True)
         if spec.training.scheduler == "constant_with_warmup":
             message = "Together knows the schedules linear and cosine"
             findings.append(self.finding("scheduler", "training.scheduler", message, "write one of them"))

@@ -272,10 +272,12 @@ class TogetherService(Service):
             raise TypeError("a job without an id")
         word = str(getattr(job.status, "value", job.status))
         model = getattr(job, "x_model_output_name", None) or getattr(job, "output_name", None) or ""
-        said = [str(e.message) for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))]
+        problems = [
+            str(e.message) for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))
+        ]
         price = getattr(job, "total_price", None)
         dollars = None if price is None else price / _NANO
-        reason = said[-1] if said else ""
+        reason = problems[-1] if problems else ""
         return Job(
             job.id, _STATES.get(word, "running"), word, model, reason, getattr(job, "token_count", None), dollars
         )

@@ -19,7 +19,7 @@ def test_a_service_trains_within_the_graph(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("NEBIUS_API_KEY", KEY)
     server = OpenAiJobsServer(nebius=True)
     server.adapter, server.states = tiny_adapter(0.01), ("running",)
-    section = {**QUICK, "profile": "nebius", "model": "org/tiny", "base_url": server.url, "request_seconds": 20}
+    section = {**QUICK, "profile": "nebius", "model": "org/tiny", "base_url": server.url}
     training = {"method": "lora", "trainer": "openai", "lora": {"r": RANK}, "openai": section}
     project = Project(tmp_path, training=training)
     with serving(server):
@@ -38,11 +38,11 @@ def test_a_service_trains_within_the_graph(tmp_path: Path, monkeypatch: pytest.M
         assert run.returncode != 0 and "120 tokens were billed so far" in output
 
         server.states = STATES
-        code, told = project.run("--stage", "training")
-        assert code == 0, told
+        code, answer = project.run("--stage", "training")
+        assert code == 0, answer
     assert [job["status"] for job in server.jobs.values()] == ["cancelled", "succeeded"]
     assert project.facts("adapter")["job"] == "ftjob-2" and project.facts("merged_model")["parity"]["passed"]
     written = files_below(tmp_path)
     assert any("mlflow.db" in name for name in written) and any("ftjob-2" in str(data) for data in written.values())
     assert not [name for name, data in written.items() if KEY.encode() in data]
-    assert KEY not in output + str(told)
+    assert KEY not in output + str(answer)

@@ -16,9 +16,11 @@ from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.trainers import TRAINERS, preflight, train
+from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.trainers.orders import (
+    QUICK,
     files_below,
     make_base,
     make_order,
@@ -62,8 +64,8 @@ def test_the_adapter_comes_home_and_merges(
     assert merge(rows / "base", tmp_path / "out/adapter", tmp_path / "merged")["merged_tensors"] == 2
     measured = json.loads((tmp_path / "out/measured.json").read_text())
     assert measured["dollars"] == pytest.approx(measured["estimated_dollars"], rel=1e-3) and measured["dollars"] > 0
-    told = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
-    assert any(line.get("eval_loss") == 1.1 for line in told)
+    progress = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert any(line.get("eval_loss") == 1.1 for line in progress)
     train(make_order(spec, rows, tmp_path))
     assert len(server.jobs) == 1 and not list(tmp_path.rglob("escaped.txt"))
 
@@ -104,6 +106,25 @@ def test_cancelling_says_the_dollars(server: TogetherServer, rows: Path, tmp_pat
     with pytest.raises(KeyboardInterrupt) as stopped:
         train(order)
     assert "it cost $1.50 so far" in stopped.value.__notes__[0]
+
+
+def test_one_spec_trains_at_each_service_by_its_trainer_alone(
+    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEBIUS_API_KEY", KEY)
+    nebius = OpenAiJobsServer(nebius=True)
+    nebius.adapter = tiny_adapter()
+    both = {"openai": {**QUICK, "profile": "nebius", "base_url": nebius.url}}
+    facts = {}
+    with serving(nebius):
+        for trainer in ("together", "openai"):
+            spec = make_task("together", {"base_url": server.address}, **both)
+            spec = spec.model_copy(update={"training": spec.training.model_copy(update={"trainer": trainer})})
+            facts[trainer] = train(make_order(spec, rows, tmp_path / trainer))
+    assert facts["together"]["trained"] == facts["openai"]["trained"]
+    uploaded = [file["data"] for file in server.files.values()]
+    assert uploaded == [data for name, data in nebius.files.values() if name.endswith("_upload.jsonl")]
+    assert facts["together"]["service"].startswith("Together") and facts["openai"]["service"].startswith("Nebius")
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
