@@ -10,6 +10,12 @@ from finetune_pipeline.engine.store import hold
 from finetune_pipeline_tests.graph.project import Project
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--live", action="store_true", help="Buy one small job at each service whose key is in the environment."
+    )
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, int, dict]:
     """A project after its first run, with the run's exit code and what it told. Tests must not change it: those of all

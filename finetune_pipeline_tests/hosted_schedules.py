@@ -17,6 +17,7 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.trainers import TRAINERS, train
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import FAULTS, KEY, Request, ServiceServer, serving
+from finetune_pipeline_tests.together_server import TogetherServer
 from finetune_pipeline_tests.unit.trainers.orders import QUICK, make_order, make_task, tiny_adapter
 
 MOST_RUNS = 12
@@ -39,12 +40,17 @@ class Outcome:
 def processes() -> ForkServerContext:
     """Processes that start with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "openai", "together"])
+    of_openai = ("openai", "openai.resources.fine_tuning", "openai.resources.files", "openai.resources.models")
+    of_together = ("together", "together.resources.fine_tuning", "together.resources.files", "tarfile")
+    context.set_forkserver_preload([__name__, *of_openai, *of_together])
     return context
 
 
 def server_for(trainer: str) -> tuple[ServiceServer, dict[str, Any]]:
     """A protocol server, and the section of the spec that leads to it."""
+    if trainer == "together":
+        together = TogetherServer(tiny_adapter())
+        return together, {"base_url": together.address, "api_key_env": "PLANTED_KEY"}
     server = OpenAiJobsServer(nebius=True)
     server.adapter = tiny_adapter()
     return server, {"profile": "nebius", "base_url": server.url, "api_key_env": "PLANTED_KEY"}

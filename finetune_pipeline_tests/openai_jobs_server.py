@@ -17,7 +17,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent, JobCreat
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer, refusal
+from finetune_pipeline_tests.service_server import KEY, Reply, Request, ServiceServer, refusal
 
 STATES = ("validating_files", "queued", "running", "running", "succeeded")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -80,14 +80,14 @@ class OpenAiJobsServer(ServiceServer):
         if match := re.fullmatch(r"/models/(.+)", path):
             if match[1] not in self.models:
                 return refusal(404, f"The model '{match[1]}' does not exist")
-            told = {
+            content = {
                 "id": match[1],
                 "object": "model",
                 "created": 1,
                 "owned_by": "x",
                 "shutdown_date": self.models[match[1]],
             }
-            return Reply(Model.model_validate(told).model_dump())
+            return Reply(Model.model_validate(content).model_dump())
         if (request.method, path) == ("POST", "/fine_tuning/jobs"):
             return self._create(request)
         if path == "/fine_tuning/jobs":
@@ -97,7 +97,7 @@ class OpenAiJobsServer(ServiceServer):
         return refusal(404, f"no route {request.method} {path}")
 
     def _file(self, file: str, name: str, data: bytes) -> dict[str, Any]:
-        told = dict(
+        content = dict(
             id=file,
             object="file",
             bytes=len(data),
@@ -106,7 +106,7 @@ class OpenAiJobsServer(ServiceServer):
             purpose="fine-tune",
             status="processed",
         )
-        return FileObject.model_validate(told).model_dump()
+        return FileObject.model_validate(content).model_dump()
 
     def _take_file(self, request: Request) -> Reply:
         part = re.search(rb'name="file"; filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', request.body, re.S)
@@ -132,15 +132,15 @@ class OpenAiJobsServer(ServiceServer):
             return refusal(422, str(error))
         if body["training_file"] not in self.files:
             return refusal(400, "no such training file")
-        told = dict(
+        content = dict(
             id=f"ftjob-{len(self.jobs) + 1}", object="fine_tuning.job", created_at=int(time.time()), error=None,
             fine_tuned_model=None, finished_at=None, hyperparameters={}, model=body["model"], organization_id="org-1",
             result_files=[], seed=body.get("seed", 0), status=self.states[0], trained_tokens=None,
             training_file=body["training_file"], validation_file=body.get("validation_file"), metadata=body.get("metadata"),
             method=body.get("method"),
         )  # fmt: skip
-        self.jobs[told["id"]] = told
-        return Reply(self._shown(told))
+        self.jobs[content["id"]] = content
+        return Reply(self._shown(content))
 
     def _shown(self, job: dict[str, Any]) -> dict[str, Any]:
         if job["status"] in (*ENDED, "validating_files", "queued", "running"):
@@ -190,13 +190,13 @@ class OpenAiJobsServer(ServiceServer):
             }
 
     def _events(self, job: dict[str, Any]) -> list[dict[str, Any]]:
-        told = [dict(id="e1", message="Created fine-tuning job", type="message", data=None)]
+        content = [dict(id="e1", message=f"Created fine-tuning job\x1b[2J for {KEY}", type="message", data=None)]
         if job["status"] == "succeeded":
             for step, (loss, _) in enumerate(self.losses, 1):
                 data = {"step": step, "train_loss": loss, "total_steps": len(self.losses)}
-                told.append(dict(id=f"m{step}", message=f"Step {step}", type="metrics", data=data))
+                content.append(dict(id=f"m{step}", message=f"Step {step}", type="metrics", data=data))
         events = [
-            {"object": "fine_tuning.job.event", "level": "info", "created_at": i, **e} for i, e in enumerate(told)
+            {"object": "fine_tuning.job.event", "level": "info", "created_at": i, **e} for i, e in enumerate(content)
         ]
         for event in events:
             FineTuningJobEvent.model_validate(event)

@@ -101,7 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(server.pause)
         with server.lock:
             known = self.headers.get("Authorization") == f"Bearer {KEY}" or request.path.startswith("/put/")
-            reply = server.answer(request) if known else refusal(401, "Incorrect API key provided")
+            reply = (
+                server.answer(request)
+                if known
+                else refusal(401, f"Incorrect API key provided: {self.headers.get('Authorization')}")
+            )
         if fault == "slow":
             time.sleep(server.pause)
         if fault == "fail after":

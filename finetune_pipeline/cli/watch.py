@@ -107,7 +107,7 @@ class Watcher:
             if row.get("sentence") or took >= 2:
                 self.say(f"        {row.get('sentence') or 'done'} ({took:.0f} s)")
         elif message not in ("begins", "unchanged") and (
-            now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None or row.get("waiting")
+            now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None or row.get("step") is None
         ):
             self.say(f"        {describe(row)}")
             self._last = now

@@ -98,6 +98,9 @@ class TogetherSection(HostedSection):
         description="`weights`: the adapter is downloaded and evaluated here. `endpoint`: for bases that cannot be had; the "
         "model is asked at a dedicated endpoint, paid by the minute while it runs.",
     )
+    project: str | None = Field(
+        None, min_length=1, description="endpoint: id of the project that pays. Unset: TOGETHER_PROJECT_ID."
+    )
     hardware_config: str | None = Field(
         None, min_length=1, description="endpoint: config revision to deploy, `projects/…/configs/…`."
     )

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.preflight import preflight as task_preflight
+from finetune_pipeline.progress import tell
 from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
@@ -130,6 +131,7 @@ def train(order: TrainingOrder) -> dict[str, Any]:
     except BaseException as interrupt:
         if sentence := trainer.cancel(training):
             say(f"adapter: {sentence}")
+            tell("adapter", sentence)
             interrupt.add_note(sentence)
         raise
     return trainer.collect(training, order)

@@ -6,15 +6,11 @@ bought once.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import math
-import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.store import digest_file
@@ -23,16 +19,13 @@ from finetune_pipeline.findings import Finding, FindingsError, Severity, errors
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.progress import tell
 from finetune_pipeline.reporting import say
-from finetune_pipeline.spec.baseline import address_problem, is_local
-from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.spec.methods.low_rank import LoraSpec, LowRank
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import HostedSection
-from finetune_pipeline.spec.training import TrainingSettings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder
-from finetune_pipeline.trainers.budget import budget_findings, listed_price, no_budget_findings
+from finetune_pipeline.trainers.budget import budget_findings, listed_price
 from finetune_pipeline.trainers.chat_file import ChatFile, FileRules, file_findings, write_chat_file
 from finetune_pipeline.trainers.hosted_result import write_result
+from finetune_pipeline.trainers.hosted_settings import common_problems
 from finetune_pipeline.trainers.ledger import Entry, Ledger
 from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
 from finetune_pipeline.training.rows import training_examples
@@ -57,7 +50,6 @@ class HostedTrainer(Trainer):
     usual_key: ClassVar[str]
     estimates: ClassVar[bool] = False
     service: Service
-    rules: FileRules
 
     def section(self, spec: TaskSpec) -> HostedSection:
         """The trainer's own section of the spec."""
@@ -85,7 +77,7 @@ class HostedTrainer(Trainer):
         """Name of the service in the list of prices."""
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
-        findings = [*self._common_problems(spec), *self.problems(spec)]
+        findings = [*common_problems(self, spec), *self.problems(spec)]
         if errors(findings):
             return findings
         try:
@@ -102,7 +94,7 @@ class HostedTrainer(Trainer):
 
     def submit(self, order: TrainingOrder) -> str:
         spec, section = order.spec, self.section(order.spec)
-        if wrong := errors([*self._common_problems(spec), *self.problems(spec)]):
+        if wrong := errors([*common_problems(self, spec), *self.problems(spec)]):
             raise FindingsError(wrong)
         self.service, self.order, self.poll_seconds = self.connect(spec), order, section.poll_seconds
         self.ledger, self.began = Ledger(order.home / "jobs"), time.time()
@@ -119,15 +111,21 @@ class HostedTrainer(Trainer):
             **self.digests,
             "hyperparameters": self.service.hyperparameters,
         }
-        job = self.ledger.job_of(
-            self.name,
-            self.details,
-            self.service,
-            lambda entry: self._prepare(entry, {"train": train, "validation": validation}),
-            section.settle_seconds,
-        )
+        try:
+            job = self.ledger.job_of(
+                self.name,
+                self.details,
+                self.service,
+                lambda entry: self._prepare(entry, {"train": train, "validation": validation}),
+                section.settle_seconds,
+            )
+        except Exception:
+            raise
+        except BaseException as interrupt:
+            self._cancel_asked(interrupt)
+            raise
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
-        self._said: set[str] = set()  # ids of events, and rows of the history
+        self._reported: set[str] = set()  # ids of events, and rows of the history
         return job.id
 
     def poll(self, training: str) -> Literal["running", "ended"]:
@@ -151,53 +149,30 @@ class HostedTrainer(Trainer):
         except (Unclear, Refused):
             return f"{done}; what it cost so far cannot be told"
 
+    def _cancel_asked(self, interrupt: BaseException) -> None:
+        """Cancel a job that was asked for just now, before its id was known."""
+        attempt = self.ledger.entry(self.name, self.details).attempt
+        if attempt.asked_at is None:
+            return
+        try:
+            for job in self.service.jobs_named(attempt.name):
+                if job.state == "running":
+                    interrupt.add_note(self.cancel(job.id))
+        except (Unclear, Refused) as failure:
+            interrupt.add_note(
+                f"a job of the name {attempt.name} may run at {self.service.place}, cancel it there: {failure}"
+            )
+
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._look(lambda: self.service.job(training))
         self.ledger.note_state(self.name, self.details, job)
         if job.state != "succeeded":
             raise JobError(
-                f"the job {job.id} at {self.service.place} {job.state}: {job.reason or f'its state is {job.word}'}; "
+                f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}; "
                 f"{self._cost(job)}\nfix: correct what the service names; running again buys another job"
             )
         self._look(lambda: self._follow(training))
         return self._look(lambda: write_result(self, job))
-
-    def _common_problems(self, spec: TaskSpec) -> list[Finding]:
-        section, key = self.section(spec), self.key_name(spec)
-        findings = []
-        if self.extra and importlib.util.find_spec(self.extra) is None:
-            fix = f"pip install 'finetune-pipeline[{self.extra}]'"
-            findings.append(
-                self.finding("extra", "training.trainer", f"the package {self.extra} is not installed", fix)
-            )
-        if section.model is None and self.usual_model(spec) is None:
-            message = f"base_model {spec.base_model!r} is no name that a service knows"
-            findings.append(self.finding("model", "model", message, "write the service's name of the base model"))
-        if section.base_url and (problem := address_problem(section.base_url)):
-            findings.append(self.finding("address", "base_url", *problem))
-        local = bool(section.base_url and is_local(section.base_url))
-        if spec.advise.private and not local:
-            message = "advise.private says that texts must not leave this machine, and this trainer uploads them"
-            fix = "set training.trainer: local, or remove advise.private"
-            findings.append(self.finding("private", "training.trainer", message, fix))
-        if not os.environ.get(key):
-            fix = f"export {key}=…, or name another variable in training.{self.name}.api_key_env"
-            findings.append(self.finding("key", "api_key_env", f"the environment variable {key} is not set", fix))
-        epochs = total_epochs(spec)
-        if epochs != whole_epochs(spec):
-            message = f"services train whole epochs: {epochs:g} becomes {whole_epochs(spec)}"
-            findings.append(self.finding("epochs", "training.epochs", message, "nothing needs to be done", "note"))
-        return [*findings, *no_budget_findings(spec.training.budget_usd)]
-
-    def low_rank_problems(self, spec: TaskSpec) -> list[Finding]:
-        """Settings of ``training.lora`` that services do not know; without them another model would be trained."""
-        lora = low_rank(spec.training)
-        other = {"dora": lora.dora, "rslora": lora.rslora, "init": lora.init != "default"}
-        message, fix = (
-            "the service trains plain LoRA and does not know this",
-            "remove it, or set training.trainer: local",
-        )
-        return [self.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]
 
     def usual_model(self, spec: TaskSpec) -> str | None:
         """The base model's name where the section gives none: Hub ids are names that most services know."""
@@ -239,16 +214,16 @@ class HostedTrainer(Trainer):
         """Tell what is new of a job, and keep its losses in work/history.jsonl."""
         log = self.service.log(training)
         for event in log.events:
-            if event.id not in self._said:
-                self._said.add(event.id)
-                tell("adapter", event.message)
+            if event.id not in self._reported:
+                self._reported.add(event.id)
+                tell("adapter", self.service.plain(event.message))
         rows = [json.dumps(row) for row in log.losses]
-        fresh = [row for row in rows if row not in self._said]
+        fresh = [row for row in rows if row not in self._reported]
         for row in fresh:
             numbers = json.loads(row)
             tell("adapter", "validation" if "eval_loss" in numbers else "", **numbers)
         if fresh:
-            self._said |= set(fresh)
+            self._reported |= set(fresh)
             (self.order.work / "history.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
 
     def _look(self, question: Callable[[], Answer]) -> Answer:
@@ -270,28 +245,6 @@ class HostedTrainer(Trainer):
         )
         estimate = self.ledger.entry(self.name, self.details).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"
-
-
-def total_epochs(spec: TaskSpec) -> float:
-    """Passes over the training rows, those of a second phase included: services have one phase."""
-    settings = spec.training.model_dump()
-    return float(sum(phase["epochs"] for phase in METHODS[spec.training.method].phases(settings)))
-
-
-def whole_epochs(spec: TaskSpec) -> int:
-    """The same as a whole number, rounded up."""
-    return math.ceil(total_epochs(spec))
-
-
-def low_rank(training: TrainingSettings) -> LoraSpec:
-    """The section of the low-rank methods."""
-    section: LoraSpec = getattr(training, LowRank.section)
-    return section
-
-
-def host_of(url: str) -> str:
-    """The host of an address, for people."""
-    return urlsplit(url).netloc or url
 
 
 def _parts(error: Exception) -> tuple[str, str]:

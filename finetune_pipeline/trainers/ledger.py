@@ -181,9 +181,9 @@ class Ledger:
 
 def _first_of(jobs: list[Job], service: Service) -> Job | None:
     """The job to go on with: the first that has not failed. Others of the same name are named, since they cost money."""
-    good = [job for job in jobs if job.state in ("running", "succeeded")]
-    for job in good[1:]:
+    usable = [job for job in jobs if job.state in ("running", "succeeded")]
+    for job in usable[1:]:
         say(
             f"adapter: {service.place} has a second job for the same order, {job.id}, which is {job.word}; cancel it there"
         )
-    return next(iter(good or jobs), None)
+    return next(iter(usable or jobs), None)

@@ -12,7 +12,8 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.base import register
 from finetune_pipeline.trainers.chat_file import FileRules
-from finetune_pipeline.trainers.hosted import HostedTrainer, whole_epochs
+from finetune_pipeline.trainers.hosted import HostedTrainer
+from finetune_pipeline.trainers.hosted_settings import low_rank_problems, whole_epochs
 from finetune_pipeline.trainers.openai_service import INSTEAD, PROFILES, OpenAiService, Profile, end_findings
 from finetune_pipeline.trainers.service import Service
 
@@ -25,7 +26,9 @@ class OpenAiTrainer(HostedTrainer):
     """Uploads two files, asks for a job, and waits. From Nebius the adapter comes back, from the others a model's name."""
 
     name = "openai"
-    where = "OpenAI, Azure, Nebius, or a server of the same protocol (`training.openai.profile`)"
+    where = (
+        "OpenAI, Azure, or a server of the same protocol; Nebius, which gives weights back (`training.openai.profile`)"
+    )
     returns = "endpoint"
     usual_key = "OPENAI_API_KEY"
 
@@ -73,7 +76,10 @@ class OpenAiTrainer(HostedTrainer):
         if section.base_url is None:
             findings += end_findings(self, profile, profile.models_end, datetime.datetime.now(datetime.UTC).date())
         if profile.top_level:
-            findings += self.low_rank_problems(spec)
+            findings += low_rank_problems(self, spec, chooses_layers=False)
+        elif "lora" in spec.training.model_fields_set:
+            message = f"{profile.label} chooses itself which weights it trains"
+            findings.append(self.finding("low_rank", "training.lora", message, "nothing needs to be done", "note"))
         return findings
 
     def _rate_problems(self, spec: TaskSpec, profile: Profile) -> Iterator[Finding]:

@@ -16,8 +16,9 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.trainers.hosted import HostedTrainer, host_of, low_rank, whole_epochs
+from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
+from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
 from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service
 
 if TYPE_CHECKING:
@@ -191,17 +192,17 @@ class OpenAiService(Service):
 
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
-            said, losses = [], dict[int, dict[str, float]]()
+            events, losses = [], dict[int, dict[str, float]]()
             for event in sorted(self.client.fine_tuning.jobs.list_events(job, limit=100), key=lambda e: e.created_at):
                 data = event.data
                 if event.type != "metrics":
-                    said.append(Event(event.id, str(event.message)))
+                    events.append(Event(event.id, str(event.message)))
                 elif isinstance(data, dict) and isinstance(data.get("step"), int):
                     _add(losses, data["step"], data)
             for checkpoint in self.client.fine_tuning.jobs.checkpoints.list(job, limit=100):
                 _add(losses, checkpoint.step_number, checkpoint.metrics.model_dump())
             return JobLog(
-                said,
+                events,
                 [
                     {"step": step, name: values[name]}
                     for step, values in sorted(losses.items())

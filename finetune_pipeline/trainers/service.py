@@ -167,14 +167,22 @@ class Service(ABC):
         except Exception as error:  # noqa: BLE001 - SDKs raise many kinds, and a strange reply any kind
             raise self._failure(action, error) from None  # the chain would hold headers, and with them the key
 
+    def plain(self, text: str) -> str:
+        """What a service says, in one short line without control characters, and without the key if it repeats that."""
+        key = os.environ.get(self.key_name, "")
+        line = "".join(c if c.isprintable() else " " for c in text)
+        return " ".join((line.replace(key, "[key]") if key else line).split())[:300]
+
     def _failure(self, action: str, error: Exception) -> Refused | Unclear:
         status = getattr(error, "status_code", None)
-        text = " ".join((_body_message(error) or str(error) or type(error).__name__).split())
-        key = os.environ.get(self.key_name, "")
-        text = (text.replace(key, "[key]") if key else text)[:300]
+        text = self.plain(_body_message(error) or str(error) or type(error).__name__)
         if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
             fix = _KEY_FIX.get(status, "correct what the answer names, and run it again").format(key=self.key_name)
             return Refused(f"{self.place} does not {action} ({status}): {text}\nfix: {fix}", status)
+        if type(error) is ValueError:  # an SDK's own check of its arguments; whatever was parsed raises a subclass
+            return Refused(
+                f"{self.place} is not asked to {action}: {text}\nfix: correct what is named, and run it again"
+            )
         what = f"answered {status}" if isinstance(status, int) else f"gave no clear answer ({type(error).__name__})"
         return Unclear(
             f"{self.place} {what} when asked to {action}: {text}\n"

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.step_facts import Training
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.models.merging import merge
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.trainers import TRAINERS, preflight, train
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
@@ -23,6 +26,7 @@ from finetune_pipeline_tests.unit.trainers.orders import (
     make_order,
     make_rows,
     make_task,
+    persist,
     tiny_adapter,
 )
 
@@ -73,11 +77,34 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert history == facts["history"] and {"step": 2, "eval_loss": 1.1} in history
     assert json.loads((out / "measured.json").read_text())["billed_tokens"] == 4321
-    told = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
-    assert any(line.get("loss") == 0.9 and line["step"] == 3 for line in told)
-    assert sum(line["message"] == "Created fine-tuning job" for line in told) == 1
+    progress = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert any(line.get("loss") == 0.9 and line["step"] == 3 for line in progress)
+    assert sum(line["message"] == "Created fine-tuning job [2J for [key]" for line in progress) == 1
     train(make_order(spec, rows, tmp_path))
     assert len(nebius.jobs) == 1, "a rerun finds the job"
+
+
+@pytest.mark.parametrize("profile", ["nebius", "openai"])
+def test_the_graphs_checks_know_what_a_service_cannot_tell(
+    server: OpenAiJobsServer, nebius: OpenAiJobsServer, rows: Path, tmp_path: Path, profile: str
+) -> None:
+    section = {"base_url": (nebius if profile == "nebius" else server).url, "profile": profile}
+    spec = make_task("openai", {**section, **(GPT if profile == "openai" else {})})
+    facts = json.loads(json.dumps(train(make_order(spec, rows, tmp_path))))
+    artifact = Artifact("demo", "adapter", "0", tmp_path / "out", facts, {})
+    results = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
+    assert {name: r.passed for name, r in results.items() if not r.passed} == {"not_overfitted": False}
+    assert "16 rows" in results["supervision"].message and "does not tell" in results["learned"].message
+    assert Training.model_validate({**facts, "measured": json.loads((tmp_path / "out/measured.json").read_text())})
+    plan = (
+        PIPELINE.steps["training_plan"]
+        .checks[0]
+        .ask(Artifact("demo", "plan", "0", tmp_path, {"fits": False}, {}), spec)
+    )
+    assert plan.passed, "this machine's memory does not matter"
+    facts["history"] = []
+    silent = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
+    assert silent["loss_finite"].warns and silent["learned"].warns and not silent["learned"].passed
 
 
 def test_a_model_that_stays_there_is_an_endpoint(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
@@ -142,18 +169,33 @@ def test_an_interrupt_cancels_the_job_and_says_the_cost(
     assert train(order)["job"] == "ftjob-2", "a cancelled job is not adopted"
 
 
+def test_an_interrupt_while_the_job_is_asked_for_cancels_it(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune_pipeline.trainers.ledger.Ledger._noted", interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(order)
+    assert server.jobs["ftjob-1"]["status"] == "cancelled" and "was cancelled" in stopped.value.__notes__[0]
+
+
 @pytest.mark.parametrize("answer", ["garbage after", "drop", "refuse", "slow"])
 def test_a_service_that_stops_answering_leaves_the_job_to_the_next_run(
     server: OpenAiJobsServer, rows: Path, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finetune_pipeline.trainers.hosted._MOST_LOOKS", 2)
-    section = {**GPT, "base_url": server.url, "request_seconds": 0.2}
+    section = {**GPT, "base_url": server.url, "request_seconds": 1.0}
     order = make_order(make_task("openai", section), rows, tmp_path)
     server.fault = lambda request: answer if request.method == "GET" and "/jobs/" in request.path else None
+    server.pause = 1.5
     with pytest.raises(OutsideError, match="fix: run it again"):
         train(order)
     server.fault = lambda request: None
-    assert train(order)["job"] == "ftjob-1" and len(server.jobs) == 1
+    assert persist(order)["job"] == "ftjob-1" and len(server.jobs) == 1
 
 
 def bad_rows(folder: Path) -> Path:
@@ -225,6 +267,20 @@ def test_preflight_names_every_problem_at_once(
     assert finding.rule == "hosted.refused" and "OPENAI_API_KEY" in finding.fix and "wrong" not in str(finding)
     (refusal,) = errors(preflight(make_task("openai", GPT, method="full"), tmp_path))
     assert refusal.fix == "set training.method: qlora or lora"
+
+
+def test_settings_that_a_service_would_not_apply_are_named(nebius: OpenAiJobsServer, tmp_path: Path) -> None:
+    lora = {"r": 4, "dora": True, "target_modules": ["q_proj"]}
+    section = {"profile": "nebius", "base_url": nebius.url}
+    findings = preflight(make_task("openai", section, lora=lora, over_length="drop", epochs=0.5), tmp_path)
+    named = {f.place: f.severity for f in findings if f.rule.startswith("hosted.")}
+    assert named == {
+        "task.yaml: training.lora.dora": "error",
+        "task.yaml: training.lora.target_modules": "error",
+        "task.yaml: training.over_length": "warning",
+        "task.yaml: training.epochs": "note",
+        "task.yaml: training.budget_usd": "warning",
+    }
 
 
 def test_a_service_that_cannot_be_reached_is_a_warning_before_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,307 @@
+"""Together's fine-tuning service, through its SDK."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tarfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec.baseline import is_local
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.hosted import HostedTrainer
+from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
+from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
+from finetune_pipeline.trainers.service import (
+    Estimate,
+    Event,
+    Files,
+    Job,
+    JobLog,
+    JobState,
+    Refused,
+    Service,
+    Unclear,
+)
+
+if TYPE_CHECKING:
+    from together import Together
+
+ADDRESS = "https://api.together.ai"
+_STATES: dict[str, JobState] = {
+    "completed": "succeeded",
+    "error": "failed",
+    "user_error": "failed",
+    "cancelled": "cancelled",
+}
+_NANO = 1e9
+"""Prices of jobs are in nano-dollars."""
+_FILE_SECONDS = 900.0
+"""Longest time for the service to look through a file."""
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+
+
+class TogetherService(Service):
+    """Together, for one task. The SDK repeats no request: a repeated order is a second job."""
+
+    def __init__(self, trainer: HostedTrainer, spec: TaskSpec) -> None:
+        section = spec.training.together
+        self.trainer, self.training = trainer, spec.training
+        self.url = (section.base_url or ADDRESS).rstrip("/").removesuffix("/v1")  # the SDK adds the version
+        self.place = f"Together ({host_of(self.url)})"
+        self.model = section.model or str(trainer.usual_model(spec))
+        self.key_name = trainer.key_name(spec)
+        self.epochs = whole_epochs(spec)
+        self.client = self._client(section.request_seconds, section.project)
+        self._limits: Any = None
+
+    def _client(self, timeout: float, project: str | None) -> Together:
+        from together import DefaultHttpxClient, Together
+
+        return Together(
+            base_url=self.url,
+            api_key=os.environ[self.key_name],
+            project_id=project,
+            max_retries=0,
+            default_headers={"Connection": "close"},
+            # no redirects: the key would go along
+            http_client=DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(self.url), timeout=timeout),
+        )
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        training, lora = self.training, low_rank(self.training)
+        targets = lora.target_modules
+        return {
+            "n_epochs": self.epochs,
+            "n_evals": training.evals_per_epoch * self.epochs,
+            "n_checkpoints": 1,
+            "batch_size": training.batch_size,
+            "learning_rate": training.learning_rate,
+            "lr_scheduler_type": training.scheduler,
+            "warmup_ratio": training.warmup_share,
+            "weight_decay": training.weight_decay,
+            "lora": True,
+            "lora_r": lora.r,
+            "lora_alpha": lora.alpha,
+            "lora_dropout": lora.dropout,
+            "lora_trainable_modules": targets if isinstance(targets, str) else ",".join(targets),
+            "train_on_inputs": False,
+            "random_seed": training.seed,
+        }
+
+    def limits(self) -> Any:
+        """What the service allows for the model; asked once.
+
+        Raises:
+            Refused: It does not tune the model.
+        """
+        if self._limits is None:
+            with self.request(f"say what it allows for {self.model!r}"):
+                limits = self.client.fine_tuning.model_limits(model_name=self.model)
+                if not isinstance(limits.max_seq_length_sft, int) or not isinstance(limits.lora_training.max_rank, int):
+                    raise TypeError("limits without numbers")
+                self._limits = limits
+        return self._limits
+
+    def findings(self) -> list[Finding]:
+        try:
+            limits = self.limits()
+        except Refused as refusal:
+            if refusal.status not in (400, 404, 422):
+                raise
+            message = f"{self.place} does not fine-tune {self.model!r}"
+            fix = "choose a model of its list of fine-tuning models, or trainer: local"
+            return [self.trainer.finding("not_tunable", "model", message, fix)]
+        with self.request(f"say what it allows for {self.model!r}"):
+            training, lora = self.training, low_rank(self.training)
+            bounds = [
+                ("rank", "training.lora.r", lora.r, 1, limits.lora_training.max_rank),
+                (
+                    "limit",
+                    "training.batch_size",
+                    training.batch_size,
+                    limits.lora_training.min_batch_size,
+                    limits.lora_training.max_batch_size,
+                ),
+                ("limit", "training.epochs", self.epochs, 1, limits.max_num_epochs),
+                (
+                    "learning_rate",
+                    "training.learning_rate",
+                    training.learning_rate,
+                    limits.min_learning_rate,
+                    limits.max_learning_rate,
+                ),
+                (
+                    "limit",
+                    "training.evals_per_epoch",
+                    training.evals_per_epoch * self.epochs,
+                    0,
+                    limits.max_num_evals,
+                ),
+            ]
+        findings = []
+        for rule, key, value, least, most in bounds:
+            if not least <= value <= most:
+                message = f"{value:g} is outside what {self.place} allows for {self.model}: {least:g} to {most:g}"
+                fix = f"write {most if value > most else least:g} or {'less' if value > most else 'more'}"
+                findings.append(self.trainer.finding(rule, key, message, fix))
+        return findings
+
+    def upload(self, path: Path) -> str:
+        with self.request(f"take the file {path.name}"):
+            file = self.client.files.upload(path, purpose="fine-tune", check=True).id
+        deadline = time.monotonic() + _FILE_SECONDS
+        while True:
+            with self.request(f"look through the file {path.name}"):
+                state = self.client.files.retrieve(file)
+                status, report = str(state.processing_status), state.validation_report
+            if status == "COMPLETED":
+                return str(file)
+            if status in ("FAILED", "INVALID_FORMAT"):
+                message = f"{self.place} refuses the file: {getattr(report, 'error', None) or status}"
+                place = f"the uploaded {path.name}"
+                raise FindingsError(
+                    [Finding("hosted.file_refused", "error", place, message, "correct or remove the row that is named")]
+                )
+            if time.monotonic() > deadline:
+                raise Unclear(f"{self.place} still looks through the file {path.name}\nfix: run it again later")
+            time.sleep(min(self.training.together.poll_seconds, 5.0))
+
+    def estimate(self, files: Files) -> Estimate:
+        values = self.hyperparameters
+        low = {"type": "Lora", "lora_r": values["lora_r"], "lora_alpha": values["lora_alpha"]}
+        with self.request("estimate the price"):
+            answer: Any = self.client.fine_tuning.estimate_price(
+                training_file=files.train,
+                validation_file=files.validation,
+                model=self.model,
+                n_epochs=values["n_epochs"],
+                n_evals=values["n_evals"],
+                training_type=low,  # type: ignore[arg-type]
+                training_method={"method": "sft", "train_on_inputs": False},
+            )
+            if answer.estimation_available is False:
+                return Estimate(None, f"{self.place} gives no estimate: {answer.unavailable_reason}")
+            dollars = answer.estimated_total_price
+            if answer.allowed_to_proceed is False:
+                limit = "" if answer.user_limit is None else f" of ${answer.user_limit:g}"
+                raise Refused(
+                    f"{self.place} estimates the job at ${dollars or 0:,.4g}, over the limit{limit} of the account\n"
+                    "fix: raise the limit there, or train less"
+                )
+        if not isinstance(dollars, int | float):
+            return Estimate(None, f"{self.place} names no price")
+        return Estimate(float(dollars), f"{self.place} estimates ${dollars:,.4g}")
+
+    def buy(self, name: str, files: Files) -> Job:
+        with self.request("train"):
+            return self._job(
+                self.client.fine_tuning.create(
+                    training_file=files.train,
+                    validation_file=files.validation,
+                    model=self.model,
+                    suffix=name,
+                    **self.hyperparameters,
+                )
+            )
+
+    def jobs_named(self, name: str) -> list[Job]:
+        with self.request("list its jobs"):
+            listed = self.client.fine_tuning.list().data
+            exactly = re.compile(rf"{re.escape(name)}(?!\d)")
+            own = [j for j in listed if j.suffix == name or exactly.search(j.x_model_output_name or "")]
+            return [self._job(job) for job in sorted(own, key=lambda job: str(job.created_at))]
+
+    def job(self, job: str) -> Job:
+        with self.request(f"tell the state of {job}"):
+            return self._job(self.client.fine_tuning.retrieve(job))
+
+    def cancel(self, job: str) -> None:
+        with self.request(f"cancel {job}"):
+            self.client.fine_tuning.cancel(job)
+
+    def log(self, job: str) -> JobLog:
+        with self.request(f"tell how far {job} is"):
+            events = [
+                Event(f"{e.created_at} {e.type} {e.step} {e.message}", str(e.message))
+                for e in self.client.fine_tuning.list_events(job).data
+            ]
+            losses = []
+            for metrics in self.client.fine_tuning.list_metrics(job).metrics or []:
+                step = next((value for key, value in metrics.items() if key.endswith("step")), None)
+                if step is None:
+                    continue
+                for name, kind in (("loss", "train"), ("eval_loss", "eval")):
+                    value = next((v for k, v in metrics.items() if k.startswith(kind) and k.endswith("loss")), None)
+                    if value is not None:
+                        losses.append({"step": int(step), name: float(value)})
+            return JobLog(events, sorted(losses, key=lambda row: row["step"]))
+
+    def download(self, job: str, folder: Path) -> int | None:
+        archive = folder / "download"
+        with self.request(f"give the adapter of {job}"):
+            checkpoints = self.client.fine_tuning.list_checkpoints(job).data
+            steps = [c.step for c in checkpoints if c.checkpoint in ("adapter", None)]
+            answers = self.client.fine_tuning.with_streaming_response
+            with answers.content(ft_id=job, checkpoint="adapter") as answer:
+                answer.stream_to_file(archive)
+        try:
+            _unpack(archive, folder)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise JobError(
+                f"what {self.place} gave for the adapter of {job} is no archive: {error}\n"
+                "fix: run it again, which downloads it again and buys nothing"
+            ) from None
+        finally:
+            archive.unlink(missing_ok=True)
+        return max(steps, default=None)
+
+    def endpoint(self, job: Job) -> dict[str, str]:
+        project = self.training.together.project or os.environ.get("TOGETHER_PROJECT_ID", "")
+        return {"base_url": f"{self.url}/v1", "model": f"{project}/{endpoint_name(job.id)}"}
+
+    def _job(self, job: Any) -> Job:
+        """A job of the SDK. Raises AttributeError or TypeError for what is none."""
+        if not isinstance(job.id, str) or not job.id:
+            raise TypeError("a job without an id")
+        word = str(getattr(job.status, "value", job.status))
+        model = getattr(job, "x_model_output_name", None) or getattr(job, "output_name", None) or ""
+        problems = [
+            str(e.message) for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))
+        ]
+        price = getattr(job, "total_price", None)
+        dollars = None if price is None else price / _NANO
+        reason = problems[-1] if problems else ""
+        return Job(
+            job.id, _STATES.get(word, "running"), word, model, reason, getattr(job, "token_count", None), dollars
+        )
+
+
+def endpoint_name(job: str) -> str:
+    """Name of the endpoint that serves what a job made."""
+    return f"finetune-{job}"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Take the adapter's two files out of a tar archive (plain, gzip or zstd), wherever in it they are, and nothing else."""
+    with archive.open("rb") as begin:
+        zstandard = begin.read(4) == _ZSTANDARD
+    if zstandard:
+        import pyarrow
+
+        stream: Any = pyarrow.input_stream(str(archive), compression="zstd")
+    else:
+        stream = archive.open("rb")
+    with stream, tarfile.open(fileobj=stream, mode="r|" if zstandard else "r|*") as members:
+        for member in members:
+            name = Path(member.name).name
+            content = members.extractfile(member) if member.isfile() and name in (CONFIG, WEIGHTS) else None
+            if content is not None:
+                with (folder / name).open("wb") as out:
+                    shutil.copyfileobj(content, out)

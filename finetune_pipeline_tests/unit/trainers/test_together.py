@@ -1,0 +1,239 @@
+"""Training at Together: the SDK against a server on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+
+from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.models.merging import merge
+from finetune_pipeline.trainers import TRAINERS, preflight, train
+from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
+from finetune_pipeline_tests.service_server import KEY, serving
+from finetune_pipeline_tests.together_server import TogetherServer, as_tar
+from finetune_pipeline_tests.unit.trainers.orders import (
+    QUICK,
+    files_below,
+    make_base,
+    make_order,
+    make_rows,
+    make_task,
+    tiny_adapter,
+)
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOGETHER_API_KEY", KEY)
+    monkeypatch.delenv("TOGETHER_PROJECT_ID", raising=False)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = make_rows(tmp_path_factory.mktemp("rows"))
+    make_base(rows)
+    return rows
+
+
+@pytest.fixture
+def server() -> Iterator[TogetherServer]:
+    server = TogetherServer(tiny_adapter())
+    with serving(server):
+        yield server
+
+
+def test_the_adapter_comes_home_and_merges(
+    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
+    spec = make_task("together", {"base_url": f"{server.address}/v1"}, budget_usd=1.0)
+    facts = train(make_order(spec, rows, tmp_path))
+    (request,) = server.asked("POST", "/fine-tunes")
+    body = request.json()
+    assert (body["n_epochs"], body["n_evals"], body["training_type"]["lora_r"]) == (2, 4, 4)
+    assert body["training_method"] == {"method": "sft", "train_on_inputs": False} and body["learning_rate"] == 5e-4
+    assert (facts["returns"], facts["kept_step"], facts["best_eval_loss"]) == ("weights", 2, 1.1)
+    assert merge(rows / "base", tmp_path / "out/adapter", tmp_path / "merged")["merged_tensors"] == 2
+    measured = json.loads((tmp_path / "out/measured.json").read_text())
+    assert measured["dollars"] == pytest.approx(measured["estimated_dollars"], rel=1e-3) and measured["dollars"] > 0
+    progress = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert any(line.get("eval_loss") == 1.1 for line in progress)
+    train(make_order(spec, rows, tmp_path))
+    assert len(server.jobs) == 1 and not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
+    server: TogetherServer, rows: Path, tmp_path: Path
+) -> None:
+    plain, packed = as_tar(tiny_adapter(0.25)), pyarrow.BufferOutputStream()
+    with pyarrow.output_stream(packed, compression="zstd") as out:
+        out.write(plain)
+    server.archive = b"<html>sorry</html>"
+    order = make_order(make_task("together", {"base_url": server.address}), rows, tmp_path)
+    with pytest.raises(JobError, match="no archive"):
+        train(order)
+    server.archive = packed.getvalue().to_pybytes()
+    train(order)
+    adapter = tmp_path / "out/adapter/adapter_model.safetensors"
+    assert adapter.read_bytes() == tiny_adapter(0.25)["adapter_model.safetensors"] and len(server.jobs) == 1
+    server.archive = as_tar({**tiny_adapter(), "adapter_model.safetensors": b"\xff" * 40})
+    with pytest.raises(JobError, match="no adapter"):
+        train(order)
+
+
+@pytest.mark.parametrize("state", ["error", "user_error", "cancelled"])
+def test_a_job_that_did_not_succeed_is_told(server: TogetherServer, rows: Path, tmp_path: Path, state: str) -> None:
+    server.states = ("pending", "defrosting", state)
+    with pytest.raises(JobError, match="the GPUs fell" if state == "error" else state):
+        train(make_order(make_task("together", {"base_url": server.address}), rows, tmp_path))
+
+
+def test_cancelling_says_the_dollars(server: TogetherServer, rows: Path, tmp_path: Path) -> None:
+    order = make_order(make_task("together", {"base_url": server.address}), rows, tmp_path)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    object.__setattr__(order, "tick", interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(order)
+    assert "it cost $1.50 so far" in stopped.value.__notes__[0]
+
+
+def test_one_spec_trains_at_each_service_by_its_trainer_alone(
+    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEBIUS_API_KEY", KEY)
+    nebius = OpenAiJobsServer(nebius=True)
+    nebius.adapter = tiny_adapter()
+    both = {"openai": {**QUICK, "profile": "nebius", "base_url": nebius.url}}
+    facts = {}
+    with serving(nebius):
+        for trainer in ("together", "openai"):
+            spec = make_task("together", {"base_url": server.address}, **both)
+            spec = spec.model_copy(update={"training": spec.training.model_copy(update={"trainer": trainer})})
+            facts[trainer] = train(make_order(spec, rows, tmp_path / trainer))
+    assert facts["together"]["trained"] == facts["openai"]["trained"]
+    uploaded = [file["data"] for file in server.files.values()]
+    assert uploaded == [data for name, data in nebius.files.values() if name.endswith("_upload.jsonl")]
+    assert facts["together"]["service"].startswith("Together") and facts["openai"]["service"].startswith("Nebius")
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "not tunable": ({"model": "org/other"}, {}, "hosted.not_tunable", "list of fine-tuning models"),
+    "rank over the cap": ({}, {"lora": {"r": 128}}, "hosted.rank", "write 64 or less"),
+    "rate outside the limits": ({}, {"learning_rate": 0.1}, "hosted.learning_rate", "write 0.001 or less"),
+    "too small a batch": ({}, {"batch_size": 4, "micro_batch_size": 4}, "hosted.limit", "write 8 or more"),
+    "turns": ({}, {}, "hosted.file_row", "join messages"),
+    "over the budget by the list": ({}, {"budget_usd": 1e-9}, "hosted.budget", "raise training.budget_usd"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_refused_is_refused_before_any_upload(
+    server: TogetherServer, rows: Path, tmp_path: Path, name: str
+) -> None:
+    section, training, rule, fix = REFUSALS[name]
+    order = make_order(make_task("together", {**section, "base_url": server.address}, **training), rows, tmp_path)
+    if name == "turns":
+        rows = make_rows(tmp_path / "rows")
+        lines = [json.loads(line) for line in (rows / "train.jsonl").read_text().splitlines()]
+        lines[4]["messages"].insert(1, {"role": "user", "content": "hello?"})
+        (rows / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        order = make_order(order.spec, rows, tmp_path)
+    if "list" in name:
+        order.home.mkdir()
+        price = "{engine: Together, model: org/tiny, unit: million_tokens, price: 0.48, date: 2026-11-01, note: a test}"
+        (order.home / "prices.yaml").write_text(f"- {price}\n")
+    with pytest.raises(FindingsError) as refused:
+        train(order)
+    (finding,) = refused.value.findings
+    assert finding.rule == rule and fix in finding.fix
+    assert name != "turns" or finding.place == "train file, line 5 (from t.jsonl:5)"
+    assert not [r for r in server.requests if r.method in ("POST", "PUT")]
+
+
+@pytest.mark.parametrize(("estimates", "budget", "rule"), [(True, 1e-6, "budget"), (False, 1.0, "price_unknown")])
+def test_the_services_own_estimate_is_held_against_the_budget_before_buying(
+    server: TogetherServer, rows: Path, tmp_path: Path, estimates: bool, budget: float, rule: str
+) -> None:
+    server.estimates = estimates
+    order = make_order(make_task("together", {"base_url": server.address}, budget_usd=budget), rows, tmp_path)
+    with pytest.raises(FindingsError) as refused:
+        train(order)
+    assert [f.rule for f in refused.value.findings] == [f"hosted.{rule}"] and not server.asked("POST", "/fine-tunes")
+
+
+ENDPOINT = {"returns": "endpoint", "project": "p1", "hardware_config": "projects/p1/configs/c1"}
+
+
+def test_an_endpoint_runs_while_it_is_asked_and_is_stopped_whatever_happens(
+    server: TogetherServer, rows: Path, tmp_path: Path
+) -> None:
+    spec = make_task("together", {**ENDPOINT, "base_url": server.address})
+    order = make_order(spec, rows, tmp_path)
+    facts = train(order)
+    assert facts["returns"] == "endpoint" and not server.endpoints
+    endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
+    assert set(endpoint) == {"base_url", "model", "api_key_env", "trainer", "base_model"}
+    assert endpoint["base_url"] == f"{server.address}/v1"
+    with pytest.raises(ZeroDivisionError), TRAINERS["together"].serving(spec, endpoint, order.home) as running:
+        (of,) = server.endpoints.values()
+        assert running["model"] == of["name"] == f"acme/finetune-{facts['job']}"
+        assert of["split"] == [{"deploymentId": "dp_1", "weight": 1.0}]
+        server.fault = once_on_delete()
+        raise ZeroDivisionError
+    assert not server.endpoints and not list((order.home / "jobs/endpoints").iterdir())
+
+
+def once_on_delete() -> Any:
+    faults = ["refuse"]
+    return lambda request: faults.pop() if faults and request.method == "DELETE" else None
+
+
+def test_an_endpoint_that_cannot_be_stopped_is_named_and_swept_later(
+    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_task("together", {**ENDPOINT, "base_url": server.address})
+    order = make_order(spec, rows, tmp_path)
+    train(order)
+    endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
+    child = os.fork()
+    if child == 0:  # dies while the endpoint runs
+        with TRAINERS["together"].serving(spec, endpoint, order.home):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(server.endpoints) == 1
+    monkeypatch.setattr("finetune_pipeline.trainers.together_endpoint._PAUSE", 0.0)
+    server.fault = lambda request: "refuse" if request.method in ("DELETE", "PATCH") else None
+    with pytest.raises(OutsideError, match="may still run and cost money"):
+        train(order)
+    server.fault = lambda request: None
+    train(order)
+    assert not server.endpoints and len(server.jobs) == 1
+
+
+def test_the_key_is_nowhere(
+    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
+    spec = make_task("together", {"base_url": server.address})
+    train(make_order(spec, rows, tmp_path))
+    said = []
+    for fault in ("garbage after", "fail after", "drop"):
+        server.fault = lambda request, fault=fault: fault  # type: ignore[misc]
+        said += [str(f) for f in preflight(spec, tmp_path)]
+    server.fault = lambda request: None
+    monkeypatch.setenv("TOGETHER_API_KEY", f"{KEY}x")
+    (refused,) = errors(preflight(spec, tmp_path))
+    assert "TOGETHER_API_KEY" in refused.fix
+    assert KEY not in str(refused) and KEY not in "".join(said)
+    assert KEY.encode() not in b"".join(files_below(tmp_path).values())
