@@ -176,11 +176,14 @@ class RayJob:
         shutil.copytree(folder, out, dirs_exist_ok=True)
 
     def run(self, bring_inputs: Callable[[Storage], None], out: Path) -> None:
-        """Begin, wait for the end, and collect. Whatever interrupts it stops the job."""
+        """Begin, wait for the end, and collect. An interrupt stops the job; after a fault here it goes on, and the next try
+        adopts it."""
         self.begin(bring_inputs)
         try:
             while not self.has_ended():
                 time.sleep(POLL_SECONDS)
+        except Exception:
+            raise
         except BaseException:
             self.stop()
             raise
