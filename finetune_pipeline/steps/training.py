@@ -15,7 +15,7 @@ from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.trainers import TrainingOrder, preflight, train
+from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
 from finetune_pipeline.worker.jobs import merge_job
 
 
@@ -53,11 +53,9 @@ def make_adapter(context: StepContext) -> dict[str, Any]:
     facts = train(order)
     if hosted := read_hosted(context.out):
         return {**facts, "endpoint": hosted.model_dump()}
-    if "service" in facts:
-        return facts
-    # so that the next plan knows how fast this machine trains
-    measured = read_json(context.out / "measured.json")
-    record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)
+    if TRAINERS[context.spec.training.trainer].on_this_machine:  # so that the next plan knows how fast it trains
+        measured = read_json(context.out / "measured.json")
+        record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)
     return facts
 
 
