@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(fault: str, ro
         patience = {"request_seconds": 1.0, "settle_seconds": 5.0 if fault == "late" else 0.5}
         server.pause = 1.5
         persist(make_order(make_task("openai", {**GPT, "base_url": server.url, **patience}), rows, tmp_path))
+        if fault == "late":
+            time.sleep(2 * server.pause)  # whatever begins late has begun
     assert len(server.jobs) == 1 and not faults
 
 
