@@ -74,7 +74,7 @@ def store_of_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking(tmp_path: Path, store_of_models: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
-    shutil.copytree(store_of_models, tmp_path / "home")
+    shutil.copytree(store_of_models, tmp_path / "home", dirs_exist_ok=True)
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     return Tracking()
 
