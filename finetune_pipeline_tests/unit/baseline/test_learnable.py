@@ -187,6 +187,28 @@ def test_rows_are_looked_at_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> No
     assert needed is not None and 50 < looked_at < 900, "more than the limit where fewer could not show the gain"
 
 
+def test_written_answers_take_as_many_rows_as_their_pairs_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest answer is scored on half of the pairs, copying on all of them: four rows a score, and two."""
+    asked: list[tuple[float, float]] = []
+
+    counts: list[int] = []
+
+    def rows_needed(worth: float, spread: float, *_: float) -> int:
+        asked.append((worth, spread))
+        return counts[len(asked) - 1]
+
+    monkeypatch.setattr(input_evidence, "rows_needed_for_mean", rows_needed)
+    rows = [make(f"question {i} {'abcdefgh'[i % 8] * 9}", f"answer {i}", i) for i in range(60)]
+    for by_nearest, by_copying, needed in ((100, 150, 400), (100, 250, 500)):
+        asked.clear()
+        counts[:] = [by_nearest, by_copying]
+        assert learnable(make_spec(), rows).rows_needed == needed
+    assert [worth for worth, _ in asked] == [input_evidence.WORTH_FIT] * 2
+    asked.clear()
+    learnable(json_spec(), orders(60))
+    assert [worth for worth, _ in asked] == [input_evidence.WORTH_FIELDS, input_evidence.WORTH_FIT]
+
+
 def test_rows_of_one_source_with_one_answer_count_as_fewer() -> None:
     """Groups of four rows with the same label: the gain takes more rows than where every row stands for itself."""
     rows = sorted(requests(240), key=lambda e: str(e.label))
