@@ -24,7 +24,7 @@ from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.trainers.orders import QUICK
 
-TRAINING = {"method": "lora", "epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.01}
+TRAINING = {"method": "lora", "epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-3}
 HEAD = (
     "trainer",
     "what came back",
@@ -64,6 +64,7 @@ def cluster(project: Project) -> Iterator[None]:
 def row_of(name: str, project: Project) -> list[str]:
     """Run the whole graph, and tell what came of it."""
     code, answer = project.run()
+    assert answer.get("decision"), f"{name}: {answer}"
     facts, measured = project.facts("adapter"), read_json(project.artifact("adapter") / "measured.json")
     report = project.facts("evaluation_report")
     tuned = report["models"]["candidate"]

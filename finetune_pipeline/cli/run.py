@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -144,6 +145,8 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
                     instance.report_run_canceling(run)
                 return
 
+    # a connection that is just being closed when the interrupt comes would be told with a traceback
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     thread = threading.Thread(target=watch, daemon=True)
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread.start()
