@@ -55,6 +55,7 @@ def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> d
         "dataset_version": "rows",
         "system_prompt": SPEC["system_prompt"],
         "max_new_tokens": 4,
+        "endpoint": None,
         "forgotten": False,
         "gates_passed": True,
         "gates": {"beats_baseline": True},
