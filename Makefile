@@ -8,11 +8,12 @@ export FINETUNE_HOME ?= $(CURDIR)/.finetune
 export DAGSTER_HOME := $(CURDIR)
 export DO_NOT_TRACK := 1
 
-.PHONY: help demo test ui check install install-dev lint clean
+.PHONY: help demo test test-ray ui check install install-dev lint clean
 
 help:
 	@echo "make demo    environment, base model, the whole graph on data/ticket_triage, verdict"
 	@echo "make test    environment and all tests"
+	@echo "make test-ray  the tests that take minutes on a real Ray cluster"
 	@echo "make ui      Dagster's and MLflow's web pages on 127.0.0.1"
 	@echo "make lint    ruff, mypy, dagster definitions validate"
 	@echo "make clean   remove the environment and everything the pipeline made"
@@ -29,6 +30,9 @@ demo: install
 
 test: install-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=12
+
+test-ray: install-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ray -m ray -n 0
 
 lint: install-dev
 	@$(BIN)/ruff check .

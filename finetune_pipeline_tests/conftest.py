@@ -14,6 +14,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--live", action="store_true", help="Buy one small job at each service whose key is in the environment."
     )
+    parser.addoption("--ray", action="store_true", help="Also run what takes minutes on a real Ray cluster.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--ray"):
+        for item in items:
+            if item.get_closest_marker("ray"):
+                item.add_marker(pytest.mark.skip(reason="minutes on a real Ray cluster: make test-ray"))
 
 
 @pytest.fixture(scope="session")

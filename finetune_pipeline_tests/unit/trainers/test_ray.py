@@ -153,6 +153,7 @@ def test_one_worker_trains_what_this_machine_trains_through_an_object_store(
     assert again == facts and list(attempts(home, order)) == [submission]
 
 
+@pytest.mark.ray
 def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(
     inputs: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(
     assert not list(shared.glob("demo-*")), "rows do not stay behind"
 
 
+@pytest.mark.ray
 def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpoint(
     inputs: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +213,7 @@ def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpo
     assert (order.out / ADAPTER).read_bytes() == (tmp_path / "here/out" / ADAPTER).read_bytes()
 
 
+@pytest.mark.ray
 def test_what_the_workers_refuse_is_told_once(inputs: Path, home: Path, tmp_path: Path) -> None:
     order = order_of(inputs, tmp_path, max_tokens=16, ray={"storage": str(tmp_path / "shared")})
     with pytest.raises(JobError, match="training.over_length|max_tokens"):

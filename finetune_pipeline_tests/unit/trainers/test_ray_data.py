@@ -29,6 +29,7 @@ compute: {{data: {place}}}
 """
 
 
+@pytest.mark.ray
 def test_the_same_rows_are_kept_in_the_same_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
     raw = tmp_path / "bench/raw/a.jsonl"
