@@ -42,7 +42,12 @@ def start() -> dict[str, str]:
     root = Path(__file__).resolve().parents[1]
     server = subprocess.Popen(
         [sys.executable, "-m", __spec__.name, "--serve", path],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
+        # OpenBLAS starts its threads when it is imported, and a process with threads cannot be forked safely
+        env={
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        },
         stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the server goes with it
         stdout=subprocess.PIPE,
         start_new_session=True,
