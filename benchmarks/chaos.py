@@ -36,9 +36,9 @@ from finetune_pipeline_tests.graph.disturbed import (
     heavy_child,
     kill_in,
     kill_run,
+    last_output,
     logged,
     run_in_progress,
-    told,
     wait_for,
     whole,
 )
@@ -89,7 +89,7 @@ class Chaos:
                 for asset in set(begun) - now - set(took):
                     took[asset] = time.monotonic() - begun[asset]
                 time.sleep(0.02)
-            assert run.wait() in (0, 2), told(project)
+            assert run.wait() in (0, 2), last_output(project)
             saved = {"wanted": contents(project), "seconds": took, "code": run.wait(), "artifacts": whole(project)}
             shutil.rmtree(self.finished, ignore_errors=True)
             shutil.copytree(self.now, self.finished, symlinks=True)
@@ -100,7 +100,9 @@ class Chaos:
 
     def judge(self, project: Project, code: int) -> list[str]:
         """Everything that is not as after the undisturbed run; empty: all is."""
-        wrong = [f"exit code {code}, undisturbed {self.code}: {told(project)[-600:]}"] if code != self.code else []
+        wrong = (
+            [f"exit code {code}, undisturbed {self.code}: {last_output(project)[-600:]}"] if code != self.code else []
+        )
         whole(project)
         got = contents(project)
         wrong += [
@@ -182,8 +184,8 @@ def disk(chaos: Chaos) -> tuple[Project, int, str]:
             (project.root / "run.log").unlink(missing_ok=True)
             code = finish(project)
             seen.append(f"{size / 1e6:.1f} MB: exit code {code}")
-            assert "Traceback" not in told(project), told(project)
-            assert code == 1 and "disk is full" in told(project), told(project)
+            assert "Traceback" not in last_output(project), last_output(project)
+            assert code == 1 and "disk is full" in last_output(project), last_output(project)
             whole(project)
         resize("1g")
         code = finish(project)
@@ -202,7 +204,9 @@ def mlflow(chaos: Chaos) -> tuple[Project, int, str]:
             proxy.mode = mode
             code = run.wait(900)
             seen.append(f"{mode} in {asset}: exit code {code}")
-            assert code == 1 and "MLflow at http" in told(project) and "fix:" in told(project), told(project)
+            assert code == 1 and "MLflow at http" in last_output(project) and "fix:" in last_output(project), (
+                last_output(project)
+            )
             whole(project)
             proxy.mode = "open"
         proxy.mode = "slow"

@@ -17,35 +17,11 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.training import decisive_settings
+from finetune_pipeline.steps import ability, baseline, data, evaluation, production, release, reviews, training
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
 from finetune_pipeline.steps import training_checks as training_check
-from finetune_pipeline.steps.ability import make_base_ability, make_general_ability
-from finetune_pipeline.steps.baseline import (
-    advice_settings,
-    answer_length,
-    baseline_settings,
-    make_advice,
-    make_base_model,
-    make_few_shot_baseline,
-    output_settings,
-)
-from finetune_pipeline.steps.data import (
-    make_clean,
-    make_data_quality,
-    make_raw,
-    make_reviewed,
-    make_splits,
-    make_validated,
-    quality_settings,
-)
-from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
-from finetune_pipeline.steps.evaluation_checks import champion_serves_well
-from finetune_pipeline.steps.production import make_drift_report, make_production_logs, make_retraining_decision
-from finetune_pipeline.steps.release import make_model_version
-from finetune_pipeline.steps.reviews import make_human_review, make_judge_review
 from finetune_pipeline.steps.run_inputs import base_of
-from finetune_pipeline.steps.training import make_adapter, make_merged_model, make_training_plan
 
 LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
@@ -57,7 +33,7 @@ STEPS = [
         "production_logs",
         LOGS,
         "Complete log lines, scrubbed, with hashed users. Corrections become examples.",
-        make_production_logs,
+        production.make_production_logs,
         settings=lambda spec, outside: [outside.logs, *log_settings(spec)],
         code_version="5",
         checks=(data_check.nothing_held_back, data_check.logs_accounted),
@@ -67,7 +43,7 @@ STEPS = [
         "raw_examples",
         DATA,
         "Snapshot of the raw files and the corrected production rows, with digests.",
-        make_raw,
+        data.make_raw,
         after=("production_logs",),
         settings=lambda spec, outside: [
             outside.raw,
@@ -82,7 +58,7 @@ STEPS = [
         "validated_examples",
         DATA,
         "Canonical examples as JSON Lines. Bad rows go to quarantine with file, line, rule and fix.",
-        make_validated,
+        data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, outside: validation_settings(spec),
         code_version="6",
@@ -98,7 +74,7 @@ STEPS = [
         "clean_examples",
         DATA,
         "Examples without personal data, secrets, duplicates and contradictions.",
-        make_clean,
+        data.make_clean,
         needs=("validated_examples", "raw_examples"),
         settings=lambda spec, outside: [
             spec.output.kind,
@@ -122,7 +98,7 @@ STEPS = [
         "reviewed_examples",
         DATA,
         "Applies the reviewers' decisions in `reviews/`.",
-        make_reviewed,
+        data.make_reviewed,
         needs=("clean_examples",),
         settings=lambda spec, outside: outside.reviews,
         code_version="3",
@@ -133,7 +109,7 @@ STEPS = [
         "splits",
         DATA,
         "Train, validation and sealed test split by duplicate cluster, stratified by label. Rows never change their split.",
-        make_splits,
+        data.make_splits,
         needs=("reviewed_examples", "clean_examples"),
         settings=lambda spec, outside: [
             spec.split.model_dump(exclude={"restart"}),
@@ -179,7 +155,7 @@ STEPS = [
         "base_model",
         BASELINE,
         "The untrained model: safetensors, tokenizer, chat template and digests.",
-        make_base_model,
+        baseline.make_base_model,
         settings=lambda spec, outside: outside.base,
         checks=(training_check.safe_weights,),
         kinds=("huggingface", "safetensors"),
@@ -190,9 +166,9 @@ STEPS = [
         "data_quality",
         BASELINE,
         "Report on the whole data set: size, class balance, output format, label noise, synthetic rows, tokens and cost.",
-        make_data_quality,
+        data.make_data_quality,
         needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
-        settings=lambda spec, outside: quality_settings(spec),
+        settings=lambda spec, outside: data.quality_settings(spec),
         code_version="4",
         checks=data_check.QUALITY_CHECKS,
         kinds=("html", "python"),
@@ -201,10 +177,10 @@ STEPS = [
         "few_shot_baseline",
         BASELINE,
         "Scores of the base model with every prompt of the spec, and of models without a language model, on validation.",
-        make_few_shot_baseline,
+        baseline.make_few_shot_baseline,
         needs=("train_split", "validation_split", "base_model"),
         after=("data_quality",),
-        settings=lambda spec, outside: baseline_settings(spec),
+        settings=lambda spec, outside: baseline.baseline_settings(spec),
         code_version="8",
         checks=(training_check.baseline_answered,),
         kinds=("huggingface", "parquet"),
@@ -217,9 +193,9 @@ STEPS = [
         "advice",
         BASELINE,
         "Whether fine-tuning is worth it, and whether the test can show the gain. Stops if something simpler is good enough.",
-        make_advice,
+        baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
-        settings=lambda spec, outside: advice_settings(spec),
+        settings=lambda spec, outside: baseline.advice_settings(spec),
         code_version="2",
         checks=(
             training_check.learnable,
@@ -233,7 +209,7 @@ STEPS = [
         "training_plan",
         TRAINING,
         "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
-        make_training_plan,
+        training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, outside: decisive_settings(spec.training),
         code_version="5",
@@ -245,7 +221,7 @@ STEPS = [
         "adapter",
         TRAINING,
         "The trained adapter or weights: loss on the assistant's tokens only, best checkpoint kept.",
-        make_adapter,
+        training.make_adapter,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
         settings=lambda spec, outside: decisive_settings(spec.training),
@@ -268,9 +244,9 @@ STEPS = [
         TRAINING,
         "The model to serve, compared with the trained one: merged (qlora, lora), unchanged (full), with added tokens "
         "(prompt), or base and adapter (prefix).",
-        make_merged_model,
+        training.make_merged_model,
         needs=("adapter", "base_model", "validation_split"),
-        settings=lambda spec, outside: [spec.labels, answer_length(spec), spec.baseline.batch_size],
+        settings=lambda spec, outside: [spec.labels, baseline.answer_length(spec), spec.baseline.batch_size],
         code_version="3",
         checks=(training_check.merge_parity,),
         kinds=("safetensors", "huggingface"),
@@ -280,7 +256,7 @@ STEPS = [
         "base_ability",
         EVALUATION,
         "General ability of the base model: multiple-choice items and plain text, scored by likelihood.",
-        make_base_ability,
+        ability.make_base_ability,
         needs=("base_model",),
         settings=lambda spec, outside: [outside.ability, spec.baseline.batch_size],
         code_version="2",
@@ -293,7 +269,7 @@ STEPS = [
         "general_ability",
         EVALUATION,
         "The same items asked of the candidate: the loss of ability with its interval.",
-        make_general_ability,
+        ability.make_general_ability,
         needs=("base_ability", "base_model", "merged_model"),
         settings=lambda spec, outside: [
             outside.ability,
@@ -310,12 +286,12 @@ STEPS = [
         "test_predictions",
         EVALUATION,
         "Answers of base (best prompt), candidate and champion to the sealed test and to recent production rows.",
-        make_test_predictions,
+        evaluation.make_test_predictions,
         needs=("test_split", "train_split", "base_model", "merged_model", "few_shot_baseline"),
         after=("validation_split", "production_logs"),
         settings=lambda spec, outside: [
-            output_settings(spec),
-            answer_length(spec),
+            baseline.output_settings(spec),
+            baseline.answer_length(spec),
             spec.baseline.batch_size,
             outside.champion["merged"] if outside.champion else None,
             *spec.evaluation.settings(),
@@ -334,7 +310,7 @@ STEPS = [
         "human_review",
         EVALUATION,
         "Blind ratings by people from `finetune review`, if there are any.",
-        make_human_review,
+        reviews.make_human_review,
         needs=("test_predictions",),
         settings=lambda spec, outside: [outside.ratings, spec.gates.confidence, spec.output.model_dump(mode="json")],
         checks=(evaluation_check.ratings_read,),
@@ -344,7 +320,7 @@ STEPS = [
         "judge_review",
         EVALUATION,
         "Base and candidate compared by a judge model that agrees with people, and by embeddings; off by default.",
-        make_judge_review,
+        reviews.make_judge_review,
         needs=("test_predictions", "human_review"),
         settings=lambda spec, outside: [
             spec.evaluation.judge.settings() if spec.evaluation.judge else None,
@@ -359,7 +335,7 @@ STEPS = [
         "evaluation_report",
         EVALUATION,
         "Scores with intervals, paired comparisons, gates and failures, as HTML, Markdown and JSON.",
-        make_evaluation_report,
+        evaluation.make_evaluation_report,
         needs=(
             "test_predictions",
             "few_shot_baseline",
@@ -393,12 +369,16 @@ STEPS = [
         "model_version",
         RELEASE,
         "Registers the model in MLflow as `candidate`. `champion` moves only if every gate passes.",
-        make_model_version,
+        release.make_model_version,
         needs=("evaluation_report", "adapter", "merged_model"),
         after=("base_model",),
         settings=lambda spec, outside: [spec.card.model_dump(), spec.description],
         code_version="5",
-        checks=(evaluation_check.nothing_forgotten, evaluation_check.aliases_consistent, champion_serves_well),
+        checks=(
+            evaluation_check.nothing_forgotten,
+            evaluation_check.aliases_consistent,
+            evaluation_check.champion_serves_well,
+        ),
         shows=("model_version.json",),
         kinds=("mlflow",),
     ),
@@ -406,7 +386,7 @@ STEPS = [
         "drift_report",
         PRODUCTION,
         "Whether production has drifted from the training data.",
-        make_drift_report,
+        production.make_drift_report,
         needs=("production_logs",),
         follows=("train_split",),
         settings=lambda spec, outside: [
@@ -424,7 +404,7 @@ STEPS = [
         "retraining_decision",
         PRODUCTION,
         "Whether to train again or wait, with the reasons.",
-        make_retraining_decision,
+        production.make_retraining_decision,
         needs=("drift_report", "production_logs"),
         follows=("model_version",),
         settings=lambda spec, outside: [

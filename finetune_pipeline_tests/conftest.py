@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, int, dict]:
-    """A project after its first run, with the run's exit code and what it told. Tests must not change it: those of all
+    """A project after its first run, with the run's exit code and its answer. Tests must not change it: those of all
     test processes get the same one, made by the first that asks."""
     own = tmp_path_factory.getbasetemp()
     root = own if worker_id == "master" else own.parent

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,7 +48,7 @@ def refusal(status: int, message: str) -> Reply:
     return Reply({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}, status)
 
 
-class ServiceServer(ThreadingHTTPServer):
+class ServiceServer(ThreadingHTTPServer, ABC):
     """Answers requests one at a time, as a database would.
 
     Attributes:
@@ -69,8 +70,9 @@ class ServiceServer(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    @abstractmethod
     def answer(self, request: Request) -> Reply:
-        raise NotImplementedError
+        """What the service answers."""
 
     def asked(self, method: str, ending: str) -> list[Request]:
         """The requests of a method to paths with this ending."""

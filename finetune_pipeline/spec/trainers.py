@@ -1,4 +1,4 @@
-"""Sections of ``training`` that belong to one trainer each: where a training service is, and what it is told."""
+"""Sections of ``training`` that belong to one trainer each: where a training service is, and its settings."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, read_json
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
-from finetune_pipeline.models.hosted import read_hosted
+from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.evaluation import VERSION
 from finetune_pipeline.spec.model import TaskSpec
@@ -74,16 +74,19 @@ def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
 
 def while_served(context: StepContext, sets: list[dict[str, Any]], services: ExitStack) -> list[dict[str, Any]]:
     """The sets, hosted models at the endpoints that their trainers keep running until `services` is closed."""
-    running: dict[str, dict[str, str]] = {}
-    for hosted in (shown["hosted"] for shown in sets if "hosted" in shown):
-        trainer = TRAINERS.get(hosted["trainer"])
-        if hosted["model"] not in running and trainer is not None:
-            served_at = trainer.serving(context.spec, hosted, context.store.root.parent)
-            running[hosted["model"]] = services.enter_context(served_at)
-    return [
-        {**shown, "hosted": running.get(shown["hosted"]["model"], shown["hosted"])} if "hosted" in shown else shown
-        for shown in sets
-    ]
+    running: dict[HostedModel, HostedModel] = {}
+
+    def served(asked: dict[str, Any]) -> dict[str, Any]:
+        if "hosted" not in asked:
+            return asked
+        hosted = HostedModel.model_validate(asked["hosted"])
+        if hosted not in running:
+            trainer = TRAINERS.get(hosted.trainer)
+            served_at = trainer and trainer.serving(context.spec, hosted, context.store.root.parent)
+            running[hosted] = services.enter_context(served_at) if served_at else hosted
+        return {**asked, "hosted": running[hosted].model_dump()}
+
+    return [served(asked) for asked in sets]
 
 
 def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | None:

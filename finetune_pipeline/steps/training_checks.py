@@ -128,7 +128,7 @@ def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if place := f.get("service"):
         reported = [value for row in f["history"] for name, value in row.items() if name in ("loss", "eval_loss")]
         if not reported:
-            return CheckResult(False, f"{place} told no loss", warns=True)
+            return CheckResult(False, f"{place} gave no loss", warns=True)
         return CheckResult(
             all(map(math.isfinite, reported)), f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
         )
@@ -142,7 +142,7 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if place := artifact.facts.get("service"):
         losses = [row["eval_loss"] for row in artifact.facts["history"] if "eval_loss" in row]
         fell = len(losses) > 1 and min(losses) < losses[0]
-        sentence = f"{place} does not tell the validation loss before training; it told {len(losses)} later ones"
+        sentence = f"{place} does not give the validation loss before training, only {len(losses)} later ones"
         return CheckResult(fell, sentence, {"losses": losses}, warns=True)
     return CheckResult(
         best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.planning.preflight import preflight as task_preflight
 from finetune_pipeline.progress import tell
 from finetune_pipeline.reporting import say
@@ -79,9 +80,9 @@ class Trainer(ABC):
         return self.returns
 
     @contextlib.contextmanager
-    def serving(self, spec: TaskSpec, endpoint: dict[str, str], home: Path) -> Iterator[dict[str, str]]:
-        """The endpoint of a finished training (its endpoint.json) while it is asked; started and stopped where it must be."""
-        yield endpoint
+    def serving(self, spec: TaskSpec, hosted: HostedModel, home: Path) -> Iterator[HostedModel]:
+        """The model of a finished training while it is asked; its endpoint is started and stopped where it must be."""
+        yield hosted
 
     @abstractmethod
     def submit(self, order: TrainingOrder) -> str:
@@ -114,26 +115,36 @@ def register(cls: T) -> T:
     return cls
 
 
+@contextlib.contextmanager
+def on_interrupt(cancel: Callable[[BaseException], None]) -> Iterator[None]:
+    """Call `cancel` with the interrupt that ends the block (Ctrl-C, a cancelled run). A failure is none: the job goes on,
+    and the next run takes it up."""
+    try:
+        yield
+    except BaseException as interrupt:
+        if not isinstance(interrupt, Exception):
+            cancel(interrupt)
+        raise
+
+
 def train(order: TrainingOrder) -> dict[str, Any]:
     """Train where the spec says, wait for the end, and return the facts.
 
-    An interrupt (the run was cancelled) cancels the training, and its notes say what that cost. After a failure the
-    training goes on, if it can: the next run takes it up.
+    An interrupt cancels the training, and its notes say what that cost.
     """
     trainer = type(TRAINERS[order.spec.training.trainer])()
     training = trainer.submit(order)
-    try:
-        while trainer.poll(training) == "running":
-            order.tick()
-            time.sleep(trainer.poll_seconds)
-    except Exception:
-        raise
-    except BaseException as interrupt:
+
+    def cancel(interrupt: BaseException) -> None:
         if sentence := trainer.cancel(training):
             say(f"adapter: {sentence}")
             tell("adapter", sentence)
             interrupt.add_note(sentence)
-        raise
+
+    with on_interrupt(cancel):
+        while trainer.poll(training) == "running":
+            order.tick()
+            time.sleep(trainer.poll_seconds)
     return trainer.collect(training, order)
 
 

@@ -21,12 +21,12 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import HostedSection
-from finetune_pipeline.trainers.base import Trainer, TrainingOrder
+from finetune_pipeline.trainers.base import Trainer, TrainingOrder, on_interrupt
 from finetune_pipeline.trainers.budget import budget_findings, listed_price
 from finetune_pipeline.trainers.chat_file import ChatFile, FileRules, file_findings, write_chat_file
 from finetune_pipeline.trainers.hosted_result import write_result
 from finetune_pipeline.trainers.hosted_settings import common_problems
-from finetune_pipeline.trainers.ledger import Entry, Ledger
+from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
 from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
 from finetune_pipeline.training.rows import training_examples
 
@@ -105,25 +105,20 @@ class HostedTrainer(Trainer):
             "validation": write_chat_file(order.work / "validation_upload.jsonl", validation),
         }
         self.digests = {split: digest_file(file.path) for split, file in self.files.items()}
-        self.details = {
-            "service": section.base_url or self.service.place,
-            "model": self.service.model,
+        self.bought = Order(
+            trainer=self.name,
+            service=section.base_url or self.service.place,
+            model=self.service.model,
             **self.digests,
-            "hyperparameters": self.service.hyperparameters,
-        }
-        try:
+            hyperparameters=self.service.hyperparameters,
+        )
+        with on_interrupt(self._cancel_asked):
             job = self.ledger.job_of(
-                self.name,
-                self.details,
+                self.bought,
                 self.service,
                 lambda entry: self._prepare(entry, {"train": train, "validation": validation}),
                 section.settle_seconds,
             )
-        except Exception:
-            raise
-        except BaseException as interrupt:
-            self._cancel_asked(interrupt)
-            raise
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
         self._reported: set[str] = set()  # ids of events, and rows of the history
         return job.id
@@ -144,14 +139,14 @@ class HostedTrainer(Trainer):
             done = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
         try:
             job = self.service.job(training)
-            self.ledger.note_state(self.name, self.details, job)
+            self.ledger.note_state(self.bought, job)
             return f"{done}; {self._cost(job)}"
         except (Unclear, Refused):
-            return f"{done}; what it cost so far cannot be told"
+            return f"{done}; what it cost so far is not known"
 
     def _cancel_asked(self, interrupt: BaseException) -> None:
         """Cancel a job that was asked for just now, before its id was known."""
-        attempt = self.ledger.entry(self.name, self.details).attempt
+        attempt = self.ledger.entry(self.bought).attempt
         if attempt.asked_at is None:
             return
         try:
@@ -165,7 +160,7 @@ class HostedTrainer(Trainer):
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._look(lambda: self.service.job(training))
-        self.ledger.note_state(self.name, self.details, job)
+        self.ledger.note_state(self.bought, job)
         if job.state != "succeeded":
             raise JobError(
                 f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}; "
@@ -228,22 +223,20 @@ class HostedTrainer(Trainer):
 
     def _look(self, question: Callable[[], Answer]) -> Answer:
         """Ask again until the answer is clear, for a while. For questions that cost nothing."""
-        for number in range(_MOST_LOOKS):
+        for number in range(_MOST_LOOKS - 1):
             try:
                 return question()
             except Unclear:
-                if number + 1 == _MOST_LOOKS:
-                    raise
                 time.sleep(min(self.poll_seconds, 2.0**number, _LONGEST_PAUSE))
-        raise AssertionError("unreachable")
+        return question()
 
     def _cost(self, job: Job) -> str:
         if job.dollars is not None:
             return f"it cost ${job.dollars:,.2f} so far"
         billed = (
-            "its billed tokens are not told yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
+            "its billed tokens are not known yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
         )
-        estimate = self.ledger.entry(self.name, self.details).estimate_usd
+        estimate = self.ledger.entry(self.bought).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"
 
 

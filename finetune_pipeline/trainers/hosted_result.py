@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.hosted import ENDPOINT_FILE, HostedModel
 from finetune_pipeline.models.identity import model_folder, model_record, tensor_header
 from finetune_pipeline.training.history import overfitting
 
@@ -26,7 +27,7 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
     """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out.
 
     Facts that only a training on this machine has (weights in memory, the audit of tokens) are missing; ``service`` says who
-    trained. The loss before training is not told by services: first_eval_loss is None.
+    trained. Services do not give the loss before training: first_eval_loss is None.
 
     Returns:
         The facts.
@@ -68,18 +69,20 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
         facts |= {"kept_step": step, "adapter_tensors": trained["tensors"], "trained": {"folder": "adapter", **trained}}
         facts["trainable_parameters"] = trained["parameters"]
     else:
-        endpoint = {
-            **service.endpoint(job),
-            "api_key_env": service.key_name,
-            "trainer": trainer.name,
-            "base_model": service.model,
-        }
-        write_json(order.out / "endpoint.json", endpoint)
+        base_url, model = service.endpoint(job)
+        hosted = HostedModel(
+            base_url=base_url,
+            model=model,
+            api_key_env=service.key_name,
+            trainer=trainer.name,
+            base_model=service.model,
+        )
+        write_json(order.out / ENDPOINT_FILE, hosted.model_dump())
     measured = {
         "seconds": round(time.time() - trainer.began, 2),
         "billed_tokens": job.tokens,
         "dollars": job.dollars,
-        "estimated_dollars": trainer.ledger.entry(trainer.name, trainer.details).estimate_usd,
+        "estimated_dollars": trainer.ledger.entry(trainer.bought).estimate_usd,
     }
     write_json(order.out / "measured.json", measured)
     write_json(order.out / "result.json", facts)

@@ -57,7 +57,7 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
     """Settings of ``training.lora`` that a service does not know; without them another model would be trained.
 
     Args:
-        chooses_layers: The service can be told which layers to adapt.
+        chooses_layers: The service lets the user choose which layers to adapt.
     """
     lora = low_rank(spec.training)
     other = {"dora": lora.dora, "rslora": lora.rslora, "init": lora.init != "default"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,23 @@ MOST_REQUESTS = 3
 """How often a run asks for a job that the service then turns out not to have."""
 _ASK_EVERY = 2.0
 """Longest pause in seconds between two questions for a job in doubt."""
+
+
+class Order(BaseModel):
+    """What is bought, and so what a job is known by. train, validation: digests of the uploaded files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    trainer: str
+    service: str
+    model: str
+    train: str
+    validation: str
+    hyperparameters: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """24 hex digits of all of it."""
+        return digest_json(self.model_dump())[:24]
 
 
 class Attempt(BaseModel):
@@ -46,15 +64,13 @@ class Entry(BaseModel):
     """What the ledger knows of one order.
 
     Attributes:
-        order: What the key is made of.
+        order: What was bought.
         estimate_usd: Estimate at the last request.
         files: The service's id of each uploaded file, by SHA-256.
     """
 
     model_config = ConfigDict(extra="forbid")
-    trainer: str
-    key: str
-    order: dict[str, Any]
+    order: Order
     estimate_usd: float | None = None
     files: dict[str, str] = {}
     attempts: list[Attempt] = []
@@ -63,12 +79,12 @@ class Entry(BaseModel):
     def attempt(self) -> Attempt:
         """The present attempt."""
         if not self.attempts:
-            self.attempts.append(Attempt(name=f"{self.key}-1"))
+            self.attempts.append(Attempt(name=f"{self.order.key}-1"))
         return self.attempts[-1]
 
     def begin_another(self) -> None:
         """Count an attempt that failed or was cancelled as over."""
-        self.attempts.append(Attempt(name=f"{self.key}-{len(self.attempts) + 1}"))
+        self.attempts.append(Attempt(name=f"{self.order.key}-{len(self.attempts) + 1}"))
 
 
 class Ledger:
@@ -77,29 +93,26 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def entry(self, trainer: str, order: dict[str, Any]) -> Entry:
+    def entry(self, order: Order) -> Entry:
         """What is known of an order; a new entry where nothing is."""
-        key = digest_json({"trainer": trainer, **order})[:24]
-        path = self._path(trainer, key)
-        return Entry.model_validate(read_json(path)) if path.exists() else Entry(trainer=trainer, key=key, order=order)
+        path = self._path(order)
+        return Entry.model_validate(read_json(path)) if path.exists() else Entry(order=order)
 
     def write(self, entry: Entry) -> None:
         """Keep an entry; it is on the disk when this returns."""
-        write_json(self._path(entry.trainer, entry.key), entry.model_dump())
+        write_json(self._path(entry.order), entry.model_dump())
         sync_folder(self.folder)
 
-    def note_state(self, trainer: str, order: dict[str, Any], job: Job) -> None:
+    def note_state(self, order: Order, job: Job) -> None:
         """Keep the state of a job, for people who read the ledger."""
-        with self._lock(trainer, order):
-            entry = self.entry(trainer, order)
+        with self._lock(order):
+            entry = self.entry(order)
             for attempt in entry.attempts:
                 if attempt.job == job.id and attempt.state != job.state:
                     attempt.state = job.state
                     self.write(entry)
 
-    def job_of(
-        self, trainer: str, order: dict[str, Any], service: Service, prepare: Callable[[Entry], Files], settle: float
-    ) -> Job:
+    def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
         """The one job of an order: adopted where there is one, else bought.
 
         Args:
@@ -108,10 +121,10 @@ class Ledger:
 
         Raises:
             Refused: The service does not take the order.
-            OutsideError: It cannot be told whether the job exists. The next run asks again.
+            OutsideError: Nobody can say whether the job exists. The next run asks again.
         """
-        with self._lock(trainer, order):
-            entry = self.entry(trainer, order)
+        with self._lock(order):
+            entry = self.entry(order)
             while (job := self._known_job(entry, service, settle)) is not None:
                 if job.state not in ("failed", "cancelled"):
                     say(f"adapter: goes on with the job {job.id} at {service.place}, which is {job.word}")
@@ -157,7 +170,7 @@ class Ledger:
         )
 
     def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:
-        """The job of a request in doubt; None once it can no longer appear. Raises Unclear if that cannot be told."""
+        """The job of a request in doubt; None once it can no longer appear. Raises Unclear if nobody can say."""
         deadline = time.monotonic() + max(0.0, min(settle, (attempt.asked_at or 0.0) + settle - time.time()))
         pause = 0.05
         while True:
@@ -172,11 +185,11 @@ class Ledger:
             time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
             pause = min(2 * pause, _ASK_EVERY)
 
-    def _path(self, trainer: str, key: str) -> Path:
-        return self.folder / f"{trainer}-{key}.json"
+    def _path(self, order: Order) -> Path:
+        return self.folder / f"{order.trainer}-{order.key}.json"
 
-    def _lock(self, trainer: str, order: dict[str, Any]) -> Any:
-        return hold(self.folder / ".locks" / self.entry(trainer, order).key)
+    def _lock(self, order: Order) -> AbstractContextManager[None]:
+        return hold(self.folder / ".locks" / order.key)
 
 
 def _first_of(jobs: list[Job], service: Service) -> Job | None:

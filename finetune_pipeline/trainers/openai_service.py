@@ -224,7 +224,7 @@ class OpenAiService(Service):
                         answer.stream_to_file(folder / name)
             return int(best.step_number)
 
-    def endpoint(self, job: Job) -> dict[str, str]:
+    def endpoint(self, job: Job) -> tuple[str, str]:
         deployment = self.training.openai.deployment
         if self.profile.deploys and not deployment:
             raise JobError(
@@ -232,7 +232,7 @@ class OpenAiService(Service):
                 f"fix: deploy it at {self.profile.label} (a deployment costs by the hour), write its name as "
                 "training.openai.deployment, and run again: the job is found, not bought again"
             )
-        return {"base_url": self.url, "model": deployment or job.model}
+        return self.url, deployment or job.model
 
 
 def _job(job: Any) -> Job:

@@ -35,6 +35,9 @@ from finetune_pipeline.trainers.local import train_here
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
+_PATHS = ("train", "validation", "out", "work", "start_from")
+"""Entries of a training job that name files."""
+
 
 def main() -> None:
     """Be the driver of a job: train, bring the result to the storage, or say there what ended it."""
@@ -46,7 +49,7 @@ def main() -> None:
             train(storage, place, request)
         else:
             ray_data.make(place, request)
-    except Exception as error:  # noqa: BLE001 - whatever ended it is told
+    except Exception as error:  # noqa: BLE001 - whatever ended it goes into error.json
         place.write_json("error.json", ended := place.read_json("error.json") or _lost(error))
         sys.exit(f"{ended['message']}\n")
 
@@ -81,8 +84,7 @@ def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
 
 def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """The job with its paths as seen from the scratch folder, which every worker has elsewhere."""
-    paths = ("train", "validation", "out", "work", "start_from")
-    return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in paths if job[name]}}
+    return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in _PATHS if job[name]}}
 
 
 def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
@@ -134,7 +136,7 @@ def train_worker(config: dict[str, Any]) -> None:
         listen(_teller(place, scratch, root / config["job"]["work"] / "history.jsonl"))
     else:
         mute()
-    job = {**config["job"], "base": "base"}
+    job = {**config["job"], "base": str(root / "base")}
     job |= {name: str(root / job[name]) for name in _PATHS if job[name]}
     try:
         if first_here:
@@ -153,9 +155,6 @@ def train_worker(config: dict[str, Any]) -> None:
     finally:
         if first_here:
             shutil.rmtree(root, ignore_errors=True)
-
-
-_PATHS = ("base", "train", "validation", "out", "work", "start_from")
 
 
 def _agree(choose: Callable[[], Any]) -> Any:

@@ -25,6 +25,7 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.trainers import RaySection
+from finetune_pipeline.trainers.base import on_interrupt
 from finetune_pipeline.trainers.ray_cluster import Cluster, started_cluster
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.worker.entry import DEFAULTS, ENVIRONMENT
@@ -74,7 +75,7 @@ class RayJob:
     Attributes:
         name: Made of everything its result depends on; also its folder in the storage.
         section: The cluster and the storage.
-        stage: Name of the step, under which it is told about.
+        stage: Name of the step, for its progress.
         work: Folder here that outlives a kill.
         submission: Its id on the cluster; None: only its result is left to collect.
     """
@@ -123,7 +124,7 @@ class RayJob:
             say(f"{self.stage}: submitted the Ray job {self.submission} to {self.cluster.address}")
 
     def has_ended(self) -> bool:
-        """Whether there is nothing to wait for; what the job has said since the last look is told."""
+        """Whether there is nothing to wait for; passes on what the job has said since the last look."""
         if self.submission is None:
             return True
         for line in self._new_lines():
@@ -151,7 +152,7 @@ class RayJob:
                 limit = time.monotonic() + _STOP_SECONDS
                 while (info := _info(client, self.submission)) and not info.status.is_terminal():
                     if time.monotonic() > limit:
-                        say(f"{self.stage}: the Ray job {self.submission} was told to stop, but has not ended yet")
+                        say(f"{self.stage}: the Ray job {self.submission} was asked to stop, but has not ended yet")
                         return
                     time.sleep(0.2)
             say(f"{self.stage}: stopped the Ray job {self.submission}; what it has saved is kept")
@@ -179,14 +180,9 @@ class RayJob:
         """Begin, wait for the end, and collect. An interrupt stops the job; after a fault here it goes on, and the next try
         adopts it."""
         self.begin(bring_inputs)
-        try:
+        with on_interrupt(lambda _: self.stop()):
             while not self.has_ended():
                 time.sleep(POLL_SECONDS)
-        except Exception:
-            raise
-        except BaseException:
-            self.stop()
-            raise
         self.collect(out)
 
     @property

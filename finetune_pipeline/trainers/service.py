@@ -148,9 +148,9 @@ class Service(ABC):
     def download(self, job: str, folder: Path) -> int | None:
         """Write adapter_config.json and adapter_model.safetensors into `folder`. Returns the step they are of."""
 
-    def endpoint(self, job: Job) -> dict[str, str]:
-        """Where the trained model answers, and under which name: {base_url, model}."""
-        raise NotImplementedError(f"{self.place} gives weights")
+    @abstractmethod
+    def endpoint(self, job: Job) -> tuple[str, str]:
+        """Where the trained model answers, and under which name, if it stays at the service."""
 
     @contextlib.contextmanager
     def request(self, action: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.base import TrainingOrder, register
 from finetune_pipeline.trainers.chat_file import FileRules
@@ -57,7 +58,7 @@ class TogetherTrainer(HostedTrainer):
         assert isinstance(service, TogetherService)
         try:
             limits = service.limits()
-        except Refused:  # told by the service's findings
+        except Refused:  # a finding of the service says so
             return FileRules("Together", 1, 50 << 30, alternating=True)
         return FileRules(
             "Together",
@@ -75,6 +76,6 @@ class TogetherTrainer(HostedTrainer):
         return job
 
     @contextlib.contextmanager
-    def serving(self, spec: TaskSpec, endpoint: dict[str, str], home: Path) -> Iterator[dict[str, str]]:
-        with running_endpoint(self.connect(spec), spec.training.together, endpoint, home) as running:
+    def serving(self, spec: TaskSpec, hosted: HostedModel, home: Path) -> Iterator[HostedModel]:
+        with running_endpoint(self.connect(spec), spec.training.together, hosted, home) as running:
             yield running

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_pipeline.engine.store import sync_folder
 from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.trainers import TogetherSection
 from finetune_pipeline.trainers.service import Refused, Unclear
@@ -29,18 +30,18 @@ _START_SECONDS = 3600.0
 
 @contextlib.contextmanager
 def running_endpoint(
-    service: TogetherService, section: TogetherSection, endpoint: dict[str, str], home: Path
-) -> Iterator[dict[str, str]]:
+    service: TogetherService, section: TogetherSection, hosted: HostedModel, home: Path
+) -> Iterator[HostedModel]:
     """Start the endpoint of a trained model, wait until it answers, and stop it in any case.
 
     Args:
-        endpoint: endpoint.json of the training.
+        hosted: What the training left.
         home: Where it is written down that it runs.
 
     Raises:
         JobError: It cannot be started.
     """
-    project, _, name = endpoint["model"].rpartition("/")
+    project, _, name = hosted.model.rpartition("/")
     folder = home / "jobs" / "endpoints"
     folder.mkdir(parents=True, exist_ok=True)
     stop_forgotten(service, home)
@@ -49,7 +50,7 @@ def running_endpoint(
         fcntl.flock(lock, fcntl.LOCK_EX)
         sync_folder(folder)  # known before it costs anything
         try:
-            yield {**endpoint, "model": _start(service, section, project, name)}
+            yield hosted.model_copy(update={"model": _start(service, section, project, name)})
         finally:
             _stop(service, name)
             record.unlink(missing_ok=True)

@@ -262,9 +262,9 @@ class TogetherService(Service):
             archive.unlink(missing_ok=True)
         return max(steps, default=None)
 
-    def endpoint(self, job: Job) -> dict[str, str]:
+    def endpoint(self, job: Job) -> tuple[str, str]:
         project = self.training.together.project or os.environ.get("TOGETHER_PROJECT_ID", "")
-        return {"base_url": f"{self.url}/v1", "model": f"{project}/{endpoint_name(job.id)}"}
+        return f"{self.url}/v1", f"{project}/{endpoint_name(job.id)}"
 
     def _job(self, job: Any) -> Job:
         """A job of the SDK. Raises AttributeError or TypeError for what is none."""

@@ -47,7 +47,7 @@ def start(project: Project, *arguments: str, **environment: str) -> subprocess.P
         )
 
 
-def told(project: Project) -> str:
+def last_output(project: Project) -> str:
     """The end of what the last runs said."""
     path = project.root / "run.log"
     return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
@@ -117,7 +117,7 @@ def kill_in(project: Project, run: Running, asset: str, seconds: float, rng: ran
         kill_run(run)
         return f"{where} (command line)"
     victim.send_signal(signal.SIGKILL)
-    assert run.wait(300) == 1, told(project)
+    assert run.wait(300) == 1, last_output(project)
     return f"{where} (its child)"
 
 

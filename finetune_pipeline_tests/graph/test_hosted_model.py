@@ -110,7 +110,7 @@ class Story:
     project: HostedProject
     server: Server
     codes: dict[int, int] = field(default_factory=dict)
-    told: dict[int, dict[str, Any]] = field(default_factory=dict)
+    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
     folders: dict[int, dict[str, Path]] = field(default_factory=dict)
     aliases: dict[int, dict[str, int]] = field(default_factory=dict)
 
@@ -123,15 +123,15 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with openai_server(mind) as server:
         made = Story(HostedProject(tmp_path_factory.mktemp("hosted"), server.url), server)
         for seed in (GOOD, BAD, DEAD):
-            made.codes[seed], made.told[seed] = made.project.train(seed)
-            steps = made.told[seed].get("steps", {})
+            made.codes[seed], made.answers[seed] = made.project.train(seed)
+            steps = made.answers[seed].get("steps", {})
             made.folders[seed] = {name: Path(step["folder"]) for name, step in steps.items()}
             made.aliases[seed] = made.project.aliases()
         yield made
 
 
 def test_a_good_hosted_model_is_promoted(story: Story) -> None:
-    assert story.codes[GOOD] == 0, story.told[GOOD]
+    assert story.codes[GOOD] == 0, story.answers[GOOD]
     assert story.aliases[GOOD] == {"candidate": 1, "champion": 1}
     gates = {gate["name"]: gate for gate in story.facts(GOOD, "evaluation_report")["gates"]}
     assert gates["merge_parity"]["status"] == "not_asked" and "nothing was merged" in gates["merge_parity"]["message"]
@@ -152,7 +152,7 @@ def test_its_answers_are_those_of_the_endpoint_and_their_cost_is_counted(story: 
 
 
 def test_a_bad_one_is_refused_and_the_champion_stays(story: Story) -> None:
-    assert story.codes[BAD] == 2, story.told[BAD]
+    assert story.codes[BAD] == 2, story.answers[BAD]
     assert story.aliases[BAD] == {"candidate": 2, "champion": 1}
     facts = story.facts(BAD, "test_predictions")
     assert facts["kinds"] == {"candidate": "endpoint", "champion": "endpoint"}
@@ -161,8 +161,8 @@ def test_a_bad_one_is_refused_and_the_champion_stays(story: Story) -> None:
 
 
 def test_a_dead_endpoint_is_an_error_and_no_answer(story: Story) -> None:
-    assert story.codes[DEAD] == 1, story.told[DEAD]
-    said = json.dumps(story.told[DEAD])
+    assert story.codes[DEAD] == 1, story.answers[DEAD]
+    said = json.dumps(story.answers[DEAD])
     assert "the model trained by toy" in said and "toy-model-2 at 127.0.0.1" in said and "unreachable" in said
     assert "evaluation_report" not in story.folders[DEAD]
     assert story.aliases[DEAD] == story.aliases[BAD]
@@ -216,15 +216,15 @@ def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
     )
     done = story.project.finetune("versus", "colours", "--calls-per-month", "1000000", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
-    assert told["rows"] == 22 and told["tuned"]["value"] == 1.0
-    assert 0.4 < told["api"]["value"] < 0.9 and told["api"]["name"].startswith(LARGE)
-    assert told["gain"] == pytest.approx(1.0 - told["api"]["value"])
-    assert told["gain_interval"][0] < told["gain"] < told["gain_interval"][1]
+    comparison = json.loads(done.stdout)
+    assert comparison["rows"] == 22 and comparison["tuned"]["value"] == 1.0
+    assert 0.4 < comparison["api"]["value"] < 0.9 and comparison["api"]["name"].startswith(LARGE)
+    assert comparison["gain"] == pytest.approx(1.0 - comparison["api"]["value"])
+    assert comparison["gain_interval"][0] < comparison["gain"] < comparison["gain_interval"][1]
     per_thousand = (7 * 1.0 + 3 * 5.0) / 1000  # what the server counts, at the list's prices
-    assert told["api"]["thousand"] == {f"OpenAI, {LARGE}": pytest.approx(per_thousand)}
-    assert told["api"]["month"] == {f"OpenAI, {LARGE}": pytest.approx(1000 * per_thousand)}
-    assert told["warnings"] == [
+    assert comparison["api"]["thousand"] == {f"OpenAI, {LARGE}": pytest.approx(per_thousand)}
+    assert comparison["api"]["month"] == {f"OpenAI, {LARGE}": pytest.approx(1000 * per_thousand)}
+    assert comparison["warnings"] == [
         "prices.yaml has no price of a fine-tuned toy-base: add a line with tuned: true"
     ]  # never guessed
     asked = [request for request in story.server.requests if request["model"] == LARGE]
@@ -234,4 +234,4 @@ def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
 def test_the_key_is_kept_nowhere(story: Story) -> None:
     assert story.codes[GOOD] == 0
     holding = [p for p in story.project.root.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
-    assert holding == [] and KEY not in json.dumps(story.told, default=str)
+    assert holding == [] and KEY not in json.dumps(story.answers, default=str)

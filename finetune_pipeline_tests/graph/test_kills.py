@@ -21,9 +21,9 @@ from finetune_pipeline_tests.graph.disturbed import (
     fresh,
     grow_logs,
     kill_in,
+    last_output,
     logged,
     start,
-    told,
     whole,
 )
 from finetune_pipeline_tests.graph.project import Project
@@ -112,7 +112,7 @@ def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
         whole(project)
         grow_logs(project, rows)
     assert killed, "every run was quicker than its kill"
-    assert finish(project, *data) == 0, told(project)
+    assert finish(project, *data) == 0, last_output(project)
     assert whole(project) >= whole(undisturbed)
     assert digests(project, of_logs=False) == digests(undisturbed, of_logs=False)
     assert sorted(logged(project)) == sorted(f"answer-{i}" for i in range(60))

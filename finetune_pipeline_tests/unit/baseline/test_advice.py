@@ -40,7 +40,7 @@ def answers(right: range, *, form: bool = True, n: int = N) -> list[dict[str, An
 SHOWN = Learnable("shown", [], 700, 100, "The answers can be told from the inputs.")
 
 
-def told(
+def advice_for(
     prompts: dict[str, list[dict[str, Any]]],
     *,
     linear: float = 0.4,
@@ -78,7 +78,7 @@ def prompts(right: int, nearest: int | None = None, **how: Any) -> dict[str, lis
 
 
 def test_an_easy_task_needs_no_language_model() -> None:
-    advice = told(prompts(30, 100), linear=0.99)
+    advice = advice_for(prompts(30, 100), linear=0.99)
     assert advice["decision"] == "simple" and advice["fine_tune"] is False
     assert "surely at or above 90.0%" in advice["reasons"][0]
     assert (
@@ -88,27 +88,27 @@ def test_an_easy_task_needs_no_language_model() -> None:
 
 
 def test_a_simple_model_that_surely_leads_is_used_where_no_result_promises_more() -> None:
-    advice = told(prompts(100), linear=0.8)
+    advice = advice_for(prompts(100), linear=0.8)
     assert advice["decision"] == "simple" and "surely leads the base model at its best, by +30" in advice["sentence"]
-    assert told(prompts(150), linear=0.8)["decision"] == "fine_tune", "it leads, but not surely"
-    assert told(prompts(40), linear=0.45)["decision"] == "fine_tune", "it is wrong on most rows"
-    assert told(prompts(40), linear=0.5)["decision"] == "simple", "it is right on half"
+    assert advice_for(prompts(150), linear=0.8)["decision"] == "fine_tune", "it leads, but not surely"
+    assert advice_for(prompts(40), linear=0.45)["decision"] == "fine_tune", "it is wrong on most rows"
+    assert advice_for(prompts(40), linear=0.5)["decision"] == "simple", "it is right on half"
 
 
 def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     results = [{"kind": "labels", "simple": 0.75, "tuned": 0.9, "interval": [0.05, 0.2]}]
     monkeypatch.setattr("finetune_pipeline.baseline.advice.measured_gains", lambda: results)
-    assert told(prompts(100), linear=0.8)["decision"] == "fine_tune"
+    assert advice_for(prompts(100), linear=0.8)["decision"] == "fine_tune"
     results[0]["simple"] = 0.69
-    assert told(prompts(100), linear=0.8)["decision"] == "simple", "the simple model was worse there"
+    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "the simple model was worse there"
     results[0] |= {"simple": 0.75, "interval": [-0.01, 0.2]}
-    assert told(prompts(100), linear=0.8)["decision"] == "simple", "a gain that is not sure"
+    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "a gain that is not sure"
     results[0]["interval"] = [0.0, 0.2]
-    assert told(prompts(100), linear=0.8)["decision"] == "simple", "a gain of nothing is none"
+    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "a gain of nothing is none"
     results[0] |= {"simple": 0.8 - AS_GOOD, "interval": [0.05, 0.2]}
-    assert told(prompts(100), linear=0.8)["decision"] == "fine_tune", "just as good counts"
+    assert advice_for(prompts(100), linear=0.8)["decision"] == "fine_tune", "just as good counts"
     results[0] |= {"simple": 0.75, "kind": "json"}
-    assert told(prompts(100), linear=0.8)["decision"] == "simple", "answers of another kind"
+    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "answers of another kind"
 
 
 def test_the_shipped_results_are_complete() -> None:
@@ -119,7 +119,7 @@ def test_the_shipped_results_are_complete() -> None:
 
 
 def test_a_hard_task_is_worth_it_and_says_what_must_be_reached() -> None:
-    advice = told(prompts(40, 60), linear=0.4)
+    advice = advice_for(prompts(40, 60), linear=0.4)
     assert advice["decision"] == "fine_tune" and advice["sentence"].startswith(
         "Yes: fine-tune. Nothing simpler does the task"
     )
@@ -131,28 +131,28 @@ def test_a_hard_task_is_worth_it_and_says_what_must_be_reached() -> None:
 
 
 def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
-    advice = told(prompts(40), linear=0.34)
+    advice = advice_for(prompts(40), linear=0.34)
     assert any("which is not surely more than always the commonest answer" in reason for reason in advice["reasons"])
     assert not any("something to be learned" in reason for reason in advice["reasons"])
     shuffled = Learnable("not_shown", [], 700, 200, "The answers cannot be told from the inputs: 16% by …")
-    advice = told(prompts(40), linear=0.34, signal=shuffled)
+    advice = advice_for(prompts(40), linear=0.34, signal=shuffled)
     assert (advice["decision"], advice["fine_tune"]) == ("no_signal", False)
     assert advice["reasons"][0] == shuffled.sentence and advice["reasons"].count(shuffled.sentence) == 1
     few = Learnable("too_few_rows", [], 40, 200, "40 training rows cannot show it; it takes 200.")
-    assert few.sentence in told(prompts(40), linear=0.34, signal=few)["reasons"]
+    assert few.sentence in advice_for(prompts(40), linear=0.34, signal=few)["reasons"]
 
 
 @pytest.mark.parametrize("linear", [0.3, 0.99])
 def test_what_the_base_does_already_is_prompted(linear: float) -> None:
-    advice = told(prompts(195), linear=linear)
+    advice = advice_for(prompts(195), linear=linear)
     assert advice["decision"] == "prompt" and "8-shot is right on 97.5%" in advice["sentence"]
-    assert told(prompts(180))["decision"] == "fine_tune", "90% of 200 rows is not surely 90%"
+    assert advice_for(prompts(180))["decision"] == "fine_tune", "90% of 200 rows is not surely 90%"
 
 
 def test_enough_is_what_leaves_no_room_for_the_wanted_gain() -> None:
     modest = spec(gates={"wanted_gain": 0.2})
-    assert told(prompts(175), of=modest)["decision"] == "prompt"
-    assert "surely at or above 80.0%" in told(prompts(30), linear=0.86, of=modest)["sentence"]
+    assert advice_for(prompts(175), of=modest)["decision"] == "prompt"
+    assert "surely at or above 80.0%" in advice_for(prompts(30), linear=0.86, of=modest)["sentence"]
     for lower, decision in ((0.9, "prompt"), (0.899, None)):
         facts = {"best": "8_shot", "prompts": {"8_shot": {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}}}
         answer = _prompting_is_enough(spec(), facts)
@@ -163,25 +163,25 @@ def test_a_base_that_knows_and_only_does_not_keep_to_the_form_is_restricted() ->
     knows = [
         r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in LABELS]} for r in answers(range(0), form=False)
     ]
-    advice = told({"zero_shot": knows})
+    advice = advice_for({"zero_shot": knows})
     assert advice["decision"] == "prompt" and "Restrict the answers to the allowed forms" in advice["sentence"]
 
 
 def test_retrieval_that_closes_the_gap_is_built_first() -> None:
-    advice = told(prompts(60, 150), linear=0.4)
+    advice = advice_for(prompts(60, 150), linear=0.4)
     assert advice["decision"] == "retrieve"
     assert "adds +45.0 points" in advice["sentence"] and advice["retrieval"]["closes"] == pytest.approx(0.45 / 0.6)
-    assert told(prompts(60, 195), linear=0.4)["sentence"].startswith(
+    assert advice_for(prompts(60, 195), linear=0.4)["sentence"].startswith(
         "No: show the model the nearest examples. Prompting is"
     )
 
 
 def test_retrieval_that_helps_little_or_by_chance_or_less_than_learning_is_not_the_answer() -> None:
-    assert told(prompts(60, 100))["decision"] == "fine_tune", "a third of the gap"
-    assert told(prompts(60, 150), linear=0.89)["decision"] == "simple", "the rows teach more than they tell"
-    assert told(prompts(60, 150, form=False))["decision"] == "fine_tune", "half of the answers are in no form"
+    assert advice_for(prompts(60, 100))["decision"] == "fine_tune", "a third of the gap"
+    assert advice_for(prompts(60, 150), linear=0.89)["decision"] == "simple", "the rows teach more than they tell"
+    assert advice_for(prompts(60, 150, form=False))["decision"] == "fine_tune", "half of the answers are in no form"
     few = {name: of[:12] for name, of in {"zero_shot": answers(range(8)), "3_nearest": answers(range(10))}.items()}
-    assert told(few)["decision"] == "fine_tune", "twelve rows prove no help"
+    assert advice_for(few)["decision"] == "fine_tune", "twelve rows prove no help"
 
 
 def test_where_retrieval_is_just_enough() -> None:
@@ -200,9 +200,9 @@ def test_where_retrieval_is_just_enough() -> None:
     assert not enough([0.851, 0.95]), "a simple model that learns is surely better"
     assert not enough(interval=[0.0, 0.5]) and not enough(closes=CLOSES_MOST - 0.001) and not enough(closes=None)
     assert not enough(valid_share=spec().gates.min_valid_share - 0.001)
-    told_once = told(prompts(60, 150), linear=0.4)["reasons"]
-    assert len([r for r in told_once if "adds +45.0 points" in r]) == 1
-    assert any("adds" in r for r in told(prompts(40, 60), linear=0.4)["reasons"])
+    reasons_once = advice_for(prompts(60, 150), linear=0.4)["reasons"]
+    assert len([r for r in reasons_once if "adds +45.0 points" in r]) == 1
+    assert any("adds" in r for r in advice_for(prompts(40, 60), linear=0.4)["reasons"])
 
 
 def test_tokens_are_told_where_both_prompts_were_measured() -> None:
@@ -213,13 +213,13 @@ def test_tokens_are_told_where_both_prompts_were_measured() -> None:
 
 
 def test_a_base_at_the_ceiling_leaves_no_gap_to_close() -> None:
-    advice = told({"zero_shot": answers(range(180)), "3_nearest": answers(range(190))})
+    advice = advice_for({"zero_shot": answers(range(180)), "3_nearest": answers(range(190))})
     assert advice["retrieval"]["closes"] is None
 
 
 def test_failures_are_told_apart() -> None:
     eight = answers(range(50), form=False)[:100] + answers(range(50))[100:]
-    advice = told({"zero_shot": answers(range(0), form=False), "8_shot": eight, "3_nearest": answers(range(120))})
+    advice = advice_for({"zero_shot": answers(range(0), form=False), "8_shot": eight, "3_nearest": answers(range(120))})
     found = advice["failures"]
     assert found["prompt"] == "8_shot" and found["kinds"] == {"format": 50, "label_pair": 100}
     counts = ("n", "right", "form", "knowledge", "judgement", "unnamed")
@@ -229,29 +229,29 @@ def test_failures_are_told_apart() -> None:
         and "20 come right once the nearest examples are shown" in reason
         for reason in advice["reasons"]
     )
-    without = told({"zero_shot": answers(range(0), form=False), "8_shot": eight})["reasons"]
+    without = advice_for({"zero_shot": answers(range(0), form=False), "8_shot": eight})["reasons"]
     assert not any("come right once" in reason for reason in without)
 
 
 def test_what_each_model_reaches_is_told_beside_the_commonest_answer() -> None:
-    unsure, sure = told(prompts(100), linear=0.35)["reasons"], told(prompts(100), linear=0.8)["reasons"]
+    unsure, sure = advice_for(prompts(100), linear=0.35)["reasons"], advice_for(prompts(100), linear=0.8)["reasons"]
     aside = "not surely more than always the commonest answer"
     assert [r.startswith("TF-IDF") for r in unsure if aside in r] == [True]
     assert not any(aside in r for r in sure)
 
 
 def test_only_a_prompt_of_the_spec_is_to_become_the_system_prompt() -> None:
-    own = told({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})["reasons"]
+    own = advice_for({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})["reasons"]
     assert sum("Make that prompt the system_prompt" in r for r in own) == 1
-    assert not any("Make that prompt" in r for r in told(prompts(100))["reasons"])
+    assert not any("Make that prompt" in r for r in advice_for(prompts(100))["reasons"])
 
 
 def test_a_test_that_can_show_nothing_asks_for_data_first() -> None:
-    assert told(prompts(30), test=3)["decision"] == "collect"
+    assert advice_for(prompts(30), test=3)["decision"] == "collect"
     blocking = spec(gates={"enough_test_rows": "block"})
-    advice = told(prompts(30), test=50, of=blocking)
+    advice = advice_for(prompts(30), test=50, of=blocking)
     assert advice["decision"] == "collect" and "collect" in advice["sentence"]
-    assert told(prompts(30), test=50)["decision"] == "fine_tune"
+    assert advice_for(prompts(30), test=50)["decision"] == "fine_tune"
 
 
 def test_extraction_is_judged_by_the_same_rules() -> None:
@@ -275,10 +275,10 @@ def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
 
 
 def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:
-    plain = told(prompts(40))
+    plain = advice_for(prompts(40))
     assert _reasons(plain, "reads 400 tokens and writes 4; a fine-tuned model needs no examples and reads 90")
     assert not _reasons(plain, "a month") and not _reasons(plain, "must not leave")
     settings = {"calls_per_month": 100_000, "dollars_per_million_tokens": 0.5, "private": True}
-    advice = told(prompts(40), of=spec(advise=settings))
+    advice = advice_for(prompts(40), of=spec(advise=settings))
     assert _reasons(advice, "At 100,000 calls a month that is 31.0 million tokens less, 15.50 of 20.20 dollars.")
     assert _reasons(advice, "must not leave your machines (advise.private)")

@@ -46,37 +46,38 @@ def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: 
 
 
 def test_both_answered_the_same_sealed_rows() -> None:
-    told = compared()
-    assert told.rows == 200 and told.tuned.value == 160 / 200 and told.api.value == 135 / 200
-    assert told.gain == pytest.approx(25 / 200) and told.gain_interval and told.gain_interval[0] > 0
-    assert told.conclusion == "The fine-tuned model is surely better."
-    assert told.api.name == "gpt-6.1-terra, 8-shot", "of the API model's prompts the best"
+    comparison = compared()
+    assert comparison.rows == 200 and comparison.tuned.value == 160 / 200 and comparison.api.value == 135 / 200
+    assert comparison.gain == pytest.approx(25 / 200) and comparison.gain_interval and comparison.gain_interval[0] > 0
+    assert comparison.conclusion == "The fine-tuned model is surely better."
+    assert comparison.api.name == "gpt-6.1-terra, 8-shot", "of the API model's prompts the best"
 
 
 def test_prices_are_those_of_the_list() -> None:
-    told = compared(calls=2_000_000)
-    (per_thousand,) = told.api.thousand.values()
+    comparison = compared(calls=2_000_000)
+    (per_thousand,) = comparison.api.thousand.values()
     assert per_thousand == pytest.approx((900 * 1 + 2 * 5) / 1000)
-    assert list(told.api.month.values()) == [pytest.approx(2000 * per_thousand)]
-    assert told.tuned.month["rented A10G, 24 GB"] == 730, "always on, whatever it answers"
+    assert list(comparison.api.month.values()) == [pytest.approx(2000 * per_thousand)]
+    assert comparison.tuned.month["rented A10G, 24 GB"] == 730, "always on, whatever it answers"
     assert any(
-        line.startswith("rented A10G, 24 GB is cheaper than OpenAI, gpt-6.1-terra from") for line in told.break_even
+        line.startswith("rented A10G, 24 GB is cheaper than OpenAI, gpt-6.1-terra from")
+        for line in comparison.break_even
     )
-    assert told.warnings == []
+    assert comparison.warnings == []
 
 
 def test_a_hosted_model_has_the_price_of_its_base() -> None:
-    told = compared(calls=1000, training_facts=TRAINING | {"endpoint": HOSTED})
-    assert told.tuned.thousand == {"OpenAI, gpt-4o-mini, fine-tuned": pytest.approx((200 * 0.3 + 1 * 1.2) / 1000)}
-    assert told.break_even == [] and told.tuned.name == "Fine-tuned (gpt-4o-mini-2024 by openai)"
-    assert told.warnings == ["OpenAI, gpt-4o-mini, fine-tuned: offered until 2027-01-13 only"]
+    comparison = compared(calls=1000, training_facts=TRAINING | {"endpoint": HOSTED})
+    assert comparison.tuned.thousand == {"OpenAI, gpt-4o-mini, fine-tuned": pytest.approx((200 * 0.3 + 1 * 1.2) / 1000)}
+    assert comparison.break_even == [] and comparison.tuned.name == "Fine-tuned (gpt-4o-mini-2024 by openai)"
+    assert comparison.warnings == ["OpenAI, gpt-4o-mini, fine-tuned: offered until 2027-01-13 only"]
 
 
 def test_a_price_that_lacks_is_named_and_not_guessed() -> None:
-    told = compared(model="unheard-of")
-    assert told.api.thousand == {} and told.api.month == {} and told.break_even == []
-    assert told.warnings == ["prices.yaml has no price of unheard-of: add a line with unit: million_served"]
-    assert "to confirm: prices.yaml has no price of unheard-of" in "\n".join(versus_lines(told))
+    comparison = compared(model="unheard-of")
+    assert comparison.api.thousand == {} and comparison.api.month == {} and comparison.break_even == []
+    assert comparison.warnings == ["prices.yaml has no price of unheard-of: add a line with unit: million_served"]
+    assert "to confirm: prices.yaml has no price of unheard-of" in "\n".join(versus_lines(comparison))
 
 
 def test_without_an_api_model_it_says_what_to_do() -> None:

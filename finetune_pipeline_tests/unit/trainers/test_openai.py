@@ -22,7 +22,6 @@ from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.unit.trainers.orders import (
     files_below,
-    make_base,
     make_order,
     make_rows,
     make_task,
@@ -37,13 +36,6 @@ GPT = {"model": "gpt-4.1-mini-2025-04-14"}
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "NEBIUS_API_KEY", "AZURE_OPENAI_API_KEY"):
         monkeypatch.setenv(name, KEY)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = make_rows(tmp_path_factory.mktemp("rows"))
-    make_base(rows)
-    return rows
 
 
 @pytest.fixture
@@ -94,7 +86,7 @@ def test_the_graphs_checks_know_what_a_service_cannot_tell(
     artifact = Artifact("demo", "adapter", "0", tmp_path / "out", facts, {})
     results = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
     assert {name: r.passed for name, r in results.items() if not r.passed} == {"not_overfitted": False}
-    assert "16 rows" in results["supervision"].message and "does not tell" in results["learned"].message
+    assert "16 rows" in results["supervision"].message and "does not give" in results["learned"].message
     assert Training.model_validate({**facts, "measured": json.loads((tmp_path / "out/measured.json").read_text())})
     plan = (
         PIPELINE.steps["training_plan"]
@@ -138,7 +130,7 @@ def test_states_that_nobody_knows_are_waited_for(server: OpenAiJobsServer, rows:
     assert facts["job"] == "ftjob-1" and len(server.jobs) == 1
 
 
-@pytest.mark.parametrize(("state", "words"), [("failed", "line 3 has no answer"), ("cancelled", "4,321|not told")])
+@pytest.mark.parametrize(("state", "words"), [("failed", "line 3 has no answer"), ("cancelled", "4,321|not known")])
 def test_a_failed_job_says_why_and_the_next_run_buys_another(
     server: OpenAiJobsServer, rows: Path, tmp_path: Path, state: str, words: str
 ) -> None:

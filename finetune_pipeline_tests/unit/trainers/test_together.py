@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import pytest
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.merging import merge
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS, preflight, train
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
@@ -22,7 +25,6 @@ from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.trainers.orders import (
     QUICK,
     files_below,
-    make_base,
     make_order,
     make_rows,
     make_task,
@@ -34,13 +36,6 @@ from finetune_pipeline_tests.unit.trainers.orders import (
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOGETHER_API_KEY", KEY)
     monkeypatch.delenv("TOGETHER_PROJECT_ID", raising=False)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = make_rows(tmp_path_factory.mktemp("rows"))
-    make_base(rows)
-    return rows
 
 
 @pytest.fixture
@@ -182,12 +177,11 @@ def test_an_endpoint_runs_while_it_is_asked_and_is_stopped_whatever_happens(
     order = make_order(spec, rows, tmp_path)
     facts = train(order)
     assert facts["returns"] == "endpoint" and not server.endpoints
-    endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
-    assert set(endpoint) == {"base_url", "model", "api_key_env", "trainer", "base_model"}
-    assert endpoint["base_url"] == f"{server.address}/v1"
-    with pytest.raises(ZeroDivisionError), TRAINERS["together"].serving(spec, endpoint, order.home) as running:
+    hosted = read_hosted(tmp_path / "out")
+    assert hosted and hosted.base_url == f"{server.address}/v1"
+    with pytest.raises(ZeroDivisionError), TRAINERS["together"].serving(spec, hosted, order.home) as running:
         (of,) = server.endpoints.values()
-        assert running["model"] == of["name"] == f"acme/finetune-{facts['job']}"
+        assert running.model == of["name"] == f"acme/finetune-{facts['job']}"
         assert of["split"] == [{"deploymentId": "dp_1", "weight": 1.0}]
         server.fault = once_on_delete()
         raise ZeroDivisionError
@@ -199,19 +193,23 @@ def once_on_delete() -> Any:
     return lambda request: faults.pop() if faults and request.method == "DELETE" else None
 
 
+def die_while_serving(spec: TaskSpec, out: Path, home: Path) -> None:
+    hosted = read_hosted(out)
+    assert hosted
+    with TRAINERS["together"].serving(spec, hosted, home):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_an_endpoint_that_cannot_be_stopped_is_named_and_swept_later(
     server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_task("together", {**ENDPOINT, "base_url": server.address})
     order = make_order(spec, rows, tmp_path)
     train(order)
-    endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
-    child = os.fork()
-    if child == 0:  # dies while the endpoint runs
-        with TRAINERS["together"].serving(spec, endpoint, order.home):
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert len(server.endpoints) == 1
+    child = multiprocessing.get_context("spawn").Process(target=die_while_serving, args=(spec, order.out, order.home))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL and len(server.endpoints) == 1
     monkeypatch.setattr("finetune_pipeline.trainers.together_endpoint._PAUSE", 0.0)
     server.fault = lambda request: "refuse" if request.method in ("DELETE", "PATCH") else None
     with pytest.raises(OutsideError, match="may still run and cost money"):
