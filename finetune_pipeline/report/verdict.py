@@ -60,12 +60,14 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
 def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
     """The verdict in a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
     failed, decision = [gate.name for gate in gates if not gate.passed], verdict(gates)
-    tied = joined([inside(title) for title in tied_with(evaluation)])
+    titles = [inside(title) for title in tied_with(evaluation)]
+    tied = joined(titles)
     if decision == "promote":
         tie = f" It is a tie with {tied}, which gates.simple: not_worse takes." if tied else ""
         return f"Passed: {gate_counts(gates)}.{tie}"
     if decision == "use_simple":
-        return f"Better than prompting, not surely better than {tied or 'a simple model'}: use that, or train on."
+        instead = "the best of them" if len(titles) > 1 else "that"
+        return f"Better than prompting, not surely better than {tied or 'a simple model'}: use {instead}, or train on."
     return f"Refused by {joined(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was asked."
 
 

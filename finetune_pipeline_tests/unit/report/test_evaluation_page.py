@@ -202,6 +202,7 @@ def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> Non
     assert not [step for step in (first, *others) if step.startswith(("Serve it", "beats_simple:"))]
     page, markdown = pages(result)
     assert "Better than prompting, not surely better than the nearest training row's answer and TF-IDF" in markdown
+    assert ": use the best of them, or train on." in markdown
     assert 'class="verdict warned"' in page and "is surely better" in page
 
 
