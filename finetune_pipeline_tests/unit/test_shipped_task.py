@@ -14,6 +14,7 @@ import pytest
 
 from finetune_pipeline.data.answer_rules import schema_problems, strict
 from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.text_similarity import grams, jaccard, loose_form
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validate.validation import validate
@@ -25,7 +26,8 @@ SECRETS = {
     "ticket_triage": ("sk-live-9fQ2xV7mT4bKcR8wZp3LhD6s", "lena.brandt@", "555-0147", "0958"),
     "order_intake": ("j.okafor@", "northpier.example", "7946 0958", "555-0147"),
 }
-LINES = {"ticket_triage": 1102, "order_intake": 1034}
+LINES = {"ticket_triage": 1102, "order_intake": 1234}
+FIELDS = ("customer", "product", "quantity", "day", "urgent", "extras")
 Place = tuple[str, int]
 
 
@@ -107,6 +109,28 @@ def test_extractions_that_are_kept_comply_and_use_every_value(stages: dict[str, 
         assert Counter(a[name] for a in answers).keys() == set(fields[name]["enum"])
     assert {extra for a in answers for extra in a["extras"]} == set(fields["extras"]["items"]["enum"])
     assert 0.15 < sum(a["urgent"] for a in answers) / len(answers) < 0.35
+
+
+@pytest.mark.parametrize("stages", ["order_intake"], indirect=True)
+def test_the_messages_not_of_the_script_are_all_kept_unlike_any_other_and_as_the_readme_says(
+    stages: dict[str, Any],
+) -> None:
+    kept = [row for path in stages["folders"]["clean"].rglob("examples.jsonl") for row in read_rows(path)]
+    kept.sort(key=lambda row: row["source"]["file"] != "raw/handwritten.jsonl")
+    texts = [row["messages"][-2]["content"] for row in kept]
+    answers = [row["messages"][-1]["content"] for row in kept[:200]]
+    orders = [json.loads(answer) for answer in answers]
+    assert [row["source"]["line"] for row in kept[:200]] == list(range(1, 201))
+    assert answers == [json.dumps({name: order[name] for name in FIELDS}, ensure_ascii=False) for order in orders]
+    assert all(order["customer"] in text for order, text in zip(orders, texts, strict=False))
+    sets = [grams(loose_form(text)) for text in texts]
+    assert max(jaccard(sets[i], sets[k]) for i in range(200) for k in range(i + 1, len(sets))) < 0.15
+    words = [len(text.split()) for text in texts[:200]]
+    assert (min(words), max(words)) == (10, 68)
+    assert [sum(bool(order[name]) for order in orders) for name in ("day", "urgent", "extras")] == [139, 51, 75]
+    assert {order["customer"] for order in orders}.isdisjoint(
+        json.loads(o["messages"][-1]["content"])["customer"] for o in kept[200:]
+    )
 
 
 def test_the_generator_makes_the_orders_again_to_the_byte(tmp_path: Path) -> None:
