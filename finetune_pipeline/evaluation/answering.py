@@ -16,24 +16,30 @@ from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.constrained import Grammar
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Ids, generate_and_score
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline.models.loading import asked_in, load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.reporting import say
 
-CODE = "5"
+CODE = "6"
 """Increase when the same model, prompt and settings give a different answer than before."""
 _SEEN = "seen_models.json"
 
 
 class Answerer:
-    """One model, with a prefix `adapter` in front of it or None, in float32 and greedily.
+    """One model, with a prefix `adapter` in front of it or None, asked greedily.
 
-    cache: None keeps nothing. seen: remembered digests of model files. seconds: {"load", "answer"}, what each took.
+    precision: of evaluation.precision. cache: None keeps nothing. seen: remembered digests of model files. seconds:
+    {"load", "answer"}, what each took.
     """
 
     def __init__(
-        self, folder: Path, adapter: Path | None = None, cache: AnswerCache | None = None, seen: SeenFiles | None = None
+        self,
+        folder: Path,
+        adapter: Path | None = None,
+        cache: AnswerCache | None = None,
+        seen: SeenFiles | None = None,
+        precision: str = "serving",
     ) -> None:
-        self.folder, self.adapter, self.cache = folder, adapter, cache
+        self.folder, self.adapter, self.cache, self.precision = folder, adapter, cache, precision
         self._seen = seen or SeenFiles()
         self.seconds = {"load": 0.0, "answer": 0.0}
 
@@ -52,9 +58,14 @@ class Answerer:
     @cached_property
     def model(self) -> Any:
         began = time.monotonic()
-        model = load_for_prediction(self.folder, pick_device(), self.adapter)
+        model = load_for_prediction(self.folder, pick_device(), self.adapter, self.precision)
         self.seconds["load"] += time.monotonic() - began
         return model
+
+    @cached_property
+    def dtype(self) -> str:
+        """What the model computes in, as ``bfloat16``."""
+        return str(asked_in(self.folder, self.precision, pick_device())).removeprefix("torch.")
 
     @cached_property
     def digest(self) -> str:
@@ -117,7 +128,7 @@ class Answerer:
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             "engine": "transformers",
             "device": _device_name(),
-            "dtype": "float32",
+            "dtype": self.dtype,
             "model": self.digest,
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,

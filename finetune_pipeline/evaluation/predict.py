@@ -160,7 +160,7 @@ def _asked(
     if hosted := model_set.get("hosted"):
         return HostedAnswerer(HostedModel.model_validate(hosted), folder, cache)
     if not job.get("endpoint"):
-        return Answerer(folder, prefix, cache, seen)
+        return Answerer(folder, prefix, cache, seen, job["precision"])
     used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
     return ServedAnswerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used)
 

@@ -1,4 +1,4 @@
-"""Loads a base model for training (4-bit or not) and a model for prediction (float32), from safetensors only."""
+"""Loads a base model for training (4-bit or not) and a model for prediction, from safetensors only."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_maker
 from finetune_pipeline.models.identity import model_folder
 
 __all__ = [
+    "asked_in",
     "load_for_prediction",
     "load_for_training",
     "load_tokenizer",
@@ -59,14 +60,35 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
     return model
 
 
-def load_for_prediction(folder: Path, device: torch.device, adapter: Path | None = None) -> Any:
-    """The model in float32, where batching does not change greedy answers; two models are compared in nothing less.
+def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
+    """The dtype a model is asked in under ``evaluation.precision``.
 
-    adapter: folder of a prefix to put in front of it, the one kind that is served as it was trained. Raises JobError for
-    any other adapter.
+    ``serving`` is what a server takes: bfloat16 where the device has it, but float32 for a model stored in float32, whose
+    training bfloat16 would round away (see :mod:`.merging`).
     """
-    model = _load(folder, torch.float32, device).eval()
-    if device.type == "cpu" and onednn_is_there() and onednn_is_faster():
+    stored = AutoConfig.from_pretrained(model_folder(folder)).dtype
+    wide = precision == "float32" or stored in (None, torch.float32)
+    return resolve_precision("float32" if wide else "auto", device)
+
+
+def load_for_prediction(
+    folder: Path, device: torch.device, adapter: Path | None = None, precision: str = "float32"
+) -> Any:
+    """Load a model to ask it.
+
+    Args:
+        folder: The model.
+        device: Where it runs.
+        adapter: Folder of a prefix to put in front of it, the one kind that is served as it was trained.
+        precision: ``serving`` or ``float32`` (evaluation.precision). Only float32 gives the same greedy answers however
+            rows are batched.
+
+    Raises:
+        JobError: The adapter is of another kind.
+    """
+    dtype = asked_in(folder, precision, device)
+    model = _load(folder, dtype, device).eval()
+    if device.type == "cpu" and onednn_is_there() and (dtype == torch.bfloat16 or onednn_is_faster()):
         predict_by_onednn(model)
     if adapter is None:
         return model
@@ -157,7 +179,7 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def onednn_is_there() -> bool:
-    """Whether this build of PyTorch can compute float32 products by oneDNN."""
+    """Whether this build of PyTorch can call oneDNN's products directly."""
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -167,10 +189,14 @@ def onednn_is_faster() -> bool:
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer without gradients. Where they are wanted, and for another dtype or device, it is nn.Linear's."""
+    """A linear layer without gradients. Where they are wanted, and for another dtype or device, it is nn.Linear's.
+
+    In bfloat16 PyTorch's own path copies the weight once per row where the input is a slice, as the output head's is.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if input.dtype is not torch.float32 or input.device.type != "cpu" or torch.is_grad_enabled():
+        dtypes = (torch.float32, torch.bfloat16)
+        if input.dtype not in dtypes or input.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(input)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
         return product

@@ -140,8 +140,8 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     ``stored_float32_because`` says so, and parity.rounding keeps the figures of the rounded one. A prompt-tuned adapter
     becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it. ``serving`` says
     how the model is asked: system_prompt (the examples'; system_prompts: how many there are), labels, max_new_tokens,
-    stop_token_ids, stop_tokens. Optional key of the job: min_agreement (0.9), the share of equal greedy answers below which
-    float32 is tried, too.
+    precision (of evaluation.precision), stop_token_ids, stop_tokens. Optional key of the job: min_agreement (0.9), the share
+    of equal greedy answers below which float32 is tried, too.
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
@@ -155,7 +155,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
             f"{Path(job['examples']).name} holds no examples to compare the merged model on\n"
             "fix: look at the split's counts"
         )
-    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
+    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "precision", "stage")}
     kind = adapter_kind(adapter)
     write: Callable[..., dict[str, Any]] = merge
     judge: Callable[..., dict[str, Any]] = parity
@@ -165,6 +165,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         from finetune_pipeline.models.soft_prompts import plain_model
 
         judge = soft_parity
+        del options["precision"]  # PEFT's side reads the served answers: both in float32
         write = plain_model if kind == "prompt" else prefix_reference
     facts = write(base, adapter, out)
     comparison = judge(base, adapter, out, examples, job["labels"], **options)
@@ -200,6 +201,7 @@ def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[s
         "system_prompts": len(prompts),
         "labels": list(job["labels"]),
         "max_new_tokens": job["max_new_tokens"],
+        "precision": job["precision"],
         "stop_token_ids": ends,
         "stop_tokens": [tokenizer.convert_ids_to_tokens(i) for i in ends],
     }

@@ -5,9 +5,10 @@
 2. *Were these very weights written?* Every stored tensor against that float32 merge: it must be the merge, rounded once to
    the type it is stored in (``weights_off`` names those that are not). A layer left out, transposed, scaled wrongly, or
    merged into 4-bit weights fails here, however little it changes the answers.
-3. *What did rounding cost?* The adapter on the base against the stored weights, both computed in float32 (``mean_kl``).
-   This is no fault of the merge: an update of a few steps may be smaller than half a step of bfloat16 nearly everywhere,
-   and is then rounded away. Above the limit the merge is stored in float32 instead (see :mod:`.merging`).
+3. *What did rounding cost?* The adapter on the base against the stored weights, both computed in float32 (``mean_kl``),
+   and its answers in float32 against those of the stored weights as they are served (``same_greedy``). This is no fault of
+   the merge: an update of a few steps may be smaller than half a step of bfloat16 nearly everywhere, and is then rounded
+   away. Above the limit the merge is stored in float32 instead (see :mod:`.merging`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline.models.loading import asked_in, load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
 
 MEAN_KL_LIMIT = 0.005
@@ -75,9 +76,12 @@ def parity(
     *,
     max_new_tokens: int,
     batch_size: int,
+    precision: str = "serving",
     stage: str = "merged_model",
 ) -> dict[str, Any]:
     """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`.
+
+    The merged model answers in `precision` (of evaluation.precision); everything else is computed in float32.
 
     Facts: rows, same_greedy, same_greedy_share, same_label_share (None without labels), positions, mean_kl and max_kl
     (nats a token, KL(trained || stored)), mean_kl_limit, mean_abs_logit_difference, max_abs_logit_difference, different
@@ -88,11 +92,12 @@ def parity(
     rows = Rows.encode(load_tokenizer(base), examples, labels)
     device = pick_device()
 
-    def look(model: Any, name: str) -> Side:
+    def look(model: Any, name: str, answering: Any | None = None) -> Side:
+        known = finite(logits(model, rows, batch_size), name)
         answers = generate_and_score(
-            model, load_tokenizer(base), rows.prompts, rows.labels, max_new_tokens, batch_size, stage, name
+            answering or model, load_tokenizer(base), rows.prompts, rows.labels, max_new_tokens, batch_size, stage, name
         )
-        return Side(answers, finite(logits(model, rows, batch_size), name))
+        return Side(answers, known)
 
     merge_kl = None
     if adapter_kind(adapter) == "full":
@@ -108,7 +113,10 @@ def parity(
         merge_kl = divergence(left.logits, logits(model, rows, batch_size)).mean().item()
     compared, off = weights_off(model, merged)
     del model
-    right_side = look(load_for_prediction(merged, device), "merged model")
+    as_served = None
+    if asked_in(merged, precision, device) != torch.float32:
+        as_served = load_for_prediction(merged, device, precision=precision)
+    right_side = look(load_for_prediction(merged, device), "merged model", as_served)
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
     facts = compare(left, right_side, examples, bool(labels))
     return {

@@ -51,7 +51,11 @@ class EvaluationSpec(Section):
 
     engine: Literal["transformers", "endpoint"] = Field(
         "transformers",
-        description="`transformers` (float32, here) or `endpoint` (served by vLLM or any OpenAI-style server).",
+        description="`transformers` (here) or `endpoint` (served by vLLM or any OpenAI-style server).",
+    )
+    precision: Literal["serving", "float32"] = Field(
+        "serving",
+        description="With engine: transformers. `serving`: what the model is served in, bfloat16 where the hardware has it.",
     )
     endpoint: ServedModelsSpec | None = Field(None, description="With engine: endpoint.")
     judge: JudgeSpec | None = Field(
@@ -66,10 +70,14 @@ class EvaluationSpec(Section):
     )
 
     def settings(self) -> list[Any]:
-        """The part of this that the answers depend on; nothing with the default engine."""
+        """The part of this that the answers depend on; nothing with the defaults."""
         if self.endpoint is None or self.engine != "endpoint":
-            return []
+            return self.asked_in()
         return [self.engine, self.endpoint.model_dump(include={"url", "base", "candidate", "champion", "body"})]
+
+    def asked_in(self) -> list[str]:
+        """The precision in which models run here are asked; nothing with the default."""
+        return [] if self.precision == "serving" else [self.precision]
 
 
 class HarnessSpec(Section):

@@ -56,6 +56,7 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
             out=out,
             answers=answers_of(context),
             stage=stage,
+            precision=context.spec.evaluation.precision,
             harness={"folder": str(context.task.folder), **harness.model_dump()} if harness.tasks else None,
         )
     )

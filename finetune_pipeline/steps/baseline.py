@@ -76,6 +76,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             batch_size=spec.baseline.batch_size,
             answers=answers_of(context),
             simple=simple_settings(spec),
+            precision=spec.evaluation.precision,
             restricted=schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None,
             out=context.out,
         )
@@ -207,6 +208,7 @@ def baseline_settings(spec: TaskSpec) -> list[Any]:
         output_settings(spec),
         spec.metric,
         spec.gates.confidence,
+        *spec.evaluation.asked_in(),
     ]
 
 

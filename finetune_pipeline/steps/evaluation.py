@@ -91,6 +91,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 answers=answers_of(context, test=True),
                 endpoint=endpoint_of(spec),
                 simple=simple_settings(spec),
+                precision=spec.evaluation.precision,
                 out=context.out,
                 train=split_file(context, "train"),
             )

@@ -73,6 +73,7 @@ def make_merged_model(context: StepContext) -> dict[str, Any]:
             labels=spec.labels,
             max_new_tokens=answer_length(spec),
             batch_size=spec.baseline.batch_size,
+            precision=spec.evaluation.precision,
             out=context.out,
         )
     )

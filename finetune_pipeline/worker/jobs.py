@@ -84,6 +84,7 @@ def baseline_job(
     answers: Mapping[str, Any] | None = None,
     simple: Mapping[str, Any] | None = None,
     restricted: Mapping[str, Any] | None = None,
+    precision: str = "serving",
     stage: str = "few_shot_baseline",
 ) -> Job:
     """Prompt the base model in every way of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try`, on `examples`
@@ -147,13 +148,15 @@ def merge_job(
     batch_size: int,
     out: Path,
     parity_rows: int = 32,
+    precision: str = "serving",
     stage: str = "merged_model",
 ) -> Job:
     """Make `adapter` (what training left, of any kind) the model that is served, and compare the two.
 
     Low-rank: merged into the unquantized base; full: taken over; prompt: a plain model with added tokens. These write
     out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison runs on
-    the first `parity_rows` of `examples` in order of id. Facts: kind (lora, full, prompt, prefix), sentence, dtype,
+    the first `parity_rows` of `examples` in order of id; the merged model answers in `precision`, of evaluation.precision,
+    as it is served. Facts: kind (lora, full, prompt, prefix), sentence, dtype,
     weight_bytes, files {name: sha256}, what the kind adds to them, parity {kind, rows, same_greedy,
     same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit, mean_abs_logit_difference,
     max_abs_logit_difference, passed}.
@@ -212,12 +215,13 @@ def predict_job(
     answers: Mapping[str, Any] | None = None,
     endpoint: Mapping[str, Any] | None = None,
     simple: Mapping[str, Any] | None = None,
+    precision: str = "serving",
     stage: str = "test_predictions",
 ) -> Job:
     """Answer every example with every set of :func:`prompt_set`, greedily.
 
-    endpoint: None, the default, answers with transformers in float32, with one batch size for all; otherwise the fields of
-    spec.evaluation.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}.
+    precision: of evaluation.precision. endpoint: None, the default, answers with transformers, with one batch size for all;
+    otherwise the fields of spec.evaluation.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}.
 
     `train`: where prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output,
     seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
@@ -246,10 +250,11 @@ def ability_job(
     batch_size: int,
     out: Path,
     answers: Mapping[str, Any] | None = None,
+    precision: str = "serving",
     stage: str = "general_ability",
     harness: Mapping[str, Any] | None = None,
 ) -> Job:
-    """Score a model (with a prefix `adapter` in front of it, or None) on items of general ability, in float32.
+    """Score a model (with a prefix `adapter` in front of it, or None) on items of general ability.
 
     files: JSON Lines of benchmarks, at most `limit` rows of each; suite: with the items that ship.
     harness: tasks of lm-evaluation-harness {folder (of the task), tasks (globs in it), limit, chat}; None: none.

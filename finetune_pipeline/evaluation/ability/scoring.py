@@ -23,7 +23,7 @@ def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     tasks = read_tasks(Path(harness["folder"]), harness["tasks"])
     folder, prefix, out = Path(job["model"]), job.get("adapter"), Path(job["out"])
     cache, seen = open_cache(job.get("answers"))
-    asked = Answerer(folder, Path(prefix) if prefix else None, cache, seen)
+    asked = Answerer(folder, Path(prefix) if prefix else None, cache, seen, job["precision"])
     rows = score_items(asked, items, job["batch_size"], job["stage"])
     facts: dict[str, Any] = {"asked_digest": asked_digest(items, tasks, harness["limit"], harness["chat"])}
     if tasks:

@@ -1,4 +1,4 @@
-"""Loading: really four bits where that is promised, float32 where models are compared."""
+"""Loading: really four bits where that is promised, and the serving precision where models are asked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.loading import (
+    OneDnnLinear,
+    asked_in,
     load_for_prediction,
     load_for_training,
     load_tokenizer,
+    native_bfloat16,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -71,6 +74,28 @@ def test_a_prefix_is_served_in_front_of_its_base_and_no_other_adapter_is(tiny: P
     assert after.shape == before.shape and not torch.allclose(after, before)
     with pytest.raises(JobError, match="no prefix tuning adapter"):
         load_for_prediction(tiny, CPU, tmp_path / "prompt")
+
+
+def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) -> None:
+    wide = make_tiny_model(tmp_path / "wide")
+    served = torch.bfloat16 if native_bfloat16(CPU) else torch.float32
+    assert asked_in(tiny, "serving", CPU) == served and asked_in(tiny, "float32", CPU) == torch.float32
+    assert asked_in(wide, "serving", CPU) == torch.float32, "bfloat16 would round away what was stored in float32"
+    exact, short = load_for_prediction(tiny, CPU), load_for_prediction(tiny, CPU, precision="serving")
+    assert exact.dtype == torch.float32 and short.dtype == served
+    assert (_logits(exact) - _logits(short)).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_onednn_are_those_of_a_linear_layer_on_slices_too(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, rows = torch.nn.Linear(32, 48).to(dtype), torch.randn(5, 7, 32).to(dtype)
+    expected = layer(rows[:, -1:]).float()
+    layer.__class__ = OneDnnLinear
+    with torch.no_grad():
+        product = layer(rows[:, -1:])
+    assert product.dtype == dtype and product.shape == (5, 1, 48)
+    assert torch.allclose(product.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_validation_does_not_repack_the_weights(tiny: Path) -> None:

@@ -50,6 +50,7 @@ CHANGES: dict[str, Any] = {
     "training.prefix": {"tokens": 5},
     "training.prompt": {"tokens": 5},
     "evaluation.engine": None,
+    "evaluation.precision": "float32",
     "evaluation.endpoint": None,
     "evaluation.judge": SERVER,
     "evaluation.similarity": "hashed",
@@ -157,6 +158,10 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(
         return
     assert not anew & SPLIT, "the rows and the sealed test stay as they are"
     section = key.partition(".")[0]
+    if key == "evaluation.precision":
+        assert "adapter" not in anew
+        assert anew >= {"few_shot_baseline", "merged_model", "base_ability", "general_ability", "test_predictions"}
+        return
     if key in OF_OTHER_TRAINERS:
         assert not anew & TRAINED
     elif key == "compute.data":
