@@ -8,6 +8,7 @@ from typing import Any
 from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
 from finetune_pipeline.evaluation.deciding import decisions_of
+from finetune_pipeline.evaluation.parts import part_rows, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
@@ -57,6 +58,7 @@ def evaluate_task(
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
     sources: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
     production_rows: Mapping[str, Any] | None = None,
@@ -74,6 +76,7 @@ def evaluate_task(
         versions: Versions of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate
             of the ledger.
         sources: What each example was made from, by id (Example.made_from).
+        files: The raw file of each example, by id; needed with gates.parts.
         never_break: Ids the candidate must have right.
         earlier: Outcomes by earlier candidate (regression_ledger.recorded).
         production_rows: See production_rows.recent_rows.
@@ -100,6 +103,8 @@ def evaluate_task(
     main = comparisons["baseline"]
     assert main is not None
     seal = seal_of(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
+    level = float(seal.level.level or 0.0)
+    parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     return EvaluationResult(
         **dict(facts),
         task=Task(
@@ -115,7 +120,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(_trained(spec, facts), scores, restricted, facts.baseline.model_dump()),
+        models=_model_table(_trained(spec, facts), scores, restricted, facts.baseline.model_dump()) | part_rows(parts),
         scores=scores,
         restricted=restricted,
         base_at_its_best=BaseMode(mode=base_best.mode, valid_share=base_best.valid_share),
@@ -127,7 +132,8 @@ def evaluate_task(
         wrong_answers=_wrong_answers(rows["candidate"], labels) if labels else [],
         atlas=atlas,
         seal=seal,
-        decisions=decisions_of(spec, rows, base_best, simple, float(seal.level.level or 0.0), sources),
+        decisions=decisions_of(spec, rows, base_best, simple, level, sources),
+        parts=parts,
         sources=count_sources(clusters, main.n),
         never_break=_never_break(never_break, rows["candidate"], spec),
         history=regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),

@@ -106,22 +106,28 @@ class AskedRows:
     Attributes:
         texts: What the user says.
         sources: What each row was made from (Example.made_from).
+        files: The raw file each row comes from, relative to the task folder.
     """
 
     texts: dict[str, str]
     sources: dict[str, str]
+    files: dict[str, str]
 
 
 def write_test_rows(examples: Path, out: Path) -> None:
-    """Write text and source of every row of an examples file beside its predictions."""
-    rows = ({"id": e.id, "text": e.user_text, "source": e.made_from} for e in stream_examples(examples))
+    """Write text, source and file of every row of an examples file beside its predictions."""
+    rows = (
+        {"id": e.id, "text": e.user_text, "source": e.made_from, "file": str(e.source.get("file", ""))}
+        for e in stream_examples(examples)
+    )
     write_rows(out / TEST_ROWS, rows)
 
 
 def read_test_rows(predictions: Path) -> AskedRows:
-    """Read the texts and sources that belong to a folder of predictions."""
+    """Read the texts, sources and files that belong to a folder of predictions."""
     rows = list(read_rows(predictions / TEST_ROWS))
-    return AskedRows({row["id"]: row["text"] for row in rows}, {row["id"]: row["source"] for row in rows})
+    texts, sources, files = ({row["id"]: row[key] for row in rows} for key in ("text", "source", "file"))
+    return AskedRows(texts, sources, files)
 
 
 def count_statuses(statuses: Iterable[str]) -> dict[str, int]:

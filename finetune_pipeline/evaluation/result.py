@@ -113,6 +113,21 @@ class Decisions(Part):
     champion: Decision | None
 
 
+class PartOfTest(Part):
+    """The rows of the test that come from some raw files, by themselves.
+
+    Attributes:
+        files: The glob of gates.parts; None: every other row.
+        comparison: Candidate against the base model at its best; None where no row is of these files.
+        decision: Whether the gain is shown on these rows; None where nothing is asked of them, or they are too few.
+    """
+
+    files: str | None
+    n: int
+    comparison: Comparison | None
+    decision: Decision | None
+
+
 class BaseMode(Part):
     """Which answers of the base model decide (see rivals.base_at_its_best)."""
 
@@ -285,6 +300,7 @@ class EvaluationResult(StepFacts):
     atlas: Atlas
     seal: Seal
     decisions: Decisions
+    parts: list[PartOfTest]
     sources: Sources
     never_break: NeverBreak
     history: History

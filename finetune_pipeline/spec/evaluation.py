@@ -152,6 +152,11 @@ class GatesSpec(Section):
     min_gain: float = Field(
         0.0, ge=0, lt=1, description="The lower bound of the gain over the baseline must exceed this."
     )
+    parts: list[str] = Field(
+        default_factory=list,
+        description="Raw files (globs) whose test rows must show the gain by themselves, too, such as rows by people beside "
+        "generated ones.",
+    )
     wanted_gain: float = Field(0.05, gt=0, lt=1, description="Gain worth having; sets how many test rows are needed.")
     power: float = Field(0.8, gt=0.5, lt=1, description="Probability of detecting the wanted gain.")
     enough_test_rows: Literal["block", "warn"] = Field(

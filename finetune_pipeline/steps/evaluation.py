@@ -150,6 +150,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         atlas=failure_atlas(of_model(rows, "candidate"), output, asked.texts, Neighbours(training)),
         openings=looks,
         sources=asked.sources,
+        files=asked.files,
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
         production_rows=_recent_facts(predictions),

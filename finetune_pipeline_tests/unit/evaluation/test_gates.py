@@ -28,6 +28,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec, tex
 
 NAMES = [
     "beats_baseline",
+    "beats_baseline_on_parts",
     "beats_commonest",
     "beats_simple",
     "beats_champion",
@@ -62,6 +63,7 @@ def test_a_good_candidate_passes_every_gate(good):
     not_asked = {g.name for g in gates if g.status == "not_asked"}
     assert not_asked == {
         *("beats_champion", "few_regressions", "never_break", "judge", "human_review", "recent_production"),
+        "beats_baseline_on_parts",
     }
 
 
@@ -349,7 +351,9 @@ def test_parts_that_are_missing_do_not_pass(championed):
     empty = {"decisions.baseline.gains": [], "decisions.simple.gains": [], "decisions.champion": None, "parity": {}}
     empty |= {"comparisons.champion": None, "scores.candidate.valid": {}, "scores.base.statuses": {}, "seal.level": {}}
     empty |= {"never_break": {}, "ability": None, "people": None, "judge": None, "robustness": None}
-    gates = decide(spec(gates={"min_rated": 1, "min_preferred": 0.5}), changed(championed, empty))
+    gates = decide(
+        spec(gates={"min_rated": 1, "parts": ["raw/a.jsonl"], "min_preferred": 0.5}), changed(championed, empty)
+    )
     assert [g.name for g in gates if g.passed] == ["recent_production"]
     assert all(g.measured is None for g in gates if g.name != "sealed_test_openings")
 

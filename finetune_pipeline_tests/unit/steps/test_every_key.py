@@ -59,6 +59,7 @@ CHANGES: dict[str, Any] = {
     "ability.harness": {"limit": 50},
     "gates.metric": "macro_f1",
     "gates.more_metrics": ["macro_f1"],
+    "gates.parts": ["raw/a.jsonl"],
     "gates.never_break": ["some-id"],
     "gates.min_gain": 0.01,
     "gates.min_preferred": None,
