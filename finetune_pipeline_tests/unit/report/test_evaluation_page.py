@@ -64,8 +64,8 @@ def test_the_verdict_comes_first_with_its_interval(good: tuple[str, str]) -> Non
         f"its best prompt (8-shot); the 95% interval of the gain is +{100 * low:.1f} to +{100 * high:.1f} points."
     )
     words = Parsed(good[0]).words
-    assert words.index(f"Passed: 9 passed, 6 not asked. {sentence}") < words.index("beats_baseline")
-    assert f"**Passed: 9 passed, 6 not asked.** {plain(sentence)}" in good[1]
+    assert words.index(f"Passed: 9 passed, 7 not asked. {sentence}") < words.index("beats_baseline")
+    assert f"**Passed: 9 passed, 7 not asked.** {plain(sentence)}" in good[1]
 
 
 def test_a_refusal_names_the_gates_and_what_to_do() -> None:
@@ -236,7 +236,7 @@ def test_the_json_report_has_the_same_documented_keys_for_every_kind_of_task(kin
         (
             "schema_version task verdict gates next_steps metric confidence n models scores restricted "
             "base_at_its_best decisions format_gap comparisons regressions fixes wrong_answers atlas history never_break "
-            "robustness production ability people judge similarity data quality supervision cost seal parity learning_curve "
+            "robustness production parts ability people judge similarity data quality supervision cost seal parity learning_curve "
             "training lineage"
         ).split()
     )
