@@ -90,6 +90,8 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         adapter_version=str(request["adapter_version"]),
         system_prompt=request["system_prompt"],
         max_new_tokens=int(request["max_new_tokens"]),
+        dtype=str(request["dtype"]),
+        precision=str(request["precision"]),
         run_id=run_id,
         tags={
             "gates": "passed" if request["gates_passed"] else "failed",

@@ -13,7 +13,11 @@ from finetune_pipeline.evaluation.correctness import likelihood_label
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that serves. model, adapter: see models.identity.Served; labels: the allowed answers, empty for free ones."""
+    """The model that serves.
+
+    model, adapter: see models.identity.Served; labels: the allowed answers, empty for free ones; precision: of
+    evaluation.precision.
+    """
 
     task: str
     version: int
@@ -22,6 +26,7 @@ class Champion:
     system_prompt: str
     max_new_tokens: int
     labels: Sequence[str] = ()
+    precision: str = "serving"
 
     @property
     def name(self) -> str:
@@ -47,11 +52,11 @@ class LoadedModel:
     """A champion in memory. One answer is made at a time; callers from several threads wait for each other."""
 
     def __init__(self, champion: Champion, only_labels: bool = False) -> None:
-        """Load it in float32 (see load_for_prediction). only_labels: answer with the most likely label, always."""
+        """Load it in the precision it was evaluated in. only_labels: answer with the most likely label, always."""
         from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 
         self.champion = champion
-        self._model = load_for_prediction(champion.model, pick_device(), champion.adapter)
+        self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)
         self._tokenizer = load_tokenizer(champion.model)
         self._labels = list(champion.labels) if only_labels else []
         self._lock = Lock()

@@ -37,6 +37,8 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "base_identity": dict(context.run_inputs.base),
         "system_prompt": context.spec.system_prompt,
         "max_new_tokens": answer_length(context.spec),
+        "dtype": merged.facts.get("dtype", "float32"),
+        "precision": context.spec.evaluation.precision,
         "gates_passed": bool(report.facts["passed"]),
         "gates": {g["name"]: g["status"] for g in report.facts["gates"]},
         "forgotten": context.inputs["adapter"].inputs["train_split"]

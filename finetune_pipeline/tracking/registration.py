@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import digest_file, write_json
-from finetune_pipeline.models import control_tokens
+from finetune_pipeline.models import control_tokens, hardware
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
@@ -40,6 +40,8 @@ def register(
     adapter_version: str,
     system_prompt: str,
     max_new_tokens: int,
+    dtype: str,
+    precision: str,
     run_id: str,
     tags: Mapping[str, Any],
 ) -> int:
@@ -48,8 +50,9 @@ def register(
     kind: see :mod:`finetune_pipeline.spec.methods`. adapter: what training left; an adapter is copied, a fully trained
     model is not. merged, base: model folders (see :mod:`finetune_pipeline.worker.jobs`), never copied: the one that
     answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests; of a hosted one only
-    its endpoint is known. base_identity: what the base was, for people. run_id: the MLflow run it belongs to. tags: of the
-    version; gates="passed" lets it be promoted.
+    its endpoint is known. dtype: what the merged model is stored in. precision: of evaluation.precision. base_identity:
+    what the base was, for people. run_id: the MLflow run it belongs to. tags: of the version; gates="passed" lets it be
+    promoted.
     The same adapter_version again returns the version it has already, with its tags brought up to date.
     """
     with open_registry(tracking) as client:
@@ -63,6 +66,8 @@ def register(
                 "adapter_version": adapter_version,
                 "system_prompt": system_prompt,
                 "max_new_tokens": max_new_tokens,
+                "dtype": dtype,
+                "precision": precision,
             }
             version = _create(
                 client,
@@ -157,7 +162,7 @@ def _create(
                 python_model=str(_HOSTED_MODEL if hosted else _SERVED_MODEL),
                 artifacts={
                     "model": str(description_file),
-                    **({} if hosted else {"control_tokens": control_tokens.__file__}),
+                    **({} if hosted else {"control_tokens": control_tokens.__file__, "hardware": hardware.__file__}),
                     **({"adapter": str(adapter)} if adapter is not None else {}),
                 },
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),

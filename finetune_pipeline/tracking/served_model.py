@@ -1,9 +1,10 @@
 """The served model: MLflow stores this file and runs it wherever the model is loaded, without this package.
 
-``model.json`` beside it says what it is; ``control_tokens.py`` writes its prompts. Kinds ``lora`` and ``prefix``: the adapter
-lies beside it, too, and the unquantized base stays where it was. Kinds ``full`` and ``prompt``: the whole model stays where
-it was. Weights that stay are known by path and by the SHA-256 of each file. On another machine set FINETUNE_BASE_MODEL
-(lora, prefix) or FINETUNE_MODEL (full, prompt) to a folder with the same files; others are refused.
+``model.json`` beside it says what it is; ``control_tokens.py`` writes its prompts, ``hardware.py`` knows the CPU. Kinds
+``lora`` and ``prefix``: the adapter lies beside it, too, and the unquantized base stays where it was. Kinds ``full`` and
+``prompt``: the whole model stays where it was. Weights that stay are known by path and by the SHA-256 of each file. On
+another machine set FINETUNE_BASE_MODEL (lora, prefix) or FINETUNE_MODEL (full, prompt) to a folder with the same files;
+others are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
     """Answers user texts with the system prompt the model was trained with: greedily, as its evaluation did."""
 
     def load_context(self, context: Any) -> None:
-        """Load what answers, in float32. Raises FileNotFoundError or ValueError for missing or other files."""
+        """Load what answers, in the precision it was evaluated in.
+
+        Raises FileNotFoundError or ValueError for missing or other files.
+        """
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -46,9 +50,23 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
         if self.description["kind"] == "lora":
             from peft import PeftModel
 
-            self.model = PeftModel.from_pretrained(self.model, context.artifacts["adapter"]).eval()
-        elif self.description["kind"] == "prefix":
+            self.model = PeftModel.from_pretrained(self.model, context.artifacts["adapter"]).merge_and_unload().eval()
+        if (stored := self.description["dtype"]) in ("bfloat16", "float16"):  # as the merged model was stored and asked
+            self.model = self.model.to(getattr(torch, stored)).to(self._precision(context))
+        if self.description["kind"] == "prefix":
             self.prefix = _keys_and_values(Path(context.artifacts["adapter"]))
+
+    def _precision(self, context: Any) -> Any:
+        """The dtype to compute in: bfloat16 where the evaluation was to use it and this machine has it, else float32."""
+        import torch
+
+        if self.description["precision"] != "serving":
+            return torch.float32
+        if self.model.device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = _module(Path(context.artifacts["hardware"])).cpu_has_bfloat16()
+        return torch.bfloat16 if native else torch.float32
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """One answer (a string) per row of the data frame's column ``text``, greedily generated."""
@@ -62,7 +80,7 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
         conversation = self.control_tokens.write(self.tokenizer, messages, generation=True)
         cache = DynamicCache(config=self.model.config)
         for layer, (keys, values) in enumerate(self.prefix):
-            cache.update(keys, values, layer)
+            cache.update(keys.to(self.model.dtype), values.to(self.model.dtype), layer)
         read, made = torch.tensor([self.control_tokens.token_ids(self.tokenizer, conversation)]), list[int]()
         # no generate(): the base's generation config may hold penalties that the evaluation did not have
         with torch.inference_mode():

@@ -239,7 +239,8 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     adapter = made.all_versions(TASK, "adapter")[-1]
     registration.register(
         tracking, TASK, kind="lora", adapter=adapter.path("adapter"), merged=old.folder, base=project / "base", base_identity={},
-        adapter_version=adapter.version, system_prompt=SYSTEM, max_new_tokens=6, run_id=run_id,
+        adapter_version=adapter.version, system_prompt=SYSTEM, max_new_tokens=6,
+        dtype="float32", precision="serving", run_id=run_id,
         tags={"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version},
     )  # fmt: skip
     newer = Path(shutil.copytree(old.folder, old.folder.with_name("f" * 16)))

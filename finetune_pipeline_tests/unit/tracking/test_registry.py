@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
@@ -50,6 +51,8 @@ def register(
     gates: str = "passed",
     kind: str = "lora",
     adapter: str = "adapter",
+    dtype: str = "float32",
+    precision: str = "serving",
     **tags: Any,
 ) -> int:
     return registration.register(
@@ -63,6 +66,8 @@ def register(
         adapter_version=adapter_version,
         system_prompt=PROMPT,
         max_new_tokens=8,
+        dtype=dtype,
+        precision=precision,
         run_id=new_run(tracking),
         tags={"gates": gates, **tags},
     )
@@ -91,6 +96,21 @@ def test_the_registered_model_answers_as_the_adapter_does(
     expected = [answer(models / "base", models / "adapter", PROMPT, t, 8) for t in (TEXT, "please add dark mode")]
     assert said == expected
     assert said[0] != answer(models / "base", None, PROMPT, TEXT, 8)  # the adapter matters
+
+
+@pytest.mark.parametrize("precision", ["serving", "float32"])
+def test_the_registered_model_computes_with_the_weights_and_in_the_precision_that_were_judged(
+    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    import torch
+
+    register(tracking, models, dtype="bfloat16", precision=precision)
+    model = load(tracking, "models:/tickets@candidate", monkeypatch).unwrap_python_model().model
+    served = torch.bfloat16 if precision == "serving" and cpu_has_bfloat16() else torch.float32
+    assert model.dtype == served
+    weights = dict(model.named_parameters())
+    assert not any("lora" in name for name in weights), "the merged weights answer, not the adapter beside its base"
+    assert all(torch.equal(w, w.to(torch.bfloat16).to(served)) for w in weights.values()), "rounded as they were stored"
 
 
 def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(tracking: Tracking, models: Path) -> None:
