@@ -25,6 +25,9 @@ class TrainingSettings(Section):
     budget_usd: float | None = Field(
         None, gt=0, description="A hosted job whose estimate is higher, or unknown, is not bought. Unset: no limit."
     )
+    trainer_options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of a trainer that another package brings (docs/training.md)."
+    )
     ray: RaySection = RaySection()
     openai: OpenAiSection = OpenAiSection()
     together: TogetherSection = TogetherSection()
@@ -103,4 +106,6 @@ def decisive_settings(training: TrainingSettings) -> dict[str, Any]:
                 settings[name] = section.model_dump(exclude=set(section.without_effect))
             else:
                 del settings[name]
+    if not training.trainer_options:
+        del settings["trainer_options"]
     return settings

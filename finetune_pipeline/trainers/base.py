@@ -1,6 +1,6 @@
 """What a trainer says about itself, the registry of trainers, and how one is run.
 
-A trainer is one module of this package with one registered class; ``training.trainer`` names it.
+A trainer is one module with one registered class, of this package or of another; ``training.trainer`` names it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hosted import HostedModel
@@ -61,6 +63,7 @@ class Trainer(ABC):
         methods: The training methods it knows; None: all.
         returns: What comes back: weights that are merged and served here, or a model that answers at an endpoint.
         on_this_machine: It takes this machine's memory.
+        options: Model of ``training.trainer_options``; None: it takes none. Trainers of this package have sections instead.
         poll_seconds: Time between two looks at a running training.
     """
 
@@ -69,6 +72,7 @@ class Trainer(ABC):
     methods: ClassVar[frozenset[str] | None] = None
     returns: ClassVar[Literal["weights", "endpoint"]] = "weights"
     on_this_machine: ClassVar[bool] = False
+    options: ClassVar[type[BaseModel] | None] = None
     poll_seconds: float = 10.0
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
@@ -164,4 +168,22 @@ def _trainer_findings(spec: TaskSpec) -> list[Finding]:
         message = f"the trainer {name} does not know the method {method}"
         fix = f"set training.method: {' or '.join(m for m in METHODS if m in trainer.methods)}"
         return [Finding("training.trainer", "error", "task.yaml: training.method", message, fix)]
-    return trainer.preflight(spec)
+    return [*_option_findings(trainer, spec), *trainer.preflight(spec)]
+
+
+def _option_findings(trainer: Trainer, spec: TaskSpec) -> list[Finding]:
+    """What is wrong with ``training.trainer_options``."""
+    given = spec.training.trainer_options
+    place = "task.yaml: training.trainer_options"
+    if trainer.options is None:
+        message = f"the trainer {trainer.name} takes no options ({', '.join(map(str, given))})"
+        return [Finding("training.trainer_options", "error", place, message, "remove them")] if given else []
+    try:
+        trainer.options.model_validate(given)
+    except ValidationError as error:
+        fix = f"the trainer {trainer.name} takes {', '.join(trainer.options.model_fields)}"
+        return [
+            Finding("training.trainer_options", "error", ".".join([place, *map(str, e["loc"])]), f"{e['msg']}", fix)
+            for e in error.errors()
+        ]
+    return []

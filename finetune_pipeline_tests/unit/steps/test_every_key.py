@@ -46,6 +46,7 @@ CHANGES: dict[str, Any] = {
     "training.scheduler": "linear",
     "training.micro_batch_size": 4,
     "training.gradient_checkpointing": True,
+    "training.trainer_options": {"queue": 1},
     "training.lora": {"r": 4},
     "training.prefix": {"tokens": 5},
     "training.prompt": {"tokens": 5},
