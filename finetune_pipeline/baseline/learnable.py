@@ -19,7 +19,7 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import CommonestAnswer
-from finetune_pipeline.evaluation.statistics import holm
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.wording import counted, cut, percent, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import default_metric

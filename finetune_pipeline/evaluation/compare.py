@@ -11,12 +11,12 @@ from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or
 from finetune_pipeline.evaluation.result import Comparison, Side
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.scores import score
-from finetune_pipeline.evaluation.statistics import (
+from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
+from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
     design_effect,
     mcnemar_exact,
-    smallest_detectable_gain,
 )
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 

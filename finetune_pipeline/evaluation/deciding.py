@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import Decision, Decisions, Level, RivalGain
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
-from finetune_pipeline.evaluation.statistics import level_left, looks_spent
+from finetune_pipeline.evaluation.statistics.multiple_testing import level_left, looks_spent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 

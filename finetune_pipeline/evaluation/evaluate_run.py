@@ -38,7 +38,7 @@ from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import seal_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.statistics import holm
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.model import TaskSpec

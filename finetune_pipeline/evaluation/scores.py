@@ -26,7 +26,7 @@ from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusio
 from finetune_pipeline.evaluation.metrics.micro_f1 import claim_counts, f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, default_metric
 
 

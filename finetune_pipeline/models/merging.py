@@ -161,8 +161,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     judge: Callable[..., dict[str, Any]] = parity
     if kind in ("prompt", "prefix"):
         from finetune_pipeline.models.prefixes import prefix_reference
-        from finetune_pipeline.models.soft_parity import soft_parity
-        from finetune_pipeline.models.soft_prompts import plain_model
+        from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
 
         judge = soft_parity
         write = plain_model if kind == "prompt" else prefix_reference
@@ -189,8 +188,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
 
 def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:
     """How the model is asked where it was trained and compared: what whoever serves it has to repeat."""
-    from finetune_pipeline.models.chat import end_ids
-    from finetune_pipeline.models.loading import load_tokenizer
+    from finetune_pipeline.models.chat import end_ids, load_tokenizer
 
     prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")
     tokenizer = load_tokenizer(base)

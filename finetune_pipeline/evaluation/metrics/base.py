@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.evaluation.correctness import is_right
-from finetune_pipeline.evaluation.statistics import (
+from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
-    bootstrap_mean,
     clustered_tango_interval,
-    paired_bootstrap_mean,
-    paired_permutation,
     tango_interval,
     wilson_interval,
 )
+from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_mean, paired_permutation
 from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.outputs import AnyOutput
 

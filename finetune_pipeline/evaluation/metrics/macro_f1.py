@@ -7,7 +7,8 @@ from typing import Any
 
 from finetune_pipeline.evaluation.correctness import answer_of
 from finetune_pipeline.evaluation.metrics.base import Gain, Metric, Row, register
-from finetune_pipeline.evaluation.statistics import Interval, paired_bootstrap_f1
+from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
 
 

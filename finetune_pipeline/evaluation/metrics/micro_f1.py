@@ -8,7 +8,8 @@ import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.base import Gain, Metric, Row, register
-from finetune_pipeline.evaluation.statistics import Interval, draws_interval
+from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.resampling import draws_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 RESAMPLES, SEED = 2000, 0

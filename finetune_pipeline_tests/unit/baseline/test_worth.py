@@ -7,7 +7,7 @@ import math
 import pytest
 
 from finetune_pipeline.baseline.worth import worth_training
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 

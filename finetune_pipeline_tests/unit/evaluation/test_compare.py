@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row
 
 

@@ -9,11 +9,8 @@ import pytest
 import torch
 
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.loading import (
-    load_for_prediction,
-    load_for_training,
-    load_tokenizer,
-)
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction, load_for_training
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 CPU = torch.device("cpu")

@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.models.merging import merge, merge_and_compare
 from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.soft_prompts import plain_model
@@ -151,7 +150,7 @@ def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind
 
 def test_a_soft_prompt_that_was_left_out_is_seen(tmp_path: Path) -> None:
     from finetune_pipeline.data.examples import read_examples
-    from finetune_pipeline.models.soft_parity import soft_parity
+    from finetune_pipeline.models.soft_prompts import soft_parity
 
     base = make_model(tmp_path / "base", "llama")
     adapter = soft(base, tmp_path / "adapter")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import activation_bytes, weight_bytes
 from finetune_pipeline.planning.shape import model_shape

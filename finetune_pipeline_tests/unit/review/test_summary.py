@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from finetune_pipeline.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
-from finetune_pipeline.review.ratings import Rating
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
+from finetune_pipeline.review.ratings import Rating, summarise
 from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, sheet_name
-from finetune_pipeline.review.summary import summarise
 from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION
 
 SHEET = sheet_name(VERSION, 40)

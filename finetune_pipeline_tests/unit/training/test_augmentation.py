@@ -13,7 +13,7 @@ import torch
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of
-from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.training.rows import prepare_split, training_examples

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline_tests.tiny_model import SYSTEM

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.shared_reading import Tree
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 ALIKE = [[20, 21, 2], [20, 21, 23, 2], [20, 2], [22, 21, 2], [20, 21, 2], [22], []]
