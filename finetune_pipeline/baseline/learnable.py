@@ -64,8 +64,6 @@ def learnable(
     "shown" at most 1 - gates.confidence over all of them.
 
     Args:
-        spec: The task.
-        train: The training rows.
         clusters: Near-duplicate cluster by row id. Rows of one cluster, group or source line stay together.
         prompted: How the prompted base model does against the commonest answer on validation, where that was asked.
 
@@ -123,8 +121,6 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
     """How the base model at its best does against always the commonest answer, on validation.
 
     Args:
-        spec: The task.
-        best: The best prompt.
         rows: Validation rows by model (prompts, restricted answers, simple models).
 
     Returns:

@@ -13,7 +13,7 @@ from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.store import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.identity import TEXTS, model_folder
 from finetune_pipeline.models.inference.constrained import Grammar
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Ids, generate_and_score
@@ -67,7 +67,7 @@ class Answerer:
                 name: {
                     p.name: self._seen.digest(p)
                     for p in sorted(folder.iterdir())
-                    if p.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt")
+                    if p.suffix in (*TEXTS, ".safetensors")
                 }
                 for name, folder in folders.items()
             }

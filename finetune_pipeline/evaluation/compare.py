@@ -52,20 +52,8 @@ def widen_rates(
         scores["primary"]["interval"] = right["interval"]
 
 
-def _by_id(rows: Sequence[Row], side: str) -> dict[str, Row]:
-    by_id: dict[str, Row] = {}
-    twice = set()
-    for row in rows:
-        if row["example_id"] in by_id:
-            twice.add(row["example_id"])
-        by_id[row["example_id"]] = row
-    if twice:
-        raise ValueError(f"{side}: {len(twice)} examples are there twice, for example {min(twice)!r}")
-    return by_id
-
-
 def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tuple[str, Row, Row]]:
-    base, candidate = _by_id(rows_base, "base"), _by_id(rows_candidate, "candidate")
+    base, candidate = ({row["example_id"]: row for row in rows} for rows in (rows_base, rows_candidate))
     if not base or not candidate:
         raise ValueError(f"nothing to compare: {len(base)} base rows, {len(candidate)} candidate rows")
     if base.keys() != candidate.keys():
@@ -95,12 +83,11 @@ def compare(
         rows_base: Predictions of the model to beat.
         rows_candidate: Predictions of the other one.
         form: The kind of answer; see metrics.score.
-        confidence: Of all intervals.
         metric: What decides; by default that of the kind of output.
         sources: What each example was made from, by id. Where examples share one, intervals and p count sources.
 
     Raises:
-        ValueError: A side holds an example twice, the sides do not cover exactly the same ids, or gold differs.
+        ValueError: The sides do not cover exactly the same ids, or gold differs.
     """
     pairs = _pairs(rows_base, rows_candidate)
     output, n = as_output(form), len(pairs)

@@ -54,8 +54,6 @@ def decide_gain(
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
-        candidate: Rows of the candidate.
-        output: The kind of answer the spec declares.
         metrics: Metrics the gain must be shown in.
         level: Two-sided significance level of the whole decision.
         margin: The gain must surely exceed this; negative where the candidate may be a little worse.

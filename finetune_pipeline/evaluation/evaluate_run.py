@@ -64,7 +64,6 @@ def evaluate_task(
     """Judge one candidate on the sealed test.
 
     Args:
-        spec: The task.
         predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
             examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to production
             rows (see robustness.robustness).

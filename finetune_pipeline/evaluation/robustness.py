@@ -35,7 +35,6 @@ def robustness(
     """Measure every perturbation: the candidate's answers beside its plain answers to the same rows.
 
     Args:
-        spec: The task.
         predictions: Rows of all models, perturbed ones among them.
         sources: What each example was made from, by id; see compare.compare.
 
@@ -83,7 +82,6 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
     known, which is a warning.
 
     Args:
-        settings: spec.robustness.
         measured: What :func:`robustness` measured.
     """
     unknown = {"worst": None, "largest_drop": None}

@@ -211,7 +211,6 @@ def soft_parity(
     adapter: Path,
     merged: Path,
     examples: Sequence[Example],
-    labels: Sequence[str],
     *,
     max_new_tokens: int,
     batch_size: int,
@@ -235,13 +234,13 @@ def soft_parity(
     served: Any = (
         PrefixedModel(load_for_prediction(base, device), adapter) if prefix else load_for_prediction(merged, device)
     )
-    rows = Rows.encode(tokenizer, examples, labels)
+    rows = Rows.encode(tokenizer, examples)
     answers = generate_and_score(
-        served, tokenizer, rows.prompts, rows.labels, max_new_tokens, batch_size, stage, "soft prompt, served"
+        served, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, "soft prompt, served"
     )
     right = Side(answers, finite(_without(logits(served, rows, batch_size), soft), "served model"))
     left = _under_peft(peft, tokenizer, rows, answers, soft, len(right.logits))
-    facts = compare(left, right, examples, bool(labels))
+    facts = compare(left, right, examples)
     chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
     fine = not off and not chosen
     return {
@@ -272,27 +271,17 @@ def _under_peft(
     for i, answer in enumerate(served):
         prompt = [t for t in rows.prompts[i] if t not in soft]  # PEFT puts the vectors there itself
         if sum(map(len, parts)) < positions:
-            parts.append(_without(_along(model, prompt, [rows.gold[i]])[0], soft))
-        labels = rows.labels[i] if rows.labels else []
-        scores = []
-        for part, label in zip(_along(model, prompt, labels) if labels else [], labels, strict=True):
-            target = torch.tensor(label)[:, None]
-            scores.append(torch.log_softmax(part, -1).gather(1, target).double().sum().item())
+            parts.append(_without(_along(model, prompt, rows.gold[i]), soft))
         ids = answer.new_ids
-        own = _along(model, prompt, [ids])[0].argmax(-1).tolist() if ids else []
+        own = _along(model, prompt, ids).argmax(-1).tolist() if ids else []
         text = answer.text if own == ids else tokenizer.decode(own)
-        answers.append(replace(answer, text=text, label_scores=scores, status=answer.status if own == ids else "other"))
+        answers.append(replace(answer, text=text, status=answer.status if own == ids else "other"))
     return Side(answers, finite(torch.cat(parts)[:positions], "adapter on the base"))
 
 
-def _along(model: Any, prompt: list[int], texts: Sequence[list[int]]) -> list[torch.Tensor]:
-    """Logits [tokens, vocabulary] that predict each token of every text behind the prompt."""
-    longest = max(map(len, texts))
-    width = len(prompt) + longest - 1
-    ids = torch.zeros(len(texts), width, dtype=torch.long)
-    seen = torch.zeros(len(texts), width, dtype=torch.long)
-    for i, text in enumerate(texts):
-        row = [*prompt, *text[:-1]]
-        ids[i, : len(row)], seen[i, : len(row)] = torch.tensor(row), 1
-    out = model(input_ids=ids.to(model.device), attention_mask=seen.to(model.device), logits_to_keep=longest)
-    return [out.logits[i, : len(text)].float().cpu() for i, text in enumerate(texts)]
+def _along(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
+    """Logits [tokens, vocabulary] that predict each token of a text behind the prompt."""
+    ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
+    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=len(text))
+    logits: torch.Tensor = out.logits[0].float().cpu()
+    return logits

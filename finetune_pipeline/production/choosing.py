@@ -10,13 +10,14 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.dedup.text_similarity import text_key
-from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.triggers import find_triggers
+from finetune_pipeline.evaluation.production_rows import logged_example
 from finetune_pipeline.spec.model import TaskSpec
 
 FLOOR = 5
@@ -241,17 +242,5 @@ def _judges(row: dict[str, Any], share: float) -> bool:
 
 
 def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
-    """A training example: the question, and the answer a person gave in place of the model's."""
-    messages = [
-        {"role": "system", "content": spec.system_prompt},
-        *(row["turns"] or [{"role": "user", "content": row["input"]}]),
-        {"role": "assistant", "content": row["correction"]},
-    ]
-    return Example(
-        id=example_id(messages),
-        messages=messages,
-        origin="production",
-        source=row["source"],
-        label=row["correction"] if spec.labels else None,
-        tags=[f"log:{row['id']}"],
-    )
+    """A training example of a corrected row."""
+    return replace(logged_example(spec, row, row["correction"]), source=row["source"])

@@ -126,8 +126,6 @@ def failure_atlas(
     """Group every wrong answer of one model by kind and likeness, kinds and groups by size.
 
     Args:
-        rows: Its predictions.
-        output: The kind of answer the spec declares.
         texts: User text by example id, of all rows.
         neighbours: To find the nearest training rows.
     """

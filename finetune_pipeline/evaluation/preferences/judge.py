@@ -129,7 +129,6 @@ class Judge:
     """Asks a chat endpoint which of two answers is better.
 
     Args:
-        endpoint: The judging model.
         cache: Replies that are known: nothing is asked (nor paid) twice, whenever the process died.
         max_tokens: What all questions of this object may cost together.
 

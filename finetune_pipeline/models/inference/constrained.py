@@ -41,7 +41,6 @@ class Grammar:
 
     Args:
         schema: JSON schema (draft 2020-12). The order of its properties is that of the answers' keys.
-        tokenizer: A fast tokenizer of transformers.
 
     Raises:
         UnsupportedSchema: The schema uses what llguidance has no rule for, nothing can comply with it, or the tokenizer

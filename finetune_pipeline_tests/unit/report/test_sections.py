@@ -26,7 +26,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, changed,
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.evaluation.test_robustness import predicted
 from finetune_pipeline_tests.unit.report.parsed import Parsed
-from finetune_pipeline_tests.unit.review.test_summary import SECRET, SHEET, said
+from finetune_pipeline_tests.unit.review.test_ratings import SECRET, SHEET, said
 
 
 def section(name: str, result: EvaluationResult, rows: ShownRows | None = None) -> Section:
