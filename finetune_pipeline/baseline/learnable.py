@@ -138,9 +138,9 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
     return Evidence(
         "prompted",
         f"the base model, {prompt_name(best)}{MODE_TITLES[base.mode]}, on validation",
-        float(compared.candidate.primary.value or 0.0),
+        float(compared.candidate or 0.0),
         "always the commonest answer",
-        float(compared.base.primary.value or 0.0),
+        float(compared.base or 0.0),
         float(compared.gain or 0.0),
         (compared.interval[0], compared.interval[1]),
         float(compared.metric_p),

@@ -8,9 +8,8 @@ from typing import Any
 
 from finetune_pipeline.evaluation.correctness import Form, as_output, is_right, is_valid
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
-from finetune_pipeline.evaluation.result import Comparison, Side
+from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
-from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
@@ -108,16 +107,15 @@ def compare(
         metric_p = mcnemar
     elif isinstance(deciding, RowMetric):
         metric_p = deciding.p_value(base, candidate, output, clusters)
-    f1 = {}
+    f1 = None
     if isinstance(output, LabelsOutput):
-        macro = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters)
-        f1 = {"macro_f1_gain": macro.gain, "macro_f1_interval": macro.interval}
+        f1 = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters).interval
     return Comparison(
         metric=name,
         n=n,
         confidence=confidence,
-        base=_side(base, output, confidence, name),
-        candidate=_side(candidate, output, confidence, name),
+        base=deciding.value(base, output),
+        candidate=deciding.value(candidate, output),
         b=b,
         c=c,
         discordant_share=(b + c) / n,
@@ -125,16 +123,10 @@ def compare(
         interval=decides.interval,
         mcnemar_p=mcnemar,
         metric_p=metric_p,
+        macro_f1_interval=f1,
         right_before=sum(before),
         design_effect=effect,
         smallest_detectable_gain=smallest_detectable_gain(int(n / effect), (b + c) / n, alpha=1 - confidence),
         fixed=fixed,
         broken=broken,
-        **f1,
     )
-
-
-def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> Side:
-    scores = score(rows, output, confidence, metric)
-    wanted = ("correct", "accuracy", "interval", "macro_f1", "rougeLsum", "rougeLsum_interval", "primary")
-    return Side.model_validate({name: scores[name] for name in wanted if name in scores})

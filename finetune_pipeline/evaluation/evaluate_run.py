@@ -245,7 +245,7 @@ def _model_table(
 def _entry(title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
     """One row of the table. `scores`: of metrics.score, or of baseline.score_baselines, which keeps the valid share alone."""
     valid = scores["valid"]["share"] if scores.get("valid") else scores.get("valid_share")
-    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "rougeLsum_interval")
+    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
     decides = scores["primary"]
     return ModelRow(
         title=title,

@@ -111,11 +111,9 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
         answers = base_at_its_best(rows, spec.output, name).answers
         rivals += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
     rivals += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
-    scored = [
-        (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of)
-        for title, of in rivals
-    ]
-    value, title, of = max(scored, key=lambda rival: METRICS[spec.metric].rank(rival[0]))
+    metric = METRICS[spec.metric]
+    scored = [(float(metric.value(of, spec.output) or 0.0), title, of) for title, of in rivals]
+    value, title, of = max(scored, key=lambda rival: metric.rank(rival[0]))
     return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))
 
 
@@ -190,10 +188,7 @@ def _rank(scores: Mapping[str, Any]) -> float:
 def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str) -> dict[str, Any]:
     scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric)
     restricted = restricted_rows(rows, name, spec.output)
-    wanted = (
-        *("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rouge1", "rouge2", "rougeLsum"),
-        *("rougeLsum_interval", "primary"),
-    )
+    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "primary")
     return {
         **{key: scores[key] for key in wanted if key in scores},
         "valid_share": scores["valid"]["share"],

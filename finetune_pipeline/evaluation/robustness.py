@@ -62,8 +62,8 @@ def robustness(
 def _figures(paired: Comparison, rows: Sequence[Row]) -> PerturbedScores:
     return PerturbedScores(
         n=paired.n,
-        plain=paired.base.primary.value,
-        perturbed=paired.candidate.primary.value,
+        plain=paired.base,
+        perturbed=paired.candidate,
         drop=None if paired.gain is None else -paired.gain,
         interval=(-paired.interval[1], -paired.interval[0]) if paired.interval else None,
         lost=paired.b,

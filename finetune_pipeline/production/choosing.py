@@ -88,18 +88,18 @@ def cap(counts: Sequence[int], share: float) -> int:
 
 
 def _over(
-    rows: Sequence[Mapping[str, Any]], sources: Sequence[Any], share: float
-) -> list[tuple[Mapping[str, Any], Any, int, int]]:
-    """(row, source, what the source gives, what it may) of the rows beyond a source's share; which ones, the ids decide."""
+    rows: Sequence[Mapping[str, Any]], sources: Sequence[Any], share: float, rule: str, told: str
+) -> dict[str, Held]:
+    """The rows beyond their source's share; which of a source's, the ids decide. told: with {many}, {all} and {most}."""
     groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
         groups[source].append(row)
     most = cap([len(g) for g in groups.values()], share)
-    surplus = []
-    for source, group in groups.items():
-        ordered = sorted(group, key=lambda r: _mixed(r["id"]))
-        surplus += [(row, source, len(group), most) for row in ordered[most:]]
-    return surplus
+    return {
+        row["id"]: Held(row["id"], rule, told.format(many=len(group), all=len(rows), most=most))
+        for group in groups.values()
+        for row in sorted(group, key=lambda r: _mixed(r["id"]))[most:]
+    }
 
 
 def _mixed(name: str) -> bytes:
@@ -109,28 +109,16 @@ def _mixed(name: str) -> bytes:
 
 def _users(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
     sources = [row["user"] or ("row", row["id"]) for row in rows]
-    return {
-        row["id"]: Held(
-            row["id"],
-            "poison_user_share",
-            f"one user gave {many} of {len(rows)} corrected rows; {most} count (logs.max_user_share)",
-        )
-        for row, _, many, most in _over(rows, sources, spec.logs.max_user_share)
-    }
+    told = "one user gave {many} of {all} corrected rows; {most} count (logs.max_user_share)"
+    return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", told)
 
 
 def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
     if len(rows) <= FLOOR:
         return {}
     families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
-    return {
-        row["id"]: Held(
-            row["id"],
-            "poison_family_share",
-            f"{many} of {len(rows)} corrected rows say nearly the same; {most} count (logs.max_family_share)",
-        )
-        for row, _, many, most in _over(rows, families, spec.logs.max_family_share)
-    }
+    told = "{many} of {all} corrected rows say nearly the same; {most} count (logs.max_family_share)"
+    return _over(rows, families, spec.logs.max_family_share, "poison_family_share", told)
 
 
 def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]) -> dict[str, Held]:

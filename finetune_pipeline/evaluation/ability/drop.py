@@ -43,19 +43,14 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
         raise ValueError(f"{len(choices)} items with choices: the loss of ability cannot be measured")
     n = len(choices)
     lost = [a["id"] for a, b in choices if a["right"] and not b["right"]]
-    gained = [a["id"] for a, b in choices if b["right"] and not a["right"]]
-    low, high = tango_interval(len(gained), len(lost), n, confidence)
+    paired = _lost(choices, confidence)
     return {
         "n": n,
         "confidence": confidence,
         "before": _rate(sum(a["right"] for a, _ in choices), n, confidence),
         "after": _rate(sum(b["right"] for _, b in choices), n, confidence),
-        "drop": (len(lost) - len(gained)) / n,
-        "interval": [low, high],
-        "lost": len(lost),
-        "gained": len(gained),
-        "mcnemar_p": mcnemar_exact(len(gained), len(lost)),
-        "smallest_visible": smallest_detectable_gain(n, (len(lost) + len(gained)) / n, alpha=1 - confidence),
+        **paired,
+        "smallest_visible": smallest_detectable_gain(n, (paired["lost"] + paired["gained"]) / n, alpha=1 - confidence),
         "text": _text(texts, confidence),
         "categories": _categories(fine, confidence),
         "benchmarks": _benchmarks(choices, confidence),
