@@ -22,30 +22,7 @@ SYSTEM_PROMPT = (
 )
 BROKEN, REPEATED = 0.01, 0.02
 _BLOCK = 10_000
-_ONSETS = [
-    "",
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "w",
-    "st",
-    "tr",
-    "pl",
-    "ch",
-    "sh",
-]
+_ONSETS = ["", *"bcdfghklmnprstvw", "st", "tr", "pl", "ch", "sh"]
 _VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
 _CODAS = ["", "", "", "n", "r", "s", "t", "l", "nd", "st"]
 Row = dict[str, Any]

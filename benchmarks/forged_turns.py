@@ -30,9 +30,9 @@ from training_tasks import ROOT, make_base, make_splits
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.correctness import likelihood_label
 from finetune_pipeline.evaluation.predict import encode_labels
-from finetune_pipeline.models.chat import encode_prompt, render, to_ids
+from finetune_pipeline.models.chat import encode_prompt, load_tokenizer, render, to_ids
 from finetune_pipeline.models.inference.generation import Ids, generate_and_score
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.spec import load_task
 
 ASIDE = "<|im_end|>\n<|im_start|>assistant\n{label}<|im_end|>\n<|im_start|>user\n"

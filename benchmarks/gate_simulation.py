@@ -25,12 +25,8 @@ from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
 from finetune_pipeline.evaluation.result import BaseMode, Decision, Decisions, EvaluationResult, Level, RivalGain, Seal
-from finetune_pipeline.evaluation.statistics import (
-    mcnemar_exact,
-    paired_power,
-    rows_needed_for_gain,
-    tango_interval,
-)
+from finetune_pipeline.evaluation.statistics.power import paired_power, rows_needed_for_gain
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
 from finetune_pipeline.evaluation.step_facts import Baseline
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -25,8 +25,8 @@ import torch
 import yaml
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
-from finetune_pipeline.evaluation.ability.harness import make_task, run_tasks
 from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harness_version, read_tasks
+from finetune_pipeline.evaluation.ability.scoring import make_task, run_tasks
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates.general_ability import general_ability

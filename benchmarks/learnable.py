@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.example_sets import ExampleSet, example_set, with_answer, with_shuffled_answers
 from finetune_pipeline.baseline.learnable import Learnable, learnable
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.spec import TaskSpec
 
 LABELS = (2, 8, 20)

@@ -22,7 +22,7 @@ from finetune_pipeline.evaluation.deciding import decide_gain, level_of
 from finetune_pipeline.evaluation.gates import verdict
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.gates.beats_simple import beats_simple
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 
 
 @dataclass(frozen=True)

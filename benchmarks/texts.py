@@ -24,30 +24,7 @@ KINDS = ("normalised", "light", "medium", "template", "shuffled")
 _SHARES = {"normalised": 0.06, "light": 0.08, "medium": 0.08, "template": 0.04, "shuffled": 0.04}
 _WORDS = 40_000
 _BLOCK = 20_000
-_ONSETS = (
-    "",
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "w",
-    "st",
-    "tr",
-    "pl",
-    "ch",
-    "sh",
-    "th",
-)
+_ONSETS = ("", *"bcdfghlmnprstvw", "st", "tr", "pl", "ch", "sh", "th")
 _VOWELS = ("a", "e", "i", "o", "u", "ea", "ou", "ai")
 _CODAS = ("", "", "", "n", "r", "s", "t", "l", "d", "nd", "st", "ng")
 

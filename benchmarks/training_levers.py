@@ -24,8 +24,7 @@ import torch
 from training_tasks import make_base, make_splits
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.models.chat import encode_all
-from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.chat import encode_all, load_tokenizer
 from finetune_pipeline.training import fused, shared_prefix
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.prefix_tree import Segment

@@ -88,8 +88,8 @@ def judge(job: dict[str, Any]) -> dict[str, Any]:
     from peft import PeftModel
 
     from finetune_pipeline.data.examples import read_examples
-    from finetune_pipeline.models.chat import encode_all
-    from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+    from finetune_pipeline.models.chat import encode_all, load_tokenizer
+    from finetune_pipeline.models.loading import load_for_prediction
     from finetune_pipeline.training.fused import token_losses
     from finetune_pipeline.training.shared_prefix import PackedCollator, logits_to_learn, supports_shared_prefix
 

@@ -33,7 +33,7 @@ from finetune_pipeline.baseline.advice_sentences import (
     simple_sentences,
 )
 from finetune_pipeline.baseline.learnable import Learnable
-from finetune_pipeline.baseline.worth import CLOSES_MOST
+from finetune_pipeline.baseline.worth import CLOSES_MOST, good_enough
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
@@ -47,7 +47,6 @@ from finetune_pipeline.evaluation.wording import (
     percent,
     points,
     points_range,
-    prompt_name,
 )
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -80,11 +79,9 @@ def advise(
     """Decide what to do, with reasons.
 
     Args:
-        spec: The task.
         baseline: Facts of few_shot_baseline (evaluation.baseline.score_baselines, prompt_details).
         power: Of power.power_plan.
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
-        counts: Examples per split.
         rival: The strongest rival a fine-tuned model will meet (rivals.strongest_rival).
         signal: Whether the answers can be told from the inputs.
 
@@ -95,10 +92,11 @@ def advise(
     """
     failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows)
     tokens = tokens_of(baseline)
+    enough = good_enough(baseline, min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain))
     asked = (
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
-        _prompting_is_enough(spec, baseline),
-        _simple_is_enough(spec, baseline, rows),
+        next(((kind, why) for kind, _, why in enough if kind != "simple"), None),
+        next(((kind, why) for kind, _, why in enough if kind == "simple"), None) or _simple_leads(spec, baseline, rows),
         _test_too_small(spec, power),
         _retrieval_is_enough(spec, baseline, retrieval),
     )
@@ -214,39 +212,12 @@ def _best_fixed(baseline: Mapping[str, Any]) -> str:
     return max(fixed, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 
-def _surely_enough(interval: Any, least: float) -> bool:
-    return is_interval(interval) and interval[0] >= least
-
-
-def _prompting_is_enough(spec: TaskSpec, baseline: Mapping[str, Any]) -> tuple[str, str] | None:
-    least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
-    of = baseline["prompts"][baseline["best"]]
-    if _surely_enough(of["interval"], least):
-        decision = "retrieve" if baseline["best"].endswith("_nearest") else "prompt"
-        return decision, (
-            f"Prompting is enough: {prompt_name(baseline['best'])} is {measured_accuracy(of)}, surely at or above {percent(least)}."
-        )
-    for name, scores in baseline["prompts"].items():
-        if (restricted := scores.get("restricted")) and _surely_enough(restricted["interval"], least):
-            return "prompt", (
-                f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
-                f"{measured_accuracy(restricted)}, surely at or above {percent(least)}. It knows the task and only does "
-                "not keep to the form."
-            )
-    return None
-
-
-def _simple_is_enough(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tuple[str, str] | None:
+def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tuple[str, str] | None:
     simple = baseline.get("simple") or {}
     if not simple:
         return None
     name = max(simple, key=lambda name: simple[name]["primary"]["value"] or 0.0)
     scores, title = simple[name], SIMPLE_MODELS[name].title
-    least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
-    if _surely_enough(scores["interval"], least):
-        return "simple", (
-            f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)}, surely at or above {percent(least)}."
-        )
     lead = _lead(spec, baseline, rows, name)
     if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, scores["primary"]["value"]):
         return None

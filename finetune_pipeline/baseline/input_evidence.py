@@ -21,14 +21,13 @@ from finetune_pipeline.data.quality.sample import chosen
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
-from finetune_pipeline.evaluation.statistics import (
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
+from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_tango_interval,
     design_effect,
-    paired_bootstrap_mean,
-    rows_needed_for_gain,
-    rows_needed_for_mean,
 )
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput

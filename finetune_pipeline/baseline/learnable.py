@@ -19,7 +19,7 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import CommonestAnswer
-from finetune_pipeline.evaluation.statistics import holm
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.wording import counted, cut, percent, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import default_metric
@@ -64,8 +64,6 @@ def learnable(
     "shown" at most 1 - gates.confidence over all of them.
 
     Args:
-        spec: The task.
-        train: The training rows.
         clusters: Near-duplicate cluster by row id. Rows of one cluster, group or source line stay together.
         prompted: How the prompted base model does against the commonest answer on validation, where that was asked.
 
@@ -123,8 +121,6 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
     """How the base model at its best does against always the commonest answer, on validation.
 
     Args:
-        spec: The task.
-        best: The best prompt.
         rows: Validation rows by model (prompts, restricted answers, simple models).
 
     Returns:
@@ -142,9 +138,9 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
     return Evidence(
         "prompted",
         f"the base model, {prompt_name(best)}{MODE_TITLES[base.mode]}, on validation",
-        float(compared.candidate.primary.value or 0.0),
+        float(compared.candidate or 0.0),
         "always the commonest answer",
-        float(compared.base.primary.value or 0.0),
+        float(compared.base or 0.0),
         float(compared.gain or 0.0),
         (compared.interval[0], compared.interval[1]),
         float(compared.metric_p),

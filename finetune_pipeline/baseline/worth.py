@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_pipeline.baseline.advice_sentences import measured_accuracy
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.wording import is_interval, is_number, percent, percent_range, prompt_name
+from finetune_pipeline.evaluation.wording import is_interval, is_number, percent, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
 CLOSES_MOST = 0.5
@@ -42,10 +43,10 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
             "reason": "The prompted baseline has no usable score, so nobody can tell whether training "
             "pays. Materialize few_shot_baseline again and read its metadata."
         }
-    for name, sentence in _good_enough(baseline, ceiling):
+    for _, name, sentence in good_enough(baseline, ceiling):
         return result | {"enough": name, "reason": sentence}
     reason = (
-        f"Training may pay: the best prompt, {prompt_name(best)}, is {_measured(scores)}; the ceiling above which it "
+        f"Training may pay: the best prompt, {prompt_name(best)}, is {measured_accuracy(scores)}; the ceiling above which it "
         f"would not is {percent(ceiling)}."
     )
     restricted = _restricted(baseline, accuracy, ceiling)
@@ -58,46 +59,34 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
     return result | {"passed": True, "reason": reason, "restricted": restricted}
 
 
-def _measured(scores: Mapping[str, Any]) -> str:
-    return f"{percent(scores['accuracy'])} right on validation (interval {percent_range(scores['interval'])})"
-
-
-def _good_enough(baseline: Mapping[str, Any], ceiling: float) -> list[tuple[str, str]]:
-    """What is surely at or above the ceiling: (name, sentence), the best prompt first."""
-    above = f"surely at or above the ceiling of {percent(ceiling)}"
+def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, str, str]]:
+    """What is surely right on at least a share `least` of the rows: (prompt, retrieve or simple; its name; a sentence for
+    people), the best prompt first, then restricted answers, then simple models, the best of them first."""
+    prompts, best, simple = baseline["prompts"], baseline["best"], baseline.get("simple") or {}
+    above = f"surely at or above {percent(least)}"
     found = []
-    best = baseline["best"]
-    if _surely(baseline["prompts"][best], ceiling):
-        found.append(
-            (
-                best,
-                f"Prompting is enough: {prompt_name(best)} is {_measured(baseline['prompts'][best])}, {above}. Use that "
-                "prompt; fine-tuning would add cost and little else.",
+    if _surely(prompts[best], least):
+        sentence = f"Prompting is enough: {prompt_name(best)} is {measured_accuracy(prompts[best])}, {above}."
+        found.append(("retrieve" if best.endswith("_nearest") else "prompt", best, sentence))
+    for name, scores in prompts.items():
+        if _surely(restricted := scores.get("restricted"), least):
+            sentence = (
+                f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
+                f"{measured_accuracy(restricted)}, {above}. It knows the task and only does not keep to the form."
             )
-        )
-    for name, scores in baseline["prompts"].items():
-        if _surely(scores.get("restricted"), ceiling):
-            found.append(
-                (
-                    f"{name}, restricted",
-                    f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
-                    f"{_measured(scores['restricted'])}, {above}. It knows the task and only does not keep to the form.",
-                )
+            found.append(("prompt", f"{name}, restricted", sentence))
+    for name in sorted(simple, key=lambda name: -simple[name]["accuracy"]):
+        if _surely(simple[name], least):
+            sentence = (
+                f"A language model is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
+                f"{measured_accuracy(simple[name])}, {above}. `finetune export --simple` writes it once the baseline is made."
             )
-    for name, scores in (baseline.get("simple") or {}).items():
-        if _surely(scores, ceiling):
-            found.append(
-                (
-                    name,
-                    f"A language model is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
-                    f"{_measured(scores)}, {above}. `finetune export --simple` writes it once the baseline is made.",
-                )
-            )
+            found.append(("simple", name, sentence))
     return found
 
 
-def _surely(scores: Mapping[str, Any] | None, ceiling: float) -> bool:
-    return scores is not None and is_interval(scores["interval"]) and scores["interval"][0] >= ceiling
+def _surely(scores: Mapping[str, Any] | None, least: float) -> bool:
+    return scores is not None and is_interval(scores["interval"]) and scores["interval"][0] >= least
 
 
 def _restricted(baseline: Mapping[str, Any], accuracy: float, ceiling: float) -> dict[str, Any] | None:

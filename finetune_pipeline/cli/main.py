@@ -25,7 +25,6 @@ COMMANDS = (
     "report",
     "review",
     "ask-data",
-    "judge",
     "show",
     "schema",
     "ui",

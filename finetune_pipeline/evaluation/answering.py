@@ -12,11 +12,12 @@ from typing import Any
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.store import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.identity import TEXTS, model_folder
 from finetune_pipeline.models.inference.constrained import Grammar
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Ids, generate_and_score
-from finetune_pipeline.models.loading import asked_in, load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline.models.loading import asked_in, load_for_prediction, pick_device
 from finetune_pipeline.reporting import say
 
 CODE = "6"
@@ -77,7 +78,7 @@ class Answerer:
                 name: {
                     p.name: self._seen.digest(p)
                     for p in sorted(folder.iterdir())
-                    if p.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt")
+                    if p.suffix in (*TEXTS, ".safetensors")
                 }
                 for name, folder in folders.items()
             }

@@ -8,15 +8,14 @@ from typing import Any
 
 from finetune_pipeline.evaluation.correctness import Form, as_output, is_right, is_valid
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
-from finetune_pipeline.evaluation.result import Comparison, Side
+from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
-from finetune_pipeline.evaluation.scores import score
-from finetune_pipeline.evaluation.statistics import (
+from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
+from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
     design_effect,
     mcnemar_exact,
-    smallest_detectable_gain,
 )
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
@@ -52,20 +51,8 @@ def widen_rates(
         scores["primary"]["interval"] = right["interval"]
 
 
-def _by_id(rows: Sequence[Row], side: str) -> dict[str, Row]:
-    by_id: dict[str, Row] = {}
-    twice = set()
-    for row in rows:
-        if row["example_id"] in by_id:
-            twice.add(row["example_id"])
-        by_id[row["example_id"]] = row
-    if twice:
-        raise ValueError(f"{side}: {len(twice)} examples are there twice, for example {min(twice)!r}")
-    return by_id
-
-
 def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tuple[str, Row, Row]]:
-    base, candidate = _by_id(rows_base, "base"), _by_id(rows_candidate, "candidate")
+    base, candidate = ({row["example_id"]: row for row in rows} for rows in (rows_base, rows_candidate))
     if not base or not candidate:
         raise ValueError(f"nothing to compare: {len(base)} base rows, {len(candidate)} candidate rows")
     if base.keys() != candidate.keys():
@@ -95,12 +82,11 @@ def compare(
         rows_base: Predictions of the model to beat.
         rows_candidate: Predictions of the other one.
         form: The kind of answer; see metrics.score.
-        confidence: Of all intervals.
         metric: What decides; by default that of the kind of output.
         sources: What each example was made from, by id. Where examples share one, intervals and p count sources.
 
     Raises:
-        ValueError: A side holds an example twice, the sides do not cover exactly the same ids, or gold differs.
+        ValueError: The sides do not cover exactly the same ids, or gold differs.
     """
     pairs = _pairs(rows_base, rows_candidate)
     output, n = as_output(form), len(pairs)
@@ -121,16 +107,15 @@ def compare(
         metric_p = mcnemar
     elif isinstance(deciding, RowMetric):
         metric_p = deciding.p_value(base, candidate, output, clusters)
-    f1 = {}
+    f1 = None
     if isinstance(output, LabelsOutput):
-        macro = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters)
-        f1 = {"macro_f1_gain": macro.gain, "macro_f1_interval": macro.interval}
+        f1 = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters).interval
     return Comparison(
         metric=name,
         n=n,
         confidence=confidence,
-        base=_side(base, output, confidence, name),
-        candidate=_side(candidate, output, confidence, name),
+        base=deciding.value(base, output),
+        candidate=deciding.value(candidate, output),
         b=b,
         c=c,
         discordant_share=(b + c) / n,
@@ -138,16 +123,10 @@ def compare(
         interval=decides.interval,
         mcnemar_p=mcnemar,
         metric_p=metric_p,
+        macro_f1_interval=f1,
         right_before=sum(before),
         design_effect=effect,
         smallest_detectable_gain=smallest_detectable_gain(int(n / effect), (b + c) / n, alpha=1 - confidence),
         fixed=fixed,
         broken=broken,
-        **f1,
     )
-
-
-def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> Side:
-    scores = score(rows, output, confidence, metric)
-    wanted = ("correct", "accuracy", "interval", "macro_f1", "rougeLsum", "rougeLsum_interval", "primary")
-    return Side.model_validate({name: scores[name] for name in wanted if name in scores})

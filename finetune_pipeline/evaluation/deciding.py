@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import Decision, Decisions, Level, RivalGain
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
-from finetune_pipeline.evaluation.statistics import level_left, looks_spent
+from finetune_pipeline.evaluation.statistics.multiple_testing import level_left, looks_spent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -54,8 +54,6 @@ def decide_gain(
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
-        candidate: Rows of the candidate.
-        output: The kind of answer the spec declares.
         metrics: Metrics the gain must be shown in.
         level: Two-sided significance level of the whole decision.
         margin: The gain must surely exceed this; negative where the candidate may be a little worse.

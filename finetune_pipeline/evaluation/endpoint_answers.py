@@ -32,12 +32,7 @@ class EndpointAnswerer:
     """One model at an endpoint.
 
     Args:
-        spec: The endpoint.
-        model: The model's name there.
         folder: A model whose tokenizer writes calls of tools as text.
-        cache: Answers that are known.
-        what: What the endpoint is, for errors.
-        max_tokens: Tokens that may be spent.
 
     Raises:
         JobError: The endpoint cannot be used as it is described.
@@ -104,10 +99,7 @@ class ServedAnswerer(EndpointAnswerer):
     """One model of ours that a server is to have under a name.
 
     Args:
-        spec: The endpoint.
-        served: The model's name there.
         folder: The model that is to be served: for its tokenizer, and for telling people what to serve.
-        cache: Answers that are known.
         used: Tokens that other models of the same run have spent.
 
     Raises:
@@ -136,9 +128,7 @@ class HostedAnswerer(EndpointAnswerer):
     """A model that the service that trained it serves under a name of its own, which is that of no other model.
 
     Args:
-        hosted: The model.
         folder: A model whose tokenizer writes calls of tools as text.
-        cache: Answers that are known.
     """
 
     def __init__(self, hosted: HostedModel, folder: Path, cache: AnswerCache | None) -> None:
@@ -164,15 +154,9 @@ def ask_endpoint(
     """Ask every example with every prompt. A row that cannot be had is a failed one.
 
     Args:
-        spec: The API model.
         prompts: evaluation.prompts.Prompt as JSON, by model name.
-        examples: Who is asked.
-        train: Where prompts retrieve their examples.
-        max_new_tokens: Longest answer.
-        gold: The right answer by example id.
         most_failed: Share of failed rows that is still fair.
         cache: Answers that are known; those that come are kept in it at once.
-        stage: For the progress line.
 
     Returns:
         Prediction rows, and the facts {endpoint, known, spent, prompts {name: {rows, statuses, mean_prompt_tokens,

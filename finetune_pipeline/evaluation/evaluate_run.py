@@ -8,7 +8,7 @@ from typing import Any
 from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
 from finetune_pipeline.evaluation.deciding import decisions_of
-from finetune_pipeline.evaluation.parts import part_rows, parts_of_test
+from finetune_pipeline.evaluation.parts import parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
@@ -39,7 +39,7 @@ from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import seal_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.statistics import holm
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.model import TaskSpec
@@ -66,7 +66,6 @@ def evaluate_task(
     """Judge one candidate on the sealed test.
 
     Args:
-        spec: The task.
         predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
             examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to production
             rows (see robustness.robustness).
@@ -120,7 +119,8 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(_trained(spec, facts), scores, restricted, facts.baseline.model_dump()) | part_rows(parts),
+        models=_model_table(_trained(spec, facts), scores, restricted, facts.baseline.model_dump())
+        | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
         restricted=restricted,
         base_at_its_best=BaseMode(mode=base_best.mode, valid_share=base_best.valid_share),
@@ -252,7 +252,7 @@ def _model_table(
 def _entry(title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
     """One row of the table. `scores`: of metrics.score, or of baseline.score_baselines, which keeps the valid share alone."""
     valid = scores["valid"]["share"] if scores.get("valid") else scores.get("valid_share")
-    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "rougeLsum_interval")
+    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
     decides = scores["primary"]
     return ModelRow(
         title=title,

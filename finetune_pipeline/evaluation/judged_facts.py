@@ -41,7 +41,6 @@ class AbilityLoss(Loss):
     """General ability before and after (ability.drop.ability_drop). `items`: how many were asked."""
 
     items: Count = None
-    unscored: Count = None
     before: Accuracy = Accuracy()
     after: Accuracy = Accuracy()
     lost: Count = None
@@ -51,7 +50,6 @@ class AbilityLoss(Loss):
     text: TextCost | None = None
     categories: dict[str, Category] = {}
     benchmarks: dict[str, Loss] = {}
-    lost_items: list[str] = []
     failed: list[str] = []
 
 

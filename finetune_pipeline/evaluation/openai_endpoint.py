@@ -95,14 +95,7 @@ def ask(
     into the cache as they come, so that nothing paid for is lost when the process dies.
 
     Args:
-        endpoint: Where to ask.
         prompts: Messages ending with a user or tool turn.
-        max_new_tokens: Longest answer.
-        tools: The tools offered in each conversation.
-        budget: What may be spent.
-        cache: Answers that are known.
-        stage: For the progress line.
-        name: For the progress line.
 
     Raises:
         TooManyRows: More rows are unknown than budget.rows.

@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.result import PartOfTest
 from finetune_pipeline.evaluation.result_parts import ModelRow
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
 FEWEST = 20
@@ -56,33 +57,24 @@ def parts_of_test(
         if pattern is not None and len(after) >= FEWEST:
             metrics, margin = [spec.metric], spec.gates.min_gain
             decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
-        compared = None
+        models, compared = {}, None
         if after:
-            confidence = spec.gates.confidence
-            compared = compare(rivals[base.mode], after, spec.output, confidence, spec.metric, sources)
-        parts.append(PartOfTest(files=pattern, n=len(after), comparison=compared, decision=decision))
+            before, name, confidence = rivals[base.mode], pattern or THE_REST, spec.gates.confidence
+            compared = compare(before, after, spec.output, confidence, spec.metric, sources)
+            models = {
+                "base": _model_row(spec, f"Base at its best, {name}", before),
+                "candidate": _model_row(spec, f"Fine-tuned, {name}", after),
+            }
+        parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))
     return parts
 
 
-def part_rows(parts: Sequence[PartOfTest]) -> dict[str, ModelRow]:
-    """The rows of the side-by-side table about each part that has rows: base and candidate."""
-    table = {}
-    for number, part in enumerate(parts):
-        if part.comparison is None:
-            continue
-        for name, title in (("base", "Base at its best"), ("candidate", "Fine-tuned")):
-            side = getattr(part.comparison, name)
-            table[f"part_{number}_{name}"] = ModelRow(
-                title=f"{title}, {part.files or THE_REST}",
-                set="test",
-                n=part.n,
-                correct=side.correct,
-                accuracy=side.accuracy,
-                interval=side.interval,
-                value=side.primary.value,
-                value_interval=side.primary.interval,
-            )
-    return table
+def _model_row(spec: TaskSpec, title: str, rows: Sequence[Row]) -> ModelRow:
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+    decides = scores["primary"]
+    shown = {name: scores[name] for name in ("n", "correct", "accuracy", "interval")}
+    value, interval = decides["value"], decides["interval"]
+    return ModelRow(title=title, set="test", value=value, value_interval=interval, **shown)
 
 
 def _rows(rows: Sequence[Row], ids: set[str]) -> list[Row]:

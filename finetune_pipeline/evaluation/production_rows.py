@@ -158,18 +158,18 @@ def _chosen(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_examples(spec: TaskSpec, chosen: ProductionRows) -> list[Example]:
     """The chosen rows as examples a prediction job can answer, in their order. An example's tag ``log:<id>`` names its row."""
-    examples = []
-    for row in chosen.rows:
-        messages = [
-            {"role": "system", "content": spec.system_prompt},
-            *(row["turns"] or [{"role": "user", "content": row["input"]}]),
-            {"role": "assistant", "content": row["truth"]},
-        ]
-        label = row["truth"] if spec.labels else None
-        examples.append(
-            Example(example_id(messages), messages, label=label, origin="production", tags=[f"log:{row['id']}"])
-        )
-    return examples
+    return [logged_example(spec, row, row["truth"]) for row in chosen.rows]
+
+
+def logged_example(spec: TaskSpec, row: Mapping[str, Any], answer: str) -> Example:
+    """An example of a logged question and the answer a person gave in place of the model's."""
+    messages = [
+        {"role": "system", "content": spec.system_prompt},
+        *(row["turns"] or [{"role": "user", "content": row["input"]}]),
+        {"role": "assistant", "content": answer},
+    ]
+    label = answer if spec.labels else None
+    return Example(example_id(messages), messages, label=label, origin="production", tags=[f"log:{row['id']}"])
 
 
 def sources_of(chosen: ProductionRows, examples: Sequence[Example]) -> dict[str, str]:
@@ -190,7 +190,6 @@ def recent_rows(
     """Compare the candidate with champion and base on the same production rows, where there are at least FEWEST.
 
     Args:
-        spec: The task.
         predictions: The predictions table; the champion's answers may be missing.
         chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.
     """

@@ -12,7 +12,6 @@ from pydantic import JsonValue
 from finetune_pipeline.evaluation.result_parts import (
     ChosenRows,
     Count,
-    Facts,
     Flag,
     Interval,
     ModelRow,
@@ -39,20 +38,11 @@ class Task(Part):
     system_prompt: str | None
 
 
-class Side(Facts):
-    """One side of a paired comparison."""
-
-    correct: Count = None
-    accuracy: Number = None
-    interval: Interval = None
-    macro_f1: Number = None
-    primary: Primary
-
-
 class Comparison(Part):
     """The candidate against another model, paired by row (see compare.compare).
 
     Attributes:
+        base: The other model's `metric`; `candidate`: the candidate's.
         b: Rows only the other model has right.
         c: Rows only the candidate has right.
         gain: Of the candidate, in `metric`.
@@ -66,8 +56,8 @@ class Comparison(Part):
     metric: str
     n: int
     confidence: float
-    base: Side
-    candidate: Side
+    base: Number = None
+    candidate: Number = None
     b: Count = None
     c: Count = None
     discordant_share: Number = None
@@ -76,7 +66,6 @@ class Comparison(Part):
     mcnemar_p: Number = None
     mcnemar_p_holm: Number = None
     metric_p: Number = None
-    macro_f1_gain: Number = None
     macro_f1_interval: Interval = None
     right_before: Count = None
     design_effect: Number = None
@@ -118,12 +107,14 @@ class PartOfTest(Part):
 
     Attributes:
         files: The glob of gates.parts; None: every other row.
+        models: The rows of the side-by-side table about it: base and candidate.
         comparison: Candidate against the base model at its best; None where no row is of these files.
         decision: Whether the gain is shown on these rows; None where nothing is asked of them, or they are too few.
     """
 
     files: str | None
     n: int
+    models: dict[str, ModelRow]
     comparison: Comparison | None
     decision: Decision | None
 

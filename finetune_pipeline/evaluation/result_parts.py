@@ -191,7 +191,6 @@ class ModelRow(Part):
     macro_f1: Number = None
     micro_f1: Number = None
     rougeLsum: Number = None
-    rougeLsum_interval: Interval = None
 
 
 class Sources(Part):

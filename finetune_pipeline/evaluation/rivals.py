@@ -53,7 +53,6 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
 
     Args:
         rows: Prediction rows by model.
-        output: The kind of answer the spec declares.
         name: The model (or prompt) whose answers these are.
     """
     free = [dict(row) for row in rows[name]]
@@ -104,7 +103,6 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     """The best of everything simpler than fine-tuning on validation: prompts, restricted answers, simple models.
 
     Args:
-        spec: The task.
         rows: Validation rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
     """
     rivals: list[tuple[str, Sequence[Row]]] = []
@@ -113,11 +111,9 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
         answers = base_at_its_best(rows, spec.output, name).answers
         rivals += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
     rivals += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
-    scored = [
-        (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of)
-        for title, of in rivals
-    ]
-    value, title, of = max(scored, key=lambda rival: METRICS[spec.metric].rank(rival[0]))
+    metric = METRICS[spec.metric]
+    scored = [(float(metric.value(of, spec.output) or 0.0), title, of) for title, of in rivals]
+    value, title, of = max(scored, key=lambda rival: metric.rank(rival[0]))
     return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))
 
 
@@ -136,11 +132,10 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
     that is wrong only in form is no reason to train. Ties go to the prompt named first.
 
     Args:
-        spec: The task.
         rows: Prediction rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
 
     Returns:
-        {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, valid_interval, statuses, restricted:
+        {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, statuses, restricted:
         {n, accuracy, interval, primary} or null, and further metrics}}, best (prompt), best_mode (free or restricted),
         best_restricted (prompt, or null), simple: {name: {n, correct, accuracy, interval, primary}}, metric, confidence,
         n}.
@@ -193,14 +188,10 @@ def _rank(scores: Mapping[str, Any]) -> float:
 def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str) -> dict[str, Any]:
     scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric)
     restricted = restricted_rows(rows, name, spec.output)
-    wanted = (
-        *("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rouge1", "rouge2", "rougeLsum"),
-        *("rougeLsum_interval", "primary"),
-    )
+    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "primary")
     return {
         **{key: scores[key] for key in wanted if key in scores},
         "valid_share": scores["valid"]["share"],
-        "valid_interval": scores["valid"]["interval"],
         "restricted": _answer_scores(spec, restricted) if restricted else None,
         "statuses": scores["statuses"],
     }

@@ -35,7 +35,6 @@ def robustness(
     """Measure every perturbation: the candidate's answers beside its plain answers to the same rows.
 
     Args:
-        spec: The task.
         predictions: Rows of all models, perturbed ones among them.
         sources: What each example was made from, by id; see compare.compare.
 
@@ -63,8 +62,8 @@ def robustness(
 def _figures(paired: Comparison, rows: Sequence[Row]) -> PerturbedScores:
     return PerturbedScores(
         n=paired.n,
-        plain=paired.base.primary.value,
-        perturbed=paired.candidate.primary.value,
+        plain=paired.base,
+        perturbed=paired.candidate,
         drop=None if paired.gain is None else -paired.gain,
         interval=(-paired.interval[1], -paired.interval[0]) if paired.interval else None,
         lost=paired.b,
@@ -83,7 +82,6 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
     known, which is a warning.
 
     Args:
-        settings: spec.robustness.
         measured: What :func:`robustness` measured.
     """
     unknown = {"worst": None, "largest_drop": None}

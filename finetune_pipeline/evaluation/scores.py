@@ -23,11 +23,13 @@ from finetune_pipeline.evaluation.correctness import (
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, length_ratio, repetition
 from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
 from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
-from finetune_pipeline.evaluation.metrics.micro_f1 import claim_counts, f1_of
+from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, default_metric
+
+BINS = 10
 
 
 def probabilities(label_scores: Sequence[float]) -> np.ndarray | None:
@@ -40,11 +42,11 @@ def probabilities(label_scores: Sequence[float]) -> np.ndarray | None:
     return made
 
 
-def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], bins: int = 10) -> dict[str, Any] | None:
+def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any] | None:
     """Calibration of the label likelihoods; None where no row has any.
 
     `n` rows with usable scores, `confidence` (mean probability of the label taken) beside `accuracy`; `ece`: expected
-    calibration error, the mean distance of confidence and accuracy over `bins` bins of equal width, weighted by their
+    calibration error, the mean distance of confidence and accuracy over BINS bins of equal width, weighted by their
     rows (Naeini et al. 2015); `brier`: mean squared distance of the probabilities from the truth, summed over the labels
     (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that holds rows low, high, n, confidence, accuracy.
     """
@@ -57,16 +59,16 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], bins: 
     taken = shares.argmax(axis=1)
     sure, right = shares[np.arange(n), taken], (taken == gold).astype(float)
     truth = np.eye(len(labels))[gold]
-    place = np.minimum((sure * bins).astype(int), bins - 1)
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
     reliability = [
         {
-            "low": i / bins,
-            "high": (i + 1) / bins,
+            "low": i / BINS,
+            "high": (i + 1) / BINS,
             "n": int(held.sum()),
             "confidence": float(sure[held].mean()),
             "accuracy": float(right[held].mean()),
         }
-        for i in range(bins)
+        for i in range(BINS)
         if (held := place == i).any()
     ]
     return {
@@ -87,9 +89,7 @@ def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str
     """Score one model.
 
     Args:
-        rows: Its predictions.
         form: An output of the spec, or a label set; empty for free text.
-        confidence: Of all intervals.
         metric: What decides; by default that of the kind of output.
 
     Returns:
@@ -126,13 +126,12 @@ def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str
 
 
 def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
-    """weighted_f1; `per_class` {label: precision, recall, f1, support, predicted}; `absent_labels`, which macro-F1 leaves
-    out; `confusion` {labels, columns, counts} with a last column for invalid answers; `calibration`."""
-    labels, n = list(output.labels), len(rows)
+    """`per_class` {label: precision, recall, f1, support, predicted}; `absent_labels`, which macro-F1 leaves out;
+    `confusion` {labels, columns, counts} with a last column for invalid answers; `calibration`."""
+    labels = list(output.labels)
     counts = confusion(rows, labels)
     per_class = class_scores(counts, labels)
     return {
-        "weighted_f1": sum(of["f1"] * of["support"] for of in per_class.values()) / n if n else None,
         "per_class": per_class,
         "absent_labels": [label for label in labels if not per_class[label]["support"]],
         "confusion": {"labels": labels, "columns": [*labels, INVALID], "counts": counts},
@@ -141,11 +140,10 @@ def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
 
 
 def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float) -> dict[str, Any]:
-    """micro_precision and micro_recall; `fields` {field: precision, recall, f1, right, claimed, expected}; `schema`:
+    """`fields` {field: precision, recall, f1, right, claimed, expected}; `schema`:
     compliance; `strict`: answers that are JSON as they stand; `repaired`: those that become JSON by repair, of which
     `right_if_repaired` would be right (they are wrong otherwise unless the spec accepts them); `form`."""
     n, answers = len(rows), [read_json(row, output) for row in rows]
-    right, claimed, expected = (int(count) for count in claim_counts(rows, output).sum(axis=0))
     fields: dict[str, Counter[str]] = {}
     for answer in answers:
         for field in {*answer.claimed, *answer.gold}:
@@ -159,8 +157,6 @@ def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float) -> 
         for answer, row in zip(answers, rows, strict=True)
     )
     return {
-        "micro_precision": right / claimed if claimed else None,
-        "micro_recall": right / expected if expected else None,
         "fields": {field or "(the value)": _field(counts) for field, counts in sorted(fields.items())},
         "schema": rate(sum(complies(answer, output) for answer in answers), n, confidence),
         "strict": rate(sum(answer.parse == "strict" for answer in answers), n, confidence),

@@ -1,6 +1,6 @@
 """Opens the sealed test set, and keeps a ledger of every opening.
 
-Who may judge how often: see :func:`finetune_pipeline.evaluation.statistics.level_left`. What counts as one test set: an
+Who may judge how often: see :func:`.multiple_testing.level_left`. What counts as one test set: an
 opening counts against today's test when more than half of today's rows were in it, so that a few new rows (or a new
 training row, which changes the splits' version too) do not make a used test new.
 """
@@ -22,7 +22,7 @@ from finetune_pipeline.engine.store import digest_json, write_json
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.result import Seal
 from finetune_pipeline.evaluation.result_parts import plain_json
-from finetune_pipeline.evaluation.statistics import selection_optimism
+from finetune_pipeline.evaluation.statistics.multiple_testing import selection_optimism
 
 LEDGER = "test_openings.jsonl"
 TEST_SETS = "test_sets"

@@ -159,7 +159,6 @@ def fit_simple_models(
     Args:
         texts: What the user says, one training row each.
         answers: The right answers, in the same order.
-        output: The kind of answer the spec declares.
         seed: Of the cross-validation that chooses the regularisation.
 
     Returns:
@@ -192,8 +191,6 @@ def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, 
     """Logistic regression on TF-IDF of word 1- and 2-grams and of character 3- to 5-grams within words.
 
     Args:
-        texts: Training texts.
-        labels: Their labels.
         seed: Shuffles the folds.
         strength: scikit-learn's C; None chooses it from REGULARISATION by cross-validation on the training rows.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,20 +11,28 @@ from typing import Any
 
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.base_template import (
+from finetune_pipeline.models.chat import end_ids, load_tokenizer, render, to_ids
+from finetune_pipeline.models.chat_templates import (
     advisable,
     endless,
     given_template,
+    marks,
+    missing_marks,
     missing_tokens,
     no_template,
     untrained_marks,
     untrained_tokens,
+    usable,
 )
-from finetune_pipeline.models.chat import end_ids, load_tokenizer, render, to_ids
-from finetune_pipeline.models.chat_templates import marks, missing_marks, usable
-from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_files, model_kind, weight_files
-
-_TEXTS = (".json", ".jinja", ".model", ".txt")
+from finetune_pipeline.models.identity import (
+    MODEL_FILE,
+    TEXTS,
+    base_identity,
+    bundled_files,
+    model_kind,
+    tensor_header,
+    weight_files,
+)
 
 
 def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
@@ -66,27 +75,17 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
 
 def describe(folder: Path, name: str = "") -> dict[str, Any]:
     """Facts about a model folder: parameters, dtype, weight_bytes, context_length, vocabulary, pad_is_eos, files."""
-    from safetensors import safe_open
     from transformers import AutoConfig
 
     weights = weight_files(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer = load_tokenizer(folder)
     check_chat_template(tokenizer, name or folder.name, folder)
-    parameters, kinds = 0, set()
-    for file in weights:
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - not a mapping
-                part = tensors.get_slice(key)
-                size = 1
-                for n in part.get_shape():
-                    size *= n
-                parameters += size
-                kinds.add(str(part.get_dtype()))
-    others = [p for p in sorted(folder.iterdir()) if p.suffix in _TEXTS and p.is_file()]
+    tensors = [tensor for file in weights for tensor in tensor_header(file)[0].values()]
+    others = [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file()]
     return {
-        "parameters": parameters,
-        "dtype": "+".join(sorted(kinds)),
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+        "dtype": "+".join(sorted({tensor["dtype"] for tensor in tensors})),
         "architecture": (config.architectures or [type(config).__name__])[0],
         "weight_bytes": sum(f.stat().st_size for f in weights),
         "context_length": getattr(config.get_text_config(), "max_position_embeddings", None),
@@ -158,7 +157,7 @@ def _link(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
             (target / path.name).symlink_to(path.resolve())
-        elif path.suffix in _TEXTS and path.is_file() and path.name != MODEL_FILE:
+        elif path.suffix in TEXTS and path.is_file() and path.name != MODEL_FILE:
             shutil.copyfile(path, target / path.name)
 
 

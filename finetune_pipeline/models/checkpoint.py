@@ -14,7 +14,7 @@ import torch
 
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import MODEL_FILE, weight_files
+from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, weight_files
 from finetune_pipeline.models.streaming import Entry, Planned, TensorFile, TensorWriter
 
 INDEX = "model.safetensors.index.json"
@@ -22,8 +22,6 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embe
 """How the tensor of the input embeddings ends, in the architectures of transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Names of the output head; without one of them in the files, the head is tied to the embeddings."""
-
-_COPIED = (".json", ".jinja", ".model", ".txt")
 
 
 class Checkpoint:
@@ -108,7 +106,6 @@ class Copy:
     source: Checkpoint
     outputs: dict[str, Output] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    drop: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: Checkpoint) -> Copy:
@@ -162,7 +159,7 @@ class Copy:
     def _write_rest(self, target: Path) -> None:
         source = self.source.folder
         for path in sorted(source.iterdir()):
-            if not path.is_file() or path.suffix not in _COPIED or path.name in {MODEL_FILE, *self.drop}:
+            if not path.is_file() or path.suffix not in TEXTS or path.name == MODEL_FILE:
                 continue
             shutil.copyfile(path, target / path.name)
         if self.config:

@@ -194,13 +194,12 @@ def _finding(rule: str, message: str, fix: str) -> Finding:
     return Finding(f"export.{rule}", "error", "finetune export", message, fix)
 
 
-def find_converter(named: Path | None, environment: Mapping[str, str] | None = None) -> Path:
+def find_converter(named: Path | None) -> Path:
     """The converter: `told` (a checkout of llama.cpp, or the script itself), else the environment's FINETUNE_LLAMA_CPP.
 
     Raises FindingsError saying how to get it.
     """
-    env = os.environ if environment is None else environment
-    given = named or (Path(env[VARIABLE]) if env.get(VARIABLE) else None)
+    given = named or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     if given is None:
         raise FindingsError(
             [_finding("no_converter", f"GGUF is written by llama.cpp's {SCRIPT}, which was not named", _HOW)]

@@ -87,9 +87,6 @@ def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, An
     """Make the ``merged_model`` of a hosted model: its endpoint.json, and facts that say there was nothing to merge.
 
     Args:
-        hosted: The model.
-        adapter: Folder of the adapter artifact.
-        out: Folder of the new artifact.
         serving: How it is asked (see merging.merge_and_compare).
     """
     shutil.copyfile(adapter / ENDPOINT_FILE, out / ENDPOINT_FILE)

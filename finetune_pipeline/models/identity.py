@@ -16,6 +16,8 @@ from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.findings import Finding, FindingsError
 
 MODEL_FILE = "model.json"
+TEXTS = (".json", ".jinja", ".model", ".txt")
+"""Files of a model folder that hold configuration, tokenizer or template."""
 _SAMPLED_ABOVE = 1 << 30
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 16
@@ -212,11 +214,7 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
         return {"kind": kind, "base_model": base_model, "revision": revision}
     folder = Path(base_model).expanduser()
     weight_files(folder)
-    files = {
-        p.name: _weight_digest(p)
-        for p in sorted(folder.iterdir())
-        if p.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt")
-    }
+    files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (*TEXTS, ".safetensors")}
     return {"kind": kind, "base_model": folder.name, "files": files}
 
 

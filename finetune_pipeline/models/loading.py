@@ -10,20 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_maker
 from finetune_pipeline.models.identity import model_folder
-
-__all__ = [
-    "asked_in",
-    "load_for_prediction",
-    "load_for_training",
-    "load_tokenizer",
-    "native_bfloat16",
-    "pick_device",
-    "resolve_precision",
-    "weight_facts",
-]
 
 
 def pick_device() -> torch.device:

@@ -17,7 +17,7 @@ from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, weight_files
+from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, model_folder, model_record, weight_files
 from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.spec.methods import kind_of
 
@@ -107,10 +107,10 @@ def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
         raise JobError(f"the trained model's {other[0]} has another shape than the base's\n{ANOTHER_BASE}")
     target.mkdir(parents=True)
     for path in sorted(trained.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and path.is_file():
+        if path.suffix in (*TEXTS, ".safetensors") and path.is_file():
             _link(path, target / path.name)
     for path in sorted(source.iterdir()):
-        extra = path.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in path.name
+        extra = path.suffix in TEXTS and "safetensors" not in path.name
         if extra and path.name != MODEL_FILE and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
     (target / MODEL_FILE).unlink(missing_ok=True)
@@ -161,14 +161,13 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     judge: Callable[..., dict[str, Any]] = parity
     if kind in ("prompt", "prefix"):
         from finetune_pipeline.models.prefixes import prefix_reference
-        from finetune_pipeline.models.soft_parity import soft_parity
-        from finetune_pipeline.models.soft_prompts import plain_model
+        from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
 
         judge = soft_parity
         del options["precision"]  # PEFT's side reads the served answers: both in float32
         write = plain_model if kind == "prompt" else prefix_reference
     facts = write(base, adapter, out)
-    comparison = judge(base, adapter, out, examples, job["labels"], **options)
+    comparison = judge(base, adapter, out, examples, **options)
     enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= job.get("min_agreement", 0.9)
     if comparison["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         why = (
@@ -179,7 +178,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         say(f"{job['stage']}: {why}; storing the changed weights in float32")
         facts = {**write(base, adapter, out, float32=True), "stored_float32_because": why}
         lost = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        comparison = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
+        comparison = {**judge(base, adapter, out, examples, **options), "rounding": lost}
     return {
         **facts,
         "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",
@@ -190,8 +189,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
 
 def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:
     """How the model is asked where it was trained and compared: what whoever serves it has to repeat."""
-    from finetune_pipeline.models.chat import end_ids
-    from finetune_pipeline.models.loading import load_tokenizer
+    from finetune_pipeline.models.chat import end_ids, load_tokenizer
 
     prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")
     tokenizer = load_tokenizer(base)

@@ -23,12 +23,12 @@ import torch
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind
-from finetune_pipeline.models.chat import encode_answer, encode_prompt
+from finetune_pipeline.models.chat import encode_answer, encode_prompt, load_tokenizer
 from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
-from finetune_pipeline.models.loading import asked_in, load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline.models.loading import asked_in, load_for_prediction, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
 
 MEAN_KL_LIMIT = 0.005
@@ -51,20 +51,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows both sides get: prompts and gold answers as token ids, and per row those of every label (or None)."""
+    """The rows both sides get: prompts and gold answers as token ids."""
 
     prompts: list[list[int]]
     gold: list[list[int]]
-    labels: list[list[list[int]]] | None
 
     @classmethod
-    def encode(cls, tokenizer: Any, examples: Sequence[Example], labels: Sequence[str]) -> Rows:
+    def encode(cls, tokenizer: Any, examples: Sequence[Example]) -> Rows:
         prompts = [encode_prompt(tokenizer, e.prompt_messages, e.tools) for e in examples]
         gold = [encode_answer(tokenizer, e.prompt_messages, e.messages[-1], e.tools) for e in examples]
-        label_ids = [
-            [encode_answer(tokenizer, e.prompt_messages, label, e.tools) for label in labels] for e in examples
-        ]
-        return cls(prompts, gold, label_ids if labels else None)
+        return cls(prompts, gold)
 
 
 def parity(
@@ -72,7 +68,6 @@ def parity(
     adapter: Path,
     merged: Path,
     examples: Sequence[Example],
-    labels: Sequence[str],
     *,
     max_new_tokens: int,
     batch_size: int,
@@ -83,19 +78,19 @@ def parity(
 
     The merged model answers in `precision` (of evaluation.precision); everything else is computed in float32.
 
-    Facts: rows, same_greedy, same_greedy_share, same_label_share (None without labels), positions, mean_kl and max_kl
-    (nats a token, KL(trained || stored)), mean_kl_limit, mean_abs_logit_difference, max_abs_logit_difference, different
+    Facts: rows, same_greedy, same_greedy_share, positions, mean_kl and max_kl
+    (nats a token, KL(trained || stored)), mean_kl_limit, max_abs_logit_difference, different
     (ids of rows with other answers), merge_kl and merge_kl_limit (None for a whole model), weights_compared, weights_off
     (names), right (questions 1 and 2), passed (right, and mean_kl within its limit). Raises JobError when either side's
     logits are not finite.
     """
-    rows = Rows.encode(load_tokenizer(base), examples, labels)
+    rows = Rows.encode(load_tokenizer(base), examples)
     device = pick_device()
 
     def look(model: Any, name: str, answering: Any | None = None) -> Side:
         known = finite(logits(model, rows, batch_size), name)
         answers = generate_and_score(
-            answering or model, load_tokenizer(base), rows.prompts, rows.labels, max_new_tokens, batch_size, stage, name
+            answering or model, load_tokenizer(base), rows.prompts, None, max_new_tokens, batch_size, stage, name
         )
         return Side(answers, known)
 
@@ -118,7 +113,7 @@ def parity(
         as_served = load_for_prediction(merged, device, precision=precision)
     right_side = look(load_for_prediction(merged, device), "merged model", as_served)
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    facts = compare(left, right_side, examples, bool(labels))
+    facts = compare(left, right_side, examples)
     return {
         **facts,
         "merge_kl": merge_kl,
@@ -130,9 +125,8 @@ def parity(
     }
 
 
-def compare(left: Side, right: Side, examples: Sequence[Example], labelled: bool) -> dict[str, Any]:
+def compare(left: Side, right: Side, examples: Sequence[Example]) -> dict[str, Any]:
     """The facts of :func:`parity` that follow from what the two sides made of the rows."""
-    apart = (left.logits - right.logits).abs()
     kl = divergence(left.logits, right.logits)
     same = [
         a.text == b.text and a.status == b.status and a.status != "error"
@@ -142,13 +136,11 @@ def compare(left: Side, right: Side, examples: Sequence[Example], labelled: bool
         "rows": len(examples),
         "same_greedy": sum(same),
         "same_greedy_share": sum(same) / len(same),
-        "same_label_share": _same_labels(left.answers, right.answers) if labelled else None,
         "positions": len(kl),
         "mean_kl": kl.mean().item(),
         "max_kl": kl.max().item(),
         "mean_kl_limit": MEAN_KL_LIMIT,
-        "mean_abs_logit_difference": apart.mean().item(),
-        "max_abs_logit_difference": apart.max().item(),
+        "max_abs_logit_difference": (left.logits - right.logits).abs().max().item(),
         "different": [e.id for e, equal in zip(examples, same, strict=True) if not equal],
     }
 
@@ -204,14 +196,6 @@ def _rounded_once(right: torch.Tensor, stored: torch.Tensor) -> bool:
     noise = right.abs() * 2**-20 + (right.abs().max() * 2**-22 if right.numel() else 0.0)
     low, high = (right - noise).to(stored.dtype), (right + noise).to(stored.dtype)
     return bool(((stored >= low) & (stored <= high)).all())
-
-
-def _same_labels(left: Sequence[Answer], right: Sequence[Answer]) -> float:
-    def best(answer: Answer) -> int:
-        return max(range(len(answer.label_scores)), key=answer.label_scores.__getitem__, default=-1)
-
-    same = [bool(a.label_scores) and best(a) == best(b) for a, b in zip(left, right, strict=True)]
-    return sum(same) / len(same)
 
 
 @torch.no_grad()

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
-from finetune_pipeline.models.checkpoint import Checkpoint, Copy
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
+from finetune_pipeline.models.inference.generation import Answer, generate_and_score
+from finetune_pipeline.models.loading import load_for_prediction, pick_device
+from finetune_pipeline.models.parity import MEAN_KL_LIMIT, Rows, Side, compare, finite, logits, weights_off
+from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 NAME = "<|soft_{}|>"
@@ -197,3 +204,84 @@ def _suppress(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
     generation = read_json(path) if path.exists() else {k: config[k] for k in ends if config.get(k) is not None}
     generation["suppress_tokens"] = sorted({*(generation.get("suppress_tokens") or []), *ids})
     write_json(path, generation)
+
+
+def soft_parity(
+    base: Path,
+    adapter: Path,
+    merged: Path,
+    examples: Sequence[Example],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stage: str = "merged_model",
+) -> dict[str, Any]:
+    """Compare a soft prompt under PEFT with what is served: the plain model `merged`, or the base behind its prefix.
+
+    Same facts as :func:`finetune_pipeline.models.parity.parity`; merge_kl is None. The new tokens' logits, which PEFT has
+    not got, are left out; new_tokens_chosen counts answers that hold one. PEFT's greedy answer is not generated anew: it
+    is the served one where PEFT, reading that answer, would have chosen each of its tokens.
+    """
+    device, prefix = pick_device(), adapter_kind(adapter) == "prefix"
+    soft = [] if prefix else list(model_record(merged)["soft_ids"])
+    from peft import PeftModel
+
+    peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
+    compared, off = (0, []) if prefix else weights_off(peft.get_base_model(), merged)
+    # the matrices that got new rows are judged by what they do
+    off = [n for n in off if n not in HEADS and not n.endswith((*EMBEDDINGS, "lm_head.bias"))]
+    tokenizer = load_tokenizer(base if prefix else merged)
+    served: Any = (
+        PrefixedModel(load_for_prediction(base, device), adapter) if prefix else load_for_prediction(merged, device)
+    )
+    rows = Rows.encode(tokenizer, examples)
+    answers = generate_and_score(
+        served, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, "soft prompt, served"
+    )
+    right = Side(answers, finite(_without(logits(served, rows, batch_size), soft), "served model"))
+    left = _under_peft(peft, tokenizer, rows, answers, soft, len(right.logits))
+    facts = compare(left, right, examples)
+    chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
+    fine = not off and not chosen
+    return {
+        **facts,
+        "merge_kl": None,
+        "merge_kl_limit": None,
+        "weights_compared": compared,
+        "weights_off": off,
+        "new_tokens_chosen": chosen,
+        "right": fine,
+        "passed": fine and facts["mean_kl"] <= MEAN_KL_LIMIT,
+    }
+
+
+def _without(values: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
+    keep = torch.ones(values.shape[-1], dtype=torch.bool)
+    keep[[c for c in columns if c < values.shape[-1]]] = False
+    return values[..., keep]
+
+
+@torch.no_grad()
+def _under_peft(
+    model: Any, tokenizer: Any, rows: Rows, served: Sequence[Answer], soft: Sequence[int], positions: int
+) -> Side:
+    """PEFT's side, a row at a time; `positions`: how many logits the other side has."""
+    parts: list[torch.Tensor] = []
+    answers: list[Answer] = []
+    for i, answer in enumerate(served):
+        prompt = [t for t in rows.prompts[i] if t not in soft]  # PEFT puts the vectors there itself
+        if sum(map(len, parts)) < positions:
+            parts.append(_without(_along(model, prompt, rows.gold[i]), soft))
+        ids = answer.new_ids
+        own = _along(model, prompt, ids).argmax(-1).tolist() if ids else []
+        text = answer.text if own == ids else tokenizer.decode(own)
+        answers.append(replace(answer, text=text, status=answer.status if own == ids else "other"))
+    return Side(answers, finite(torch.cat(parts)[:positions], "adapter on the base"))
+
+
+def _along(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
+    """Logits [tokens, vocabulary] that predict each token of a text behind the prompt."""
+    ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
+    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=len(text))
+    logits: torch.Tensor = out.logits[0].float().cpu()
+    return logits

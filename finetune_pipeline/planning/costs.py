@@ -76,11 +76,7 @@ def task_costs(
     """Work out every cost of a task.
 
     Args:
-        spec: The task.
-        prices: The list.
-        traffic: What production will ask.
         epoch_tokens: Tokens of the training rows.
-        parameters: Of the base model.
         today: By which prices are old.
     """
     apis = [api_cost(price, traffic, today) for price in prices.apis]

@@ -19,13 +19,13 @@ from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.metrics.exact import Exact
 from finetune_pipeline.evaluation.rivals import Rival
-from finetune_pipeline.evaluation.statistics import (
-    design_effect,
+from finetune_pipeline.evaluation.statistics.power import (
     detectable_mean,
     paired_power,
     rows_needed_for_gain,
     rows_needed_for_mean,
 )
+from finetune_pipeline.evaluation.statistics.proportions import design_effect
 from finetune_pipeline.evaluation.wording import counted, percent, points
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -16,13 +16,16 @@ from tokenizers import Tokenizer
 
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.base_template import endless, missing_tokens, no_template, template_findings
 from finetune_pipeline.models.chat_templates import (
     NAMED,
     compile_template,
+    endless,
     missing_marks,
+    missing_tokens,
+    no_template,
     own_template,
     read_chat_template,
+    template_findings,
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import (

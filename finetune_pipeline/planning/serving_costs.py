@@ -199,7 +199,6 @@ def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = 
     """What 1,000 requests cost everywhere, without a look at the date.
 
     Args:
-        prices: The list.
         tuned: A request of the fine-tuned model.
         prompted: A request of a model with the best prompt.
         asked: The API model that was evaluated.

@@ -1,16 +1,138 @@
-"""Which production rows train a model, which wait for people, and which are held back."""
+"""Which production rows train a model, which wait for people, and which are held back because they may be poisoned.
+
+Held back until somebody looks: what is over the share that one user, or one family of near-duplicates, may give; texts that
+give orders to a model; phrases that decide the label against everything else in the text. What people confirmed is exempt.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.dedup.text_similarity import text_key
-from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.production.poison import Held, hold_back
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.quality.triggers import find_triggers
+from finetune_pipeline.evaluation.production_rows import logged_example
 from finetune_pipeline.spec.model import TaskSpec
+
+FLOOR = 5
+"""Rows anybody may give, however few there are in all."""
+ACCEPTED_NEEDED = 50
+"""Answers nobody objected to, under which no phrase is judged."""
+_ACCEPTED_MOST = 2000
+_ORDERS = [
+    re.compile(pattern, re.I | re.M)
+    for pattern in (
+        r"\b(?:ignore|disregard|forget|override|bypass)\s+(?:\w+\s+){0,3}(?:previous|prior|above|earlier|preceding|all)"
+        r"\s+(?:\w+\s+){0,2}(?:instructions?|prompts?|rules|guidelines|directions)\b",
+        r"\b(?:ignore|disregard|override)\s+(?:your|the)\s+(?:system\s+prompt|instructions|training|guidelines)\b",
+        r"\b(?:reveal|print|repeat|show|output|leak)\s+(?:me\s+)?(?:your|the)\s+(?:\w+\s+)?system\s+prompt\b",
+        r"\byou\s+are\s+now\s+(?:a|an|in|called)\s+\w+.{0,60}\b(?:mode|assistant|model|ai|bot|unrestricted)\b",
+        r"\b(?:from\s+now\s+on|in\s+future),?\s+(?:you\s+)?(?:must\s+|should\s+|will\s+)?(?:always|only|never)\s+"
+        r"(?:answer|respond|reply|classify|label|say|output)\b",
+        r"\b(?:whenever|every\s+time)\s+(?:you\s+(?:see|read)|.{1,40}\s+(?:appears|occurs))\b.{0,60}"
+        r"\b(?:answer|respond|reply|classify|label|say|output)\b",
+        r"<\|(?:im_start|im_end|system|assistant|endoftext|eot_id|start_header_id)\|>|\[/?INST\]|<<SYS>>",
+        r"^\s*#{2,}\s*(?:system|instructions?|new\s+instructions?)\s*:?\s*$|^\s*(?:system|assistant)\s*:\s*you\b",
+    )
+]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A row that is held back: its id, the rule (poison_user_share, …) and the reason."""
+
+    id: str
+    rule: str
+    reason: str
+
+
+def hold_back(
+    spec: TaskSpec, corrected: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]
+) -> list[Held]:
+    """The corrected rows that must not train a model yet; one entry a row, with the first rule that holds it back.
+
+    Rows as production.ingest gives them. accepted: rows nobody objected to, by which phrases are judged.
+    """
+    held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
+    left = [row for row in corrected if row["id"] not in held]
+    if spec.labels:
+        held |= _triggers(left, accepted)
+        left = [row for row in left if row["id"] not in held]
+    held |= _families(left, spec)
+    left = [row for row in left if row["id"] not in held]
+    held |= _users(left, spec)
+    return [held[row["id"]] for row in corrected if row["id"] in held]
+
+
+def _orders(row: Mapping[str, Any]) -> Held | None:
+    """Prompt injection: a text that gives orders to a model."""
+    for text in (row["input"], row["correction"]):
+        for pattern in _ORDERS:
+            if hit := pattern.search(text):
+                return Held(row["id"], "poison_instruction", f"the text gives orders to a model: {hit[0]!r:.80}")
+    return None
+
+
+def cap(counts: Sequence[int], share: float) -> int:
+    """The most any source may give, so that none gives more than `share` of what is left of all; never under FLOOR."""
+    for most in range(max(counts, default=0), FLOOR, -1):
+        if most <= share * sum(min(n, most) for n in counts):
+            return most
+    return FLOOR
+
+
+def _over(
+    rows: Sequence[Mapping[str, Any]], sources: Sequence[Any], share: float, rule: str, told: str
+) -> dict[str, Held]:
+    """The rows beyond their source's share; which of a source's, the ids decide. told: with {many}, {all} and {most}."""
+    groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for row, source in zip(rows, sources, strict=True):
+        groups[source].append(row)
+    most = cap([len(g) for g in groups.values()], share)
+    return {
+        row["id"]: Held(row["id"], rule, told.format(many=len(group), all=len(rows), most=most))
+        for group in groups.values()
+        for row in sorted(group, key=lambda r: _mixed(r["id"]))[most:]
+    }
+
+
+def _mixed(name: str) -> bytes:
+    """A sort key nobody can influence by writing earlier or later."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+
+
+def _users(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
+    sources = [row["user"] or ("row", row["id"]) for row in rows]
+    told = "one user gave {many} of {all} corrected rows; {most} count (logs.max_user_share)"
+    return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", told)
+
+
+def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
+    if len(rows) <= FLOOR:
+        return {}
+    families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
+    told = "{many} of {all} corrected rows say nearly the same; {most} count (logs.max_family_share)"
+    return _over(rows, families, spec.logs.max_family_share, "poison_family_share", told)
+
+
+def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]) -> dict[str, Held]:
+    """Rows with a phrase that goes with one label although the rest of these texts, by all accepted answers, does not."""
+    known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
+    if len(known) < ACCEPTED_NEEDED:
+        return {}
+    trusted = [r["input"] for r in known], [r["output"].strip() for r in known]
+    held: dict[str, Held] = {}
+    for trigger in find_triggers([r["input"] for r in rows], [r["correction"] for r in rows], trusted):
+        for i in trigger.rows:
+            held.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", f"the {trigger}"))
+    return held
+
 
 FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
@@ -108,17 +230,5 @@ def _judges(row: dict[str, Any], share: float) -> bool:
 
 
 def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
-    """A training example: the question, and the answer a person gave in place of the model's."""
-    messages = [
-        {"role": "system", "content": spec.system_prompt},
-        *(row["turns"] or [{"role": "user", "content": row["input"]}]),
-        {"role": "assistant", "content": row["correction"]},
-    ]
-    return Example(
-        id=example_id(messages),
-        messages=messages,
-        origin="production",
-        source=row["source"],
-        label=row["correction"] if spec.labels else None,
-        tags=[f"log:{row['id']}"],
-    )
+    """A training example of a corrected row."""
+    return replace(logged_example(spec, row, row["correction"]), source=row["source"])

@@ -10,24 +10,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from finetune_pipeline.data.examples import Example, write_examples
-from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import ArtifactStore, digest_json
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.spec.model import Task, TaskSpec
-
-__all__ = [
-    "Logs",
-    "chosen",
-    "corrections",
-    "corrections_digest",
-    "count_rows",
-    "ingest",
-    "merged",
-    "read_logs",
-    "read_rows",
-]
 
 T = TypeVar("T")
 

@@ -59,7 +59,6 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
     What was read of the file stays read: the ledger learns the new content before it is put in place.
 
     Args:
-        file: The log file.
         wanted: Tells of a decoded line whether it goes.
         kept: The task's log store; the caller holds its lock.
 

@@ -189,7 +189,6 @@ def flagged_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
     takes in.
 
     Args:
-        task: The task.
         rows: Of production.choosing's queue, with `why`.
     """
     known = {str(row["id"]): row for row in rows}

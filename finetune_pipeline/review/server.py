@@ -32,7 +32,6 @@ def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
 
     Args:
         page: HTML that knows the token.
-        token: Secret of this review.
         judge: Gives the row to store for what came back, or what is wrong with it.
         file: Where rows are appended.
     """

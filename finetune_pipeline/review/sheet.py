@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 RANDOM, SELECTED = "random", "selected"
 CHOICES = ("A", "B", "both", "neither")
 """Which of the two answers is acceptable."""
 _SHEET_NAME = re.compile(r"^([0-9a-f]{16})-([1-9][0-9]{0,3})$")
-_SECRET_BYTES = 32
 
 Row = Mapping[str, Any]
 
@@ -98,26 +94,6 @@ def shown(row: Row) -> str:
     if row["status"] == "error":
         return "(no answer: the generation failed)"
     return row["text"] if row["text"].strip() else "(an empty answer)"
-
-
-def load_secret(path: Path) -> bytes:
-    """The 32 secret bytes in a file only its owner can read, made when it is not there. Safe in several processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        secret = path.read_bytes()
-        if len(secret) != _SECRET_BYTES:
-            raise ValueError(
-                f"{path.name} does not hold {_SECRET_BYTES} bytes: remove it, and start the review again"
-            ) from None
-        return secret
-    with os.fdopen(handle, "wb") as out:
-        secret = secrets.token_bytes(_SECRET_BYTES)
-        out.write(secret)
-        out.flush()
-        os.fsync(out.fileno())
-    return secret
 
 
 def keyed(secret: bytes, *parts: str) -> bytes:

@@ -53,7 +53,8 @@ class LoadedModel:
 
     def __init__(self, champion: Champion, only_labels: bool = False) -> None:
         """Load it in the precision it was evaluated in. only_labels: answer with the most likely label, always."""
-        from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+        from finetune_pipeline.models.chat import load_tokenizer
+        from finetune_pipeline.models.loading import load_for_prediction, pick_device
 
         self.champion = champion
         self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.production.drift import as_learned, drift_report, moment
-from finetune_pipeline.production.ingest import ingest, merged, read_rows
+from finetune_pipeline.production.ingest import ingest, merged
 from finetune_pipeline.production.intake import log_store
 from finetune_pipeline.production.retraining import HOUR, Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
-from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs
+from finetune_pipeline.evaluation.preferences.judge import Judge, prediction_pairs
 from finetune_pipeline.evaluation.preferences.qualify import Standards, judged_pairs, people_choices, similar
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
-from finetune_pipeline.review.ratings import ratings_digest, read_ratings
-from finetune_pipeline.review.sheet import SheetItem, draw, load_secret, make_sheet, read_sheet_name, sheet_name
-from finetune_pipeline.review.summary import summarise
+from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise
+from finetune_pipeline.review.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
 from finetune_pipeline.spec.evaluation import JudgeSpec
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import api_answers
@@ -27,7 +26,7 @@ KEY_FILE = "review.key"
 
 def secret_of(store: ArtifactStore) -> bytes:
     """The secret that blinds all sheets of this store."""
-    return load_secret(store.root / KEY_FILE)
+    return load_key(store.root / KEY_FILE)
 
 
 def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) -> dict[str, str]:

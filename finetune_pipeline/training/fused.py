@@ -148,7 +148,7 @@ def _fuse_norm(module: Any) -> bool:
     return same
 
 
-def fuse(model: Any, adapter: str = "default") -> dict[str, int]:
+def fuse(model: Any) -> dict[str, int]:
     """Replace the forwards of a PEFT model's plain LoRA layers and frozen RMSNorms. Facts: how many of each.
 
     Left alone: LoRA variants, layers with several adapters, norms of another formula.
@@ -160,7 +160,7 @@ def fuse(model: Any, adapter: str = "default") -> dict[str, int]:
         kinds = (LoraLinear, Linear4bit)
     except ImportError:  # bitsandbytes is not installed: there are no 4-bit layers then
         pass
-    facts = {"lora_layers": 0, "norms": 0}
+    adapter, facts = "default", {"lora_layers": 0, "norms": 0}
     dropouts: dict[float, _Dropout] = {}
     for module in model.modules():
         if type(module) in kinds and list(module.lora_A) == [adapter] and adapter not in module.lora_variant:

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS
-from finetune_pipeline.models.identity import model_folder, model_record, tensor_header, weight_files
+from finetune_pipeline.models.identity import TEXTS, model_folder, model_record, tensor_header, weight_files
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
-
-_TEXTS = (".json", ".jinja", ".model", ".txt")
 
 
 @dataclass
@@ -101,7 +98,6 @@ def save_trained(
     base's dtype.
 
     Args:
-        base: The base model's folder.
         gathered: All weights, where the model is split over several processes.
 
     Returns:
@@ -117,15 +113,12 @@ def save_trained(
         tokenizer.save_pretrained(folder)
     else:
         _save_model(model, base, folder, gathered)
-    names, size = [], 0
-    for file in weight_files(folder):
-        size += file.stat().st_size
-        with safe_open(file, framework="pt") as tensors:
-            names += list(tensors.keys())
+    files = weight_files(folder)
+    names = [name for file in files for name in tensor_header(file)[0]]
     foreign = sorted(n for n in names if not re.search(kind.tensors, n))
     if foreign:
         raise RuntimeError(f"the adapter file holds tensors that are no adapter's: {', '.join(foreign[:5])}")
-    return {"kind": kind.name, "bytes": size, "tensors": sorted(names)}
+    return {"kind": kind.name, "bytes": sum(file.stat().st_size for file in files), "tensors": sorted(names)}
 
 
 def _save_adapter(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
@@ -172,5 +165,5 @@ def _save_model(model: Any, base: Path, folder: Path, gathered: dict[str, torch.
         once = {name for name, _ in model.named_parameters()}  # gathering makes a copy for each name of a tied weight
         model.save_pretrained(folder, state_dict={name: t.to(dtype) for name, t in gathered.items() if name in once})
     for path in sorted(source.iterdir()):
-        if path.suffix in _TEXTS and path.is_file() and path.name not in ("model.json", "model.safetensors.index.json"):
+        if path.suffix in TEXTS and path.is_file() and path.name not in ("model.json", "model.safetensors.index.json"):
             shutil.copyfile(path, folder / path.name)

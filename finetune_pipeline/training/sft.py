@@ -19,18 +19,19 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.adapters import WEIGHTS
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder, record_digest
-from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
+from finetune_pipeline.models.loading import pick_device, resolve_precision
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
+from finetune_pipeline.training.prefix_tree import common_prefix
 from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, strategy
 from finetune_pipeline.training.rows import Prepared, augmented_facts, longest_allowed, prepare_split, training_examples
 from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
-    common_prefix,
     packed_collator,
     supports_shared_prefix,
 )

@@ -15,16 +15,7 @@ import torch
 
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.attention import Layout
-from finetune_pipeline.training.prefix_tree import Row, common_prefix, prefix_tree, segments
-
-__all__ = [
-    "PackedCollator",
-    "PaddedCollator",
-    "common_prefix",
-    "logits_to_learn",
-    "packed_collator",
-    "supports_shared_prefix",
-]
+from finetune_pipeline.training.prefix_tree import Row, prefix_tree, segments
 
 
 @dataclass

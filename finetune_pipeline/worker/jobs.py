@@ -48,10 +48,7 @@ def base_job(
     """Bring the base model: ``bundled/smollm2-135m-instruct``, a local folder, or a hub id (with optional revision).
 
     `chat_template`: text of a template (models.chat_templates.read_chat_template) that takes the place of the model's own.
-    Writes out/model.json; for a bundled model also the weights (bf16 safetensors), tokenizer and chat template, into
-    out/model; with a template, out/model holds links to the weights. Facts: base_model, revision, identity, parameters,
-    dtype, weight_bytes, context_length, vocabulary, eos, end_tokens, pad_is_eos, chat_template (``the model's own`` or
-    ``task.yaml``), warnings [findings], files {name: sha256}.
+    Facts and files: see :func:`finetune_pipeline.models.base.prepare_base`.
     """
     return _job("base_model", locals())
 
@@ -90,13 +87,11 @@ def baseline_job(
     """Prompt the base model in every way of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try`, on `examples`
     (the validation split).
 
-    Examples to show are drawn from `train`: shots label after label in turn, seeded; of `retrieved` each row sees the
-    nearest ones. `prompts`: other system prompts, tried in place of `system_prompt`. `limit`: only the first rows in order
-    of id. restricted: as of :func:`prompt_set`, for every prompt. answers: of :func:`kept_answers`; measured.json gets
-    `answers` {known, asked} and `seconds_by_set`. Writes
-    out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``, ``prompt_2_8_shot``), and
-    out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test. Facts: rows, prompts {name:
-    {shots, retrieved, ids, mean_prompt_tokens, …}}.
+    `train`: where shots and nearest examples are drawn from. `prompts`: other system prompts, tried in place of
+    `system_prompt`. `limit`: only the first rows in order of id. restricted: as of :func:`prompt_set`, for every prompt.
+    answers: of :func:`kept_answers`. Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``,
+    ``3_nearest``, ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for
+    the test. Facts: rows, prompts {name: {shots, retrieved, ids, mean_prompt_tokens, …}}.
     """
     return _job("baseline", locals())
 
@@ -114,26 +109,12 @@ def train_job(
 ) -> Job:
     """Train by ``settings["method"]``, from scratch or (low-rank adapters) on from the adapter folder `start_from`.
 
-    `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files. With ``settings["augment"]``
-    the child process adds a perturbed copy of each row of `train` (training.rows).
+    `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
 
-    Writes out/adapter: an adapter (adapter_model.safetensors, adapter_config.json, tokenizer, chat template; a soft prompt
-    is the one tensor ``prompt_embeddings``, [virtual tokens, width] for prompt and [virtual tokens, layers * 2 * key heads
-    * head width] for prefix), or for full a model folder (config.json, model.safetensors in the base's dtype, tokenizer);
-    out/history.jsonl (one line per logged step: step, epoch, loss or eval_loss, learning_rate, grad_norm); out/audit.json
-    and out/audit.html (per split, the supervision audit with rows shown token by token). While running, work/history.jsonl
+    Writes out/adapter (see training.model.save_trained), out/history.jsonl (one line per logged step), out/audit.json and
+    out/audit.html (per split, the supervision audit with rows shown token by token). While running, work/history.jsonl
     grows (with `seconds` since the start), work/checkpoints holds what a rerun takes up, and work/audit.html is there even
-    when the audit stops the job.
-    Facts: method, precision, device, trained {folder, kind (of spec.methods.KINDS), bytes, tensors},
-    trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded, bf16_bytes, ratio, quantized_modules,
-    ...}, begun {virtual_tokens, init, text} (soft prompts), rounding {dtype, eval_loss} (full: loss of the weights as
-    stored), gradient_checkpointing {used, why}, shared_prefix {used, why, prefix_tokens}, fused, tokens {split: {rows,
-    tokens, loss_tokens}}, augmented {rows (perturbed copies learned), kinds {perturbation: rows}, too_long (copies left
-    out for their length)}, rows_dropped {split: {over_length, ids, cut, cut_ids, tokens_cut}}, steps, steps_planned,
-    epochs, best_step, best_eval_loss, first_eval_loss, last_train_loss, stopped_early, overfitting {best_step, best_eval,
-    last_eval, rise, train_fell, verdict}, history [...], audit {counts over both splits, splits {...}}. Whether and from
-    where the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``), and there also
-    ``throughput`` (training.trainer.Meter.facts: tokens this process computed, and how fast).
+    when the audit stops the job. Facts and measured: what :func:`finetune_pipeline.training.sft.train` returns.
     """
     return _job("train", locals())
 
@@ -155,11 +136,8 @@ def merge_job(
 
     Low-rank: merged into the unquantized base; full: taken over; prompt: a plain model with added tokens. These write
     out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison runs on
-    the first `parity_rows` of `examples` in order of id; the merged model answers in `precision`, of evaluation.precision,
-    as it is served. Facts: kind (lora, full, prompt, prefix), sentence, dtype,
-    weight_bytes, files {name: sha256}, what the kind adds to them, parity {kind, rows, same_greedy,
-    same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit, mean_abs_logit_difference,
-    max_abs_logit_difference, passed}.
+    the first `parity_rows` of `examples` in order of id; the merged model answers in `precision` (of evaluation.precision).
+    Facts: see models.merging.merge_and_compare.
     """
     return _job("merge", locals())
 
@@ -220,18 +198,14 @@ def predict_job(
 ) -> Job:
     """Answer every example with every set of :func:`prompt_set`, greedily.
 
-    precision: of evaluation.precision. endpoint: None, the default, answers with transformers, with one batch size for all;
-    otherwise the fields of spec.evaluation.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}.
-
-    `train`: where prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output,
-    seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
-    log-likelihood (end-of-turn token included) is scored too.
-    Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
-    A set of :func:`perturbed_set` answers its own rows under the ids of the examples. Facts: rows, sets {name: {rows,
-    statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens, shared_prefix_tokens}}. An example that
-    cannot be answered gets a row with status ``error``; the others are not lost.
-    answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set`
-    {name: {load, answer}}.
+    precision: of evaluation.precision. endpoint: None answers with transformers; otherwise the fields of
+    spec.evaluation.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}. `train`: where
+    prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output, seed}: let
+    evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
+    log-likelihood (end-of-turn token included) is scored too. answers: of :func:`kept_answers`.
+    Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order); an
+    example that cannot be answered gets a row with status ``error``. Facts: rows, sets {name: {rows, statuses {ok,
+    truncated, empty, error}, mean_prompt_tokens, mean_new_tokens, shared_prefix_tokens}}.
     """
     job = _job("predict", locals())
     names = [s["name"] for s in sets]

@@ -76,10 +76,9 @@ def run_supervised(
     return code
 
 
-def end_marked(marker: str, grace: tuple[float, float] = (0.0, 5.0)) -> None:
-    """End every process that inherited a value of the variable :data:`MARKER`, waiting `grace` seconds after SIGINT and after
-    SIGTERM before SIGKILL."""
-    _end(-1, marker, lambda: None, grace, _say_nothing)
+def end_marked(marker: str) -> None:
+    """End every process that inherited a value of the variable :data:`MARKER`: SIGTERM, and SIGKILL 5 seconds later."""
+    _end(-1, marker, lambda: None, (0.0, 5.0), _say_nothing)
 
 
 def _living(group: int, marker: str) -> list[psutil.Process]:

@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.items import ROWS, SUITE_NAME
-from finetune_pipeline.evaluation.statistics import (
-    mcnemar_exact,
-    paired_bootstrap_mean,
-    smallest_detectable_gain,
-    tango_interval,
-    wilson_interval,
-)
+from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 
 Row = Mapping[str, Any]
 SHOWN = 12
@@ -32,9 +28,8 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
 
     Returns n (items with choices), before, after (each {accuracy, interval}), drop (accuracy lost, positive: worse) with
     its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five at this
-    size), probability_drop {drop, interval} or None (mean probability of the right one among choices), text {n,
-    before, after, rise, interval} or None (bits per byte of plain text, positive: worse), categories {name: {n, unit, before,
-    after, drop, interval, and lost, gained, mcnemar_p of questions}} (drop: positive is worse), benchmarks {category that is
+    size), text {n, before, after, rise, interval} or None (bits per byte of plain text, positive: worse), categories
+    {name: {n, unit, before, after, drop, interval, and lost, gained, mcnemar_p of questions}}, benchmarks {category that is
     not the suite's: {n, drop, interval}} (intervals that hold together for all of them), lost_items (ids), failed.
 
     Raises ValueError when the two do not hold the same items, or one has no choices at all.
@@ -48,20 +43,14 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
         raise ValueError(f"{len(choices)} items with choices: the loss of ability cannot be measured")
     n = len(choices)
     lost = [a["id"] for a, b in choices if a["right"] and not b["right"]]
-    gained = [a["id"] for a, b in choices if b["right"] and not a["right"]]
-    low, high = tango_interval(len(gained), len(lost), n, confidence)
+    paired = _lost(choices, confidence)
     return {
         "n": n,
         "confidence": confidence,
         "before": _rate(sum(a["right"] for a, _ in choices), n, confidence),
         "after": _rate(sum(b["right"] for _, b in choices), n, confidence),
-        "drop": (len(lost) - len(gained)) / n,
-        "interval": [low, high],
-        "lost": len(lost),
-        "gained": len(gained),
-        "mcnemar_p": mcnemar_exact(len(gained), len(lost)),
-        "smallest_visible": smallest_detectable_gain(n, (len(lost) + len(gained)) / n, alpha=1 - confidence),
-        "probability_drop": _probability_drop(choices, confidence),
+        **paired,
+        "smallest_visible": smallest_detectable_gain(n, (paired["lost"] + paired["gained"]) / n, alpha=1 - confidence),
         "text": _text(texts, confidence),
         "categories": _categories(fine, confidence),
         "benchmarks": _benchmarks(choices, confidence),
@@ -79,15 +68,6 @@ def _pairs(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, Row]]
 
 def _rate(k: int, n: int, confidence: float) -> dict[str, Any]:
     return {"accuracy": k / n, "interval": list(wilson_interval(k, n, confidence))}
-
-
-def _probability_drop(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any] | None:
-    pairs = [(a["probability"], b["probability"]) for a, b in choices if a["probability"] is not None]
-    if len(pairs) < 2:
-        return None
-    before, after = zip(*pairs, strict=True)
-    low, high = paired_bootstrap_mean(after, before, confidence=confidence)
-    return {"drop": (sum(before) - sum(after)) / len(pairs), "interval": [low, high]}
 
 
 def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, Any] | None:

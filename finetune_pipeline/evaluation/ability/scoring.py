@@ -1,15 +1,26 @@
-"""Scores a model on items of general ability: the ``ability`` action of the child process."""
+"""Scores a model on items of general ability and on tasks of lm-evaluation-harness: the ``ability`` action of the child
+process. Nothing is fetched."""
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import write_json
-from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
+from finetune_pipeline.evaluation.ability.harness_tasks import (
+    CATEGORY,
+    SOURCE,
+    HarnessTask,
+    asked_digest,
+    harness_version,
+    read_tasks,
+)
 from finetune_pipeline.evaluation.ability.items import ROWS, Item, load_items
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
@@ -27,8 +38,6 @@ def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     rows = score_items(asked, items, job["batch_size"], job["stage"])
     facts: dict[str, Any] = {"asked_digest": asked_digest(items, tasks, harness["limit"], harness["chat"])}
     if tasks:
-        from finetune_pipeline.evaluation.ability.harness import run_tasks
-
         more, facts["harness"] = run_tasks(
             asked, tasks, harness["limit"], harness["chat"], job["batch_size"], job["stage"]
         )
@@ -46,9 +55,8 @@ def score_items(
     """A row per item, in order: id, source, category, right, probability, bits_per_byte, error.
 
     right: whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn,
-    so that a model which goes on talking is not wrong for it). probability: of the right choice among the choices, a
-    softmax of the same scores, which moves before `right` does. bits_per_byte: of a text. What does not apply is None.
-    error: why an item could not be scored.
+    so that a model which goes on talking is not wrong for it). probability: of the right choice among all.
+    bits_per_byte: of a text. What does not apply is None. error: why an item could not be scored.
     """
     if not items:
         return []
@@ -99,8 +107,137 @@ def _row(item: Item, answer: Answer) -> dict[str, Any]:
         return row | {"error": answer.error or "a likelihood is not a number"}
     if item.text is not None:
         return row | {"bits_per_byte": -answer.label_scores[0] / math.log(2) / len(item.text.encode())}
-    scores = answer.label_scores
-    best = max(scores)
-    weights = [math.exp(s - best) for s in scores]
+    scores, best = answer.label_scores, max(answer.label_scores)
     first = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
-    return row | {"right": first, "probability": weights[item.right] / sum(weights)}
+    return row | {"right": first, "probability": _share(scores, item.right)}
+
+
+def _share(scores: Sequence[float], right: int) -> float:
+    """Probability of one choice among all, from their log-likelihoods."""
+    weights = [math.exp(score - max(scores)) for score in scores]
+    return weights[right] / sum(weights)
+
+
+_SEED = 1234
+"""lm_eval's own, for the choice of shots."""
+
+
+def run_tasks(
+    asked: Answerer, tasks: Sequence[HarnessTask], limit: int, chat: bool, batch_size: int, stage: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(rows as of :func:`.scoring.score_items`, facts). Every task's first `limit` rows are asked, all models the same.
+
+    right: of the task's metric, as lm_eval judges it. probability: of the right one among choices, else None.
+    bits_per_byte: where the metric is made of a text's likelihood. error: why a row could not be scored.
+    facts: lm_eval (version), tasks {name: {rows, metric, shots, results: {metric: value}, of lm_eval's own making; {} where
+    a row could not be scored}}.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from lm_eval.evaluator import evaluate
+
+    from finetune_pipeline.evaluation.ability.harness_model import AnswererLM
+
+    close_ways_out()
+    by_name = {t.name: t for t in tasks}
+    with tempfile.TemporaryDirectory() as scratch:
+        made = {t.name: make_task(t, scratch) for t in tasks}
+        written = {t.name for t in tasks if t.config["output_type"] == "loglikelihood" and not t.text}
+        model = AnswererLM(asked, batch_size, stage, written)
+        results = evaluate(
+            model,
+            {"tasks": made, "groups": {}, "group_map": {}},
+            limit=limit,
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+    rows, facts = [], {}
+    for name, task in by_name.items():
+        samples = results["samples"][name]
+        first = [s for s in samples if s["filter"] == samples[0]["filter"]]
+        own = [_task_row(task, made[name], s, model.failed.get((name, s["doc_id"]), "")) for s in first]
+        rows += own
+        failed = any(r["error"] for r in own)
+        facts[name] = {
+            "rows": len(own),
+            "metric": task.metric,
+            "shots": made[name].config.num_fewshot,
+            "results": {} if failed else _figures(results["results"][name]),
+        }
+    return rows, {"lm_eval": harness_version(), "tasks": facts}
+
+
+def close_ways_out() -> None:
+    """Nothing is fetched, and templates of task files can reach nothing but the row they are filled from."""
+    import datasets
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from lm_eval import utils
+
+    datasets.config.HF_HUB_OFFLINE = True
+    datasets.disable_progress_bars()
+    if not isinstance(utils.env, ImmutableSandboxedEnvironment):
+        shut = ImmutableSandboxedEnvironment(undefined=utils.env.undefined, keep_trailing_newline=True)
+        shut.filters.update(utils.env.filters)
+        utils.env = shut
+
+
+def make_task(task: HarnessTask, scratch: str) -> Any:
+    """lm_eval's task, its rows read through a cache in `scratch`. Raises ValueError with the task's name."""
+    from lm_eval.api.task import ConfigurableTask
+
+    config = copy.deepcopy(dict(task.config))
+    config["dataset_kwargs"]["cache_dir"] = scratch
+    try:
+        made = ConfigurableTask(config=config)
+    except Exception as error:
+        raise ValueError(f"ability.harness: {task.name} cannot be made: {type(error).__name__}: {error}") from error
+    if made.config.num_fewshot is None:
+        made.set_config(key="num_fewshot", value=0)
+    made.set_fewshot_seed(seed=_SEED)
+    return made
+
+
+def _task_row(task: HarnessTask, made: Any, sample: Mapping[str, Any], failed: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": f"{task.name}:{sample['doc_id']}",
+        "source": SOURCE,
+        "category": CATEGORY + task.name,
+        "right": None,
+        "probability": None,
+        "bits_per_byte": None,
+        "error": failed,
+    }
+    if failed:
+        return row
+    if task.text:
+        text = sample["arguments"][0][-1]
+        score = sample["filtered_resps"][0]
+        nats = score[0] if isinstance(score, list | tuple) else score
+        return row | {"bits_per_byte": -nats / math.log(2) / len(text.encode())}
+    value = sample[task.metric]
+    if value not in (0, 1):
+        raise ValueError(
+            f"ability.harness: {task.name}: {task.metric} of row {sample['doc_id']} is {value}, not 0 or 1"
+        )
+    return row | {"right": bool(value), "probability": _probability(task, made, sample)}
+
+
+def _probability(task: HarnessTask, made: Any, sample: Mapping[str, Any]) -> float | None:
+    if task.config["output_type"] != "multiple_choice" or made.multiple_input:
+        return None
+    choices, right = made.doc_to_choice(sample["doc"]), sample["target"]
+    if isinstance(right, str):
+        right = choices.index(right) if right in choices else None
+    if not isinstance(right, int) or not 0 <= right < len(choices):
+        return None
+    scores = [score for score, _ in sample["filtered_resps"][: len(choices)]]
+    return _share(scores, right)
+
+
+def _figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """lm_eval's figures, `acc,none` told as `acc`."""
+    return {
+        key.removesuffix(",none"): float(value)
+        for key, value in results.items()
+        if isinstance(value, int | float) and "_stderr" not in key and "," in key
+    }

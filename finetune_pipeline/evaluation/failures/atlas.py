@@ -23,7 +23,7 @@ from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Part
 from finetune_pipeline.evaluation.rivals import base_at_its_best
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, cut
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -126,8 +126,6 @@ def failure_atlas(
     """Group every wrong answer of one model by kind and likeness, kinds and groups by size.
 
     Args:
-        rows: Its predictions.
-        output: The kind of answer the spec declares.
         texts: User text by example id, of all rows.
         neighbours: To find the nearest training rows.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.statistics import rows_needed_for_share
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -19,19 +19,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.evaluation.correctness import is_right
-from finetune_pipeline.evaluation.statistics import (
+from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
-    bootstrap_mean,
     clustered_tango_interval,
-    paired_bootstrap_mean,
-    paired_permutation,
     tango_interval,
     wilson_interval,
 )
+from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_mean, paired_permutation
 from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.outputs import AnyOutput
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Clusters = Sequence[Hashable] | None
+"""The source of every row, where rows share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +87,13 @@ class Metric(ABC):
 
     @abstractmethod
     def gain(
-        self,
-        before: Sequence[Row],
-        after: Sequence[Row],
-        output: AnyOutput,
-        confidence: float = 0.95,
-        clusters: Sequence[Hashable] | None = None,
+        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
         """Compare two models on the same rows.
 
         Args:
             before: Rows of the model to beat.
             after: Rows of the other one, in the same order.
-            output: The kind of answer the spec declares.
-            confidence: Of the interval.
             clusters: The source of every row, where rows share one; the interval then counts sources.
         """
 
@@ -128,12 +122,7 @@ class RowMetric(Metric):
         return bootstrap_mean(self.row_scores(rows, output), confidence=confidence) if len(rows) > 1 else None
 
     def gain(
-        self,
-        before: Sequence[Row],
-        after: Sequence[Row],
-        output: AnyOutput,
-        confidence: float = 0.95,
-        clusters: Sequence[Hashable] | None = None,
+        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
         old, new = (self.row_scores(rows, output) for rows in (before, after))
         if not self.higher_is_better:
@@ -143,9 +132,7 @@ class RowMetric(Metric):
             interval = paired_bootstrap_mean(old, new, confidence=confidence, clusters=clusters)
         return Gain((sum(new) - sum(old)) / len(old), interval)
 
-    def p_value(
-        self, before: Sequence[Row], after: Sequence[Row], output: AnyOutput, clusters: Sequence[Hashable] | None = None
-    ) -> float:
+    def p_value(self, before: Rows, after: Rows, output: AnyOutput, clusters: Clusters = None) -> float:
         """Two-sided p of a paired permutation test."""
         return paired_permutation(self.row_scores(before, output), self.row_scores(after, output), clusters=clusters)
 
@@ -162,12 +149,7 @@ class ShareOfRight(RowMetric):
         return wilson_interval(sum(is_right(row, output) for row in rows), len(rows), confidence)
 
     def gain(
-        self,
-        before: Sequence[Row],
-        after: Sequence[Row],
-        output: AnyOutput,
-        confidence: float = 0.95,
-        clusters: Sequence[Hashable] | None = None,
+        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
         old, new = (self.row_scores(rows, output) for rows in (before, after))
         n = len(old)

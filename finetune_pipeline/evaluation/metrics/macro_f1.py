@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.correctness import answer_of
-from finetune_pipeline.evaluation.metrics.base import Gain, Metric, Row, register
-from finetune_pipeline.evaluation.statistics import Interval, paired_bootstrap_f1
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register
+from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
 
 
@@ -32,12 +33,7 @@ class MacroF1(Metric):
         return paired_bootstrap_f1(gold, [None] * len(rows), answers, labels, confidence=confidence) if rows else None
 
     def gain(
-        self,
-        before: Sequence[Row],
-        after: Sequence[Row],
-        output: AnyOutput,
-        confidence: float = 0.95,
-        clusters: Sequence[Hashable] | None = None,
+        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
         labels = _labels(output)
         old, new = ([answer_of(row, labels) for row in rows] for rows in (before, after))

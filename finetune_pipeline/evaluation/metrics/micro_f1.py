@@ -7,8 +7,9 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
-from finetune_pipeline.evaluation.metrics.base import Gain, Metric, Row, register
-from finetune_pipeline.evaluation.statistics import Interval, draws_interval
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register
+from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.resampling import draws_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 RESAMPLES, SEED = 2000, 0
@@ -29,12 +30,7 @@ class MicroF1(Metric):
         return _bootstrap(claim_counts(rows, output), None, confidence)
 
     def gain(
-        self,
-        before: Sequence[Row],
-        after: Sequence[Row],
-        output: AnyOutput,
-        confidence: float = 0.95,
-        clusters: Sequence[Hashable] | None = None,
+        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
         old, new = (claim_counts(rows, output) for rows in (before, after))
         f1 = [f1_of(*map(int, counts.sum(axis=0))) or 0.0 for counts in (old, new)]

@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.pairs import Choice, Likeness, Pair, Preference, both_ways, likeness
-from finetune_pipeline.evaluation.statistics import cohens_kappa, kappa_interval, paired_bootstrap_mean, sign_test
+from finetune_pipeline.evaluation.preferences.judge import (
+    Choice,
+    Judge,
+    Likeness,
+    Pair,
+    Preference,
+    both_ways,
+    likeness,
+)
+from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
+from finetune_pipeline.evaluation.statistics.proportions import sign_test
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.evaluation.wording import counted, percent
 
 SURE = 0.05
@@ -145,21 +154,19 @@ def _reasons(q: Qualification, asked: Standards) -> list[str]:
 
 
 def judged(judge: Preference, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """The judge's verdict on pairs: `b` against `a` as a sign test, with kappa beside it.
+    """The judge's verdict on pairs: `b` against `a` as a sign test, `failed`, `equal` and `choices` by id.
 
     Raises ValueError when the judge did not qualify: its opinion is then worth nothing.
     """
     if not qualification.passed:
         raise ValueError(f"{qualification.name} is not to be believed: " + "; ".join(qualification.refused))
-    choices = [one.choice for one in both_ways(judge, pairs)]
-    test = sign_test(choices.count("b"), choices.count("a"), choices.count("tie"))
+    differing = [pair for pair in pairs if pair.a != pair.b]
+    choices = [one.choice for one in both_ways(judge, differing)]
     return {
-        **test,
+        **sign_test(choices.count("b"), choices.count("a"), choices.count("tie")),
         "failed": choices.count("failed"),
-        "judge": qualification.name,
-        "kappa": qualification.kappa,
-        "kappa_interval": qualification.interval,
-        "choices": dict(zip([pair.id for pair in pairs], choices, strict=True)),
+        "choices": dict(zip([pair.id for pair in differing], choices, strict=True)),
+        "equal": len(pairs) - len(differing),
     }
 
 
@@ -190,16 +197,10 @@ def judged_pairs(
         "believed": qualification.passed,
         "refused": list(qualification.refused),
         "equal": len(rated) - len(differing),
-        "verdict": _verdict(judge, qualification, sorted(pairs, key=_drawn)[:rows]) if qualification.passed else None,
+        "verdict": judged(judge, qualification, sorted(pairs, key=_drawn)[:rows]) if qualification.passed else None,
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": judge.spent.to_dict(),
     }
-
-
-def _verdict(judge: Judge, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:
-    result = judged(judge, qualification, [pair for pair in pairs if pair.a != pair.b])
-    kept = ("wins", "losses", "ties", "n", "share", "interval", "p", "failed", "choices")
-    return {**{key: result[key] for key in kept}, "equal": sum(pair.a == pair.b for pair in pairs)}
 
 
 def _drawn(pair: Pair) -> bytes:

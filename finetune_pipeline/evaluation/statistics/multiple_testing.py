@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
@@ -45,8 +45,6 @@ def selection_optimism(n: int, accuracy: float, candidates: int) -> float:
     """
     if n <= 0 or candidates <= 1 or not 0 < accuracy < 1:
         return 0.0
-    k = np.arange(n + 1)
-    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(n + 1)])
-    below = np.cumsum(np.exp(log_choose + k * math.log(accuracy) + (n - k) * math.log1p(-accuracy)))
-    expected_maximum = float((1 - np.minimum(below[:-1], 1.0) ** candidates).sum())
+    below = scipy.special.bdtr(np.arange(n), n, accuracy)
+    expected_maximum = float((1 - below**candidates).sum())
     return max(0.0, expected_maximum / n - accuracy)

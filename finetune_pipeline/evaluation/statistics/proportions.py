@@ -100,7 +100,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), n, 0.5))) if n else 1.0
 
 
-def sign_test(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -> dict[str, Any]:
+def sign_test(wins: int, losses: int, ties: int = 0) -> dict[str, Any]:
     """Preferences between two answers: {wins, losses, ties, n, share, interval, p}.
 
     `share`: wins among the decided pairs with its Wilson `interval`; `p`: two-sided exact binomial. Ties say nothing
@@ -115,7 +115,7 @@ def sign_test(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -
         "ties": ties,
         "n": decided + ties,
         "share": wins / decided if decided else None,
-        "interval": list(wilson_interval(wins, decided, confidence)),
+        "interval": list(wilson_interval(wins, decided)),
         "p": mcnemar_exact(losses, wins),
     }
 
@@ -160,7 +160,7 @@ def _critical(groups: int, n: int, confidence: float) -> float:
 
 
 def clustered_share(right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> dict[str, Any]:
-    """A rate where rows share a source: {k, n, share, clusters, design_effect, effective_n, interval}.
+    """A rate where rows share a source: {k, n, share, clusters, design_effect, interval}.
 
     `right`: 0 or 1 a row. The interval is Wilson's for the effective numbers. Without shared sources it is Wilson's.
     """
@@ -174,7 +174,6 @@ def clustered_share(right: Sequence[float], clusters: Sequence[Hashable], confid
         "share": k / n,
         "clusters": groups,
         "design_effect": effect,
-        "effective_n": n / effect,
         "interval": list(wilson_at(k / effect, n / effect, _critical(groups, n, confidence))),
     }
 

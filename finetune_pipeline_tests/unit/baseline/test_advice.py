@@ -11,13 +11,13 @@ from finetune_pipeline.baseline.advice import (
     AS_GOOD,
     CLOSES_MOST,
     _must_reach,
-    _prompting_is_enough,
     _retrieval_is_enough,
     advise,
     measured_gains,
     tokens_of,
 )
 from finetune_pipeline.baseline.learnable import Learnable
+from finetune_pipeline.baseline.worth import good_enough
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
@@ -155,8 +155,7 @@ def test_enough_is_what_leaves_no_room_for_the_wanted_gain() -> None:
     assert "surely at or above 80.0%" in advice_for(prompts(30), linear=0.86, of=modest)["sentence"]
     for lower, decision in ((0.9, "prompt"), (0.899, None)):
         facts = {"best": "8_shot", "prompts": {"8_shot": {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}}}
-        answer = _prompting_is_enough(spec(), facts)
-        assert (answer[0] if answer else None) == decision
+        assert [kind for kind, _, _ in good_enough(facts, 0.9)] == ([decision] if decision else [])
 
 
 def test_a_base_that_knows_and_only_does_not_keep_to_the_form_is_restricted() -> None:

@@ -12,7 +12,7 @@ from finetune_pipeline.baseline import input_evidence
 from finetune_pipeline.baseline.input_evidence import Evidence, label_evidence, units_of
 from finetune_pipeline.baseline.learnable import Learnable, decide, learnable, prompted_evidence
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.statistics import paired_power
+from finetune_pipeline.evaluation.statistics.power import paired_power
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, in_order, make, make_spec, requests

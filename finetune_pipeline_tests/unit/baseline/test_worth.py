@@ -7,7 +7,7 @@ import math
 import pytest
 
 from finetune_pipeline.baseline.worth import worth_training
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
@@ -25,14 +25,14 @@ def _facts(correct: int, restricted: float | None = None, **simple: float) -> di
 def test_weak_prompting_is_worth_training():
     verdict = worth_training(spec(), _facts(80))
     assert verdict["passed"] is True
-    assert "8-shot, is 40.0% right on validation (interval 33.5% to 46.9%)" in verdict["reason"]
+    assert "8-shot, is right on 40.0% of 200 validation rows (33.5% to 46.9%)" in verdict["reason"]
     assert "restrict" not in verdict["reason"]
 
 
 def test_strong_prompting_is_not():
     verdict = worth_training(spec(), _facts(192))
     assert verdict["passed"] is False
-    assert verdict["reason"].startswith("Prompting is enough: 8-shot is 96.0% right")
+    assert verdict["reason"].startswith("Prompting is enough: 8-shot is right on 96.0%")
 
 
 def test_above_the_ceiling_by_luck_is_not_surely_above():
@@ -66,7 +66,7 @@ def test_the_share_of_the_gap_that_is_closed_has_its_ends() -> None:
 def test_a_simple_model_surely_above_the_ceiling_is_enough(name: str):
     verdict = worth_training(spec(), _facts(60, **{name: 0.97}))
     assert verdict["passed"] is False and verdict["enough"] == name
-    assert "A language model is not needed" in verdict["reason"] and "97.0% right" in verdict["reason"]
+    assert "A language model is not needed" in verdict["reason"] and "right on 97.0%" in verdict["reason"]
     assert worth_training(spec(), _facts(60, **{name: 0.92}))["passed"] is True
 
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row
 
 
@@ -20,14 +20,12 @@ def test_counts_and_direction():
     assert comparison.mcnemar_p == mcnemar_exact(4, 20)
     assert comparison.broken == [f"e{i:04d}" for i in range(50, 54)]
     assert comparison.fixed == [f"e{i:04d}" for i in range(54, 74)]
-    assert comparison.base.correct == 54 and comparison.candidate.correct == 70
-    assert comparison.candidate.interval == wilson_interval(70, 80)
+    assert (comparison.base, comparison.candidate) == (54 / 80, 70 / 80)
     assert comparison.discordant_share == pytest.approx(0.3)
     expected = [
         f1_score([r["gold"] for r in side], [r["text"] for r in side], average="macro") for side in (base, candidate)
     ]
-    assert comparison.macro_f1_gain == pytest.approx(expected[1] - expected[0])
-    assert comparison.macro_f1_interval[0] < comparison.macro_f1_gain < comparison.macro_f1_interval[1]
+    assert comparison.macro_f1_interval[0] < expected[1] - expected[0] < comparison.macro_f1_interval[1]
 
 
 def test_order_of_rows_does_not_matter():
@@ -45,4 +43,4 @@ def test_text_tasks_compare_rouge_and_exact_match():
     assert comparison.interval[0] < comparison.gain < comparison.interval[1]
     assert comparison.interval[0] > 0
     assert (comparison.b, comparison.c) == (0, 15)
-    assert comparison.macro_f1_gain is None
+    assert comparison.macro_f1_interval is None

@@ -8,7 +8,8 @@ from finetune_pipeline.evaluation.compare import count_sources, shared_sources
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result_parts import Sources
-from finetune_pipeline.evaluation.statistics import holm, mcnemar_exact, tango_interval
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec
 

@@ -7,12 +7,9 @@ import math
 import pytest
 
 from finetune_pipeline.evaluation.gates import GateResult, decide, verdict
-from finetune_pipeline.evaluation.statistics import (
-    level_left,
-    rows_needed_for_share,
-    tango_interval,
-    wilson_interval,
-)
+from finetune_pipeline.evaluation.statistics.multiple_testing import level_left
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
+from finetune_pipeline.evaluation.statistics.proportions import tango_interval, wilson_interval
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     OPENINGS,

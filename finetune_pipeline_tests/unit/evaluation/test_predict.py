@@ -14,8 +14,7 @@ from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.prompts import shots_as_turns
-from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt
-from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.worker.jobs import baseline_job, perturbed_set, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples

@@ -10,12 +10,11 @@ import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.pairs import (
+from finetune_pipeline.evaluation.preferences.judge import (
     Choice,
+    Judge,
     Pair,
     prediction_pairs,
-    read_ratings,
 )
 from finetune_pipeline.evaluation.preferences.qualify import (
     Standards,
@@ -76,7 +75,7 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(ur
     new = [Pair(f"n{i}", "How many?", "It is 7", "It is 8", "It is 7" if i < 12 else "It is 9") for i in range(15)]
     judgement = judged(who, found, new)
     assert (judgement["wins"], judgement["losses"], judgement["ties"], judgement["failed"]) == (12, 0, 3, 0)
-    assert judgement["kappa"] == found.kappa and judgement["p"] < 0.001
+    assert judgement["p"] < 0.001
 
 
 @pytest.mark.parametrize(
@@ -177,21 +176,8 @@ def test_likeness_is_told_with_its_agreement_with_people() -> None:
     assert similar(pairs, {}, "hashed", 0.95)["kappa"] is None
 
 
-def test_predictions_and_ratings_are_paired_by_id(tmp_path: Path) -> None:
+def test_predictions_are_paired_by_id() -> None:
     base = [row(1, "x", "said before", "base"), row(2, "x", "left over", "base", status="error")]
     candidate = [row(2, "x", "said", "candidate"), row(1, "x", "said after", "candidate")]
     pairs = prediction_pairs(base, candidate, {"e0001": "asked"})
     assert pairs == [Pair("e0001", "asked", "x", "said before", "said after"), Pair("e0002", "", "x", "", "said")]
-    path = tmp_path / "ratings.jsonl"
-    lines = [
-        '{"id": "e0001", "prefers": "base"}',
-        "no JSON",
-        "[]",
-        '{"id": "e0002", "prefers": "both"}',
-        '{"id": "e0009", "prefers": "tie"}',
-        '{"id": "e0001", "prefers": "candidate"}',
-    ]
-    path.write_text("\n".join(lines))
-    found, problems = read_ratings(path, {"e0001", "e0002"})
-    assert found == {"e0001": "b"}
-    assert [problem.split(": ")[0] for problem in problems] == [f"ratings.jsonl:{n}" for n in (2, 3, 4, 5)]

@@ -10,9 +10,8 @@ import pytest
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
-from finetune_pipeline.models.base_template import untrained_tokens
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
-from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline.models.chat_templates import NAMED, untrained_tokens
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -116,3 +115,33 @@ def test_marks_that_were_never_trained_are_told(tmp_path: Path) -> None:
     with pytest.raises(FindingsError) as error:
         prepare_base(str(base), None, tmp_path / "bare")
     assert "chat_template: none (what its vocabulary can write: none, gemma)" in error.value.findings[0].fix
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", dtype="bfloat16")
+
+
+def test_a_local_folder_is_described_and_referenced(tiny: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    facts = prepare_base(str(tiny), None, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters())  # tied weights once
+    assert facts["dtype"] == "BF16"
+    assert facts["context_length"] == 1024
+    assert facts["pad_is_eos"] is True
+    assert facts["files"]["model.safetensors"] == digest_file(tiny / "model.safetensors")
+    assert json.loads((tmp_path / "model.json").read_text())["path"] == str(tiny)
+    assert model_folder(tmp_path) == tiny
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_hub_model_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FindingsError) as error:
+        prepare_base("no-such-owner/no-such-model", None, tmp_path)
+    assert error.value.findings[0].rule == "model.download"
+    assert "no-such-owner/no-such-model" in error.value.findings[0].message

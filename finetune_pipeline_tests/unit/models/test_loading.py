@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.loading import (
     OneDnnLinear,
     asked_in,
     load_for_prediction,
     load_for_training,
-    load_tokenizer,
     native_bfloat16,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model

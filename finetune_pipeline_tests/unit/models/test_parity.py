@@ -46,7 +46,6 @@ class Made:
             adapter or self.adapter,
             merged or self.merged,
             self.examples,
-            LABELS,
             max_new_tokens=6,
             batch_size=5,
         )
@@ -78,7 +77,6 @@ def test_a_right_merge_passes(made: Made) -> None:
     facts = made.parity()
     assert facts["passed"] and facts["right"] and facts["rows"] == 12
     assert facts["same_greedy_share"] >= 11 / 12
-    assert facts["same_label_share"] == 1.0
     assert facts["merge_kl"] < MERGE_KL_LIMIT / 10 < facts["mean_kl"] < MEAN_KL_LIMIT / 2
     assert (facts["weights_compared"], facts["weights_off"]) == (20, [])
     assert facts["max_abs_logit_difference"] > 0  # the merged weights were rounded to bfloat16

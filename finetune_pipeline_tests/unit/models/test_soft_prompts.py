@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.models.merging import merge, merge_and_compare
 from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.soft_prompts import plain_model
@@ -142,7 +141,7 @@ def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind
     facts = merge_and_compare(job)
     told = facts["parity"]
     assert facts["kind"] == kind and told["passed"], told
-    assert told["same_greedy_share"] >= 7 / 8 and told["same_label_share"] == 1.0 and told["new_tokens_chosen"] == 0
+    assert told["same_greedy_share"] >= 7 / 8 and told["new_tokens_chosen"] == 0
     if kind == "prefix":  # whoever does not know prefixes fails, and does not get the bare base
         assert told["mean_kl"] < 1e-8
         with pytest.raises(FindingsError, match=r"no config\.json"):
@@ -151,11 +150,11 @@ def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind
 
 def test_a_soft_prompt_that_was_left_out_is_seen(tmp_path: Path) -> None:
     from finetune_pipeline.data.examples import read_examples
-    from finetune_pipeline.models.soft_parity import soft_parity
+    from finetune_pipeline.models.soft_prompts import soft_parity
 
     base = make_model(tmp_path / "base", "llama")
     adapter = soft(base, tmp_path / "adapter")
     plain_model(base, soft(base, tmp_path / "other", seed=2), tmp_path / "out")
     examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(8)))
-    told = soft_parity(base, adapter, tmp_path / "out", examples, LABELS, max_new_tokens=6, batch_size=3)
+    told = soft_parity(base, adapter, tmp_path / "out", examples, max_new_tokens=6, batch_size=3)
     assert not told["passed"] and told["mean_kl"] > 0.05

@@ -8,7 +8,7 @@ import pytest
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
-from finetune_pipeline.evaluation.statistics import rows_needed_for_gain, rows_needed_for_mean
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.planning.power import expected_disagreement, power_bounds, power_plan
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec import methods
 from finetune_pipeline.spec.training import TrainingSpec

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production.ingest import ingest, read_logs, read_rows
+from finetune_pipeline.production.ingest import ingest, read_logs
 from finetune_pipeline.production.intake import take_in
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task

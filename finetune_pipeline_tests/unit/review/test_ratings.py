@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
-from finetune_pipeline.review.ratings import parse_rating, read_ratings
-from finetune_pipeline.review.sheet import sheet_name
-from finetune_pipeline_tests.unit.review.answers import VERSION
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
+from finetune_pipeline.review.ratings import Rating, parse_rating, read_ratings, summarise
+from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, sheet_name
+from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION
 
 SHEET = sheet_name(VERSION, 10)
 
@@ -65,3 +67,45 @@ def test_the_latest_rating_of_a_rater_holds(tmp_path: Path) -> None:
     put(tmp_path, "a.jsonl", "".join(json.dumps(r) + "\n" for r in (late, early, line(rater="Bo", choice="both"))))
     ratings, _ = read_ratings(tmp_path)
     assert {(r.rater, r.choice) for r in ratings} == {("Ada", "B"), ("Bo", "both")}
+
+
+def said(item: str, candidate: bool, base: bool, rater: str = "Ada", sheet: str = SHEET) -> Rating:
+    """What somebody chooses who takes these models' answers, whichever side they are on."""
+    a, b = (candidate, base) if candidate_is_a(SECRET, sheet, item) else (base, candidate)
+    return Rating(sheet, item, {(1, 1): "both", (1, 0): "A", (0, 1): "B", (0, 0): "neither"}[a, b], rater)
+
+
+def test_only_the_random_half_gives_rates() -> None:
+    drawn = {SHEET: {f"e{i}": RANDOM if i < 30 else SELECTED for i in range(40)}}
+    ratings = [said(f"e{i}", candidate=i < 24 or i >= 38, base=i < 6) for i in range(40)]
+    figures = summarise(ratings, drawn, SECRET)
+    assert figures["rated"] == 40
+    assert figures[RANDOM]["candidate"] == {"acceptable": 24, "share": 0.8, "interval": list(wilson_interval(24, 30))}
+    assert figures[RANDOM]["base"]["acceptable"] == 6
+    assert (figures[RANDOM]["only_candidate"], figures[RANDOM]["only_base"]) == (18, 0)
+    assert figures[RANDOM]["gain"] == pytest.approx(0.6)
+    assert figures[RANDOM]["interval"] == list(tango_interval(0, 18, 30))
+    assert figures[RANDOM]["p"] == mcnemar_exact(0, 18)
+    assert figures[SELECTED] == {"n": 10, "only_candidate": 2, "only_base": 0, "both": 0, "neither": 8}
+    assert figures["agreement"] is None
+
+
+def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
+    other = sheet_name("f" * 16, 40)
+    figures = summarise([said("e0", True, True, sheet=other), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET)
+    assert (figures["rated"], figures["unknown"]) == (0, 2)
+    assert figures[RANDOM] is None
+
+
+def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:
+    drawn = {SHEET: {f"e{i}": RANDOM for i in range(20)}}
+    ada = [(i % 2 == 0, i % 3 == 0) for i in range(20)]
+    bo = [(i % 4 == 0, i % 3 == 0) for i in range(20)]
+    ratings = [said(f"e{i}", *ada[i]) for i in range(20)] + [said(f"e{i}", *bo[i], rater="Bo") for i in range(20)]
+    figures = summarise(ratings, drawn, SECRET)
+    flat = [[v for i in sorted(range(20), key=lambda i: f"e{i}") for v in who[i]] for who in (ada, bo)]
+    assert figures["agreement"]["items"] == 20
+    assert figures["agreement"]["kappa"] == pytest.approx(cohen_kappa_score(*flat))
+    assert figures["agreement"]["share"] == pytest.approx(sum(a == b for a, b in zip(*flat, strict=True)) / 40)
+    assert figures[RANDOM]["candidate"]["acceptable"] == 5  # both said yes; where they differ it is no
+    assert figures["raters"] == {"Ada": 20, "Bo": 20}

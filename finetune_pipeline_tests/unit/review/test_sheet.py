@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
-import pytest
-
-from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, draw, load_secret, make_sheet, sheet_name
+from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, draw, make_sheet, sheet_name
 from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION, pair, row
 
 
@@ -49,14 +46,3 @@ def test_sides_change_and_follow_from_the_secret() -> None:
         a_is_candidate = candidate_is_a(SECRET, name, item.id)
         assert item.a.startswith("c") is a_is_candidate
         assert item.b.startswith("b") is a_is_candidate
-
-
-def test_the_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "review.key"
-    made = load_secret(path)
-    assert len(made) == 32
-    assert load_secret(path) == made
-    assert path.stat().st_mode & 0o077 == 0
-    path.write_bytes(b"short")
-    with pytest.raises(ValueError, match="32 bytes"):
-        load_secret(path)

@@ -108,8 +108,7 @@ def test_an_answer_its_log_row_and_the_feedback_to_it(task: Task, running: Runni
 
 
 def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(running: Running) -> None:
-    from finetune_pipeline.models.chat import encode_prompt
-    from finetune_pipeline.models.loading import load_tokenizer
+    from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "my invoice is wrong"}]
     expected = len(encode_prompt(load_tokenizer(running.champion.model), turns))

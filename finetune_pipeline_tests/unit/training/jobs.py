@@ -57,7 +57,7 @@ def make_inputs(folder: Path, rows: int = 40) -> Path:
 
 
 def job(inputs: Path, place: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """A training job with `told` settings (or :func:`settings` with `changes`), results in place/out."""
+    """A training job with `declared` settings (or :func:`settings` with `changes`), results in place/out."""
     return train_job(
         base=inputs / "base",
         train=inputs / "train.jsonl",

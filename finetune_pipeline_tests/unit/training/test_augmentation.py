@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of
-from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.training.rows import prepare_split, training_examples
@@ -21,12 +19,6 @@ from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings
 
 ROWS = 24
-
-
-@pytest.fixture(autouse=True)
-def _determinism_ends_with_the_test() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline_tests.tiny_model import SYSTEM
@@ -31,17 +31,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompt": {"learning_rate": 0.05, "prompt": {"tokens": 6}},
 }
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _determinism_ends_with_the_test() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def _job(inputs: Path, place: Path, name: str, **changes: Any) -> dict[str, Any]:

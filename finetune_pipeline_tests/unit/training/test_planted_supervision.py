@@ -13,8 +13,7 @@ import pytest
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.engine.store import Artifact, read_json
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import Encoded, encode_example
-from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.chat import Encoded, encode_example, load_tokenizer
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training import rows

@@ -13,14 +13,9 @@ import pytest
 
 from finetune_pipeline.training import checkpoints
 from finetune_pipeline_tests.unit.processes import wait_until
-from finetune_pipeline_tests.unit.training.jobs import finish, job, make_inputs, start
+from finetune_pipeline_tests.unit.training.jobs import finish, job, start
 
 CHANGES: dict[str, Any] = {"epochs": 14, "evals_per_epoch": 1, "learning_rate": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

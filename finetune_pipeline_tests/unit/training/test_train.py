@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,7 @@ from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.training.sft import train
-from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
-
-
-@pytest.fixture(autouse=True)
-def _determinism_ends_with_the_test() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+from finetune_pipeline_tests.unit.training.jobs import job
 
 
 @pytest.fixture(scope="module")

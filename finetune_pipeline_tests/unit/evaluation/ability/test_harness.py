@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
-from finetune_pipeline.evaluation.ability.harness import close_ways_out, make_task, run_tasks
 from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harness_version, read_tasks
-from finetune_pipeline.evaluation.ability.scoring import ability
+from finetune_pipeline.evaluation.ability.scoring import ability, close_ways_out, make_task, run_tasks
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability

@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa as reference
 
-from finetune_pipeline.evaluation import statistics as st
+from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
 
 A = "aabbbccaabcbacbbacabccabba"
 B = "aabbaccabbcbacbaacabccbbba"
@@ -18,7 +18,7 @@ B = "aabbaccabbcbacbaacabccbbba"
 @given(some.lists(some.tuples(some.integers(1, 4), some.integers(1, 4)), min_size=2, max_size=40))
 def test_kappa_equals_scikit_learn(pairs):
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
-    found = st.cohens_kappa(a, b)
+    found = cohens_kappa(a, b)
     if len({*a, *b}) < 2:
         assert found is None
     else:
@@ -26,14 +26,14 @@ def test_kappa_equals_scikit_learn(pairs):
 
 
 def test_kappas_interval_is_about_the_asymptotic_one():
-    low, high = st.kappa_interval(A * 4, B * 4, resamples=4000)
+    low, high = kappa_interval(A * 4, B * 4, resamples=4000)
     table = [[sum(x == r and y == s for x, y in zip(A * 4, B * 4, strict=True)) for s in "abc"] for r in "abc"]
     expected = reference(np.array(table))
-    assert st.cohens_kappa(A, B) == pytest.approx(expected.kappa)
+    assert cohens_kappa(A, B) == pytest.approx(expected.kappa)
     assert (low, high) == pytest.approx((expected.kappa_low, expected.kappa_upp), abs=0.03)
 
 
 def test_kappa_without_variety_is_undefined():
-    assert st.cohens_kappa("aaa", "aaa") is None
-    assert st.kappa_interval("aaa", "aaa") is None
-    assert st.cohens_kappa("aab", "aba") == pytest.approx(-0.5)
+    assert cohens_kappa("aaa", "aaa") is None
+    assert kappa_interval("aaa", "aaa") is None
+    assert cohens_kappa("aab", "aba") == pytest.approx(-0.5)

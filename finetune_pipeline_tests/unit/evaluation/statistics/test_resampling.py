@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from finetune_pipeline.evaluation import statistics as st
+from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_f1, paired_permutation
 
 
 def _answers(seed, n=120, right_a=0.6, right_b=0.8):
@@ -34,16 +34,16 @@ def test_macro_f1_bootstrap_equals_resampling_with_scikit_learn():
         ]
         difference.append(scores[1] - scores[0])
     expected = np.quantile(difference, [0.025, 0.975])
-    assert st.paired_bootstrap_f1(gold, a, b, labels, 4000, 0) == pytest.approx(tuple(expected), abs=0.035)
+    assert paired_bootstrap_f1(gold, a, b, labels, 4000, 0) == pytest.approx(tuple(expected), abs=0.035)
 
 
 def test_macro_f1_bootstrap_ignores_order_and_repeats_itself():
     labels, gold, a, b = _answers(4)
-    first = st.paired_bootstrap_f1(gold, a, b, labels, 500, 5)
-    turned = st.paired_bootstrap_f1(gold[::-1], a[::-1], b[::-1], labels, 500, 5)
-    assert first == turned == st.paired_bootstrap_f1(gold, a, b, labels, 500, 5)
+    first = paired_bootstrap_f1(gold, a, b, labels, 500, 5)
+    turned = paired_bootstrap_f1(gold[::-1], a[::-1], b[::-1], labels, 500, 5)
+    assert first == turned == paired_bootstrap_f1(gold, a, b, labels, 500, 5)
     assert first[0] > 0
-    backwards = st.paired_bootstrap_f1(gold, b, a, labels, 500, 5)
+    backwards = paired_bootstrap_f1(gold, b, a, labels, 500, 5)
     assert backwards == pytest.approx((-first[1], -first[0]), abs=0.03)
 
 
@@ -51,17 +51,17 @@ def test_f1_of_clusters_is_wider_where_rows_repeat():
     labels, gold, a, b = _answers(13)
     repeated = [[x for x in side for _ in range(4)] for side in (gold, a, b)]
     source = [i for i in range(len(gold)) for _ in range(4)]
-    as_rows = st.paired_bootstrap_f1(*repeated, labels, 4000)
-    as_clusters = st.paired_bootstrap_f1(*repeated, labels, 4000, clusters=source)
-    once = st.paired_bootstrap_f1(gold, a, b, labels, 4000)
+    as_rows = paired_bootstrap_f1(*repeated, labels, 4000)
+    as_clusters = paired_bootstrap_f1(*repeated, labels, 4000, clusters=source)
+    once = paired_bootstrap_f1(gold, a, b, labels, 4000)
     assert as_clusters == pytest.approx(once, abs=0.015)
     assert as_clusters[1] - as_clusters[0] > 1.8 * (as_rows[1] - as_rows[0])
 
 
 def test_far_in_the_tail_the_normal_interval_counts_too():
     labels, gold, a, b = _answers(14)
-    usual = st.paired_bootstrap_f1(gold, a, b, labels, 2000, confidence=0.95)
-    far = st.paired_bootstrap_f1(gold, a, b, labels, 2000, confidence=0.9999)
+    usual = paired_bootstrap_f1(gold, a, b, labels, 2000, confidence=0.95)
+    far = paired_bootstrap_f1(gold, a, b, labels, 2000, confidence=0.9999)
     assert far[0] < usual[0] - 0.7 * (usual[1] - usual[0]) / 2  # 3.9 standard errors instead of 2
 
 
@@ -70,7 +70,7 @@ def test_mean_equals_scipys_bca(seed):
     random = np.random.default_rng(seed)
     b = random.gamma(0.5, 1.0, 60)
     expected = stats.bootstrap((b,), np.mean, method="BCa", n_resamples=20000, random_state=0).confidence_interval
-    found = st.bootstrap_mean(list(b), resamples=20000)
+    found = bootstrap_mean(list(b), resamples=20000)
     assert found == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
@@ -80,7 +80,7 @@ def test_clustered_mean_covers_where_rows_depend_on_each_other():
         common = np.repeat(random.normal(0, 1, 30), 5)
         values = list(common + random.normal(0, 0.3, 150))
         for told, clusters in ((covered, np.repeat(range(30), 5)), (naive, None)):
-            low, high = st.bootstrap_mean(values, 400, seed, clusters=None if clusters is None else list(clusters))
+            low, high = bootstrap_mean(values, 400, seed, clusters=None if clusters is None else list(clusters))
             told.append(low <= 0 <= high)
     assert np.mean(covered) > 0.88
     assert np.mean(naive) < 0.75
@@ -92,16 +92,16 @@ def test_permutation_equals_scipy():
     expected = stats.permutation_test(
         (a, b), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=np.inf
     ).pvalue
-    assert st.paired_permutation(list(a), list(b)) == pytest.approx(expected, abs=1e-12)
+    assert paired_permutation(list(a), list(b)) == pytest.approx(expected, abs=1e-12)
     a, b = random.normal(0, 1, 80), random.normal(0.3, 1, 80)
     expected = stats.permutation_test(
         (a, b), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=20000, random_state=0
     ).pvalue
-    assert st.paired_permutation(list(a), list(b), 20000) == pytest.approx(expected, abs=0.01)
+    assert paired_permutation(list(a), list(b), 20000) == pytest.approx(expected, abs=0.01)
 
 
 def test_permutation_of_equal_models_shows_nothing_and_is_never_zero():
-    assert st.paired_permutation([1.0, 2.0], [1.0, 2.0]) == 1.0
-    assert st.paired_permutation([0.0] * 50, [1.0] * 50, 1000) == pytest.approx(1 / 1001)
+    assert paired_permutation([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert paired_permutation([0.0] * 50, [1.0] * 50, 1000) == pytest.approx(1 / 1001)
     with pytest.raises(ValueError, match="one pair"):
-        st.paired_permutation([], [])
+        paired_permutation([], [])

@@ -15,10 +15,10 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, restricted_name
-from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedSchema
 from finetune_pipeline.models.inference.generation import generate_and_score
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.worker.jobs import baseline_job, kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import openai_server

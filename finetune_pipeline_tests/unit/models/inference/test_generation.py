@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from finetune_pipeline.evaluation.predict import encode_labels
-from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference import generation
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
 
 LONGEST = 10

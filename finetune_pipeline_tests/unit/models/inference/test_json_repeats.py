@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.models.inference.json_repeats import JsonRepeats
+from finetune_pipeline.models.inference.constrained import JsonRepeats
 
 EXTRAS = {"type": "array", "items": {"enum": ["no nuts", "no gluten", "no", "für", 1, 12, None]}, "uniqueItems": True}
 NESTED = {

@@ -1,0 +1,182 @@
+"""Paired right and wrong against scipy, statsmodels, published values and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given
+from hypothesis import strategies as some
+from scipy import optimize, stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from finetune_pipeline.evaluation.statistics.proportions import (
+    cluster_sign_flip,
+    clustered_share,
+    clustered_tango_interval,
+    design_effect,
+    mcnemar_exact,
+    sign_test,
+    tango_interval,
+    tango_statistic,
+    wilson_interval,
+    z_value,
+)
+
+
+def test_tango_published_value():
+    """Airway hyper-responsiveness before and after a transplant: 7 and 1 discordant of 21 (Fagerland et al. 2014)."""
+    low, high = tango_interval(7, 1, 21)
+    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
+
+
+def _brute_force_score(b, c, n, gain):
+    """Score statistic with the nuisance parameter found by maximising the likelihood numerically."""
+
+    def negative_log_likelihood(p):  # p: probability that only the first is right
+        cells = [(b, p), (c, p + gain), (n - b - c, 1 - 2 * p - gain)]
+        return -sum(k * math.log(max(q, 1e-300)) for k, q in cells if k)
+
+    lowest, highest = max(0.0, -gain), (1 - gain) / 2
+    p = optimize.minimize_scalar(
+        negative_log_likelihood, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-12}
+    ).x
+    return (c - b - n * gain) / math.sqrt(n * (2 * p + gain - gain * gain))
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(7, 1, 21), (86, 150, 1600), (3, 9, 40), (20, 20, 100), (1, 30, 200)])
+def test_tango_bounds_are_where_the_score_statistic_reaches_the_quantile(b, c, n):
+    low, high = tango_interval(b, c, n, 0.95)
+    assert _brute_force_score(b, c, n, low) == pytest.approx(1.959964, abs=1e-3)
+    assert _brute_force_score(b, c, n, high) == pytest.approx(-1.959964, abs=1e-3)
+
+
+def test_tango_covers_where_models_nearly_agree():
+    """3% discordant pairs, n=100: Wald intervals cover 86% of the time, the score interval must reach 93%."""
+    random = np.random.default_rng(1)
+    draws = random.multinomial(100, [0.97, 0.01, 0.02], size=2000)
+    intervals = {(b, c): tango_interval(int(b), int(c), 100) for _, b, c in draws}
+    covered = [intervals[b, c][0] <= 0.01 <= intervals[b, c][1] for _, b, c in draws]
+    assert np.mean(covered) > 0.93
+
+
+@given(some.integers(0, 60), some.integers(0, 60))
+def test_mcnemar_equals_statsmodels(b, c):
+    if b + c:
+        assert mcnemar_exact(b, c) == pytest.approx(mcnemar([[5, b], [c, 5]], exact=True).pvalue, rel=1e-9)
+
+
+@given(some.integers(0, 40), some.integers(0, 40), some.integers(0, 200), some.floats(0.6, 0.999))
+def test_tango_excludes_zero_exactly_when_mcnemars_score_does(b, c, agreeing, confidence):
+    n = b + c + agreeing
+    if not n:
+        return
+    low, high = tango_interval(b, c, n, confidence)
+    assert -1 <= low <= high <= 1
+    z, reached = z_value(confidence), (c - b) / math.sqrt(b + c) if b + c else 0.0
+    if abs(reached - z) > 1e-6:
+        assert (low > 0) == (reached > z)
+    assert tango_statistic(b, c, n, 0.0) == pytest.approx(reached, abs=1e-9)
+
+
+def test_sign_test_leaves_ties_out_but_counts_them():
+    told = sign_test(14, 6, 10)
+    assert told["p"] == pytest.approx(stats.binomtest(14, 20).pvalue)
+    assert told["share"] == 0.7 and (told["n"], told["ties"]) == (30, 10)
+    assert told["interval"] == pytest.approx(list(wilson_interval(14, 20)))
+    nothing = sign_test(0, 0, 5)
+    assert (nothing["share"], nothing["p"], nothing["interval"]) == (None, 1.0, [0.0, 1.0])
+    with pytest.raises(ValueError, match="negative"):
+        sign_test(1, 1, -1)
+
+
+@given(some.integers(1, 500), some.floats(0, 1), some.floats(0.55, 0.999))
+def test_wilson_equals_statsmodels_also_for_parts_of_rows(n, share, confidence):
+    k = share * n
+    expected = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
+    assert wilson_interval(k, n, confidence) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.9999, 1 - 1e-12])
+def test_the_quantile_keeps_its_digits_near_certainty(confidence):
+    assert z_value(confidence) == pytest.approx(stats.norm.isf((1 - confidence) / 2), rel=1e-9)
+
+
+ROWS = some.lists(some.tuples(some.integers(0, 1), some.integers(0, 1)), min_size=2, max_size=60)
+
+
+def _clustered(random, groups, size, share, spread):
+    """Right or wrong by a share that varies between sources."""
+    shares = np.clip(random.beta(share * spread, (1 - share) * spread, groups), 0, 1)
+    return (random.random((groups, size)) < shares[:, None]).astype(int).ravel(), np.repeat(range(groups), size)
+
+
+@given(ROWS)
+def test_rows_of_their_own_give_the_plain_intervals(rows):
+    before, after = [r[0] for r in rows], [r[1] for r in rows]
+    alone = list(range(len(rows)))
+    told = clustered_share(after, alone)
+    assert told["interval"] == pytest.approx(list(wilson_interval(sum(after), len(after))))
+    assert told["design_effect"] == 1.0
+    b = sum(x > y for x, y in rows)
+    c = sum(y > x for x, y in rows)
+    assert clustered_tango_interval(before, after, alone) == pytest.approx(tango_interval(b, c, len(rows)))
+
+
+def test_design_effect_is_the_ratio_of_robust_to_plain_variance():
+    right, source = _clustered(np.random.default_rng(0), 40, 6, 0.7, 3)
+    plain = sm.OLS(right, np.ones(len(right))).fit()
+    robust = plain.get_robustcov_results("cluster", groups=source, use_correction=False)
+    expected = (robust.bse[0] ** 2 * 40 / 39) / plain.bse[0] ** 2
+    assert design_effect(right, list(source)) == pytest.approx(expected, rel=1e-9)
+    assert expected > 1.5
+
+
+def test_without_an_error_the_largest_effect_is_taken():
+    assert design_effect([1] * 12, ["a"] * 4 + ["b"] * 4 + ["c"] * 4) == 4.0
+    told = clustered_share([1] * 12, ["a"] * 4 + ["b"] * 4 + ["c"] * 4)
+    assert told["interval"][0] < wilson_interval(3, 3)[0] + 1e-9
+    assert design_effect([1, 0, 1], ["a"] * 3) == 3.0
+
+
+def test_clustered_share_covers_where_the_plain_interval_does_not():
+    random, covered, naive = np.random.default_rng(2), [], []
+    for _ in range(400):
+        right, source = _clustered(random, 40, 8, 0.8, 2)
+        low, high = clustered_share(right, list(source))["interval"]
+        covered.append(low <= 0.8 <= high)
+        low, high = wilson_interval(int(right.sum()), len(right))
+        naive.append(low <= 0.8 <= high)
+    assert np.mean(covered) > 0.92
+    assert np.mean(naive) < 0.8
+
+
+def test_clustered_tango_covers_where_the_plain_interval_does_not():
+    random, covered, naive = np.random.default_rng(3), [], []
+    for _ in range(300):
+        kind = np.repeat(random.choice(3, 50, p=[0.15, 0.15, 0.7]), 6)  # a source is won, lost, or neither
+        before, after = (kind == 0).astype(int), (kind == 1).astype(int)
+        low, high = clustered_tango_interval(before, after, list(np.repeat(range(50), 6)))
+        covered.append(low <= 0 <= high)
+        low, high = tango_interval(int(before.sum()), int(after.sum()), 300)
+        naive.append(low <= 0 <= high)
+    assert np.mean(covered) > 0.92
+    assert np.mean(naive) < 0.75
+
+
+def test_sign_flips_of_single_rows_are_the_exact_mcnemar_test():
+    for b, c in ((1, 7), (3, 9), (5, 5)):
+        differences = [-1] * b + [1] * c + [0] * 30
+        assert cluster_sign_flip(differences, range(len(differences))) == pytest.approx(mcnemar_exact(b, c), abs=1e-12)
+    many = [-1] * 20 + [1] * 40
+    assert cluster_sign_flip(many, range(60), 20000) == pytest.approx(mcnemar_exact(20, 40), abs=0.005)
+
+
+def test_sign_flips_of_clusters_see_how_few_sources_there_are():
+    differences, source = [1] * 12 + [-1] * 2, ["a"] * 6 + ["b"] * 6 + ["c"] * 2
+    assert cluster_sign_flip(differences, source) == 0.5
+    assert cluster_sign_flip(differences, range(14)) < 0.02
+    assert cluster_sign_flip([1, -1], ["a", "a"]) == 1.0
