@@ -360,7 +360,7 @@ STEPS = [
             spec.description,
             outside.never_break,
         ],
-        code_version="13",
+        code_version="14",
         checks=evaluation_check.GATE_CHECKS,
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),
