@@ -99,8 +99,9 @@ def _weights(kind: str, merged: Path, base: Path, base_identity: Mapping[str, An
     }
 
 
-def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str) -> None:
-    """Put the model card as README.md into the registered model's folder, and the verdict on its page.
+def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str, about: str = "") -> None:
+    """Put the model card as README.md into the registered model's folder, the verdict on the version's page, and what the
+    model is for on its own.
 
     Repeated with another text, the later one stands. Raises ValueError if there is no such version.
     """
@@ -110,6 +111,7 @@ def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: 
         path.write_text(redact(card), "utf-8")
         client.log_model_artifact(registered.tags[LOGGED_MODEL], str(path))
         client.update_model_version(name, str(version), description=redact_field("verdict", verdict))
+        client.update_registered_model(name, description=redact_field("about", about))
 
 
 def _create(
