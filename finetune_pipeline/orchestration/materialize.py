@@ -262,10 +262,7 @@ def _table(value: Any) -> dg.MetadataValue | None:
     cells = [[_cell(row.get(name)) for name in columns] for row in rows]
     if any(cell is None for row in cells for cell in row):
         return None
-    records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in cells]
-    kinds = [_kind(column) for column in zip(*cells, strict=True)]
-    schema = dg.TableSchema([dg.TableColumn(*column) for column in zip(columns, kinds, strict=True)])
-    return dg.MetadataValue.table(records, schema)
+    return dg.MetadataValue.table([dg.TableRecord(dict(zip(columns, row, strict=True))) for row in cells])
 
 
 def _cell(value: Any) -> str | int | float | bool | None:
@@ -276,13 +273,6 @@ def _cell(value: Any) -> str | int | float | bool | None:
         return " to ".join(f"{_rounded(v)}" for v in value)
     rounded: Any = _rounded(value)
     return rounded if isinstance(rounded, str | int | float | bool) else None
-
-
-def _kind(column: Sequence[Any]) -> str:
-    kinds = {type(cell) for cell in column if cell != ""}
-    return {frozenset({bool}): "bool", frozenset({int}): "int"}.get(
-        frozenset(kinds), "float" if kinds and kinds <= {int, float} else "string"
-    )
 
 
 def as_picture(svg: bytes, title: str) -> dg.MetadataValue:

@@ -137,9 +137,9 @@ def _create(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    experiment, hosted = client.get_run(run_id).info.experiment_id, "endpoint" in description
+    run, hosted = client.get_run(run_id), "endpoint" in description
     logged = client.create_logged_model(
-        experiment,
+        run.info.experiment_id,
         name=name,
         source_run_id=run_id,
         tags=dict(tags),
@@ -173,7 +173,8 @@ def _create(
             )
         client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    for each in filter(None, (run_id, run.data.tags.get("mlflow.parentRunId"))):
+        client.log_outputs(each, [LoggedModelOutput(logged.model_id, step=0)])
     # the place itself as source: MLflow resolves "models:/…" sources with its global tracking address
     made = client.create_model_version(
         name,

@@ -41,6 +41,9 @@ _STATUS = {
     "KILLED": "KILLED",
     "CANCELED": "KILLED",
 }
+VIEW = "workflowType=machine_learning"
+"""MLflow's pages then show runs, models and metrics; without it those for agents and prompts."""
+_OF_A_PROCESS = ("finetune/pid", "finetune/process_started")
 _SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
 _PREPARED: set[tuple[str, str]] = set()
 
@@ -122,7 +125,9 @@ class Tracking(dg.ConfigurableResource):
                     client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version
                 )
         page = f"{self.page()}/#/experiments/{number}/runs"
-        run = StepRun(client, uri, run_id, f"{page}/{run_id}", StepRun(client, uri, parent, f"{page}/{parent}"))
+        run = StepRun(
+            client, uri, run_id, f"{page}/{run_id}?{VIEW}", StepRun(client, uri, parent, f"{page}/{parent}?{VIEW}")
+        )
         try:
             run.set_tags({"finetune.reused": str(reused).lower(), "dagster.attempt": getattr(op, "retry_number", 0)})
             yield run
@@ -165,7 +170,13 @@ class Tracking(dg.ConfigurableResource):
             tags["mlflow.source.git.commit"] = commit
         if run.root_run_id:
             tags["dagster.root_run_id"] = run.root_run_id
-        tags.update({f"dagster.tag.{k}": redact(v) for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS)})
+        tags.update(
+            {
+                f"dagster.tag.{k}": redact(v)
+                for k, v in run.tags.items()
+                if k.startswith(_SHOWN_RUN_TAGS) and k not in _OF_A_PROCESS
+            }
+        )
         made = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
         return str(made.info.run_id)
 

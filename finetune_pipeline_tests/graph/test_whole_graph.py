@@ -40,6 +40,7 @@ for experiment in client.search_experiments():
         told["mlflow"][tags["mlflow.runName"]] = {
             "status": run.info.status, "parent": tags.get("mlflow.parentRunId"), "metrics": len(run.data.metrics),
             "params": run.data.params.get("version"), "names": sorted(run.data.params), "told": run.data.metrics,
+            "models": len(run.outputs.model_outputs) if run.outputs else 0,
             "note": tags.get("mlflow.note.content"), "artifacts": [a.path for a in client.list_artifacts(run.info.run_id)],
             "datasets": [[i.dataset.name, i.dataset.digest, i.tags[0].value] for i in run.inputs.dataset_inputs],
             "curve": len(client.get_metric_history(run.info.run_id, "eval_loss"))}
@@ -106,6 +107,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert parent["note"] == finished[2]["verdict"], "it tells the story of the run"
     assert {"gain", "gain_low", "test_accuracy", "best_eval_loss"} <= set(parent["told"])
     assert {"training.learning_rate", "evaluation.gates.min_gain"} <= set(parent["names"])
+    assert parent["models"] == 1
     assert {d[0] for d in parent["datasets"]} >= {"colours_train", "colours_validation"}
     assert all("settings" not in run["names"] and run["metrics"] <= 20 for run in nested.values())
     adapter = nested["colours/adapter"]

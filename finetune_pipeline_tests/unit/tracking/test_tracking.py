@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.tracking.tracking import StepRun, Tracking
+from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
 from finetune_pipeline_tests.mlflow_database import copy_database
 
 
@@ -82,7 +82,7 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
     )
     assert parent.data.tags.get("mlflow.source.git.commit", "") == commit.stdout.strip()
     assert "x" not in parent.data.tags.values()
-    assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}"]
+    assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}?{VIEW}"]
 
 
 @pytest.mark.parametrize(
