@@ -32,14 +32,13 @@ def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
     yield history_table(evaluation)
     table = _rows_table(evaluation, rows)
     yield table
-    left = wrong - sum(not row.right for row in rows.tested.values())
-    if table and (left > 0 or evaluation.fixes.total > len(evaluation.fixes.shown)):
-        yield Text(
-            f"Not shown: {counted(max(left, 0), 'wrong answer')}, and rows that both models have right or that were fixed "
-            "beyond the first ones. All answers are in predictions.parquet of the step test_predictions.",
-            note=True,
-            audience="page",
-        )
+    left = {
+        "wrong answer": wrong - sum(not row.right for row in rows.tested.values()),
+        "fixed row": evaluation.fixes.total - len(evaluation.fixes.shown),
+    }
+    if table and (names := [counted(n, name) for name, n in left.items() if n > 0]):
+        where = "All answers are in predictions.parquet of the step test_predictions."
+        yield Text(f"Not shown: {' and '.join(names)}. {where}", note=True, audience="page")
 
 
 def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
