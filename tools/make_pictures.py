@@ -67,7 +67,7 @@ def main() -> None:
         )
         shoot("asset.png", f"{DAGSTER}/assets/{TASK}/evaluation_report", 1600, 1100)
         shoot("checks.png", f"{DAGSTER}/assets/{TASK}/adapter?view=checks", 1600, 1000)
-        shoot("mlflow.png", f"{MLFLOW}/#/experiments/1/runs", 1700, 1000)
+        shoot("mlflow.png", f"{MLFLOW}/#/experiments/1/runs?workflowType=machine_learning", 1700, 1000)
     finally:
         servers.send_signal(2)
         servers.wait(timeout=60)

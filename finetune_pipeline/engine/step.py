@@ -119,8 +119,8 @@ class StepContext:
         return self.builder.folder
 
 
-def _no_settings(spec: TaskSpec, outside: RunInputs) -> Any:
-    return None
+def _no_settings(spec: TaskSpec, outside: RunInputs) -> Mapping[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Step:
             while a blocking check of one of them fails.
         follows: Steps of which an earlier version is read, through the store: what decides is in `settings`. In a run that makes
             both, they come first.
-        settings: The part of the spec and of the run's inputs that the result depends on.
+        settings: The part of the spec and of the run's inputs that the result depends on, by name: MLflow's parameters.
         code_version: Raised by hand when the result changes for equal inputs.
         checks: Questions about the artifact, asked in this order when it is made.
         shows: Files of the artifact that are logged in MLflow: figures, settings and verdicts. Whatever holds texts of rows
@@ -150,6 +150,8 @@ class Step:
         view_of: The step whose artifact this step shows a part of. A view has that step's version and makes nothing.
         split: The split that a view shows.
         datasets: Splits that are logged in MLflow as inputs of this step.
+        metrics: MLflow's metrics from nested facts, as name and dotted place; numbers that are facts themselves come besides.
+        tells: Metrics that the parent run in MLflow shows, too, with the step's settings, data sets and verdict.
     """
 
     name: str
@@ -159,7 +161,7 @@ class Step:
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
-    settings: Callable[[TaskSpec, RunInputs], Any] = _no_settings
+    settings: Callable[[TaskSpec, RunInputs], Mapping[str, Any]] = _no_settings
     code_version: str = "1"
     checks: tuple[Check, ...] = ()
     shows: tuple[str, ...] = ()
@@ -170,6 +172,8 @@ class Step:
     view_of: str | None = None
     split: str | None = None
     datasets: tuple[str, ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    tells: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

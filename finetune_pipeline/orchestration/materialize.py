@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,12 @@ def inputs_of(context: Any, task: Task, store: Store, tracking: Tracking) -> Run
     return pinned_inputs(store.artifacts(), task, run.root_run_id or run.run_id, look)
 
 
+def _tasks_of(context: Any) -> set[str]:
+    """Names of the tasks whose assets the run makes."""
+    keys = context.op_execution_context.job_def.asset_layer.selected_asset_keys
+    return {key.path[0] for key in keys}
+
+
 def _trains(context: Any, task: Task) -> bool:
     """Whether the run this step belongs to is to make an adapter."""
     return dg.AssetKey([task.name, "adapter"]) in context.job_def.asset_layer.selected_asset_keys
@@ -76,7 +81,8 @@ def materialize(
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
             return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
 
-        run.log_params({"version": version, **_settings(step, task, run_inputs)})
+        parameters = step.settings(task.spec, run_inputs)
+        run.log_params({"version": version, **parameters})
         try:
             artifact = PIPELINE.run(
                 name,
@@ -96,16 +102,20 @@ def materialize(
             # re-raised, an interrupt would be answered with a new attempt by the retry policy
             notes = "\n".join(getattr(interrupt, "__notes__", []))
             raise dg.Failure(f"{name} was stopped by a signal\n{notes}".strip(), allow_retries=False) from interrupt
-        facts = _facts(step, artifact)
-        run.log_metrics(numbers(facts))
+        facts, metrics = _facts(step, artifact), metrics_of(step, artifact)
+        run.log_metrics(metrics)
         _send_history(run, {"work": str(artifact.folder)})
         _log_datasets(run, step, task, run_inputs, store)
+        if step.tells and _tasks_of(context) == {task.name}:
+            run.parent.set_tags({"finetune.task": task.name, **_story(artifact)})
+            run.parent.log_params({f"{step.group}.{name}": value for name, value in parameters.items()})
+            run.parent.log_metrics({name: metrics[name] for name in step.tells if name in metrics})
+            _log_datasets(run.parent, step, task, run_inputs, store)
         for file in step.shows:
             if (artifact.folder / file).exists():
                 run.log_artifact(artifact.folder / file, file if (artifact.folder / file).is_dir() else None)
         run.set_tags({"artifact_folder": str(artifact.folder)})
-        if "verdict" in artifact.facts:
-            run.set_tags({"mlflow.note.content": artifact.facts["verdict"]})
+        run.set_tags(_story(artifact))
         metadata = as_metadata({**facts, "reused": artifact.reused, "folder": artifact.folder, "mlflow": run.url})
         metadata |= _pages(artifact)
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
@@ -150,9 +160,35 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     return pages
 
 
-def _settings(step: Step, task: Task, run_inputs: RunInputs) -> dict[str, Any]:
-    settings = step.settings(task.spec, run_inputs)
-    return dict(settings) if isinstance(settings, Mapping) else {"settings": json.dumps(settings, default=str)[:5000]}
+def _story(artifact: Artifact) -> dict[str, Any]:
+    """Tags that say what came of it: the verdict as description, and the decision."""
+    facts = artifact.facts
+    told = {"mlflow.note.content": facts.get("verdict"), "finetune.decision": facts.get("decision")}
+    return {name: value for name, value in told.items() if value}
+
+
+def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
+    """Numbers that are facts themselves, those that the step names from nested ones, and time and memory."""
+    measured = artifact.folder / "measured.json"
+    facts = {**artifact.facts, "measured": read_json(measured) if measured.exists() else {}}
+    places = {name: name for name in facts} | dict(step.metrics)
+    places |= {"seconds": "measured.seconds", "peak_memory_mib": "measured.peak_memory_mib"}
+    found = {name: _at(facts, place) for name, place in places.items()}
+    return {
+        name: float(value) for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def _at(facts: Any, place: str) -> Any:
+    """What stands at a dotted place of nested facts; None where nothing does."""
+    for key in place.split("."):
+        if isinstance(facts, Mapping):
+            facts = facts.get(key)
+        elif isinstance(facts, Sequence) and key.isdigit():
+            facts = facts[int(key)]
+        else:
+            return None
+    return facts
 
 
 def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
@@ -180,7 +216,10 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 
 
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
-    """Every fact as a metadata value; ``summary_markdown`` becomes rendered text, a Path a path, containers JSON."""
+    """Every fact as a metadata value, numbers in four figures.
+
+    ``summary_markdown`` becomes rendered text, a Path a path, rows and groups of plain values a table, other containers JSON.
+    """
     shown: dict[str, dg.MetadataValue] = {}
     for name, value in facts.items():
         if name.endswith("_markdown"):
@@ -190,7 +229,8 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
         elif isinstance(value, int):
             shown[name] = dg.MetadataValue.int(value)
         elif isinstance(value, float):
-            shown[name] = dg.MetadataValue.float(value) if math.isfinite(value) else dg.MetadataValue.text(str(value))
+            finite = math.isfinite(value)
+            shown[name] = dg.MetadataValue.float(_rounded(value)) if finite else dg.MetadataValue.text(str(value))
         elif isinstance(value, Path):
             shown[name] = dg.MetadataValue.path(value)
         elif isinstance(value, str) and value.startswith(("http://", "https://")):
@@ -198,39 +238,43 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
         elif isinstance(value, str):
             shown[name] = dg.MetadataValue.text(value)
         elif value is not None:
-            shown[name] = dg.MetadataValue.json(value)
+            shown[name] = _table(value) or dg.MetadataValue.json(_rounded(value))
     return shown
+
+
+def _rounded(value: Any) -> Any:
+    """A value whose numbers have four figures, those before the point excepted."""
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.4g}") if abs(value) < 1000 else float(round(value))
+    if isinstance(value, Mapping):
+        return {key: _rounded(of) for key, of in value.items()}
+    return [_rounded(of) for of in value] if isinstance(value, list | tuple) else value
+
+
+def _table(value: Any) -> dg.MetadataValue | None:
+    """Rows of plain values, or such rows by name, as a table; None for anything else."""
+    rows = value
+    if isinstance(value, Mapping):
+        rows = [{"key": name, **(of if isinstance(of, Mapping) else {"value": of})} for name, of in value.items()]
+    if not isinstance(rows, list | tuple) or not rows or not all(isinstance(row, Mapping) for row in rows):
+        return None
+    columns = list(dict.fromkeys(str(key) for row in rows for key in row))
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    if any(cell is None for row in cells for cell in row):
+        return None
+    return dg.MetadataValue.table([dg.TableRecord(dict(zip(columns, row, strict=True))) for row in cells])
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    """What a table holds for a value: an interval in words, nothing for nothing; None for what no cell can hold."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+        return " to ".join(f"{_rounded(v)}" for v in value)
+    rounded: Any = _rounded(value)
+    return rounded if isinstance(rounded, str | int | float | bool) else None
 
 
 def as_picture(svg: bytes, title: str) -> dg.MetadataValue:
     """A picture that is shown where the metadata is: Markdown with the SVG inside it."""
     return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg).decode()})")
-
-
-_NOT_IN_NAMES = re.compile(r"[^\w.\- :]")
-_LONGEST_NAME = 250
-"""MLflow refuses other characters and longer names. A slash it takes, but not every path."""
-
-
-def numbers(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """All finite numbers in nested facts, under dotted names, for MLflow's metrics. Lists are left out.
-
-    Names come from labels and files of users: characters MLflow refuses become `_`, long names are cut, and of names that
-    are then alike the later ones get a number.
-    """
-    values: dict[str, float] = {}
-    for name, value in _numbers(facts, prefix):
-        plain = _NOT_IN_NAMES.sub("_", name)[:_LONGEST_NAME]
-        unique, n = plain, 2
-        while unique in values:
-            unique, n = f"{plain[: _LONGEST_NAME - 8]}_{n}", n + 1
-        values[unique] = value
-    return values
-
-
-def _numbers(facts: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and math.isfinite(value):
-            yield f"{prefix}{name}", float(value)

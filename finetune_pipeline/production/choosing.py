@@ -160,15 +160,15 @@ class Chosen:
         return {why: reasons.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in reasons}
 
 
-def settings(spec: TaskSpec) -> list[Any]:
+def settings(spec: TaskSpec) -> dict[str, Any]:
     """The part of a spec that :func:`choose` depends on, as plain values."""
-    return [
-        spec.labels,
-        spec.system_prompt,
-        spec.data.near_duplicate_threshold,
-        [spec.logs.low_score, spec.logs.sample_share, spec.logs.max_user_share, spec.logs.max_family_share],
-        [spec.logs.judging_share, spec.logs.judging_after],
-    ]
+    shares = {"low_score", "sample_share", "max_user_share", "max_family_share", "judging_share", "judging_after"}
+    return {
+        "labels": spec.labels,
+        "system_prompt": spec.system_prompt,
+        "near_duplicate_threshold": spec.data.near_duplicate_threshold,
+        **spec.logs.model_dump(include=shares),
+    }
 
 
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:

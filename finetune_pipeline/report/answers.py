@@ -21,6 +21,7 @@ MODELS = {
     "candidate": "Fine-tuned",
     "champion": "Champion",
 }
+SHOWN_WRONG = 10
 _RATES = {
     "strict": "JSON as it stands",
     "schema_rate": "Complies with the schema",
@@ -48,7 +49,7 @@ def confusion_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def labels_section(evaluation: EvaluationResult) -> Blocks:
-    """Precision, recall and F1 of the candidate by label, beside the base model's F1."""
+    """Precision, recall and F1 of the candidate by label, beside the base model's F1; its commonest mistakes."""
     before = evaluation.scores["base"].per_class
     rows = []
     for label, of in evaluation.scores["candidate"].per_class.items():
@@ -57,6 +58,8 @@ def labels_section(evaluation: EvaluationResult) -> Blocks:
         rows.append([label, of.precision, of.recall, of.f1, old, change, of.support])
     columns = [("Label", text), ("Precision", number), ("Recall", number), ("F1", number), ("F1, base", number)]
     yield Table([*columns, ("Change, points", points), ("Rows", number)], rows)
+    commonest = [[group.gold, group.predicted, group.count] for group in evaluation.wrong_answers[:SHOWN_WRONG]]
+    yield Table([("Right", text), ("Said", text), ("Rows", number)], commonest if rows else [])
 
 
 def detail_section(evaluation: EvaluationResult) -> Blocks:

@@ -13,6 +13,7 @@ from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
 from finetune_pipeline.report.training_pages import counters
+from finetune_pipeline.report.verdict import total
 
 _DATA_STEPS = {
     "raw_examples": "Raw files",
@@ -113,7 +114,7 @@ def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
     columns += [("Dropped in review", _count), ("Rows out", _count)]
     rows = []
     for step, of in data.items():
-        out = of.kept if of.kept is not None else sum(map(_total, of.counts.values())) if of.counts else None
+        out = of.kept if of.kept is not None else sum(map(total, of.counts.values())) if of.counts else None
         rows.append(
             [
                 *(_DATA_STEPS.get(step, step), of.lines if of.rows_in is None else of.rows_in, of.quarantined),
@@ -132,11 +133,6 @@ def _count(value: Any) -> str:
     return "" if value is None else number(value)
 
 
-def _total(rows: int | Mapping[str, int | None] | None) -> int:
-    """Rows of a split, given as a number or by label."""
-    return sum(n or 0 for n in rows.values()) if isinstance(rows, Mapping) else rows or 0
-
-
 def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
     if splits is None or not splits.counts:
         return None
@@ -146,12 +142,9 @@ def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
         by_label[name] = next((of for of in candidates if isinstance(of, Mapping)), {})
     present = {label for of in by_label.values() for label in of}
     labels = [label for label in order if label in present] + sorted(present - set(order))
-    columns = [("Split", text), ("Rows", number), *((label, number) for label in labels)]
-    rows = [
-        [name, _total(count), *(by_label[name].get(label) or 0 for label in labels)]
-        for name, count in splits.counts.items()
-    ]
-    return Table(columns, rows)
+    rows = [["all", *map(total, splits.counts.values())]]
+    rows += [[label, *(of.get(label) or 0 for of in by_label.values())] for label in labels]
+    return Table([("Rows", text), *((name, number) for name in splits.counts)], rows, strong=[0])
 
 
 def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Audience = Literal["public", "team", "page"]
@@ -77,6 +77,7 @@ class Table(Block):
         strong: Indices of rows to stress.
         style: CSS classes.
         marks: CSS classes of single cells, by (row, column).
+        filters: Columns by whose values the page can filter the rows, and search them.
     """
 
     columns: Sequence[tuple[str, Format]]
@@ -84,6 +85,7 @@ class Table(Block):
     strong: Collection[int] = ()
     style: str = "figures"
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    filters: Sequence[int] = ()
 
     @property
     def headers(self) -> list[str]:
@@ -103,7 +105,12 @@ class Table(Block):
     def without_empty_columns(self) -> Table:
         """The table without columns in which nothing is written."""
         kept = [j for j in range(len(self.columns)) if j == 0 or any(row[j] for row in self.cells)]
-        return Table([self.columns[j] for j in kept], [[row[j] for j in kept] for row in self.rows], self.strong)
+        return replace(
+            self,
+            columns=[self.columns[j] for j in kept],
+            rows=[[row[j] for j in kept] for row in self.rows],
+            filters=[kept.index(j) for j in self.filters if j in kept],
+        )
 
 
 @dataclass(frozen=True)
@@ -150,24 +157,6 @@ class Matrix(Block):
     def lines(self) -> list[list[str]]:
         """Rows of the matrix as text, each with its label."""
         return [[label, *map(str, counts)] for label, counts in zip(self.labels, self.counts, strict=True)]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A row with its text (None where it was not kept) and what was answered, by whom."""
-
-    id: str
-    text: str | None
-    answers: Sequence[tuple[str, str]]
-    place: str = ""
-
-
-@dataclass(frozen=True)
-class Examples(Block):
-    """Rows with their texts."""
-
-    rows: Sequence[Example]
-    audience: Audience = field(default="page", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -273,23 +262,35 @@ class Section:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer at the top of a page. `status`: passed, warned or failed; `faults`: what is wrong, and what to do."""
+    """The answer at the top of a page.
+
+    Attributes:
+        status: passed, warned or failed.
+        answer: In a few words; the sentence says why.
+        more: What belongs directly below it.
+        faults: What is wrong, and what to do.
+        next_steps: What to do next, the most pressing first.
+        facts: What was judged, when, and on what, by name.
+    """
 
     status: str
     answer: str
     sentence: str
     more: Sequence[str] = ()
     faults: Sequence[tuple[str, str]] = ()
+    next_steps: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page. Sections without blocks are left out."""
+    """A page. Sections without blocks are left out; those after the first `unfolded` ones are folded."""
 
     title: str
     lead: str
     verdict: Verdict | None
     sections: Sequence[Section]
+    unfolded: int = 1
 
     @property
     def shown(self) -> list[Section]:

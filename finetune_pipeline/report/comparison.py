@@ -23,7 +23,7 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
-from finetune_pipeline.report.blocks import Blocks, Format, Heading, Plot, Table, notes, text
+from finetune_pipeline.report.blocks import Blocks, Format, Plot, Table, notes, text
 from finetune_pipeline.report.plots import Dot, dot_plot
 from finetune_pipeline.report.verdict import MOST, closed_by_decoding, decoding_sentence, level
 
@@ -43,20 +43,22 @@ def unsigned(value: Any) -> str:
 
 
 def models_section(evaluation: EvaluationResult) -> Blocks:
-    """All models side by side, on validation and on the sealed test, with a plot."""
-    for where, title in (("validation", "On validation"), ("test", "On the sealed test")):
-        if table := models_table(evaluation, where):
-            yield Heading(title)
-            yield table
+    """All models side by side on the sealed test, with a plot."""
     yield models_plot(evaluation)
-    in_plot = " in the tables, bootstrap intervals of the metric that decides in the plot"
+    yield models_table(evaluation, "test")
+    in_plot = " in the table, bootstrap intervals of the metric that decides in the plot"
     absent = evaluation.scores["candidate"].absent_labels
     yield from notes(
         f"Intervals are {level(evaluation)} Wilson intervals of the share of right answers"
-        f"{'' if is_right_or_wrong(evaluation.metric) else in_plot}. Prompts are chosen on validation, so that the sealed test "
-        "judges only the chosen one."
+        f"{'' if is_right_or_wrong(evaluation.metric) else in_plot}."
         + (f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}." if absent else "")
     )
+
+
+def prompts_section(evaluation: EvaluationResult) -> Blocks:
+    """The base model's prompts and the simple models on validation."""
+    yield models_table(evaluation, "validation")
+    yield from notes("Prompts are chosen on validation, so that the sealed test judges only the chosen one.")
 
 
 def models_table(evaluation: EvaluationResult, where: str) -> Table:
@@ -80,13 +82,14 @@ def models_table(evaluation: EvaluationResult, where: str) -> Table:
 
 
 def models_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Scores of all models with their intervals, in percent; validation first, as in the tables."""
+    """Scores of all models on the sealed test with their intervals, in percent."""
     dots = []
     for name, model in evaluation.models.items():
-        if model.value is not None and model.value_interval is not None:
+        if model.set == "test" and model.value is not None and model.value_interval is not None:
             value, low, high = (100 * v for v in (model.value, *model.value_interval))
-            title = model.title + (", validation" if model.set == "validation" else "")
-            dots.append(Dot(title, value, (low, high), f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate"))
+            dots.append(
+                Dot(model.title, value, (low, high), f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate")
+            )
     axis = f"{metric_title(evaluation.metric)}, points"
     axis = "right answers, %" if is_right_or_wrong(evaluation.metric) else axis
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))

@@ -27,10 +27,12 @@ def costs_page(costs: Costs) -> Page:
         [
             Section.of("break-even", "Machine or API", _break_even(costs)),
             Section.of("thumb", "A rule of thumb, worked out", [Items(costs.rule_of_thumb)]),
+            Section.of("machines", "Every machine against every API", [break_even_table(costs)]),
             Section.of("serving", "Serving", _serving(costs)),
             Section.of("training", "Training", _training(costs)),
             Section.of("warnings", "Prices to confirm", [Items(costs.warnings)]),
         ],
+        unfolded=2,
     )
 
 
@@ -58,7 +60,6 @@ def _break_even(costs: Costs) -> Blocks:
         "time, one machine cannot answer so many calls. Tokens are those of the fine-tuned model's calls."
     )
     yield break_even_plot(costs)
-    yield break_even_table(costs)
 
 
 def break_even_table(costs: Costs) -> Table:

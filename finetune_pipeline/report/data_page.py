@@ -15,8 +15,6 @@ from finetune_pipeline.report.blocks import (
     Answers,
     Bars,
     Blocks,
-    Example,
-    Examples,
     Heading,
     Page,
     Places,
@@ -143,6 +141,9 @@ def _places(title: str, count: int, rows: Sequence[Mapping[str, str]]) -> Places
 
 def _consistency(report: Report) -> Blocks:
     part, rows = report["consistency"], []
+    if not part["dimensions"]:
+        yield _sentence(part["message"])
+        return
     for d in part["dimensions"]:
         others = ", ".join(f"{m['form']} ({number(m['count'])})" for m in d["minority"][:4])
         more = len(d["minority"][4:]) + d["other_forms"]
@@ -180,12 +181,15 @@ def _noise(report: Report) -> Blocks:
     if shown:
         some = f"The {len(shown)} most suspicious of {part['suspected']:,}"
         yield Heading(some if part["suspected"] > len(shown) else "All suspects")
-    yield Examples([_suspect(s) for s in shown])
-
-
-def _suspect(s: Mapping[str, Any]) -> Example:
-    given = ("given", f"{s['given']} ({percent(s['self_confidence'])})")
-    return Example(s["id"], s["text"], [given, ("model", f"{s['suggested']} ({percent(s['confidence'])})")], s["place"])
+    titles = ("Given", "Model is sure of", "Sure of either", "Text", "Place", "Row")
+    rows = [
+        [
+            *(s["given"], s["suggested"], f"{percent(s['self_confidence'])}, {percent(s['confidence'])}"),
+            *(s["text"], s["place"], s["id"]),
+        ]
+        for s in shown
+    ]
+    yield Table([(title, text) for title in titles], rows, style="rows", audience="page", filters=(0, 1))
 
 
 def _scrubbed(report: Report) -> Blocks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.report.blocks import Page, Section, Table, Verdict, figure, text
+from finetune_pipeline.report.blocks import Block, Heading, Page, Section, Table, Verdict, figure, text
 from finetune_pipeline.report.plots import signal_over_time
 
 
@@ -30,14 +30,14 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
     )
     signals, history = facts["signals"], facts["history"]
     days = [str(window["last"])[:10] for window in history]
-    plots = []
+    plots: list[Block] = []
     for name in signals:
         sizes = {
             window["window"]: (of["size"], of["p"] is not None, bool(of["alarm"]))
             for window in history
             if (of := window["signals"].get(name))
         }
-        plots.append(signal_over_time(name, days, sizes) if sizes else None)
+        plots += [Heading(name), signal_over_time(name, days, sizes)] if sizes else []
     return Page(
         f"Drift: {task}",
         lead,
@@ -46,12 +46,10 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
         else Verdict("passed", "No alarm.", facts["sentence"]),
         [
             Section.of("signals", "Newest judgement", [note, _signals(facts)]),
-            *(
-                Section.of(f"signal-{i}", name, [plot])
-                for i, (name, plot) in enumerate(zip(signals, plots, strict=True))
-            ),
+            Section.of("time", "Size over time", plots),
             Section.of("windows", "Windows", [_windows(history)]),
         ],
+        unfolded=2,
     )
 
 
@@ -71,7 +69,8 @@ def _signals(facts: Mapping[str, Any]) -> Table:
         [name, s["side"], s["size"], s["p"], s["p_watch"], _minute(s["since"]), s["meaning"]]
         for name, s in facts["signals"].items()
     ]
-    return Table(columns, rows, strong=[i for i, name in enumerate(facts["signals"]) if name in facts["drifted"]])
+    strong = [i for i, name in enumerate(facts["signals"]) if name in facts["drifted"]]
+    return Table(columns, rows, strong, style="atlas")
 
 
 def _windows(history: list[Mapping[str, Any]]) -> Table:

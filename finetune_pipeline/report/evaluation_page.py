@@ -34,13 +34,13 @@ from finetune_pipeline.report.comparison import (
     models_plot,
     models_section,
     paired_section,
+    prompts_section,
 )
-from finetune_pipeline.report.failures import atlas_section, changes_section, wrong_section
+from finetune_pipeline.report.failures import atlas_section, rows_section
 from finetune_pipeline.report.judgements import ability_section, judge_section, people_section
 from finetune_pipeline.report.verdict import (
     caveats,
     gates_section,
-    next_section,
     next_steps,
     page_verdict,
     verdict_sentences,
@@ -48,6 +48,9 @@ from finetune_pipeline.report.verdict import (
 
 SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("models", "Models side by side", models_section),
+    ("rows", "Rows", rows_section),
+    ("atlas", "Failure atlas", atlas_section),
+    ("prompts", "Prompts and simple models on validation", prompts_section),
     ("advice", "Was it worth training?", advice_section),
     ("form", "Form or judgement", form_section),
     ("paired", "Paired comparison", paired_section),
@@ -56,9 +59,6 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("detail", "Answers in detail", detail_section),
     ("calibration", "Calibration", calibration_section),
     ("learning", "Learning curves", learning_section),
-    ("regressions", "Regressions and fixes", changes_section),
-    ("wrong", "Wrong answers", wrong_section),
-    ("atlas", "Failure atlas", atlas_section),
     ("robustness", "The same rows, perturbed", robustness_section),
     ("production", "Recent production rows", production_section),
     ("ability", "General ability", ability_section),
@@ -72,7 +72,7 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("versions", "Lineage and hashes", versions_section),
 )
 """Anchor, title and content of every section that rests on the evaluation, in the order of the page."""
-SHOW_ROWS = (changes_section, wrong_section, atlas_section)
+SHOW_ROWS = (rows_section, atlas_section)
 """They show texts of rows and get them; no other section does."""
 SCHEMA_VERSION = 3
 """Of report.json. Raised when a key goes or changes its meaning; new keys may come at any time."""
@@ -85,14 +85,15 @@ def evaluation_page(evaluation: EvaluationResult, gates: Sequence[GateResult], r
     shown = rows or ShownRows()
     sections = [
         Section.of("gates", "Gates", gates_section(gates)),
-        Section.of("next", "What to do next", next_section(evaluation, gates)),
         *(
             Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
             for anchor, title, content in SECTIONS
         ),
     ]
     task = evaluation.task
-    return Page(f"{task.name}: evaluation report", task.description, page_verdict(evaluation, gates), sections)
+    return Page(
+        f"{task.name}: evaluation report", task.description, page_verdict(evaluation, gates), sections, unfolded=2
+    )
 
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Sections on single answers: regressions and fixes, wrong answers by label, the failure atlas; and the request for data."""
+"""Sections on single answers: the rows, the failure atlas; and the request for data."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -9,36 +10,66 @@ from finetune_pipeline.evaluation.failures.atlas import ShownRow, ShownRows
 from finetune_pipeline.evaluation.failures.kinds import KINDS
 from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, cut, number, percent, percent_range, points
-from finetune_pipeline.report.blocks import Blocks, Example, Examples, Heading, Items, Page, Section, Table, Text, text
+from finetune_pipeline.report.blocks import Blocks, Items, Page, Section, Table, Text, text
 
-SHOWN_GROUPS, SHOWN_WRONG = 8, 10
+SHOWN_GROUPS = 10
 TEXT_SHOWN = 400
 
 
-def changes_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """What must not break, earlier versions, and the rows that changed sides."""
-    never = evaluation.never_break
-    shown = rows.test_rows(never.broken or [])
-    broken = [[row.id, row.text or "", row.gold, row.candidate or "(nothing)"] for row in shown]
-    missing = [[id_, "(not in the sealed test)", "", ""] for id_ in never.missing or []]
-    columns = [(title, text) for title in ("Must not break", "Text", "Right", "Said")]
-    yield Table(columns, [*broken, *missing], style="", audience="page")
+def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
+    """Every wrong answer and some fixed ones in one table, and how the rows fared under earlier versions."""
+    never, wrong = evaluation.never_break, evaluation.atlas.wrong
+    yield (
+        f"The fine-tuned model is wrong on {counted(wrong, 'row')} of {evaluation.n:,} "
+        f"({percent(wrong / evaluation.n if evaluation.n else None)}). Of these the base model has "
+        f"{number(evaluation.regressions.total)} right; on {counted(evaluation.fixes.total, 'row')} it is the other way round."
+    )
+    if never.broken:
+        yield Text(f"Must not break, and wrong: {', '.join(never.broken)}.", audience="team")
+    if never.missing:
+        yield Text(f"Must not break, and not in the sealed test: {', '.join(never.missing)}.", audience="team")
     yield from history_sentences(evaluation)
     yield history_table(evaluation)
-    for title, changed, what in (
-        ("Regressions", evaluation.regressions, "that the base model has right and the fine-tuned one wrong"),
-        ("Fixes", evaluation.fixes, "that the base model has wrong and the fine-tuned one right"),
-    ):
-        yield Heading(title)
-        yield f"{counted(changed.total, 'row')} {what}."
-        if 0 < len(changed.shown) < changed.total:
-            yield Text(f"The first {len(changed.shown)} by id are shown.", audience="page")
-        yield Examples(
-            [
-                Example(row.id, row.text, [("gold", row.gold), ("base", row.base), ("fine-tuned", row.candidate)])
-                for row in rows.test_rows(changed.shown)
-            ]
-        )
+    table = _rows_table(evaluation, rows)
+    yield table
+    left = {
+        "wrong answer": wrong - sum(not row.right for row in rows.tested.values()),
+        "fixed row": evaluation.fixes.total - len(evaluation.fixes.shown),
+    }
+    if table and (names := [counted(n, name) for name, n in left.items() if n > 0]):
+        where = "All answers are in predictions.parquet of the step test_predictions."
+        yield Text(f"Not shown: {' and '.join(names)}. {where}", note=True, audience="page")
+
+
+def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
+    # of labels the right and the given one say more than the kind of mistake
+    groups = [] if evaluation.task.labels else evaluation.atlas.groups
+    mistakes = {i: kind_title(group) for group in groups for i in group.ids}
+    broken = set(evaluation.never_break.broken or ())
+    titles = ["Outcome", "Text", "Right", "Fine-tuned", "Base", "Mistake", "Row"]
+    lines = [
+        [
+            _outcome(row, broken),
+            "(the text was not kept)" if row.text is None else row.text,
+            *(row.gold, row.candidate, row.base, mistakes.get(row.id, ""), row.id),
+        ]
+        for row in rows.tested.values()
+    ]
+    lines.sort(key=lambda line: _OUTCOMES.index(line[0]))
+    filters = (0, 2, 3) if evaluation.task.labels else (0, 5)
+    table = Table([(title, text) for title in titles], lines, style="rows", audience="page", filters=filters)
+    return table.without_empty_columns()
+
+
+_OUTCOMES = ("must not break", "regression", "wrong", "fixed", "right")
+
+
+def _outcome(row: ShownRow, broken: Collection[str]) -> str:
+    if row.id in broken:
+        return "must not break"
+    if row.right:
+        return "right" if row.base_right else "fixed"
+    return "regression" if row.base_right else "wrong"
 
 
 def history_sentences(evaluation: EvaluationResult) -> list[str]:
@@ -74,53 +105,26 @@ def history_table(evaluation: EvaluationResult) -> Table:
     return Table([("Against", text), *((name, number) for name in names), ("Gain, points", points)], rows)
 
 
-def wrong_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """Wrong labels, grouped by right and given label; nothing for other tasks."""
-    if not evaluation.task.labels:
-        return
-    groups, n = evaluation.wrong_answers, evaluation.n
-    total = sum(group.count for group in groups)
-    yield (
-        f"The fine-tuned model is wrong on {counted(total, 'row')} of {n:,} ({percent(total / n if n else None)}), grouped by "
-        "right and given label."
-    )
-    yield Table(
-        [("Right", text), ("Said", text), ("Rows", number)],
-        [[group.gold, group.predicted, group.count] for group in groups[:SHOWN_WRONG]],
-    )
-    if len(groups) > SHOWN_WRONG:
-        left = sum(group.count for group in groups[SHOWN_WRONG:])
-        smaller = counted(len(groups) - SHOWN_WRONG, "smaller group")
-        yield f"{counted(left, 'more wrong answer')} in {smaller}."
-    for group in groups[:SHOWN_GROUPS]:
-        shown = f", {len(group.examples)} shown" if len(group.examples) < group.count else ""
-        yield Heading(f"{group.gold} \u2192 {group.predicted} ({group.count}{shown})", audience="page")
-        yield Examples([Example(r.id, r.text, [("said", r.candidate)]) for r in rows.test_rows(group.examples)])
-
-
 def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """Groups of wrong answers with their kind, what to do, the nearest training rows and examples."""
+    """Groups of wrong answers with their kind, what to do, and the nearest training rows."""
     atlas = evaluation.atlas
     if not atlas.groups:
         return
     kinds = ", ".join(f"{KINDS[kind]} ({n})" for kind, n in atlas.kinds.items())
     yield f"{counted(atlas.wrong, 'wrong answer')} of {atlas.n:,} by kind: {kinds}."
+    shown = atlas.groups[:SHOWN_GROUPS]
     yield Table(
         [("Mistake", text), ("Like", text), ("Rows", number), ("Collect", number), ("What to do", text)],
-        [[kind_title(g), ", ".join(g.terms), g.count, g.collect, g.advice] for g in atlas.groups[:SHOWN_WRONG]],
+        [[kind_title(g), ", ".join(g.terms), g.count, g.collect, f"{g.advice} {share_sentence(g)}"] for g in shown],
         style="atlas",
         audience="team",
     )
-    for group in atlas.groups[:SHOWN_GROUPS]:
-        yield Heading(f"{group_title(group)} ({group.count})", audience="page")
-        yield Text(share_sentence(group), audience="page") if share_sentence(group) else None
-        near = "; ".join(f"{cut(n.text, 160)} ({cut(n.answer, 80)})" for n in rows.nearest_to(group))
-        yield Text(f"Nearest training rows: {near}.", audience="page") if near else None
-        yield Examples([_example(row) for row in rows.of_group(group)[:2]])
-
-
-def _example(row: ShownRow) -> Example:
-    return Example(row.id, row.text, [("right", row.gold), ("said", row.candidate)])
+    if len(atlas.groups) > SHOWN_GROUPS:
+        left = atlas.groups[SHOWN_GROUPS:]
+        yield f"{counted(len(left), 'smaller group')} with {counted(sum(g.count for g in left), 'row')}."
+    near = [[kind_title(g), cut(n.text, TEXT_SHOWN), cut(n.answer, 80)] for g in shown for n in rows.nearest_to(g)]
+    titles = ("Mistake", "Nearest training rows", "Answer")
+    yield Table([(t, text) for t in titles], near, style="rows", audience="page", filters=(0,))
 
 
 def in_order(atlas: Atlas) -> list[AtlasGroup]:

@@ -20,7 +20,7 @@ from finetune_pipeline.report.page import markdown_templates, tidy
 
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"
-_EVALUATION = ("models", "paired", "form", "labels", "detail", "calibration", "seal", "gates", "people")
+_EVALUATION = ("models", "prompts", "paired", "form", "labels", "detail", "calibration", "seal", "gates", "people")
 """Sections of the report that make up the card's evaluation. Only what everybody may read stands in a card."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*\Z")
 _LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")

@@ -23,6 +23,10 @@ WIDE, NARROW = 880, 400
 INK, SOFT, LINE, ACCENT, BAD = "#1d2126", "#5b6470", "#dcdfe3", "#1f5fae", "#a8281f"
 """Colours on paper. On a page each is a variable of its style sheet, which has them for light and for dark."""
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent", BAD: "bad"}
+WIDE_RANGE = 10.0
+"""Times the least loss from which on the greatest would press the rest of a curve flat: then the scale is logarithmic."""
+APART = 0.07
+"""Least distance between the names of two curves, of the height of the plot."""
 _LETTER = 7.2
 """Mean width of a letter in pixels, amply."""
 
@@ -126,6 +130,21 @@ def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: st
         axis.set_label_text(label, color=SOFT, fontsize=12)
 
 
+def log_scale(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic scale of values, with ticks at 1, 2 and 5 times powers of ten around `low` and `high`."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+    at = [float(f"{times}e{power}") for power in powers for times in (1, 2, 5)]
+    first, last = max(tick for tick in at if tick <= low), min(tick for tick in at if tick >= high)
+    axes.set_yscale("log")
+    axes.set_ylim(first, last)
+    axes.yaxis.set_ticks([tick for tick in at if first <= tick <= last])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.grid(True, color=LINE, linewidth=1)
+
+
 def dot_plot(
     name: str, title: str, dots: Sequence[Dot], axis: str, limits: tuple[float, float] | None = None
 ) -> Plot | None:
@@ -185,32 +204,34 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
     points = [point for of in series.values() for point in of]
     if max(map(len, series.values())) < 2:
         return None
-    most = max(loss for _, loss in points)
+    least, most = min(loss for _, loss in points), max(loss for _, loss in points)
+    wide = 0 < least <= most / WIDE_RANGE
 
     def figure(width: int) -> Figure:
         made, axes = canvas(width, 320, 48, 92, 28, 52)
         scale(axes, "x", 0, max(step for step, _ in points), 7 if width == WIDE else 4, "optimiser step")
-        scale(axes, "y", 0, most, 5)
+        log_scale(axes, least, most) if wide else scale(axes, "y", 0, most, 5)
         axes.xaxis.grid(False)
-        axes.text(-0.01, 1.04, "loss", transform=axes.transAxes, ha="right", color=SOFT, fontsize=12)
+        axes.text(-0.06 if wide else -0.01, 1.04, "loss (logarithmic)" if wide else "loss", transform=axes.transAxes,
+                  ha="left" if wide else "right", color=SOFT, fontsize=12)  # fmt: skip
         ends = {}
         for title, color, size in (("training", SOFT, 1.5), ("validation", ACCENT, 2.4)):
             if series[title]:
                 marker = "o" if title == "validation" else ""
                 axes.plot(*zip(*series[title], strict=True), color=color, linewidth=size, marker=marker, markersize=7)
-                ends[title] = series[title][-1][1]
+                last = axes.transData.transform((0, series[title][-1][1]))
+                ends[title] = float(axes.transAxes.inverted().transform(last)[1])
         if kept is not None and any(step == kept for step, _ in series["validation"]):
             axes.axvline(kept, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
             axes.annotate("kept", (kept, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels",
                           ha="center", color=SOFT, fontsize=12)  # fmt: skip
-        least = 0.07 * axes.get_ylim()[1]
-        if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < least:  # keep the two names apart
-            apart = (least - abs(gap)) / 2 * (1 if gap >= 0 else -1)
+        if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < APART:
+            apart = (APART - abs(gap)) / 2 * (1 if gap >= 0 else -1)
             ends = {"training": ends["training"] + apart, "validation": ends["validation"] - apart}
         for title, y in ends.items():
             color = ACCENT if title == "validation" else SOFT
-            axes.annotate(title, (1, y), (10, 0), xycoords=("axes fraction", "data"), textcoords="offset pixels",
-                          va="center", color=color)  # fmt: skip
+            axes.annotate(title, (1, y), (10, 0), xycoords="axes fraction", textcoords="offset pixels", va="center",
+                          color=color)  # fmt: skip
         return made
 
     return draw("learning_curve", "Training and validation loss over the optimiser steps", figure)

@@ -155,13 +155,13 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
         note += " Training rows are learned as they are and once perturbed (training.augment)."
     sections = [
         Section.of("counters", "Counters", [counters(read), Text(note, note=True)]),
-        Section.of("key", "How to read the rows", [Legend()]),
     ]
     for split, audit in read.items():
         rows = token_rows(audit.shown) or Text("No rows to show.")
-        sections.append(Section.of(split, split[:1].upper() + split[1:], [rows]))
+        key = Legend() if split == next(iter(read)) else None
+        sections.append(Section.of(split, f"Rows of {split}", [key, rows]))
     lead = "What the model is taught, token by token, before the first step."
-    return Page("Supervision audit", lead, _verdict(read), sections)
+    return Page("Supervision audit", lead, _verdict(read), sections, unfolded=2)
 
 
 def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.gates import GateResult, GateStatus, verdict
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
@@ -13,6 +13,7 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
+    NOTHING,
     counted,
     inside,
     number,
@@ -21,7 +22,7 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
     prompt_name,
 )
-from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Items, Verdict
+from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Verdict
 from finetune_pipeline.report.failures import group_title
 from finetune_pipeline.training.history import MUCH_RISE
 
@@ -38,8 +39,35 @@ def level(evaluation: EvaluationResult) -> str:
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
-    """The verdict as it stands at the top of the page."""
-    return Verdict(_STATUS[verdict(gates)], *verdict_sentences(evaluation, gates), caveats(evaluation))
+    """The first screen of the page: ship or not, why, what next, when, and what was judged on which data."""
+    decision = verdict(gates)
+    answer = {"promote": "Ship it.", "refuse": "Do not ship it."}.get(decision)
+    return Verdict(
+        _STATUS[decision],
+        answer or f"Do not ship it: use {inside(_best_simple(evaluation))}.",
+        " ".join(verdict_sentences(evaluation, gates)),
+        caveats(evaluation),
+        next_steps=next_steps(evaluation, gates),
+        facts=_facts(evaluation),
+    )
+
+
+def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
+    """When the candidate answered the sealed test, which model it is, and which data it learned from and answered."""
+    task, versions, splits = evaluation.task, evaluation.versions, evaluation.data.get("splits")
+    candidate = versions.get("merged_model")
+    looks = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == candidate]
+    rows = [f"{number(total(n))} {name}" for name, n in (splits.counts if splits else {}).items()]
+    return [
+        ("Date", str(looks[-1] if looks else NOTHING)[:10]),
+        ("Model", f"{task.base_model}, {task.method}, version {candidate or NOTHING}"),
+        ("Data", f"version {versions.get('splits') or NOTHING}{': ' if rows else ''}{', '.join(rows)} rows"),
+    ]
+
+
+def total(rows: int | Mapping[str, int | None] | None) -> int:
+    """Rows of a split, given as a number or by label."""
+    return sum(n or 0 for n in rows.values()) if isinstance(rows, Mapping) else rows or 0
 
 
 def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> tuple[str, str]:
@@ -126,7 +154,8 @@ def decoding_sentence(closed: float) -> str:
 
 
 def gates_section(gates: Sequence[GateResult]) -> Blocks:
-    """Every gate with what it measured and, where it says no, what to do."""
+    """Every gate with what it measured and, where it says no, what to do; those that say no come first."""
+    order = ("failed", "warned", "passed", "not_asked")
     yield f"{gate_counts(gates)}." if gates else None
     yield Answers(
         ("Gate", "Passed", "Measured"),
@@ -134,14 +163,9 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
             Answer(
                 g.name, g.status, ANSWERS[g.status], g.message, [f"What to do: {g.what_to_do}"] if g.what_to_do else []
             )
-            for g in gates
+            for g in sorted(gates, key=lambda gate: order.index(gate.status))
         ],
     )
-
-
-def next_section(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Blocks:
-    """What to do next, as a list."""
-    yield Items(next_steps(evaluation, gates), ordered=True)
 
 
 def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
@@ -175,12 +199,9 @@ def _of_the_gates(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> 
 def _use_simple(evaluation: EvaluationResult) -> list[str]:
     """The simple model that scores best, and what would have to happen for the language model to pass."""
     name, power = evaluation.task.name, evaluation.baseline.power
-    scores = {model.title: evaluation.scores.get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
-    values = {title: of.primary.value or 0.0 for title, of in scores.items() if of and title in tied_with(evaluation)}
-    best = max(values, key=lambda title: values[title], default="the simple model")
     steps = [
-        f"Use {inside(best)}: `finetune export {name} --simple --to DIR` writes it, with a card and an example. It is made in "
-        "seconds and serves for nothing."
+        f"Use {inside(_best_simple(evaluation))}: `finetune export {name} --simple --to DIR` writes it, with a card and an "
+        "example. It is made in seconds and serves for nothing."
     ]
     if power and power.before is not None and power.detectable_gain is not None:
         needed = percent(min(1.0, power.before + power.detectable_gain))
@@ -189,6 +210,13 @@ def _use_simple(evaluation: EvaluationResult) -> list[str]:
         f"Or, where you want one model for other reasons, write gates.simple: not_worse into {name}/task.yaml."
     )
     return steps
+
+
+def _best_simple(evaluation: EvaluationResult) -> str:
+    """Title of the simple model that scores best, of those the candidate does not surely beat."""
+    scores = {model.title: evaluation.scores.get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
+    values = {title: of.primary.value or 0.0 for title, of in scores.items() if of and title in tied_with(evaluation)}
+    return max(values, key=lambda title: values[title], default="the simple model")
 
 
 def _of_training(evaluation: EvaluationResult) -> list[str]:

@@ -70,14 +70,10 @@ class EvaluationSpec(Section):
     )
 
     def settings(self) -> list[Any]:
-        """The part of this that the answers depend on; nothing with the defaults."""
+        """The part of this that the answers depend on; nothing with the default engine."""
         if self.endpoint is None or self.engine != "endpoint":
-            return self.asked_in()
+            return []
         return [self.engine, self.endpoint.model_dump(include={"url", "base", "candidate", "champion", "body"})]
-
-    def asked_in(self) -> list[str]:
-        """The precision in which models run here are asked; nothing with the default."""
-        return [] if self.precision == "serving" else [self.precision]
 
 
 class HarnessSpec(Section):

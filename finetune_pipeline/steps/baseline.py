@@ -200,30 +200,42 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown, compared)
 
 
-def baseline_settings(spec: TaskSpec) -> list[Any]:
+def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
     """The part of the spec the answers and scores of the prompts depend on: not what is made of them afterwards."""
-    return [
-        spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
-        spec.system_prompt if spec.baseline.prompts else None,
-        output_settings(spec),
-        spec.metric,
-        spec.gates.confidence,
-        *spec.evaluation.asked_in(),
-    ]
+    return {
+        **spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
+        "system_prompt": spec.system_prompt if spec.baseline.prompts else None,
+        **output_settings(spec),
+        "metric": spec.metric,
+        "confidence": spec.gates.confidence,
+        "precision": spec.evaluation.precision,
+    }
 
 
-def output_settings(spec: TaskSpec) -> list[Any]:
+def answering_settings(spec: TaskSpec) -> dict[str, Any]:
+    """The part of the spec that how long answers may be and how they are made depend on."""
+    return {
+        "max_new_tokens": answer_length(spec),
+        "batch_size": spec.baseline.batch_size,
+        "precision": spec.evaluation.precision,
+    }
+
+
+def output_settings(spec: TaskSpec) -> dict[str, Any]:
     """The declared output. The order of a JSON schema's keys, which digests ignore, is that of restricted answers."""
     ordered = json.dumps(schema_of(spec.output)) if isinstance(spec.output, JsonOutput) else None
-    return [spec.output.model_dump(), ordered]
+    return {"output": spec.output.model_dump(), "schema": ordered}
 
 
-def advice_settings(spec: TaskSpec) -> list[Any]:
+def advice_settings(spec: TaskSpec) -> dict[str, Any]:
     """The part of the spec that judging the baseline and planning the test depend on."""
-    gates = spec.gates
-    planned = [gates.confidence, gates.wanted_gain, gates.min_gain, gates.power, spec.split.test]
-    judged = [spec.baseline.ceiling, gates.min_valid_share, gates.enough_test_rows, spec.advise.model_dump()]
-    return [*planned, *judged]
+    judged = {"confidence", "wanted_gain", "min_gain", "power", "min_valid_share", "enough_test_rows"}
+    return {
+        **spec.gates.model_dump(include=judged),
+        "test": spec.split.test,
+        "ceiling": spec.baseline.ceiling,
+        "advise": spec.advise.model_dump(),
+    }
 
 
 def best_prompt(context: StepContext) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "forgotten": context.inputs["adapter"].inputs["train_split"]
         in tainted_splits(context.task.name, context.store),
         "verdict": report.facts["verdict"],
+        "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
         "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
         "card": _card(context),

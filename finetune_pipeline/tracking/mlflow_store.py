@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+EXPERIMENT_KIND, KIND_OF_MODELS = "mlflow.experimentKind", "custom_model_development"
+"""The tag by which MLflow's pages of an experiment show its models, and its value."""
 _UNREACHABLE = ("failed with exception", "Max retries", "could not connect", "Connection refused", *SQLITE)
 """Of a database or a connection; what servers answer is in :data:`_ANSWERS`."""
 _LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -223,7 +225,8 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, artifact_location.as_uri() if artifact_location else None))
+            place = artifact_location.as_uri() if artifact_location else None
+            return str(client.create_experiment(name, place, tags={EXPERIMENT_KIND: KIND_OF_MODELS}))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another machine meanwhile
                 raise
@@ -234,6 +237,8 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
             f"MLflow experiment {name!r} was deleted\n"
             f"fix: `mlflow experiments restore -x {number}`, or choose another name"
         )
+    if EXPERIMENT_KIND not in experiment.tags:  # made by an earlier version of this package
+        client.set_experiment_tag(experiment.experiment_id, EXPERIMENT_KIND, KIND_OF_MODELS)
     return str(experiment.experiment_id)
 
 

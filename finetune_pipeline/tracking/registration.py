@@ -104,8 +104,9 @@ def _weights(kind: str, merged: Path, base: Path, base_identity: Mapping[str, An
     }
 
 
-def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str) -> None:
-    """Put the model card as README.md into the registered model's folder, and the verdict on its page.
+def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str, about: str = "") -> None:
+    """Put the model card as README.md into the registered model's folder, the verdict on the version's page, and what the
+    model is for on its own.
 
     Repeated with another text, the later one stands. Raises ValueError if there is no such version.
     """
@@ -115,6 +116,7 @@ def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: 
         path.write_text(redact(card), "utf-8")
         client.log_model_artifact(registered.tags[LOGGED_MODEL], str(path))
         client.update_model_version(name, str(version), description=redact_field("verdict", verdict))
+        client.update_registered_model(name, description=redact_field("about", about))
 
 
 def _create(
@@ -140,9 +142,9 @@ def _create(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    experiment, hosted = client.get_run(run_id).info.experiment_id, "endpoint" in description
+    run, hosted = client.get_run(run_id), "endpoint" in description
     logged = client.create_logged_model(
-        experiment,
+        run.info.experiment_id,
         name=name,
         source_run_id=run_id,
         tags=dict(tags),
@@ -176,7 +178,8 @@ def _create(
             )
         client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    for each in filter(None, (run_id, run.data.tags.get("mlflow.parentRunId"))):
+        client.log_outputs(each, [LoggedModelOutput(logged.model_id, step=0)])
     # the place itself as source: MLflow resolves "models:/…" sources with its global tracking address
     made = client.create_model_version(
         name,

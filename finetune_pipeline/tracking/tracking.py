@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,9 @@ _STATUS = {
     "KILLED": "KILLED",
     "CANCELED": "KILLED",
 }
+VIEW = "workflowType=machine_learning"
+"""MLflow's pages then show runs, models and metrics; without it those for agents and prompts."""
+_OF_A_PROCESS = ("finetune/pid", "finetune/process_started")
 _SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
 _PREPARED: set[tuple[str, str]] = set()
 
@@ -120,7 +124,10 @@ class Tracking(dg.ConfigurableResource):
                 run_id = _nested(
                     client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version
                 )
-        run = StepRun(client, uri, run_id, f"{self.page()}/#/experiments/{number}/runs/{run_id}")
+        page = f"{self.page()}/#/experiments/{number}/runs"
+        run = StepRun(
+            client, uri, run_id, f"{page}/{run_id}?{VIEW}", StepRun(client, uri, parent, f"{page}/{parent}?{VIEW}")
+        )
         try:
             run.set_tags({"finetune.reused": str(reused).lower(), "dagster.attempt": getattr(op, "retry_number", 0)})
             yield run
@@ -158,9 +165,18 @@ class Tracking(dg.ConfigurableResource):
                 client.update_run(parents[0].info.run_id, status="RUNNING")
             return str(parents[0].info.run_id)
         tags = {RUN: run.run_id, KIND: "run", "dagster.job": run.job_name}
+        tags |= {"mlflow.source.name": run.job_name, "mlflow.source.type": "JOB"}
+        if commit := _commit(read_settings().project):
+            tags["mlflow.source.git.commit"] = commit
         if run.root_run_id:
             tags["dagster.root_run_id"] = run.root_run_id
-        tags.update({f"dagster.tag.{k}": redact(v) for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS)})
+        tags.update(
+            {
+                f"dagster.tag.{k}": redact(v)
+                for k, v in run.tags.items()
+                if k.startswith(_SHOWN_RUN_TAGS) and k not in _OF_A_PROCESS
+            }
+        )
         made = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
         return str(made.info.run_id)
 
@@ -173,6 +189,15 @@ class Tracking(dg.ConfigurableResource):
                 client.set_terminated(run_id, "KILLED" if cancelled else "FAILED")
         except Exception as second:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either
             error.add_note(f"its MLflow run {run_id} could not be closed: {second}")
+
+
+def _commit(project: Path) -> str | None:
+    """The commit that the project's folder is at; None where it is in no Git repository, or there is no Git."""
+    try:
+        asked = ["git", "-C", str(project), "rev-parse", "HEAD"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str) -> str:

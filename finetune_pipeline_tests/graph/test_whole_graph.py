@@ -39,12 +39,15 @@ for experiment in client.search_experiments():
         tags = run.data.tags
         told["mlflow"][tags["mlflow.runName"]] = {
             "status": run.info.status, "parent": tags.get("mlflow.parentRunId"), "metrics": len(run.data.metrics),
-            "params": run.data.params.get("version"), "artifacts": [a.path for a in client.list_artifacts(run.info.run_id)],
+            "params": run.data.params.get("version"), "names": sorted(run.data.params), "told": run.data.metrics,
+            "models": len(run.outputs.model_outputs) if run.outputs else 0,
+            "note": tags.get("mlflow.note.content"), "artifacts": [a.path for a in client.list_artifacts(run.info.run_id)],
             "datasets": [[i.dataset.name, i.dataset.digest, i.tags[0].value] for i in run.inputs.dataset_inputs],
             "curve": len(client.get_metric_history(run.info.run_id, "eval_loss"))}
 for model in client.search_registered_models():
     told["model"] = {
-        "name": model.name, "aliases": dict(model.aliases), "versions": len(client.search_model_versions(f"name='{model.name}'"))}
+        "name": model.name, "about": model.description, "aliases": dict(model.aliases),
+        "versions": len(client.search_model_versions(f"name='{model.name}'"))}
 print(json.dumps(told))
 """
 
@@ -66,7 +69,7 @@ def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> Non
     assert told["verdict"]
     report = project.artifact("evaluation_report")
     page = (report / "report.html").read_text("utf-8")
-    assert "<script" not in page
+    assert "Ship it." in page or "Do not ship it" in page
     assert "TF-IDF" in page
     assert (report / "report.md").read_text("utf-8").startswith("#")
 
@@ -100,6 +103,13 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert {run["status"] for run in seen["mlflow"].values()} == {"FINISHED"}
     assert len({run["parent"] for run in nested.values()}) == 1
     assert len(seen["mlflow"]) == len(nested) + 1
+    (parent,) = [run for run in seen["mlflow"].values() if not run["parent"]]
+    assert parent["note"] == finished[2]["verdict"], "it tells the story of the run"
+    assert {"gain", "gain_low", "test_accuracy", "best_eval_loss"} <= set(parent["told"])
+    assert {"training.learning_rate", "evaluation.gates.min_gain"} <= set(parent["names"])
+    assert parent["models"] == 1
+    assert {d[0] for d in parent["datasets"]} >= {"colours_train", "colours_validation"}
+    assert all("settings" not in run["names"] and run["metrics"] <= 20 for run in nested.values())
     adapter = nested["colours/adapter"]
     assert adapter["params"] == finished[2]["steps"]["adapter"]["version"]
     assert adapter["curve"] >= 3
@@ -107,7 +117,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert len({d[1] for d in adapter["datasets"]}) == 2
     assert nested["colours/evaluation_report"]["artifacts"] == ["gates.json", "plots"]
     assert seen["model"]["name"] == "colours"
-    assert seen["model"]["versions"] == 1
+    assert seen["model"]["versions"] == 1 and "champion is the version that serves" in seen["model"]["about"]
     assert seen["model"]["aliases"]["candidate"] == 1
     assert ("champion" in seen["model"]["aliases"]) is finished[2]["passed"]
 

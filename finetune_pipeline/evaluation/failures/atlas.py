@@ -17,6 +17,7 @@ import numpy as np
 import scipy
 from pydantic import Field
 
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.predictions import by_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
@@ -42,6 +43,8 @@ _LIKE = 2
 TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
 """Characters of a text and of an answer that are shown."""
 SHOWN_OF_GROUP = 3
+MOST_WRONG = 300
+"""Wrong answers that are shown with their texts, so that a page stays a file one can open."""
 ENOUGH_TO_MEASURE = 24
 """Rows of a kind from which on its share of failures is known to about 20 points (Wilson, 95%)."""
 _NO_MORE_DATA = {
@@ -219,13 +222,18 @@ def what_to_do(
 
 
 class ShownRow(Part):
-    """A test row that the report shows: its text (None where it was not kept), the right answer, and what was answered."""
+    """A test row that the report shows: its text (None where it was not kept), the right answer, and what was answered.
+
+    `base_right` and `right`: whether the base model's answer and the candidate's are right.
+    """
 
     id: str
     text: str | None = None
     gold: str = ""
     base: str = ""
     candidate: str = ""
+    base_right: bool = False
+    right: bool = False
 
 
 class ShownRows(Part):
@@ -257,8 +265,8 @@ def shown_rows(
     """Collect the rows that an evaluation names, with their texts and answers, cut."""
     groups = evaluation.atlas.groups
     ids = [*evaluation.regressions.shown, *evaluation.fixes.shown, *(evaluation.never_break.broken or [])]
-    ids += [i for group in evaluation.wrong_answers for i in group.examples]
     ids += [i for group in groups for i in group.ids[:SHOWN_OF_GROUP]]
+    ids += [i for group in groups for i in group.ids][:MOST_WRONG]
     rows = by_model(predictions)
     best = base_at_its_best(rows, output)
     base, candidate = ({row["example_id"]: row for row in of} for of in (best.answers[best.mode], rows["candidate"]))
@@ -271,6 +279,8 @@ def shown_rows(
                 gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
                 base=_answered(base[i]),
                 candidate=_answered(candidate[i]),
+                base_right=is_right(base[i], output),
+                right=is_right(candidate[i], output),
             )
             for i in dict.fromkeys(ids)
         },

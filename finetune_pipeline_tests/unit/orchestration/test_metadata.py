@@ -1,21 +1,57 @@
-"""Names of metrics, held against MLflow's own rules."""
+"""What Dagster and MLflow show of an artifact's facts: tables, four figures, and few metrics."""
 
 from __future__ import annotations
 
-from mlflow.utils.validation import _validate_metric_name
+import math
+from pathlib import Path
 
-from finetune_pipeline.orchestration.materialize import numbers
+import dagster as dg
 
-
-def test_names_of_users_are_names_mlflow_takes() -> None:
-    labels = ["what's wrong?", "a//b", "../up", "x (y)", "50%", "größe", "<b>", "n" * 300, "tab\t"]
-    told = numbers({"labels": {label: i for i, label in enumerate(labels)}})
-    assert sorted(told.values()) == [float(i) for i in range(len(labels))]
-    for name in told:
-        _validate_metric_name(name)
+from finetune_pipeline.engine.step import Step
+from finetune_pipeline.engine.store import Artifact, write_json
+from finetune_pipeline.orchestration.materialize import as_metadata, metrics_of
 
 
-def test_names_that_become_alike_lose_no_number() -> None:
-    told = numbers({"a?": 1, "a!": 2, "a_": 3, **{"n" * 300 + str(i): i for i in range(3)}})
-    assert sorted(told.values()) == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0]
-    assert {"a_", "a__2", "a__3"} <= set(told)
+def rows_of(value: dg.MetadataValue) -> list[dict]:
+    """Rows of a table."""
+    assert isinstance(value, dg.TableMetadataValue)
+    return [dict(record.data) for record in value.records]
+
+
+def test_rows_of_plain_values_are_a_table() -> None:
+    gates = [
+        {"name": "beats_baseline", "passed": True, "measured": 0.1234567, "interval": [0.01, 0.20001]},
+        {"name": "judge", "passed": False, "measured": None, "why": "no judge"},
+    ]
+    shown = as_metadata({"gates": gates})["gates"]
+    assert rows_of(shown) == [
+        {"name": "beats_baseline", "passed": True, "measured": 0.1235, "interval": "0.01 to 0.2", "why": ""},
+        {"name": "judge", "passed": False, "measured": "", "interval": "", "why": "no judge"},
+    ]
+
+
+def test_groups_of_numbers_are_a_table_by_name() -> None:
+    shown = as_metadata({"counts": {"train": 700, "test": 171}, "labels": {"train": {"a": 1}, "test": {"b": 2}}})
+    assert rows_of(shown["counts"]) == [{"key": "train", "value": 700}, {"key": "test", "value": 171}]
+    assert rows_of(shown["labels"]) == [{"key": "train", "a": 1, "b": ""}, {"key": "test", "a": "", "b": 2}]
+
+
+def test_other_containers_are_json_and_numbers_have_four_figures() -> None:
+    shown = as_metadata({"deep": {"a": {"b": {"c": 0.123456}}}, "share": 1 / 3, "seconds": 12345.678, "no": math.nan})
+    assert shown["deep"].value == {"a": {"b": {"c": 0.1235}}}
+    assert (shown["share"].value, shown["seconds"].value, shown["no"].value) == (0.3333, 12346.0, "nan")
+    assert isinstance(as_metadata({"none": []})["none"], dg.JsonMetadataValue)
+
+
+def test_metrics_are_few_and_named(tmp_path: Path) -> None:
+    facts = {"rows": 7, "passed": True, "models": {"candidate": {"accuracy": 0.9}}, "gain": {"interval": [0.1, 0.3]}}
+    named = {
+        "accuracy": "models.candidate.accuracy",
+        "gain_high": "gain.interval.1",
+        "absent": "models.champion.accuracy",
+    }
+    write_json(tmp_path / "measured.json", {"seconds": 2.5, "peak_memory_mib": None, "cpu_seconds": 9})
+    artifact = Artifact("task", "step", "v1", tmp_path, facts, {})
+    assert metrics_of(Step("step", "data", "d", metrics=named), artifact) == {
+        "rows": 7.0, "passed": 1.0, "accuracy": 0.9, "gain_high": 0.3, "seconds": 2.5
+    }  # fmt: skip

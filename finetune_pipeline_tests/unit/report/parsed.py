@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+from finetune_pipeline.report.page import html_templates
+
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> [click](javascript:alert(3)) | **bold** & \"quoted\" 'x' `code`"
 """A text that does something wherever it is not escaped."""
 
@@ -17,6 +19,7 @@ class Parsed(HTMLParser):
         self.attributes: list[tuple[str, str | None]] = []
         self.open: list[str] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.feed(page)
         assert not self.open, self.open
 
@@ -39,11 +42,15 @@ class Parsed(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        else:
+            self.text += data
 
     def assert_inert(self) -> None:
-        """Nothing runs, nothing is loaded, and links lead to places on the page."""
-        assert not {"script", "link", "img", "iframe", "object", "form"} & set(self.tags)
+        """Nothing is loaded, nothing runs but the page's own script, and links lead to places on the page."""
+        assert not {"link", "img", "iframe", "object", "form"} & set(self.tags)
+        assert self.tags.count("script") == 1 and self.scripts == [str(html_templates().globals["script"])]
         assert not [(name, value) for name, value in self.attributes if name.startswith("on") or name == "src"]
         targets = {f"#{value}" for name, value in self.attributes if name == "id"}
         assert {value for name, value in self.attributes if name.endswith("href")} <= targets

@@ -81,7 +81,7 @@ def test_everything_from_the_data_is_escaped(tokenizer: Any) -> None:
     messages = [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]
     page = _page(tokenizer, [Example('"><b>id', messages, source={"file": "<i>f", "line": 1})], max_tokens=400)
     spans = Spans(page)
-    assert {"script", "img", "b"} & set(spans.tags) == set()
+    assert {"img", "b"} & set(spans.tags) == set()
     assert evil in spans.text["loss"] and evil in spans.text["context"]
     assert '"><b>id, <i>f:1' in Parsed(page).words
     Parsed(page).assert_inert()

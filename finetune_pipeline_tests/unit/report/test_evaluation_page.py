@@ -51,10 +51,11 @@ def test_sections_in_order_and_nothing_loaded(good: tuple[str, str]) -> None:
     page = Parsed(good[0])
     page.assert_inert()
     titles = (
-        "gates next models form paired confusion labels calibration learning regressions wrong atlas robustness ability people "
-        "data training supervision cost seal versions"
+        "gates models rows atlas prompts form paired confusion labels calibration learning robustness ability people data "
+        "training supervision cost seal versions"
     ).split()
-    assert re.findall(r'<h2 id="(\w+)">', good[0]) == titles == re.findall(r'<a href="#(\w+)">', good[0])
+    assert re.findall(r'<h2 id="(\w+)">', good[0]) == titles
+    assert re.findall(r'<section><h2 id="(\w+)">', good[0]) == ["gates", "models"], "the rest is folded"
 
 
 def test_the_verdict_comes_first_with_its_interval(good: tuple[str, str]) -> None:
@@ -64,14 +65,15 @@ def test_the_verdict_comes_first_with_its_interval(good: tuple[str, str]) -> Non
         f"its best prompt (8-shot); the 95% interval of the gain is +{100 * low:.1f} to +{100 * high:.1f} points."
     )
     words = Parsed(good[0]).words
-    assert words.index(f"Passed: 9 passed, 7 not asked. {sentence}") < words.index("beats_baseline")
-    assert f"**Passed: 9 passed, 7 not asked.** {plain(sentence)}" in good[1]
+    assert words.index(f"Ship it. Passed: 9 passed, 7 not asked. {sentence}") < words.index("beats_baseline")
+    assert f"**Ship it.** Passed: 9 passed, 7 not asked. {plain(sentence)}" in good[1]
 
 
 def test_a_refusal_names_the_gates_and_what_to_do() -> None:
     base, candidate = paired(80, 14, 8, 20)
     page, markdown = pages(evaluation(predictions=[*base, *candidate], parity_facts={}))
     for words in (Parsed(page).words, markdown.replace("\\", "")):
+        assert "Do not ship it." in words
         assert "Refused by beats_baseline, beats_commonest, beats_simple and merge_parity: " in words
         assert "Read the regressions and wrong answers" in words and "points less than the base model" in words
 
@@ -103,7 +105,7 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
     [
         "Validated 1,042 23 1,019",
         "Cleaned 1,019 16 31 21 951",
-        "train 700 300 300 100",
+        "all 700 80 171 bug 300 0 0 billing 300 0 0",
         "scrubbed: email 14",
         "raw/a<b>.jsonl 1,042 text label ab12ab12ab12ab12",
         "No test row repeats or resembles a training row.",
@@ -147,7 +149,7 @@ def test_an_extraction_has_pages_with_its_fields(metric: str) -> None:
         assert "The fine-tuned model reaches micro-F1 of the fields 95.0 on 60 sealed rows" in words
     assert "city 0.900 0.900 0.900 0.667" in words
     assert "JSON only after repair Base, best prompt 30 50.0%" in words
-    assert "a field holds another value: city (6)" in words
+    assert "a field holds another value: city 6" in words
     assert "| city | 0.900 |" in markdown and "## Failure atlas" in markdown
     assert 'id="confusion"' not in page and "ROUGE" not in page
 

@@ -129,7 +129,7 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
     assert "| **Fine\\-tuned (qlora)** |" in text or "**Fine-tuned (qlora)**" in text
     assert "80.0%" in text and "73.9% to 85.0%" in text  # the candidate and its interval
     assert "base model at its best | +27.5 | +20.7 to +34.6" in text  # the paired gain
-    assert "email (14)" in text and "| train | 700 |" in text and "1,042" in text
+    assert "email (14)" in text and "| **all** | **700** |" in text and "1,042" in text
     assert "| learning\\_rate | 0.0002 |" in text and "| lora.r | 16 |" in text
     assert "| billing | other | 14 |" in text and "another label (40)" in text
     assert "53.4%" in text and "52.1%" in text and "75.2" not in text and "1 min 15 s" in text

@@ -13,8 +13,6 @@ from finetune_pipeline.report.blocks import (
     Answers,
     Bars,
     Code,
-    Example,
-    Examples,
     Heading,
     Items,
     Legend,
@@ -49,7 +47,9 @@ def every_block(words: str) -> Page:
         Bars(words, [(words, 3), ("b", 0)], 3),
         Answers((words, "Passed", "Measured"), [answer]),
         Matrix(words, [words, "b"], [words, "b", "invalid"], [[1, 0, 2], [0, 3, 0]], "invalid"),
-        Examples([Example(words, words, [(words, words)], words), Example("x", None, [])]),
+        Table(
+            [("Row", text), (words, text)], [[words, words], ["x", "-1"]], style="rows", audience="page", filters=[1]
+        ),
         Places(words, 5, [(words, words)]),
         Tokens([TokenRow(words, True, words, [(False, spans), (True, spans)])]),
         Legend(),
@@ -58,9 +58,8 @@ def every_block(words: str) -> Page:
         Code(words),
     ]
     first = Section.of("first", words, blocks)
-    return Page(
-        words, words, Verdict("failed", words, words, [words], [(words, words)]), [first, Section.of("e", "E", [])]
-    )
+    verdict = Verdict("failed", words, words, [words], [(words, words)], [words] * 4, [(words, words)])
+    return Page(words, words, verdict, [first, Section.of("e", "E", []), Section.of("folded", words, [words])])
 
 
 def test_every_block_shows_a_hostile_text_and_it_does_nothing() -> None:
@@ -85,20 +84,20 @@ def test_the_page_is_one_file_that_follows_light_and_dark() -> None:
     page = page_html(every_block("words"))
     assert page.startswith("<!doctype html>")
     assert "url(" not in page and "@import" not in page and "prefers-color-scheme" in page
-    assert '<h2 id="first">' in page and '<a href="#first">' in page
+    assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" in page
+    assert '<section><h2 id="first">' in page and '<details class="section"><summary><h2 id="folded">' in page
     assert 'id="e"' not in page, "a section without blocks is left out"
 
 
 def test_texts_of_rows_stand_on_the_html_page_alone() -> None:
     secret = [
-        Examples([Example("e1", "SECRET", [("said", "SECRET")])]),
         Table([("Text", text)], [["SECRET"]], audience="page"),
         Text("SECRET", audience="page"),
         Tokens([TokenRow("SECRET", False, "", [])]),
     ]
     section = Section.of("s", "Some rows", [*secret, Text("for the team", audience="team"), "for all"])
     page = Page("t", "l", None, [section, Section.of("r", "Rows only", secret)])
-    assert page_html(page).count("SECRET") == 10
+    assert page_html(page).count("SECRET") == 6
     markdown = page_markdown(page)
     assert "SECRET" not in markdown and "## Rows only" not in markdown and "for the team" in markdown
     assert section.public() == [Text("for all")]

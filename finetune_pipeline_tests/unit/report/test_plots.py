@@ -74,7 +74,7 @@ def test_a_narrow_plot_shows_the_same_values() -> None:
     plot = models_plot(evaluation())
     assert plot is not None
     values = [re.findall(r">([^<>]*\([^<>]* to [^<>]*\))</text>", svg) for svg in (plot.wide, plot.narrow)]
-    assert values[0] == values[1] and len(values[0]) == len(evaluation().models)
+    assert values[0] == values[1] and len(values[0]) == 7, "those of the sealed test"
     assert 'viewBox="0 0 400 ' in plot.narrow and 'viewBox="0 0 880 ' in plot.wide
 
 
@@ -95,6 +95,17 @@ def test_what_was_not_measured_is_left_out_and_nothing_gives_no_plot() -> None:
     assert without is not None and "Fine-tuned (qlora)" not in texts(without.wide)
     assert dot_plot("d", "t", [], "%") is None and token_histogram([], 10) is None
     assert learning_curve([], None) is None and learning_curve([(0, None, 1.0), (3, None, None)], 0) is None
+
+
+def test_a_curve_that_falls_far_has_a_logarithmic_scale() -> None:
+    far, near = (learning_curve([(0, None, 5.875), (100, None, last)], 100) for last in (0.3, 3.0))
+    assert far is not None and near is not None
+    assert {"loss (logarithmic)", "0.2", "0.5", "1", "2", "5", "10"} <= set(texts(far.wide))
+    ticks = [texts(far.wide)[tick][1] for tick in ("0.5", "1", "2")]
+    assert ticks[0] - ticks[1] == pytest.approx(ticks[1] - ticks[2], abs=0.1)
+    assert "loss" in texts(near.wide) and learning_curve([(0, 5.0, None), (9, 0.0, None)], None), (
+        "zero has no logarithm"
+    )
 
 
 def test_the_kept_step_and_the_longest_length_are_marked_where_they_lie_inside() -> None:

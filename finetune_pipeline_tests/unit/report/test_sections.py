@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
@@ -58,14 +59,20 @@ def test_rows_over_all_versions() -> None:
     assert not history_table(evaluation()) and history_sentences(evaluation()) == []
 
 
-def test_listed_examples_that_broke_are_shown_escaped() -> None:
+def test_the_rows_are_one_table_by_what_became_of_them() -> None:
     texts = {"e0100": "<b>pay & go</b>"}
     result, rows = evaluation_and_rows(never_break=["e0000", "e0100", "nowhere"], texts=texts)
-    table = tables(section("regressions", result, rows))[0]
-    assert [row[0] for row in table.rows] == ["e0100", "nowhere"] and table.audience == "page"
+    shown = section("rows", result, rows)
+    (table,) = tables(shown)
+    assert table.audience == "page" and [table.headers[j] for j in table.filters] == ["Outcome", "Right", "Fine-tuned"]
+    outcomes = Counter(row[0] for row in table.rows)
+    assert outcomes == {"must not break": 1, "regression": 4, "wrong": 35, "fixed": 10}
+    assert table.cells[0][:2] == ["must not break", "<b>pay & go</b>"] and table.cells[0][-1] == "e0100"
+    assert "wrong on 40 rows of 200 (20.0%)" in words(shown) and "Not shown: 50 fixed rows. All answers" in words(shown)
+    assert "and not in the sealed test: nowhere." in words(shown)
     page = evaluation_page(result, [], rows)
     assert "&lt;b&gt;pay &amp; go&lt;/b&gt;" in page_html(page) and "pay" not in page_markdown(page)
-    assert not tables(section("regressions", evaluation(never_break=["e0000"])))
+    assert not tables(section("rows", evaluation(never_break=["e0000"])))
 
 
 def test_shared_sources_and_the_plan_are_told() -> None:

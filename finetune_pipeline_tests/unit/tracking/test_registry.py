@@ -253,7 +253,8 @@ def test_a_prefix_answers_in_front_of_its_base(
 def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
     version = register(tracking, models)
     registration.store_card(tracking, "tickets", version, "# One\n", "Better.")
-    registration.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
+    registration.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.", "Sorts tickets.")
+    assert tracking.client().get_registered_model("tickets").description == "Sorts tickets."
     (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
     assert readme.read_text() == "# Two\n"
     version_info = tracking.client().get_model_version("tickets", str(version))

@@ -1,5 +1,6 @@
 # no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
 import hashlib
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finetune_pipeline.tracking.tracking import StepRun, Tracking
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
 from finetune_pipeline_tests.mlflow_database import copy_database
 
 
@@ -56,6 +58,9 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
         step.log_params({"lora": {"r": 16, "dropout": 0.05}, "method": "qlora"})
         step.log_metrics({"accuracy": {"base": 0.5, "candidate": 0.75}, "missing": None, "good": True})
         step.set_tags({"mlflow.note.content": "better by 0.25"})
+        step.parent.log_params({"training.method": "qlora"})
+        step.parent.log_metrics({"gain": 0.25})
+        step.parent.set_tags({"mlflow.note.content": "better by 0.25"})
 
     result = run_asset(tracking, body, reused=True, tags={"finetune/retrain": "tickets", "secret/thing": "x"})
     assert result.success
@@ -70,8 +75,14 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
     assert nested.data.tags["mlflow.note.content"] == "better by 0.25"
     assert (nested.info.status, parent.info.status) == ("FINISHED", "RUNNING")
     assert parent.data.tags["dagster.tag.finetune/retrain"] == "tickets"
+    assert parent.data.params == {"training.method": "qlora"} and parent.data.metrics == {"gain": 0.25}
+    assert parent.data.tags["mlflow.note.content"] == "better by 0.25"
+    commit = subprocess.run(
+        ["git", "-C", str(read_settings().project), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    assert parent.data.tags.get("mlflow.source.git.commit", "") == commit.stdout.strip()
     assert "x" not in parent.data.tags.values()
-    assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}"]
+    assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}?{VIEW}"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""The pages in a real browser: what the first screen says, contrast, print, and the filter of the rows."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.report.evaluation_page import evaluation_page
+from finetune_pipeline.report.page import page_html
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
+from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
+from finetune_pipeline_tests.unit.report.test_page import every_block
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: pages cannot be looked at")
+WIDTHS = (1280, 500)  # no headless window is narrower
+DARK = "@media (prefers-color-scheme: dark)"
+TELL = "const p = document.createElement('p'); p.id = 'told'; p.textContent = JSON.stringify(told); document.body.append(p);"
+CONTRAST = """
+const rgb = text => { const n = text.match(/[\\d.]+/g).map(Number); return text.startsWith("color(") ?
+  [...n.slice(0, 3).map(v => 255 * v), n[3] ?? 1] : [n[0], n[1], n[2], n[3] ?? 1]; };
+const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3]));
+const light = color => { const [r, g, b] = color.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  return .2126 * r + .7152 * g + .0722 * b; };
+const below = e => { let c = [255, 255, 255]; const up = []; for (let a = e; a; a = a.parentElement) up.unshift(a);
+  for (const a of up) c = over(rgb(getComputedStyle(a).backgroundColor), c); return c; };
+for (const fold of document.querySelectorAll("details")) fold.open = true;
+const told = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const e = walk.currentNode.parentElement, style = getComputedStyle(e);
+  if (!walk.currentNode.data.trim() || e.closest("script, style, option") || !e.getClientRects().length) continue;
+  if (e.closest("svg") && walk.currentNode.data.trim() === "\\u25a0") continue; // a legend's square
+  const back = below(e), paint = rgb(e.closest("svg") ? style.fill : style.color);
+  for (let a = e; a; a = a.parentElement) paint[3] *= getComputedStyle(a).opacity;
+  const [x, y] = [light(over(paint, back)), light(back)].sort((a, b) => b - a);
+  told.push([(x + .05) / (y + .05), walk.currentNode.data.trim(), e.className || e.tagName]);
+}
+"""
+
+
+@cache
+def report() -> str:
+    """The report on a refused candidate, with its rows."""
+    base, candidate = paired(80, 14, 8, 98)
+    result, rows = evaluation_and_rows(predictions=[*base, *candidate])
+    return page_html(evaluation_page(result, decide(spec(), result), rows))
+
+
+def browse(page: str, folder: Path, script: str, width: int = 1280, dark: bool = False) -> Any:
+    """What the browser knows of a page: the value of `told` after the script has run in it."""
+    page = page.replace(DARK, "@media all" if dark else "@media not all")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # it keeps out the test's script, too
+    file = folder / "page.html"
+    file.write_text(page.replace("</body>", f"<script>{{ {script}\n{TELL} }}</script></body>"), "utf-8")
+    told = chromium(folder, "--dump-dom", f"--window-size={width},800", file.as_uri())
+    seen = re.search(r'<p id="told">(.*?)</p>', told, re.S)
+    assert seen, told[-2000:]
+    return json.loads(html.unescape(seen.group(1)))
+
+
+def chromium(folder: Path, *arguments: str) -> str:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}"]
+    command = [str(CHROMIUM), *flags, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
+    script = """const told = {wide: document.documentElement.scrollWidth - innerWidth, high: document.documentElement.scrollHeight};
+    const bottom = what => document.querySelector(what).getBoundingClientRect().bottom;
+    told.facts = bottom(".facts"); told.answer = bottom(".answer"); told.next = bottom(".next + ol li");
+    told.text = document.body.innerText;"""
+    told = browse(report(), tmp_path, script, width)
+    first = told["text"][: told["text"].index("\nGates\n")]
+    for words in (
+        "Do not ship it.",
+        "Refused by beats_baseline",
+        "points less than the base model",
+        "What to do next",
+        "2026-01-02",
+        "bundled/smollm2-135m-instruct, qlora, version c1",
+        "version t1: 700 train, 80 validation, 171 test rows",
+    ):
+        assert words in first, words
+    assert max(told["facts"], told["answer"]) < 800 and told["next"] < (800 if width == 1280 else 1000)
+    assert told["wide"] <= 0, "nothing sticks out"
+    assert told["high"] < (3500 if width == 1280 else 5500)
+
+
+def test_the_report_prints_on_at_most_eight_pages(tmp_path: Path) -> None:
+    file, printed = tmp_path / "page.html", tmp_path / "page.pdf"
+    file.write_text(report(), "utf-8")
+    chromium(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={printed}", file.as_uri())
+    assert 1 <= len(re.findall(rb"/Type /Page\b", printed.read_bytes())) <= 8
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("which", ["report", "every block"])
+def test_every_text_has_contrast(tmp_path: Path, which: str, dark: bool) -> None:
+    page = report() if which == "report" else page_html(every_block("words"))
+    told = browse(page, tmp_path, CONTRAST, dark=dark)
+    assert len(told) > 60
+    assert not [of for of in told if of[0] < 4.5]
+
+
+def test_headers_have_a_scope_and_rows_can_be_filtered(tmp_path: Path) -> None:
+    script = """const fold = document.querySelector("#rows").closest("details");
+    const told = {bare: document.querySelectorAll("th:not([scope])").length, counts: []};
+    const say = () => told.counts.push(fold.querySelector("output").textContent,
+      [...fold.querySelectorAll(".rows tbody tr")].filter(row => !row.hidden).length);
+    const set = (what, value) => { const field = fold.querySelectorAll(".controls input, .controls select")[what];
+      field.value = value; field.dispatchEvent(new Event("input", {bubbles: true})); say(); };
+    say(); set(1, "=regression"); set(0, "text of e0081"); set(1, ""); set(0, "nothing has this");
+    location.hash = "#rows"; dispatchEvent(new Event("hashchange")); told.open = fold.open;"""
+    told = browse(report(), tmp_path, script)
+    assert told["bare"] == 0
+    assert told["counts"] == ["120 of 120 rows", 120, "14 of 120 rows", 14, "1 of 120 rows", 1, "1 of 120 rows", 1,
+                              "0 of 120 rows", 0]  # fmt: skip
+    assert told["open"] is True
+
+
+def test_the_policy_lets_the_pages_own_script_run_and_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(report().replace("</main>", "</main><script>document.title = 'broken'</script>"), "utf-8")
+    told = chromium(tmp_path, "--dump-dom", file.as_uri())
+    assert "<title>broken" not in told and 'class="unfold"' in told and 'class="controls"' in told
