@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +22,15 @@ from finetune_pipeline.models.base_template import (
 )
 from finetune_pipeline.models.chat import end_ids, load_tokenizer, render, to_ids
 from finetune_pipeline.models.chat_templates import marks, missing_marks, usable
-from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_files, model_kind, weight_files
+from finetune_pipeline.models.identity import (
+    MODEL_FILE,
+    base_identity,
+    bundled_files,
+    local_base,
+    model_kind,
+    weight_files,
+)
+from finetune_pipeline.settings import read_settings
 
 _TEXTS = (".json", ".jinja", ".model", ".txt")
 
@@ -43,13 +52,13 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         folder = own
         _unpack_bundled(bundled_files(base_model), folder)
     elif kind == "local":
-        folder = Path(base_model).expanduser().resolve()
+        folder = local_base(base_model).resolve()
     else:
         folder = _download(base_model, revision)
     warnings: list[Finding] = []
     if chat_template is not None:
         if folder != own:
-            _link(folder, own)
+            _link(folder, own, out)
             folder = own
         warnings = use_template(folder, chat_template, base_model)
     facts = describe(folder, base_model)
@@ -60,7 +69,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         "chat_template": "task.yaml" if chat_template is not None else "the model's own",
         "warnings": [f.to_dict() for f in warnings],
     }
-    write_json(out / MODEL_FILE, {"path": "model" if folder == own else str(folder), **facts})
+    write_json(out / MODEL_FILE, {"path": "model" if folder == own else _path(folder, out, out), **facts})
     return facts
 
 
@@ -151,13 +160,20 @@ def _end_of_turn_token(tokenizer: Any) -> str:
     return str(tokenizer.convert_ids_to_tokens(end))
 
 
-def _link(source: Path, target: Path) -> None:
-    """A folder with links to the weights of a model and copies of its small files."""
+def _path(there: Path, here: Path, artifact: Path) -> str:
+    """The path from a folder of an artifact, `here`, to what it refers to: relative if the two can only move together."""
+    project = read_settings().project.resolve()
+    together = there.is_relative_to(project) and artifact.resolve().is_relative_to(project)
+    return os.path.relpath(there, here.resolve()) if together else str(there)
+
+
+def _link(source: Path, target: Path, artifact: Path) -> None:
+    """A folder of an artifact with links to the weights of a model and copies of its small files."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
-            (target / path.name).symlink_to(path.resolve())
+            (target / path.name).symlink_to(_path(path.resolve(), target, artifact))
         elif path.suffix in _TEXTS and path.is_file() and path.name != MODEL_FILE:
             shutil.copyfile(path, target / path.name)
 
