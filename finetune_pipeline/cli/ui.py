@@ -48,7 +48,9 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     code = DONE
     try:
         for name, command in commands.items():
-            processes[name] = subprocess.Popen(command, env=env, start_new_session=True)
+            # MLflow's uvicorn imports what lies in its working folder
+            folder = tracking.place() if name == "mlflow" else settings.project
+            processes[name] = subprocess.Popen(command, cwd=folder, env=env, start_new_session=True)
         say(f"Dagster: http://127.0.0.1:{dagster_port}")
         say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in commands else tracking.page()}")
         while end is None or time.monotonic() < end:

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from finetune_pipeline.pipeline import CHECKS, STEPS
@@ -59,8 +60,10 @@ def servers(finished: tuple[Project, int, dict]) -> Iterator[dict[str, Any]]:
     try:
         yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()} | {"process": process}
     finally:
-        process.send_signal(2)
-        process.wait(timeout=60)
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+        assert not psutil.wait_procs(below, timeout=10)[1], "SIGTERM leaves servers behind"
 
 
 def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(servers: dict[str, Any]) -> None:
