@@ -3,9 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
-export FINETUNE_PROJECT := $(CURDIR)
-export FINETUNE_HOME ?= $(CURDIR)/.finetune
-export DAGSTER_HOME := $(CURDIR)
 export DO_NOT_TRACK := 1
 
 .PHONY: help demo test test-ray ui check install install-dev lint clean

@@ -1,7 +1,7 @@
-"""Where things are on this machine: read from the environment once, always absolute.
+"""Where things are on this machine: read from the environment and the working folder, always absolute.
 
-Every process of the pipeline (web server, daemon, step, training child, command line) reads the same variables and so
-agrees on the same folders, whatever its working directory is.
+Commands hand what they read to the processes they start (web server, daemon, step, training child), so that all agree on
+the same folders.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from finetune_pipeline.faults import OutsideError
 
 ANSWERS_MIB = 512
 WORKER_MODULE = "finetune_pipeline.worker.entry"
-_PACKAGE = Path(__file__).resolve().parent
+PROJECT_HOME = ".finetune"
+"""Name of the home in a project."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """project: folder with workspace.yaml; home: everything the pipeline makes; data_root: one folder a task."""
+    """project: see project_root; home: everything the pipeline makes; data_root: one folder a task."""
 
     project: Path
     home: Path
@@ -38,11 +39,29 @@ class Settings:
         return self.home / "artifacts"
 
 
+def project_root(start: Path | None = None) -> Path:
+    """The folder of the project that `start` (default: the working folder) lies in.
+
+    `start` itself if it has `data/`; else the nearest folder, itself or above, that has `.finetune/`, or tasks in `data/`;
+    else `start`. Any `data/` will not do above: `/data` and `~/data` of other programs are common.
+    """
+    try:
+        start = start or Path.cwd()
+    except FileNotFoundError:
+        raise OutsideError("the working folder was deleted; change to another one") from None
+    if os.path.isdir(start / "data"):  # unlike Path.is_dir, it takes what may not be looked into for no folder
+        return start
+    for folder in (start, *start.parents):
+        if os.path.isdir(folder / PROJECT_HOME) or next(folder.glob("data/*/task.yaml"), None):
+            return folder
+    return start
+
+
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment (default: the process's own). An empty variable counts as unset.
 
-    FINETUNE_PROJECT (default: the folder that holds the package), FINETUNE_HOME (project/.finetune), FINETUNE_DATA
-    (project/data), MLFLOW_TRACKING_URI (SQLite below home; a relative SQLite path is one below the project),
+    FINETUNE_HOME (default: .finetune in the project), FINETUNE_DATA (data in the project), MLFLOW_TRACKING_URI (SQLite below
+    home; a relative SQLite path is one below the project),
     FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one job each; ``cuda:0+cuda:1``: devices a training shares;
     default: the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``), FINETUNE_WORKER_MODULE (module
     that runs a job file in a child process; the tests name one that starts workers from a warm process).
@@ -54,8 +73,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         path = env.get(name, "").strip()
         return Path(path).expanduser().absolute() if path else default
 
-    project = folder("FINETUNE_PROJECT", _PACKAGE.parent)
-    home = folder("FINETUNE_HOME", project / ".finetune")
+    project = project_root()
+    home = folder("FINETUNE_HOME", project / PROJECT_HOME)
     return Settings(
         project=project,
         home=home,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import subprocess
 
 import pytest
 
 from finetune_pipeline.engine.store import hold
+from finetune_pipeline_tests import wheel
 from finetune_pipeline_tests.graph.project import Project
 
 
@@ -27,12 +30,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, int, dict]:
     """A project after its first run, with the run's exit code and its answer. Tests must not change it: those of all
-    test processes get the same one, made by the first that asks."""
+    test processes get the same one, made by the first that asks.
+
+    The run is that of somebody who installed the wheel, in the project's folder, which says all: no variable is set.
+    """
     own = tmp_path_factory.getbasetemp()
     root = own if worker_id == "master" else own.parent
     done = root / "finished.pickle"
     with hold(root / ".finished.lock"):
         if not done.exists():
             project = Project(root / "finished", cold=True)  # its memory is held against the plan
-            done.write_bytes(pickle.dumps((project, *project.run())))
+            project.home = project.root / ".finetune"
+            for name in ("datasets", "evaluate", "mlflow", "yaml"):  # names that projects use, and that we import
+                (project.root / f"{name}.py").write_text("raise SystemExit('imported from the project')\n")
+            command = wheel.command(wheel.install(root / "wheel"), "run", "colours", "--json")
+            made = subprocess.run(command, cwd=project.root, env=wheel.ENVIRONMENT, capture_output=True, check=False)
+            assert made.stdout, made.stderr.decode()[-3000:]
+            done.write_bytes(pickle.dumps((project, made.returncode, json.loads(made.stdout))))
     return pickle.loads(done.read_bytes())

@@ -12,7 +12,6 @@ from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import execute, refusals_and_failures
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 
 NEEDED = {"data": ("splits", "data_quality"), "baseline": ("advice",)}
@@ -57,7 +56,7 @@ def advise(task: str, as_json: bool) -> int:
 
 def _run(task: Task, stage: str, *, quiet: bool) -> tuple[list[str], list[str]]:
     """(what checks said that stopped it, what failed)."""
-    with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
+    with dg.DagsterInstance.get() as instance:
         result = execute(task, stage, instance, open_project(task), quiet=quiet)
     if result.success:
         return [], []

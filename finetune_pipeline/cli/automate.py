@@ -9,8 +9,7 @@ import click
 import dagster as dg
 
 from finetune_pipeline.cli.output import DONE, apply_environment, as_json, emit, get_task, say
-from finetune_pipeline.orchestration.dagster_internals import instigators
-from finetune_pipeline.settings import read_settings
+from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, instigators
 
 
 @click.command()
@@ -25,9 +24,9 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
         raise click.UsageError("give one of --on, --off and --status")
     wanted = "on" if on else "off" if off else "status"
     apply_environment()
-    name, settings = get_task(task).name, read_settings()
-    with dg.DagsterInstance.from_config(str(settings.project)) as instance:
-        rows = switch(instance, settings.project / "workspace.yaml", name, wanted)
+    name = get_task(task).name
+    with dg.DagsterInstance.get() as instance:
+        rows = switch(instance, WORKSPACE, name, wanted)
     if as_json:
         emit({"task": name, "automation": rows})
         return DONE

@@ -15,7 +15,7 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
-from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.identity import local_base, model_folder
 from finetune_pipeline.pipeline import PIPELINE, made_base
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.data_quality import write_quality
@@ -134,7 +134,7 @@ def _unusable(task: str, problems: list[Finding], as_json: bool, code: int = ERR
 def _quality(task: Task, made: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:
     """The data_quality artifact as far as it can be told without splits; tokens where the base model is on this machine."""
     base = made_base(task, store)
-    local = Path(task.spec.base_model).expanduser()
+    local = local_base(task.spec.base_model)
     tokenizer = model_folder(base) if base else local if own_template(local) else None
     facts = write_quality(
         task.spec,

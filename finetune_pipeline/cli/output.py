@@ -116,13 +116,17 @@ def task_folder(name: str) -> Path:
         return Path(name).resolve()
     from finetune_pipeline.spec import find_tasks
 
-    root = read_settings().data_root
+    settings = read_settings()
+    root = settings.data_root
+    if settings.project != Path.cwd() and settings.home.is_relative_to(settings.project):
+        click.echo(f"project: {settings.project}", err=True)
     known = find_tasks(root)
     if name in known:
         return known[name]
     there = ", ".join(known) or "none"
+    folder = Path(name) if len(Path(name).parts) != 1 else root / name
     raise click.ClickException(
-        f"there is no task {name!r} in {root} (tasks: {there}); make {root / name}/task.yaml, "
+        f"there is no task {name!r} in {root} (tasks: {there}); make {folder}/task.yaml, "
         "`finetune schema` says what goes into it"
     )
 
@@ -150,26 +154,26 @@ def failure(error: BaseException) -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """The process's environment with the pipeline's own variables filled in; what the user set stays."""
+    """The process's environment with the pipeline's own variables: places always, everything else where the user set none."""
+    from finetune_pipeline.orchestration.dagster_internals import dagster_home
+    from finetune_pipeline.tracking.mlflow_store import ENVIRONMENT
+
     settings = read_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    ours = {
-        "FINETUNE_PROJECT": str(settings.project),
-        "FINETUNE_HOME": str(settings.home),
-        "FINETUNE_DATA": str(settings.data_root),
-        "DAGSTER_HOME": str(settings.project),
+    defaults = {
         # two OpenMP threads on busy cores spin at every barrier: up to six times slower without this
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
-        "MLFLOW_TRACKING_URI": settings.tracking_uri,
-        # the default pool loses traces in silence; job workers cost 2 GB of memory
-        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONSAFEPATH": "1",  # the project may have an evaluate.py or a datasets.py
         "DAGSTER_DISABLE_TELEMETRY": "1",
+        **ENVIRONMENT,
     }
-    return {**os.environ, **{k: v for k, v in ours.items() if not os.environ.get(k)}}
+    places = {
+        "FINETUNE_HOME": str(settings.home),
+        "FINETUNE_DATA": str(settings.data_root),
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "DAGSTER_HOME": str(dagster_home()),
+    }
+    return {**defaults, **{name: value for name, value in os.environ.items() if value}, **places}
 
 
 def apply_environment() -> None:

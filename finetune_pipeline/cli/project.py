@@ -126,7 +126,7 @@ def verdict_lines(project: Project) -> list[str]:
         "",
         f"report      {report.path('report.html')}",
         f"            finetune report {project.task.name} --markdown   shows it here",
-        "Dagster UI  http://127.0.0.1:3000   opened by: make ui",
-        f"MLflow UI   {project.tracking.page()}   opened by: make ui",
+        "Dagster UI  http://127.0.0.1:3000   opened by: finetune ui",
+        f"MLflow UI   {project.tracking.page()}   opened by: finetune ui",
     ]
     return lines

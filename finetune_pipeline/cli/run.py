@@ -23,6 +23,7 @@ from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
+from finetune_pipeline.orchestration.dagster_internals import shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, made_base
 from finetune_pipeline.progress import VARIABLE
@@ -31,9 +32,6 @@ from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.tracking.mlflow_store import TrackingError
 from finetune_pipeline.trainers import preflight
-
-REPOSITORY = "__repository__@finetune_pipeline"
-"""So that the UI lists runs started here among those of the code location."""
 
 
 @click.command()
@@ -51,7 +49,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     if stage in (None, "training"):
         _refuse(loaded, quiet=as_json)
     project = open_project(loaded)
-    with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
+    with dg.DagsterInstance.get() as instance:
         close_abandoned_runs(instance, loaded.name, project.tracking.finish)
         if stage is None and not unfinished(project, instance):
             return _finish(
@@ -101,7 +99,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
             result = job.execute_in_process(
-                instance=instance,
+                instance=shown_on_the_timeline(instance),
                 run_id=run_id,
                 raise_on_error=False,
                 tags={
@@ -109,7 +107,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
                     "finetune/trigger": "command line",
                     "finetune/pid": str(os.getpid()),
                     "finetune/process_started": f"{psutil.Process().create_time():.2f}",
-                    ".dagster/repository": REPOSITORY,
+                    "dagster/max_retries": "0",  # of a killed command: whoever gave it gives it again
                 },
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )

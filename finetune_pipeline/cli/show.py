@@ -58,6 +58,8 @@ def _tasks(as_json: bool) -> int:
     if as_json:
         emit({"tasks": {name: {"broken": bool(wrong), "problems": as_rows(wrong)} for name, wrong in tasks.items()}})
         return DONE
+    if not tasks:
+        say(f"there is no task in {read_settings().data_root}; `finetune schema` says what goes into a task.yaml")
     for name, wrong in tasks.items():
         say(f"{'BROKEN' if wrong else 'ok':6}  {name}")
         for finding in wrong[:3]:

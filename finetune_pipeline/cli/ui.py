@@ -12,6 +12,7 @@ import time
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, environment, problem, say
+from finetune_pipeline.orchestration.dagster_internals import WORKSPACE
 from finetune_pipeline.serving.local_server import HOST, port_problem
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
@@ -26,7 +27,7 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     settings, tracking = read_settings(), Tracking()
     env = environment()
     python = [sys.executable, "-m"]
-    workspace = ["-w", str(settings.project / "workspace.yaml")]
+    workspace = ["-w", str(WORKSPACE)]
     guarded = "finetune_pipeline.orchestration.web_server"
     commands = {"dagster": [*python, guarded, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]}
     if not tracking.uri().startswith("http"):
@@ -47,7 +48,9 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     code = DONE
     try:
         for name, command in commands.items():
-            processes[name] = subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
+            # MLflow's uvicorn imports what lies in its working folder
+            folder = tracking.place() if name == "mlflow" else settings.project
+            processes[name] = subprocess.Popen(command, cwd=folder, env=env, start_new_session=True)
         say(f"Dagster: http://127.0.0.1:{dagster_port}")
         say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in commands else tracking.page()}")
         while end is None or time.monotonic() < end:

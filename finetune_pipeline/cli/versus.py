@@ -36,7 +36,7 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         return ERROR
     report = open_project(loaded).artifacts()["evaluation_report"]
     if report is None:
-        with dg.DagsterInstance.from_config(str(settings.project)) as instance:
+        with dg.DagsterInstance.get() as instance:
             result = execute(loaded, "all", instance, open_project(loaded), quiet=as_json)
         report = open_project(loaded).artifacts()["evaluation_report"]
         if report is None:

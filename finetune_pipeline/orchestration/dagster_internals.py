@@ -9,6 +9,8 @@
   (dagster-io/dagster pull request 20367, closed without a fix).
 - **Switching sensors and schedules on and off** (:func:`instigators`). There is no public interface to their state
   (dagster-io/dagster issue 12825); the command ``dagster sensor start`` loads all definitions anew for each of them.
+- **The code location of runs that a command starts** (:func:`shown_on_the_timeline`). ``execute_in_process`` names none, and
+  the timeline leaves such runs out.
 - **The web server of** ``dagster dev`` (:func:`dev_with`). Which module it starts is fixed in the function that starts it.
 """
 
@@ -29,11 +31,14 @@ from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
+from finetune_pipeline.engine.store import replace_text
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
     from dagster._core.remote_representation.external import RemoteSchedule, RemoteSensor
 
+WORKSPACE = Path(__file__).with_name("workspace.yaml")
+"""What Dagster's servers load: the tasks of the project they are started in."""
 LONGEST_SLEEP = 0.5
 """Seconds; a run that is cancelled, or whose other steps end, must notice soon."""
 
@@ -43,6 +48,21 @@ def dagster_folder() -> Path:
     folder = read_settings().home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def dagster_home() -> Path:
+    """DAGSTER_HOME of all commands: the folder below home, which Dagster writes to, with the instance's settings.
+
+    They are this package's. A project may have its own: a dagster.yaml at its root that names this package's storages.
+    """
+    packaged = Path(__file__).with_name("dagster.yaml").read_text("utf-8")
+    own = read_settings().project / "dagster.yaml"
+    text = own.read_text("utf-8") if own.is_file() else ""
+    present = dagster_folder() / "dagster.yaml"
+    wanted = text if "finetune_pipeline" in text else packaged
+    if not present.is_file() or present.read_text("utf-8") != wanted:
+        replace_text(present, wanted)
+    return present.parent
 
 
 class _BelowHome:
@@ -154,6 +174,21 @@ def dev_with(web_server: str) -> None:
 
     dev.open_ipc_subprocess = start_other
     main()
+
+
+def shown_on_the_timeline(instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """The same instance, whose new runs say that they are of the code location of workspace.yaml."""
+    from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    (location,) = WorkspaceFileTarget([str(WORKSPACE)]).create_origins()
+    repository, create = RemoteRepositoryOrigin(location, "__repository__"), instance.create_run_for_job
+
+    def create_run_for_job(job_def: dg.JobDefinition, *rest: Any, **more: Any) -> dg.DagsterRun:
+        return create(job_def, *rest, **{**more, "remote_job_origin": RemoteJobOrigin(repository, job_def.name)})
+
+    instance.create_run_for_job = create_run_for_job  # type: ignore[method-assign]
+    return instance
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import (
     BUNDLED,
     bundled_files,
+    local_base,
     model_folder,
     model_kind,
     model_record,
@@ -99,7 +100,7 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
         return dict(BUNDLED[spec.base_model].config), None
     if kind == "hub":
         return None, None
-    local = Path(spec.base_model).expanduser()
+    local = local_base(spec.base_model)
     if not (local / "config.json").is_file():
         message = f"{spec.base_model!r} holds no config.json: it is no model in the transformers format"
         fix = "name a folder that `save_pretrained` has written"

@@ -65,7 +65,9 @@ class TaskSpec(Section):
     name: Name
     description: str = Field(min_length=1)
     owner: str = Field("team:ml", description="E-mail address or `team:name`, shown in Dagster.")
-    base_model: str = Field("bundled/smollm2-135m-instruct", description="`bundled/…`, a local folder, or a Hub id.")
+    base_model: str = Field(
+        "bundled/smollm2-135m-instruct", description="`bundled/…`, a folder (from the project's root), or a Hub id."
+    )
     base_revision: str | None = Field(None, description="Commit of a Hub model; pins the weights.")
     chat_template: str | None = Field(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,14 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
         )
     job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
     facts, record = context.launch(job), model_record(context.out)
-    if (folder := Path(record["path"])).is_absolute():
-        context.builder.outside.update({str(folder / name): digest for name, digest in record.get("files", {}).items()})
+    for name, digest in record.get("files", {}).items():
+        path = Path(record["path"], name)
+        own = record["path"] == "model"
+        if own and (context.out / path).is_symlink():
+            path = path.parent / (context.out / path).readlink()
+        elif own:
+            continue
+        context.builder.outside[os.path.normpath(path)] = digest
     return facts
 
 

@@ -52,7 +52,12 @@ _ANSWERS = {
 }
 """What an answer that is no answer has in it, and what to do; the first that fits."""
 
-_QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry")  # hundreds of lines, none of them news
+_QUIET = (
+    "alembic",
+    "mlflow.store.db.utils",
+    "mlflow.store.model_registry",
+    "mlflow.utils.environment",
+)  # no news in all their lines
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
 _FIX_FILE = "see that its folder can be written and has free space; or correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 

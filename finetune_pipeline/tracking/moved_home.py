@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from finetune_pipeline.engine.store import replace_text
+from finetune_pipeline.settings import PROJECT_HOME
 
 log = logging.getLogger(__name__)
 _WITH_PATHS = ("model.json", "MLmodel")
@@ -23,8 +24,8 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
     """Let everything in a SQLite database of MLflow, and beside it, that names the old place name the present one.
 
     database: `<place>/mlflow.db`, whose artifacts lie in `<place>/artifacts`. Where `place` is in `home`, all of the home
-    has moved with it. An experiment that somebody gave another place of its own is left alone. Killed in between, the next
-    call goes on.
+    has moved with it, and where home was and is a project's `.finetune`, all of the project, if it is gone from the old
+    place. An experiment that somebody gave another place of its own is left alone. Killed in between, the next call goes on.
     """
     place = database.parent
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
@@ -35,6 +36,8 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
         if old.exists() and old.samefile(place / "artifacts"):
             return  # the same folder by another name
         before, after = (old.parent.parent, home) if place.parent == home else (old.parent, place)
+        if before.name == after.name == PROJECT_HOME and not before.parent.exists():
+            before, after = before.parent, after.parent  # a base model in the project, for one
         log.warning("%s was moved to %s: MLflow's records follow it", before, after)
         changes = [(f"{before}/", f"{after}/"), (f"{before.as_uri()}/", f"{after.as_uri()}/")]
         for path in (p for name in _WITH_PATHS for p in (place / "artifacts").rglob(name)):

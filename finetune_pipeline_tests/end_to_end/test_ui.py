@@ -1,4 +1,5 @@
-"""``finetune ui``: both web servers come up on this machine only, with the history of the run in them."""
+"""``finetune ui`` of an installed wheel, in the folder of a project: both web servers come up on this machine only, with the
+history of the run in them."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from finetune_pipeline.pipeline import CHECKS, STEPS
+from finetune_pipeline_tests import wheel
 from finetune_pipeline_tests.graph.project import Project
 
 
@@ -43,17 +46,24 @@ def wait_for(url: str, process: subprocess.Popen[str], body: dict[str, Any] | No
 
 @pytest.fixture(scope="module")
 def servers(finished: tuple[Project, int, dict]) -> Iterator[dict[str, Any]]:
-    project = finished[0]
+    root = finished[0].root
     ports = {"dagster": free_port(), "mlflow": free_port()}
-    command = project.command("ui", "--dagster-port", str(ports["dagster"]), "--mlflow-port", str(ports["mlflow"]))
+    options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
     process = subprocess.Popen(
-        command, env=project.environment(), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        wheel.command(root.parent / "wheel/environment", "ui", *options),
+        cwd=root,
+        env=wheel.ENVIRONMENT,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()} | {"process": process}
     finally:
-        process.send_signal(2)
-        process.wait(timeout=60)
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+        assert not psutil.wait_procs(below, timeout=10)[1], "SIGTERM leaves servers behind"
 
 
 def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(servers: dict[str, Any]) -> None:
@@ -91,6 +101,18 @@ def test_jobs_schedule_and_sensors_are_there_and_stopped(servers: dict[str, Any]
     states = {s["name"]: s["sensorState"]["status"] for s in repository["sensors"]}
     assert states["colours__new_logs"] == "STOPPED"
     assert {v for k, v in states.items() if k.startswith("mlflow_closes_")} == {"RUNNING"}
+
+
+def test_the_run_of_the_command_line_is_one_of_the_code_location(
+    servers: dict[str, Any], finished: tuple[Project, int, dict]
+) -> None:
+    """Dagster's timeline leaves out runs without an origin."""
+    query = "{ runsOrError { ... on Runs { results { runId repositoryOrigin { repositoryLocationName repositoryName } } } } }"
+    (run,) = wait_for(f"{servers['dagster']}/graphql", servers["process"], {"query": query})["data"]["runsOrError"][
+        "results"
+    ]
+    origin = {"repositoryLocationName": "finetune_pipeline", "repositoryName": "__repository__"}
+    assert run == {"runId": finished[2]["run_id"], "repositoryOrigin": origin}
 
 
 def test_mlflow_shows_the_run_and_the_registered_model(servers: dict[str, Any]) -> None:

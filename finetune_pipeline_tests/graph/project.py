@@ -72,6 +72,12 @@ class Project:
         if not cold:
             copy_database(self.home / "mlflow")
 
+    def move(self, root: Path) -> None:
+        """Rename its folder; the base model stays where it is."""
+        self.root.rename(root)
+        self.root, self.home, self.data = root, root / self.home.name, root / "data"
+        self.folder = self.data / "colours"
+
     def write_spec(self, **change: Any) -> None:
         self.spec.update(change)
         (self.folder / "task.yaml").write_text(yaml.safe_dump(self.spec, sort_keys=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -32,11 +33,18 @@ def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base
 
 
 def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base: Path, tmp_path: Path) -> None:
+    """In between the project is moved, which changes nothing."""
     project = WORLDS["clean-order-1"].make(tmp_path / "order", base)
     first = run(project)
     assert problems(WORLDS["clean-order-1"], first) == [], (first.verdict, first.no())
     assert (first.code, first.champion) == (0, 1)
     assert first.verdict.startswith("Passed")
+
+    project.move(tmp_path / "another place")
+    code, again = project.run()
+    assert (code, again["worked"], again["verdict"]) == (0, False, first.verdict)
+    assert str(tmp_path / "order/") not in json.dumps(again)
+    assert "no champion before version 1" in project.finetune("rollback", "colours", "--reason", "a test").stderr
 
     project.write_spec(training={**project.spec["training"], "learning_rate": 1e-5})
     second = run(project)

@@ -4,35 +4,51 @@ from pathlib import Path
 
 import pytest
 
-import finetune_pipeline
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.settings import read_settings
+from finetune_pipeline.settings import project_root, read_settings
 
 
-def test_defaults_are_absolute_and_beside_the_package() -> None:
-    project = Path(finetune_pipeline.__file__).resolve().parents[1]
+def test_defaults_are_absolute_and_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data/tickets/raw").mkdir(parents=True)
+    (tmp_path / "data/tickets/task.yaml").touch()
+    monkeypatch.chdir(tmp_path / "data/tickets/raw")
     found = read_settings({})
-    assert found.project == project
-    assert found.home == project / ".finetune"
-    assert found.data_root == project / "data"
-    assert found.artifacts == project / ".finetune" / "artifacts"
-    assert found.tracking_uri == f"sqlite:///{project}/.finetune/mlflow/mlflow.db"
-    assert found.artifact_location == project / ".finetune" / "mlflow" / "artifacts"
+    assert found.project == tmp_path
+    assert found.home == tmp_path / ".finetune"
+    assert found.data_root == tmp_path / "data"
+    assert found.artifacts == tmp_path / ".finetune" / "artifacts"
+    assert found.tracking_uri == f"sqlite:///{tmp_path}/.finetune/mlflow/mlflow.db"
+    assert found.artifact_location == tmp_path / ".finetune" / "mlflow" / "artifacts"
     assert found.devices == ("cpu",)
+
+
+def test_the_project_is_the_nearest_folder_with_tasks_or_state_or_else_the_present_one(tmp_path: Path) -> None:
+    for made in ("with_state/.finetune", "with_state/new/data/raw", "foreign/data/photos", "foreign/new"):
+        (tmp_path / made).mkdir(parents=True)
+    assert project_root(tmp_path / "with_state/empty/deep") == tmp_path / "with_state"
+    assert project_root(tmp_path / "with_state/new") == tmp_path / "with_state/new", "it has data/ itself"
+    assert project_root(tmp_path / "foreign/new") == tmp_path / "foreign/new", "data/ without tasks is anybody's"
+
+
+def test_a_working_folder_that_was_deleted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OutsideError, match="working folder was deleted"):
+        read_settings({})
 
 
 def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = read_settings(
         {
-            "FINETUNE_PROJECT": "/p",
             "FINETUNE_HOME": "here",
             "FINETUNE_DATA": "/d",
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
             "FINETUNE_DEVICES": "cuda:0, cuda:1,cuda:0",
         }
     )
-    assert (found.project, found.data_root) == (Path("/p"), Path("/d"))
+    assert found.data_root == Path("/d")
     assert found.home == tmp_path / "here"
     assert found.tracking_uri == "http://127.0.0.1:5000"
     assert found.devices == ("cuda:0", "cuda:1")
@@ -41,14 +57,19 @@ def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("told", "meant"),
     [
-        ("sqlite:///runs/m.db", "sqlite:////p/runs/m.db"),
+        ("sqlite:///runs/m.db", "sqlite:///{project}/runs/m.db"),
         ("sqlite:////abs/m.db", "sqlite:////abs/m.db"),
         ("sqlite:////abs/m.db?timeout=5", "sqlite:////abs/m.db?timeout=5"),
         ("postgresql://host/db", "postgresql://host/db"),
     ],
 )
-def test_tracking_address_does_not_depend_on_the_working_folder(told: str, meant: str) -> None:
-    assert read_settings({"FINETUNE_PROJECT": "/p", "MLFLOW_TRACKING_URI": told}).tracking_uri == meant
+def test_a_relative_database_is_one_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, meant: str
+) -> None:
+    (tmp_path / ".finetune").mkdir()
+    (tmp_path / "notes").mkdir()
+    monkeypatch.chdir(tmp_path / "notes")
+    assert read_settings({"MLFLOW_TRACKING_URI": told}).tracking_uri == meant.format(project=tmp_path)
 
 
 @pytest.mark.parametrize("told", ["./mlruns", "file:///tmp/mlruns"])

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -32,21 +31,17 @@ class Ui:
     """A running `finetune ui` of an empty project, and requests to its servers."""
 
     def __init__(self, folder: Path) -> None:
-        shutil.copy(ROOT / "dagster.yaml", folder)
-        (folder / "workspace.yaml").write_text("load_from: []\n")
         self.ports = {"dagster": free_port(), "mlflow": free_port()}
         env = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "FINETUNE_PROJECT": str(folder),
-            "FINETUNE_HOME": str(folder / "home"),
         }
-        for name in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
+        for name in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_HOME", "FINETUNE_DATA"):
             env.pop(name, None)
         options = [part for name, port in self.ports.items() for part in (f"--{name}-port", str(port))]
         self.log = (folder / "ui.log").open("w")
         command = [sys.executable, "-m", "finetune_pipeline.cli.main", "ui", *options]
-        self.process = subprocess.Popen(command, env=env, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=self.log, stderr=self.log)
 
     def status(self, server: str, path: str, body: Any = None, **headers: str) -> int:
         """The status of an answer; 0: nobody listens."""

@@ -160,3 +160,4 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(
     with pytest.raises(artifacts.ChangedArtifact, match=rf"task/step/{made.version}") as error:
         store.check(made)
     assert f"rows has changed, {outside} is gone" in str(error.value) and f"remove {made.folder}" in str(error.value)
+    assert store.find("task", "step", made.version) is None, "what it was made of has to be found again first"

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from finetune_pipeline.orchestration.dagster_internals import dagster_folder
+from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, dagster_folder, dagster_home
 from finetune_pipeline.orchestration.resources import Compute
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,6 +43,22 @@ def test_history_is_below_home_whatever_the_working_folder(tmp_path: Path) -> No
     (shown,) = told
     home = f"{tmp_path}/home/dagster"
     assert shown.split() == [f"sqlite:///{home}/history/history/runs.db", f"{home}/compute_logs", f"{home}/storage"]
+
+
+def test_a_project_has_the_packages_instance_or_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dagster.yaml", "workspace.yaml"):
+        assert WORKSPACE.with_name(name).read_bytes() == (ROOT / name).read_bytes(), f"two different {name}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FINETUNE_HOME", raising=False)
+    packaged = (ROOT / "dagster.yaml").read_text()
+    assert dagster_home() == tmp_path / ".finetune/dagster"
+    assert (dagster_home() / "dagster.yaml").read_text() == packaged
+    for own, used in {
+        packaged.replace("default_limit: 1", "default_limit: 2"): True,
+        "run_queue: {max_concurrent_runs: 9}\n": False,  # of another Dagster project in this folder
+    }.items():
+        (tmp_path / "dagster.yaml").write_text(own)
+        assert (dagster_home() / "dagster.yaml").read_text() == (own if used else packaged)
 
 
 def test_the_instance_is_set_up_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

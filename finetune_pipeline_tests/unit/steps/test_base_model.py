@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.steps.run_inputs import base_of
@@ -98,3 +100,29 @@ def test_a_file_that_changes_during_a_run_stops_it(base: Path, tmp_path: Path, s
     file.write_text(NAMED["chatml"])
     with pytest.raises(RuntimeError, match=r"mine\.jinja of demo changed since this run began"):
         PIPELINE.run("base_model", task, world, store)
+
+
+@pytest.mark.parametrize("template", [None, "none"])
+def test_a_base_in_the_project_moves_with_it_and_one_that_is_gone_is_brought_again(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str | None
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "deep" / "new"
+    shutil.copytree(base, old / "models" / "tiny")
+    if template is None:
+        (old / "models" / "tiny" / "chat_template.jinja").write_text(NAMED["chatml"])
+    task = _task(old / "data", "demo", Path("models/tiny"), template)
+    monkeypatch.chdir(old)
+    made = _bring(task, ArtifactStore(old / ".finetune" / "artifacts"))
+
+    new.parent.mkdir()
+    old.rename(new)
+    monkeypatch.chdir(new / "models")
+    store = ArtifactStore(new / ".finetune" / "artifacts")
+    moved = _bring(load_task(new / "data" / "demo"), store)
+    assert moved.reused and moved.version == made.version and store.check(moved)
+    assert (model_folder(moved.folder) / "model.safetensors").resolve() == new / "models" / "tiny" / "model.safetensors"
+
+    monkeypatch.chdir(new)
+    (new / "models").rename(tmp_path / "elsewhere")
+    again = _bring(_task(new / "data", "demo", tmp_path / "elsewhere" / "tiny", template), store)
+    assert not again.reused and again.version == made.version and store.check(again)

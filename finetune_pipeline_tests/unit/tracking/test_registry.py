@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
+from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
@@ -329,19 +330,21 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
 def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, new = tmp_path / "old home", tmp_path / "new home"
+    """The models lie beside the home, in the project that moves with it."""
+    old, new = tmp_path / "old place", tmp_path / "new place"
+    home = new / PROJECT_HOME
     shutil.copytree(models, old / "models")
-    monkeypatch.setenv("FINETUNE_HOME", str(old))
-    assert register(Tracking(), old / "models", note=str(old / "artifacts/demo")) == 1
+    monkeypatch.setenv("FINETUNE_HOME", str(old / PROJECT_HOME))
+    assert register(Tracking(), old / "models", note=str(old / PROJECT_HOME / "artifacts/demo")) == 1
     old.rename(new)
-    monkeypatch.setenv("FINETUNE_HOME", str(new))
+    monkeypatch.setenv("FINETUNE_HOME", str(home))
     moved = Tracking()
     moved.prepare()
-    with sqlite3.connect(new / "mlflow/mlflow.db") as database:
+    with sqlite3.connect(home / "mlflow/mlflow.db") as database:
         dump = "\n".join(database.iterdump())
-    held = [p for p in (new / "mlflow/artifacts").rglob("*") if p.is_file() and str(old).encode() in p.read_bytes()]
-    assert "old home" not in dump and "old%20home" not in dump and not held
-    assert registry.version_tags(moved, "tickets", 1)["note"] == str(new / "artifacts/demo")
+    held = [p for p in (home / "mlflow/artifacts").rglob("*") if p.is_file() and str(old).encode() in p.read_bytes()]
+    assert "old place" not in dump and "old%20place" not in dump and not held
+    assert registry.version_tags(moved, "tickets", 1)["note"] == str(home / "artifacts/demo")
     said = load(moved, "models:/tickets@candidate", monkeypatch).predict(texts(TEXT))
     assert said == [answer(new / "models/base", new / "models/adapter", PROMPT, TEXT, 8)]
     assert register(moved, new / "models", "bbbb") == 2 and not old.exists()

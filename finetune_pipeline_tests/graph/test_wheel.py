@@ -1,0 +1,65 @@
+"""An installed wheel works in any folder: `finished` was made by one, without a variable, in a folder with nothing but `data/`.
+
+`finetune ui` of the wheel is in end_to_end/test_ui.py.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline_tests import wheel
+from finetune_pipeline_tests.graph.project import Project
+
+
+@pytest.fixture(scope="module")
+def environment(finished: tuple[Project, int, dict]) -> Path:
+    """Where the wheel is installed."""
+    return finished[0].root.parent / "wheel" / "environment"
+
+
+def finetune(environment: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = wheel.command(environment, *arguments)
+    return subprocess.run(command, cwd=folder, env=wheel.ENVIRONMENT, text=True, capture_output=True, check=False)
+
+
+def test_the_wheel_runs_from_its_own_files_and_writes_none_there(
+    finished: tuple[Project, int, dict], environment: Path
+) -> None:
+    (package,) = environment.glob("lib/python*/site-packages/finetune_pipeline")
+    python = [str(environment / "bin/python"), "-c", "import finetune_pipeline; print(finetune_pipeline.__file__)"]
+    shown = subprocess.run(
+        python, cwd=finished[0].root, env=wheel.ENVIRONMENT, text=True, capture_output=True, check=True
+    )
+    assert shown.stdout.strip() == str(package / "__init__.py")
+    (record,) = package.parent.glob("finetune_pipeline-*.dist-info/RECORD")
+    installed = {line.split(",")[0] for line in record.read_text().splitlines()}
+    there = {str(p.relative_to(package.parent)) for p in package.rglob("*") if p.is_file()}
+    assert {name for name in there if "__pycache__" not in name} <= installed
+
+
+def test_the_state_of_a_project_is_in_its_folder(finished: tuple[Project, int, dict]) -> None:
+    root, steps = finished[0].root, finished[2]["steps"]
+    assert {p.name for p in root.iterdir() if not p.suffix} == {".finetune", "base", "data"}
+    for made in ("artifacts", "mlflow/mlflow.db", "dagster/history", "dagster/dagster.yaml"):
+        assert (root / ".finetune" / made).exists()
+    assert all(Path(step["folder"]).is_relative_to(root / ".finetune/artifacts") for step in steps.values())
+
+
+def test_commands_find_their_project_from_below(finished: tuple[Project, int, dict], environment: Path) -> None:
+    below = finished[0].folder / "raw"
+    done = finetune(environment, below, "check", "colours", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["usable"]
+    assert done.stderr.splitlines()[0] == f"project: {finished[0].root}"
+    assert not list(below.glob(".*"))
+
+
+def test_an_empty_folder_is_told_what_to_do_and_stays_empty(environment: Path, tmp_path: Path) -> None:
+    # `finetune init` belongs here: from a raw file in an empty folder to a task that `check` accepts
+    done = finetune(environment, tmp_path, "check", "mine")
+    assert done.returncode == 1 and f"make {tmp_path}/data/mine/task.yaml" in done.stderr
+    assert f"there is no task in {tmp_path}/data" in finetune(environment, tmp_path, "show").stdout
+    assert not list(tmp_path.iterdir())
