@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from finetune_pipeline.baseline.learnable import Learnable
+from scipy.stats import binomtest
+
+from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence
+from finetune_pipeline.baseline.learnable import Learnable, decide
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import chosen, hash_order
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
@@ -43,26 +48,19 @@ class SimpleScore:
         )
 
 
-def simple_score(spec: TaskSpec, rows: Sequence[Example], signal: Learnable | None) -> SimpleScore | None:
+def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
     """TF-IDF and logistic regression where answers are labels or JSON, the nearest row's answer where they are free text.
 
     Args:
         spec: The task.
         rows: Clean rows, of which near-duplicates were removed.
-        signal: Of :func:`.learnable.learnable`, whose cross-validation of the labels is used.
+        noise: The report on label noise (quality.noise.label_noise), whose cross-validation is used.
 
     Returns:
         None where the rows are too few.
     """
     if spec.labels:
-        linear = next((e for e in signal.evidence if e.name == "linear"), None) if signal else None
-        if linear is None or signal is None:
-            return None
-        interval = wilson_interval(linear.score * signal.rows, signal.rows, spec.gates.confidence)
-        title = "TF-IDF and logistic regression"
-        return SimpleScore(
-            title, "accuracy", linear.score, interval, signal.rows, linear.reference_title, linear.reference_score
-        )
+        return _of_labels(spec, rows, noise)
     rows = chosen(rows, ROWS, "simple")
     held = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS == 0]
     fitted = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS]
@@ -97,3 +95,36 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], signal: Learnable | No
         CommonestFields.title if is_json else None,
         reference,
     )
+
+
+def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
+    """What the linear model reached that judged the labels: each row by a model that has not seen its near-duplicates."""
+    if not noise.get("applies"):
+        return None
+    counts = Counter(str(e.label) for e in rows if e.label not in noise["left_out"])
+    n, (commonest, most) = int(noise.get("sampled") or counts.total()), counts.most_common(1)[0]
+    accuracy, share = float(noise["accuracy"]), most / counts.total()
+    interval = wilson_interval(accuracy * n, n, spec.gates.confidence)
+    return SimpleScore(TfidfLogistic.title, "accuracy", accuracy, interval, n, f"always answering {commonest}", share)
+
+
+def told(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:
+    """That the answers can be told from the inputs, where a score of labels shows it by itself; None where it does not, and
+    :func:`.learnable.learnable` has to ask. The level is that of each of its comparisons."""
+    if not spec.labels or score is None or score.reference is None:
+        return None
+    p = float(binomtest(round(score.value * score.rows), score.rows, score.reference).pvalue)
+    if score.value <= score.reference or p > (1 - spec.gates.confidence) / LABEL_MODELS:
+        return None
+    low, high = score.interval
+    evidence = Evidence(
+        "linear",
+        score.title,
+        score.value,
+        score.reference_title or "",
+        score.reference,
+        score.value - score.reference,
+        (low - score.reference, high - score.reference),
+        p,
+    )
+    return decide([evidence], score.rows, None, 1 - spec.gates.confidence)

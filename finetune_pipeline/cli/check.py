@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
 from finetune_pipeline.baseline.learnable import Learnable, learnable
+from finetune_pipeline.baseline.simple_score import SimpleScore, simple_score, told
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import model_folder
@@ -45,6 +46,7 @@ class Checked:
         code: Exit code.
         task: None where the spec or every row cannot be used; then there is nothing else.
         made: Artifacts of the data steps.
+        simple: What the simplest model reaches; None where the rows are too few.
         answers: (ok, look or stops; name; message) of each check.
     """
 
@@ -55,6 +57,7 @@ class Checked:
     made: Mapping[str, Artifact] = field(default_factory=dict)
     quality: Artifact | None = None
     signal: Learnable | None = None
+    simple: SimpleScore | None = None
     unread: list[Finding] = field(default_factory=list)
     answers: list[tuple[str, str, str]] = field(default_factory=list)
     rules: dict[str, Rows] = field(default_factory=dict)
@@ -107,7 +110,8 @@ def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     checked = Checked(loaded.name, problems, DONE, loaded, made, unread=unread, folder=out)
     checked.quality = _quality(loaded, made, store, out)
     rows = checked.rows()
-    checked.signal = learnable(loaded.spec, rows) if rows else None
+    checked.simple = simple_score(loaded.spec, rows, read_json(out / "quality.json")["noise"])
+    checked.signal = told(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
     signal = {"learnable": checked.signal.to_dict()} if checked.signal else {}
     advice = Artifact(loaded.name, "advice", "", out, signal, {}) if signal else None
     # where no row is valid, what follows has nothing to say
@@ -130,6 +134,7 @@ def facts_of(checked: Checked) -> dict[str, Any]:
         "chat_template": told_origin(checked.task.spec.chat_template, checked.task.folder),
         **{step.removesuffix("_examples"): checked.made[step].facts for step in STEPS},
         "quality": checked.quality.facts,
+        "simple": asdict(checked.simple) if checked.simple else None,
         "learnable": checked.signal.to_dict() if checked.signal else None,
         "power": checked.power,
         "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in checked.rules.items()},
@@ -138,13 +143,13 @@ def facts_of(checked: Checked) -> dict[str, Any]:
     }
 
 
-def show_check(checked: Checked, brief: bool = False) -> None:
-    """Print the check for people. brief: only what is not in order."""
+def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None:
+    """Print the check for people. brief: only what is not in order; kept: what was made stays, and is named."""
     for finding in [*checked.unread, *checked.problems]:
         say(str(finding))
     if checked.task is None:
         return
-    made, kept = checked.made, checked.made["validated_examples"].facts["kept"]
+    made = checked.made
     if not brief:
         say(f"chat template: {told_origin(checked.task.spec.chat_template, checked.task.folder)}")
     _show_rows(made)
@@ -153,10 +158,12 @@ def show_check(checked: Checked, brief: bool = False) -> None:
         if not brief or mark != OK:
             say(f"{mark:5} {name:24} {message}")
     _show_rules({rule: hits for rule, hits in checked.rules.items() if rule not in {f.rule for f in checked.unread}})
+    if made["validated_examples"].facts["kept"]:
+        say(f"\n{checked.simple.sentence if checked.simple else 'The rows are too few to fit a simple model.'}")
+        say(checked.power["sentence"])
     if kept:
-        say(f"\n{checked.power['sentence']}")
-    say(f"\nall findings, and the report as a page: {checked.folder}")
-    for step in ("validated_examples", "clean_examples"):
+        say(f"\nall findings, and the report as a page: {checked.folder}")
+    for step in ("validated_examples", "clean_examples") if kept else ():
         if made[step].facts["quarantined"]:
             say(f"rows in quarantine: {made[step].path('quarantine.jsonl')}")
     for stop in checked.stops:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,10 @@ from finetune_pipeline.cli.output import as_json, emit, say
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
-    from finetune_pipeline.baseline.simple_score import SimpleScore
     from finetune_pipeline.cli.check import Checked
     from finetune_pipeline.data.draft.draft import Draft
     from finetune_pipeline.data.draft.files import GivenFile
+    from finetune_pipeline.engine.store import ArtifactStore
     from finetune_pipeline.findings import Finding
 
 LEAST_PER_LABEL = 10
@@ -81,15 +80,12 @@ def init(
         write_json(folder / "schema.json", made.schema)
     listed = ", ".join(file.path.name for file in given[:3]) + (", …" if len(given) > 3 else "")
     replace_text(folder / "task.yaml", task_yaml(name, made, listed))
-    from finetune_pipeline.baseline.simple_score import simple_score
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
 
     store, reports = ArtifactStore(settings.artifacts), settings.home / "checks"
-    checked = check_task(folder, store, reports)
-    if (least := _least(made, checked)) is not None:
+    if (least := least_per_label(folder, store)) is not None:
         replace_text(folder / "task.yaml", task_yaml(name, made, listed, least))
-        checked = check_task(folder, store, reports)
-    score = simple_score(made.spec, checked.rows(), checked.signal) if checked.task else None
+    checked = check_task(folder, store, reports)
     if as_json:
         emit(
             {
@@ -97,7 +93,6 @@ def init(
                 "folder": str(folder),
                 "copied": placed,
                 "draft": draft_facts(made, findings),
-                "simple": asdict(score) if score else None,
             }
         )
         return checked.code
@@ -106,8 +101,6 @@ def init(
     say(f"{folder}: copied {', '.join(placed) or 'nothing: the files are there'}; task.yaml drafted")
     say()
     show_check(checked, brief=True)
-    say()
-    say(score.sentence if score else "too few rows for a simple model")
     for line in _next(name, made, checked, folder):
         say(line)
     return checked.code
@@ -132,7 +125,9 @@ def drafted(
     if made is None:
         raise FindingsError(findings)
     kept = [with_suffix(file, made.reading.containers[file.name]) for file in given]
-    made.converted = {kept[i].name: made.converted[file.name] for i, file in enumerate(given) if file.name in made.converted}
+    made.converted = {
+        kept[i].name: made.converted[file.name] for i, file in enumerate(given) if file.name in made.converted
+    }
     return made, kept, findings
 
 
@@ -150,15 +145,22 @@ def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
     return folder.parent.name if folder.name == "raw" and folder.parent.parent == data_root.resolve() else None
 
 
-def _least(made: Draft, checked: Checked) -> int | None:
+def least_per_label(folder: Path, store: ArtifactStore) -> int | None:
     """What to propose for data.min_per_label: as many rows as the rarest label has after cleaning, but not too few to learn
     from; None where the default will do."""
-    if made.answers.kind != "labels" or checked.task is None:
-        return None
-    counts = checked.made["clean_examples"].facts["labels"]
-    enough = [n for n in counts.values() if n >= LEAST_PER_LABEL]
-    least = min(enough, default=LEAST_PER_LABEL)
-    return least if least < checked.task.spec.data.min_per_label else None
+    from finetune_pipeline.findings import FindingsError
+    from finetune_pipeline.pipeline import PIPELINE
+    from finetune_pipeline.spec import load_task
+    from finetune_pipeline.steps.run_inputs import collect_run_inputs
+
+    try:
+        task = load_task(folder)
+        made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)
+    except FindingsError:
+        return None  # the check says why
+    counts = made["clean_examples"].facts["labels"]
+    least = min((n for n in counts.values() if n >= LEAST_PER_LABEL), default=LEAST_PER_LABEL)
+    return least if task.spec.labels and least < task.spec.data.min_per_label else None
 
 
 def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -166,7 +168,9 @@ def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
     from finetune_pipeline.findings import as_rows
 
     return {
-        "files": [{"file": f, "container": c, "rows": made.reading.counts[f]} for f, c in made.reading.containers.items()],
+        "files": [
+            {"file": f, "container": c, "rows": made.reading.counts[f]} for f, c in made.reading.containers.items()
+        ],
         "kind": made.answers.kind,
         "labels": made.answers.counts,
         "other_spellings": made.answers.other_spellings,
@@ -212,10 +216,10 @@ def draft_lines(made: Draft, findings: Sequence[Finding]) -> list[str]:
 
 def _next(name: str, made: Draft, checked: Checked, folder: Path) -> list[str]:
     """What to do now."""
-    from finetune_pipeline.data.draft.draft import STUB
+    from finetune_pipeline.spec.rules import STUB
 
     lines = []
     if stubs := made.system_prompt.count(STUB):
-        lines.append(f"next: say what {stubs} lines of system_prompt mean where {folder / 'task.yaml'} has `{STUB}`")
+        lines.append(f"next: write in {folder / 'task.yaml'} what is meant wherever it has `{STUB}` ({stubs} ×)")
     lines.append(f"{'then' if stubs else 'next'}: finetune {'check' if checked.code else 'run'} {name}")
     return lines

@@ -54,8 +54,8 @@ class Answers:
         return max(64, min(2048, -(-self.longest // _CHARS_A_TOKEN // 64) * 64 + 64))
 
     @classmethod
-    def of(cls, answers: Iterable[str]) -> Answers:
-        """Look at the answers of all rows."""
+    def of(cls, answers: Iterable[str], written: bool = False) -> Answers:
+        """Look at the answers of all rows. written: they are no labels, however few there are."""
         counts: Counter[str] = Counter()
         lengths: Counter[int] = Counter()
         for text in answers:
@@ -76,6 +76,8 @@ class Answers:
             if left < 0:
                 break
         made.kind = made._kind(counts)
+        if written and made.kind == "labels":
+            made.kind = "text"
         if made.kind == "labels":
             made.counts = dict(sorted(counts.items(), key=_label_order(counts)))
             made.other_spellings = _spellings(made.counts)

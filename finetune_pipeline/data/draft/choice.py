@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from finetune_pipeline.data.draft import names
-from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, columns_of, exploded, key_path
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, key_path, leaves
 from finetune_pipeline.data.draft.conversations import Chat, chat_of
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.quality.linear_model import features, predicted
@@ -59,18 +58,27 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
     if not text and not answer and (chat := chat_of(rows, columns)):
         used = {*chat.columns, *chat.fields.values()}
-        return Choice(chat.fields, chat=chat, unused=[c.path for c in columns.values() if "." not in c.path and c.path not in used])
+        return Choice(
+            chat.fields,
+            chat=chat,
+            unused=[c.path for c in columns.values() if "." not in c.path and c.path not in used],
+        )
     choice = _pair(rows, columns, text, answer)
-    if choice is not None and (answer or names.rank(columns[choice.answer].name, (*names.LABELS, *names.WRITTEN)) is not None):
+    if choice is not None and (answer or _is_answer(columns[choice.answer].name)):
         return choice
     for column in [c for c in columns.values() if c.kind == "list" and "." not in c.path and c.path[:1] != "["]:
         inner = exploded(rows, column.path)
-        if len(inner) >= len(rows) / 2 and (found := _pair(inner, columns_of(inner), text, answer)):
-            if choice is None or names.rank(found.answer.rpartition(".")[2], (*names.LABELS, *names.WRITTEN)) is not None:
-                return Choice({"each": column.path, **found.fields}, *_names(found), found.unused)
+        found = _pair(inner, columns_of(inner), text, answer) if len(inner) >= len(rows) / 2 else None
+        if found and (choice is None or _is_answer(found.answer)):
+            return Choice({"each": column.path, **found.fields}, *_names(found), found.unused)
     if choice is not None:
         return choice
     return f"no two columns look like a text and its answer; {_described(columns)}"
+
+
+def _is_answer(path: str) -> bool:
+    """Whether a column's name says that it is an answer."""
+    return names.rank(path.rpartition(".")[2], (*names.LABELS, *names.WRITTEN)) is not None
 
 
 def _names(choice: Choice) -> tuple[str, str, list[str], list[str]]:
@@ -78,7 +86,9 @@ def _names(choice: Choice) -> tuple[str, str, list[str], list[str]]:
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:
-    return columns.get(name) or columns.get(key_path(name)) or next((c for c in columns.values() if c.name == name), None)
+    return (
+        columns.get(name) or columns.get(key_path(name)) or next((c for c in columns.values() if c.name == name), None)
+    )
 
 
 def _described(columns: Mapping[str, Column]) -> str:
@@ -89,9 +99,7 @@ def _described(columns: Mapping[str, Column]) -> str:
     return f"columns: {', '.join(shown) or 'none'}{', …' if len(columns) > 12 else ''}"
 
 
-def _pair(
-    rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None
-) -> Choice | None:
+def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
     """The text and its answer among the columns; None where nothing looks like them."""
     segments = _segments(rows, columns)
     texts = _texts(columns)
@@ -103,7 +111,9 @@ def _pair(
     if text_column is None and (segments is None or text):
         return None
     others = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
-    said, used = (segments or "", {segments or ""}) if text_column is None else _said(text_column, None if text else others)
+    said, used = (
+        (segments or "", {segments or ""}) if text_column is None else _said(text_column, None if text else others)
+    )
     written = not answer_column.is_label
     fields = {"prompt" if written else "text": said, "completion" if written else "label": answer_column.expression}
     if written and text_column and (instruction := _instruction(text_column, others)):
@@ -113,12 +123,23 @@ def _pair(
     if group := _group(columns):
         fields["group"] = group.path
     used |= {answer_column.path, *(fields[n] for n in ("group",) if n in fields)}
-    top = [c.path for c in columns.values() if "." not in c.path and c.path not in used and not any(u.startswith((f"{c.path}.", f"{c.path}[")) for u in used)]
+    top = [
+        c.path
+        for c in columns.values()
+        if "." not in c.path
+        and c.path not in used
+        and not any(u.startswith((f"{c.path}.", f"{c.path}[")) for u in used)
+    ]
     return Choice(
         fields=fields,
-        text=" and ".join(sorted((used - {answer_column.path}) & {c.path for c in texts}, key=list(columns).index)) or said,
+        text=" and ".join(sorted((used - {answer_column.path}) & {c.path for c in texts}, key=list(columns).index))
+        or said,
         answer=answer_column.path,
-        texts=list(dict.fromkeys([text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)])),
+        texts=list(
+            dict.fromkeys(
+                [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
+            )
+        ),
         answers=list(dict.fromkeys([answer_column.path, *(c.path for c in answers)])),
         unused=[path for path in top if path not in (KEY,)],
     )
@@ -133,7 +154,12 @@ def _texts(columns: Mapping[str, Column]) -> list[Column]:
     def order(c: Column) -> tuple[bool, bool, int, float]:
         place = names.rank(c.name, names.TEXTS)
         telling = place is not None and c.mean_words >= min(3.0, 0.3 * longest)
-        return c.path in written and not telling, not telling, place if telling and place is not None else 0, -c.mean_words
+        return (
+            c.path in written and not telling,
+            not telling,
+            place if telling and place is not None else 0,
+            -c.mean_words,
+        )
 
     return sorted(some, key=order)
 
@@ -149,18 +175,20 @@ def _answers(
     usual = [c for c in columns.values() if names.rank(c.name, names.WRITTEN) is not None and c.path != asked]
     usual = [c for c in usual if c.filled >= 0.5 * c.rows and not c.is_id and c not in named]
     written = _ranked([c for c in usual if c.is_text or c.is_json or c.is_label or c.numeric], names.WRITTEN)
-    unnamed = [c for c in labels if c not in named and c not in written]
-    if (not named and not written and len(unnamed) > 1) or (len(named) > 1 and not texts):
-        unnamed = _by_telling(rows, unnamed, asked) if asked else unnamed
-    elif len(unnamed) == 1 and not named and not written and asked and unnamed[0].path != KEY and len(texts) > 1:
-        unnamed = _by_telling(rows, unnamed, asked)
-    structured = [c for c in columns.values() if c.is_json and "." not in c.path and c.path != segments and c not in written]
+    unnamed, untold = [c for c in labels if c not in named and c not in written], []
+    if asked and not named and not written and (len(unnamed) > 1 or len(texts) > 1):
+        told = {c.path: _told(rows, asked, c.path) for c in unnamed}
+        untold = [c for c in unnamed if told[c.path] <= _TELLS]
+        unnamed = sorted((c for c in unnamed if c not in untold), key=lambda c: -told[c.path])
+    structured = [
+        c for c in columns.values() if c.is_json and "." not in c.path and c.path != segments and c not in written
+    ]
     structured = [c for c in structured if not (segments or "").count(f"{c.path}[]")]
     second = [c for c in texts[1:] if c not in written]
     if len(texts) == 2 and not written:  # the first column asks, the second answers
         first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
         second = [last] if asked == first.path else [first]
-    return list({c.path: c for c in [*written, *named, *unnamed, *structured, *second]}.values())
+    return list({c.path: c for c in [*written, *named, *unnamed, *structured, *second, *untold]}.values())
 
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
@@ -168,17 +196,9 @@ def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
     return [c for _, c in sorted(ranked, key=lambda of: of[0])]
 
 
-def _by_telling(rows: Sequence[RawRow], labels: Sequence[Column], text: str) -> list[Column]:
-    """Label columns that the texts tell something of, those first that they tell the most of."""
-    told = {c.path: _told(rows, text, c.path) for c in labels}
-    return sorted((c for c in labels if told[c.path] > _TELLS), key=lambda c: -told[c.path])
-
-
 def _told(rows: Sequence[RawRow], text: str, label: str) -> float:
     """How much of a column a linear model tells from the texts: accuracy on rows it has not seen, from 0 (the commonest
     value) to 1."""
-    from finetune_pipeline.data.draft.columns import as_text, leaves
-
     step = max(1, len(rows) // SAMPLE)
     pairs = []
     for row in rows[::step]:
@@ -189,7 +209,7 @@ def _told(rows: Sequence[RawRow], text: str, label: str) -> float:
         return 0.0
     matrix = features([t for t, _ in pairs])
     classes, given = np.unique([value for _, value in pairs], return_inverse=True)
-    held = np.arange(len(pairs)) % 3 == 0
+    held = np.random.default_rng(0).random(len(pairs)) < 1 / 3  # labels may come in turn
     guessed = predicted(matrix[~held], given[~held], matrix[held], len(classes)).argmax(axis=1)
     commonest = Counter(given[~held].tolist()).most_common(1)[0][0]
     base, right = float((given[held] == commonest).mean()), float((guessed == given[held]).mean())
@@ -230,6 +250,10 @@ def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | No
         if column.kind != "list" or column.path == ELEMENT:
             continue
         value = rows[0].value.get(column.name) if isinstance(rows[0].value, dict) else None
-        if isinstance(value, list) and value and all(isinstance(v, dict) and isinstance(v.get("text"), str) for v in value):
+        if (
+            isinstance(value, list)
+            and value
+            and all(isinstance(v, dict) and isinstance(v.get("text"), str) for v in value)
+        ):
             return f"join('', {column.path}[].text)"
     return None

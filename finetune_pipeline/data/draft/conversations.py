@@ -48,7 +48,9 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
     lists = [c for c in columns.values() if c.kind == "list" and "." not in c.path]
     for column in lists:
-        turns = [t for row in objects[:500] for t in (row.get(column.name) or ()) if isinstance(row.get(column.name), list)]
+        turns = [
+            t for row in objects[:500] for t in (row.get(column.name) or ()) if isinstance(row.get(column.name), list)
+        ]
         if not turns or not all(isinstance(turn, dict) for turn in turns):
             continue
         keys = _turn_keys(turns)
@@ -59,7 +61,11 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         if native in _CHATS and (speaker, said) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, said, column.name)
-        each = "" if (speaker, said) == ("role", "content") else f"[].{{role: {key_path(speaker)}, content: {key_path(said)}}}"
+        each = (
+            ""
+            if (speaker, said) == ("role", "content")
+            else f"[].{{role: {key_path(speaker)}, content: {key_path(said)}}}"
+        )
         fields = {"messages": f"{column.path}{each}"}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
@@ -75,7 +81,9 @@ def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
             if isinstance(value, str) or (key == "content" and isinstance(value, list | type(None))):
                 texts.setdefault(key, []).append(as_text(value))
     texts = {key: values for key, values in texts.items() if len(values) >= 0.8 * len(turns)}
-    few = [k for k, v in texts.items() if 1 < len(set(v)) <= _MOST_SPEAKERS and (len(v) < 8 or len(set(v)) <= len(v) / 2)]
+    few = [
+        k for k, v in texts.items() if 1 < len(set(v)) <= _MOST_SPEAKERS and (len(v) < 8 or len(set(v)) <= len(v) / 2)
+    ]
     speaker = names.by_name(few, names.SPEAKERS)
     rest = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
     if speaker is None or not rest:
@@ -113,18 +121,29 @@ def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     flat = {c.path: c for c in columns.values() if "." not in c.path}
     speakers = [p for p, c in flat.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
     known = [p for p in speakers if _are_speakers(flat[p])]
-    threads = [p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None and 1.5 * len(c.values) <= c.filled]
+    threads = [
+        p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None and 1.5 * len(c.values) <= c.filled
+    ]
     said = names.by_name([p for p, c in flat.items() if c.is_text], names.TEXTS)
     if not known or not threads or said is None:
         return None
     roles = _roles(iter(flat[known[0]].values))
-    return Chat({}, roles, (known[0], said, threads[0]), flat[known[0]].name, flat[said].name, "", flat[threads[0]].name)
+    return Chat(
+        {}, roles, (known[0], said, threads[0]), flat[known[0]].name, flat[said].name, "", flat[threads[0]].name
+    )
 
 
 def _are_speakers(column: Column) -> bool:
     """Whether a column says who speaks: by its name, or by the names of both sides in it."""
-    sides = {side for value in column.values for side, known in (("u", names.USERS), ("a", names.ASSISTANTS)) if names.rank(value, known) is not None}
-    return len(sides) == 2 or (names.rank(column.name, ("role", "speaker", "sender", "from", "author")) is not None and len(column.values) > 1)
+    sides = {
+        side
+        for value in column.values
+        for side, known in (("u", names.USERS), ("a", names.ASSISTANTS))
+        if names.rank(value, known) is not None
+    }
+    return len(sides) == 2 or (
+        names.rank(column.name, ("role", "speaker", "sender", "from", "author")) is not None and len(column.values) > 1
+    )
 
 
 def joined_turns(rows: Iterator[RawRow], chat: Chat) -> Iterator[bytes]:

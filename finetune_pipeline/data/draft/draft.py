@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.validate.validation import validate_record
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.rules import STUB
 
 _CHOSEN_BY = 5_000
 _TRIED = 400
 _CONSTANT = 0.95
-STUB = "# describe"
-"""Stands in a drafted system prompt for what only people know."""
 _ORDER_RULES = {"data.role_order", "data.no_assistant_last", "data.unknown_role"}
 Files = Sequence[tuple[str, Path]]
 
@@ -85,18 +84,23 @@ def draft(
     if errors(reading.problems):
         return None, reading.problems
     if not reading.rows:
-        nothing = Finding("draft.no_rows", "error", _names(files), "no row can be read", "see the findings about the files")
+        nothing = Finding(
+            "draft.no_rows", "error", _names(files), "no row can be read", "see the findings about the files"
+        )
         return None, [*reading.problems, nothing]
     choice = choose(_spread(reading.rows), text, answer)
     if isinstance(choice, str):
         fix = "name them: --text COLUMN --answer COLUMN"
         return None, [*reading.problems, Finding("draft.no_columns", "error", _names(files), choice, fix)]
     made = _with_fields(files, reading, choice)
-    made.answers = Answers.of(_answers(files, made))
+    made.answers = Answers.of(_answers(files, made), written=_has_turns(files, made))
     if not made.answers.rows:
         return None, [*reading.problems, *_why_none(files, made)]
     if problem := made.answers.problem:
-        return None, [*reading.problems, Finding("draft.answers", "error", _names(files), problem, "name another: --answer COLUMN")]
+        return None, [
+            *reading.problems,
+            Finding("draft.answers", "error", _names(files), problem, "name another: --answer COLUMN"),
+        ]
     made.output, made.schema = _output(made.answers)
     made.system_prompt = made.system_prompt or _prompt(made)
     return made, reading.problems
@@ -129,6 +133,9 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
     plainly = len(told) >= len(asked) > 0 and all(same)
     made.data = without if plainly else _undeclared_csv(files, declared)
+    if plainly:
+        ignored = {key for row in _validated(files, without, _TRIED) for key in row.ignored}
+        made.choice = replace(choice, unused=[path for path in choice.unused if path in ignored])
     return made
 
 
@@ -178,7 +185,9 @@ def _with_chat(files: Files, made: Draft) -> Draft:
         data["roles"] = dict(chat.roles)
     rows = _validated(files, data, _TRIED) if chat.turns else []
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
-    if not chat.turns or (len(broken) > 0.2 * len(rows) and not any(_has_calls(r.value) for r in made.reading.rows[:200])):
+    if not chat.turns or (
+        len(broken) > 0.2 * len(rows) and not any(_has_calls(r.value) for r in made.reading.rows[:200])
+    ):
         for name, path in files:
             records = read_records(path, name, spec_of(made.reading.data))
             values = (RawRow(name, r.key, decoded(r)) for r in records if r.about == "row")
@@ -227,7 +236,9 @@ def _answers(files: Files, made: Draft) -> Iterator[str]:
         for data in made.converted.values():
             yield from (msgspec.json.decode(line)["messages"][-1]["content"] for line in data.splitlines())
         return
-    spec = spec_of({**made.data, "inject": True, "max_chars": 1 << 30, "min_chars": 0}, prompt=made.system_prompt or "-")
+    spec = spec_of(
+        {**made.data, "inject": True, "max_chars": 1 << 30, "min_chars": 0}, prompt=made.system_prompt or "-"
+    )
     mapping = mapping_of(spec)
     for name, path in files:
         for record in read_records(path, name, spec):
@@ -235,6 +246,18 @@ def _answers(files: Files, made: Draft) -> Iterator[str]:
                 for row in validate_record(record, name, spec, mapping):
                     if row.example is not None:
                         yield row.example.answer
+
+
+def _has_turns(files: Files, made: Draft) -> bool:
+    """Whether most conversations have several answers: the last one is then no label, however often it comes back."""
+    if not made.choice.chat:
+        return False
+    if made.converted:
+        lines = [line for data in made.converted.values() for line in data.splitlines()[:_TRIED]]
+        turns = [len(msgspec.json.decode(line)["messages"]) for line in lines]
+    else:
+        turns = [sum(m["role"] != "system" for m in e.messages) for e in _examples(files, made.data, _TRIED)]
+    return sum(n > 2 for n in turns) > len(turns) / 2
 
 
 def _why_none(files: Files, made: Draft) -> list[Finding]:
@@ -275,12 +298,11 @@ def _types(part: Mapping[str, Any]) -> str:
 
 def task_name(paths: Sequence[Path]) -> str:
     """A name for the task of these files: what their names share, else the folder's."""
-    stems = [re.sub(r"(\.\w{1,8})+$", "", p.name) for p in paths]
-    shared = stems[0]
-    for stem in stems[1:]:
-        shared = shared[: next((i for i, (a, b) in enumerate(zip(shared, stem, strict=False)) if a != b), min(len(shared), len(stem)))]
-    if len(shared.strip("_-. ")) < 3:
-        shared = paths[0].resolve().parent.name
-    plain = re.sub(r"[^a-z0-9]+", "_", shared.casefold()).strip("_")
-    plain = re.sub(r"_(train|training|data|dataset|export|part)$", "", plain)
+    words = [re.findall(r"[a-z0-9]+", re.sub(r"(\.\w{1,8})+$", "", path.name).casefold()) for path in paths]
+    shared = [of[0] for of in zip(*words, strict=False) if len(set(of)) == 1]
+    if not shared:
+        shared = re.findall(r"[a-z0-9]+", paths[0].resolve().parent.name.casefold())
+    while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):
+        shared.pop()
+    plain = "_".join(shared)
     return (plain if plain[:1].isalpha() else f"task_{plain}".rstrip("_"))[:64]

@@ -49,7 +49,9 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     if problems:
         raise FindingsError(problems)
     times = Counter(path.name for path in files)
-    named = [(path.name if times[path.name] == 1 else f"{path.resolve().parent.name}_{path.name}", path) for path in files]
+    named = [
+        (path.name if times[path.name] == 1 else f"{path.resolve().parent.name}_{path.name}", path) for path in files
+    ]
     return [GivenFile(f"raw/{_printable(name)}", path) for name, path in named]
 
 
@@ -91,10 +93,20 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
     given = {Path(file.name).name: file.path for file in files}
     for other in sorted(there.keys() - given.keys()):
         if is_known(there[other]):
-            say("other_files", f"{raw / other}", "this file would be read, too, and was not named", "name it, or move it")
+            say(
+                "other_files",
+                f"{raw / other}",
+                "this file would be read, too, and was not named",
+                "name it, or move it",
+            )
     for same in sorted(there.keys() & given.keys()):
         if not _is_copy(there[same], given[same]):
-            say("other_content", f"{raw / same}", f"it differs from {given[same]}", "choose another --name, or remove it")
+            say(
+                "other_content",
+                f"{raw / same}",
+                f"it differs from {given[same]}",
+                "choose another --name, or remove it",
+            )
     return problems
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.draft.names import is_known_name
+from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
@@ -102,7 +103,7 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             reading.problems.append(seen.problem)
         elif container.kind == "workbook":
             _choose_sheet(path, name, reading)
-        elif container.kind == "json":
+        elif container.kind == "json" or (container.kind == "json_lines" and seen.lines == 1):
             _choose_rows(path, name, seen.encoding, reading)
         elif container.dialect is not None:
             _choose_dialect(path, name, container, reading)
@@ -143,19 +144,31 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
         if best[0] > _SINGLE and (best[1] == own or "quote" in csv):
             break
         rows, looked_at = _first_rows(path, name, {**reading.data, "csv": csv})
-        share = len(rows) / max(1, looked_at) if max(map(len, rows), default=0) > 1 else 0.0
-        if share > best[0] + 0.05:
-            best = (share, csv, rows)
-    share, csv, rows = best
-    if share < 0.5 or not rows:
+        fit = _fit(rows, looked_at)
+        if fit > best[0] + 0.05:
+            best = (fit, csv, rows)
+    fit, csv, rows = best
+    if fit < 0.5:
         fix = "save it as CSV with a header, or as JSON Lines: one object with a text and its answer a line"
-        reading.problems.append(Finding("draft.no_table", "error", name, f"the file was not read: {container.why}", fix))
+        reading.problems.append(
+            Finding("draft.no_table", "error", name, f"the file was not read: {container.why}", fix)
+        )
         reading.containers[name] = "unknown"
         return
     if csv != own:
         chosen = {k: v for k, v in csv.items() if k not in own}
         reading.notes.append(f"{name}: read with {', '.join(f'{k} {v!r}' for k, v in chosen.items())}")
     reading.data["csv"] = {**csv, "header": _header(rows, name, reading)}
+
+
+def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
+    """How well a delimiter fits: the share of whole rows of two cells or more. Of delimiters that fit alike, one that gives a
+    header fits better, and one with blanks behind it, as commas in prose have, worse."""
+    if not rows or max(map(len, rows)) < 2:
+        return 0.0
+    cells = [cell for row in rows for cell in row[1:]]
+    spaced = sum(cell.startswith(" ") for cell in cells) / len(cells)
+    return len(rows) / max(1, looked_at) - 0.3 * spaced + 0.1 * is_header(rows[0], rows[1:])
 
 
 def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
@@ -245,7 +258,7 @@ def _is_columns(document: Any) -> bool:
 
 def rows_path(document: Any) -> str | None:
     """The JMESPath of a document's rows; None where the reader finds them by itself."""
-    if not isinstance(document, dict) or not document:
+    if not isinstance(document, dict) or not document or format_of(document):
         return None
     lists = [v for v in document.values() if isinstance(v, list) and v]
     if lists and len(lists) == len(document) and _alike(lists):

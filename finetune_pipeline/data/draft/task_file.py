@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.data.draft.draft import STUB, Draft
+from finetune_pipeline.data.draft.draft import Draft
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.rules import STUB
 from finetune_pipeline.spec.training import TrainingSpec
 
 _WIDTH = 1 << 20
@@ -53,7 +54,9 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     ]
     text = "\n".join(lines) + "\n"
     if parse_spec(text).system_prompt != draft.system_prompt:  # a text that a block of YAML cannot hold
-        text = text.replace(f"system_prompt: {_block(draft.system_prompt)}", f"system_prompt: {_scalar(draft.system_prompt)}")
+        text = text.replace(
+            f"system_prompt: {_block(draft.system_prompt)}", f"system_prompt: {_scalar(draft.system_prompt)}"
+        )
     parse_spec(text)
     return text
 
@@ -93,6 +96,6 @@ def _quoted(text: str) -> str:
 
 def _block(text: str) -> str:
     """A text as a block that keeps its lines; in quotes where a block would change it."""
-    if text != text.strip() or not text.isprintable() and not text.replace("\n", "").isprintable():
+    if text != text.strip() or (not text.isprintable() and not text.replace("\n", "").isprintable()):
         return _quoted(text)
     return "|-\n" + "\n".join(f"  {line}" if line else "" for line in text.split("\n"))
