@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from finetune_pipeline.data.draft import names
+from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, key_path, leaves
 from finetune_pipeline.data.draft.conversations import Chat, chat_of
 from finetune_pipeline.data.draft.reading import RawRow

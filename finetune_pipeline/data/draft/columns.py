@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from finetune_pipeline.data.draft.names import IDS, plain_name
 from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.names import IDS, plain_name
 
 KEY, ELEMENT = "$key", "element"
 _DEEPEST = 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.draft import names
+from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import Column, as_text, key_path, leaves
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.examples import ROLES

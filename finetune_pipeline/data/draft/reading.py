@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.draft.names import is_known_name
 from finetune_pipeline.data.formats import format_of
+from finetune_pipeline.data.names import is_known_name
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
