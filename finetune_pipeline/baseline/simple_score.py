@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence
 from finetune_pipeline.baseline.learnable import Learnable, decide
 from finetune_pipeline.data.examples import Example
@@ -111,6 +109,8 @@ def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]
 def told(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:
     """That the answers can be told from the inputs, where a score of labels shows it by itself; None where it does not, and
     :func:`.learnable.learnable` has to ask. The level is that of each of its comparisons."""
+    from scipy.stats import binomtest  # slow to import
+
     if not spec.labels or score is None or score.reference is None:
         return None
     p = float(binomtest(round(score.value * score.rows), score.rows, score.reference).pvalue)
