@@ -96,7 +96,7 @@ def init(
             }
         )
         return checked.code
-    for line in draft_lines(made, findings):
+    for line in draft_lines(made):
         say(line)
     say(f"{folder}: copied {', '.join(placed) or 'nothing: the files are there'}; task.yaml drafted")
     say()
@@ -181,7 +181,7 @@ def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def draft_lines(made: Draft, findings: Sequence[Finding]) -> list[str]:
+def draft_lines(made: Draft) -> list[str]:
     """What was found in the files, for people."""
     from finetune_pipeline.data.quoting import quoted
 
@@ -190,7 +190,7 @@ def draft_lines(made: Draft, findings: Sequence[Finding]) -> list[str]:
         f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {made.reading.counts[file]:,} rows"
         for file, container in made.reading.containers.items()
     ]
-    lines += [str(finding) for finding in findings] + [note.replace("raw/", "") for note in made.notes]
+    lines += [note.replace("raw/", "") for note in made.notes]
     if choice.chat:
         roles = ", ".join(f"{name} is the {role}" for name, role in choice.chat.roles.items() if name != role)
         lines.append(f"conversations{f': {roles}' if roles else ''}")

@@ -38,7 +38,7 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
 
     made, given, findings = drafted(given_files(files), options, asking=False)
     if not as_json:
-        for line in draft_lines(made, findings):
+        for line in draft_lines(made):
             say(line)
         say()
     from finetune_pipeline.cli.check import check_task, facts_of, show_check

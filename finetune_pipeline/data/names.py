@@ -49,7 +49,11 @@ GROUPS = (
 )
 TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "case")
 """Columns that say to which conversation a row with one turn belongs."""
-IDS = ("id", "uid", "uuid", "index", "idx", "key", "nr", "no", "row", "date", "time", "timestamp", "created_at", "url")
+IDS = (
+    *("id", "uid", "uuid", "index", "idx", "key", "nr", "no", "row", "date", "time", "timestamp", "created_at", "url"),
+    *("split", "fold"),
+)
+"""Columns that say nothing of a row's text or answer."""
 
 
 def plain_name(name: str) -> str:

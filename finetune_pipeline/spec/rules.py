@@ -170,7 +170,7 @@ def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> Iterator[Finding]
 def check_prompt_is_described(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A drafted prompt tells no model what its labels mean until somebody has written it."""
     if stubs := spec.system_prompt.count(STUB):
-        message = f"the system prompt still holds `{STUB}` {stubs} times"
+        message = f"the system prompt still holds `{STUB}` ({stubs} ×)"
         fix = "write what is meant in each place, or the prompted baseline is not a fair one"
         yield problem("prompt_is_described", "system_prompt", message, fix, "warning")
 

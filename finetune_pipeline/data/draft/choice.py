@@ -179,7 +179,7 @@ def _answers(
     if asked and not named and not written and (len(unnamed) > 1 or len(texts) > 1):
         told = {c.path: _told(rows, asked, c.path) for c in unnamed}
         untold = [c for c in unnamed if told[c.path] <= _TELLS]
-        unnamed = sorted((c for c in unnamed if c not in untold), key=lambda c: -told[c.path])
+        unnamed = sorted((c for c in unnamed if c not in untold), key=lambda c: (-round(told[c.path], 1), c.numeric))
     structured = [
         c for c in columns.values() if c.is_json and "." not in c.path and c.path != segments and c not in written
     ]

@@ -114,15 +114,23 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
-    spec = spec_of(reading.data)
+    spec, unread = spec_of(reading.data), list[Record]()
     for record in read_records(path, name, spec):
         if record.about == "file":
             known = {(f.rule, f.place) for f in reading.problems}
             reading.problems += [f for f in record.findings if (f.rule, f.place) not in known]
             continue
         reading.counts[name] += 1
-        if reading.counts[name] <= MOST_ROWS and (value := decoded(record)) is not None:
-            reading.rows.append(RawRow(name, record.key, value))
+        if reading.counts[name] <= MOST_ROWS:
+            if (value := decoded(record)) is not None:
+                reading.rows.append(RawRow(name, record.key, value))
+            else:
+                unread.append(record)
+    if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):
+        why = unread[0].findings[0].message if unread[0].findings else "its lines are no JSON"
+        message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {why}"
+        fix = "export it as CSV with a header, or as JSON Lines: one object with a text and its answer a line"
+        reading.problems.append(Finding("draft.unreadable", "error", name, message, fix))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -258,7 +266,7 @@ def _is_columns(document: Any) -> bool:
 
 def rows_path(document: Any) -> str | None:
     """The JMESPath of a document's rows; None where the reader finds them by itself."""
-    if not isinstance(document, dict) or not document or format_of(document):
+    if not isinstance(document, dict) or not document or _is_row(document):
         return None
     lists = [v for v in document.values() if isinstance(v, list) and v]
     if lists and len(lists) == len(document) and _alike(lists):
@@ -270,6 +278,12 @@ def rows_path(document: Any) -> str | None:
     if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
         return "values(@)"
     return None
+
+
+def _is_row(document: Mapping[str, Any]) -> bool:
+    """Whether a document is one row itself, such as one chat, and not a list of rows under a chat's usual key."""
+    lists = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    return bool(format_of(dict(document))) and all({"role", "from"} & v[0].keys() for v in lists)
 
 
 def _alike(lists: Sequence[Sequence[Any]]) -> bool:

@@ -240,6 +240,12 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     made = drafted(of(tmp_path, "a.json", json.dumps(nested)))
     assert made.data["fields"]["messages"] == "log[].{role: who, content: msg}" and made.data["inject"] is True
     assert made.data["roles"] == {"Customer": "user", "Agent": "assistant"} and made.answers.rows == 60
+    inside = {
+        "exported": "2026",
+        "conversations": [{"id": i, "transcript": row["log"]} for i, row in enumerate(nested)],
+    }
+    made = drafted(of(tmp_path, "e.json", json.dumps(inside)))
+    assert made.data["fields"]["rows"] == "conversations" and made.answers.rows == 60
     shares = [{"conversations": [{"from": {"q": "human", "a": "gpt"}[s], "value": m} for s, m in c]} for c in chats()]
     assert drafted(of(tmp_path, "b.json", json.dumps(shares))).data == {"inject": True}
     own = [
@@ -286,6 +292,9 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
         lines([{"a b": t, "c-d": y, "other": "x" if i % 2 else "y"} for i, (t, y) in enumerate(pairs())]),
     )
     assert drafted(file, text="a b", answer="other").data["fields"] == {"text": '"a b"', "label": "other"}
+    lines_of_talk = "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(pairs()))
+    made, problems = draft([of(tmp_path, "talk.txt", lines_of_talk)])
+    assert made is None and "rows cannot be read" in problems[-1].message
     made, problems = draft([file], answer="nothing")
     assert made is None and "no column 'nothing'" in problems[-1].message
 
