@@ -135,7 +135,8 @@ def _asked(question: str, columns: Sequence[str]) -> str:
     """The column a person chooses, asked where there is a choice."""
     if len(columns) < 2:
         return columns[0]
-    return str(click.prompt(f"{question} ({', '.join(columns[:8])})", default=columns[0]))
+    shown = f"{question} ({', '.join(columns[:8])})"
+    return str(click.prompt(shown, default=columns[0], type=click.Choice(list(columns)), show_choices=False))
 
 
 def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
