@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from finetune_pipeline.baseline.learnable import learnable
+from finetune_pipeline.baseline.learnable import Learnable, learnable
+from finetune_pipeline.baseline.simple_score import SimpleScore, simple_score, told
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import local_base, model_folder
@@ -34,6 +36,44 @@ STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examp
 Rows = list[dict[str, Any]]
 
 
+@dataclass
+class Checked:
+    """What a check of one task came to.
+
+    Attributes:
+        name: Of the task.
+        problems: Findings about the spec, and about what keeps its rows from being read.
+        code: Exit code.
+        task: None where the spec or every row cannot be used; then there is nothing else.
+        made: Artifacts of the data steps.
+        simple: What the simplest model reaches; None where the rows are too few.
+        answers: (ok, look or stops; name; message) of each check.
+    """
+
+    name: str
+    problems: list[Finding]
+    code: int
+    task: Task | None = None
+    made: Mapping[str, Artifact] = field(default_factory=dict)
+    quality: Artifact | None = None
+    signal: Learnable | None = None
+    simple: SimpleScore | None = None
+    unread: list[Finding] = field(default_factory=list)
+    answers: list[tuple[str, str, str]] = field(default_factory=list)
+    rules: dict[str, Rows] = field(default_factory=dict)
+    power: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @property
+    def stops(self) -> list[str]:
+        """Why the pipeline would stop."""
+        return [f"{name}: {message}" for mark, name, message in self.answers if mark == STOPS]
+
+    def rows(self) -> list[Example]:
+        """The rows that are left to split."""
+        return read_examples(self.made["reviewed_examples"].folder)
+
+
 @click.command()
 @click.argument("task")
 @as_json
@@ -43,69 +83,93 @@ def check(task: str, as_json: bool) -> int:
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
     settings = read_settings()
-    store = ArtifactStore(settings.artifacts)
-    loaded, problems = _read(task_folder(task), store)
+    checked = check_task(task_folder(task), ArtifactStore(settings.artifacts), settings.home / "checks")
+    if as_json:
+        emit(facts_of(checked))
+    else:
+        show_check(checked)
+    return checked.code
+
+
+def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
+    """Check the task in a folder; its report is written below `reports`."""
+    loaded, problems = _read(folder, store)
     if loaded is None:
-        return _unusable(task, problems, as_json)
+        return Checked(folder.name, problems, ERROR)
     try:
         made = PIPELINE.run_to("reviewed_examples", loaded, collect_run_inputs(loaded, None, store), store)
     except FindingsError as error:
-        return _unusable(task, [*problems, *error.findings], as_json)
+        return Checked(loaded.name, [*problems, *error.findings], ERROR)
     validated = made["validated_examples"].facts
     unread = [Finding(**{k: v for k, v in f.items() if k != "about"}) for f in validated["unread"]]
     if not validated["rows_in"]:
         nothing = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings about its files")
-        return _unusable(task, [*problems, *unread, nothing], as_json, REFUSED)
-    folder = settings.home / "checks" / loaded.name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote rows as they came
-    quality = _quality(loaded, made, store, folder)
-    rows = read_examples(made["reviewed_examples"].folder)
-    signal = learnable(loaded.spec, rows).to_dict() if rows else None
-    advice = Artifact(loaded.name, "advice", "", folder, {"learnable": signal}, {}) if signal else None
+        return Checked(loaded.name, [*problems, *unread, nothing], REFUSED)
+    out = reports / loaded.name
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote rows as they came
+    checked = Checked(loaded.name, problems, DONE, loaded, made, unread=unread, folder=out)
+    checked.quality = _quality(loaded, made, store, out)
+    rows = checked.rows()
+    checked.simple = simple_score(loaded.spec, rows, read_json(out / "quality.json")["noise"])
+    checked.signal = told(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
+    signal = {"learnable": checked.signal.to_dict()} if checked.signal else {}
+    advice = Artifact(loaded.name, "advice", "", out, signal, {}) if signal else None
     # where no row is valid, what follows has nothing to say
-    asked = [*made.values(), quality] if validated["kept"] else [made[step] for step in STEPS[:2]]
-    answers = _answers(loaded, asked, advice)
-    stops = [f"{name}: {message}" for mark, name, message in answers if mark == STOPS]
-    folders = [*(made[step].folder for step in STEPS[1:]), folder] if validated["kept"] else [asked[-1].folder]
-    rules = _by_rule(folders, folder / "findings.jsonl")
-    power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
-    if as_json:
-        emit(
-            {
-                "task": loaded.name,
-                "usable": not stops,
-                "stops": stops,
-                "spec_findings": as_rows(problems),
-                "chat_template": told_origin(loaded.spec.chat_template, loaded.folder),
-                **{step.removesuffix("_examples"): made[step].facts for step in STEPS},
-                "quality": quality.facts,
-                "learnable": signal,
-                "power": power,
-                "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in rules.items()},
-                "folder": str(folder),
-                "full_list": str(folder / "findings.jsonl"),
-            }
-        )
-        return REFUSED if stops else DONE
-    for finding in [*unread, *problems]:
+    asked = [*made.values(), checked.quality] if validated["kept"] else [made[step] for step in STEPS[:2]]
+    checked.answers = _answers(loaded, asked, advice)
+    folders = [*(made[step].folder for step in STEPS[1:]), out] if validated["kept"] else [asked[-1].folder]
+    checked.rules = _by_rule(folders, out / "findings.jsonl")
+    checked.power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
+    checked.code = REFUSED if checked.stops else DONE
+    return checked
+
+
+def facts_of(checked: Checked) -> dict[str, Any]:
+    """The check as plain JSON."""
+    facts = {"task": checked.name, "usable": not checked.code, "spec_findings": as_rows(checked.problems)}
+    if checked.task is None or checked.quality is None:
+        return facts
+    return facts | {
+        "stops": checked.stops,
+        "chat_template": told_origin(checked.task.spec.chat_template, checked.task.folder),
+        **{step.removesuffix("_examples"): checked.made[step].facts for step in STEPS},
+        "quality": checked.quality.facts,
+        "simple": asdict(checked.simple) if checked.simple else None,
+        "learnable": checked.signal.to_dict() if checked.signal else None,
+        "power": checked.power,
+        "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in checked.rules.items()},
+        "folder": str(checked.folder),
+        "full_list": str(checked.folder / "findings.jsonl"),
+    }
+
+
+def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None:
+    """Print the check for people. brief: only what is not in order; kept: what was made stays, and is named."""
+    for finding in [*checked.unread, *checked.problems]:
         say(str(finding))
-    say(f"chat template: {told_origin(loaded.spec.chat_template, loaded.folder)}")
+    if checked.task is None:
+        return
+    made = checked.made
+    if not brief:
+        say(f"chat template: {told_origin(checked.task.spec.chat_template, checked.task.folder)}")
     _show_rows(made)
     say()
-    for mark, name, message in answers:
-        say(f"{mark:5} {name:24} {message}")
-    _show_rules({rule: hits for rule, hits in rules.items() if rule not in {f.rule for f in unread}})
-    if validated["kept"]:
-        say(f"\n{power['sentence']}")
-    say(f"\nall findings, and the report as a page: {folder}")
-    for step in ("validated_examples", "clean_examples"):
+    for mark, name, message in checked.answers:
+        if not brief or mark != OK:
+            say(f"{mark:5} {name:24} {message}")
+    _show_rules({rule: hits for rule, hits in checked.rules.items() if rule not in {f.rule for f in checked.unread}})
+    if made["validated_examples"].facts["kept"]:
+        say(f"\n{checked.simple.sentence if checked.simple else 'The rows are too few to fit a simple model.'}")
+        say(checked.power["sentence"])
+    if kept:
+        say(f"\nall findings, and the report as a page: {checked.folder}")
+    for step in ("validated_examples", "clean_examples") if kept else ():
         if made[step].facts["quarantined"]:
             say(f"rows in quarantine: {made[step].path('quarantine.jsonl')}")
-    for stop in stops:
+    for stop in checked.stops:
         say(f"the pipeline would stop: {stop}")
-    if stops and signal and any(stop.startswith("learnable") for stop in stops):
-        say(f"Where a prompted model can tell them, the run goes on: `finetune advise {loaded.name}` asks.")
-    return REFUSED if stops else DONE
+    if checked.signal and any(stop.startswith("learnable") for stop in checked.stops):
+        say(f"Where a prompted model can tell them, the run goes on: `finetune advise {checked.name}` asks.")
 
 
 def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding]]:
@@ -120,15 +184,6 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
     except FindingsError as error:
         findings += error.findings
     return (None if errors(findings) else task), findings
-
-
-def _unusable(task: str, problems: list[Finding], as_json: bool, code: int = ERROR) -> int:
-    if as_json:
-        emit({"task": task, "usable": False, "spec_findings": as_rows(problems)})
-    else:
-        for finding in problems:
-            say(str(finding))
-    return code
 
 
 def _quality(task: Task, made: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import keyword
 import sys
 import textwrap
 from pathlib import Path
@@ -16,6 +17,8 @@ from finetune_pipeline.cli.output import DONE, ERROR, failure, json_only, notice
 from finetune_pipeline.findings import FindingsError
 
 COMMANDS = (
+    "init",
+    "try",
     "check",
     "advise",
     "plan",
@@ -35,8 +38,12 @@ COMMANDS = (
     "automate",
     "cluster",
 )
-"""Each is the function of this name (- is _) in the module of this name. A module is imported when its command is called: most
-need seconds."""
+"""Each is the function of this name (- is _, and a keyword of Python ends in one) in the module of this name. A module is
+imported when its command is called: most need seconds."""
+
+
+def _function(command: str) -> str:
+    return command.replace("-", "_") + "_" * keyword.iskeyword(command)
 
 
 class _Commands(click.Group):
@@ -46,7 +53,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        function = name.replace("-", "_")
+        function = _function(name)
         command: click.Command = getattr(importlib.import_module(f"finetune_pipeline.cli.{function}"), function)
         return command
 
@@ -68,7 +75,7 @@ class _Commands(click.Group):
 
 def _sentence(command: str) -> str:
     """The first one of the command's docstring, without importing it."""
-    function = command.replace("-", "_")
+    function = _function(command)
     for node in ast.parse(Path(__file__).with_name(f"{function}.py").read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             return " ".join((ast.get_docstring(node) or "").split()).partition(". ")[0].rstrip(".")

@@ -138,8 +138,13 @@ def parse_spec(text: str) -> TaskSpec:
         raise FindingsError(
             [Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")]
         )
+    return validated_spec(loaded)
+
+
+def validated_spec(values: dict[str, Any]) -> TaskSpec:
+    """Spec from the values of its keys. Raises FindingsError with every problem of type."""
     try:
-        return TaskSpec.model_validate(loaded, strict=False)
+        return TaskSpec.model_validate(values, strict=False)
     except ValidationError as error:
         # where the method is wrong, the defaults that depend on it cannot be made: no problems of their own
         problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]

@@ -17,6 +17,8 @@ from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
 from finetune_pipeline.spec.outputs import is_glob, is_outside
 
 Rule = Callable[[TaskSpec, Path], list[Finding]]
+STUB = "# describe"
+"""Stands in a system prompt that `finetune init` drafted, for what only people know."""
 RULES: list[Rule] = []
 """Every rule, in the order in which they are written."""
 
@@ -162,6 +164,15 @@ def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> Iterator[Finding]
         message = f"the system prompt does not name these labels: {', '.join(missing)}"
         fix = "name every label, or the prompted baseline is not a fair one"
         yield problem("prompt_names_labels", "system_prompt", message, fix, "warning")
+
+
+@rule
+def check_prompt_is_described(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A drafted prompt tells no model what its labels mean until somebody has written it."""
+    if stubs := spec.system_prompt.count(STUB):
+        message = f"the system prompt still holds `{STUB}` ({stubs} ×)"
+        fix = "write what is meant in each place, or the prompted baseline is not a fair one"
+        yield problem("prompt_is_described", "system_prompt", message, fix, "warning")
 
 
 @rule

@@ -7,17 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune_pipeline.data.examples import ROLES
+from finetune_pipeline.data.names import LABELS, SPEAKERS, TEXTS, WRITTEN, by_name
 from finetune_pipeline.spec import TaskSpec
 
-_TEXTS = (
-    *("text", "prompt", "instruction", "input", "question", "query", "message", "utterance", "body", "content"),
-    *("sentence", "request", "description", "comment", "review", "document", "subject", "title"),
-)
-_ANSWERS = (
-    *("label", "completion", "output", "answer", "response", "category", "class", "intent", "tag", "topic"),
-    *("sentiment", "queue", "target", "summary", "translation", "type"),
-)
-_SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "name")
 _NUMBERED = re.compile(r"c\d+")
 _PLAIN = re.compile(r"[A-Za-z_]\w*")
 
@@ -28,9 +20,9 @@ def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
         return line
     texts = {k: v for k, v in row.items() if isinstance(v, str) and v.strip() and k not in ("id", "group", "time")}
     labelled = [k for k, v in texts.items() if v.strip() in spec.labels]
-    answer = labelled[0] if labelled else _by_name(texts, _ANSWERS)
+    answer = labelled[0] if labelled else by_name(texts, LABELS) or by_name(texts, WRITTEN)
     rest = {k: v for k, v in texts.items() if k != answer}
-    text = _by_name(rest, _TEXTS) or max(rest, key=lambda k: len(rest[k]), default=None)
+    text = by_name(rest, TEXTS) or max(rest, key=lambda k: len(rest[k]), default=None)
     if answer is None and len(rest) == 2 and not all(_NUMBERED.fullmatch(k) for k in rest):
         answer = next(k for k in rest if k != text)
     if text is None or answer is None or text == answer:
@@ -51,7 +43,7 @@ def _dialogue(row: Mapping[str, Any]) -> str:
         texts = {k: v for k, v in value[0].items() if isinstance(v, str)}
         if len(texts) < 2:
             continue
-        speaker = _by_name(texts, _SPEAKERS) or min(texts, key=lambda k: len(texts[k]))
+        speaker = by_name(texts, SPEAKERS) or min(texts, key=lambda k: len(texts[k]))
         said = max((k for k in texts if k != speaker), key=lambda k: len(texts[k]))
         plain = (speaker, said) == ("role", "content")
         fields = {"messages": key if plain else f"{_path(key)}[].{{role: {_path(speaker)}, content: {_path(said)}}}"}
@@ -62,12 +54,6 @@ def _dialogue(row: Mapping[str, Any]) -> str:
         roles = {name: role for name, role in zip(others, ("user", "assistant"), strict=False)}
         return declare(fields, roles, expressions=() if plain else ("messages",))
     return ""
-
-
-def _by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:
-    """The key that bears the first of the names."""
-    folded = {key.casefold(): key for key in keys}
-    return next((folded[name] for name in names if name in folded), None)
 
 
 def _path(key: str) -> str:

@@ -56,6 +56,20 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield about_file("bad_workbook", file, f"it cannot be read as a workbook: {reason}", fix)
 
 
+def sheet_names(path: Path) -> list[str]:
+    """The sheets of a workbook, in their order; none where it cannot be opened."""
+    import openpyxl
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            book = openpyxl.load_workbook(path, read_only=True)
+        names = [sheet.title for sheet in book.worksheets]
+        book.close()
+    except Exception:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises; the reader says what is wrong
+        return []
+    return names
+
+
 def _unpacked(path: Path, limit: int) -> int | None:
     """Bytes the parts unpack to, as soon as they are more than the limit; None where they are not. What the archive says
     about itself is not trusted."""

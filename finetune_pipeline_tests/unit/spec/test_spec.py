@@ -177,6 +177,7 @@ RULES = [
     ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),
     ("spec.cron", {"logs": {"retrain_cron": "daily"}}),
     ("spec.prompt_names_labels", {"system_prompt": "Answer."}),
+    ("spec.prompt_is_described", {"system_prompt": "yes: # describe\nno: it is not"}),
     ("spec.robustness_rows", {"robustness": {"rows": 59}}),
     ("spec.wanted_gain", {"gates": {"min_gain": 0.05}}),
     ("spec.engine", {"evaluation": {"engine": "endpoint"}}),

@@ -1,0 +1,130 @@
+"""What the simplest model reaches on rows it has not seen, with its interval, in seconds: before any language model is asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence
+from finetune_pipeline.baseline.learnable import Learnable, decide
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.quality.sample import chosen, hash_order
+from finetune_pipeline.evaluation.metrics import METRICS, metric_title
+from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic
+from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.wording import percent
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput
+
+ROWS = 4_000
+"""Rows of a text or JSON task that are looked at."""
+_FOLDS = 4
+_LEAST = 20
+
+
+@dataclass(frozen=True)
+class SimpleScore:
+    """A simple model's score on `rows` rows that it was not fitted on; reference: of what does not look at the input."""
+
+    title: str
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    rows: int
+    reference_title: str | None = None
+    reference: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        low, high = self.interval
+        beside = "" if self.reference is None else f"; {self.reference_title}: {percent(self.reference)}"
+        return (
+            f"{self.title}: {self.metric} {percent(self.value)} ({percent(low)} to {percent(high)}) on {self.rows:,} rows it "
+            f"has not seen{beside}"
+        )
+
+
+def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
+    """TF-IDF and logistic regression where answers are labels or JSON, the nearest row's answer where they are free text.
+
+    Args:
+        spec: The task.
+        rows: Clean rows, of which near-duplicates were removed.
+        noise: The report on label noise (quality.noise.label_noise), whose cross-validation is used.
+
+    Returns:
+        None where the rows are too few.
+    """
+    if spec.labels:
+        return _of_labels(spec, rows, noise)
+    rows = chosen(rows, ROWS, "simple")
+    held = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS == 0]
+    fitted = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS]
+    if len(held) < _LEAST or len(fitted) < _LEAST:
+        return None
+    is_json = isinstance(spec.output, JsonOutput)
+    metric = METRICS[spec.metric]
+
+    def scored(model: SimpleModel) -> list[dict[str, str]]:
+        model.fit([e.user_text for e in fitted], [e.answer for e in fitted], spec.output)
+        answers = model.predict([e.user_text for e in held])
+        return [
+            {"example_id": e.id, "gold": e.answer, "text": text, "status": "ok"}
+            for e, text in zip(held, answers, strict=True)
+        ]
+
+    model = TfidfLogistic if is_json else NearestRow
+    try:
+        answers = scored(model())
+    except ValueError:  # no text holds a word to count
+        return None
+    value, interval = metric.value(answers, spec.output), metric.interval(answers, spec.output, spec.gates.confidence)
+    if value is None or interval is None:
+        return None
+    reference = metric.value(scored(CommonestFields()), spec.output) if is_json else None
+    return SimpleScore(
+        model.title,
+        metric_title(spec.metric),
+        value,
+        interval,
+        len(held),
+        CommonestFields.title if is_json else None,
+        reference,
+    )
+
+
+def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
+    """What the linear model reached that judged the labels: each row by a model that has not seen its near-duplicates."""
+    if not noise.get("applies"):
+        return None
+    counts = Counter(str(e.label) for e in rows if e.label not in noise["left_out"])
+    n, (commonest, most) = int(noise.get("sampled") or counts.total()), counts.most_common(1)[0]
+    accuracy, share = float(noise["accuracy"]), most / counts.total()
+    interval = wilson_interval(accuracy * n, n, spec.gates.confidence)
+    return SimpleScore(TfidfLogistic.title, "accuracy", accuracy, interval, n, f"always answering {commonest}", share)
+
+
+def told(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:
+    """That the answers can be told from the inputs, where a score of labels shows it by itself; None where it does not, and
+    :func:`.learnable.learnable` has to ask. The level is that of each of its comparisons."""
+    from scipy.stats import binomtest  # slow to import
+
+    if not spec.labels or score is None or score.reference is None:
+        return None
+    p = float(binomtest(round(score.value * score.rows), score.rows, score.reference).pvalue)
+    if score.value <= score.reference or p > (1 - spec.gates.confidence) / LABEL_MODELS:
+        return None
+    low, high = score.interval
+    evidence = Evidence(
+        "linear",
+        score.title,
+        score.value,
+        score.reference_title or "",
+        score.reference,
+        score.value - score.reference,
+        (low - score.reference, high - score.reference),
+        p,
+    )
+    return decide([evidence], score.rows, None, 1 - spec.gates.confidence)

@@ -1,0 +1,226 @@
+"""``finetune init FILE…``: from raw files to a task, its check, and what the simplest model reaches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetune_pipeline.cli.output import as_json, emit, say
+from finetune_pipeline.settings import read_settings
+
+if TYPE_CHECKING:
+    from finetune_pipeline.cli.check import Checked
+    from finetune_pipeline.data.draft.draft import Draft
+    from finetune_pipeline.data.draft.files import GivenFile
+    from finetune_pipeline.engine.store import ArtifactStore
+    from finetune_pipeline.findings import Finding
+
+LEAST_PER_LABEL = 10
+"""`init` proposes no smaller data.min_per_label: a rarer label cannot be learned, chosen by and tested."""
+_LABELS_SHOWN = 12
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The files, and what to say about them where it cannot be told."""
+    options = [
+        click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path)),
+        click.option("--text", help="Column of what the user says. Unset: it is looked for."),
+        click.option("--answer", help="Column of the label or answer. Unset: it is looked for."),
+        click.option("--sheet", help="Sheet of workbooks. Unset: the one with the most rows."),
+        click.option("--encoding", help="Encoding of files that are not UTF-8, such as cp1251. Unset: it is detected."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@reading_options
+@click.option("--name", help="Name of the task. Unset: after the files.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+@as_json
+def init(
+    files: Sequence[Path],
+    name: str | None,
+    yes: bool,
+    as_json: bool,
+    **options: str | None,
+) -> int:
+    """Make a task of raw FILES: copy them, draft task.yaml, check every row, and say what the simplest model reaches.
+
+    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx, in any form; a folder stands for the files in it. Nothing is
+    overwritten. Asks at most three questions, and none with --yes or without a terminal.
+
+    Exit code 2: the task is there, and the pipeline would stop at these data.
+    """
+    if not as_json:
+        say(f"reading {', '.join(map(str, files[:3]))}{', …' if len(files) > 3 else ''}")
+    from finetune_pipeline.data.draft.draft import task_name
+    from finetune_pipeline.data.draft.files import given_files, name_problems, place_files
+    from finetune_pipeline.data.draft.task_file import task_yaml
+    from finetune_pipeline.engine.store import ArtifactStore, replace_text, write_json
+    from finetune_pipeline.findings import FindingsError
+
+    settings = read_settings()
+    asking = not yes and not as_json and sys.stdin.isatty()
+    given = given_files(files)
+    name = name or _in_place(given, settings.data_root) or task_name([file.path for file in given])
+    if asking:
+        name = click.prompt("name of the task", default=name)
+    folder = settings.data_root / name
+    if problems := name_problems(name, folder, given):
+        raise FindingsError(problems)
+    made, given, findings = drafted(given, options, asking)
+    placed = place_files(given, folder, made.converted)
+    if made.schema is not None:
+        write_json(folder / "schema.json", made.schema)
+    listed = ", ".join(file.path.name for file in given[:3]) + (", …" if len(given) > 3 else "")
+    replace_text(folder / "task.yaml", task_yaml(name, made, listed))
+    from finetune_pipeline.cli.check import check_task, facts_of, show_check
+
+    store, reports = ArtifactStore(settings.artifacts), settings.home / "checks"
+    if (least := least_per_label(folder, store)) is not None:
+        replace_text(folder / "task.yaml", task_yaml(name, made, listed, least))
+    checked = check_task(folder, store, reports)
+    if as_json:
+        emit(
+            {
+                **facts_of(checked),
+                "folder": str(folder),
+                "copied": placed,
+                "draft": draft_facts(made, findings),
+            }
+        )
+        return checked.code
+    for line in draft_lines(made):
+        say(line)
+    say(f"{folder}: copied {', '.join(placed) or 'nothing: the files are there'}; task.yaml drafted")
+    say()
+    show_check(checked, brief=True)
+    for line in _next(name, made, checked, folder):
+        say(line)
+    return checked.code
+
+
+def drafted(
+    given: list[GivenFile], options: dict[str, str | None], asking: bool
+) -> tuple[Draft, list[GivenFile], list[Finding]]:
+    """(the draft, the files under the names `raw/*` takes, findings). Raises FindingsError where there is no task in them."""
+    from finetune_pipeline.data.draft.draft import draft
+    from finetune_pipeline.data.draft.files import with_suffix
+    from finetune_pipeline.findings import FindingsError
+
+    made, findings = draft([(file.name, file.path) for file in given], **options)
+    if made is not None and asking and not made.choice.chat:
+        chosen = {
+            "text": _asked("column of the text", made.choice.texts),
+            "answer": _asked("column of the answer", made.choice.answers),
+        }
+        if list(chosen.values()) != [made.choice.texts[0], made.choice.answers[0]]:
+            made, findings = draft([(file.name, file.path) for file in given], **{**options, **chosen})
+    if made is None:
+        raise FindingsError(findings)
+    kept = [with_suffix(file, made.reading.containers[file.name]) for file in given]
+    made.converted = {
+        kept[i].name: made.converted[file.name] for i, file in enumerate(given) if file.name in made.converted
+    }
+    return made, kept, findings
+
+
+def _asked(question: str, columns: Sequence[str]) -> str:
+    """The column a person chooses, asked where there is a choice."""
+    if len(columns) < 2:
+        return columns[0]
+    shown = f"{question} ({', '.join(columns[:8])})"
+    return str(click.prompt(shown, default=columns[0], type=click.Choice(list(columns)), show_choices=False))
+
+
+def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
+    """The task in whose raw folder all the files lie."""
+    folders = {file.path.resolve().parent for file in given}
+    folder = folders.pop() if len(folders) == 1 else Path()
+    return folder.parent.name if folder.name == "raw" and folder.parent.parent == data_root.resolve() else None
+
+
+def least_per_label(folder: Path, store: ArtifactStore) -> int | None:
+    """What to propose for data.min_per_label: as many rows as the rarest label has after cleaning, but not too few to learn
+    from; None where the default will do."""
+    from finetune_pipeline.findings import FindingsError
+    from finetune_pipeline.pipeline import PIPELINE
+    from finetune_pipeline.spec import load_task
+    from finetune_pipeline.steps.run_inputs import collect_run_inputs
+
+    try:
+        task = load_task(folder)
+        made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)
+    except FindingsError:
+        return None  # the check says why
+    counts = made["clean_examples"].facts["labels"]
+    least = min((n for n in counts.values() if n >= LEAST_PER_LABEL), default=LEAST_PER_LABEL)
+    return least if task.spec.labels and least < task.spec.data.min_per_label else None
+
+
+def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The draft as plain JSON."""
+    from finetune_pipeline.findings import as_rows
+
+    return {
+        "files": [
+            {"file": f, "container": c, "rows": made.reading.counts[f]} for f, c in made.reading.containers.items()
+        ],
+        "kind": made.answers.kind,
+        "labels": made.answers.counts,
+        "other_spellings": made.answers.other_spellings,
+        "columns": {"text": made.choice.texts, "answer": made.choice.answers, "unused": made.choice.unused},
+        "data": made.data,
+        "notes": made.notes,
+        "findings": as_rows(findings),
+    }
+
+
+def draft_lines(made: Draft) -> list[str]:
+    """What was found in the files, for people."""
+    from finetune_pipeline.data.quoting import quoted
+
+    choice, answers = made.choice, made.answers
+    lines = [
+        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {made.reading.counts[file]:,} rows"
+        for file, container in made.reading.containers.items()
+    ]
+    lines += [note.replace("raw/", "") for note in made.notes]
+    if choice.chat:
+        roles = ", ".join(f"{name} is the {role}" for name, role in choice.chat.roles.items() if name != role)
+        lines.append(f"conversations{f': {roles}' if roles else ''}")
+    else:
+        others = f"; others that may be it: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
+        lines.append(f"text: {choice.text}; answer: {choice.answer}{others}")
+    if choice.unused:
+        lines.append(f"not used: {', '.join(choice.unused[:12])}{', …' if len(choice.unused) > 12 else ''}")
+    if answers.kind == "labels":
+        some = [f"{quoted(label)} × {n:,}" for label, n in list(answers.counts.items())[:_LABELS_SHOWN]]
+        more = len(answers.counts) - len(some)
+        lines.append(f"{len(answers.labels)} labels: {', '.join(some)}{f' … and {more} more' if more > 0 else ''}")
+        for other, (label, n) in answers.other_spellings.items():
+            lines.append(f"{quoted(other)} × {n} is written {quoted(label)} elsewhere: make them equal in the file")
+        if rare := {label: n for label, n in answers.counts.items() if n < LEAST_PER_LABEL}:
+            named = ", ".join(f"{quoted(label)} × {n}" for label, n in list(rare.items())[:_LABELS_SHOWN])
+            lines.append(f"too rare to learn, merge them with others in the file, or remove them: {named}")
+    else:
+        kinds = {"json": "JSON", "text": "free text"}
+        lines.append(f"{answers.rows:,} answers in {kinds[answers.kind]}, {len(answers.values):,} different")
+    return lines
+
+
+def _next(name: str, made: Draft, checked: Checked, folder: Path) -> list[str]:
+    """What to do now."""
+    from finetune_pipeline.spec.rules import STUB
+
+    lines = []
+    if stubs := made.system_prompt.count(STUB):
+        lines.append(f"next: write in {folder / 'task.yaml'} what is meant wherever it has `{STUB}` ({stubs} ×)")
+    lines.append(f"{'then' if stubs else 'next'}: finetune {'check' if checked.code else 'run'} {name}")
+    return lines

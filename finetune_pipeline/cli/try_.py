@@ -1,0 +1,74 @@
+"""``finetune try FILE…``: what raw files hold and are worth, in a minute, leaving nothing behind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from finetune_pipeline.cli.init import draft_facts, draft_lines, drafted, least_per_label, reading_options
+from finetune_pipeline.cli.output import as_json, emit, say
+from finetune_pipeline.settings import read_settings
+
+if TYPE_CHECKING:
+    from finetune_pipeline.planning.needs import Needs
+
+NAME = "trial"
+
+
+@click.command("try")
+@reading_options
+@as_json
+def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
+    """Say in a minute what FILES are worth: their faults, copies, a linear model's score, and what fine-tuning would need.
+
+    Works in a temporary folder and leaves nothing behind; no model is loaded. `finetune init` makes a task of the files.
+
+    Exit code 2: the pipeline would stop at these data.
+    """
+    if not as_json:
+        say(f"reading {', '.join(map(str, files[:3]))}{', …' if len(files) > 3 else ''}")
+    from finetune_pipeline.data.draft.files import given_files, place_files
+    from finetune_pipeline.data.draft.task_file import task_yaml
+    from finetune_pipeline.engine.store import ArtifactStore, replace_text, write_json
+
+    made, given, findings = drafted(given_files(files), options, asking=False)
+    if not as_json:
+        for line in draft_lines(made):
+            say(line)
+        say()
+    from finetune_pipeline.cli.check import check_task, facts_of, show_check
+    from finetune_pipeline.data.split.copies import Copies, copies_in
+    from finetune_pipeline.planning.needs import training_needs
+
+    with tempfile.TemporaryDirectory(prefix="finetune-try-") as place:
+        folder, store = Path(place) / NAME, ArtifactStore(Path(place) / "artifacts")
+        place_files(given, folder, made.converted)
+        if made.schema is not None:
+            write_json(folder / "schema.json", made.schema)
+        replace_text(folder / "task.yaml", task_yaml(NAME, made, "files"))
+        if (least := least_per_label(folder, store)) is not None:
+            replace_text(folder / "task.yaml", task_yaml(NAME, made, "files", least))
+        checked = check_task(folder, store, Path(place) / "checks")
+        copies: Copies | None = None
+        needs: Needs | None = None
+        if checked.task:
+            copies = copies_in(checked.made["clean_examples"].folder)
+            needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
+        if as_json:
+            facts = {k: v for k, v in facts_of(checked).items() if k not in ("folder", "full_list")}
+            shown = {"copies": asdict(copies) if copies else None, "needs": needs.facts() if needs else None}
+            emit({**facts, "draft": draft_facts(made, findings), **shown})
+            return checked.code
+        show_check(checked, brief=True, kept=False)
+        say()
+        for line in [*(copies.lines() if copies else []), *(needs.lines() if needs else [])]:
+            say(line)
+    say(
+        f"nothing was kept; `finetune init {' '.join(map(str, files[:3]))}{' …' if len(files) > 3 else ''}` makes a task"
+    )
+    return checked.code

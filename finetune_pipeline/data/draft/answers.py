@@ -1,0 +1,152 @@
+"""What the answers of a task are: labels, JSON or free text; their counts, and a JSON schema of those that are JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from finetune_pipeline.data.draft.columns import LONGEST_LABEL, MOST_LABELS, is_json_answer
+
+_KEPT = 20_000
+_CHARS_A_TOKEN = 3
+_MOST_ENUM = 20
+_FINAL = r"#### *(-?[$0-9.,]+)"
+_SHARE = 0.9
+_REPEATED = 3
+_NUMBER = re.compile(r"-?\d+([.,]\d+)?")
+
+
+@dataclass
+class Answers:
+    """The answers of all rows.
+
+    Attributes:
+        kind: Of output.
+        rows: How many answers there are.
+        counts: Rows by answer, of label tasks in the order of output.labels.
+        values: Different answers, the first few thousand.
+        other_spellings: By label that differs from another one in case or blanks alone: (that one, rows).
+        longest: Characters of the longest answer but one in a hundred.
+        extract: For output.extract: the mark in front of the final answer.
+        problem: Why there is no task in them.
+    """
+
+    kind: Literal["labels", "json", "text"] = "text"
+    rows: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    values: list[str] = field(default_factory=list)
+    other_spellings: dict[str, tuple[str, int]] = field(default_factory=dict)
+    longest: int = 0
+    extract: str | None = None
+    problem: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        return [label for label in self.counts if label not in self.other_spellings]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """For output.max_new_tokens, in steps of 64."""
+        return max(64, min(2048, -(-self.longest // _CHARS_A_TOKEN // 64) * 64 + 64))
+
+    @classmethod
+    def of(cls, answers: Iterable[str], written: bool = False) -> Answers:
+        """Look at the answers of all rows. written: they are no labels, however few there are."""
+        counts: Counter[str] = Counter()
+        lengths: Counter[int] = Counter()
+        for text in answers:
+            lengths[len(text)] += 1
+            if text in counts or len(counts) < _KEPT:
+                counts[text] += 1
+        made = cls(rows=lengths.total(), values=list(counts))
+        if not counts:
+            made.problem = "no row has an answer that can be read"
+        elif len(counts) == 1:
+            made.problem = f"every row has the same answer, {next(iter(counts))[:60]!r}: there is nothing to learn"
+        if made.problem:
+            return made
+        left = 0.01 * made.rows
+        for length in sorted(lengths, reverse=True):
+            left -= lengths[length]
+            made.longest = length
+            if left < 0:
+                break
+        made.kind = made._kind(counts)
+        if written and made.kind == "labels":
+            made.kind = "text"
+        if made.kind == "labels":
+            made.counts = dict(sorted(counts.items(), key=_label_order(counts)))
+            made.other_spellings = _spellings(made.counts)
+        elif made.kind == "text" and sum(bool(re.search(_FINAL, v)) for v in made.values) >= _SHARE * len(made.values):
+            made.extract = _FINAL
+        return made
+
+    def _kind(self, counts: Counter[str]) -> Literal["labels", "json", "text"]:
+        if sum(map(is_json_answer, self.values)) >= _SHARE * len(self.values):
+            return "json"
+        repeated = sum(n for n in counts.values() if n >= _REPEATED)
+        few = len(counts) <= MOST_LABELS and len(counts) * _REPEATED <= self.rows
+        short = all(len(label) <= LONGEST_LABEL and "\n" not in label for label in counts)
+        return "labels" if few and short and repeated >= _SHARE * self.rows else "text"
+
+
+def _label_order(counts: Counter[str]) -> Any:
+    """Numbers in their order, other labels by frequency."""
+    if all(_NUMBER.fullmatch(label) for label in counts):
+        return lambda item: float(item[0].replace(",", "."))
+    return lambda item: (-item[1], item[0])
+
+
+def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
+    """Labels that differ from a more frequent one in case and blanks alone."""
+    first: dict[str, str] = {}
+    others: dict[str, tuple[str, int]] = {}
+    for label, n in sorted(counts.items(), key=lambda item: -item[1]):
+        plain = " ".join(label.split()).casefold()
+        if plain in first:
+            others[label] = (first[plain], n)
+        first.setdefault(plain, label)
+    return others
+
+
+def json_schema_of(values: Sequence[str]) -> dict[str, Any]:
+    """A JSON schema that all these answers comply with: types, required keys, and the values of fields that have few."""
+    read = [json.loads(value) for value in values if is_json_answer(value)]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(read, 0)}
+
+
+def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
+    kinds = sorted({_type(value) for value in values})
+    if {"integer", "number"} <= set(kinds):
+        kinds.remove("integer")
+    made: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
+    objects = [v for v in values if isinstance(v, dict)]
+    if objects and depth < 6:
+        keys = list(dict.fromkeys(key for o in objects for key in o))
+        if len(keys) <= 100:
+            made["properties"] = {key: _schema([o[key] for o in objects if key in o], depth + 1) for key in keys}
+            made["required"] = [key for key in keys if all(key in o for o in objects)]
+            made["additionalProperties"] = False
+    items = [item for v in values if isinstance(v, list) for item in v]
+    if items and depth < 6:
+        made["items"] = _schema(items, depth + 1)
+    texts = Counter(v for v in values if isinstance(v, str))
+    if depth and kinds == ["string"] and len(texts) <= _MOST_ENUM and len(values) >= 10 * len(texts):
+        return {"enum": list(texts)}
+    return made
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if value is None:
+        return "null"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"

@@ -1,0 +1,259 @@
+"""Chooses which columns of raw rows are the user's text and the answer, as `data.fields` has to say it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from finetune_pipeline.data import names
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, key_path, leaves
+from finetune_pipeline.data.draft.conversations import Chat, chat_of
+from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.quality.linear_model import features, predicted
+
+SAMPLE = 2_000
+"""Rows by which columns without telling names are compared."""
+_TELLS = 0.1
+"""Share of what is left above the commonest value that a column's texts must tell of it, to be taken for a label."""
+_HEADS = ("subject", "title", "headline", "betreff", "summary")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How rows are mapped.
+
+    Attributes:
+        fields: For `data.fields`; empty where a format of the registry reads the rows as they are.
+        text, answer: The columns, as people know them.
+        texts, answers: Every column that may be one, the chosen first.
+        unused: Columns that nothing reads.
+        chat: The turns, where the rows are conversations.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    answer: str = ""
+    texts: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    chat: Chat | None = None
+
+
+def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
+    """Choose the columns of the user's text and of the answer.
+
+    Args:
+        rows: Some rows of all files.
+        text: Column of the text, where the user names it.
+        answer: Column of the answer, where the user names it.
+
+    Returns:
+        The choice, or why there is none.
+    """
+    columns = columns_of(rows)
+    if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
+        return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
+    if not text and not answer and (chat := chat_of(rows, columns)):
+        used = {*chat.columns, *chat.fields.values()}
+        return Choice(
+            chat.fields,
+            chat=chat,
+            unused=[c.path for c in columns.values() if "." not in c.path and c.path not in used],
+        )
+    choice = _pair(rows, columns, text, answer)
+    if choice is not None and (answer or _is_answer(columns[choice.answer].name)):
+        return choice
+    for column in [c for c in columns.values() if c.kind == "list" and "." not in c.path and c.path[:1] != "["]:
+        inner = exploded(rows, column.path)
+        found = _pair(inner, columns_of(inner), text, answer) if len(inner) >= len(rows) / 2 else None
+        if found and (choice is None or _is_answer(found.answer)):
+            return Choice({"each": column.path, **found.fields}, *_names(found), found.unused)
+    if choice is not None:
+        return choice
+    return f"no two columns look like a text and its answer; {_described(columns)}"
+
+
+def _is_answer(path: str) -> bool:
+    """Whether a column's name says that it is an answer."""
+    return names.rank(path.rpartition(".")[2], (*names.LABELS, *names.WRITTEN)) is not None
+
+
+def _names(choice: Choice) -> tuple[str, str, list[str], list[str]]:
+    return choice.text, choice.answer, choice.texts, choice.answers
+
+
+def _column(columns: Mapping[str, Column], name: str) -> Column | None:
+    return (
+        columns.get(name) or columns.get(key_path(name)) or next((c for c in columns.values() if c.name == name), None)
+    )
+
+
+def _described(columns: Mapping[str, Column]) -> str:
+    shown = [
+        f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= 5_000 else ''} values, {c.mean_words:.0f} words)"
+        for c in list(columns.values())[:12]
+    ]
+    return f"columns: {', '.join(shown) or 'none'}{', …' if len(columns) > 12 else ''}"
+
+
+def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
+    """The text and its answer among the columns; None where nothing looks like them."""
+    segments = _segments(rows, columns)
+    texts = _texts(columns)
+    answers = _answers(rows, columns, texts, segments)
+    answer_column = _column(columns, answer) if answer else answers[0] if answers else None
+    if answer_column is None:
+        return None
+    text_column = _column(columns, text) if text else next((c for c in texts if c.path != answer_column.path), None)
+    if text_column is None and (segments is None or text):
+        return None
+    others = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
+    said, used = (
+        (segments or "", {segments or ""}) if text_column is None else _said(text_column, None if text else others)
+    )
+    written = not answer_column.is_label
+    fields = {"prompt" if written else "text": said, "completion" if written else "label": answer_column.expression}
+    if written and text_column and (instruction := _instruction(text_column, others)):
+        head, subject = instruction
+        fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
+        used = {head.path, subject.path}
+    if group := _group(columns):
+        fields["group"] = group.path
+    used |= {answer_column.path, *(fields[n] for n in ("group",) if n in fields)}
+    top = [
+        c.path
+        for c in columns.values()
+        if "." not in c.path
+        and c.path not in used
+        and not any(u.startswith((f"{c.path}.", f"{c.path}[")) for u in used)
+    ]
+    return Choice(
+        fields=fields,
+        text=" and ".join(sorted((used - {answer_column.path}) & {c.path for c in texts}, key=list(columns).index))
+        or said,
+        answer=answer_column.path,
+        texts=list(
+            dict.fromkeys(
+                [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
+            )
+        ),
+        answers=list(dict.fromkeys([answer_column.path, *(c.path for c in answers)])),
+        unused=[path for path in top if path not in (KEY,)],
+    )
+
+
+def _texts(columns: Mapping[str, Column]) -> list[Column]:
+    """Columns that may be the user's text, the likeliest first: by name, but not where others say much more."""
+    some = [c for c in columns.values() if c.is_text]
+    longest = max((c.mean_words for c in some), default=0.0)
+    written = {c.path for c in some if names.rank(c.name, names.WRITTEN) is not None}
+
+    def order(c: Column) -> tuple[bool, bool, int, float]:
+        place = names.rank(c.name, names.TEXTS)
+        telling = place is not None and c.mean_words >= min(3.0, 0.3 * longest)
+        return (
+            c.path in written and not telling,
+            not telling,
+            place if telling and place is not None else 0,
+            -c.mean_words,
+        )
+
+    return sorted(some, key=order)
+
+
+def _answers(
+    rows: Sequence[RawRow], columns: Mapping[str, Column], texts: Sequence[Column], segments: str | None
+) -> list[Column]:
+    """Columns that may be the answer, the likeliest first."""
+    labels = [c for c in columns.values() if c.is_label]
+    asked = texts[0].path if texts else ""
+    named = _ranked([c for c in labels if c.path != KEY], names.LABELS)
+    # written answers of known names come before labels: a question's category is beside its answer
+    usual = [c for c in columns.values() if names.rank(c.name, names.WRITTEN) is not None and c.path != asked]
+    usual = [c for c in usual if c.filled >= 0.5 * c.rows and not c.is_id and c not in named]
+    written = _ranked([c for c in usual if c.is_text or c.is_json or c.is_label or c.numeric], names.WRITTEN)
+    unnamed, untold = [c for c in labels if c not in named and c not in written], []
+    if asked and not named and not written and (len(unnamed) > 1 or len(texts) > 1):
+        told = {c.path: _told(rows, asked, c.path) for c in unnamed}
+        untold = [c for c in unnamed if told[c.path] <= _TELLS]
+        unnamed = sorted((c for c in unnamed if c not in untold), key=lambda c: (-round(told[c.path], 1), c.numeric))
+    structured = [
+        c for c in columns.values() if c.is_json and "." not in c.path and c.path != segments and c not in written
+    ]
+    structured = [c for c in structured if not (segments or "").count(f"{c.path}[]")]
+    second = [c for c in texts[1:] if c not in written]
+    if len(texts) == 2 and not written:  # the first column asks, the second answers
+        first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
+        second = [last] if asked == first.path else [first]
+    return list({c.path: c for c in [*written, *named, *unnamed, *structured, *second, *untold]}.values())
+
+
+def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
+    ranked = [(place, c) for c in columns if (place := names.rank(c.name, known)) is not None]
+    return [c for _, c in sorted(ranked, key=lambda of: of[0])]
+
+
+def _told(rows: Sequence[RawRow], text: str, label: str) -> float:
+    """How much of a column a linear model tells from the texts: accuracy on rows it has not seen, from 0 (the commonest
+    value) to 1."""
+    step = max(1, len(rows) // SAMPLE)
+    pairs = []
+    for row in rows[::step]:
+        values = {path: value for path, _, value in leaves(row.value)} | {KEY: row.key}
+        if values.get(text) is not None and values.get(label) is not None:
+            pairs.append((as_text(values[text]), as_text(values[label])))
+    if len(pairs) < 20:
+        return 0.0
+    matrix = features([t for t, _ in pairs])
+    classes, given = np.unique([value for _, value in pairs], return_inverse=True)
+    held = np.random.default_rng(0).random(len(pairs)) < 1 / 3  # labels may come in turn
+    guessed = predicted(matrix[~held], given[~held], matrix[held], len(classes)).argmax(axis=1)
+    commonest = Counter(given[~held].tolist()).most_common(1)[0][0]
+    base, right = float((given[held] == commonest).mean()), float((guessed == given[held]).mean())
+    return (right - base) / max(1e-9, 1 - base)
+
+
+def _said(text: Column, others: Sequence[Column] | None) -> tuple[str, set[str]]:
+    """(expression of what the user says, columns it reads): a subject or title stands above the text."""
+    head = next((c for c in others or () if names.plain_name(c.name) in _HEADS and "." not in c.path), None)
+    if head is None or names.plain_name(text.name) in _HEADS:
+        return text.expression, {text.path}
+    return f"join('\\n\\n', [{head.path}, {text.path}][?@])", {head.path, text.path}
+
+
+def _instruction(text: Column, others: Sequence[Column]) -> tuple[Column, Column] | None:
+    """(instruction, what it is about) where both are there."""
+    by_name = {names.plain_name(c.name): c for c in (text, *others)}
+    subject = by_name.get("input") or by_name.get("context")
+    return (by_name["instruction"], subject) if "instruction" in by_name and subject else None
+
+
+def _group(columns: Mapping[str, Column]) -> Column | None:
+    """The column that says which rows belong together: many values, some of which come back."""
+    fitting = [
+        c
+        for c in columns.values()
+        if names.plain_name(c.name) in names.GROUPS
+        and c.filled >= 0.9 * c.rows
+        and c.kind in ("text", "number")
+        and 20 <= len(c.values) < 0.95 * c.filled
+    ]
+    return fitting[0] if fitting else None
+
+
+def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | None:
+    """The expression that joins the pieces of a text, where each row has a list of them; None where there is none."""
+    for column in columns.values():
+        if column.kind != "list" or column.path == ELEMENT:
+            continue
+        value = rows[0].value.get(column.name) if isinstance(rows[0].value, dict) else None
+        if (
+            isinstance(value, list)
+            and value
+            and all(isinstance(v, dict) and isinstance(v.get("text"), str) for v in value)
+        ):
+            return f"join('', {column.path}[].text)"
+    return None

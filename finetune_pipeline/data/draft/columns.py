@@ -1,0 +1,207 @@
+"""The columns of raw rows, whatever their shape: each leaf by its JMESPath, with what its values look like."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.names import IDS, plain_name
+
+KEY, ELEMENT = "$key", "element"
+_DEEPEST = 3
+_MOST_VALUES = 5_000
+_PLAIN = re.compile(r"[A-Za-z_]\w*")
+MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
+"""A column with more values, or longer ones, holds no labels."""
+_SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data|rows|items|examples)(_?\w{0,4})?")
+
+Kind = Literal["text", "number", "bool", "object", "list", "mixed"]
+
+
+@dataclass
+class Column:
+    """One place in the rows.
+
+    Attributes:
+        path: Its JMESPath.
+        name: The last key of it.
+        rows: How many rows there are.
+        filled: How many of them have a value.
+        kinds: Rows by the JSON type of the value.
+        values: Rows by value, as text, of the first few thousand different ones.
+        words, chars: In all values together.
+        longest: Characters of the longest value.
+    """
+
+    path: str
+    name: str
+    rows: int = 0
+    filled: int = 0
+    kinds: Counter[Kind] = field(default_factory=Counter)
+    values: Counter[str] = field(default_factory=Counter)
+    words: int = 0
+    chars: int = 0
+    longest: int = 0
+
+    def add(self, value: Any) -> None:
+        """Count the value of a row."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return
+        self.filled += 1
+        self.kinds[_kind(value)] += 1
+        text = as_text(value)
+        if text in self.values or len(self.values) < _MOST_VALUES:
+            self.values[text] += 1
+        self.words += len(text.split())
+        self.chars += len(text)
+        self.longest = max(self.longest, len(text))
+
+    @property
+    def kind(self) -> Kind:
+        return self.kinds.most_common(1)[0][0] if self.kinds else "mixed"
+
+    @property
+    def mean_words(self) -> float:
+        return self.words / max(1, self.filled)
+
+    @property
+    def expression(self) -> str:
+        """How `data.fields` reads the values as text."""
+        plain = self.kinds.keys() <= {"text"} or self.path == KEY
+        return self.path if plain else f"to_string({self.path})"
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are numbers, or texts that are."""
+        return bool(self.values) and all(_NUMBER.fullmatch(value) for value in list(self.values)[:200])
+
+    @property
+    def is_id(self) -> bool:
+        """Whether the values name rows, moments or places, and say nothing."""
+        some = list(self.values)[:200]
+        stamped = bool(some) and sum(map(_is_moment, some)) >= 0.9 * len(some)
+        linked = bool(some) and all(value.startswith(("http://", "https://")) for value in some)
+        unique = len(self.values) >= min(0.95 * self.filled, _MOST_VALUES) and self.mean_words <= 1.2
+        return stamped or linked or plain_name(self.name) in IDS or (unique and self.filled > 20)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column may be what the user says."""
+        if self.kind not in ("text", "mixed") or self.filled < 0.5 * self.rows or self.numeric or self.is_id:
+            return False
+        return len(self.values) >= 0.2 * min(self.filled, _MOST_VALUES) and self.path != KEY
+
+    @property
+    def is_label(self) -> bool:
+        """Whether the column may hold labels: few short values that come back."""
+        few = 2 <= len(self.values) <= min(MOST_LABELS, max(2, self.filled // 3))
+        if not few or self.filled < 0.5 * self.rows or self.kind in ("object", "list"):
+            return False
+        if self.numeric and (len(self.values) > 20 or not all(_WHOLE.fullmatch(value) for value in self.values)):
+            return False
+        if self.path == KEY and all(_SPLITS.fullmatch(plain_name(value)) for value in self.values):
+            return False
+        if sum(n for n in self.values.values() if n >= 3) < 0.9 * self.filled:
+            return False
+        moments = all(map(_is_moment, list(self.values)[:50]))
+        return not moments and self.longest <= LONGEST_LABEL and self.mean_words <= LABEL_WORDS and self.name not in IDS
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the values are JSON objects or lists, or texts that are."""
+        if self.kind in ("object", "list"):
+            return self.filled > 0
+        some = list(self.values)[:50]
+        return bool(some) and all(is_json_answer(value) for value in some)
+
+
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
+_WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
+
+
+def is_json_answer(text: str) -> bool:
+    """Whether a text is a JSON object or list."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return False
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_moment(text: str) -> bool:
+    if len(text) < 8 or not text[:1].isdigit():
+        return False
+    try:
+        datetime.fromisoformat(text.strip())
+    except ValueError:
+        return bool(re.match(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}( |T|$)", text))
+    return True
+
+
+def _kind(value: Any) -> Kind:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "number"
+    return "text" if isinstance(value, str) else "object" if isinstance(value, dict) else "list"
+
+
+def as_text(value: Any) -> str:
+    """A value as JMESPath's to_string gives it."""
+    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def key_path(key: str) -> str:
+    """A key as a JMESPath expression."""
+    return key if _PLAIN.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
+def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
+    """(path, name, value) of everything in a row. An object is there as a whole and by its keys; a list as a whole, and by
+    its places where the row itself is one."""
+    if path and not isinstance(value, dict):
+        yield path, name, value
+    if isinstance(value, dict):
+        if path:
+            yield path, name, value
+        if depth < _DEEPEST and len(value) <= 200:
+            for key, item in value.items():
+                at = key_path(str(key))
+                yield from leaves(item, f"{path}.{at}" if path else at, str(key), depth + 1)
+    elif isinstance(value, list) and not path and len(value) <= 20:
+        for i, item in enumerate(value):
+            yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
+    elif not path:
+        yield "@", "text", value
+
+
+def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
+    """Every column of the rows, by its path."""
+    columns: dict[str, Column] = {}
+    for row in rows:
+        for path, name, value in leaves(row.value):
+            columns.setdefault(path, Column(path, name)).add(value)
+        if row.key is not None:
+            columns.setdefault(KEY, Column(KEY, KEY)).add(row.key)
+    for column in columns.values():
+        column.rows = len(rows)
+    return columns
+
+
+def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
+    """The rows that `data.fields.each` makes: one for each element of a list, with the row's other keys."""
+    made = []
+    for row in rows:
+        outer: Mapping[str, Any] = row.value if isinstance(row.value, dict) else {}
+        elements = outer.get(name)
+        for element in elements if isinstance(elements, list) else ():
+            own = element if isinstance(element, dict) else {ELEMENT: element}
+            made.append(RawRow(row.file, row.key, {**outer, **own}))
+    return made

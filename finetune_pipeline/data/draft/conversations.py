@@ -1,0 +1,180 @@
+"""Conversations in raw rows: lists of turns under any keys, and tables with one turn a row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data import names
+from finetune_pipeline.data.draft.columns import Column, as_text, key_path, leaves
+from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.examples import ROLES
+from finetune_pipeline.data.formats import format_of
+
+_CHATS = ("messages", "sharegpt")
+_MOST_SPEAKERS = 200
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How conversations are read.
+
+    Attributes:
+        fields, roles: For task.yaml.
+        columns: What they read.
+        speaker, said: Keys of a turn, or columns of a table of turns.
+        turns: Key of the list of turns; empty for a table of turns.
+        thread: Column of a table of turns that says which conversation a turn belongs to.
+    """
+
+    fields: dict[str, str]
+    roles: dict[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    speaker: str = "role"
+    said: str = "content"
+    turns: str = ""
+    thread: str = ""
+
+
+def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
+    """How these rows are conversations, or None where they are not."""
+    objects = [row.value for row in rows if isinstance(row.value, dict)]
+    if not objects:
+        return None
+    native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
+    lists = [c for c in columns.values() if c.kind == "list" and "." not in c.path]
+    for column in lists:
+        turns = [
+            t for row in objects[:500] for t in (row.get(column.name) or ()) if isinstance(row.get(column.name), list)
+        ]
+        if not turns or not all(isinstance(turn, dict) for turn in turns):
+            continue
+        keys = _turn_keys(turns)
+        if keys is None:
+            continue
+        speaker, said = keys
+        roles = _roles(str(turn.get(speaker)) for turn in turns)
+        if native in _CHATS and (speaker, said) in (("role", "content"), ("from", "value")):
+            known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
+            return Chat({}, {} if known else roles, (column.path,), speaker, said, column.name)
+        each = (
+            ""
+            if (speaker, said) == ("role", "content")
+            else f"[].{{role: {key_path(speaker)}, content: {key_path(said)}}}"
+        )
+        fields = {"messages": f"{column.path}{each}"}
+        if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
+            fields["group"] = group.path
+        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, said, column.name)
+    return _table_of_turns(columns)
+
+
+def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """(key of who speaks, key of what is said) of turns; None where they are no turns."""
+    texts: dict[str, list[str]] = {}
+    for turn in turns:
+        for key, value in turn.items():
+            if isinstance(value, str) or (key == "content" and isinstance(value, list | type(None))):
+                texts.setdefault(key, []).append(as_text(value))
+    texts = {key: values for key, values in texts.items() if len(values) >= 0.8 * len(turns)}
+    few = [
+        k for k, v in texts.items() if 1 < len(set(v)) <= _MOST_SPEAKERS and (len(v) < 8 or len(set(v)) <= len(v) / 2)
+    ]
+    speaker = names.by_name(few, names.SPEAKERS)
+    rest = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
+    if speaker is None or not rest:
+        return None
+    said = names.by_name(rest, names.TEXTS) or max(rest, key=lambda k: sum(map(len, rest[k])))
+    return speaker, said
+
+
+def _roles(speakers: Iterator[str]) -> dict[str, str]:
+    """The role of each speaker, by name; who speaks first asks, where names do not tell."""
+    roles: dict[str, str] = {}
+    for speaker in dict.fromkeys(speakers):
+        plain = names.plain_name(speaker)
+        if speaker in ROLES:
+            roles[speaker] = speaker
+        elif names.rank(plain, names.USERS) is not None:
+            roles[speaker] = "user"
+        elif names.rank(plain, names.ASSISTANTS) is not None:
+            roles[speaker] = "assistant"
+        else:
+            roles[speaker] = ""
+    taken = {role for role in roles.values() if role in ("user", "assistant")}
+    for speaker, role in roles.items():
+        if not role:
+            free = [r for r in ("user", "assistant") if r not in taken]
+            roles[speaker] = free[0] if free else "user"
+            taken.add(roles[speaker])
+    if "user" in roles.values() and "assistant" not in roles.values() and "system" in roles:
+        roles["system"] = "assistant"  # dialogue corpora call the machine so
+    return roles
+
+
+def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
+    """A table with one turn a row: who speaks, what is said, and in which conversation."""
+    flat = {c.path: c for c in columns.values() if "." not in c.path}
+    speakers = [p for p, c in flat.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
+    known = [p for p in speakers if _are_speakers(flat[p])]
+    threads = [
+        p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None and 1.5 * len(c.values) <= c.filled
+    ]
+    said = names.by_name([p for p, c in flat.items() if c.is_text], names.TEXTS)
+    if not known or not threads or said is None:
+        return None
+    roles = _roles(iter(flat[known[0]].values))
+    return Chat(
+        {}, roles, (known[0], said, threads[0]), flat[known[0]].name, flat[said].name, "", flat[threads[0]].name
+    )
+
+
+def _are_speakers(column: Column) -> bool:
+    """Whether a column says who speaks: by its name, or by the names of both sides in it."""
+    sides = {
+        side
+        for value in column.values
+        for side, known in (("u", names.USERS), ("a", names.ASSISTANTS))
+        if names.rank(value, known) is not None
+    }
+    return len(sides) == 2 or (
+        names.rank(column.name, ("role", "speaker", "sender", "from", "author")) is not None and len(column.values) > 1
+    )
+
+
+def joined_turns(rows: Iterator[RawRow], chat: Chat) -> Iterator[bytes]:
+    """Conversations in OpenAI's form, a line each: turns of one side that follow each other are joined, and each begins with
+    the user and ends with an answer. What is left of none is an empty line's worth: nothing."""
+    if chat.turns:
+        for row in rows:
+            turns = row.value.get(chat.turns) if isinstance(row.value, dict) else None
+            yield from _conversation(turns if isinstance(turns, list) else (), chat, None)
+        return
+    threads: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        values = {name: value for _, name, value in leaves(row.value)}
+        threads.setdefault(f"{as_text(values.get(chat.thread, ''))}", []).append(values)
+    for thread, turns in threads.items():
+        yield from _conversation(turns, chat, thread)
+
+
+def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None) -> Iterator[bytes]:
+    joined: list[dict[str, str]] = []
+    for turn in turns:
+        value = turn.get(chat.said) if isinstance(turn, dict) else None
+        text = value.strip() if isinstance(value, str) else ""
+        role = chat.roles.get(str(turn.get(chat.speaker)), "") if text else ""
+        if role not in ("user", "assistant"):
+            continue
+        if joined and joined[-1]["role"] == role:
+            joined[-1]["content"] += f"\n{text}"
+        elif joined or role == "user":
+            joined.append({"role": role, "content": text})
+    if joined and joined[-1]["role"] == "user":
+        joined.pop()
+    if joined:
+        yield msgspec.json.encode({"messages": joined, **({"group": thread} if thread else {})}) + b"\n"

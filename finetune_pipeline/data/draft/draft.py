@@ -1,0 +1,308 @@
+"""The draft of a task from raw files: how they are read, what the answers are, and the spec that says so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data.draft.answers import Answers, json_schema_of
+from finetune_pipeline.data.draft.choice import Choice, choose
+from finetune_pipeline.data.draft.conversations import joined_turns
+from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.fields import mapping_of
+from finetune_pipeline.data.formats import read_turns
+from finetune_pipeline.data.readers.any_file import look_at, read_records
+from finetune_pipeline.data.validate.validation import validate_record
+from finetune_pipeline.findings import Finding, errors
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.rules import STUB
+
+_CHOSEN_BY = 5_000
+_TRIED = 400
+_CONSTANT = 0.95
+_ORDER_RULES = {"data.role_order", "data.no_assistant_last", "data.unknown_role"}
+Files = Sequence[tuple[str, Path]]
+
+
+@dataclass
+class Draft:
+    """A task as its files suggest it.
+
+    Attributes:
+        data: The section `data` of task.yaml.
+        output: The section `output`; the schema of JSON answers stands in `schema`.
+        system_prompt: With STUB where somebody has to say what things mean.
+        schema: JSON schema of the answers, where they are JSON.
+        converted: By file: its rows in another form, which replace it.
+    """
+
+    reading: Reading
+    choice: Choice
+    answers: Answers
+    data: dict[str, Any] = field(default_factory=dict)
+    output: dict[str, Any] = field(default_factory=dict)
+    system_prompt: str = ""
+    schema: dict[str, Any] | None = None
+    converted: dict[str, bytes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The spec of the draft, with every default."""
+        output = {**self.output, **({"json_schema": self.schema} if self.schema is not None else {})}
+        return spec_of(self.data, output, self.system_prompt)
+
+
+def draft(
+    files: Files,
+    *,
+    text: str | None = None,
+    answer: str | None = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
+) -> tuple[Draft | None, list[Finding]]:
+    """Draft a task from raw files.
+
+    Args:
+        files: (name, path) of each.
+        text, answer: Columns, where the user names them.
+        encoding, sheet: As for :func:`.reading.read_raw`.
+
+    Returns:
+        (the draft; None where the files hold no task that can be told, every finding about them).
+    """
+    reading = read_raw(files, encoding, sheet)
+    if errors(reading.problems):
+        return None, reading.problems
+    if not reading.rows:
+        nothing = Finding(
+            "draft.no_rows", "error", _names(files), "no row can be read", "see the findings about the files"
+        )
+        return None, [*reading.problems, nothing]
+    choice = choose(_spread(reading.rows), text, answer)
+    if isinstance(choice, str):
+        fix = "name them: --text COLUMN --answer COLUMN"
+        return None, [*reading.problems, Finding("draft.no_columns", "error", _names(files), choice, fix)]
+    made = _with_fields(files, reading, choice)
+    made.answers = Answers.of(_answers(files, made), written=_has_turns(files, made))
+    if not made.answers.rows:
+        return None, [*reading.problems, *_why_none(files, made)]
+    if problem := made.answers.problem:
+        return None, [
+            *reading.problems,
+            Finding("draft.answers", "error", _names(files), problem, "name another: --answer COLUMN"),
+        ]
+    made.output, made.schema = _output(made.answers)
+    made.system_prompt = made.system_prompt or _prompt(made)
+    return made, reading.problems
+
+
+def _names(files: Files) -> str:
+    return ", ".join(name for name, _ in files[:3]) + (", …" if len(files) > 3 else "")
+
+
+def _spread(rows: Sequence[RawRow]) -> list[RawRow]:
+    return list(rows[:: max(1, len(rows) // _CHOSEN_BY)])
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
+    """The draft with the section `data`: nothing is declared that the rows say by themselves."""
+    made = Draft(reading, choice, Answers(), notes=[*reading.notes])
+    if choice.chat:
+        return _with_chat(files, made)
+    declared = _with(reading.data, choice.fields)
+    plain = {k: v for k, v in choice.fields.items() if k == "each"}
+    without = _with(reading.data, plain)
+    if "csv" in without and "header" in without["csv"]:
+        csv = {k: v for k, v in without["csv"].items() if k != "header"}
+        without = {**without, "csv": csv} if csv else {k: v for k, v in without.items() if k != "csv"}
+    asked, told = (_examples(files, data, _TRIED) for data in (declared, without))
+    pairs = zip(asked, told, strict=False)
+    same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
+    plainly = len(told) >= len(asked) > 0 and all(same)
+    made.data = without if plainly else _undeclared_csv(files, declared)
+    if plainly:
+        ignored = {key for row in _validated(files, without, _TRIED) for key in row.ignored}
+        made.choice = replace(choice, unused=[path for path in choice.unused if path in ignored])
+    return made
+
+
+def _with(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    merged = {**data.get("fields", {}), **fields}
+    return {**{k: v for k, v in data.items() if k != "fields"}, **({"fields": merged} if merged else {})}
+
+
+def _undeclared_csv(files: Files, data: dict[str, Any]) -> dict[str, Any]:
+    """The section without `csv.header` where the readers tell it by the names in `fields`."""
+    csv = dict(data.get("csv", {}))
+    header = csv.pop("header", None)
+    if header is None:
+        return data
+    less = {**{k: v for k, v in data.items() if k != "csv"}, **({"csv": csv} if csv else {})}
+    for name, path in files:
+        container = look_at(path, name, spec_of(less))[0]
+        if container.dialect is not None and (container.dialect.problem or container.dialect.header != header):
+            return data
+    if any(look_at(path, name, spec_of(less))[0].kind == "workbook" for name, path in files):
+        return less if header else data
+    return less
+
+
+def _examples(files: Files, data: Mapping[str, Any], limit: int) -> list[Example]:
+    return [row.example for row in _validated(files, data, limit) if row.example]
+
+
+def _validated(files: Files, data: Mapping[str, Any], limit: int) -> list[Any]:
+    """The first rows of every file, validated under these settings."""
+    spec = spec_of({**data, "inject": True})
+    mapping, rows = mapping_of(spec), []
+    for name, path in files:
+        records = (r for r in read_records(path, name, spec) if r.about != "file")
+        for record in islice(records, limit):
+            rows += validate_record(record, name, spec, mapping)
+    return rows
+
+
+def _with_chat(files: Files, made: Draft) -> Draft:
+    """The draft of conversations: whose turns are whose, and what becomes of system turns."""
+    chat = made.choice.chat
+    if chat is None:
+        raise ValueError("the rows are no conversations")
+    data = _with(made.reading.data, chat.fields)
+    if chat.roles and chat.turns:
+        data["roles"] = dict(chat.roles)
+    rows = _validated(files, data, _TRIED) if chat.turns else []
+    broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
+    if not chat.turns or (
+        len(broken) > 0.2 * len(rows) and not any(_has_calls(r.value) for r in made.reading.rows[:200])
+    ):
+        for name, path in files:
+            records = read_records(path, name, spec_of(made.reading.data))
+            values = (RawRow(name, r.key, decoded(r)) for r in records if r.about == "row")
+            made.converted[name] = b"".join(joined_turns(values, chat))
+        made.data = {"inject": True}
+        made.notes.append(
+            f"{_names(files)}: written as conversations of turns in order, one a line; turns of one side that follow each "
+            "other are joined, and each ends with an answer"
+        )
+        return made
+    systems = Counter(_system_turns(files, data))
+    common = systems.most_common(1)[0] if systems else ("", 0)
+    if systems and common[1] >= _CONSTANT * len(rows):
+        made.system_prompt = common[0]
+        made.notes.append("the system prompt is the one that the conversations begin with")
+    elif systems and "messages" not in chat.fields:
+        made.notes.append("conversations begin with different system turns; the task's takes their place")
+        data = _with(data, {"messages": f"{chat.columns[0]}[?{chat.speaker} != 'system']"})
+    made.data = {**data, "inject": True}
+    return made
+
+
+def _has_calls(value: Any) -> bool:
+    return isinstance(value, dict) and ("tools" in value or "tool_calls" in str(value)[:5_000])
+
+
+def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
+    """The text of the system turn of the first conversations, where they begin with one."""
+    spec = spec_of(data)
+    mapping = mapping_of(spec)
+    for name, path in files:
+        for record in islice((r for r in read_records(path, name, spec) if r.about == "row"), _TRIED):
+            value = decoded(record)
+            row = mapping.apply(value, name, record.key, "")[0].row if mapping else value
+            turns = read_turns(row, spec, "").messages if isinstance(row, dict) else []
+            if turns and turns[0]["role"] == "system":
+                yield turns[0]["content"]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def _answers(files: Files, made: Draft) -> Iterator[str]:
+    """The answer of every row that can be read."""
+    if made.converted:
+        for data in made.converted.values():
+            yield from (msgspec.json.decode(line)["messages"][-1]["content"] for line in data.splitlines())
+        return
+    spec = spec_of(
+        {**made.data, "inject": True, "max_chars": 1 << 30, "min_chars": 0}, prompt=made.system_prompt or "-"
+    )
+    mapping = mapping_of(spec)
+    for name, path in files:
+        for record in read_records(path, name, spec):
+            if record.about != "file":
+                for row in validate_record(record, name, spec, mapping):
+                    if row.example is not None:
+                        yield row.example.answer
+
+
+def _has_turns(files: Files, made: Draft) -> bool:
+    """Whether most conversations have several answers: the last one is then no label, however often it comes back."""
+    if not made.choice.chat:
+        return False
+    if made.converted:
+        lines = [line for data in made.converted.values() for line in data.splitlines()[:_TRIED]]
+        turns = [len(msgspec.json.decode(line)["messages"]) for line in lines]
+    else:
+        turns = [sum(m["role"] != "system" for m in e.messages) for e in _examples(files, made.data, _TRIED)]
+    return sum(n > 2 for n in turns) > len(turns) / 2
+
+
+def _why_none(files: Files, made: Draft) -> list[Finding]:
+    """The findings that keep every row from being read, one of each rule."""
+    findings = [f for row in _validated(files, made.data, _TRIED) for f in row.findings]
+    return list({f.rule: f for f in reversed(errors(findings))}.values())
+
+
+def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    if answers.kind == "labels":
+        return {"kind": "labels", "labels": list(answers.labels)}, None
+    if answers.kind == "json":
+        schema = json_schema_of(answers.values)
+        return {"kind": "json", "json_schema": "schema.json", "max_new_tokens": answers.max_new_tokens}, schema
+    extract = {"extract": answers.extract} if answers.extract else {}
+    return {"kind": "text", "max_new_tokens": answers.max_new_tokens, **extract}, None
+
+
+def _prompt(made: Draft) -> str:
+    answers = made.answers
+    if answers.kind == "labels":
+        lines = [f"{label}: {STUB}" for label in answers.labels]
+        return "\n".join(["Classify the text. Answer with exactly one of these labels and nothing else.", *lines])
+    if answers.kind == "json":
+        properties = (made.schema or {}).get("properties", {})
+        lines = [f"{key}: {STUB} ({_types(part)})" for key, part in properties.items()]
+        return "\n".join(["Read the text. Answer with one line of JSON and nothing else, with these keys:", *lines])
+    what = "the user" if made.choice.chat else "the request"
+    return f"Answer {what}. {STUB}: whom you speak for, what a good answer holds, how long it is."
+
+
+def _types(part: Mapping[str, Any]) -> str:
+    if "enum" in part:
+        return "one of " + ", ".join(json.dumps(v, ensure_ascii=False) for v in part["enum"])
+    kinds = part.get("type", "any value")
+    return kinds if isinstance(kinds, str) else " or ".join(kinds)
+
+
+def task_name(paths: Sequence[Path]) -> str:
+    """A name for the task of these files: what their names share, else the folder's."""
+    words = [re.findall(r"[a-z0-9]+", re.sub(r"(\.\w{1,8})+$", "", path.name).casefold()) for path in paths]
+    shared = [of[0] for of in zip(*words, strict=False) if len(set(of)) == 1]
+    if not shared:
+        shared = re.findall(r"[a-z0-9]+", paths[0].resolve().parent.name.casefold())
+    while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):
+        shared.pop()
+    plain = "_".join(shared)
+    return (plain if plain[:1].isalpha() else f"task_{plain}".rstrip("_"))[:64]

@@ -1,0 +1,305 @@
+"""How raw files of unknown make are read: delimiter, header, sheet, and where in a JSON document the rows are.
+
+The readers refuse what can be read in two ways. Here the likelier way is taken, from what the cells hold, and said.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data.formats import format_of
+from finetune_pipeline.data.names import is_known_name
+from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.readers.any_file import look_at, read_records
+from finetune_pipeline.data.readers.containers import Container
+from finetune_pipeline.data.readers.records import RawStream, Record
+from finetune_pipeline.data.readers.workbooks import sheet_names
+from finetune_pipeline.findings import Finding, errors
+from finetune_pipeline.spec.loading import validated_spec
+from finetune_pipeline.spec.model import TaskSpec
+
+_LOOKED_AT = 500
+MOST_ROWS = 50_000
+"""Rows of a file by which its columns are judged; the labels of all rows are counted."""
+_DEEPEST = 4
+_SINGLE = 0.8
+"""Where a smaller share of a table's lines are whole rows, other delimiters and quoting are tried."""
+_PATH = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """A row as a reader gives it, decoded. `key`: of the list it stands in, in a JSON document of several lists."""
+
+    file: str
+    key: str | None
+    value: Any
+
+
+@dataclass
+class Reading:
+    """How a set of files is read, and what they hold.
+
+    Attributes:
+        data: Keys of `data` in task.yaml: csv, sheet, and fields.rows.
+        rows: Of all files, up to MOST_ROWS of each.
+        containers: By file: what it is.
+        counts: Rows by file.
+        notes: What was chosen, for people.
+        problems: What keeps files from being read, and what is odd about them.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    rows: list[RawRow] = field(default_factory=list)
+    containers: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
+
+
+def spec_of(data: Mapping[str, Any], output: Mapping[str, Any] | None = None, prompt: str = "-") -> TaskSpec:
+    """A spec by which rows can be read before there is a task."""
+    values = {"name": "draft", "description": "-", "system_prompt": prompt, "data": dict(data)}
+    return validated_spec({**values, "output": dict(output or {"kind": "text"})})
+
+
+def decoded(record: Record) -> Any:
+    """A record's value; None where it cannot be read."""
+    if not record.encoded:
+        return record.value
+    try:
+        return msgspec.json.decode(record.raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:  # what strict JSON forbids, rows are repaired or refused for later
+            return json.loads(record.raw.decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            return None
+
+
+def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, sheet: str | None = None) -> Reading:
+    """Read files of unknown make.
+
+    Args:
+        files: (name, path) of each.
+        encoding: Of those that are not UTF-8, where the user names it.
+        sheet: Of workbooks, where the user names it.
+    """
+    reading = Reading(data={"csv": {"encoding": encoding}} if encoding else {})
+    if sheet:
+        reading.data["sheet"] = sheet
+    for name, path in files:
+        container, seen = look_at(path, name, spec_of(reading.data))
+        reading.containers[name] = container.kind
+        if seen.problem:
+            reading.problems.append(seen.problem)
+        elif container.kind == "workbook":
+            _choose_sheet(path, name, reading)
+        elif container.kind == "json" or (container.kind == "json_lines" and seen.lines == 1):
+            _choose_rows(path, name, seen.encoding, reading)
+        elif container.dialect is not None:
+            _choose_dialect(path, name, container, reading)
+        if errors(reading.problems):
+            continue
+        _add_rows(path, name, reading)
+    return reading
+
+
+def _add_rows(path: Path, name: str, reading: Reading) -> None:
+    spec, unread = spec_of(reading.data), list[Record]()
+    for record in read_records(path, name, spec):
+        if record.about == "file":
+            known = {(f.rule, f.place) for f in reading.problems}
+            reading.problems += [f for f in record.findings if (f.rule, f.place) not in known]
+            continue
+        reading.counts[name] += 1
+        if reading.counts[name] <= MOST_ROWS:
+            if (value := decoded(record)) is not None:
+                reading.rows.append(RawRow(name, record.key, value))
+            else:
+                unread.append(record)
+    if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):
+        why = unread[0].findings[0].message if unread[0].findings else "its lines are no JSON"
+        message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {why}"
+        fix = "export it as CSV with a header, or as JSON Lines: one object with a text and its answer a line"
+        reading.problems.append(Finding("draft.unreadable", "error", name, message, fix))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[list[str]], int]:
+    """(cells of the first whole rows, how many rows were looked at), read as a table without a header."""
+    spec = spec_of({**data, "csv": {**data.get("csv", {}), "header": False}})
+    records = list(islice((r for r in read_records(path, name, spec) if r.about != "file"), _LOOKED_AT))
+    return [list(r.value.values()) for r in records if isinstance(r.value, dict)], len(records)
+
+
+def _choose_dialect(path: Path, name: str, container: Container, reading: Reading) -> None:
+    """Take the delimiter and the quoting that make the most whole rows, and say whether the first row names columns."""
+    own = {k: v for k, v in reading.data.get("csv", {}).items() if k != "header"}
+    delimiters = [own, *({**own, "delimiter": d} for d in (",", ";", "\t", "|") if "delimiter" not in own)]
+    best: tuple[float, dict[str, Any], list[list[str]]] = (0.0, own, [])
+    for csv in [*delimiters, *({**some, "quote": "none"} for some in delimiters if "quote" not in own)]:
+        if best[0] > _SINGLE and (best[1] == own or "quote" in csv):
+            break
+        rows, looked_at = _first_rows(path, name, {**reading.data, "csv": csv})
+        fit = _fit(rows, looked_at)
+        if fit > best[0] + 0.05:
+            best = (fit, csv, rows)
+    fit, csv, rows = best
+    if fit < 0.5:
+        fix = "save it as CSV with a header, or as JSON Lines: one object with a text and its answer a line"
+        reading.problems.append(
+            Finding("draft.no_table", "error", name, f"the file was not read: {container.why}", fix)
+        )
+        reading.containers[name] = "unknown"
+        return
+    if csv != own:
+        chosen = {k: v for k, v in csv.items() if k not in own}
+        reading.notes.append(f"{name}: read with {', '.join(f'{k} {v!r}' for k, v in chosen.items())}")
+    reading.data["csv"] = {**csv, "header": _header(rows, name, reading)}
+
+
+def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
+    """How well a delimiter fits: the share of whole rows of two cells or more. Of delimiters that fit alike, one that gives a
+    header fits better, and one with blanks behind it, as commas in prose have, worse."""
+    if not rows or max(map(len, rows)) < 2:
+        return 0.0
+    cells = [cell for row in rows for cell in row[1:]]
+    spaced = sum(cell.startswith(" ") for cell in cells) / len(cells)
+    return len(rows) / max(1, looked_at) - 0.3 * spaced + 0.1 * is_header(rows[0], rows[1:])
+
+
+def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
+    header = is_header(rows[0], rows[1:])
+    before = reading.data.get("csv", {}).get("header")
+    if before is not None and before != header:
+        message = "its first row names the columns, or not, otherwise than in the files before it"
+        reading.problems.append(
+            Finding("draft.headers_differ", "error", name, message, "give every file the same header")
+        )
+    if not header:
+        reading.notes.append(f"{name}: the first row is data; the columns are called c1 to c{len(rows[0])}")
+    return header
+
+
+def is_header(first: Sequence[str], behind: Sequence[Sequence[str]]) -> bool:
+    """Whether a table's first row names its columns, judged by the cells below."""
+    cells = [cell.strip().strip("\"'") for cell in first]
+    columns = [[row[i].strip() for row in behind if i < len(row)] for i in range(len(cells))]
+    named = [cell for cell in cells if cell]
+    if not named or len(set(named)) < len(named) or any(len(c) > 60 or _is_number(c) for c in named):
+        return False
+    recurs = any(cell and cell in column for cell, column in zip(cells, columns, strict=True))
+    if not recurs and any(is_known_name(cell) for cell in named):
+        return True
+    if recurs or any(len(c.split()) > 5 or c[-1:] in ".!?" for c in named):
+        return False
+    numbers = [sum(map(_is_number, c)) >= 0.8 * len(c) > 0 for c in columns]
+    words = [sum(len(cell.split()) for cell in c) / len(c) if c else 0.0 for c in columns]
+    longest = max(range(len(cells)), key=lambda i: words[i])
+    return any(numbers) or len(cells[longest].split()) <= max(2, words[longest] / 2) or not behind
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"[-+]?\d+([.,]\d+)*%?", text.strip()))
+
+
+def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
+    """Take the sheet with the most rows of two or more cells, and see whether its first row names columns."""
+    sheets = [reading.data["sheet"]] if "sheet" in reading.data else sheet_names(path)
+    rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
+    sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)
+    if sheet is None or not rows_of[sheet]:
+        return  # the reader says what is wrong
+    if len(sheets) > 1:
+        reading.data["sheet"] = sheet
+        others = ", ".join(quoted(s) for s in sheets if s != sheet)
+        reading.notes.append(f"{name}: sheet {quoted(sheet)} is read, and not {others}")
+    reading.data["csv"] = {**reading.data.get("csv", {}), "header": _header(rows_of[sheet], name, reading)}
+
+
+# --- JSON documents ---------------------------------------------------------------------------------------------------
+
+
+def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None:
+    """Say where in a document its rows are, where that is not at its top or in lists of one kind."""
+    with RawStream(path, encoding) as stream:
+        text = stream.buffered().read().decode("utf-8-sig", "replace")
+    try:
+        document = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return  # the reader gives what can be read
+    expression = rows_path(document)
+    if _is_columns(document):
+        message = "the document holds one list a column, not one object a row"
+        fix = "write it row by row (pandas: to_json(orient='records'))"
+        reading.problems.append(Finding("draft.columns", "error", name, message, fix))
+    elif expression:
+        fields = reading.data.setdefault("fields", {})
+        if fields.get("rows", expression) != expression:
+            message = f"its rows are at {expression}, those of the files before it at {fields['rows']}"
+            reading.problems.append(
+                Finding("draft.rows_differ", "error", name, message, "make one task of each, or one form of all")
+            )
+        fields["rows"] = expression
+        reading.notes.append(f"{name}: the rows are at {expression}")
+
+
+def _is_columns(document: Any) -> bool:
+    """Whether a document holds its columns one by one (pandas' default), not its rows."""
+    if not isinstance(document, dict) or len(document) < 2 or not any(map(is_known_name, document)):
+        return False
+    values = [list(v.values()) if isinstance(v, dict) else v for v in document.values()]
+    plain = all(isinstance(v, list) and not any(isinstance(x, dict | list) for x in v) for v in values)
+    return plain and len({len(v) for v in values}) == 1 and len(values[0]) > 1
+
+
+def rows_path(document: Any) -> str | None:
+    """The JMESPath of a document's rows; None where the reader finds them by itself."""
+    if not isinstance(document, dict) or not document or _is_row(document):
+        return None
+    lists = [v for v in document.values() if isinstance(v, list) and v]
+    if lists and len(lists) == len(document) and _alike(lists):
+        return None  # lists of rows under their keys
+    found = sorted(_lists(document, ()), key=lambda of: (-of[0], of[1]))
+    if found and found[0][0] > 1:
+        return found[0][2]
+    values = list(document.values())
+    if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
+        return "values(@)"
+    return None
+
+
+def _is_row(document: Mapping[str, Any]) -> bool:
+    """Whether a document is one row itself, such as one chat, and not a list of rows under a chat's usual key."""
+    lists = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    return bool(format_of(dict(document))) and all({"role", "from"} & v[0].keys() for v in lists)
+
+
+def _alike(lists: Sequence[Sequence[Any]]) -> bool:
+    """Whether the elements of several lists are rows of one kind."""
+    kinds = {type(element) for some in lists for element in some[:20]}
+    if kinds != {dict}:
+        return len(kinds) == 1
+    keys = [set().union(*(element for element in some[:20])) for some in lists]
+    return bool(set.intersection(*keys))
+
+
+def _lists(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
+    """(length, depth, expression) of the lists of objects or lists below a value."""
+    for key, item in value.items():
+        here = (*path, key if _PATH.fullmatch(key) else json.dumps(key))
+        if isinstance(item, list) and item and isinstance(item[0], dict | list):
+            yield len(item), len(here), ".".join(here)
+        elif isinstance(item, dict) and len(here) < _DEEPEST:
+            yield from _lists(item, here)

@@ -1,0 +1,105 @@
+"""What fine-tuning would need, told from the rows alone: no base model is read, so tokens are estimated by characters."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.wording import counted, dollars, duration
+from finetune_pipeline.planning.costs import TrainingCost, training_costs
+from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, machine_name, read_rates
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.model import TaskSpec
+
+CHARACTERS_A_TOKEN = 4
+"""Of English text, by the tokenizers of small models; other languages take more tokens."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Rows, tokens, time and money of a training.
+
+    Attributes:
+        rows: Clean rows; least: how many the spec asks for.
+        tokens: Of the training rows, over all epochs, estimated.
+        seconds: By earlier trainings on this machine; None where there is none.
+        costs: By the price list, the cheapest first.
+        power: Of planning.power.power_bounds.
+    """
+
+    rows: int
+    least: int
+    train_rows: int
+    tokens: int
+    method: str
+    seconds: Seconds | None
+    costs: list[TrainingCost]
+    power: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
+        if self.rows < self.least:
+            rows += f"; {self.least - self.rows:,} more are needed to begin (data.min_examples)"
+        time = (
+            f"{duration(self.seconds.low)} to {duration(self.seconds.high)} here, by {self.seconds.source}"
+            if self.seconds
+            else "not measured on this machine yet"
+        )
+        paid: dict[str, TrainingCost] = {}
+        for cost in self.costs:
+            if cost.high > 0:
+                paid.setdefault(cost.where.split(",")[0], cost)
+        offers = [f"{where} {dollars(cost.high)} at most" for where, cost in list(paid.items())[:3]]
+        money = f"{', '.join(['nothing but time here', *offers])}"
+        return [
+            f"fine-tuning needs: {rows}; about {self.tokens:,} tokens with {self.method}",
+            f"time: {time}",
+            f"money: {money} (`finetune costs` lists all)",
+        ]
+
+
+def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
+    """Work out what training on these rows would need.
+
+    Args:
+        spec: The task.
+        rows: All clean rows.
+        home: Folder with the speeds measured on this machine, and with prices.yaml where there is one.
+    """
+    test = round(len(rows) * spec.split.test)
+    train = len(rows) - test - round(len(rows) * spec.split.validation)
+    characters = sum(len(m["content"]) for e in rows for m in e.messages)
+    of_epoch = characters / CHARACTERS_A_TOKEN * train / max(1, len(rows))
+    phases = METHODS[spec.training.method].phases(spec.training.model_dump())
+    epochs = sum(phase["epochs"] for phase in phases)
+    size = _SIZE.search(spec.base_model)
+    parameters = float(size[1]) * (1e6 if size[2].lower() == "m" else 1e9) if size else 0.0
+    rates = [r for r in read_rates(home) if (r.machine, r.model) == (machine_name(), spec.base_model)]
+    seconds = None
+    for precision in {r.precision for r in rates}:
+        of_phases = [(str(p["method"]), of_epoch * p["epochs"]) for p in phases]
+        seconds = estimate_seconds(of_phases, rates, spec.base_model, precision) or seconds
+    prices, today = load_prices(home=home), datetime.datetime.now(datetime.UTC).date()
+    return Needs(
+        rows=len(rows),
+        least=spec.data.min_examples,
+        train_rows=train,
+        tokens=round(of_epoch * epochs),
+        method=spec.training.method,
+        seconds=seconds,
+        costs=training_costs(spec, prices, round(of_epoch), parameters, today),
+        power=power_bounds(spec, test),
+    )
