@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import chosen, hash_order
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic
-from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
