@@ -37,6 +37,8 @@ class _Loose(dict[int, int | str]):
 
 
 _LOOSE = _Loose()
+_LOOSE_ASCII = bytes(code if keeps(chr(code)) else 32 for code in range(128)).ljust(256)
+"""The same for bytes.translate, which takes a tenth of the time."""
 
 
 def exact_form(text: str) -> str:
@@ -48,7 +50,8 @@ def exact_form(text: str) -> str:
 def loose_form(text: str) -> str:
     """The exact form without punctuation (`c++`, `c#` and `95%` still differ); the exact form where nothing is left."""
     exact = exact_form(text)
-    return " ".join(exact.translate(_LOOSE).split()) or exact
+    kept = exact.encode().translate(_LOOSE_ASCII).decode() if exact.isascii() else exact.translate(_LOOSE)
+    return " ".join(kept.split()) or exact
 
 
 def text_key(text: str) -> str:

@@ -179,7 +179,7 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> flo
 
 @compiled
 def nearest(
-    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: bool, index: Index
+    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: int, index: Index
 ) -> tuple[np.ndarray, np.ndarray]:
     """For every query the text most like it, of those that share its rarest features.
 
@@ -187,7 +187,7 @@ def nearest(
         queries: Features (int32, ascending) of the queries.
         counts: How many each has.
         rare: Their rarest features, the rarest first (int32; -1: no more).
-        own: Whether query i is text i, which is not compared with itself.
+        own: Query i is text ``own + i``, which is not compared with itself; -1: the queries are no texts of the index.
         index: The texts.
 
     Returns:
@@ -217,8 +217,8 @@ def nearest(
                     touched[many] = row
                     many += 1
                 score[row] += index.weights[feature]
-        if own:
-            score[query] = np.float32(-1.0)
+        if own >= 0:
+            score[own + query] = np.float32(-1.0)
         candidates = 0  # the best of what was touched, by score, then by number
         for i in range(many):
             row = touched[i]
@@ -243,6 +243,6 @@ def nearest(
                 best[query], strength[query] = row, value
         for i in range(many):
             score[touched[i]] = 0.0
-        if own:
-            score[query] = 0.0
+        if own >= 0:
+            score[own + query] = 0.0
     return best, strength
