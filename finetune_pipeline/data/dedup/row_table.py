@@ -25,7 +25,7 @@ from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
-from finetune_pipeline.data.scrub.samples import Sample, chosen, samples_of
+from finetune_pipeline.data.scrub.placeholders import Sample, chosen, samples_of
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.progress import tell
