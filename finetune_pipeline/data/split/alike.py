@@ -9,7 +9,8 @@ and an edited copy is nearly always nearer to its original than to anything else
 
 The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 3,000 texts that share its 32
 rarest are looked at, and 32 of them compared: the best by what is shared, and those that share the rarest features (so that
-many rows with one long greeting do not hide each other's originals).
+many rows with one long greeting do not hide each other's originals). Of these, texts with less than a tenth of the weight in
+common are passed over.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from finetune_pipeline.data.dedup.kernels import compiled
 _BLANK = 32
 _EFFORT = 3_000
 """Texts looked at for a query; a feature more frequent than what is left of them is passed over."""
+_SHARED = 0.1
+"""Share of the weight of the features looked at that a text must have in common with a query to be compared with it."""
 _COMPARED = 16
 """Of these so many are compared by what is shared, and as many that share the rarest features."""
 _CONTAINED = 0.3
@@ -199,7 +201,7 @@ def nearest(
     touched = np.empty(_EFFORT, np.int64)
     whole = index.features.shape[1]
     for query in range(len(queries)):
-        many, left = 0, _EFFORT
+        many, left, weight = 0, _EFFORT, np.float32(0.0)
         for i in range(rare.shape[1]):
             feature = rare[query, i]
             if feature < 0:
@@ -211,6 +213,7 @@ def nearest(
             if end - start > left:
                 continue
             left -= end - start
+            weight += index.weights[feature]
             for at in range(start, end):
                 row = only if only >= 0 else index.rows[at]
                 if score[row] == 0.0:
@@ -222,8 +225,10 @@ def nearest(
         candidates = 0  # the best of what was touched, by score, then by number
         for i in range(many):
             row = touched[i]
+            if score[row] < _SHARED * weight:
+                continue
             value = score[row] / index.roots[row]
-            if score[row] <= 0.0 or (candidates == _COMPARED and value <= tops[_COMPARED - 1]):
+            if candidates == _COMPARED and value <= tops[_COMPARED - 1]:
                 continue
             place = min(candidates, _COMPARED - 1)
             while place > 0 and tops[place - 1] < value:
@@ -235,7 +240,7 @@ def nearest(
             candidates + min(many, _COMPARED)
         ):  # and the first touched: those that share the rarest features
             row = top[i] if i < candidates else touched[i - candidates]
-            if score[row] <= 0.0:
+            if score[row] < _SHARED * weight:
                 continue
             features = index.features[row, : index.counts[row]]
             value = _alike(queries[query, : counts[query]], features, whole, index.weights)
