@@ -11,23 +11,29 @@ The cost is bounded: of a text 96 features are kept (those with the smallest has
 rarest are looked at, and 32 of them compared: the best by what is shared, and those that share the rarest features (so that
 many rows with one long greeting do not hide each other's originals). Of these, texts with less than a tenth of the weight in
 common are passed over.
+
+Rows of different splits may also share a long answer, or a passage of what is asked: one source text under several templates,
+say. They are no leaks by themselves, and are listed for people to look at.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate, strip
 from finetune_pipeline.data.dedup.cleaning import semantic_suspects
 from finetune_pipeline.data.dedup.near_duplicates import code_points, loose_forms
-from finetune_pipeline.data.dedup.row_table import KEPT, RowTable
-from finetune_pipeline.data.examples import ORIGINS, decode_examples
-from finetune_pipeline.data.split.shared_texts import LONG_TEXT, long_texts
+from finetune_pipeline.data.dedup.row_table import KEPT, RowTable, hash_text
+from finetune_pipeline.data.dedup.text_similarity import loose_form
+from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
+from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.workers import available_cores, in_order
 from finetune_pipeline.spec import TaskSpec
 
@@ -41,6 +47,17 @@ _MANY = 50_000
 """Texts from which features have 22 bits in place of 20."""
 _TEXTS_AT_ONCE, _ROWS_AT_ONCE = 2048, 20_000
 _HUMAN = ORIGINS.index("human")
+LONG = 60
+"""Characters from which a shared answer or passage (a line or sentence) is no coincidence."""
+MOST_ROWS = 20
+"""A text that more rows share is a phrase of the task."""
+SHOWN = 20
+_SENTENCES = re.compile(r"\n+|(?<=[.!?:])\s+")
+
+
+LONG_TEXT = np.dtype([("kind", "<u1"), ("text", "<u8"), ("row", "<i8")])
+"""A long text of a row: place in KINDS, hash of the text, number of the row."""
+KINDS = ("answer", "passage")
 _Block = tuple[np.ndarray, np.ndarray, bytes]
 """Numbers of rows, which of them are the first with their prompt, and their lines."""
 
@@ -63,7 +80,7 @@ class AlikeRows:
         index: Their texts.
         rows: For each text of the index one row.
         suspects: (row, other row, cosine similarity) by `data.semantic`, where it is set.
-        long: The long answers and passages of all kept rows, for :mod:`.shared_texts`.
+        long: The long answers and passages (LONG_TEXT) of all kept rows.
     """
 
     links: Links
@@ -192,3 +209,50 @@ def features_of(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray
         part = slice(start, start + _TEXTS_AT_ONCE)
         kernels.features_of(*code_points(forms[part]), bits, kept[part], counts[part])
     return kept, counts
+
+
+def long_texts(rows: np.ndarray, examples: Sequence[Example], boilerplate: Boilerplate, labels: bool) -> np.ndarray:
+    """The long answers and passages (LONG_TEXT) of rows.
+
+    Args:
+        rows: Their numbers.
+        examples: The rows.
+        boilerplate: Left out of what is asked.
+        labels: Whether the answers are labels, which rows share by their nature.
+    """
+    texts = []
+    for row, example in zip(rows.tolist(), examples, strict=True):
+        if not labels and len(example.answer) >= LONG and len(answer := loose_form(example.answer)) >= LONG:
+            texts.append((0, hash_text(answer), row))
+        if len(asked := example.user_text) >= LONG:
+            for piece in {p for p in _SENTENCES.split(strip(asked, boilerplate)) if len(p) >= LONG}:
+                if len(passage := loose_form(piece)) >= LONG:
+                    texts.append((1, hash_text(passage), row))
+    return np.array(texts, LONG_TEXT)
+
+
+def shared_texts(table: RowTable, split: np.ndarray, long: np.ndarray) -> dict[str, Any]:
+    """Which of these long texts (LONG_TEXT) stand in rows of several splits (int8, place in SPLITS; negative: none).
+
+    Returns:
+        answers, passages (how many such texts), shown (up to 20 of {kind, splits, ids}).
+    """
+    long = long[split[long["row"]] >= 0]
+    long = long[np.lexsort([long[name] for name in ("row", "text", "kind")])]
+    new = np.ones(len(long), bool)
+    new[1:] = (long["kind"][1:] != long["kind"][:-1]) | (long["text"][1:] != long["text"][:-1])
+    once = new.copy()  # a row may say a text twice
+    once[1:] |= long["row"][1:] != long["row"][:-1]
+    long, new = long[once], new[once]
+    starts, of = np.flatnonzero(new), split[long["row"]]
+    sizes = np.diff(starts, append=len(long))
+    several = np.maximum.reduceat(of, starts) > np.minimum.reduceat(of, starts)
+    shared = np.flatnonzero(several & (sizes <= MOST_ROWS))
+    counts = np.bincount(long["kind"][starts[shared]], minlength=len(KINDS))
+    shown = []
+    for first, size in zip(starts[shared[:SHOWN]].tolist(), sizes[shared[:SHOWN]].tolist(), strict=True):
+        rows = long["row"][first : first + size]
+        splits = [SPLITS[code] for code in np.unique(split[rows])]
+        ids = [f"{number:016x}" for number in table.rows["id"][rows].tolist()]
+        shown.append({"kind": KINDS[long["kind"][first]], "splits": splits, "ids": ids})
+    return {"answers": int(counts[0]), "passages": int(counts[1]), "shown": shown}

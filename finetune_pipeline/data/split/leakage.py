@@ -20,10 +20,9 @@ from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_
 from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_hash
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH
 from finetune_pipeline.data.examples import SPLIT_FILES, examples_of
-from finetune_pipeline.data.split.alike import AlikeRows
+from finetune_pipeline.data.split.alike import AlikeRows, shared_texts
 from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic, recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
-from finetune_pipeline.data.split.shared_texts import shared_texts
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
 
@@ -115,7 +114,7 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
     Returns:
         exact, near, semantic, group, alike (pairs or groups), by_pair ({"train-test": {…}}), pairs (up to 20 shown by
         id), threshold, rows, canaries ({planted, found, by_kind, missed}), edited (see canaries.recall_by_edit), shared (see
-        shared_texts).
+        alike.shared_texts).
     """
     by_pair = {f"{a}-{b}": Counter(dict.fromkeys(PAIR_KINDS, 0)) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
