@@ -1,19 +1,31 @@
 """Normal forms of text, and the Jaccard similarity of sets of character 5-grams: the measure of likeness used everywhere.
 
 Jaccard similarity: |A ∩ B| / |A ∪ B| of the two sets (Jaccard 1912; Broder 1997 for shingles).
+
+Characters that show nothing (zero-width and bidi characters, soft hyphens, fillers) hide an address from scrubbing, and a copy
+of a row from the search for duplicates. Both look at the text without them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-import numpy as np
-
-from finetune_pipeline.data.invisible import visible_text
-
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Inside of a character class: Unicode's Default_Ignorable_Code_Point, and the marks of interlinear notes."""
+_ANY = re.compile(f"[{INVISIBLE}]")
+# Joiners, variation selectors and directional marks belong to many scripts and to emoji: odd only amid ASCII characters.
+# Flags of regions are spelt with tag characters.
+_OFTEN_RIGHT = "\u061c\u200c-\u200f\ufe00-\ufe0f"
+_ODD = re.compile(
+    f"(?![{_OFTEN_RIGHT}])(?<![\U0001f3f4\U000e0020-\U000e007f])[{INVISIBLE}]|(?<=[!-~])[{_OFTEN_RIGHT}](?=[!-~])"
+)
 SIZE = 5
 NEAR_ENOUGH = 1e-9
 """What rounding may take off a similarity."""
@@ -37,6 +49,30 @@ class _Loose(dict[int, int | str]):
 _LOOSE = _Loose()
 _LOOSE_ASCII = bytes(code if keeps(chr(code)) else 32 for code in range(128)).ljust(256)
 """The same for bytes.translate, which takes a tenth of the time."""
+
+
+def has_invisible(text: str) -> bool:
+    return not text.isascii() and _ANY.search(text) is not None
+
+
+def visible_text(text: str) -> str:
+    """The text without its invisible characters."""
+    return text if text.isascii() else _ANY.sub("", text)
+
+
+def visible_places(text: str) -> list[int]:
+    """For each character of `visible_text` its place in the text."""
+    hidden = {hit.start() for hit in _ANY.finditer(text)}
+    return [i for i in range(len(text)) if i not in hidden]
+
+
+def odd_invisible(text: str) -> tuple[int, str, int] | None:
+    """(number, name of the first, its place) of the invisible characters that no script needs; None where there are none."""
+    hits = [hit.start() for hit in _ODD.finditer(text)]
+    if not hits:
+        return None
+    first = text[hits[0]]
+    return len(hits), unicodedata.name(first, f"U+{ord(first):04X}"), hits[0]
 
 
 def exact_form(text: str) -> str:
@@ -78,6 +114,7 @@ def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> l
 
     Every pair is compared; memory grows with `texts` alone, time with both.
     """
+    import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
 
     near = np.zeros(len(texts), bool)

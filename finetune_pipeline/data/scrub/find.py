@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from finetune_pipeline.data.invisible import has_invisible, visible_places, visible_text
+from finetune_pipeline.data.dedup.text_similarity import has_invisible, visible_places, visible_text
 from finetune_pipeline.data.scrub import national_ids, numbers, secrets
 from finetune_pipeline.data.scrub.kinds import Span
 from finetune_pipeline.data.scrub.numbers import before

@@ -6,10 +6,10 @@ from finetune_pipeline.data.dedup.text_similarity import (
     exact_form,
     loose_form,
     near_any,
+    odd_invisible,
     similarity,
     text_key,
 )
-from finetune_pipeline.data.invisible import odd_invisible
 
 
 def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
