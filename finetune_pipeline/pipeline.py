@@ -117,7 +117,7 @@ STEPS = [
             spec.data.near_duplicate_threshold,
             spec.data.semantic.model_dump() if spec.data.semantic else None,
         ],
-        code_version="8",
+        code_version="9",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,
