@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
+from finetune_pipeline.data.split.alike import AlikeIndex, features_of
 from finetune_pipeline.engine.store import ArtifactStore, write_json
 from finetune_pipeline.pipeline import DATA, PIPELINE, STEPS
 from finetune_pipeline.spec import load_task
@@ -138,6 +139,7 @@ def main() -> None:
     size = (raw / "a.jsonl").stat().st_size
     print(f"{given.rows} rows, {size / 2**20:.0f} MiB, {os.cpu_count()} cores")
     near_duplicate_clusters(["compiles", "the kernels"], 0.8)
+    AlikeIndex(*features_of(["compiles", "the others"], 22), 22).nearest()
     figures = measured(folder)
     print(f"{'step':22} {'seconds':>9} {'CPU s':>9}")
     for name, step in {**figures["steps"], "all": figures}.items():

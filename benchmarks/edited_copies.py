@@ -31,9 +31,9 @@ from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split import splitting
-from finetune_pipeline.data.split.edited_canaries import EDITS
+from finetune_pipeline.data.split.alike import AlikeRows, Links
+from finetune_pipeline.data.split.canaries import EDITS
 from finetune_pipeline.data.split.ledger import SPLITS
-from finetune_pipeline.data.split.together import AlikeRows, Links
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.spec import Task, TaskSpec
 

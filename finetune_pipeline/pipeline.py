@@ -112,7 +112,7 @@ STEPS = [
             "ledger": outside.split_ledger,
             **spec.data.model_dump(include={"near_duplicate_threshold", "semantic"}),
         },
-        code_version="8",
+        code_version="9",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -51,7 +52,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], size: in
     if size < LARGE or cores < 2:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_begin) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
@@ -72,8 +73,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent dies; otherwise it would wait for work for ever."""
+def _begin() -> None:
+    """End this process when its parent dies; otherwise it would wait for work for ever. Rows are freed without the collector
+    of cycles, which takes a tenth of the time."""
+    gc.disable()
     parent = parent_process()
     if parent is not None:
         Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

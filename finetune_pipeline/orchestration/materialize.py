@@ -11,13 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from finetune_pipeline.data.examples import examples_of, read_examples
-from finetune_pipeline.data.quality.counts import markdown, summarise
+from finetune_pipeline.data.examples import examples_of
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.findings import FindingsError, errors, most_first
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, made_base
@@ -133,9 +132,23 @@ def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
         }
         return facts | ({"measured": read_json(measured)} if measured.exists() else {})
     facts = {"rows": artifact.facts["counts"][step.split], "per_label": artifact.facts["labels"][step.split]}
-    if step.split != "test":  # the sealed test is not read for a summary
-        facts["summary_markdown"] = markdown(summarise(read_examples(examples_of(artifact.folder, step.split))))
-    return facts
+    origins = artifact.facts["origins"][step.split]
+    return {**facts, "summary_markdown": counts_as_markdown(facts["rows"], facts["per_label"], origins)}
+
+
+def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[str, int]) -> str:
+    """Rows per label and origin as Markdown. Labels stand in code spans that they cannot break out of."""
+    lines = [f"**{rows} rows**"]
+    for title, counts in (("Label", labels), ("Origin", origins)):
+        if counts:
+            lines += ["", f"| {title} | rows | share |", "|---|---:|---:|"]
+            lines += [f"| {_as_code(name)} | {n} | {n / max(1, rows):.1%} |" for name, n in most_first(counts).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _as_code(name: str) -> str:
+    """A label in a table cell, as code that it cannot break out of."""
+    return f"`{' '.join(name.split()).replace('|', '/').replace('`', chr(39))}`"
 
 
 def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:

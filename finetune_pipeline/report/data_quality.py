@@ -14,7 +14,7 @@ from finetune_pipeline.data.dedup.row_table import TABLE
 from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.report import PARTS, benchmark_report, data_quality, write_review_sample
-from finetune_pipeline.data.scrub.samples import SAMPLES, SHOWN, Sample, chosen
+from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, chosen
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import placed_rows
 from finetune_pipeline.engine.store import write_json

@@ -172,11 +172,10 @@ def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f"that surely fewer than {LEAST_RECALL:.0%} of a kind of edited copies are found: that warns."
 )
 def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    report = leakage_report(artifact.folder, spec)
+    report = leakage_report(artifact.folder)
     leaks = report["exact"] + report["near"] + report["group"]
     if spec.data.semantic is not None and spec.data.semantic.remove:
         leaks += report["semantic"]
-    again = sum(sum(kinds.values()) for kinds in report.get("all_pairs", {}).values())
     canaries, edited, shared = report["canaries"], report["edited"], report["shared"]
     tested = {kind: edit for kind, edit in edited.items() if edit["tested"]}
     blind = bool(tested) and not any(edit["found"] for edit in tested.values())
@@ -189,8 +188,6 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
     if report["changed"]:
         message += f"; changed since they were certified: {', '.join(report['changed'])}"
-    if again:
-        message += f"; {again} leaks found when all pairs were compared"
     if report["semantic"]:
         message += f"; {report['semantic']} pairs across splits are suspected to mean the same"
     if report["alike"]:
@@ -200,7 +197,7 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
             f"; rows of several splits share {shared['answers']} long answers and {shared['passages']} passages "
             "(leakage.json lists them)"
         )
-    sound = leaks == 0 and again == 0 and proven and not report["changed"]
+    sound = leaks == 0 and proven and not report["changed"]
     return CheckResult(sound and not few, message, report, warns=sound)
 
 

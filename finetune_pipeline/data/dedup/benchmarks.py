@@ -122,6 +122,7 @@ class BenchmarkIndex:
         )
         self._own: list[np.ndarray] = []  # of each item: which words are no boilerplate
         self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # (item, place) of each run of words
+        self._ends: set[tuple[str, str]] = set()  # first and last word of each run: quick to look for
         for number, item in enumerate(self.items):
             runs = _runs(words[number])
             common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
@@ -130,6 +131,7 @@ class BenchmarkIndex:
             for place, run in enumerate(runs if own.sum() >= SIZE else ()):
                 if not common[place]:
                     self._places[run].append((number, place))
+                    self._ends.add((words[number][place], words[number][place + SIZE - 1]))
 
     def find(self, examples: Sequence[Example]) -> dict[int, Match]:
         """The rows (by place) that repeat an item; of several items the best covered one is named."""
@@ -147,11 +149,15 @@ class BenchmarkIndex:
         prompt = exact_form(example.user_text)
         if prompt in self._exact:
             return self._exact[prompt], 1.0, "exact"
+        if not self._ends:
+            return None
         answer = exact_form("\n".join(m["content"] for m in example.messages if m["role"] == "assistant"))
         shared: defaultdict[int, set[int]] = defaultdict(set)
-        for run in (*_runs(prompt.split(" ")), *_runs(answer.split(" "))):
-            for number, place in self._places.get(run, ()):
-                shared[number].add(place)
+        for words in (prompt.split(" "), answer.split(" ")):
+            for at, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
+                if ends in self._ends:
+                    for number, place in self._places.get(" ".join(words[at : at + SIZE]), ()):
+                        shared[number].add(place)
         shares = {}
         for number, places in sorted(shared.items()):
             own = self._own[number]

@@ -36,7 +36,7 @@ from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import KINDS, finder_of
-from finetune_pipeline.data.scrub.samples import SAMPLES, chosen
+from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen
 from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec

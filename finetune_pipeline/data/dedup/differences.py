@@ -24,9 +24,12 @@ _IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
 _SHORT_FORM = re.compile(r"(?<=\w)['’](m|re|s|ve|ll|d)\b")
 _LONG_FORM = {"m": "am", "re": "are", "s": "is", "ve": "have", "ll": "will", "d": "would"}
-_NEGATED = re.compile(
-    r"\b(?:(ca|wo|do|does|did|is|are|was|were|could|would|should|have|has|had|must|need)n['’]?t|(can)not)\b"
-)
+_STEMS = """
+ca wo do does did is are was were could would should have has had must need
+""".split()  # noqa: SIM905
+_NEGATED = re.compile(rf"\b({'|'.join(_STEMS)})n['’]t\b")
+_VERBS = {stem: {"ca": "can", "wo": "will"}.get(stem, stem) for stem in _STEMS}
+_JOINED_NEGATIONS = {"cannot": "can", **{f"{stem}nt": verb for stem, verb in _VERBS.items()}}
 _EITHER = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
 _SENTENCE_SIGNS = frozenset(".,;:!?\"'`´’‘“”„«»…-–—·•")
 _NEGATION_WORDS = """
@@ -51,6 +54,8 @@ _SMALL = frozenset(_SMALL_WORDS.split())
 """Words of grammar: one in place of another, or more of them, hardly change what is meant."""
 _COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {word: str(number) for number, word in enumerate(_COUNTING.split())}
+_SPECIAL = frozenset((*_NUMBERS, *_NEGATIONS, *_JOINED_NEGATIONS))
+"""Words that are more than words."""
 _QUANTITY_WORDS = """
 thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred
 thousand million billion dozen half first second third fourth fifth sixth seventh eighth ninth tenth
@@ -137,19 +142,27 @@ def words_of(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def _take_apart(text: str) -> _Words:
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    plain = _NEGATED.sub(lambda m: f"{ {'ca': 'can', 'wo': 'will'}.get(m[1], m[1] or m[2]) } not", plain.casefold())
-    plain = _EITHER.sub(" ", _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", plain))
+    plain = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    if "'" in plain or "’" in plain:
+        plain = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", plain)
+        plain = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", plain)
+    if "/" in plain:
+        plain = _EITHER.sub(" ", plain)
     numbers: list[str] = []
     signs: Counter[str] = Counter()
     words: list[str] = []
     negations = 0
     for token in _TOKEN.findall(plain):
-        if token in _NUMBERS or token.lstrip("-")[:1].isdigit():
+        if token.isalpha() and token not in _SPECIAL:
+            words.append(token)
+        elif token in _NUMBERS or token.lstrip("-")[:1].isdigit():
             numbers.append(_NUMBERS.get(token, token))
         elif token in _NEGATIONS:
             negations += 1
             words.append(_NOT)  # where it stands counts, not which one it is
+        elif token in _JOINED_NEGATIONS:
+            negations += 1
+            words += [_JOINED_NEGATIONS[token], _NOT]
         elif token[0].isalnum() or token[0] == "_":
             words.append(token)
         elif token not in _SENTENCE_SIGNS:

@@ -25,7 +25,7 @@ from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
-from finetune_pipeline.data.scrub.samples import Sample, chosen, samples_of
+from finetune_pipeline.data.scrub.placeholders import Sample, chosen, samples_of
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.progress import tell
@@ -90,15 +90,24 @@ class RowTable:
     rows: np.ndarray
     path: Path
 
-    def fetch(self, which: np.ndarray) -> list[Example]:
-        """The examples of these rows (int64), in the order asked for."""
-        order = np.argsort(which, kind="stable")
+    def lines(self, which: np.ndarray) -> bytes:
+        """The lines of these rows (int64, ascending)."""
+        start, end = self.rows["start"][which], self.rows["end"][which]
+        gaps = np.flatnonzero(start[1:] != end[:-1])  # rows that follow each other are read at once
+        begins, ends = start[np.append(0, gaps + 1)], end[np.append(gaps, len(which) - 1)]
         pieces = []
         with self.path.open("rb") as handle:
-            for start, end in self.rows[["start", "end"]][which[order]].tolist():
-                handle.seek(start)
-                pieces.append(handle.read(end - start))
-        examples = decode_examples(b"".join(pieces), str(self.path))
+            for begin, stop in zip(begins.tolist(), ends.tolist(), strict=True):
+                handle.seek(begin)
+                pieces.append(handle.read(stop - begin))
+        return b"".join(pieces)
+
+    def fetch(self, which: np.ndarray) -> list[Example]:
+        """The examples of these rows (int64), in the order asked for."""
+        if not len(which):
+            return []
+        order = np.argsort(which, kind="stable")
+        examples = decode_examples(self.lines(which[order]), str(self.path))
         return [examples[i] for i in np.argsort(order).tolist()]
 
 

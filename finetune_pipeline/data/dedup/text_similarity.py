@@ -1,26 +1,36 @@
 """Normal forms of text, and the Jaccard similarity of sets of character 5-grams: the measure of likeness used everywhere.
 
 Jaccard similarity: |A ∩ B| / |A ∪ B| of the two sets (Jaccard 1912; Broder 1997 for shingles).
+
+Characters that show nothing (zero-width and bidi characters, soft hyphens, fillers) hide an address from scrubbing, and a copy
+of a row from the search for duplicates. Both look at the text without them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
-from zlib import crc32
 
-import numpy as np
-
-from finetune_pipeline.data.invisible import visible_text
-
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Inside of a character class: Unicode's Default_Ignorable_Code_Point, and the marks of interlinear notes."""
+_ANY = re.compile(f"[{INVISIBLE}]")
+# Joiners, variation selectors and directional marks belong to many scripts and to emoji: odd only amid ASCII characters.
+# Flags of regions are spelt with tag characters.
+_OFTEN_RIGHT = "\u061c\u200c-\u200f\ufe00-\ufe0f"
+_ODD = re.compile(
+    f"(?![{_OFTEN_RIGHT}])(?<![\U0001f3f4\U000e0020-\U000e007f])[{INVISIBLE}]|(?<=[!-~])[{_OFTEN_RIGHT}](?=[!-~])"
+)
 SIZE = 5
 NEAR_ENOUGH = 1e-9
 """What rounding may take off a similarity."""
 _KEPT_MARKS = set("#%&@*/\\")
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 2048
 
 
 def keeps(char: str) -> bool:
@@ -37,6 +47,30 @@ class _Loose(dict[int, int | str]):
 
 
 _LOOSE = _Loose()
+
+
+def has_invisible(text: str) -> bool:
+    return not text.isascii() and _ANY.search(text) is not None
+
+
+def visible_text(text: str) -> str:
+    """The text without its invisible characters."""
+    return text if text.isascii() else _ANY.sub("", text)
+
+
+def visible_places(text: str) -> list[int]:
+    """For each character of `visible_text` its place in the text."""
+    hidden = {hit.start() for hit in _ANY.finditer(text)}
+    return [i for i in range(len(text)) if i not in hidden]
+
+
+def odd_invisible(text: str) -> tuple[int, str, int] | None:
+    """(number, name of the first, its place) of the invisible characters that no script needs; None where there are none."""
+    hits = [hit.start() for hit in _ODD.finditer(text)]
+    if not hits:
+        return None
+    first = text[hits[0]]
+    return len(hits), unicodedata.name(first, f"U+{ord(first):04X}"), hits[0]
 
 
 def exact_form(text: str) -> str:
@@ -72,51 +106,22 @@ def similarity(text_a: str, text_b: str) -> float:
     return jaccard(grams(loose_form(text_a)), grams(loose_form(text_b)))
 
 
-def shingle_sets(forms: Sequence[str]) -> list[np.ndarray]:
-    """Sorted distinct 32-bit hashes (uint32) of each form's 5-grams: enough to compare texts, without the texts."""
-    hashed = ((crc32(gram.encode("utf-8", "surrogatepass")) for gram in grams(form)) for form in forms)
-    return [np.unique(np.fromiter(hashes, np.uint32)) for hashes in hashed]
-
-
-def similar_pairs(
-    sets: Sequence[np.ndarray], others: Sequence[np.ndarray], threshold: float
-) -> Iterator[tuple[int, int, float]]:
-    """(i, j, similarity) of every pair of a set and another at the threshold or above; all pairs are compared."""
-    if not len(sets) or not len(others):
-        return
-    columns = np.unique(np.concatenate(others))
-    sizes = np.array([len(s) for s in others])
-    against = _incidence(others, columns).T.tocsr()
-    for start in range(0, len(sets), _ROWS_AT_ONCE):
-        part = sets[start : start + _ROWS_AT_ONCE]
-        both = (_incidence(part, columns) @ against).tocoo()
-        likeness = both.data / (np.array([len(s) for s in part])[both.row] + sizes[both.col] - both.data)
-        for k in np.flatnonzero(likeness >= threshold - NEAR_ENOUGH):
-            yield start + int(both.row[k]), int(both.col[k]), float(likeness[k])
-
-
-def _incidence(sets: Sequence[np.ndarray], columns: np.ndarray) -> Any:
-    """Sparse 0/1 matrix (int32, CSR): rows are sets, columns the sorted hashes in `columns`; others are left out."""
-    from scipy.sparse import csr_matrix
-
-    flat = np.concatenate(sets)
-    rows = np.repeat(np.arange(len(sets)), [len(s) for s in sets])
-    at = np.searchsorted(columns, flat)
-    at[at == len(columns)] = 0
-    known = columns[at] == flat
-    ones = np.ones(int(known.sum()), np.int32)
-    return csr_matrix((ones, (rows[known], at[known])), shape=(len(sets), len(columns)))
-
-
 def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> list[bool]:
     """For each text whether its similarity with any of `others` reaches the threshold.
 
     Every pair is compared; memory grows with `texts` alone, time with both.
     """
-    sets = shingle_sets([loose_form(text) for text in texts])
-    near = [False] * len(texts)
-    rest = iter(others)
-    while some := list(islice(rest, 2048)):
-        for _, i, _ in similar_pairs(shingle_sets([loose_form(text) for text in some]), sets, threshold):
-            near[i] = True
-    return near
+    import numpy as np
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    near = np.zeros(len(texts), bool)
+    if not texts:
+        return []
+    counter = CountVectorizer(analyzer=grams, dtype=np.int32)  # a set of 5-grams: each counts once
+    known = counter.fit_transform(map(loose_form, texts))
+    sizes, rest = known.sum(axis=1).A1, map(loose_form, others)
+    while some := list(islice(rest, _ROWS_AT_ONCE)):
+        both = (known @ counter.transform(some).T).tocoo()
+        either = sizes[both.row] + np.array([len(grams(form)) for form in some])[both.col] - both.data
+        near[both.row[both.data / either >= threshold - NEAR_ENOUGH]] = True
+    return near.tolist()

@@ -1,14 +1,56 @@
-"""OpenAI's chat format: a list of turns, with tools and weights."""
+"""OpenAI's chat format: a list of turns, with tools and weights. ShareGPT's ``conversations`` are read here, too.
+
+Content is text or a list of typed parts. Text parts are joined as they are. Reasoning (a part, or the key
+``reasoning_content``) is kept in front of the answer, inside ``<think>…</think>``, with a note. Pictures, sound and files
+are refused: the pipeline trains on text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, register, text_of
-from finetune_pipeline.data.formats.chat_turns import read_chat
-from finetune_pipeline.data.formats.tool_calls import unpacked
+from finetune_pipeline.data.examples import ROLES
+from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, clean_text, register, text_of
+from finetune_pipeline.data.formats.tool_calls import read_calls, unpacked
+from finetune_pipeline.data.quoting import key_name, quoted, row_finding
+from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
+
+_SAME_ROLE = {"developer": "system", "function": "tool"}
+_SHAREGPT = {
+    **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant"},
+    **{"bot": "assistant", "model": "assistant", "observation": "tool", "tool_response": "tool"},
+    **{"function_response": "tool", "function_call": "function_call", "tool_call": "function_call"},
+    **{role: role for role in (*ROLES, *_SAME_ROLE)},
+}
+_MEANT = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_REASONING_PARTS = ("reasoning", "thinking")
+_REFUSED = ("audio", "refusal")
+_KNOWN = {"role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "reasoning_content"}
+_KNOWN |= {"weight", "loss_weight", *_REFUSED}
+
+
+@register
+class Messages(RawFormat):
+    """``{"messages": [{"role": "user", "content": "…"}, …]}``"""
+
+    name, order = "messages", 10
+    keys, described = "`messages`", "`messages`: OpenAI chat"
+    documented = (
+        "`messages`: OpenAI chat, with `tools`, `tool_calls`, `weight`, and content as text or as a list of text parts"
+    )
+    row_keys = ("messages", "tools", "chosen", "rejected")
+    renames = ("messages",)
+    fields = ("messages",)
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        return "messages" in keys
+
+    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
+        return read_messages(row, "messages", spec, place, turns, loose=False)
 
 
 def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, turns: Turns, loose: bool) -> set[str]:
@@ -33,21 +75,175 @@ def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, tur
     return {key, "chosen"}
 
 
-@register
-class Messages(RawFormat):
-    """``{"messages": [{"role": "user", "content": "…"}, …]}``"""
+def read_chat(value: Any, key: str, place: str, turns: Turns, roles: Mapping[str, str], loose: bool) -> None:
+    """Fill `turns` from a list of turns.
 
-    name, order = "messages", 10
-    keys, described = "`messages`", "`messages`: OpenAI chat"
-    documented = (
-        "`messages`: OpenAI chat, with `tools`, `tool_calls`, `weight`, and content as text or as a list of text parts"
-    )
-    row_keys = ("messages", "tools", "chosen", "rejected")
-    renames = ("messages",)
-    fields = ("messages",)
+    Args:
+        value: The list.
+        key: What messages call it.
+        place: ``file:line``.
+        turns: Filled.
+        roles: Other names of roles, from the spec.
+        loose: ShareGPT's names of roles are known too.
+    """
+    if not isinstance(value, list):
+        rule = "empty_field" if value is None else "wrong_type"
+        message = f"`{key}` must be a list of turns, found {quoted(value)}"
+        turns.findings.append(row_finding(rule, place, message, 'write [{"role": "user", "content": "…"}, …]'))
+        return
+    if not value:
+        message = f"`{key}` is an empty list"
+        turns.findings.append(row_finding("empty_field", place, message, "fill it in, or remove the row"))
+        return
+    reader = _ChatReader(place, turns.findings, roles, loose)
+    messages = [reader.read(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
+    turns.messages += [m for m in messages if m is not None]
+    turns.whole = None not in messages
+    turns.ignored += [f"{key}.{k}" for k in reader.ignored]
 
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "messages" in keys
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
-        return read_messages(row, "messages", spec, place, turns, loose=False)
+class _ChatReader:
+    """Reads the turns of one row. `ignored`: keys of turns that nothing reads."""
+
+    def __init__(self, place: str, findings: list[Finding], roles: Mapping[str, str], loose: bool) -> None:
+        self._place, self._findings, self._roles, self._loose = place, findings, roles, loose
+        self.ignored: set[str] = set()
+
+    def _say(self, rule: str, message: str, fix: str, severity: Severity = "error") -> None:
+        self._findings.append(row_finding(rule, self._place, message, fix, severity))
+
+    def _text(self, holder: dict[str, Any], key: str, name: str, note: bool = True) -> str | None:
+        return text_of(holder, key, f"{name}.{key}", self._place, self._findings, note)
+
+    def _calls(self, value: Any, name: str) -> list[dict[str, Any]]:
+        calls, problems = read_calls(value, name, self._place)
+        self._findings += problems
+        return calls
+
+    def read(self, turn: Any, name: str) -> dict[str, Any] | None:
+        """One turn in canonical form, or None with findings that say why not."""
+        if not isinstance(turn, dict):
+            message = f"`{name}` must be an object, found {quoted(turn)}"
+            self._say("wrong_type", message, 'write {"role": "user", "content": "…"}')
+            return None
+        before = len(self._findings)
+        foreign = "role" not in turn and "from" in turn
+        role = self._role(turn, "from" if foreign else "role", name, self._loose or foreign)
+        content_key = "value" if "content" not in turn and "value" in turn else "content"
+        for key in _REFUSED:
+            if turn.get(key) is not None:
+                message = f"`{name}.{key}` changes what the turn means and is not supported"
+                self._say("unsupported_key", message, "remove the key if it may go, else the row")
+        if not turn.keys() <= _KNOWN:
+            self.ignored.update(key_name(k) for k in turn if k not in _KNOWN and not (k == "name" and role == "tool"))
+        weight = self._weight(turn, name)
+        if role is None:
+            if not isinstance(turn.get(content_key), list):
+                self._text(turn, content_key, name)
+            return None
+        message_ = self._read_known(turn, role, content_key, name, before)
+        if weight is not None:
+            if message_["role"] == "assistant" and weight == 0:
+                message_["weight"] = 0
+            elif message_["role"] != "assistant" and weight == 1:
+                self.ignored.add("weight")
+        return message_ if all(f.severity != "error" for f in self._findings[before:]) else None
+
+    def _read_known(self, turn: dict[str, Any], role: str, content_key: str, name: str, before: int) -> dict[str, Any]:
+        """The canonical form of a turn whose role is known."""
+        message: dict[str, Any] = {"role": role, "content": ""}
+        if role == "function_call":  # ShareGPT: the call is where the text would be
+            message["role"] = "assistant"
+            calls = self._calls(turn.get(content_key), f"{name}.{content_key}")
+            if not calls and len(self._findings) == before:
+                self._say("empty_field", f"`{name}.{content_key}` is null", "fill it in")
+        else:
+            message["content"], calls = self._content(turn, role, content_key, name)
+        given = [(k, turn[k]) for k in ("tool_calls", "function_call") if turn.get(k) not in (None, [])]
+        if role == "assistant":
+            for key, value in given:
+                calls += self._calls(value, f"{name}.{key}")
+        elif any(value for _, value in given) or (calls and role != "function_call"):
+            self._say("bad_tool_call", f"`{name}`: only the assistant can call tools, not {role!r}", "remove it")
+        if calls:
+            message["tool_calls"] = calls
+        elif not message["content"] and len(self._findings) == before:
+            self._text(turn if isinstance(turn.get(content_key), str | None) else {content_key: ""}, content_key, name)
+        if role == "tool":
+            message.update({k: turn[k] for k in ("tool_call_id", "name") if isinstance(turn.get(k), str) and turn[k]})
+        return message
+
+    def _role(self, turn: dict[str, Any], key: str, name: str, loose: bool) -> str | None:
+        role = self._text(turn, key, name, note=False)
+        if role is None:
+            return None
+        if role in self._roles:
+            return self._roles[role]
+        known = _SHAREGPT.get(role.casefold()) if loose else role if role in ROLES else None
+        known = _SAME_ROLE.get(known or role, known)
+        if known is None:
+            near = [_MEANT[role.casefold()]] if role.casefold() in _MEANT else []
+            near = near or difflib.get_close_matches(role.casefold(), ROLES, 1, 0.6)
+            fix = f"use one of {', '.join(ROLES)}, or data.roles"
+            fix = f"write {near[0]!r}, or name it in data.roles" if near else fix
+            self._say("unknown_role", f"`{name}.{key}` is {quoted(role)}", fix)
+        return known
+
+    def _weight(self, turn: dict[str, Any], name: str) -> int | None:
+        """0 or 1, or None when the turn has no weight, or a wrong one."""
+        for key in ("weight", "loss_weight"):
+            weight = turn.get(key)
+            if weight is None:
+                continue
+            if isinstance(weight, int | float) and not isinstance(weight, bool) and weight in (0, 1):
+                return int(weight)
+            self._say("bad_weight", f"`{name}.{key}` is {quoted(weight)}", "write 0 or 1")
+        return None
+
+    def _content(
+        self, turn: dict[str, Any], role: str, content_key: str, name: str
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """(text, calls among its parts) of a turn."""
+        content, thought = turn.get(content_key), turn.get("reasoning_content")
+        calls: list[dict[str, Any]] = []
+        if isinstance(content, list):
+            content, reasoning = self._parts(content, f"{name}.{content_key}", calls)
+            thought = thought or reasoning
+        elif isinstance(content, str) and content.strip():
+            note = role != "system"  # that one is compared with the spec's prompt
+            content = self._text(turn, content_key, name, note) or ""
+        else:
+            has_call = turn.get("tool_calls") or turn.get("function_call")
+            if not has_call or (content is not None and not isinstance(content, str)):
+                self._text(turn, content_key, name)
+            content = ""
+        if isinstance(thought, str) and thought.strip() and role == "assistant":
+            message = f"`{name}` holds reasoning; it is kept before the answer, inside <think>…</think>"
+            self._say("reasoning_kept", message, "remove it at the source if the model is not to reason aloud", "note")
+            content = f"<think>\n{clean_text(thought)}\n</think>\n\n{content}".rstrip()
+        return content, calls
+
+    def _parts(self, parts: list[Any], name: str, calls: list[dict[str, Any]]) -> tuple[str, str]:
+        """(text, reasoning) of a list of typed parts; calls among them are added to `calls`."""
+        texts: list[str] = []
+        thoughts: list[str] = []
+        for i, part in enumerate(parts):
+            where = f"{name}[{i}]"
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            kind = part.get("type") if isinstance(part, dict) else None
+            if not isinstance(kind, str):
+                self._say("wrong_type", f"`{where}` has no type", 'write {"type": "text", "text": "…"}')
+                continue
+            own = part.get("text", part.get("value", part.get(kind, part.get("content"))))
+            if kind in ("tool_call", "function_call"):
+                calls += self._calls(own if own is not None else part, where)
+            elif kind not in (*_TEXT_PARTS, *_REASONING_PARTS):
+                message = f"`{where}` has the type {quoted(kind)}: only text can be trained on here"
+                self._say("unsupported_part", message, "remove the row, or say in text what the part shows")
+            elif not isinstance(own, str):
+                self._say("wrong_type", f"`{where}` must hold text, found {quoted(own)}", "write it as text")
+            else:
+                (texts if kind in _TEXT_PARTS else thoughts).append(own)
+        return clean_text("".join(texts)), "\n".join(thoughts)

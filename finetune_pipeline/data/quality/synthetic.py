@@ -21,7 +21,6 @@ from finetune_pipeline.spec.data import SyntheticSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 UNKNOWN = "unknown"
-CURVE_STEPS = 20
 _REJECTING = ("drop", "relabel")
 _MOST_REVIEWED = 10_000
 
@@ -215,8 +214,6 @@ def synthetic_rows(
 
 
 def _plan(n: int, c: int, rules: SyntheticSpec) -> dict[str, Any]:
-    top = min(1.0, 2 * rules.intolerable_rejected)
-    rates = [round(top * i / CURVE_STEPS, 6) for i in range(CURVE_STEPS + 1)]
     fair = fair_sample(rules.acceptable_rejected, rules.intolerable_rejected, rules.risk)
     return {
         "n": n,
@@ -227,7 +224,6 @@ def _plan(n: int, c: int, rules: SyntheticSpec) -> dict[str, Any]:
         "consumer_risk": round(chance_of_acceptance(n, c, rules.intolerable_rejected), 6),
         "producer_risk": round(1 - chance_of_acceptance(n, c, rules.acceptable_rejected), 6),
         "fair_n": fair[0] if fair else None,
-        "curve": [{"rate": rate, "accept": round(chance_of_acceptance(n, c, rate), 6)} for rate in rates],
     }
 
 

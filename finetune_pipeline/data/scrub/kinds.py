@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_pipeline.data.invisible import visible_text
+from finetune_pipeline.data.dedup.text_similarity import visible_text
 from finetune_pipeline.findings import Finding, FindingsError
 
 SHAPE_KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")

@@ -11,6 +11,8 @@ from finetune_pipeline.data.dedup.kernels import compiled
 _BLANK = 32
 _EFFORT = 3_000
 """Texts looked at for a query; a feature more frequent than what is left of them is passed over."""
+_SHARED = 0.1
+"""Share of the weight of the features looked at that a text must have in common with a query to be compared with it."""
 _COMPARED = 16
 """Of these so many are compared by what is shared, and as many that share the rarest features."""
 _CONTAINED = 0.3
@@ -179,7 +181,7 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> flo
 
 @compiled
 def nearest(
-    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: bool, index: Index
+    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: int, index: Index
 ) -> tuple[np.ndarray, np.ndarray]:
     """For every query the text most like it, of those that share its rarest features.
 
@@ -187,7 +189,7 @@ def nearest(
         queries: Features (int32, ascending) of the queries.
         counts: How many each has.
         rare: Their rarest features, the rarest first (int32; -1: no more).
-        own: Whether query i is text i, which is not compared with itself.
+        own: Query i is text ``own + i``, which is not compared with itself; -1: the queries are no texts of the index.
         index: The texts.
 
     Returns:
@@ -199,7 +201,7 @@ def nearest(
     touched = np.empty(_EFFORT, np.int64)
     whole = index.features.shape[1]
     for query in range(len(queries)):
-        many, left = 0, _EFFORT
+        many, left, weight = 0, _EFFORT, np.float32(0.0)
         for i in range(rare.shape[1]):
             feature = rare[query, i]
             if feature < 0:
@@ -211,19 +213,22 @@ def nearest(
             if end - start > left:
                 continue
             left -= end - start
+            weight += index.weights[feature]
             for at in range(start, end):
                 row = only if only >= 0 else index.rows[at]
                 if score[row] == 0.0:
                     touched[many] = row
                     many += 1
                 score[row] += index.weights[feature]
-        if own:
-            score[query] = np.float32(-1.0)
+        if own >= 0:
+            score[own + query] = np.float32(-1.0)
         candidates = 0  # the best of what was touched, by score, then by number
         for i in range(many):
             row = touched[i]
+            if score[row] < _SHARED * weight:
+                continue
             value = score[row] / index.roots[row]
-            if score[row] <= 0.0 or (candidates == _COMPARED and value <= tops[_COMPARED - 1]):
+            if candidates == _COMPARED and value <= tops[_COMPARED - 1]:
                 continue
             place = min(candidates, _COMPARED - 1)
             while place > 0 and tops[place - 1] < value:
@@ -235,7 +240,7 @@ def nearest(
             candidates + min(many, _COMPARED)
         ):  # and the first touched: those that share the rarest features
             row = top[i] if i < candidates else touched[i - candidates]
-            if score[row] <= 0.0:
+            if score[row] < _SHARED * weight:
                 continue
             features = index.features[row, : index.counts[row]]
             value = _alike(queries[query, : counts[query]], features, whole, index.weights)
@@ -243,6 +248,6 @@ def nearest(
                 best[query], strength[query] = row, value
         for i in range(many):
             score[touched[i]] = 0.0
-        if own:
-            score[query] = 0.0
+        if own >= 0:
+            score[own + query] = 0.0
     return best, strength

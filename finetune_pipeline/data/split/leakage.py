@@ -2,8 +2,7 @@
 
 Exact (the same prompt), near (verified Jaccard similarity of prompts, boilerplate left out) and by group, between each two
 splits; semantic where the spec asks for it. Every run tests the search itself: leaks are planted in a copy of the
-validation and test rows, and the same search must find them. When the certificate is checked, all pairs of up to 20,000
-rows are compared again without MinHash.
+validation and test rows, and the same search must find them.
 """
 
 from __future__ import annotations
@@ -14,32 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
 from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_forms, similarities, sketch
 from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_hash
-from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, shingle_sets, similar_pairs, text_key
-from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples
-from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic
-from finetune_pipeline.data.split.edited_canaries import recall_by_edit
+from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH
+from finetune_pipeline.data.examples import SPLIT_FILES, examples_of
+from finetune_pipeline.data.split.alike import AlikeRows, shared_texts
+from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic, recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
-from finetune_pipeline.data.split.shared_texts import shared_texts
-from finetune_pipeline.data.split.together import AlikeRows
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
 
-LEAKAGE, FINGERPRINTS = "leakage.json", "test/fingerprints.json"
-SMALL = 20_000
-"""Rows up to which all pairs are compared again."""
+LEAKAGE = "leakage.json"
 BETWEEN = (("train", "test"), ("validation", "test"), ("train", "validation"))
 _PAIRS_SHOWN = 20
 _CANARY_SOURCES = 64
 _TRAIN = SPLITS.index("train")
 PAIR_KINDS = ("exact", "group", "near", "semantic", "alike")
-"""Kinds of pairs between splits. The last is no leak: links of alike rows that were cut (see data/split/together.py)."""
+"""Kinds of pairs between splits. The last is no leak: links of alike rows that were cut (see data/split/placement.py)."""
 Leak = tuple[int, int, float]
 """(row, other row, similarity) of two rows in different splits."""
 
@@ -120,8 +113,8 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
 
     Returns:
         exact, near, semantic, group, alike (pairs or groups), by_pair ({"train-test": {…}}), pairs (up to 20 shown by
-        id), threshold, rows, canaries ({planted, found, by_kind, missed}), edited (see edited_canaries), shared (see
-        shared_texts).
+        id), threshold, rows, canaries ({planted, found, by_kind, missed}), edited (see canaries.recall_by_edit), shared (see
+        alike.shared_texts).
     """
     by_pair = {f"{a}-{b}": Counter(dict.fromkeys(PAIR_KINDS, 0)) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
@@ -218,65 +211,11 @@ def _with_planted(rows: _Rows, canaries: Sequence[Canary], boilerplate: Boilerpl
     )
 
 
-def fingerprints(examples: Sequence[Example], boilerplate: Boilerplate) -> list[dict[str, Any]]:
-    """id, exact (hash of the prompt's exact form) and shingles (sorted 32-bit hashes of its 5-grams, boilerplate left out)
-    of every row. Enough to find leaks, without the texts."""
-    sets = shingle_sets(loose_forms([e.user_text for e in examples], boilerplate))
-    return [
-        {"id": e.id, "exact": text_key(e.user_text), "shingles": s.tolist()}
-        for e, s in zip(examples, sets, strict=True)
-    ]
+def leakage_report(split_folder: Path) -> dict[str, Any]:
+    """The certificate in ``leakage.json``, and `changed`: the splits whose files are not those certified.
 
-
-def write_fingerprints(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write fingerprints as one JSON list."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode(rows) + b"\n")
-
-
-def find_leaks(
-    prints: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], threshold: float
-) -> list[dict[str, Any]]:
-    """Every pair of fingerprints with the same prompt or Jaccard similarity ≥ threshold; all pairs are compared.
-
-    Returns {id, other_id, kind: exact|near, similarity}, in the order of `prints`.
-    """
-    exact: dict[str, list[int]] = {}
-    for j, p in enumerate(others):
-        exact.setdefault(p["exact"], []).append(j)
-    same = {(i, j) for i, p in enumerate(prints) for j in exact.get(p["exact"], ())}
-    sets, other_sets = ([np.array(p["shingles"], np.uint32) for p in of] for of in (prints, others))
-    near = {(i, j): s for i, j, s in similar_pairs(sets, other_sets, threshold)}
-    return [
-        {
-            "id": prints[i]["id"],
-            "other_id": others[j]["id"],
-            "kind": "exact" if (i, j) in same else "near",
-            "similarity": 1.0 if (i, j) in same else round(near[i, j], 4),
-        }
-        for i, j in sorted(same | near.keys())
-    ]
-
-
-def leakage_report(split_folder: Path, spec: TaskSpec) -> dict[str, Any]:
-    """The certificate in ``leakage.json``, held against the files it speaks of, which are read for it.
-
-    Adds ``changed`` (splits whose files are not those certified) and, where the set is small enough to have
-    fingerprints, ``all_pairs``: {"train-test": {exact, near}, …} from comparing all rows again, the test seen through
-    its fingerprints only. Raises FileNotFoundError without a certificate.
+    Raises FileNotFoundError without a certificate.
     """
     report: dict[str, Any] = read_json(split_folder / LEAKAGE)
     digests = {name: digest_file(examples_of(split_folder, name)) for name in SPLIT_FILES}
-    report["changed"] = [name for name, digest in digests.items() if digest != report["files"].get(name)]
-    prints = split_folder / FINGERPRINTS
-    if not prints.is_file():
-        return report
-    boilerplate = Boilerplate.load(split_folder / BOILERPLATE)
-    rows = {name: fingerprints(read_examples(examples_of(split_folder, name)), boilerplate) for name in SPLITS[:2]}
-    rows["test"] = msgspec.json.decode(prints.read_bytes())
-    report["all_pairs"] = {}
-    for a, b in BETWEEN:
-        leaks = find_leaks(rows[a], rows[b], spec.data.near_duplicate_threshold)
-        report["all_pairs"][f"{a}-{b}"] = {k: sum(leak["kind"] == k for leak in leaks) for k in ("exact", "near")}
-        report["pairs"] = [*report["pairs"], *({"splits": f"{a}-{b}", **leak} for leak in leaks)][:_PAIRS_SHOWN]
-    return report
+    return {**report, "changed": [name for name, digest in digests.items() if digest != report["files"].get(name)]}

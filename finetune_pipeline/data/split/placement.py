@@ -1,21 +1,29 @@
-"""Assigns rows to splits: whole units, stratified by label, and a row never changes its split."""
+"""Assigns rows to splits: whole units, stratified by label, and a row never changes its split.
+
+Units of alike rows are joined, the strongest links first. A unit never grows beyond a share of its label's rows and of all
+rows, so that a chain cannot swallow a class: the weakest links are cut and counted. Nor are units joined that the ledger holds
+in two splits.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.near_duplicates import components
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, GONE, KEPT
 from finetune_pipeline.data.examples import ORIGINS
-from finetune_pipeline.data.split.ledger import ENTRY, SPLITS
-from finetune_pipeline.data.split.together import Joined, Links, join
+from finetune_pipeline.data.split.alike import Links
+from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.spec import TaskSpec
 
 NOWHERE, NOT_HUMAN, BRIDGE, LEFT = -1, -2, -3, -4
 """Why a kept row has no split: it is not kept; it is like a test row but not by a person; it is new and like rows of two
 splits; it was in one before, and is now like a row of a split that must stay unseen."""
+OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
+"""Links may join units up to so large a share of a label's rows and of all rows, and up to eight rows in any case."""
 _HUMAN = ORIGINS.index("human")
 _TEST = SPLITS.index("test")
 OUT = np.uint64(2**64 - 1)
@@ -70,6 +78,67 @@ def _ties(cluster: np.ndarray, value: np.ndarray, which: np.ndarray) -> np.ndarr
     return np.stack([owners[:-1][same], owners[1:][same]], 1).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Units after joining.
+
+    Attributes:
+        unit: The new number of every old unit (int64), from 0.
+        splits: For every new unit the bit mask of the splits the ledger holds its rows in.
+        cut: Links not followed because a unit would have become too large.
+        held: Links not followed because the ledger holds their rows in two splits.
+    """
+
+    unit: np.ndarray
+    splits: np.ndarray
+    cut: int
+    held: int
+
+
+def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndarray, links: Links) -> Joined:
+    """Join units along links.
+
+    Args:
+        rows: ROW, [n].
+        unit: The unit of every row (int64; -1: out).
+        splits: For every unit the bit mask of the splits the ledger holds its rows in.
+        before: The split the ledger gives every row (int8; -1: none).
+        links: The links.
+    """
+    kept = (rows["state"] == KEPT) & (unit >= 0)
+    size = np.bincount(unit[kept], minlength=len(splits)).tolist()
+    label = rows["label"].astype(np.int64) + 1
+    of_label = OF_LABEL * np.bincount(label[kept], minlength=1)
+    most_of_row = np.maximum(SMALLEST, np.minimum(of_label[label], OF_ALL * kept.sum()))
+    parent, mask = list(range(len(splits))), splits.tolist()
+
+    def root(of: int) -> int:
+        while parent[of] != of:
+            parent[of] = parent[parent[of]]
+            of = parent[of]
+        return of
+
+    cut = held = 0
+    ends = np.stack([links.left, links.right], 1)
+    ends = ends[(unit[ends] >= 0).all(1)]
+    for left, right in ends.tolist():
+        a, b = sorted((root(int(unit[left])), root(int(unit[right]))))
+        if a == b:
+            continue
+        either = mask[a] | mask[b]
+        too_large = size[a] + size[b] > min(most_of_row[left], most_of_row[right])
+        if not too_large and not either & (either - 1):  # at most one split
+            parent[b], size[a], mask[a] = a, size[a] + size[b], either
+            continue
+        cut += bool(too_large)
+        held += bool(not too_large and mask[a] and mask[b])
+        for row, other in ((left, right), (right, left)):  # a new unit goes where its neighbour is all the same
+            if not mask[root(int(unit[row]))] and before[other] >= 0:
+                mask[root(int(unit[row]))] = 1 << int(before[other])
+    roots, number = np.unique(np.array([root(i) for i in range(len(splits))], np.int64), return_inverse=True)
+    return Joined(number, np.array(mask, np.uint8)[roots], cut, held)
+
+
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
     """Give every kept row a split: the one it, or a row of its unit, had before; else by `spec.split`.
 
@@ -122,18 +191,6 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     placed["recorded"] = np.where(whole, home[unit], np.maximum(split, -1))
     placed["bridged"] = np.where(split == BRIDGE, seen[unit], 0)
     return placed, len(names), joined
-
-
-def assignments_of(rows: np.ndarray, placed: np.ndarray) -> np.ndarray:
-    """What the ledger has to learn of rows (ROW) that were placed (PLACED): ENTRY, sorted, each once."""
-    listed = np.flatnonzero(placed["recorded"] >= 0)
-    assignments = np.zeros(len(listed), ENTRY)
-    assignments["id"], assignments["key"] = rows["id"][listed], rows["prompt"][listed]
-    assignments["cluster"], assignments["split"] = placed["unit"][listed], placed["recorded"][listed]
-    assignments = assignments[np.lexsort([assignments[name] for name in ("split", "cluster", "key", "id")])]
-    different = np.ones(len(assignments), bool)
-    different[1:] = assignments[1:] != assignments[:-1]
-    return assignments[different]
 
 
 def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:

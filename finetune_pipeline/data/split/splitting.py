@@ -11,26 +11,20 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, quarantine_row
-from finetune_pipeline.data.dedup.text_similarity import shingle_sets, similar_pairs
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import finder_of
+from finetune_pipeline.data.split.alike import alike_rows
 from finetune_pipeline.data.split.leakage import (
-    FINGERPRINTS,
     LEAKAGE,
-    SMALL,
     Leak,
     Search,
     certify,
-    fingerprints,
-    write_fingerprints,
 )
-from finetune_pipeline.data.split.ledger import SPLITS, read_ledger
-from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, assignments_of, place, shares_of
-from finetune_pipeline.data.split.together import alike_rows
+from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger
+from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, place, shares_of
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
 from finetune_pipeline.progress import tell
@@ -50,8 +44,8 @@ def split(
 
     Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``, ``test/sealed.jsonl``),
     ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows), ``placed.npy`` (placement.PLACED, for every one of
-    them), ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of the three files, ``boilerplate.json``, and
-    for small sets ``test/fingerprints.json``. The same rows give the same files again, once they are recorded.
+    them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of the three files. The same rows give the
+    same files again, once they are recorded.
 
     Args:
         reviewed: Folder of the reviewed examples.
@@ -81,15 +75,11 @@ def split(
     certificate = certify(search, _without(leaks, left))
     certificate["cut"], certificate["held"] = joined.cut, joined.held
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
-    if int((placed["split"] >= 0).sum()) <= SMALL:
-        prints = fingerprints(decode_examples(test), boilerplate)
-        write_fingerprints(out / FINGERPRINTS, prints)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
     find = finder_of(spec.data, names=False)
     write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
     np.save(out / PLACED_FILE, placed)
     np.save(out / TABLE, rows)
-    boilerplate.save(out / BOILERPLATE)
     certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
     write_json(out / LEAKAGE, certificate, durable=False)
     facts = _facts(rows, placed, units, [f for _, f in refused], spec)
@@ -118,7 +108,7 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
         highest = np.full(len(some), -1, np.int8)
         np.maximum.at(highest, number, split[some])
         higher[some] = np.maximum(higher[some], highest[number])
-    pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]] + _compared(search)
+    pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]]
     if search.spec.data.semantic is not None and search.spec.data.semantic.remove:
         pairs += [(i, j) for i, j, _ in leaks["semantic"]]
     for i, j in pairs:
@@ -129,36 +119,22 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
     return left
 
 
-def _compared(search: Search) -> list[tuple[int, int]]:
-    """Near pairs across splits inside torn units, all pairs compared; of a large set the search's pairs must do."""
-    there = np.flatnonzero(search.split >= 0)
-    if len(there) > SMALL:
-        return []
-    _, number = np.unique(search.unit[there], return_inverse=True)
-    splits = np.zeros(len(there), np.uint8)
-    np.bitwise_or.at(splits, number, (1 << search.split[there]).astype(np.uint8))
-    torn = there[(splits & (splits - 1))[number] > 0]
-    forms = loose_forms([e.user_text for e in search.table.fetch(torn)], search.boilerplate)
-    sets = shingle_sets(forms)
-    pairs = []
-    for code in range(len(SPLITS) - 1):
-        low, high = (np.flatnonzero(which) for which in (search.split[torn] == code, search.split[torn] > code))
-        near = similar_pairs([sets[i] for i in low], [sets[i] for i in high], search.spec.data.near_duplicate_threshold)
-        for i, j, _ in near:
-            a, b = int(torn[low[i]]), int(torn[high[j]])
-            if search.unit[a] == search.unit[b]:
-                pairs.append((a, b))
-    return pairs
-
-
 def _without(leaks: Mapping[str, Sequence[Leak]], left: np.ndarray) -> dict[str, list[Leak]]:
     """The leaks none of whose rows has left."""
     return {kind: [pair for pair in pairs if not (left[pair[0]] or left[pair[1]])] for kind, pairs in leaks.items()}
 
 
 def assignments_in(splits: Path) -> np.ndarray:
-    """What a splits folder has to tell the ledger (ENTRY; see :func:`~.ledger.record_assignments`)."""
-    return assignments_of(np.load(splits / TABLE), np.load(splits / PLACED_FILE))
+    """What a splits folder has to tell the ledger (ENTRY, sorted, each once; see :func:`~.ledger.record_assignments`)."""
+    rows, placed = np.load(splits / TABLE), np.load(splits / PLACED_FILE)
+    listed = np.flatnonzero(placed["recorded"] >= 0)
+    assignments = np.zeros(len(listed), ENTRY)
+    assignments["id"], assignments["key"] = rows["id"][listed], rows["prompt"][listed]
+    assignments["cluster"], assignments["split"] = placed["unit"][listed], placed["recorded"][listed]
+    assignments = assignments[np.lexsort([assignments[name] for name in ("split", "cluster", "key", "id")])]
+    different = np.ones(len(assignments), bool)
+    different[1:] = assignments[1:] != assignments[:-1]
+    return assignments[different]
 
 
 def placed_rows(splits: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,9 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+from finetune_pipeline.data.dedup.text_similarity import INVISIBLE, odd_invisible
 from finetune_pipeline.data.formats import Turns
 from finetune_pipeline.data.formats.instruction import NO_INPUT
-from finetune_pipeline.data.invisible import INVISIBLE, odd_invisible
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec

@@ -11,11 +11,10 @@ import pytest
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, TABLE, RowTable
-from finetune_pipeline.data.split import edited_canaries
-from finetune_pipeline.data.split.alike import AlikeIndex, Nearest
-from finetune_pipeline.data.split.edited_canaries import EDITS as CANARIES
+from finetune_pipeline.data.split import canaries
+from finetune_pipeline.data.split.alike import AlikeIndex, Nearest, alike_rows
+from finetune_pipeline.data.split.canaries import EDITS as CANARIES
 from finetune_pipeline.data.split.leakage import Search, certify, leakage_report
-from finetune_pipeline.data.split.together import alike_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.steps.data_checks import no_leakage
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, hold, make_spec, unlike, write_clean
@@ -42,7 +41,7 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
     made(tmp_path, [*originals, *copies])
     ids, placed = np.load(tmp_path / "out/rows.npy")["id"], np.load(tmp_path / "out/placed.npy")
     unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
-    stated = leakage_report(tmp_path / "out", make_spec())["edited"]
+    stated = leakage_report(tmp_path / "out")["edited"]
     assert set(stated) == set(CANARIES) and all(edit["tested"] >= 30 for edit in stated.values())
     for kind, name in LIKE.items():
         pairs = [(a, b) for k, a, b in zip(kinds, chosen, copies, strict=True) if k == kind]
@@ -70,14 +69,14 @@ def test_a_search_that_finds_no_edited_copy_fails_the_check(tmp_path: Path, monk
 
 def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
     made(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
-    edited = leakage_report(tmp_path / "out", make_spec())["edited"]
+    edited = leakage_report(tmp_path / "out")["edited"]
     assert edited["one typo"] == edited["two words swapped"] == edited["a word dropped"] == {"tested": 0}
     assert edited["greeting and thanks"]["tested"] > 10
 
 
 def test_canaries_are_drawn_over_all_labels_and_lengths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[str] = []
-    monkeypatch.setitem(edited_canaries.EDITS, "one typo", lambda text, *_: seen.append(text) or text + "x")
+    monkeypatch.setitem(canaries.EDITS, "one typo", lambda text, *_: seen.append(text) or text + "x")
     rows = [example(unlike(i, 3 + i % 40), ("bug_report", "P0_incident")[i % 2], line=i) for i in range(400)]
     made(tmp_path, rows)
     lengths = [len(text.split()) for text in seen]
@@ -102,7 +101,7 @@ def test_shared_answers_and_passages_are_listed(tmp_path: Path) -> None:
     hold(tmp_path / "ledger", [a for a, _ in pairs], "train")
     hold(tmp_path / "ledger", [b for _, b in pairs], "test")
     made(tmp_path, [*rows, *(e for pair in pairs for e in pair)], spec)
-    shared = leakage_report(tmp_path / "out", spec)["shared"]
+    shared = leakage_report(tmp_path / "out")["shared"]
     assert (shared["answers"], shared["passages"]) == (1, 1)
     assert {frozenset(s["ids"]) for s in shared["shown"]} == {frozenset((a.id, b.id)) for a, b in pairs}
     assert all(s["splits"] == ["train", "test"] for s in shared["shown"])

@@ -20,7 +20,7 @@ SPEC = make_spec(semantic={"threshold": 0.8})
 
 def canaries(folder: Path, spec: TaskSpec = SPEC) -> dict[str, Any]:
     made(folder, some(0, 90), spec)
-    planted: dict[str, Any] = leakage_report(folder / "out", spec)["canaries"]
+    planted: dict[str, Any] = leakage_report(folder / "out")["canaries"]
     return planted
 
 

@@ -178,12 +178,10 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path) -> None:
     run(tmp_path, "b", examples)
     names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert [str(n) for n in names] == [
-        "boilerplate.json",
         "leakage.json",
         "placed.npy",
         "quarantine.jsonl",
         "rows.npy",
-        "test/fingerprints.json",
         "test/sealed.jsonl",
         "train/examples.jsonl",
         "validation/examples.jsonl",

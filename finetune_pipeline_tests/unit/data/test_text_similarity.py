@@ -6,12 +6,10 @@ from finetune_pipeline.data.dedup.text_similarity import (
     exact_form,
     loose_form,
     near_any,
-    shingle_sets,
-    similar_pairs,
+    odd_invisible,
     similarity,
     text_key,
 )
-from finetune_pipeline.data.invisible import odd_invisible
 
 
 def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
@@ -35,20 +33,6 @@ def test_invisible_characters_that_a_script_needs_are_not_odd() -> None:
         odd_invisible("👨\u200d👩\u200d👧 ❤\ufe0f می\u200cخواهم 1\ufe0f\u20e3 🏴\U000e0067\U000e0062\U000e007f") is None
     )
     assert odd_invisible("a\u200db, c\u200bd") == (2, "ZERO WIDTH JOINER", 1)
-
-
-def test_similar_pairs_are_those_of_all_pairs_compared() -> None:
-    texts = [
-        "the invoice of may is wrong",
-        "the invoice of may was wrong",
-        "a parcel never came",
-        "The invoice of May!",
-    ]
-    sets = shingle_sets([loose_form(t) for t in texts])
-    every = {(i, j): similarity(a, b) for i, a in enumerate(texts) for j, b in enumerate(texts)}
-    wanted = {pair: likeness for pair, likeness in every.items() if likeness >= 0.5}
-    assert {(i, j): s for i, j, s in similar_pairs(sets, sets, 0.5)} == pytest.approx(wanted) and len(wanted) > 4
-    assert list(similar_pairs(sets, [], 0.5)) == [] == list(similar_pairs([], sets, 0.5))
 
 
 def test_a_text_is_near_when_any_other_reaches_the_threshold() -> None:

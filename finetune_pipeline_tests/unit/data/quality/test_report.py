@@ -8,10 +8,11 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality import sample
-from finetune_pipeline.data.quality.report import PARTS, data_quality
+from finetune_pipeline.data.quality.report import PARTS, class_balance, data_quality, size_rules
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make_spec, requests
 
 ROWS = requests(600)
+EVEN = dict.fromkeys(LABELS, 150)
 
 
 def counted(train: list[Example], of: int) -> dict[str, Any]:
@@ -43,3 +44,34 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
     assert report["synthetic"]["rows"] == 20 and report["synthetic"]["rejected"] == 3
     assert report["synthetic"]["verdict"] == "accepted" and report["rows"] == 597
     assert report["origins"]["origins"] == {"human": 580, "synthetic": 17}
+
+
+def test_a_part_says_how_many_rows_it_looked_at() -> None:
+    said = sample.part(True, "few labels are wrong", **sample.sampled(4437, 7331))["message"]
+    assert said == "few labels are wrong (looked at 4,437 of 7,331 rows, chosen by hash)"
+    assert sample.part(True, "few labels are wrong", **sample.sampled(7331, 7331))["message"] == "few labels are wrong"
+
+
+def test_enough_passes() -> None:
+    report = size_rules(EVEN, make_spec(LABELS))
+    assert report["passed"] and report["blocking"] and report["rows"] == 600 and not report["findings"]
+
+
+def test_too_few_rows_and_too_few_of_a_label_stop() -> None:
+    report = size_rules({**EVEN, "parcel": 20, "invoice": 0}, make_spec(LABELS))
+    assert not report["passed"] and report["blocking"]
+    assert [f["rule"] for f in report["findings"]] == ["quality.too_few", "quality.too_few_of_a_label"]
+    assert "320 examples, 500 asked for" in report["message"] and "invoice: 0, parcel: 20" in report["message"]
+    assert report["few"] == {"parcel": 20, "invoice": 0}
+
+
+def test_balance_and_imbalance() -> None:
+    assert class_balance(EVEN, make_spec(LABELS))["passed"]
+    report = class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS))
+    assert not report["passed"] and report["ratio"] == round(2000 / 150, 3)
+    assert class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
+
+
+def test_a_label_without_a_row_is_named() -> None:
+    report = class_balance({**EVEN, "parcel": 0}, make_spec(LABELS))
+    assert report["absent"] == ["parcel"] and not report["passed"] and "parcel" in report["message"]
