@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 .PHONY: help demo test test-ray ui check install install-dev lint clean
 
 help:
-	@echo "make demo    environment, base model, the whole graph on data/ticket_triage, verdict"
+	@echo "make demo    environment, base model, the whole graph on data/order_intake, verdict"
 	@echo "make test    environment and all tests"
 	@echo "make test-ray  the tests that take minutes on a real Ray cluster"
 	@echo "make ui      Dagster's and MLflow's web pages on 127.0.0.1"
@@ -23,7 +23,7 @@ install-dev:
 
 # a gate that says no (exit code 2) is an answer, not an error
 demo: install
-	@$(BIN)/finetune run ticket_triage || [ $$? -eq 2 ]
+	@$(BIN)/finetune run order_intake || [ $$? -eq 2 ]
 
 test: install-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=12

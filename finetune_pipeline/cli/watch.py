@@ -13,6 +13,8 @@ from finetune_pipeline.reminders import Reminders
 
 QUIET_SECONDS = 4.0
 """Lines about the same stage come no closer together than this."""
+SILENT_SECONDS = 8.0
+"""After so long without a line, the one that is shown says that the stage is still running."""
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -51,6 +53,7 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._begun: dict[str, float] = {}
+        self._running: str | None = None
         self._last = 0.0
 
     def __enter__(self) -> Watcher:
@@ -89,6 +92,9 @@ class Watcher:
         words = self.waits_for()
         if words is None:
             self._reminders = None
+            if self._running and time.monotonic() - self._last >= SILENT_SECONDS:
+                self._last = time.monotonic()
+                self.say(f"        {self._running}: working, {time.time() - self._begun[self._running]:.0f} s")
             return
         self._reminders = self._reminders or Reminders()
         if self._reminders.due():
@@ -99,10 +105,12 @@ class Watcher:
         stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
         if message in ("begins", "unchanged") and stage not in self._begun:
             self._begun[stage] = row["time"]
+            self._running = stage if message == "begins" else None
             place = f"[{len(self._begun):>2}/{self.total}]"
             self.say(f"{place} {stage}" + (" (made already)" if message == "unchanged" else ""))
             self._last = now
         elif message == "done":
+            self._running = None
             took = row["time"] - self._begun.get(stage, row["time"])
             if row.get("sentence") or took >= 2:
                 self.say(f"        {row.get('sentence') or 'done'} ({took:.0f} s)")

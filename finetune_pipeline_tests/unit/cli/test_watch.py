@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.cli import watch
 from finetune_pipeline.cli.watch import Watcher, describe
 from finetune_pipeline.progress import VARIABLE, tell
 
@@ -35,3 +36,19 @@ def test_stages_are_numbered_and_lines_are_not_lost(tmp_path: Path, monkeypatch:
         "[ 2/2] adapter (made already)",
         "        1 of 2, eval loss 0.250",
     ]
+
+
+def test_a_silent_stage_says_that_it_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, said = tmp_path / "progress.jsonl", []
+    monkeypatch.setenv(VARIABLE, str(path))
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "SILENT_SECONDS", 0.0)
+    with Watcher(path, total=1, say=said.append):
+        tell("adapter", "begins")
+        while not any("adapter: working" in line for line in said):
+            time.sleep(0.05)
+        tell("adapter", "done", sentence="all well")
+        while not any("all well" in line for line in said):
+            time.sleep(0.05)
+        ended = len(said)
+    assert not any("working" in line for line in said[ended:])
