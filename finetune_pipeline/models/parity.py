@@ -5,10 +5,12 @@
 2. *Were these very weights written?* Every stored tensor against that float32 merge: it must be the merge, rounded once to
    the type it is stored in (``weights_off`` names those that are not). A layer left out, transposed, scaled wrongly, or
    merged into 4-bit weights fails here, however little it changes the answers.
-3. *What did rounding cost?* The adapter on the base against the stored weights, both computed in float32 (``mean_kl``),
-   and its answers in float32 against those of the stored weights as they are served (``same_greedy``). This is no fault of
-   the merge: an update of a few steps may be smaller than half a step of bfloat16 nearly everywhere, and is then rounded
-   away. Above the limit the merge is stored in float32 instead (see :mod:`.merging`).
+3. *What did rounding cost?* The adapter on the base against the stored weights, both computed in float32 (``mean_kl``,
+   ``same_greedy``). This is no fault of the merge: an update of a few steps may be smaller than half a step of bfloat16
+   nearly everywhere, and is then rounded away. Above the limit the merge is stored in float32 instead (see :mod:`.merging`).
+
+How many answers change where the stored weights compute in the serving precision is told, too (``same_as_served``), and
+decides nothing: the evaluation asks the model in that precision.
 """
 
 from __future__ import annotations
@@ -76,9 +78,10 @@ def parity(
 ) -> dict[str, Any]:
     """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`.
 
-    The merged model answers in `precision` (of evaluation.precision); everything else is computed in float32.
+    Everything is computed in float32; the merged model answers in `precision` (of evaluation.precision), too.
 
-    Facts: rows, same_greedy, same_greedy_share, positions, mean_kl and max_kl
+    Facts: rows, same_greedy, same_greedy_share, same_as_served (share of the merged model's answers that are the same in
+    `precision`; None where that is float32), positions, mean_kl and max_kl
     (nats a token, KL(trained || stored)), mean_kl_limit, max_abs_logit_difference, different
     (ids of rows with other answers), merge_kl and merge_kl_limit (None for a whole model), weights_compared, weights_off
     (names), right (questions 1 and 2), passed (right, and mean_kl within its limit). Raises JobError when either side's
@@ -87,12 +90,13 @@ def parity(
     rows = Rows.encode(load_tokenizer(base), examples)
     device = pick_device()
 
-    def look(model: Any, name: str, answering: Any | None = None) -> Side:
-        known = finite(logits(model, rows, batch_size), name)
-        answers = generate_and_score(
-            answering or model, load_tokenizer(base), rows.prompts, None, max_new_tokens, batch_size, stage, name
+    def answers(model: Any, name: str) -> list[Answer]:
+        return generate_and_score(
+            model, load_tokenizer(base), rows.prompts, None, max_new_tokens, batch_size, stage, name
         )
-        return Side(answers, known)
+
+    def look(model: Any, name: str) -> Side:
+        return Side(answers(model, name), finite(logits(model, rows, batch_size), name))
 
     merge_kl = None
     if adapter_kind(adapter) == "full":
@@ -108,14 +112,17 @@ def parity(
         merge_kl = divergence(left.logits, logits(model, rows, batch_size)).mean().item()
     compared, off = weights_off(model, merged)
     del model
+    right_side = look(load_for_prediction(merged, device), "merged model")
     as_served = None
     if asked_in(merged, precision, device) != torch.float32:
-        as_served = load_for_prediction(merged, device, precision=precision)
-    right_side = look(load_for_prediction(merged, device), "merged model", as_served)
+        served = answers(load_for_prediction(merged, device, precision=precision), "merged model, as served")
+        same = [a.text == b.text for a, b in zip(right_side.answers, served, strict=True)]
+        as_served = sum(same) / len(same)
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
     facts = compare(left, right_side, examples)
     return {
         **facts,
+        "same_as_served": as_served,
         "merge_kl": merge_kl,
         "merge_kl_limit": MERGE_KL_LIMIT,
         "weights_compared": compared,
