@@ -129,10 +129,15 @@ class HostedAnswerer(EndpointAnswerer):
 
     Args:
         folder: A model whose tokenizer writes calls of tools as text.
+        concurrency: Requests at once; None: as at every endpoint.
     """
 
-    def __init__(self, hosted: HostedModel, folder: Path, cache: AnswerCache | None) -> None:
-        super().__init__(hosted.endpoint, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
+    def __init__(
+        self, hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None = None
+    ) -> None:
+        more = {} if concurrency is None else {"concurrency": concurrency}
+        asked = hosted.endpoint.model_copy(update=more)
+        super().__init__(asked, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
 
 
 MOST_FAILED = 0.05

@@ -158,7 +158,7 @@ def _asked(
     """What answers for one set: the service that hosts it, the job's endpoint, or the model itself."""
     folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
     if hosted := model_set.get("hosted"):
-        return HostedAnswerer(HostedModel.model_validate(hosted), folder, cache)
+        return HostedAnswerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
     if not job.get("endpoint"):
         return Answerer(folder, prefix, cache, seen, job["precision"])
     used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())

@@ -43,7 +43,7 @@ class RaySection(TrainerSection):
 class HostedSection(TrainerSection):
     """A service that trains for money. Its key stays in the environment."""
 
-    without_effect = frozenset({"api_key_env", "poll_seconds", "request_seconds", "settle_seconds"})
+    without_effect = frozenset({"api_key_env", "poll_seconds", "request_seconds", "settle_seconds", "concurrency"})
 
     model: str | None = Field(
         None,
@@ -58,6 +58,7 @@ class HostedSection(TrainerSection):
     )
     poll_seconds: float = Field(30.0, gt=0, description="Time between two looks at a running job.")
     request_seconds: float = Field(120.0, gt=0, description="Longest time for one request.")
+    concurrency: int = Field(4, ge=1, le=256, description="Parallel requests to a model the service hosts.")
     settle_seconds: float = Field(
         90.0,
         ge=0,

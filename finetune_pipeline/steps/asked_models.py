@@ -19,6 +19,7 @@ from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.evaluation import VERSION
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
+from finetune_pipeline.spec.trainers import HostedSection
 from finetune_pipeline.steps.baseline import ask_api
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TRAINERS
@@ -84,7 +85,9 @@ def while_served(context: StepContext, sets: list[dict[str, Any]], services: Exi
             trainer = TRAINERS.get(hosted.trainer)
             served_at = trainer and trainer.serving(context.spec, hosted, context.store.root.parent)
             running[hosted] = services.enter_context(served_at) if served_at else hosted
-        return {**asked, "hosted": running[hosted].model_dump()}
+        section = getattr(context.spec.training, hosted.trainer, None)
+        concurrency = {"concurrency": section.concurrency} if isinstance(section, HostedSection) else {}
+        return {**asked, **concurrency, "hosted": running[hosted].model_dump()}
 
     return [served(asked) for asked in sets]
 

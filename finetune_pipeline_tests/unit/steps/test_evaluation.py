@@ -4,7 +4,9 @@ falls, and the regression ledger grows. The models are stand-ins; files, seal, l
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +17,13 @@ from finetune_pipeline.data.perturbations import drawn
 from finetune_pipeline.data.sealing import SealedError, seal
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.evaluation.endpoint_answers import HostedAnswerer
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.evaluation.production_rows import SET
 from finetune_pipeline.evaluation.rivals import score_baselines
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.asked_models import while_served
 from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
 from finetune_pipeline_tests.unit.data.rows import example
@@ -241,3 +246,15 @@ def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:
     with pytest.raises(SealedError, match="Only test_predictions opens it"):
         read_examples(stage.sealed)
     assert b"ticket number" not in stage.sealed.read_bytes()
+
+
+def test_a_hosted_model_is_asked_with_the_requests_at_once_that_its_trainer_allows(tmp_path: Path) -> None:
+    hosted = HostedModel(base_url="https://api.openai.com/v1", model="ft:1", trainer="openai", base_model="gpt")
+    training = {"trainer": "openai", "openai": {"model": "gpt", "concurrency": 7}}
+    context = SimpleNamespace(spec=spec(training=training), store=SimpleNamespace(root=tmp_path / "artifacts"))
+    with ExitStack() as services:
+        sets = [{"name": "candidate", "hosted": hosted.model_dump()}, {"name": "base"}]
+        candidate, base = while_served(context, sets, services)
+    assert "concurrency" not in base
+    answerer = HostedAnswerer(hosted, tmp_path, None, candidate["concurrency"])
+    assert answerer.endpoint.concurrency == 7
