@@ -18,7 +18,7 @@ from pathlib import Path
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.settings import read_settings
 
-TASK = "ticket_triage"
+TASK = "order_intake"
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 DAGSTER, MLFLOW = "http://127.0.0.1:3000", "http://127.0.0.1:5000"
 

@@ -54,7 +54,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._begun: dict[str, float] = {}
         self._running: str | None = None
-        self._last = 0.0
+        self._last = self._spoke = 0.0
 
     def __enter__(self) -> Watcher:
         if self.say:
@@ -92,8 +92,8 @@ class Watcher:
         words = self.waits_for()
         if words is None:
             self._reminders = None
-            if self._running and time.monotonic() - self._last >= SILENT_SECONDS:
-                self._last = time.monotonic()
+            if self._running and time.monotonic() - self._spoke >= SILENT_SECONDS:
+                self._spoke = time.monotonic()
                 self.say(f"        {self._running}: working, {time.time() - self._begun[self._running]:.0f} s")
             return
         self._reminders = self._reminders or Reminders()
@@ -108,14 +108,15 @@ class Watcher:
             self._running = stage if message == "begins" else None
             place = f"[{len(self._begun):>2}/{self.total}]"
             self.say(f"{place} {stage}" + (" (made already)" if message == "unchanged" else ""))
-            self._last = now
+            self._last = self._spoke = now
         elif message == "done":
             self._running = None
             took = row["time"] - self._begun.get(stage, row["time"])
             if row.get("sentence") or took >= 2:
                 self.say(f"        {row.get('sentence') or 'done'} ({took:.0f} s)")
+                self._spoke = now
         elif message not in ("begins", "unchanged") and (
             now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None or row.get("step") is None
         ):
             self.say(f"        {describe(row)}")
-            self._last = now
+            self._last = self._spoke = now
