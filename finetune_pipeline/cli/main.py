@@ -32,6 +32,7 @@ COMMANDS = (
     "schema",
     "ui",
     "export",
+    "verify",
     "rollback",
     "serve",
     "forget",
