@@ -1,0 +1,348 @@
+"""What a machine is, what runs where on it, and whether the kernels that training and merging use compute rightly there.
+
+Each device is looked at in a process of its own (``python -m finetune_pipeline.worker.doctor OUT.json``, which sees that
+device alone): a kernel that crashes or hangs is told like one that computes wrongly.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
+
+if TYPE_CHECKING:
+    import torch
+
+KERNEL_SECONDS = 10.0
+"""What a check of a kernel may take; it works on small tensors and takes a fraction of a second."""
+CHILD_SECONDS = 120.0
+"""For the child: imports, and all kernels of a device."""
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "dagster", "mlflow", "scikit-learn")
+LITTLE_DISK, LITTLE_MEMORY = 10 << 30, 8 << 30
+"""Bytes below which people are warned."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel's check. difference: the largest from the reference, relative to the reference's largest value."""
+
+    name: str
+    right: bool
+    difference: float | None
+    limit: float
+    seconds: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place for jobs. precision: what it trains in, and serves models stored in 16 bits; problem: why it cannot be used."""
+
+    place: str
+    name: str
+    memory_bytes: int
+    bfloat16: bool
+    precision: str
+    four_bit: str
+    kernels: list[Kernel] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def right(self) -> bool:
+        return not self.problem and all(kernel.right for kernel in self.kernels)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the doctor found. runs: what runs where; slow: what will be slow or short, and what to do."""
+
+    system: str
+    cores: int
+    memory_bytes: int
+    available_bytes: int
+    disk_free_bytes: int
+    home: str
+    versions: dict[str, str]
+    devices: list[Device]
+    runs: list[str]
+    slow: list[str]
+
+    @property
+    def right(self) -> bool:
+        return all(device.right for device in self.devices)
+
+
+def look(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
+    """Look at this machine.
+
+    Args:
+        places: The devices jobs are given, as of FINETUNE_DEVICES.
+        home: Whose disk counts.
+        environment: The environment of a child that is to see one device alone.
+    """
+    single = dict.fromkeys(part for place in places for part in place.split("+"))
+    devices = [_in_child(place, environment) for place in single]
+    memory = psutil.virtual_memory()
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    machine = Machine(
+        system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_bytes=memory.total,
+        available_bytes=memory.available,
+        disk_free_bytes=shutil.disk_usage(there).free,
+        home=str(home),
+        versions={name: _version(name) for name in PACKAGES},
+        devices=devices,
+        runs=[_runs(device) for device in devices] + ["data checks, simple models and reports run on the CPU"],
+        slow=[],
+    )
+    machine.slow.extend(_slow(machine))
+    return machine
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _runs(device: Device) -> str:
+    if device.problem:
+        return f"{device.place}: nothing, until this is solved: {device.problem}"
+    held = f"a 4-bit base (qlora) is held by {device.four_bit}" if device.four_bit else "no 4-bit base (qlora)"
+    return f"{device.place}: training and answering in {device.precision}; {held}"
+
+
+def _slow(machine: Machine) -> list[str]:
+    told, on_gpu = [], any(d.place != "cpu" for d in machine.devices)
+    if not on_gpu:
+        told.append(
+            "training runs on the CPU, which suits small models; `finetune plan TASK` says how long it takes, and "
+            "training.trainer names other places"
+        )
+        if not machine.devices[0].bfloat16 and not machine.devices[0].problem:
+            told.append("this CPU does not multiply bfloat16: float32 takes twice the memory and more time")
+    if not on_gpu and has_nvidia():
+        told.append(
+            "there is an NVIDIA GPU that no job is given: set FINETUNE_DEVICES=cuda:0, with a CUDA build of torch"
+        )
+    if machine.available_bytes < LITTLE_MEMORY:
+        told.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
+    if machine.disk_free_bytes < LITTLE_DISK:
+        told.append(
+            f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}: each merged model is kept there"
+        )
+    return told
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def machine_lines(machine: Machine) -> list[str]:
+    """The machine in words."""
+    lines = [
+        machine.system,
+        f"{machine.cores} cores, {_gib(machine.memory_bytes)} of memory ({_gib(machine.available_bytes)} free), "
+        f"{_gib(machine.disk_free_bytes)} free on disk for {machine.home}",
+        ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
+    ]
+    for device in machine.devices:
+        native = "bfloat16 natively" if device.bfloat16 else "no native bfloat16"
+        lines.append(f"{device.place}: {device.name}, {_gib(device.memory_bytes)}, {native}")
+        lines += [f"  problem: {device.problem}"] * bool(device.problem)
+        for kernel in device.kernels:
+            far = "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
+            told = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or far}"
+            lines.append(f"  {told} ({kernel.seconds:.2f} s)")
+    return [*lines, *(f"runs: {line}" for line in machine.runs), *(f"slow: {line}" for line in machine.slow)]
+
+
+def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> Device:
+    """What the child says of the one device it sees, or why it could not."""
+    with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
+        out = Path(folder) / "device.json"
+        command = [sys.executable, "-P", "-m", __spec__.name, place, str(out)]
+        try:
+            done = subprocess.run(
+                command,
+                env=dict(environment(place)),
+                timeout=CHILD_SECONDS,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except ValueError as error:  # CUDA_VISIBLE_DEVICES hides it
+            return _unusable(place, str(error))
+        except subprocess.TimeoutExpired:
+            return _unusable(place, f"its kernels did not end within {CHILD_SECONDS:g} s")
+        if done.returncode or not out.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return _unusable(place, f"looking at it ended with code {done.returncode}: {last[:300]}")
+        told = read_json(out)
+    return Device(**{**told, "kernels": [Kernel(**kernel) for kernel in told["kernels"]]})
+
+
+def _unusable(place: str, problem: str) -> Device:
+    return Device(place, "unknown", 0, False, "", "", problem=problem)
+
+
+def examine(place: str) -> Device:
+    """Look at the one device this process sees, and check the kernels on it."""
+    import torch
+
+    from finetune_pipeline.models.loading import native_bfloat16, pick_device, resolve_precision
+
+    device = pick_device()
+    if (device.type == "cpu") != (place == "cpu"):
+        build = "no CUDA build" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
+        return _unusable(place, f"torch sees no such GPU (torch {torch.__version__} is {build}); look at nvidia-smi")
+    cuda = device.type == "cuda"
+    precision = resolve_precision("auto", device)
+    return Device(
+        place=place,
+        name=torch.cuda.get_device_name(device) if cuda else cpu_model(),
+        memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total,
+        bfloat16=native_bfloat16(device) if cuda else cpu_has_bfloat16(),
+        precision=str(precision).removeprefix("torch."),
+        four_bit=_four_bit(device.type),
+        kernels=[
+            _checked("NF4 product", 0.02, lambda: _nf4(device, precision)),
+            _checked(
+                "packed attention", 0.02 if precision == torch.bfloat16 else 1e-4, lambda: _packed(device, precision)
+            ),
+            _checked("merge", 1e-6, _merge),
+        ],
+    )
+
+
+def _four_bit(kind: str) -> str:
+    """What computes with 4-bit weights: bitsandbytes' compiled library, or its slower fallback in PyTorch."""
+    try:
+        import bitsandbytes
+        from bitsandbytes.cextension import lib
+    except (ImportError, RuntimeError, OSError):
+        return ""
+    native = "Native" in type(lib).__name__ and "Mock" not in type(lib).__name__
+    compiled = native and (kind == "cpu" or bool(getattr(lib, "compiled_with_cuda", False)))
+    return f"bitsandbytes {bitsandbytes.__version__}, {'compiled' if compiled else 'PyTorch fallback'} for {kind}"
+
+
+def _checked(name: str, limit: float, compute: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Kernel:
+    """Compute something by a kernel and by its definition. One that fails, or takes too long, is not right."""
+    began, difference, problem = time.monotonic(), None, ""
+    try:
+        ours, reference = (t.detach().double().cpu() for t in compute())
+        difference = float((ours - reference).abs().max() / reference.abs().max())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the kernel's answer
+        problem = f"{type(error).__name__}: {error}"[:300]
+    seconds = time.monotonic() - began
+    if not problem and seconds > KERNEL_SECONDS:
+        problem = f"it took longer than {KERNEL_SECONDS:g} s"
+    right = not problem and difference is not None and difference <= limit  # not a number is not right
+    return Kernel(name, right, difference, limit, round(seconds, 3), problem)
+
+
+def _nf4(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer in 4 bits as training has it, and the product with each weight's nearest level times its block's largest."""
+    import bitsandbytes as bnb
+    import torch
+
+    from finetune_pipeline.models.loading import settle_four_bit_layers
+
+    draw = torch.Generator().manual_seed(1)
+    weight = torch.randn(256, 512, generator=draw) * 0.05
+    x = torch.randn(8, 512, generator=draw).to(precision)
+    layer: Any = bnb.nn.Linear4bit(
+        512, 256, bias=False, compute_dtype=precision, quant_type="nf4", compress_statistics=True
+    )
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+    layer = layer.to(device)
+    settle_four_bit_layers(layer, precision)
+    blocks = weight.view(-1, 64)
+    largest = blocks.abs().amax(1, keepdim=True)
+    levels = layer.weight.quant_state.code.cpu().float()
+    nearest = ((blocks / largest)[..., None] - levels).abs().argmin(-1)
+    return layer(x.to(device)), x.float() @ (levels[nearest] * largest).view_as(weight).T
+
+
+def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two rows behind one prefix in one sequence, and each row whole by torch's own attention in float32."""
+    import torch
+
+    from finetune_pipeline.training import attention
+
+    prefix, tails, heads, size = 40, (30, 17), 4, 64
+    draw = torch.Generator().manual_seed(2)
+    total = prefix + sum(tails)
+    q, k, v = (torch.randn(1, heads, total, size, generator=draw).to(precision) for _ in range(3))
+    layout = attention.Layout([prefix, *tails], [-1, 0, 0])
+    packed, _ = attention.attend(
+        torch.nn.Module(), q.to(device), k.to(device), v.to(device), None, shared_prefix=layout
+    )
+    parts: list[torch.Tensor] = []
+    at = prefix
+    for tail in tails:
+        own = torch.tensor([*range(prefix), *range(at, at + tail)])
+        rows, keys, values = (t[0][:, own].float() for t in (q, k, v))
+        row = torch.nn.functional.scaled_dot_product_attention(rows, keys, values, is_causal=True)
+        parts += [row.transpose(0, 1)[prefix:]] if parts else [row.transpose(0, 1)]
+        at += tail
+    return packed[0], torch.cat(parts)
+
+
+def _merge() -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights that the merge writes for an adapter saved by PEFT, and W + B A alpha / r in float64."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from finetune_pipeline.models.merging import merge
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    model: Any = LlamaForCausalLM(config)
+    with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
+        base, adapter, out = (Path(folder) / name for name in ("base", "adapter", "out"))
+        model.save_pretrained(base)
+        weight = model.model.layers[0].mlp.up_proj.weight.detach().double()
+        tuned: Any = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules=["up_proj"], task_type="CAUSAL_LM")
+        )
+        layer: Any = tuned.base_model.model.model.layers[0].mlp.up_proj
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        torch.nn.init.normal_(b, std=0.1)
+        tuned.save_pretrained(str(adapter))
+        merge(base, adapter, out)
+        merged = load_file(out / "model" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+        return merged, weight + b.double() @ a.double() * 2
+
+
+if __name__ == "__main__":
+    from finetune_pipeline.worker.entry import DEFAULTS, ENVIRONMENT
+
+    os.environ.update({**{k: os.environ.get(k, v) for k, v in DEFAULTS.items()}, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"})
+    write_json(Path(sys.argv[2]), asdict(examine(sys.argv[1])))
