@@ -139,7 +139,7 @@ def _slow(machine: Machine) -> list[str]:
             told.append("this CPU does not multiply bfloat16: float32 takes twice the memory and more time")
     if not on_gpu and has_nvidia():
         told.append(
-            "there is an NVIDIA GPU that no job is given: set FINETUNE_DEVICES=cuda:0, with a CUDA build of torch"
+            "there is an NVIDIA GPU that no job is given: install a CUDA build of torch, and unset FINETUNE_DEVICES"
         )
     if machine.available_bytes < LITTLE_MEMORY:
         told.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
