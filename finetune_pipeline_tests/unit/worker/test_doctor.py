@@ -15,7 +15,8 @@ from finetune_pipeline.cli.doctor import doctor
 from finetune_pipeline.models import merging
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.training import attention
-from finetune_pipeline.worker.doctor import _checked, examine
+from finetune_pipeline.worker.doctor import examine
+from finetune_pipeline.worker.kernels import checked
 
 
 def wrong_attention(*inputs: Any, **more: Any) -> Any:
@@ -48,9 +49,9 @@ def test_a_wrong_kernel_is_told_with_its_difference(monkeypatch: pytest.MonkeyPa
 
 def test_a_kernel_that_gives_no_number_or_fails_is_not_right() -> None:
     one = torch.ones(2)
-    assert _checked("k", 0.1, lambda: (one, one)).right
-    assert not _checked("k", 0.1, lambda: (one * torch.nan, one)).right
-    failed = _checked("k", 0.1, lambda: (one @ torch.ones(3), one))
+    assert checked("k", 0.1, lambda: (one, one)).right
+    assert not checked("k", 0.1, lambda: (one * torch.nan, one)).right
+    failed = checked("k", 0.1, lambda: (one @ torch.ones(3), one))
     assert not failed.right and failed.difference is None and failed.problem.startswith("RuntimeError")
 
 
