@@ -57,9 +57,10 @@ def verify(
         return ERROR
     try:
         address = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
-        endpoint = Endpoint(address, name or "", key_variable)
-        if not name:
-            endpoint = Endpoint(address, _name_there(endpoint, loaded, source), key_variable)
+        name = name or _name_there(Endpoint(address, loaded.name, key_variable), loaded, source)
+        # `finetune serve` would take the validation rows for production's
+        unlogged = {"store": False} if name.split(":")[0] == loaded.name else {}
+        endpoint = Endpoint(address, name, key_variable, body=unlogged)
         judged = _judged(loaded, store, source, rows)
         result = ask_rows(
             endpoint,
@@ -84,11 +85,7 @@ def verify(
             say(f"  {'ok ' if question.passed else 'NO '} {question.name:<8} {question.message}")
         for note in result.notes:
             say(f"  note: {note}")
-        say(
-            "it is the model that was judged"
-            if result.passed
-            else f"it is not the model that was judged: {result.cause}"
-        )
+        say("it is the model that was judged" if result.passed else f"not verified: {result.cause}")
     return DONE if result.passed else REFUSED
 
 
@@ -111,7 +108,7 @@ def _judged(task: Task, store: ArtifactStore, source: Source, most: int) -> list
     Raises:
         LookupError: There are no such rows.
     """
-    split = store.find(task.name, "validation_split", source.merged.inputs.get("validation_split", ""))
+    split = store.find(task.name, "splits", source.merged.inputs.get("validation_split", ""))
     if split is None:
         raise LookupError(
             f"the validation rows of this model are gone from {store.root}: run `finetune run {task.name}`"

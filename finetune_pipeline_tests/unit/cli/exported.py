@@ -22,7 +22,7 @@ TASK = "demo"
 
 
 def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> ArtifactStore:
-    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter, validation_split and merged_model of that
+    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter, splits and merged_model of that
     task."""
     folder = root / "data" / TASK
     (folder / "raw").mkdir(parents=True)
@@ -70,7 +70,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
         path.parent.mkdir()
         write_tiny_examples(path, range(40))
 
-    held = store.build(TASK, "validation_split", code_version="1", inputs={}, settings=None, make=split)
+    held = store.build(TASK, "splits", code_version="1", inputs={}, settings=None, make=split)
     inputs = {"adapter": trained.version, "base_model": based.version, "validation_split": held.version}
     store.build(TASK, "merged_model", code_version="1", inputs=inputs, settings=None, make=merge)
     return store

@@ -25,6 +25,7 @@ from finetune_pipeline.serving.model import Champion
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.spec import load_task
+from finetune_pipeline_tests.mlflow_database import copy_database
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, make_skilled_model, other_label, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -165,6 +166,7 @@ def test_the_command_takes_the_model_of_the_store_and_its_own_validation_rows(
     for name in ("MLFLOW_TRACKING_URI", "FINETUNE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    copy_database(tmp_path / "home" / "mlflow")
     monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
     base = make_tiny_model(tmp_path / "base")
     store = make_store(tmp_path, base, make_adapter(base, tmp_path / "adapter", size=0.1))
@@ -174,7 +176,7 @@ def test_the_command_takes_the_model_of_the_store_and_its_own_validation_rows(
         with openai_server(Mind(folder)) as server:
             server.models = lambda: [TASK, "another"]
             made = CliRunner().invoke(command, [TASK, "--endpoint", server.url, "--json"], standalone_mode=False)
-            assert {request["model"] for request in server.requests} == {TASK}
+            assert {(request["model"], request["store"]) for request in server.requests} == {(TASK, False)}
             results.append((made.return_value, json.loads(made.stdout)))
     (code, right), (other, wrong) = results
     assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 40, 40)
