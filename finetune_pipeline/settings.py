@@ -6,7 +6,9 @@ the same folders.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +65,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     FINETUNE_HOME (default: .finetune in the project), FINETUNE_DATA (data in the project), MLFLOW_TRACKING_URI (SQLite below
     home; a relative SQLite path is one below the project),
     FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one job each; ``cuda:0+cuda:1``: devices a training shares;
-    default: the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``), FINETUNE_WORKER_MODULE (module
-    that runs a job file in a child process; the tests name one that starts workers from a warm process).
+    default: the GPUs that are visible, else the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or
+    ``fsdp2``), FINETUNE_WORKER_MODULE (module that runs a job file in a child process; the tests name one that starts
+    workers from a warm process).
     Raises OutsideError naming every device that is not of that form, and for a tracking address MLflow no longer knows.
     """
     env = os.environ if environment is None else environment
@@ -81,7 +84,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         data_root=folder("FINETUNE_DATA", project / "data"),
         tracking_uri=_tracking_uri(env.get("MLFLOW_TRACKING_URI", "").strip(), project, home),
         artifact_location=home / "mlflow" / "artifacts",
-        devices=_devices(env.get("FINETUNE_DEVICES", "")),
+        devices=_devices(env.get("FINETUNE_DEVICES", ""))
+        or visible_gpus(env, Path("/dev"), _torch_build())
+        or ("cpu",),
         parallel=_parallel(env.get("FINETUNE_PARALLEL", "").strip()),
         answers_mib=_answers_mib(env.get("FINETUNE_ANSWERS_MIB", "").strip()),
         worker_module=env.get("FINETUNE_WORKER_MODULE", "").strip() or WORKER_MODULE,
@@ -124,7 +129,30 @@ def _devices(value: str) -> tuple[str, ...]:
                 f"FINETUNE_DEVICES: {place!r} cannot share a training; join different CUDA devices (cuda:0+cuda:1), or "
                 "processes on the CPU (cpu+cpu)"
             )
-    return tuple(dict.fromkeys(places)) or ("cpu",)
+    return tuple(dict.fromkeys(places))
+
+
+def visible_gpus(environment: Mapping[str, str], dev: Path, torch_build: str) -> tuple[str, ...]:
+    """The NVIDIA GPUs that jobs can use, as ``cuda:N``; found without a library, since settings are read often.
+
+    Args:
+        environment: Where CUDA_VISIBLE_DEVICES, if set, says which of them there are.
+        dev: The folder of device files.
+        torch_build: Version of torch; a build for the CPU alone can use none.
+    """
+    there = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in dev.glob("nvidia*"))
+    if not there or not torch_build or torch_build.endswith("+cpu"):
+        return ()
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    count = there if shown is None else len([name for name in shown.split(",") if name.strip() not in ("", "-1")])
+    return tuple(f"cuda:{n}" for n in range(count))
+
+
+def _torch_build() -> str:
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _parallel(value: str) -> str:

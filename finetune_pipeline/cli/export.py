@@ -73,7 +73,7 @@ def export(
         return ERROR
     script = find_converter(llama_cpp) if gguf else None
     check_place(to)
-    source = _find(loaded, Store().artifacts(), alias)
+    source = find_source(loaded, Store().artifacts(), alias)
     if isinstance(source, str):
         problem(source)
         return ERROR
@@ -122,7 +122,7 @@ def _export_simple(task: Task, to: Path, as_json: bool) -> int:
     return DONE
 
 
-def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
+def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
     """The artifacts of the model that is asked for, or why there is none."""
     from finetune_pipeline.tracking import registry
     from finetune_pipeline.tracking.tracking import Tracking

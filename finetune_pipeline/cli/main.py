@@ -32,11 +32,13 @@ COMMANDS = (
     "schema",
     "ui",
     "export",
+    "verify",
     "rollback",
     "serve",
     "forget",
     "automate",
     "cluster",
+    "doctor",
 )
 """Each is the function of this name (- is _, and a keyword of Python ends in one) in the module of this name. A module is
 imported when its command is called: most need seconds."""

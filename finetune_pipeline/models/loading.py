@@ -101,13 +101,13 @@ def load_for_training(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
     model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
-    _settle_four_bit_layers(model, compute)
+    settle_four_bit_layers(model, compute)
     if compute != torch.bfloat16:
         _compute_in(model, compute)
     return model, weight_facts(model)
 
 
-def _settle_four_bit_layers(model: PreTrainedModel, compute: torch.dtype) -> None:
+def settle_four_bit_layers(model: nn.Module, compute: torch.dtype) -> None:
     """Two settings of bitsandbytes that would have training and validation compute with different weights.
 
     Outside training mode it repacks weights in place for its CPU inference kernel, which rounds more and which training

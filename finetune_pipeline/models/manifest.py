@@ -115,7 +115,7 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
             "chat_template": None if hosted or not template.is_file() else template.name,
             "chat_template_sha256": None if hosted or not template.is_file() else digest_file(template),
             "rendered": None if hosted else prompt_text(folder, serving["system_prompt"]),
-            "control_tokens": [] if hosted else _control_tokens(folder),
+            "control_tokens": [] if hosted else folder_control_tokens(folder),
             "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
             "soft_tokens": source.merged.facts["soft_tokens"] if plain else [],
         },
@@ -147,7 +147,7 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
     }
 
 
-def _control_tokens(folder: Path) -> list[str]:
+def folder_control_tokens(folder: Path) -> list[str]:
     """What must not reach a server in a user's text, if it reads control tokens anywhere in a prompt."""
     path = folder / "tokenizer.json"
     if not path.is_file():

@@ -32,8 +32,8 @@ class Compute(dg.ConfigurableResource):
 
     devices: list[str] = Field(
         default=[],
-        description="Devices to share out, one a job (`cuda:0+cuda:1`: both to one training); empty: FINETUNE_DEVICES, or "
-        "the CPU.",
+        description="Devices to share out, one a job (`cuda:0+cuda:1`: both to one training); empty: FINETUNE_DEVICES, "
+        "else the visible GPUs, else the CPU.",
     )
     module: str = Field(default=WORKER_MODULE, description="Module that runs a job file.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")

@@ -29,12 +29,13 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation without its system turn. max_tokens: None, or the client's own limit."""
+    """A conversation without its system turn. max_tokens: None, or the client's own limit. store: whether it is logged."""
 
     messages: list[dict[str, str]]
     user: str | None
     stream: bool
     max_tokens: int | None
+    store: bool = True
 
 
 def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
@@ -56,13 +57,16 @@ def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
     stream = body.get("stream", False)
     if not isinstance(stream, bool):
         raise BadRequest("'stream' must be true or false", "stream")
+    store = body.get("store")
+    if store is not None and not isinstance(store, bool):
+        raise BadRequest("'store' must be true or false", "store")
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BadRequest("'max_tokens' must be a positive whole number", "max_tokens")
     user = body.get("user")
     if user is not None and not isinstance(user, str):
         raise BadRequest("'user' must be text", "user")
-    return Chat(_messages(body.get("messages"), system_prompt), user or None, stream, limit)
+    return Chat(_messages(body.get("messages"), system_prompt), user or None, stream, limit, store is not False)
 
 
 def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:

@@ -67,7 +67,7 @@ class Service:
         return {"object": "list", "data": [model]}
 
     def chat(self, body: Any) -> tuple[Chat, dict[str, Any]]:
-        """The request and its completion, logged. Raises BadRequest."""
+        """The request and its completion, logged unless the client says ``store: false``. Raises BadRequest."""
         loaded = self.loaded  # whatever becomes champion meanwhile: this request is answered by one model
         name = loaded.champion.name
         chat = parse_chat(body, loaded.champion.system_prompt, [name, self.task.name])
@@ -85,10 +85,17 @@ class Service:
         finally:
             self._places.release()
         made = f"chatcmpl-{uuid.uuid4().hex}"
-        row = {"id": made, "timestamp": _now(), "messages": chat.messages, "output": reply.text, "model_version": name}
-        self._log({**row, "user": chat.user} if chat.user else row)
-        with self._lock:
-            self._ids.add(_short(made))
+        if chat.store:
+            row = {
+                "id": made,
+                "timestamp": _now(),
+                "messages": chat.messages,
+                "output": reply.text,
+                "model_version": name,
+            }
+            self._log({**row, "user": chat.user} if chat.user else row)
+            with self._lock:
+                self._ids.add(_short(made))
         message = {"role": "assistant", "content": reply.text}
         return chat, {
             "id": made,

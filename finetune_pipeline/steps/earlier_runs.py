@@ -23,7 +23,7 @@ def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | No
 
 def open_answers(store: ArtifactStore, test_of: str | None) -> AnswerCache | None:
     """The cache for answers to the sealed test of this task, or (None) for those to anything else."""
-    cache = _kept(store, test_of)
+    cache = kept_in(store, test_of)
     if cache is None:
         return None
     return AnswerCache(Path(cache["folder"]), load_key(Path(cache["key_file"])), cache["scope"], cache["limit_mib"])
@@ -31,10 +31,11 @@ def open_answers(store: ArtifactStore, test_of: str | None) -> AnswerCache | Non
 
 def answers_of(context: StepContext, *, test: bool = False) -> dict[str, Any] | None:
     """The cache for a job of this step. test: the job answers the sealed test, so its answers are for that step alone."""
-    return _kept(context.store, context.task.name if test else None)
+    return kept_in(context.store, context.task.name if test else None)
 
 
-def _kept(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
+def kept_in(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
+    """The cache for a job, for answers to the sealed test of this task, or (None) for those to anything else."""
     return kept_answers(
         folder=store.root / FOLDER,
         key_file=store.root / SCRUBBING_KEY,

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline import settings
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.settings import project_root, read_settings
+from finetune_pipeline.settings import project_root, read_settings, visible_gpus
 
 
 def test_defaults_are_absolute_and_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +20,6 @@ def test_defaults_are_absolute_and_in_the_project(tmp_path: Path, monkeypatch: p
     assert found.artifacts == tmp_path / ".finetune" / "artifacts"
     assert found.tracking_uri == f"sqlite:///{tmp_path}/.finetune/mlflow/mlflow.db"
     assert found.artifact_location == tmp_path / ".finetune" / "mlflow" / "artifacts"
-    assert found.devices == ("cpu",)
 
 
 def test_the_project_is_the_nearest_folder_with_tasks_or_state_or_else_the_present_one(tmp_path: Path) -> None:
@@ -93,3 +93,16 @@ def test_devices_that_share_a_training() -> None:
     assert read_settings({"FINETUNE_PARALLEL": "fsdp2"}).parallel == "fsdp2"
     with pytest.raises(OutsideError, match="write ddp, fsdp2, or auto"):
         read_settings({"FINETUNE_PARALLEL": "zero3"})
+
+
+def test_gpus_are_used_without_a_variable_where_torch_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert visible_gpus({}, tmp_path, "2.13.0+cu130") == ("cuda:0", "cuda:1")
+    assert visible_gpus({}, tmp_path, "2.13.0+cpu") == visible_gpus({}, tmp_path, "") == ()
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path, "2.13.0") == ("cuda:0",), "the first of those shown"
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path, "2.13.0") == ()
+    assert visible_gpus({}, tmp_path / "none", "2.13.0") == ()
+    monkeypatch.setattr(settings, "visible_gpus", lambda *_: ("cuda:0",))
+    assert read_settings({}).devices == ("cuda:0",)
+    assert read_settings({"FINETUNE_DEVICES": "cpu"}).devices == ("cpu",)

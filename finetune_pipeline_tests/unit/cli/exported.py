@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from finetune_pipeline.data.examples import SPLIT_FILES
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.gates import GateResult
@@ -21,7 +22,8 @@ TASK = "demo"
 
 
 def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> ArtifactStore:
-    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter and merged_model of that task."""
+    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter, splits and merged_model of that
+    task."""
     folder = root / "data" / TASK
     (folder / "raw").mkdir(parents=True)
     spec = {
@@ -63,7 +65,13 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
             )
         )
 
-    inputs = {"adapter": trained.version, "base_model": based.version}
+    def split(builder: Builder) -> None:
+        path = builder.folder / SPLIT_FILES["validation"]
+        path.parent.mkdir()
+        write_tiny_examples(path, range(40))
+
+    held = store.build(TASK, "splits", code_version="1", inputs={}, settings=None, make=split)
+    inputs = {"adapter": trained.version, "base_model": based.version, "validation_split": held.version}
     store.build(TASK, "merged_model", code_version="1", inputs=inputs, settings=None, make=merge)
     return store
 

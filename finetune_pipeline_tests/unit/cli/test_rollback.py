@@ -55,6 +55,8 @@ def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> d
         "dataset_version": "rows",
         "system_prompt": SPEC["system_prompt"],
         "max_new_tokens": 4,
+        "dtype": "float32",
+        "precision": "serving",
         "endpoint": None,
         "forgotten": False,
         "gates_passed": True,

@@ -97,6 +97,7 @@ def test_an_answer_its_log_row_and_the_feedback_to_it(task: Task, running: Runni
     assert choice["finish_reason"] in ("stop", "length")
     assert 0 < made["usage"]["completion_tokens"] <= 6
     assert made["usage"]["total_tokens"] == made["usage"]["prompt_tokens"] + made["usage"]["completion_tokens"]
+    assert running.chat("a trial", store=False)[0] == 200, "and it is not logged"
     (row,) = lines(task)
     assert (row["id"], row["output"], row["model_version"]) == (made["id"], choice["message"]["content"], "tickets:1")
     assert running.ask("/feedback", {"id": made["id"], "flag": "wrong", "score": 0.1})[0] == 200

@@ -1,0 +1,230 @@
+"""What a machine is, what runs where on it, and whether the kernels that training and merging use compute rightly there.
+
+Each device is looked at in a process of its own (``python -m finetune_pipeline.worker.doctor OUT.json``, which sees that
+device alone): a kernel that crashes or hangs is told like one that computes wrongly.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
+from finetune_pipeline.worker.kernels import Kernel, check_kernels
+
+if TYPE_CHECKING:
+    pass
+
+CHILD_SECONDS = 120.0
+"""For the child: imports, and all kernels of a device."""
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "dagster", "mlflow", "scikit-learn")
+LITTLE_DISK, LITTLE_MEMORY = 10 << 30, 8 << 30
+"""Bytes below which people are warned."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place for jobs. precision: what it trains in, and serves models stored in 16 bits; problem: why it cannot be used."""
+
+    place: str
+    name: str
+    memory_bytes: int
+    bfloat16: bool
+    precision: str
+    four_bit: str
+    kernels: list[Kernel] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def right(self) -> bool:
+        return not self.problem and all(kernel.right for kernel in self.kernels)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the doctor found. runs: what runs where; slow: what will be slow or short, and what to do."""
+
+    system: str
+    cores: int
+    memory_bytes: int
+    available_bytes: int
+    disk_free_bytes: int
+    home: str
+    versions: dict[str, str]
+    devices: list[Device]
+    runs: list[str]
+    slow: list[str]
+
+    @property
+    def right(self) -> bool:
+        return all(device.right for device in self.devices)
+
+
+def look(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
+    """Look at this machine.
+
+    Args:
+        places: The devices jobs are given, as of FINETUNE_DEVICES.
+        home: Whose disk counts.
+        environment: The environment of a child that is to see one device alone.
+    """
+    single = dict.fromkeys(part for place in places for part in place.split("+"))
+    devices = [_in_child(place, environment) for place in single]
+    memory = psutil.virtual_memory()
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    machine = Machine(
+        system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_bytes=memory.total,
+        available_bytes=memory.available,
+        disk_free_bytes=shutil.disk_usage(there).free,
+        home=str(home),
+        versions={name: _version(name) for name in PACKAGES},
+        devices=devices,
+        runs=[_runs(device) for device in devices] + ["data checks, simple models and reports run on the CPU"],
+        slow=[],
+    )
+    machine.slow.extend(_slow(machine))
+    return machine
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _runs(device: Device) -> str:
+    if device.problem:
+        return f"{device.place}: nothing, until this is solved: {device.problem}"
+    held = f"a 4-bit base (qlora) is held by {device.four_bit}" if device.four_bit else "no 4-bit base (qlora)"
+    return f"{device.place}: training and answering in {device.precision}; {held}"
+
+
+def _slow(machine: Machine) -> list[str]:
+    told, on_gpu = [], any(d.place != "cpu" for d in machine.devices)
+    if not on_gpu:
+        told.append(
+            "training runs on the CPU, which suits small models; `finetune plan TASK` says how long it takes, and "
+            "training.trainer names other places"
+        )
+        if not machine.devices[0].bfloat16 and not machine.devices[0].problem:
+            told.append("this CPU does not multiply bfloat16: float32 takes twice the memory and more time")
+    if not on_gpu and has_nvidia():
+        told.append(
+            "there is an NVIDIA GPU that no job is given: install a CUDA build of torch, and unset FINETUNE_DEVICES"
+        )
+    if machine.available_bytes < LITTLE_MEMORY:
+        told.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
+    if machine.disk_free_bytes < LITTLE_DISK:
+        told.append(
+            f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}: each merged model is kept there"
+        )
+    return told
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def machine_lines(machine: Machine) -> list[str]:
+    """The machine in words."""
+    lines = [
+        machine.system,
+        f"{machine.cores} cores, {_gib(machine.memory_bytes)} of memory ({_gib(machine.available_bytes)} free), "
+        f"{_gib(machine.disk_free_bytes)} free on disk for {machine.home}",
+        ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
+    ]
+    for device in machine.devices:
+        native = "bfloat16 natively" if device.bfloat16 else "no native bfloat16"
+        lines.append(f"{device.place}: {device.name}, {_gib(device.memory_bytes)}, {native}")
+        lines += [f"  problem: {device.problem}"] * bool(device.problem)
+        for kernel in device.kernels:
+            far = "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
+            told = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or far}"
+            lines.append(f"  {told} ({kernel.seconds:.2f} s)")
+    return [*lines, *(f"runs: {line}" for line in machine.runs), *(f"slow: {line}" for line in machine.slow)]
+
+
+def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> Device:
+    """What the child says of the one device it sees, or why it could not."""
+    with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
+        out = Path(folder) / "device.json"
+        command = [sys.executable, "-P", "-m", __spec__.name, place, str(out)]
+        try:
+            done = subprocess.run(
+                command,
+                env=dict(environment(place)),
+                timeout=CHILD_SECONDS,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except ValueError as error:  # CUDA_VISIBLE_DEVICES hides it
+            return _unusable(place, str(error))
+        except subprocess.TimeoutExpired:
+            return _unusable(place, f"its kernels did not end within {CHILD_SECONDS:g} s")
+        if done.returncode or not out.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return _unusable(place, f"looking at it ended with code {done.returncode}: {last[:300]}")
+        told = read_json(out)
+    return Device(**{**told, "kernels": [Kernel(**kernel) for kernel in told["kernels"]]})
+
+
+def _unusable(place: str, problem: str) -> Device:
+    return Device(place, "unknown", 0, False, "", "", problem=problem)
+
+
+def examine(place: str) -> Device:
+    """Look at the one device this process sees, and check the kernels on it."""
+    import torch
+
+    from finetune_pipeline.models.loading import native_bfloat16, pick_device, resolve_precision
+
+    device = pick_device()
+    if (device.type == "cpu") != (place == "cpu"):
+        build = "no CUDA build" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
+        return _unusable(place, f"torch sees no such GPU (torch {torch.__version__} is {build}); look at nvidia-smi")
+    cuda = device.type == "cuda"
+    precision = resolve_precision("auto", device)
+    return Device(
+        place=place,
+        name=torch.cuda.get_device_name(device) if cuda else cpu_model(),
+        memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total,
+        bfloat16=native_bfloat16(device) if cuda else cpu_has_bfloat16(),
+        precision=str(precision).removeprefix("torch."),
+        four_bit=_four_bit(device.type),
+        kernels=check_kernels(device, precision),
+    )
+
+
+def _four_bit(kind: str) -> str:
+    """What computes with 4-bit weights: bitsandbytes' compiled library, or its slower fallback in PyTorch."""
+    try:
+        import bitsandbytes
+        from bitsandbytes.cextension import lib
+    except (ImportError, RuntimeError, OSError):
+        return ""
+    native = "Native" in type(lib).__name__ and "Mock" not in type(lib).__name__
+    compiled = native and (kind == "cpu" or bool(getattr(lib, "compiled_with_cuda", False)))
+    return f"bitsandbytes {bitsandbytes.__version__}, {'compiled' if compiled else 'PyTorch fallback'} for {kind}"
+
+
+if __name__ == "__main__":
+    from finetune_pipeline.worker.entry import DEFAULTS, ENVIRONMENT
+
+    os.environ.update({**{k: os.environ.get(k, v) for k, v in DEFAULTS.items()}, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"})
+    write_json(Path(sys.argv[2]), asdict(examine(sys.argv[1])))

@@ -1,0 +1,137 @@
+"""The kernels that training and merging use, each held against its definition on small tensors."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+KERNEL_SECONDS = 10.0
+"""What a check of a kernel may take; it works on small tensors and takes a fraction of a second."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel's check. difference: the largest from the reference, relative to the reference's largest value."""
+
+    name: str
+    right: bool
+    difference: float | None
+    limit: float
+    seconds: float
+    problem: str = ""
+
+
+def check_kernels(device: torch.device, precision: torch.dtype) -> list[Kernel]:
+    """Check the kernels on a device, in the precision that it trains in; the merge computes on the CPU anyway."""
+    import torch
+
+    return [
+        checked("NF4 product", 0.02, lambda: _nf4(device, precision)),
+        checked("packed attention", 0.02 if precision == torch.bfloat16 else 1e-4, lambda: _packed(device, precision)),
+        checked("merge", 1e-6, _merge),
+    ]
+
+
+def checked(name: str, limit: float, compute: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Kernel:
+    """Compute something by a kernel and by its definition. One that fails, or takes too long, is not right."""
+    began, difference, problem = time.monotonic(), None, ""
+    try:
+        ours, reference = (t.detach().double().cpu() for t in compute())
+        difference = float((ours - reference).abs().max() / reference.abs().max())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the kernel's answer
+        problem = f"{type(error).__name__}: {error}"[:300]
+    seconds = time.monotonic() - began
+    if not problem and seconds > KERNEL_SECONDS:
+        problem = f"it took longer than {KERNEL_SECONDS:g} s"
+    right = not problem and difference is not None and difference <= limit  # not a number is not right
+    return Kernel(name, right, difference, limit, round(seconds, 3), problem)
+
+
+def _nf4(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer in 4 bits as training has it, and the product with each weight's nearest level times its block's largest."""
+    import bitsandbytes as bnb
+    import torch
+
+    from finetune_pipeline.models.loading import settle_four_bit_layers
+
+    draw = torch.Generator().manual_seed(1)
+    weight = torch.randn(256, 512, generator=draw) * 0.05
+    x = torch.randn(8, 512, generator=draw).to(precision)
+    layer: Any = bnb.nn.Linear4bit(
+        512, 256, bias=False, compute_dtype=precision, quant_type="nf4", compress_statistics=True
+    )
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+    layer = layer.to(device)
+    settle_four_bit_layers(layer, precision)
+    blocks = weight.view(-1, 64)
+    largest = blocks.abs().amax(1, keepdim=True)
+    levels = layer.weight.quant_state.code.cpu().float()
+    nearest = ((blocks / largest)[..., None] - levels).abs().argmin(-1)
+    return layer(x.to(device)), x.float() @ (levels[nearest] * largest).view_as(weight).T
+
+
+def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two rows behind one prefix in one sequence, and each row whole by torch's own attention in float32."""
+    import torch
+
+    from finetune_pipeline.training import attention
+
+    prefix, tails, heads, size = 40, (30, 17), 4, 64
+    draw = torch.Generator().manual_seed(2)
+    total = prefix + sum(tails)
+    q, k, v = (torch.randn(1, heads, total, size, generator=draw).to(precision) for _ in range(3))
+    layout = attention.Layout([prefix, *tails], [-1, 0, 0])
+    packed, _ = attention.attend(
+        torch.nn.Module(), q.to(device), k.to(device), v.to(device), None, shared_prefix=layout
+    )
+    parts: list[torch.Tensor] = []
+    at = prefix
+    for tail in tails:
+        own = torch.tensor([*range(prefix), *range(at, at + tail)])
+        rows, keys, values = (t[0][:, own].float() for t in (q, k, v))
+        row = torch.nn.functional.scaled_dot_product_attention(rows, keys, values, is_causal=True)
+        parts += [row.transpose(0, 1)[prefix:]] if parts else [row.transpose(0, 1)]
+        at += tail
+    return packed[0], torch.cat(parts)
+
+
+def _merge() -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights that the merge writes for an adapter saved by PEFT, and W + B A alpha / r in float64."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from finetune_pipeline.models.merging import merge
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    model: Any = LlamaForCausalLM(config)
+    with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
+        base, adapter, out = (Path(folder) / name for name in ("base", "adapter", "out"))
+        model.save_pretrained(base)
+        weight = model.model.layers[0].mlp.up_proj.weight.detach().double()
+        tuned: Any = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules=["up_proj"], task_type="CAUSAL_LM")
+        )
+        layer: Any = tuned.base_model.model.model.layers[0].mlp.up_proj
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        torch.nn.init.normal_(b, std=0.1)
+        tuned.save_pretrained(str(adapter))
+        merge(base, adapter, out)
+        merged = load_file(out / "model" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+        return merged, weight + b.double() @ a.double() * 2

@@ -1,0 +1,186 @@
+"""``finetune verify``: a real tiny model behind real servers, one right and the others wrong in one way each."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from finetune_pipeline.cli.verify import verify as command
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
+from finetune_pipeline.evaluation.verification import JudgedRow, Verification, required_share, rows_needed, verify
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.serving.local_server import LocalServer
+from finetune_pipeline.serving.model import Champion
+from finetune_pipeline.serving.server import chat_app
+from finetune_pipeline.serving.service import LogWriter, Service
+from finetune_pipeline.spec import load_task
+from finetune_pipeline_tests.mlflow_database import copy_database
+from finetune_pipeline_tests.openai_server import completion, openai_server
+from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, make_skilled_model, other_label, question
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.cli.exported import TASK, make_store
+from finetune_pipeline_tests.unit.models.architectures import make_adapter
+
+LONGEST = 5
+CONTROL = ["<|im_end|>", "<|im_start|>"]
+
+
+@pytest.fixture(scope="module")
+def skilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("skilled")
+    make_skilled_model(folder / "right", lambda _, label: label, steps=100, knowledge=False)
+    make_skilled_model(folder / "other", lambda _, label: other_label(label), steps=100, knowledge=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(skilled: Path) -> list[JudgedRow]:
+    rng, asked = random.Random(11), Answerer(skilled / "right")
+    turns = [exchange(SYSTEM, question(rng, LABELS[i % 2]), "")[0] for i in range(36)]
+    answers = asked.answers([encode_prompt(asked.tokenizer, t) for t in turns], None, LONGEST, 8)
+    assert {a.text for a in answers} == set(LABELS) and all(a.status == "ok" for a in answers)
+    return [JudgedRow(t, a) for t, a in zip(turns, answers, strict=True)]
+
+
+@dataclass
+class Mind:
+    """How a server answers with the tiny model; each field is one way to be wrong."""
+
+    folder: Path
+    template: bool = True
+    stop: bool = True
+    skip: bool = True
+    temperature: float = 0.0
+    default_temperature: float = 0.0
+    system: str | None = None
+    usage: bool = True
+    fails: int = 0
+
+    def __post_init__(self) -> None:
+        asked = Answerer(self.folder)
+        self.model, self.tokenizer, self.lock = asked.model, asked.tokenizer, Lock()
+        self.random = torch.Generator().manual_seed(1)
+
+    def __call__(self, body: dict[str, Any], seen: int) -> Any:
+        turns = body["messages"]
+        if self.fails and sum(map(ord, turns[-1]["content"])) % self.fails == 0:
+            return 500, {}, b"broken"
+        if self.system is not None:
+            turns = [{"role": "system", "content": self.system}, *(t for t in turns if t["role"] != "system")]
+        plain = "\n".join(f"{t['role']}: {t['content']}" for t in turns) + "\nassistant:"
+        prompt = encode_prompt(self.tokenizer, turns) if self.template else self.tokenizer(plain)["input_ids"]
+        temperature = self.temperature or (0 if "temperature" in body else self.default_temperature)
+        new: list[int] = []
+        with self.lock, torch.no_grad():
+            while len(new) < body["max_tokens"]:
+                logits = self.model(torch.tensor([prompt + new])).logits[0, -1]
+                chances = torch.softmax(logits / temperature, -1) if temperature else None
+                drawn = logits.argmax() if chances is None else torch.multinomial(chances, 1, generator=self.random)
+                new.append(int(drawn))
+                if self.stop and new[-1] == self.tokenizer.eos_token_id:
+                    break
+        ended = self.stop and new[-1] == self.tokenizer.eos_token_id
+        text = self.tokenizer.decode(new, skip_special_tokens=self.skip)
+        return completion(text, "stop" if ended else "length", (len(prompt), len(new)) if self.usage else None)
+
+
+def ask(mind: Mind, judged: list[JudgedRow]) -> Verification:
+    with openai_server(mind) as server:
+        endpoint = Endpoint(server.url, "m")
+        return verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=required_share(0.9, 1.0))
+
+
+def failed(result: Verification) -> set[str]:
+    return {question.name for question in result.questions if not question.passed}
+
+
+def test_finetune_serve_is_the_model_that_was_judged(skilled: Path, judged: list[JudgedRow], tmp_path: Path) -> None:
+    spec = {"name": "colours", "description": "d", "system_prompt": SYSTEM}
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
+    champion = Champion("colours", 1, skilled / "right", None, SYSTEM, LONGEST, LABELS)
+    service = Service(load_task(folder), lambda: champion, LogWriter(folder / "logs"))
+    with LocalServer(chat_app(service)) as server:
+        endpoint = Endpoint(f"{server.url}/v1", "colours")
+        result = verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=0.9)
+    assert (result.passed, result.same, result.cause) == (True, 36, None)
+    assert result.notes == ["It adds the system prompt itself where a client leaves it out."]
+
+
+def test_a_right_server_without_defaults_passes_with_what_its_clients_must_send(
+    skilled: Path, judged: list[JudgedRow]
+) -> None:
+    result = ask(Mind(skilled / "right", default_temperature=30.0), judged)
+    assert result.passed and result.cause is None
+    assert result.notes[0].startswith("Clients must send the system prompt")
+    assert result.notes[1].startswith("Without temperature 0 in the request it samples")
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong", "questions", "cause"),
+    [
+        ("other", {}, {"answers"}, "another model, or other weights"),
+        ("right", {"template": False}, {"prompt"}, "the chat template is lost"),
+        ("right", {"system": "Say the last one, please."}, {"prompt"}, "the system prompt is lost"),
+        ("right", {"stop": False}, {"stop"}, "the stop token is lost"),
+        ("right", {"stop": False, "skip": False}, {"stop", "answers"}, "the stop token is lost"),
+        ("right", {"temperature": 30.0}, {"greedy", "answers"}, "sampling is on"),
+        ("right", {"usage": False}, {"prompt"}, "the server reports no usage.prompt_tokens"),
+        ("right", {"fails": 5}, {"answers"}, "rows could not be asked: refused: 500"),
+    ],
+)
+def test_a_wrong_server_is_told_with_its_cause(
+    skilled: Path, judged: list[JudgedRow], model: str, wrong: dict[str, Any], questions: set[str], cause: str
+) -> None:
+    result = ask(Mind(skilled / model, **wrong), judged)
+    assert not result.passed and questions <= failed(result)
+    assert result.cause and cause in result.cause
+
+
+def test_few_rows_prove_nothing_and_no_answer_is_an_error(skilled: Path, judged: list[JudgedRow]) -> None:
+    mind = Mind(skilled / "right")
+    few = ask(mind, judged[: rows_needed(0.9) - 1])
+    assert failed(few) == {"answers"} and few.same == few.rows == 28
+    assert few.cause == "28 rows are too few: 29 equal answers are the least that shows a share of 0.90"
+    one_off = [replace(judged[0], answer=replace(judged[0].answer, text="green")), *judged[1:29]]
+    assert failed(ask(mind, one_off)) == {"answers"}, "28 of 29 are not enough: the bound decides, not the share"
+    with pytest.raises(EndpointError, match="refused: 500"):
+        ask(Mind(skilled / "right", fails=1), judged)
+
+
+def test_the_command_takes_the_model_of_the_store_and_its_own_validation_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "FINETUNE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    copy_database(tmp_path / "home" / "mlflow")
+    monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
+    base = make_tiny_model(tmp_path / "base")
+    store = make_store(tmp_path, base, make_adapter(base, tmp_path / "adapter", size=0.1))
+    merged = store.all_versions(TASK, "merged_model")[-1]
+    results = []
+    for folder in (model_folder(merged.folder), base):
+        with openai_server(Mind(folder)) as server:
+            server.models = lambda: [TASK, "another"]
+            made = CliRunner().invoke(command, [TASK, "--endpoint", server.url, "--json"], standalone_mode=False)
+            assert {(request["model"], request["store"]) for request in server.requests} == {(TASK, False)}
+            results.append((made.return_value, json.loads(made.stdout)))
+    (code, right), (other, wrong) = results
+    assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 40, 40)
+    assert right["merged_model"] == merged.version
+    assert (other, wrong["passed"]) == (2, False) and wrong["cause"].startswith("another model")
+    made = CliRunner().invoke(command, [TASK, "--endpoint", "http://127.0.0.1:9/v1"], standalone_mode=False)
+    assert made.return_value == 1 and "does not list its models" in made.stderr

@@ -1,0 +1,71 @@
+"""``finetune doctor``: the kernels of this CPU are right, and one that is not is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from finetune_pipeline.cli.doctor import doctor
+from finetune_pipeline.models import merging
+from finetune_pipeline.models.hardware import cpu_has_bfloat16
+from finetune_pipeline.training import attention
+from finetune_pipeline.worker.doctor import examine
+from finetune_pipeline.worker.kernels import checked
+
+
+def wrong_attention(*inputs: Any, **more: Any) -> Any:
+    """Rows see each other, as if the packed sequence were one row."""
+    whole = attention.Layout([inputs[1].shape[2]], [-1])
+    return right_attention(*inputs, **{**more, "shared_prefix": whole})
+
+
+def wrong_adapter(folder: Path) -> Any:
+    """The scale of the adapter is lost."""
+    return dataclasses.replace(right_adapter(folder), scaling=1.0)
+
+
+right_attention, right_adapter = attention.attend, merging.read_adapter
+
+
+def test_a_wrong_kernel_is_told_with_its_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device = examine("cpu")
+    assert {k.name: k.right for k in device.kernels} == {"NF4 product": True, "packed attention": True, "merge": True}
+    assert all(k.difference is not None and k.difference <= k.limit for k in device.kernels)
+    assert device.right and device.precision == ("bfloat16" if cpu_has_bfloat16() else "float32")
+
+    monkeypatch.setattr(attention, "attend", wrong_attention)
+    monkeypatch.setattr(merging, "read_adapter", wrong_adapter)
+    device = examine("cpu")
+    assert {k.name: k.right for k in device.kernels} == {"NF4 product": True, "packed attention": False, "merge": False}
+    assert not device.right and all(k.difference > 10 * k.limit for k in device.kernels[1:] if k.difference)
+
+
+def test_a_kernel_that_gives_no_number_or_fails_is_not_right() -> None:
+    one = torch.ones(2)
+    assert checked("k", 0.1, lambda: (one, one)).right
+    assert not checked("k", 0.1, lambda: (one * torch.nan, one)).right
+    failed = checked("k", 0.1, lambda: (one @ torch.ones(3), one))
+    assert not failed.right and failed.difference is None and failed.problem.startswith("RuntimeError")
+
+
+def test_the_command_looks_at_each_device_in_a_child_and_says_which_is_unusable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FINETUNE_DEVICES", "cpu,cuda:99")
+    made = CliRunner().invoke(doctor, ["--json"], standalone_mode=False)
+    told = json.loads(made.stdout)
+    cpu, gpu = told["devices"]
+    assert made.return_value == 2 and not told["right"]
+    assert [k["right"] for k in cpu["kernels"]] == [True, True, True] and not cpu["problem"]
+    assert gpu["problem"].startswith("torch sees no such GPU") and "cuda:99: nothing" in told["runs"][1]
+    assert told["versions"]["torch"] == torch.__version__ and told["disk_free_bytes"] > 0
+    assert told["memory_bytes"] == cpu["memory_bytes"]
