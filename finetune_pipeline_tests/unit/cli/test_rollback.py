@@ -57,6 +57,7 @@ def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> d
         "max_new_tokens": 4,
         "dtype": "float32",
         "precision": "serving",
+        "about": "Sorts tickets.",
         "endpoint": None,
         "forgotten": False,
         "gates_passed": True,
