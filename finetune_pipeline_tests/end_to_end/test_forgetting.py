@@ -45,7 +45,7 @@ def overtrain(model: Any, tokenizer: Any) -> None:
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[dict]]:
     folder: Path = tmp_path_factory.mktemp("base")
     prepare_base("bundled/smollm2-135m-instruct", None, folder, None)
-    asked = Answerer(folder)
+    asked = Answerer(folder, precision="float32")  # it is trained below, in its own weights
     before = score_items(asked, ITEMS, 16)
     torch.manual_seed(0)
     overtrain(asked.model, asked.tokenizer)
