@@ -53,6 +53,8 @@ def release(store: ArtifactStore, tracking: Tracking, base: Path, adapter: str) 
             adapter_version=adapter,
             system_prompt=PROMPT,
             max_new_tokens=5,
+            dtype="float32",
+            precision="serving",
             run_id=step.run_id,
             tags={"gates": "passed", "merged_version": merged.version, "dataset_version": "d"},
         )

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.training import attention
+from finetune_pipeline.training.prefix_tree import common_prefix
 from finetune_pipeline.training.shared_prefix import (
     PackedCollator,
     PaddedCollator,
-    common_prefix,
     packed_collator,
     supports_shared_prefix,
 )
