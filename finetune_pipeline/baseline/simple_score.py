@@ -106,8 +106,8 @@ def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]
     return SimpleScore(TfidfLogistic.title, "accuracy", accuracy, interval, n, f"always answering {commonest}", share)
 
 
-def told(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:
-    """That the answers can be told from the inputs, where a score of labels shows it by itself; None where it does not, and
+def learnable_by_score(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:
+    """That the inputs predict the answers, where a score of labels shows it by itself; None where it does not, and
     :func:`.learnable.learnable` has to ask. The level is that of each of its comparisons."""
     from scipy.stats import binomtest  # slow to import
 

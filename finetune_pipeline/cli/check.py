@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from finetune_pipeline.baseline.learnable import Learnable, learnable
-from finetune_pipeline.baseline.simple_score import SimpleScore, simple_score, told
+from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
@@ -111,7 +111,7 @@ def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     checked.quality = _quality(loaded, made, store, out)
     rows = checked.rows()
     checked.simple = simple_score(loaded.spec, rows, read_json(out / "quality.json")["noise"])
-    checked.signal = told(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
+    checked.signal = learnable_by_score(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
     signal = {"learnable": checked.signal.to_dict()} if checked.signal else {}
     advice = Artifact(loaded.name, "advice", "", out, signal, {}) if signal else None
     # where no row is valid, what follows has nothing to say
@@ -187,7 +187,7 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
 
 
 def _quality(task: Task, made: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:
-    """The data_quality artifact as far as it can be told without splits; tokens where the base model is on this machine."""
+    """The data_quality artifact as far as it can be made without splits; tokens where the base model is on this machine."""
     base = made_base(task, store)
     local = local_base(task.spec.base_model)
     tokenizer = model_folder(base) if base else local if own_template(local) else None

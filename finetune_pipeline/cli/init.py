@@ -25,7 +25,7 @@ _LABELS_SHOWN = 12
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The files, and what to say about them where it cannot be told."""
+    """The files, and options for what is not detected in them."""
     options = [
         click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path)),
         click.option("--text", help="Column of what the user says. Unset: it is looked for."),
@@ -58,11 +58,10 @@ def init(
     Exit code 2: the task is there, and the pipeline would stop at these data.
     """
     if not as_json:
-        say(f"reading {', '.join(map(str, files[:3]))}{', …' if len(files) > 3 else ''}")
+        say_reading(files)
     from finetune_pipeline.data.draft.draft import task_name
-    from finetune_pipeline.data.draft.files import given_files, name_problems, place_files
-    from finetune_pipeline.data.draft.task_file import task_yaml
-    from finetune_pipeline.engine.store import ArtifactStore, replace_text, write_json
+    from finetune_pipeline.data.draft.files import given_files, name_problems
+    from finetune_pipeline.engine.store import ArtifactStore
     from finetune_pipeline.findings import FindingsError
 
     settings = read_settings()
@@ -75,17 +74,11 @@ def init(
     if problems := name_problems(name, folder, given):
         raise FindingsError(problems)
     made, given, findings = drafted(given, options, asking)
-    placed = place_files(given, folder, made.converted)
-    if made.schema is not None:
-        write_json(folder / "schema.json", made.schema)
-    listed = ", ".join(file.path.name for file in given[:3]) + (", …" if len(given) > 3 else "")
-    replace_text(folder / "task.yaml", task_yaml(name, made, listed))
+    store = ArtifactStore(settings.artifacts)
+    placed = write_task(made, given, folder, store)
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
 
-    store, reports = ArtifactStore(settings.artifacts), settings.home / "checks"
-    if (least := least_per_label(folder, store)) is not None:
-        replace_text(folder / "task.yaml", task_yaml(name, made, listed, least))
-    checked = check_task(folder, store, reports)
+    checked = check_task(folder, store, settings.home / "checks")
     if as_json:
         emit(
             {
@@ -129,6 +122,35 @@ def drafted(
         kept[i].name: made.converted[file.name] for i, file in enumerate(given) if file.name in made.converted
     }
     return made, kept, findings
+
+
+def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: ArtifactStore) -> list[str]:
+    """Write a drafted task into its folder: raw files, schema.json, and task.yaml with data.min_per_label proposed.
+
+    Returns:
+        The names of the raw files that were copied.
+    """
+    from finetune_pipeline.data.draft.files import place_files
+    from finetune_pipeline.data.draft.task_file import task_yaml
+    from finetune_pipeline.engine.store import replace_text, write_json
+
+    placed = place_files(given, folder, made.converted)
+    if made.schema is not None:
+        write_json(folder / "schema.json", made.schema)
+    listed = _some([file.path.name for file in given])
+    replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed))
+    if (least := least_per_label(folder, store)) is not None:
+        replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed, least))
+    return placed
+
+
+def say_reading(files: Sequence[Path]) -> None:
+    """The first line of a command, before anything slow is imported."""
+    say(f"reading {_some(files)}")
+
+
+def _some(names: Sequence[Path | str]) -> str:
+    return ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
 
 
 def _asked(question: str, columns: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune_pipeline.cli.init import draft_facts, draft_lines, drafted, least_per_label, reading_options
+from finetune_pipeline.cli.init import draft_facts, draft_lines, drafted, reading_options, say_reading, write_task
 from finetune_pipeline.cli.output import as_json, emit, say
 from finetune_pipeline.settings import read_settings
 
@@ -31,10 +31,9 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
     Exit code 2: the pipeline would stop at these data.
     """
     if not as_json:
-        say(f"reading {', '.join(map(str, files[:3]))}{', …' if len(files) > 3 else ''}")
-    from finetune_pipeline.data.draft.files import given_files, place_files
-    from finetune_pipeline.data.draft.task_file import task_yaml
-    from finetune_pipeline.engine.store import ArtifactStore, replace_text, write_json
+        say_reading(files)
+    from finetune_pipeline.data.draft.files import given_files
+    from finetune_pipeline.engine.store import ArtifactStore
 
     made, given, findings = drafted(given_files(files), options, asking=False)
     if not as_json:
@@ -47,12 +46,7 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="finetune-try-") as place:
         folder, store = Path(place) / NAME, ArtifactStore(Path(place) / "artifacts")
-        place_files(given, folder, made.converted)
-        if made.schema is not None:
-            write_json(folder / "schema.json", made.schema)
-        replace_text(folder / "task.yaml", task_yaml(NAME, made, "files"))
-        if (least := least_per_label(folder, store)) is not None:
-            replace_text(folder / "task.yaml", task_yaml(NAME, made, "files", least))
+        write_task(made, given, folder, store)
         checked = check_task(folder, store, Path(place) / "checks")
         copies: Copies | None = None
         needs: Needs | None = None

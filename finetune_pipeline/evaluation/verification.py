@@ -186,15 +186,16 @@ def _reported(answers: Sequence[Answer]) -> bool:
 
 def _prompt(rows: Sequence[JudgedRow], served: Sequence[Answer], unread: bool) -> tuple[Question, str]:
     """Whether prompts have the tokens they were judged with, and what it is if not."""
-    told = [(row.answer.prompt_tokens, a.prompt_tokens) for row, a in zip(rows, served, strict=True) if a.prompt_tokens]
-    if not told:
-        words = "the server reports no usage.prompt_tokens, so template and system prompt cannot be told"
+    counts = [(row.answer.prompt_tokens, a.prompt_tokens) for row, a in zip(rows, served, strict=True)]
+    counts = [(judged, there) for judged, there in counts if there]
+    if not counts:
+        words = "the server reports no usage.prompt_tokens, so template and system prompt cannot be compared"
         return Question("prompt", False, words[:1].upper() + words[1:] + "."), words
-    off = [(judged, there) for judged, there in told if judged != there]
+    off = [(judged, there) for judged, there in counts if judged != there]
     if not off:
-        return Question("prompt", True, f"{len(told)} prompts have the tokens they were judged with."), ""
+        return Question("prompt", True, f"{len(counts)} prompts have the tokens they were judged with."), ""
     sizes = f"{off[0][1]} tokens where {off[0][0]} were judged"
-    message = f"{len(off)} of {len(told)} prompts have other tokens, the first {sizes}."
+    message = f"{len(off)} of {len(counts)} prompts have other tokens, the first {sizes}."
     if unread:
         cause = f"the system prompt is lost: the server leaves out or replaces the one it is sent ({sizes})"
     else:

@@ -9,7 +9,7 @@
    ``same_greedy``). This is no fault of the merge: an update of a few steps may be smaller than half a step of bfloat16
    nearly everywhere, and is then rounded away. Above the limit the merge is stored in float32 instead (see :mod:`.merging`).
 
-How many answers change where the stored weights compute in the serving precision is told, too (``same_as_served``), and
+The share of answers that the serving precision leaves as they are is reported, too (``same_as_served``), and
 decides nothing: the evaluation asks the model in that precision.
 """
 

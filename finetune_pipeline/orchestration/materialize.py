@@ -176,8 +176,8 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
 def _story(artifact: Artifact) -> dict[str, Any]:
     """Tags that say what came of it: the verdict as description, and the decision."""
     facts = artifact.facts
-    told = {"mlflow.note.content": facts.get("verdict"), "finetune.decision": facts.get("decision")}
-    return {name: value for name, value in told.items() if value}
+    tags = {"mlflow.note.content": facts.get("verdict"), "finetune.decision": facts.get("decision")}
+    return {name: value for name, value in tags.items() if value}
 
 
 def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:

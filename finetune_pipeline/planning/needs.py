@@ -1,4 +1,4 @@
-"""What fine-tuning would need, told from the rows alone: no base model is read, so tokens are estimated by characters."""
+"""What fine-tuning would need, estimated from the rows alone: no base model is read, so tokens are estimated by characters."""
 
 from __future__ import annotations
 

@@ -88,15 +88,15 @@ def cap(counts: Sequence[int], share: float) -> int:
 
 
 def _over(
-    rows: Sequence[Mapping[str, Any]], sources: Sequence[Any], share: float, rule: str, told: str
+    rows: Sequence[Mapping[str, Any]], sources: Sequence[Any], share: float, rule: str, reason: str
 ) -> dict[str, Held]:
-    """The rows beyond their source's share; which of a source's, the ids decide. told: with {many}, {all} and {most}."""
+    """The rows beyond their source's share; which of a source's, the ids decide. reason: with {many}, {all} and {most}."""
     groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
         groups[source].append(row)
     most = cap([len(g) for g in groups.values()], share)
     return {
-        row["id"]: Held(row["id"], rule, told.format(many=len(group), all=len(rows), most=most))
+        row["id"]: Held(row["id"], rule, reason.format(many=len(group), all=len(rows), most=most))
         for group in groups.values()
         for row in sorted(group, key=lambda r: _mixed(r["id"]))[most:]
     }
@@ -109,16 +109,16 @@ def _mixed(name: str) -> bytes:
 
 def _users(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
     sources = [row["user"] or ("row", row["id"]) for row in rows]
-    told = "one user gave {many} of {all} corrected rows; {most} count (logs.max_user_share)"
-    return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", told)
+    reason = "one user gave {many} of {all} corrected rows; {most} count (logs.max_user_share)"
+    return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", reason)
 
 
 def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
     if len(rows) <= FLOOR:
         return {}
     families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
-    told = "{many} of {all} corrected rows say nearly the same; {most} count (logs.max_family_share)"
-    return _over(rows, families, spec.logs.max_family_share, "poison_family_share", told)
+    reason = "{many} of {all} corrected rows say nearly the same; {most} count (logs.max_family_share)"
+    return _over(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
 
 
 def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]) -> dict[str, Held]:

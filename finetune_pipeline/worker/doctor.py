@@ -1,7 +1,7 @@
 """What a machine is, what runs where on it, and whether the kernels that training and merging use compute rightly there.
 
 Each device is looked at in a process of its own (``python -m finetune_pipeline.worker.doctor OUT.json``, which sees that
-device alone): a kernel that crashes or hangs is told like one that computes wrongly.
+device alone): a kernel that crashes or hangs is reported like one that computes wrongly.
 """
 
 from __future__ import annotations
@@ -16,16 +16,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
 from finetune_pipeline.worker.kernels import Kernel, check_kernels
-
-if TYPE_CHECKING:
-    pass
 
 CHILD_SECONDS = 120.0
 """For the child: imports, and all kernels of a device."""
@@ -115,25 +111,25 @@ def _runs(device: Device) -> str:
 
 
 def _slow(machine: Machine) -> list[str]:
-    told, on_gpu = [], any(d.place != "cpu" for d in machine.devices)
+    remarks, on_gpu = [], any(d.place != "cpu" for d in machine.devices)
     if not on_gpu:
-        told.append(
+        remarks.append(
             "training runs on the CPU, which suits small models; `finetune plan TASK` says how long it takes, and "
             "training.trainer names other places"
         )
         if not machine.devices[0].bfloat16 and not machine.devices[0].problem:
-            told.append("this CPU does not multiply bfloat16: float32 takes twice the memory and more time")
+            remarks.append("this CPU does not multiply bfloat16: float32 takes twice the memory and more time")
     if not on_gpu and has_nvidia():
-        told.append(
+        remarks.append(
             "there is an NVIDIA GPU that no job is given: install a CUDA build of torch, and unset FINETUNE_DEVICES"
         )
     if machine.available_bytes < LITTLE_MEMORY:
-        told.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
+        remarks.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
     if machine.disk_free_bytes < LITTLE_DISK:
-        told.append(
+        remarks.append(
             f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}: each merged model is kept there"
         )
-    return told
+    return remarks
 
 
 def _gib(size: int) -> str:
@@ -154,8 +150,8 @@ def machine_lines(machine: Machine) -> list[str]:
         lines += [f"  problem: {device.problem}"] * bool(device.problem)
         for kernel in device.kernels:
             far = "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
-            told = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or far}"
-            lines.append(f"  {told} ({kernel.seconds:.2f} s)")
+            answer = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or far}"
+            lines.append(f"  {answer} ({kernel.seconds:.2f} s)")
     return [*lines, *(f"runs: {line}" for line in machine.runs), *(f"slow: {line}" for line in machine.slow)]
 
 
@@ -180,8 +176,8 @@ def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> De
         if done.returncode or not out.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return _unusable(place, f"looking at it ended with code {done.returncode}: {last[:300]}")
-        told = read_json(out)
-    return Device(**{**told, "kernels": [Kernel(**kernel) for kernel in told["kernels"]]})
+        device = read_json(out)
+    return Device(**{**device, "kernels": [Kernel(**kernel) for kernel in device["kernels"]]})
 
 
 def _unusable(place: str, problem: str) -> Device:

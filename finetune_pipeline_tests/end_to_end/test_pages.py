@@ -24,7 +24,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: pages cannot be looked at")
 WIDTHS = (1280, 500)  # no headless window is narrower
 DARK = "@media (prefers-color-scheme: dark)"
-TELL = "const p = document.createElement('p'); p.id = 'told'; p.textContent = JSON.stringify(told); document.body.append(p);"
+REPORT = """const p = document.createElement('p'); p.id = 'measured'; p.textContent = JSON.stringify(measured);
+document.body.append(p);"""
 CONTRAST = """
 const rgb = text => { const n = text.match(/[\\d.]+/g).map(Number); return text.startsWith("color(") ?
   [...n.slice(0, 3).map(v => 255 * v), n[3] ?? 1] : [n[0], n[1], n[2], n[3] ?? 1]; };
@@ -34,7 +35,7 @@ const light = color => { const [r, g, b] = color.map(v => (v /= 255) <= .04045 ?
 const below = e => { let c = [255, 255, 255]; const up = []; for (let a = e; a; a = a.parentElement) up.unshift(a);
   for (const a of up) c = over(rgb(getComputedStyle(a).backgroundColor), c); return c; };
 for (const fold of document.querySelectorAll("details")) fold.open = true;
-const told = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const measured = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walk.nextNode()) {
   const e = walk.currentNode.parentElement, style = getComputedStyle(e);
   if (!walk.currentNode.data.trim() || e.closest("script, style, option") || !e.getClientRects().length) continue;
@@ -42,7 +43,7 @@ while (walk.nextNode()) {
   const back = below(e), paint = rgb(e.closest("svg") ? style.fill : style.color);
   for (let a = e; a; a = a.parentElement) paint[3] *= getComputedStyle(a).opacity;
   const [x, y] = [light(over(paint, back)), light(back)].sort((a, b) => b - a);
-  told.push([(x + .05) / (y + .05), walk.currentNode.data.trim(), e.className || e.tagName]);
+  measured.push([(x + .05) / (y + .05), walk.currentNode.data.trim(), e.className || e.tagName]);
 }
 """
 
@@ -56,14 +57,14 @@ def report() -> str:
 
 
 def browse(page: str, folder: Path, script: str, width: int = 1280, dark: bool = False) -> Any:
-    """What the browser knows of a page: the value of `told` after the script has run in it."""
+    """What the browser knows of a page: the value of `measured` after the script has run in it."""
     page = page.replace(DARK, "@media all" if dark else "@media not all")
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # it keeps out the test's script, too
     file = folder / "page.html"
-    file.write_text(page.replace("</body>", f"<script>{{ {script}\n{TELL} }}</script></body>"), "utf-8")
-    told = chromium(folder, "--dump-dom", f"--window-size={width},800", file.as_uri())
-    seen = re.search(r'<p id="told">(.*?)</p>', told, re.S)
-    assert seen, told[-2000:]
+    file.write_text(page.replace("</body>", f"<script>{{ {script}\n{REPORT} }}</script></body>"), "utf-8")
+    dom = chromium(folder, "--dump-dom", f"--window-size={width},800", file.as_uri())
+    seen = re.search(r'<p id="measured">(.*?)</p>', dom, re.S)
+    assert seen, dom[-2000:]
     return json.loads(html.unescape(seen.group(1)))
 
 
@@ -76,12 +77,13 @@ def chromium(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
-    script = """const told = {wide: document.documentElement.scrollWidth - innerWidth, high: document.documentElement.scrollHeight};
+    script = """const root = document.documentElement;
+    const measured = {wide: root.scrollWidth - innerWidth, high: root.scrollHeight};
     const bottom = what => document.querySelector(what).getBoundingClientRect().bottom;
-    told.facts = bottom(".facts"); told.answer = bottom(".answer"); told.next = bottom(".next + ol li");
-    told.text = document.body.innerText;"""
-    told = browse(report(), tmp_path, script, width)
-    first = told["text"][: told["text"].index("\nGates\n")]
+    measured.facts = bottom(".facts"); measured.answer = bottom(".answer"); measured.next = bottom(".next + ol li");
+    measured.text = document.body.innerText;"""
+    measured = browse(report(), tmp_path, script, width)
+    first = measured["text"][: measured["text"].index("\nGates\n")]
     for words in (
         "Do not ship it.",
         "Refused by beats_baseline",
@@ -92,9 +94,9 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
         "version t1: 700 train, 80 validation, 171 test rows",
     ):
         assert words in first, words
-    assert max(told["facts"], told["answer"]) < 800 and told["next"] < (800 if width == 1280 else 1000)
-    assert told["wide"] <= 0, "nothing sticks out"
-    assert told["high"] < (3500 if width == 1280 else 5500)
+    assert max(measured["facts"], measured["answer"]) < 800 and measured["next"] < (800 if width == 1280 else 1000)
+    assert measured["wide"] <= 0, "nothing sticks out"
+    assert measured["high"] < (3500 if width == 1280 else 5500)
 
 
 def test_the_report_prints_on_at_most_eight_pages(tmp_path: Path) -> None:
@@ -108,29 +110,29 @@ def test_the_report_prints_on_at_most_eight_pages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["report", "every block"])
 def test_every_text_has_contrast(tmp_path: Path, which: str, dark: bool) -> None:
     page = report() if which == "report" else page_html(every_block("words"))
-    told = browse(page, tmp_path, CONTRAST, dark=dark)
-    assert len(told) > 60
-    assert not [of for of in told if of[0] < 4.5]
+    measured = browse(page, tmp_path, CONTRAST, dark=dark)
+    assert len(measured) > 60
+    assert not [of for of in measured if of[0] < 4.5]
 
 
 def test_headers_have_a_scope_and_rows_can_be_filtered(tmp_path: Path) -> None:
     script = """const fold = document.querySelector("#rows").closest("details");
-    const told = {bare: document.querySelectorAll("th:not([scope])").length, counts: []};
-    const say = () => told.counts.push(fold.querySelector("output").textContent,
+    const measured = {bare: document.querySelectorAll("th:not([scope])").length, counts: []};
+    const say = () => measured.counts.push(fold.querySelector("output").textContent,
       [...fold.querySelectorAll(".rows tbody tr")].filter(row => !row.hidden).length);
     const set = (what, value) => { const field = fold.querySelectorAll(".controls input, .controls select")[what];
       field.value = value; field.dispatchEvent(new Event("input", {bubbles: true})); say(); };
     say(); set(1, "=regression"); set(0, "text of e0081"); set(1, ""); set(0, "nothing has this");
-    location.hash = "#rows"; dispatchEvent(new Event("hashchange")); told.open = fold.open;"""
-    told = browse(report(), tmp_path, script)
-    assert told["bare"] == 0
-    assert told["counts"] == ["120 of 120 rows", 120, "14 of 120 rows", 14, "1 of 120 rows", 1, "1 of 120 rows", 1,
+    location.hash = "#rows"; dispatchEvent(new Event("hashchange")); measured.open = fold.open;"""
+    measured = browse(report(), tmp_path, script)
+    assert measured["bare"] == 0
+    assert measured["counts"] == ["120 of 120 rows", 120, "14 of 120 rows", 14, "1 of 120 rows", 1, "1 of 120 rows", 1,
                               "0 of 120 rows", 0]  # fmt: skip
-    assert told["open"] is True
+    assert measured["open"] is True
 
 
 def test_the_policy_lets_the_pages_own_script_run_and_no_other(tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(report().replace("</main>", "</main><script>document.title = 'broken'</script>"), "utf-8")
-    told = chromium(tmp_path, "--dump-dom", file.as_uri())
-    assert "<title>broken" not in told and 'class="unfold"' in told and 'class="controls"' in told
+    dom = chromium(tmp_path, "--dump-dom", file.as_uri())
+    assert "<title>broken" not in dom and 'class="unfold"' in dom and 'class="controls"' in dom

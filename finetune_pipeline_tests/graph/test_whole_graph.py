@@ -39,7 +39,7 @@ for experiment in client.search_experiments():
         tags = run.data.tags
         told["mlflow"][tags["mlflow.runName"]] = {
             "status": run.info.status, "parent": tags.get("mlflow.parentRunId"), "metrics": len(run.data.metrics),
-            "params": run.data.params.get("version"), "names": sorted(run.data.params), "told": run.data.metrics,
+            "params": run.data.params.get("version"), "names": sorted(run.data.params), "metrics": run.data.metrics,
             "models": len(run.outputs.model_outputs) if run.outputs else 0,
             "note": tags.get("mlflow.note.content"), "artifacts": [a.path for a in client.list_artifacts(run.info.run_id)],
             "datasets": [[i.dataset.name, i.dataset.digest, i.tags[0].value] for i in run.inputs.dataset_inputs],
@@ -105,7 +105,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert len(seen["mlflow"]) == len(nested) + 1
     (parent,) = [run for run in seen["mlflow"].values() if not run["parent"]]
     assert parent["note"] == finished[2]["verdict"], "it tells the story of the run"
-    assert {"gain", "gain_low", "test_accuracy", "best_eval_loss"} <= set(parent["told"])
+    assert {"gain", "gain_low", "test_accuracy", "best_eval_loss"} <= set(parent["metrics"])
     assert {"training.learning_rate", "evaluation.gates.min_gain"} <= set(parent["names"])
     assert parent["models"] == 1
     assert {d[0] for d in parent["datasets"]} >= {"colours_train", "colours_validation"}

@@ -55,7 +55,7 @@ def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"),
+    ("address", "meant"),
     [
         ("sqlite:///runs/m.db", "sqlite:///{project}/runs/m.db"),
         ("sqlite:////abs/m.db", "sqlite:////abs/m.db"),
@@ -64,18 +64,18 @@ def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_relative_database_is_one_of_the_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, meant: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, meant: str
 ) -> None:
     (tmp_path / ".finetune").mkdir()
     (tmp_path / "notes").mkdir()
     monkeypatch.chdir(tmp_path / "notes")
-    assert read_settings({"MLFLOW_TRACKING_URI": told}).tracking_uri == meant.format(project=tmp_path)
+    assert read_settings({"MLFLOW_TRACKING_URI": address}).tracking_uri == meant.format(project=tmp_path)
 
 
-@pytest.mark.parametrize("told", ["./mlruns", "file:///tmp/mlruns"])
-def test_a_file_store_is_refused(told: str) -> None:
+@pytest.mark.parametrize("address", ["./mlruns", "file:///tmp/mlruns"])
+def test_a_file_store_is_refused(address: str) -> None:
     with pytest.raises(OutsideError, match="MLFLOW_TRACKING_URI"):
-        read_settings({"MLFLOW_TRACKING_URI": told})
+        read_settings({"MLFLOW_TRACKING_URI": address})
 
 
 def test_all_wrong_devices_are_named() -> None:

@@ -16,8 +16,8 @@ from finetune_pipeline.data.quality.linear_model import features, predicted
 
 SAMPLE = 2_000
 """Rows by which columns without telling names are compared."""
-_TELLS = 0.1
-"""Share of what is left above the commonest value that a column's texts must tell of it, to be taken for a label."""
+_PREDICTABLE = 0.1
+"""Least predictability (:func:`_predictability`) of a column without a known name that is taken for a label."""
 _HEADS = ("subject", "title", "headline", "betreff", "summary")
 
 
@@ -175,11 +175,12 @@ def _answers(
     usual = [c for c in columns.values() if names.rank(c.name, names.WRITTEN) is not None and c.path != asked]
     usual = [c for c in usual if c.filled >= 0.5 * c.rows and not c.is_id and c not in named]
     written = _ranked([c for c in usual if c.is_text or c.is_json or c.is_label or c.numeric], names.WRITTEN)
-    unnamed, untold = [c for c in labels if c not in named and c not in written], []
+    unnamed, unpredictable = [c for c in labels if c not in named and c not in written], []
     if asked and not named and not written and (len(unnamed) > 1 or len(texts) > 1):
-        told = {c.path: _told(rows, asked, c.path) for c in unnamed}
-        untold = [c for c in unnamed if told[c.path] <= _TELLS]
-        unnamed = sorted((c for c in unnamed if c not in untold), key=lambda c: (-round(told[c.path], 1), c.numeric))
+        gain = {c.path: _predictability(rows, asked, c.path) for c in unnamed}
+        unpredictable = [c for c in unnamed if gain[c.path] <= _PREDICTABLE]
+        unnamed = [c for c in unnamed if c not in unpredictable]
+        unnamed.sort(key=lambda c: (-round(gain[c.path], 1), c.numeric))
     structured = [
         c for c in columns.values() if c.is_json and "." not in c.path and c.path != segments and c not in written
     ]
@@ -188,7 +189,7 @@ def _answers(
     if len(texts) == 2 and not written:  # the first column asks, the second answers
         first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
         second = [last] if asked == first.path else [first]
-    return list({c.path: c for c in [*written, *named, *unnamed, *structured, *second, *untold]}.values())
+    return list({c.path: c for c in [*written, *named, *unnamed, *structured, *second, *unpredictable]}.values())
 
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
@@ -196,8 +197,8 @@ def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
     return [c for _, c in sorted(ranked, key=lambda of: of[0])]
 
 
-def _told(rows: Sequence[RawRow], text: str, label: str) -> float:
-    """How much of a column a linear model tells from the texts: accuracy on rows it has not seen, from 0 (the commonest
+def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
+    """How well a linear model predicts a column from the texts: accuracy on rows it has not seen, from 0 (the commonest
     value) to 1."""
     step = max(1, len(rows) // SAMPLE)
     pairs = []

@@ -78,7 +78,7 @@ def draft(
         encoding, sheet: As for :func:`.reading.read_raw`.
 
     Returns:
-        (the draft; None where the files hold no task that can be told, every finding about them).
+        (the draft; None where no task is recognised in the files, every finding about them).
     """
     reading = read_raw(files, encoding, sheet)
     if errors(reading.problems):
@@ -128,10 +128,10 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     if "csv" in without and "header" in without["csv"]:
         csv = {k: v for k, v in without["csv"].items() if k != "header"}
         without = {**without, "csv": csv} if csv else {k: v for k, v in without.items() if k != "csv"}
-    asked, told = (_examples(files, data, _TRIED) for data in (declared, without))
-    pairs = zip(asked, told, strict=False)
+    by_fields, by_format = (_examples(files, data, _TRIED) for data in (declared, without))
+    pairs = zip(by_fields, by_format, strict=False)
     same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
-    plainly = len(told) >= len(asked) > 0 and all(same)
+    plainly = len(by_format) >= len(by_fields) > 0 and all(same)
     made.data = without if plainly else _undeclared_csv(files, declared)
     if plainly:
         ignored = {key for row in _validated(files, without, _TRIED) for key in row.ignored}

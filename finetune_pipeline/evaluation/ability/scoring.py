@@ -235,7 +235,7 @@ def _probability(task: HarnessTask, made: Any, sample: Mapping[str, Any]) -> flo
 
 
 def _figures(results: Mapping[str, Any]) -> dict[str, float]:
-    """lm_eval's figures, `acc,none` told as `acc`."""
+    """lm_eval's figures, `acc,none` shown as `acc`."""
     return {
         key.removesuffix(",none"): float(value)
         for key, value in results.items()

@@ -48,14 +48,14 @@ class Preference(Protocol):
 
 
 def other(choice: Choice) -> Choice:
-    """The choice, told for the swapped pair."""
+    """The same choice for the swapped pair."""
     swap: dict[Choice, Choice] = {"a": "b", "b": "a"}
     return swap.get(choice, choice)
 
 
 @dataclass(frozen=True, slots=True)
 class BothWays:
-    """A pair asked in both orders. first, second: choices told for the pair as it stands; choice: theirs where they
+    """A pair asked in both orders. first, second: choices in the order of the pair as it stands; choice: theirs where they
     agree, `tie` where they contradict one another, `failed` where either is."""
 
     first: Choice

@@ -299,6 +299,32 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     assert made is None and "no column 'nothing'" in problems[-1].message
 
 
+@pytest.mark.parametrize(
+    ("rule", "files"),
+    [
+        (
+            "draft.headers_differ",
+            {"a.csv": table([["text", "label"], *map(list, pairs())]), "b.csv": table([*map(list, pairs())])},
+        ),
+        (
+            "draft.rows_differ",
+            {
+                name: json.dumps({"info": 1, key: [{"text": t, "label": y} for t, y in pairs()]})
+                for name, key in (("a.json", "items"), ("b.json", "entries"))
+            },
+        ),
+        ("draft.answers", {"a.csv": table([["text", "label"], *([t, "same"] for t, _ in pairs())])}),
+        ("draft.no_rows", {"a.jsonl": ""}),
+        ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in pairs())}),
+    ],
+)
+def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, files: dict[str, str]) -> None:
+    options = {"answer": "label"} if rule == "draft.answers" else {}
+    made, problems = draft([of(tmp_path, name, content) for name, content in files.items()], **options)
+    assert made is None and rule in {finding.rule for finding in problems}
+    assert all(finding.fix for finding in problems)
+
+
 def test_spellings_and_rare_labels_are_told(tmp_path: Path) -> None:
     rows = [[t, y] for t, y in pairs()] + [["one more text", "Billing"], ["and another one", "odd"]]
     made = drafted(of(tmp_path, "a.csv", table([["text", "label"], *rows])))
@@ -327,6 +353,9 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     with pytest.raises(FindingsError) as error:
         given_files([tmp_path / "in" / "b.csv", tmp_path / "nowhere"])
     assert "did you mean" in str(error.value) and "nowhere" in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FindingsError, match=r"draft\.no_files"):
+        given_files([tmp_path / "empty"])
     folder = tmp_path / "data" / "mine"
     place_files(given_files([file]), folder, {})
     assert name_problems("mine", folder, given_files([file])) == []

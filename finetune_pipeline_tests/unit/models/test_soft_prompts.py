@@ -89,8 +89,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", "llama")
     adapter = soft(base, tmp_path / "adapter")
     wider = make_model(tmp_path / "wider", "llama")
-    told = json.loads((wider / "config.json").read_text())
-    (wider / "config.json").write_text(json.dumps({**told, "quantization_config": {"load_in_4bit": True}}))
+    config = json.loads((wider / "config.json").read_text())
+    (wider / "config.json").write_text(json.dumps({**config, "quantization_config": {"load_in_4bit": True}}))
     with pytest.raises(JobError, match="is quantized\nfix"):
         plain_model(wider, adapter, tmp_path / "out")
     other = shutil.copytree(adapter, tmp_path / "other")
@@ -139,11 +139,11 @@ def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind
         max_new_tokens=6, batch_size=3, out=tmp_path / "out",
     )  # fmt: skip
     facts = merge_and_compare(job)
-    told = facts["parity"]
-    assert facts["kind"] == kind and told["passed"], told
-    assert told["same_greedy_share"] >= 7 / 8 and told["new_tokens_chosen"] == 0
+    parity = facts["parity"]
+    assert facts["kind"] == kind and parity["passed"], parity
+    assert parity["same_greedy_share"] >= 7 / 8 and parity["new_tokens_chosen"] == 0
     if kind == "prefix":  # whoever does not know prefixes fails, and does not get the bare base
-        assert told["mean_kl"] < 1e-8
+        assert parity["mean_kl"] < 1e-8
         with pytest.raises(FindingsError, match=r"no config\.json"):
             model_folder(tmp_path / "out")
 
@@ -156,5 +156,5 @@ def test_a_soft_prompt_that_was_left_out_is_seen(tmp_path: Path) -> None:
     adapter = soft(base, tmp_path / "adapter")
     plain_model(base, soft(base, tmp_path / "other", seed=2), tmp_path / "out")
     examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(8)))
-    told = soft_parity(base, adapter, tmp_path / "out", examples, max_new_tokens=6, batch_size=3)
-    assert not told["passed"] and told["mean_kl"] > 0.05
+    parity = soft_parity(base, adapter, tmp_path / "out", examples, max_new_tokens=6, batch_size=3)
+    assert not parity["passed"] and parity["mean_kl"] > 0.05

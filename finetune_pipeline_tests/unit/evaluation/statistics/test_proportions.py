@@ -83,10 +83,10 @@ def test_tango_excludes_zero_exactly_when_mcnemars_score_does(b, c, agreeing, co
 
 
 def test_sign_test_leaves_ties_out_but_counts_them():
-    told = sign_test(14, 6, 10)
-    assert told["p"] == pytest.approx(stats.binomtest(14, 20).pvalue)
-    assert told["share"] == 0.7 and (told["n"], told["ties"]) == (30, 10)
-    assert told["interval"] == pytest.approx(list(wilson_interval(14, 20)))
+    test = sign_test(14, 6, 10)
+    assert test["p"] == pytest.approx(stats.binomtest(14, 20).pvalue)
+    assert test["share"] == 0.7 and (test["n"], test["ties"]) == (30, 10)
+    assert test["interval"] == pytest.approx(list(wilson_interval(14, 20)))
     nothing = sign_test(0, 0, 5)
     assert (nothing["share"], nothing["p"], nothing["interval"]) == (None, 1.0, [0.0, 1.0])
     with pytest.raises(ValueError, match="negative"):
@@ -118,9 +118,9 @@ def _clustered(random, groups, size, share, spread):
 def test_rows_of_their_own_give_the_plain_intervals(rows):
     before, after = [r[0] for r in rows], [r[1] for r in rows]
     alone = list(range(len(rows)))
-    told = clustered_share(after, alone)
-    assert told["interval"] == pytest.approx(list(wilson_interval(sum(after), len(after))))
-    assert told["design_effect"] == 1.0
+    share = clustered_share(after, alone)
+    assert share["interval"] == pytest.approx(list(wilson_interval(sum(after), len(after))))
+    assert share["design_effect"] == 1.0
     b = sum(x > y for x, y in rows)
     c = sum(y > x for x, y in rows)
     assert clustered_tango_interval(before, after, alone) == pytest.approx(tango_interval(b, c, len(rows)))
@@ -137,8 +137,8 @@ def test_design_effect_is_the_ratio_of_robust_to_plain_variance():
 
 def test_without_an_error_the_largest_effect_is_taken():
     assert design_effect([1] * 12, ["a"] * 4 + ["b"] * 4 + ["c"] * 4) == 4.0
-    told = clustered_share([1] * 12, ["a"] * 4 + ["b"] * 4 + ["c"] * 4)
-    assert told["interval"][0] < wilson_interval(3, 3)[0] + 1e-9
+    share = clustered_share([1] * 12, ["a"] * 4 + ["b"] * 4 + ["c"] * 4)
+    assert share["interval"][0] < wilson_interval(3, 3)[0] + 1e-9
     assert design_effect([1, 0, 1], ["a"] * 3) == 3.0
 
 
