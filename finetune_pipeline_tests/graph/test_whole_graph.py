@@ -109,7 +109,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert {"training.learning_rate", "evaluation.gates.min_gain"} <= set(parent["names"])
     assert parent["models"] == 1
     assert {d[0] for d in parent["datasets"]} >= {"colours_train", "colours_validation"}
-    assert all("settings" not in run["names"] and run["metrics"] <= 20 for run in nested.values())
+    assert all("settings" not in run["names"] and len(run["metrics"]) <= 20 for run in nested.values())
     adapter = nested["colours/adapter"]
     assert adapter["params"] == finished[2]["steps"]["adapter"]["version"]
     assert adapter["curve"] >= 3
