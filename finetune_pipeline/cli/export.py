@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,40 +10,38 @@ from typing import Any
 import click
 
 from finetune_pipeline.baseline.simple_export import export_simple
+from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.engine.step import SHARED
-from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.models.export import (
-    VARIABLE,
-    check_place,
-    convert,
-    export_adapter,
-    export_model,
-    find_converter,
-    unfinished,
-)
+from finetune_pipeline.engine.store import ArtifactStore, read_json
+from finetune_pipeline.evaluation.endpoint_client import EndpointError
+from finetune_pipeline.evaluation.llama_cpp import prove, require_llama_cpp
+from finetune_pipeline.evaluation.verification import ROWS, required_share
+from finetune_pipeline.models.export import Unproven, check_place, export_adapter, export_gguf, export_model, unfinished
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.manifest import Source
+from finetune_pipeline.models.manifest import Source, folder_control_tokens
+from finetune_pipeline.models.ollama import CONTEXT
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.baseline import best_simple_model
 
+TARGETS = ("transformers", "vllm", "tgi", "ollama")
 SIMPLE_BYTES = 1 << 28
 """Room that must be left on the disk for a simple model."""
-ALIASES = ("candidate", "champion", "previous_champion")
 
 
 @click.command()
 @click.argument("task")
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
 @click.option("--adapter", is_flag=True, help="The adapter alone, for servers that hold many beside one base.")
-@click.option("--gguf", is_flag=True, help="A GGUF file, too, by llama.cpp's converter.")
 @click.option(
-    "--llama-cpp",
-    type=click.Path(path_type=Path),
-    help=f"llama.cpp's folder, or its converter; otherwise what {VARIABLE} names.",
+    "--for",
+    "target",
+    type=click.Choice(TARGETS),
+    default="transformers",
+    show_default=True,
+    help="What is to serve it. ollama: GGUF files and a Modelfile, asked through llama.cpp before they are yours.",
 )
 @click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
 @click.option(
@@ -53,27 +52,29 @@ def export(
     task: str,
     to: Path,
     adapter: bool,
-    gguf: bool,
-    llama_cpp: Path | None,
+    target: str,
     simple: bool,
     alias: str | None,
     as_json: bool,
 ) -> int:
     """Write the model of TASK as a folder that any server loads, with export.json (prompt, generation settings, labels,
-    origin, digests) and a model card. Nothing is overwritten. Exit code 2: it is not the model that was trained.
+    origin, digests) and a model card. Nothing is overwritten. Exit code 2: it is not the model that was trained, or
+    what was written does not answer as it does.
     """
     loaded = get_task(task)
-    if simple and (adapter or gguf or alias):
-        problem("--simple writes no language model: leave --adapter, --gguf and --alias out")
+    if simple and (adapter or target != "transformers" or alias):
+        problem("--simple writes no language model: leave --adapter, --for and --alias out")
         return ERROR
     if simple:
         return _export_simple(loaded, to, as_json)
-    if adapter and gguf:
-        problem("--gguf needs the whole model: leave --adapter out")
+    if adapter and target == "ollama":
+        problem("--for ollama needs the whole model: leave --adapter out")
         return ERROR
-    script = find_converter(llama_cpp) if gguf else None
+    if target == "ollama":
+        require_llama_cpp()
     check_place(to)
-    source = find_source(loaded, Store().artifacts(), alias)
+    store = Store().artifacts()
+    source = find_source(loaded, store, alias)
     if isinstance(source, str):
         problem(source)
         return ERROR
@@ -88,19 +89,53 @@ def export(
         return REFUSED
     card = partial(card_of, source.report)
     if adapter:
-        manifest = export_adapter(source, to, card)
+        manifest = export_adapter(source, to, card, target)
+    elif target != "ollama":
+        manifest = export_model(source, to, card, target)
     else:
-
-        def write(folder: Path, target: Path) -> None:
-            assert script is not None
-            convert(script, folder, target, name=loaded.name, dtype=source.merged.facts["dtype"])
-
-        manifest = export_model(source, to, card, write if script else None)
+        try:
+            manifest = _export_gguf(loaded, store, source, to, card)
+        except Unproven as unproven:
+            exact, quantized = unproven.facts["f16"], unproven.facts["q8_0"]
+            cause = exact["cause"] if not exact["passed"] else quantized["sentence"]
+            problem(f"nothing was written: through llama.cpp it is not the model that was judged: {cause}")
+            if as_json:
+                emit({"folder": None, "gguf": unproven.facts})
+            return REFUSED
+        except (LookupError, EndpointError) as error:
+            problem(str(error.args[0]))
+            return ERROR
     if as_json:
         emit({"folder": str(to.absolute()), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest})
     else:
         _tell(source, manifest, to)
     return DONE
+
+
+def _export_gguf(
+    task: Task, store: ArtifactStore, source: Source, to: Path, card: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+    """Write GGUF files that answer validation rows as the judged model does. Raises Unproven, LookupError, EndpointError."""
+    rows, parity = judged_rows(task, store, source, ROWS), source.merged.facts["parity"]
+    folder = model_folder(source.merged.folder)
+    longest = max(row.answer.prompt_tokens for row in rows) + source.serving["max_new_tokens"]
+    most = read_json(folder / "config.json").get("max_position_embeddings", CONTEXT)
+    context = min(max(CONTEXT, longest), most)
+
+    def prove_files(f16: Path, q8: Path) -> dict[str, Any]:
+        return prove(
+            f16,
+            q8,
+            rows,
+            task.spec.output,
+            source.serving,
+            context=context,
+            required=required_share(task.spec.gates.parity_min_agreement, parity["same_greedy_share"]),
+            control_tokens=folder_control_tokens(folder),
+            confidence=task.spec.gates.confidence,
+        ).to_dict()
+
+    return export_gguf(source, to, card, context, prove_files)
 
 
 def _export_simple(task: Task, to: Path, as_json: bool) -> int:
@@ -122,62 +157,10 @@ def _export_simple(task: Task, to: Path, as_json: bool) -> int:
     return DONE
 
 
-def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
-    """The artifacts of the model that is asked for, or why there is none."""
-    from finetune_pipeline.tracking import registry
-    from finetune_pipeline.tracking.tracking import Tracking
-
-    name, tracking = task.name, Tracking()
-    tracking.prepare()
-    aliases = registry.aliases(tracking, name)
-    alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
-    number = aliases.get(alias) if alias else None
-    if number is not None:
-        tags = registry.version_tags(tracking, name, number)
-        if registry.FORGOTTEN in tags:
-            return (
-                f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"
-                f"fix: `finetune run {name}` trains a model without them"
-            )
-        version = tags["merged_version"]
-        merged = store.find(name, "merged_model", version)
-        if merged is None:
-            return f"the merged model {version} of {alias} (version {number}) is gone from the artifact store"
-    elif alias:
-        return (
-            f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the model that is registered"
-        )
-    elif made := store.all_versions(name, "merged_model"):
-        merged = made[-1]
-        problem(f"no model of {name} is registered: this is the one trained last ({merged.version})")
-    else:
-        return f"{name} has no trained model yet: run `finetune run {name}`"
-    if "serving" not in merged.facts:
-        return f"the model {merged.version} was made by an earlier version of this program: run `finetune run {name}` again"
-    adapter = store.find(name, "adapter", merged.inputs["adapter"])
-    base = store.find(SHARED, "base_model", merged.inputs["base_model"])
-    if adapter is None or base is None:
-        lost = "adapter" if adapter is None else "base_model"
-        return (
-            f"the {lost} {merged.inputs[lost]} of this model is gone from the artifact store: run `finetune run {name}`"
-        )
-    for artifact in (merged, adapter, base):
-        store.check(artifact)
-    released = _of(store.all_versions(name, "model_version"), merged)
-    if number is None and released is not None:
-        number = int(released.facts["model_version"])
-    report = _of(store.all_versions(name, "evaluation_report"), merged)
-    return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
-
-
-def _of(made: list[Artifact], merged: Artifact) -> Artifact | None:
-    """The newest of these artifacts that was made from this merged model."""
-    return next((a for a in reversed(made) if a.inputs.get("merged_model") == merged.version), None)
-
-
 def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
     size = sum(f["bytes"] for f in manifest["files"].values()) / 1e6
     what = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
+    what = "GGUF in float16 and in 8 bits" if manifest["target"] == "ollama" else what
     version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
     say(f"{source.task}{version}: {what}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}")
     evaluation = manifest["evaluation"]
@@ -189,4 +172,9 @@ def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
         say(f"  gates said no: {', '.join(name for name, status in evaluation['gates'].items() if status == 'failed')}")
     if manifest["what"] == "adapter":
         say(f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}")
+    if gguf := manifest.get("gguf"):
+        exact = gguf["f16"]
+        say(
+            f"  through llama.cpp {exact['same']} of {exact['rows']} answers are the judged ones; {gguf['q8_0']['sentence']}"
+        )
     say("  how to ask and serve it: README.md; for programs: export.json")

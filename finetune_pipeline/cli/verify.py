@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
-from finetune_pipeline.cli.export import ALIASES, find_source
+from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
-from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
-from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.evaluation.verification import CHANGES, ROWS, JudgedRow, required_share
+from finetune_pipeline.evaluation.verification import CHANGES, ROWS, required_share
 from finetune_pipeline.evaluation.verification import verify as ask_rows
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder, served
-from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.manifest import Source, folder_control_tokens
-from finetune_pipeline.orchestration.resources import Compute, Store
-from finetune_pipeline.settings import read_settings
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import kept_in
-from finetune_pipeline.worker.jobs import predict_job, prompt_set
 
 
 @click.command()
@@ -61,7 +52,7 @@ def verify(
         # `finetune serve` would take the validation rows for production's
         unlogged = {"store": False} if name.split(":")[0] == loaded.name else {}
         endpoint = Endpoint(address, name, key_variable, body=unlogged)
-        judged = _judged(loaded, store, source, rows)
+        judged = judged_rows(loaded, store, source, rows)
         result = ask_rows(
             endpoint,
             judged,
@@ -100,52 +91,3 @@ def _name_there(endpoint: Endpoint, task: Task, source: Source) -> str:
 
 def _folder(source: Source) -> Path:
     return model_folder(served(source.merged, source.base).model)
-
-
-def _judged(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
-    """Validation rows of the model's own run, with its answers: from the cache, or computed now as in the evaluation.
-
-    Raises:
-        LookupError: There are no such rows.
-    """
-    split = store.find(task.name, "splits", source.merged.inputs.get("validation_split", ""))
-    if split is None:
-        raise LookupError(
-            f"the validation rows of this model are gone from {store.root}: run `finetune run {task.name}`"
-        )
-    examples = [e for e in read_examples(examples_of(store.check(split).folder, "validation")) if _is_text(e)]
-    examples = sorted(examples, key=lambda e: e.id)[:most]
-    if not examples:
-        raise LookupError(f"no validation row of {task.name} is answered with a text: calls of tools are not compared")
-    return [
-        JudgedRow(example.prompt_messages, answer)
-        for example, answer in zip(examples, _answers(task, store, source, examples), strict=True)
-    ]
-
-
-def _is_text(example: Example) -> bool:
-    return not example.tools and not any("tool_calls" in message for message in example.messages)
-
-
-def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequence[Example]) -> list[Answer]:
-    model = served(source.merged, source.base)
-    with tempfile.TemporaryDirectory(prefix="finetune-verify-") as folder:
-        out = Path(folder)
-        write_examples(out / "examples.jsonl", examples)
-        job = predict_job(
-            sets=[prompt_set(name="candidate", model=model.model, adapter=model.adapter)],
-            examples=out / "examples.jsonl",
-            labels=[],
-            max_new_tokens=source.serving["max_new_tokens"],
-            batch_size=task.spec.baseline.batch_size,
-            answers=kept_in(store, None),
-            precision=source.serving.get("precision", "float32"),
-            out=out,
-            stage="verify",
-        )
-        Compute(module=read_settings().worker_module).launch(None, job)
-        by_id = {row["example_id"]: row for row in read_predictions(out / "predictions.parquet")}
-    return [
-        Answer(row["text"], row["status"], row["error"], prompt_tokens=row["prompt_tokens"])
-        for row in (by_id[e.id] for e in examples)
-    ]

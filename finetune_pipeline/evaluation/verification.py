@@ -28,10 +28,12 @@ CHANGES = 0.02
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """The turns of a prompt, and what the judged model makes of it; `answer.prompt_tokens` are those of its own template."""
+    """The turns of a prompt, and what the judged model makes of it; `answer.prompt_tokens` are those of its own template.
+    gold: the right answer."""
 
     messages: Sequence[Mapping[str, Any]]
     answer: Answer
+    gold: str = ""
 
 
 @dataclass(frozen=True)

@@ -151,19 +151,23 @@ USER_TEXT = "{text}"
 """Stands where the user's text comes."""
 
 
-def prompt_text(folder: Path, system_prompt: str) -> str | None:
-    """The prompt of a model folder's chat template for one user's turn; None where there is no template.
+def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
+    """The prompt that a model folder's chat template makes of a conversation; None where there is no template.
 
-    Raises jinja2.TemplateError where the template refuses a system turn and a user's.
+    Raises jinja2.TemplateError where the template refuses these turns.
     """
     template, config = own_template(folder), folder / "tokenizer_config.json"
     if template is None:
         return None
     settings = read_json(config) if config.is_file() else {}
     special = {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
-    turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    messages = [*turns, {"role": "user", "content": USER_TEXT}]
     return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **special))
+
+
+def prompt_text(folder: Path, system_prompt: str) -> str | None:
+    """The prompt for one user's turn, as :func:`written` makes it."""
+    turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return written(folder, [*turns, {"role": "user", "content": USER_TEXT}])
 
 
 def no_template(name: str, choices: Sequence[str]) -> Finding:

@@ -1,6 +1,6 @@
 """A model folder for the world outside: what any server loads, and a manifest of everything one needs to ask it right.
 
-Only copies and writes text: no model is loaded here. The folder is made beside its place and renamed into it, so that
+Only copies, converts and writes text: no model is loaded here. The folder is made beside its place and renamed into it, so that
 nobody ever sees half of one.
 """
 
@@ -10,26 +10,19 @@ import contextlib
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.gguf import KINDS, leading_token, write_gguf
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder
 from finetune_pipeline.models.manifest import Source, base_model, describe
+from finetune_pipeline.models.ollama import modelfile
 
 MANIFEST = "export.json"
-VARIABLE = "FINETUNE_LLAMA_CPP"
-SCRIPT = "convert_hf_to_gguf.py"
-_HOW = (
-    f"git clone https://github.com/ggml-org/llama.cpp, install its requirements/requirements-convert_hf_to_gguf.txt, and "
-    f"give the folder by --llama-cpp or {VARIABLE}"
-)
-
-
 _TOKENIZER = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "do_sample", "max_length")
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
@@ -39,20 +32,14 @@ _CHUNK = 1 << 22
 Card = Callable[[dict[str, Any]], str]
 
 
-def export_model(
-    source: Source, out: Path, card: Card, gguf: Callable[[Path, Path], None] | None = None
-) -> dict[str, Any]:
+def export_model(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
-    card: makes README.md from the manifest. gguf: writes the model folder given first as the file given second, which
-    becomes part of the export.
+    card: makes README.md from the manifest. target: the server that README.md has the command of.
     Returns the manifest. Raises FindingsError for a prefix (no plain model can hold it), files that are not what the
     artifact says they are, an `out` that is not empty, and too little room.
     """
-    if source.kind == "prefix":
-        message = "a prefix is keys and values of every layer: no weight of a plain model can hold it"
-        fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
-        raise FindingsError([_finding("prefix", message, fix)])
+    _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), dict(source.merged.facts["files"])
     with unfinished(out, sum((folder / name).stat().st_size for name in files)) as making:
         digests = {}
@@ -64,13 +51,60 @@ def export_model(
                 raise FindingsError([_finding("changed_file", message, fix)])
         _greedy(making, source.serving)
         _without_paths(making / "config.json")
-        if gguf is not None:
-            gguf(making, making / f"{source.task}.gguf")
-        manifest = _finish(source, making, "model", card)
+        manifest = _finish(source, making, "model", card, target)
     return manifest
 
 
-def export_adapter(source: Source, out: Path, card: Card) -> dict[str, Any]:
+class Unproven(Exception):
+    """A file that was written does not answer as the judged model: `facts` say how it was found out."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__("the exported files do not answer as the judged model")
+        self.facts = facts
+
+
+def export_gguf(
+    source: Source, out: Path, card: Card, context: int, prove: Callable[[Path, Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Write the merged model as GGUF in float16 and in 8 bits, with a Modelfile, export.json and README.md, into `out`.
+
+    Args:
+        card: Makes README.md from the manifest.
+        context: Tokens of context that a server is to keep room for.
+        prove: Asks the two files and returns facts with `passed`; they become the manifest's `gguf`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FindingsError: As export_model; and where llama.cpp or Ollama cannot have this model.
+        Unproven: `prove` says no. Nothing is left in `out` then.
+    """
+    _refuse_prefix(source)
+    folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
+    stops = source.serving["stop_token_ids"]
+    with unfinished(out, 2 * sum((folder / name).stat().st_size for name in files)) as making:
+        paths = [making / f"{source.task}-{kind}.gguf" for kind in KINDS]
+        for path, kind in zip(paths, KINDS, strict=True):
+            write_gguf(folder, path, kind, name=source.task, stop_ids=stops)
+        begin = leading_token(folder)
+        text = modelfile(folder, paths[0].name, source.serving, context=context, begin=begin, others=[paths[1].name])
+        (making / "Modelfile").write_text(text, "utf-8")
+        facts = prove(*paths)
+        if not facts["passed"]:
+            raise Unproven(facts)
+        manifest = _finish(source, making, "model", card, "ollama", {"gguf": facts})
+    return manifest
+
+
+def _refuse_prefix(source: Source) -> None:
+    if source.kind == "prefix":
+        message = "a prefix is keys and values of every layer: no weight of a plain model can hold it"
+        fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
+        raise FindingsError([_finding("prefix", message, fix)])
+
+
+def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the adapter alone, with the tokenizer and template it was trained with, export.json and README.md.
 
     Returns the manifest. Raises FindingsError where a full fine-tune left no adapter, and for `out` as export_model.
@@ -90,7 +124,7 @@ def export_adapter(source: Source, out: Path, card: Card) -> dict[str, Any]:
         config = read_json(making / "adapter_config.json")
         config |= {"base_model_name_or_path": base_model(source)["id"], "revision": base_model(source)["revision"]}
         write_json(making / "adapter_config.json", config)
-        manifest = _finish(source, making, "adapter", card)
+        manifest = _finish(source, making, "adapter", card, target)
     return manifest
 
 
@@ -112,14 +146,17 @@ def _without_paths(path: Path) -> None:
         write_json(path, config)
 
 
-def _finish(source: Source, making: Path, what: str, card: Card) -> dict[str, Any]:
+def _finish(
+    source: Source, making: Path, what: str, card: Card, target: str, more: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     base = model_folder(source.base.folder)
     for pattern in _LICENCES:
         for path in sorted(base.glob(pattern)):
             if path.is_file():
                 _copy(path, making / path.name)
     (making / MODEL_FILE).unlink(missing_ok=True)
-    manifest = describe(source, making, what)
+    described = making if target != "ollama" else model_folder(source.merged.folder)
+    manifest = {**describe(source, described, what), "target": target, **more}
     manifest["files"] = {
         p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(making.iterdir()) if p.is_file()
     }
@@ -192,47 +229,3 @@ def _alive(process: int) -> bool:
 
 def _finding(rule: str, message: str, fix: str) -> Finding:
     return Finding(f"export.{rule}", "error", "finetune export", message, fix)
-
-
-def find_converter(named: Path | None) -> Path:
-    """The converter: `told` (a checkout of llama.cpp, or the script itself), else the environment's FINETUNE_LLAMA_CPP.
-
-    Raises FindingsError saying how to get it.
-    """
-    given = named or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    if given is None:
-        raise FindingsError(
-            [_finding("no_converter", f"GGUF is written by llama.cpp's {SCRIPT}, which was not named", _HOW)]
-        )
-    script = given.expanduser() / SCRIPT if given.expanduser().is_dir() else given.expanduser()
-    if not script.is_file():
-        raise FindingsError([_finding("no_converter", f"there is no {SCRIPT} at {given}", _HOW)])
-    return script.absolute()
-
-
-def convert(script: Path, model: Path, target: Path, *, name: str, dtype: str) -> None:
-    """Have `script` write the model folder as `target` (.gguf) under `name`, without quantizing: bfloat16 and float16 as they are,
-    anything with float32 as float32.
-
-    Runs in a process of its own, with this Python. Raises FindingsError with the end of its output when it fails.
-    """
-    kind = {"bfloat16": "bf16", "float16": "f16"}.get(dtype, "f32")
-    command = [sys.executable, str(script), str(model), "--outfile", str(target), "--outtype", kind]
-    command += ["--model-name", name]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    if done.returncode or not target.is_file() or not target.stat().st_size:
-        tail = "\n".join(done.stdout.splitlines()[-12:])
-        message = f"{script.name} ended with {done.returncode} and wrote no usable file:\n{tail}"
-        fix = (
-            "see whether it knows this architecture (--print-supported-models) and has its requirements; the "
-            "export without --gguf does not need it"
-        )
-        raise FindingsError([_finding("gguf", message, fix)])

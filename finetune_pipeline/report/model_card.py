@@ -62,7 +62,6 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
             verdict=page.verdict if page else None,
             n=number(evaluation.n) if evaluation else "",
             labels=json.dumps(manifest["labels"], ensure_ascii=False),
-            gguf=any(name.endswith(".gguf") for name in manifest["files"]),
         )
     )
 

@@ -6,6 +6,7 @@ OpenAI and an absolute rate at Nebius, so that one value for both would be wrong
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from dataclasses import dataclass, replace
@@ -141,15 +142,19 @@ class OpenAiService(Service):
 
     def findings(self) -> list[Finding]:
         today = datetime.datetime.now(datetime.UTC).date()
+        model: Any = None
         try:
             with self.request(f"say what {self.model!r} is"):
                 model = self.client.models.retrieve(self.model)
-                end = _end_of(model)
         except Refused as refusal:
             if refusal.status != 404:
                 raise
+            with contextlib.suppress(Refused), self.request("list its models"):  # some servers have the list alone
+                model = next((m for m in self.client.models.list() if m.id == self.model), None)
+        if model is None:
             message = f"{self.place} does not offer {self.model!r}"
             return [self.trainer.finding("not_offered", "model", message, "write a name that its list of models has")]
+        end = _end_of(model)
         return end_findings(self.trainer, replace(self.profile, no_jobs_from=None), end, today)
 
     def upload(self, path: Path) -> str:
@@ -199,7 +204,7 @@ class OpenAiService(Service):
                     events.append(Event(event.id, str(event.message)))
                 elif isinstance(data, dict) and isinstance(data.get("step"), int):
                     _add(losses, data["step"], data)
-            for checkpoint in self.client.fine_tuning.jobs.checkpoints.list(job, limit=100):
+            for checkpoint in self._checkpoints(job):
                 _add(losses, checkpoint.step_number, checkpoint.metrics.model_dump())
             return JobLog(
                 events,
@@ -211,9 +216,17 @@ class OpenAiService(Service):
                 ],
             )
 
+    def _checkpoints(self, job: str) -> list[Any]:
+        """The checkpoints of a job; none where a server of the protocol has no such list."""
+        from openai import NotFoundError
+
+        with contextlib.suppress(NotFoundError):
+            return list(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
+        return []
+
     def download(self, job: str, folder: Path) -> int | None:
         with self.request(f"give the adapter of {job}"):
-            checkpoints = list(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
+            checkpoints = self._checkpoints(job)
             if not checkpoints:
                 raise JobError(f"{self.place} has no checkpoint of {job}\nfix: look at the job there")
             best = min(checkpoints, key=_rank)

@@ -17,7 +17,12 @@ from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.llama_cpp import llama_cpp_server
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.verification import JudgedRow, Verification, verify
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.worker.jobs import base_job, baseline_job, merge_job, train_job
 
@@ -134,3 +139,28 @@ def test_the_merged_model_is_the_unquantized_base_and_the_adapter(
         assert torch.equal(merged[f"model.{layer}.weight"], right)
         assert not torch.equal(merged[f"model.{layer}.weight"], base[f"model.{layer}.weight"])
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+
+
+def test_llama_cpp_answers_as_the_base_does_and_a_changed_template_is_found(
+    base: dict[str, Any], examples: dict[str, Path], place: Path
+) -> None:
+    folder, longest, asked = place / "base" / "model", 16, Answerer(place / "base" / "model")
+    turns = [example.prompt_messages for example in read_examples(examples["train"])[:24]]
+    answers = asked.answers([encode_prompt(asked.tokenizer, t) for t in turns], None, longest, 12)
+    judged = [JudgedRow(t, answer) for t, answer in zip(turns, answers, strict=True)]
+
+    def verified() -> Verification:
+        write_gguf(folder, place / "m.gguf", "f16", name="m", stop_ids=[2])
+        with llama_cpp_server(place / "m.gguf", 2048) as endpoint:
+            return verify(endpoint, judged, longest, control_tokens=["<|im_end|>"], required=0.6, changes=0.1)
+
+    right = verified()
+    assert right.passed, right  # answers of 16 tokens in another precision: near ties change some
+    path = folder / "chat_template.jinja"
+    template = path.read_text("utf-8")
+    try:
+        path.write_text(template.replace("<|im_start|>", "### "), "utf-8")
+        wrong = verified()
+    finally:
+        path.write_text(template, "utf-8")
+    assert not wrong.passed and "the chat template is lost" in str(wrong.cause)

@@ -22,25 +22,17 @@ from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
 from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact, digest_file
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models import export as exported
+from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.report.page import fenced
+from finetune_pipeline_tests.skilled_model import make_skilled_model, other_label
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
-from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, change_facts, make_store
+from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
 Run = Callable[..., Result]
 QUESTIONS = ["my invoice is wrong", "the app crashes", "how do I add a user"]
-CONVERTER = """
-import argparse, pathlib, sys
-p = argparse.ArgumentParser()
-p.add_argument("model", type=pathlib.Path), p.add_argument("--outfile", type=pathlib.Path)
-p.add_argument("--outtype"), p.add_argument("--model-name")
-a = p.parse_args()
-if "FAIL" in pathlib.Path(__file__).read_text()[-8:]:
-    print("no such architecture"); sys.exit(3)
-assert (a.model / "model.safetensors").is_file() and (a.model / "config.json").is_file()
-a.outfile.write_text(f"GGUF {a.outtype} {a.model_name}")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +56,7 @@ def project(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("MLFLOW_TRACKING_URI", "FINETUNE_LLAMA_CPP"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("FINETUNE_HOME", str(project / "home"))
     monkeypatch.setenv("FINETUNE_DATA", str(project / "data"))
 
@@ -207,23 +198,56 @@ def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatc
     assert first == {p.name: digest_file(p) for p in (tmp_path / "again").iterdir()}
 
 
-def test_gguf_by_the_users_converter(run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "llama.cpp").mkdir()
-    script = tmp_path / "llama.cpp/convert_hf_to_gguf.py"
-    script.write_text(CONVERTER)
-    assert run("--to", str(tmp_path / "out"), "--gguf", "--llama-cpp", str(tmp_path / "llama.cpp")).return_value == 0
-    assert (tmp_path / "out/demo.gguf").read_text() == "GGUF bf16 demo"
+def made_for_ollama(project: Path, tmp_path: Path) -> None:
+    """The project, with a base model that knows what it says: random ones have ties, which decide nothing."""
+    shutil.rmtree(project)
+    base = make_skilled_model(tmp_path / "base", lambda _, label: label, steps=100, system=SYSTEM, knowledge=False)
+    make_store(project, base, make_adapter(base, tmp_path / "adapter", size=0.001))
+
+
+def test_for_ollama_the_files_are_asked_through_llama_cpp(run: Run, project: Path, tmp_path: Path) -> None:
+    made_for_ollama(project, tmp_path)
+    result = run("--to", str(tmp_path / "out"), "--for", "ollama")
+    assert result.return_value == 0, result.output
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "demo-f16.gguf", "demo-q8_0.gguf", "Modelfile", "README.md", "export.json",
+    }  # fmt: skip
     told = json.loads((tmp_path / "out/export.json").read_text())
-    assert told["files"]["demo.gguf"]["sha256"] == digest_file(tmp_path / "out/demo.gguf")
-    assert "demo.gguf" in (tmp_path / "out/README.md").read_text()
-    monkeypatch.setenv("FINETUNE_LLAMA_CPP", str(script))
-    change_facts(store(project), dtype="bfloat16+float32")
-    assert run("--to", str(tmp_path / "wide"), "--gguf").return_value == 0
-    assert (tmp_path / "wide/demo.gguf").read_text() == "GGUF f32 demo"
-    script.write_text(CONVERTER + "# FAIL\n")
-    result = run("--to", str(tmp_path / "failed"), "--gguf")
-    assert isinstance(result.exception, FindingsError) and "ended with 3" in str(result.exception)
-    assert "no such architecture" in str(result.exception) and not (tmp_path / "failed").exists()
+    assert told["target"] == "ollama" and told["gguf"]["passed"] and told["gguf"]["f16"]["rows"] == 40
+    for name in ("demo-f16.gguf", "demo-q8_0.gguf", "Modelfile"):
+        assert told["files"][name]["sha256"] == digest_file(tmp_path / "out" / name)
+    text = (tmp_path / "out/Modelfile").read_text()
+    assert text.startswith("FROM ./demo-f16.gguf\n") and f'SYSTEM """{SYSTEM}"""' in text
+    card = (tmp_path / "out/README.md").read_text()
+    assert "ollama create demo -f Modelfile" in card and "of 40 validation rows" in card
+
+
+def test_what_answers_differently_through_llama_cpp_is_not_exported(
+    run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_for_ollama(project, tmp_path)
+    other = make_skilled_model(tmp_path / "other", lambda _, label: other_label(label), steps=100, knowledge=False)
+    monkeypatch.setattr(
+        exported, "write_gguf", lambda folder, target, kind, **more: write_gguf(other, target, kind, **more)
+    )
+    result = run("--to", str(tmp_path / "out"), "--for", "ollama", "--json")
+    assert result.return_value == 2 and "not the model that was judged" in result.output
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [("vllm", "vllm serve . --served-model-name demo --dtype"), ("tgi", "text-generation-launcher --model-id ."),
+     ("transformers", "AutoModelForCausalLM")],
+)  # fmt: skip
+def test_the_card_has_the_command_of_the_server(run: Run, target: str, command: str, tmp_path: Path) -> None:
+    assert run("--to", str(tmp_path / "out"), "--for", target).return_value == 0
+    assert command in (tmp_path / "out/README.md").read_text()
+    assert json.loads((tmp_path / "out/export.json").read_text())["target"] == target
+
+
+def test_ollama_takes_no_adapter(run: Run, tmp_path: Path) -> None:
+    assert run("--to", str(tmp_path / "out"), "--for", "ollama", "--adapter").return_value == 1
 
 
 def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:

@@ -9,12 +9,18 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -36,11 +42,15 @@ _COMMON = {
     "initializer_range": 0.15,
     **_ENDS,
 }
+_HEADS = {"head_dim": 16}
 _MADE: dict[str, Any] = {
-    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**_COMMON, **more)),
-    "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**_COMMON, **more)),
-    "qwen3": lambda **more: Qwen3ForCausalLM(Qwen3Config(**_COMMON, head_dim=16, **more)),
-    "gemma3": lambda **more: Gemma3ForCausalLM(Gemma3TextConfig(**_COMMON, head_dim=16, sliding_window=256, **more)),
+    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**_COMMON | more)),
+    "mistral": lambda **more: MistralForCausalLM(MistralConfig(**_COMMON | more)),
+    "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**_COMMON | more)),
+    "qwen3": lambda **more: Qwen3ForCausalLM(Qwen3Config(**_COMMON | _HEADS | more)),
+    "gemma": lambda **more: GemmaForCausalLM(GemmaConfig(**_COMMON | _HEADS | more)),
+    "gemma2": lambda **more: Gemma2ForCausalLM(Gemma2Config(**_COMMON | _HEADS | more)),
+    "gemma3": lambda **more: Gemma3ForCausalLM(Gemma3TextConfig(**_COMMON | _HEADS | {"sliding_window": 256} | more)),
     "gpt2": lambda **more: GPT2LMHeadModel(
         GPT2Config(vocab_size=400, n_embd=64, n_layer=2, n_head=4, initializer_range=0.15, **_ENDS, **more)
     ),
@@ -50,10 +60,25 @@ TARGETS = {"gpt2": ["c_attn", "c_fc"]}
 _LINEAR = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
 
-def make_model(folder: Path, architecture: str, *, dtype: torch.dtype = torch.float32, tied: bool = True) -> Path:
-    """Save a random model of the architecture, with tokenizer and chat template."""
+def make_model(
+    folder: Path,
+    architecture: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tied: bool = True,
+    norms: float = 0.0,
+    **settings: Any,
+) -> Path:
+    """Save a random model of the architecture, with tokenizer and chat template.
+
+    norms: how far the weights of norms are from what they begin with. settings: of the configuration.
+    """
     torch.manual_seed(0)
-    model = _MADE[architecture](tie_word_embeddings=tied).to(dtype)
+    model = _MADE[architecture](tie_word_embeddings=tied, **settings).to(dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if norms and "norm" in name:
+                parameter.add_(torch.randn(parameter.shape) * norms)
     model.save_pretrained(folder)
     make_tiny_tokenizer(folder)
     return folder

@@ -1,0 +1,126 @@
+"""The model of a task that a command means, and its answers to validation rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_pipeline.cli.output import problem
+from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
+from finetune_pipeline.engine.step import SHARED
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.verification import JudgedRow
+from finetune_pipeline.models.identity import served
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.manifest import Source
+from finetune_pipeline.orchestration.resources import Compute
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.earlier_runs import kept_in
+from finetune_pipeline.worker.jobs import predict_job, prompt_set
+
+ALIASES = ("candidate", "champion", "previous_champion")
+
+
+def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
+    """The artifacts of the model that is asked for, or why there is none."""
+    from finetune_pipeline.tracking import registry
+    from finetune_pipeline.tracking.tracking import Tracking
+
+    name, tracking = task.name, Tracking()
+    tracking.prepare()
+    aliases = registry.aliases(tracking, name)
+    alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
+    number = aliases.get(alias) if alias else None
+    if number is not None:
+        tags = registry.version_tags(tracking, name, number)
+        if registry.FORGOTTEN in tags:
+            return (
+                f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"
+                f"fix: `finetune run {name}` trains a model without them"
+            )
+        version = tags["merged_version"]
+        merged = store.find(name, "merged_model", version)
+        if merged is None:
+            return f"the merged model {version} of {alias} (version {number}) is gone from the artifact store"
+    elif alias:
+        return (
+            f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the model that is registered"
+        )
+    elif made := store.all_versions(name, "merged_model"):
+        merged = made[-1]
+        problem(f"no model of {name} is registered: this is the one trained last ({merged.version})")
+    else:
+        return f"{name} has no trained model yet: run `finetune run {name}`"
+    if "serving" not in merged.facts:
+        return f"the model {merged.version} was made by an earlier version of this program: run `finetune run {name}` again"
+    adapter = store.find(name, "adapter", merged.inputs["adapter"])
+    base = store.find(SHARED, "base_model", merged.inputs["base_model"])
+    if adapter is None or base is None:
+        lost = "adapter" if adapter is None else "base_model"
+        return (
+            f"the {lost} {merged.inputs[lost]} of this model is gone from the artifact store: run `finetune run {name}`"
+        )
+    for artifact in (merged, adapter, base):
+        store.check(artifact)
+    released = _of(store.all_versions(name, "model_version"), merged)
+    if number is None and released is not None:
+        number = int(released.facts["model_version"])
+    report = _of(store.all_versions(name, "evaluation_report"), merged)
+    return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
+
+
+def _of(made: list[Artifact], merged: Artifact) -> Artifact | None:
+    """The newest of these artifacts that was made from this merged model."""
+    return next((a for a in reversed(made) if a.inputs.get("merged_model") == merged.version), None)
+
+
+def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
+    """Validation rows of the model's own run, with its answers: from the cache, or computed now as in the evaluation.
+
+    Raises:
+        LookupError: There are no such rows.
+    """
+    split = store.find(task.name, "splits", source.merged.inputs.get("validation_split", ""))
+    if split is None:
+        raise LookupError(
+            f"the validation rows of this model are gone from {store.root}: run `finetune run {task.name}`"
+        )
+    examples = [e for e in read_examples(examples_of(store.check(split).folder, "validation")) if _is_text(e)]
+    examples = sorted(examples, key=lambda e: e.id)[:most]
+    if not examples:
+        raise LookupError(f"no validation row of {task.name} is answered with a text: calls of tools are not compared")
+    return [
+        JudgedRow(example.prompt_messages, answer, example.answer)
+        for example, answer in zip(examples, _answers(task, store, source, examples), strict=True)
+    ]
+
+
+def _is_text(example: Example) -> bool:
+    return not example.tools and not any("tool_calls" in message for message in example.messages)
+
+
+def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequence[Example]) -> list[Answer]:
+    model = served(source.merged, source.base)
+    with tempfile.TemporaryDirectory(prefix="finetune-verify-") as folder:
+        out = Path(folder)
+        write_examples(out / "examples.jsonl", examples)
+        job = predict_job(
+            sets=[prompt_set(name="candidate", model=model.model, adapter=model.adapter)],
+            examples=out / "examples.jsonl",
+            labels=[],
+            max_new_tokens=source.serving["max_new_tokens"],
+            batch_size=task.spec.baseline.batch_size,
+            answers=kept_in(store, None),
+            precision=source.serving.get("precision", "float32"),
+            out=out,
+            stage="verify",
+        )
+        Compute(module=read_settings().worker_module).launch(None, job)
+        by_id = {row["example_id"]: row for row in read_predictions(out / "predictions.parquet")}
+    return [
+        Answer(row["text"], row["status"], row["error"], prompt_tokens=row["prompt_tokens"])
+        for row in (by_id[e.id] for e in examples)
+    ]

@@ -1,0 +1,122 @@
+"""A GGUF file in llama.cpp's own server, and whether it answers as the model that was judged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.endpoint_client import Endpoint
+from finetune_pipeline.evaluation.openai_endpoint import ask
+from finetune_pipeline.evaluation.predictions import prediction_row
+from finetune_pipeline.evaluation.verification import JudgedRow, Verification, verify
+from finetune_pipeline.evaluation.wording import points, points_range
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec.outputs import AnyOutput
+
+PACKAGE = "xllamacpp"
+_SLOTS = 4
+"""Requests that the server answers at once, each with the whole context."""
+
+
+def require_llama_cpp() -> None:
+    """Raises FindingsError where llama.cpp is not installed."""
+    try:
+        metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        message = "llama.cpp is not installed, so nobody could say whether the GGUF file answers as the judged model"
+        fix = "pip install 'finetune-pipeline[gguf]'"
+        raise FindingsError([Finding("export.llama_cpp", "error", "finetune export", message, fix)]) from None
+
+
+@contextlib.contextmanager
+def llama_cpp_server(weights: Path, context: int) -> Iterator[Endpoint]:
+    """Serve a GGUF file on this machine as llama.cpp serves it, with the chat template in the file, while the block runs."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(weights)
+    settings.n_parallel, settings.n_ctx = _SLOTS, _SLOTS * context
+    settings.port, settings.use_jinja, settings.warmup, settings.verbosity = 0, True, False, -1
+    server = xllamacpp.Server(settings)
+    try:
+        yield Endpoint(f"{server.listening_address}/v1", weights.stem, timeout=600, concurrency=_SLOTS)
+    finally:
+        del server
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What rounding costs on rows with a known answer: `gain` is negative where it loses. Shares of 1."""
+
+    rows: int
+    judged: float
+    quantized: float
+    gain: float
+    interval: tuple[float, float]
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class GgufProof:
+    """What llama.cpp made of the exported files."""
+
+    llama_cpp: str
+    exact: Verification
+    quantized: Quantized
+
+    @property
+    def passed(self) -> bool:
+        return self.exact.passed and self.quantized.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"llama_cpp": self.llama_cpp, "passed": self.passed} | {
+            "f16": {**asdict(self.exact), "passed": self.exact.passed},
+            "q8_0": asdict(self.quantized),
+        }
+
+
+def prove(
+    f16: Path,
+    q8: Path,
+    rows: Sequence[JudgedRow],
+    output: AnyOutput,
+    serving: Mapping[str, Any],
+    *,
+    context: int,
+    required: float,
+    control_tokens: Sequence[str] = (),
+    confidence: float = 0.95,
+) -> GgufProof:
+    """Ask both files the rows: of float16 the judged answers are required, of 8 bits that they surely cost no score.
+
+    Args:
+        rows: Rows with the judged model's answers and the right ones.
+        serving: How the model is asked: max_new_tokens.
+        context: Tokens of context.
+        required, control_tokens: As in verification.verify.
+
+    Raises:
+        EndpointError: llama.cpp answers nothing.
+    """
+    longest = serving["max_new_tokens"]
+    with llama_cpp_server(f16, context) as endpoint:
+        exact = verify(endpoint, rows, longest, control_tokens=control_tokens, required=required)
+    with llama_cpp_server(q8, context) as endpoint:
+        answers = ask(endpoint, [row.messages for row in rows], longest, name=endpoint.name).answers
+    judged = [prediction_row(str(i), "judged", row.answer, row.gold) for i, row in enumerate(rows)]
+    rounded = [
+        prediction_row(str(i), "q8_0", a, row.gold) for i, (a, row) in enumerate(zip(answers, rows, strict=True))
+    ]
+    paired = compare(judged, rounded, output, confidence)
+    gain, interval = paired.gain or 0.0, paired.interval or (0.0, 0.0)
+    passed = interval[1] >= 0 and all(answer.status != "error" for answer in answers)
+    sentence = f"in 8 bits {points(gain)} points on {paired.n} rows ({points_range(interval)})"
+    quantized = Quantized(paired.n, paired.base or 0.0, paired.candidate or 0.0, gain, interval, passed, sentence)
+    return GgufProof(metadata.version(PACKAGE), exact, quantized)

@@ -1,0 +1,340 @@
+"""Writes a model folder as one GGUF file, which llama.cpp and Ollama load: weights, tokenizer, template, end tokens.
+
+Names of tensors and keys are those of the `gguf` package. What llama.cpp computes differently from transformers is turned
+round here: it rotates neighbouring dimensions in Llama's queries and keys, and multiplies by a norm's weight where Gemma
+multiplies by one plus it. Weights are read, converted and written one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.chat_templates import own_template
+from finetune_pipeline.models.identity import weight_files
+
+Kind = Literal["f16", "q8_0"]
+KINDS: tuple[Kind, ...] = ("f16", "q8_0")
+ARCHITECTURES = {
+    "llama": "LLAMA",
+    "mistral": "LLAMA",
+    "qwen2": "QWEN2",
+    "qwen3": "QWEN3",
+    "gemma": "GEMMA",
+    "gemma2": "GEMMA2",
+    "gemma3_text": "GEMMA3",
+}
+"""What can be written: transformers' model type, and the architecture's name in the gguf package."""
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPLITS = {
+    rf"{_SHORT}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
+    rf"{_SHORT}|{_WORDS}|\p{{N}}|{_REST}": "qwen2",
+}
+"""How a byte-level tokenizer splits text into words, and llama.cpp's name for it."""
+_GEMMA3_LOCAL_BASE = 10_000.0
+"""RoPE base of Gemma 3's sliding layers, which llama.cpp does not read from the file."""
+
+
+def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: Sequence[int]) -> None:
+    """Write a model folder in the transformers format as a GGUF file.
+
+    Args:
+        kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits by blocks of 32. Vectors stay float32.
+        name: The model's name in the file.
+        stop_ids: Tokens that end an answer; the first becomes the end of sequence, the second the end of turn.
+
+    Raises:
+        FindingsError: The architecture, its settings or its tokenizer cannot be written so that llama.cpp computes the
+            same.
+    """
+    from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in ARCHITECTURES:
+        raise _refused(
+            "architecture",
+            f"a model of type {config.model_type} is not written as GGUF",
+            f"known are {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
+        )
+    arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
+    if problems := _problems(config):
+        raise _refused("settings", "; ".join(problems), "export it --for vllm or transformers")
+    tokenizer = _tokenizer(folder, config.vocab_size)
+    writer = GGUFWriter(target, _arch_name(arch))
+    try:
+        writer.add_name(name)
+        writer.add_file_type(LlamaFileType.MOSTLY_F16 if kind == "f16" else LlamaFileType.MOSTLY_Q8_0)
+        _add_settings(writer, config)
+        tokenizer.add_to(writer, stop_ids)
+        writer.add_chat_template(own_template(folder) or "")
+        for place, tensor in _tensors(folder, config, arch):
+            _declare(writer, place, tensor.shape, _stored_as(tensor.shape, place, kind))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for place, tensor in _tensors(folder, config, arch):
+            writer.write_tensor_data(_stored(tensor, _stored_as(tensor.shape, place, kind)))
+    finally:
+        writer.close()
+
+
+def _refused(rule: str, message: str, fix: str) -> FindingsError:
+    return FindingsError([Finding(f"gguf.{rule}", "error", "finetune export", message, fix)])
+
+
+def _arch_name(arch: Any) -> str:
+    from gguf import MODEL_ARCH_NAMES
+
+    return str(MODEL_ARCH_NAMES[arch])
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """The RoPE settings of the layers that see everything."""
+    rope = dict(config.rope_parameters)
+    return dict(rope.get("full_attention", rope))
+
+
+def _problems(config: Any) -> list[str]:
+    """Settings of the model that llama.cpp would compute differently without saying so."""
+    gemma, rope = config.model_type.startswith("gemma"), _rope(config)
+    problems = []
+    if (kind := rope.get("rope_type", "default")) not in ("default", "linear", "llama3"):
+        problems.append(f"RoPE of type {kind}")
+    if not gemma and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        problems.append("sliding attention")
+    scale = getattr(config, "query_pre_attn_scalar", None)
+    if scale is not None and scale != config.head_dim:
+        problems.append(f"query_pre_attn_scalar {scale} beside heads of {config.head_dim}")
+    if config.model_type == "gemma3_text":
+        local = dict(config.rope_parameters).get("sliding_attention", {}).get("rope_theta", _GEMMA3_LOCAL_BASE)
+        if local != _GEMMA3_LOCAL_BASE:
+            problems.append(f"a RoPE base of {local} in sliding layers")
+        expected = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(config.num_hidden_layers)]
+        if list(config.layer_types) != expected:
+            problems.append("another order of sliding layers")
+    return problems
+
+
+def _add_settings(writer: Any, config: Any) -> None:
+    """Shape and arithmetic of the model, under the keys of the GGUF specification."""
+    from gguf import RopeScalingType
+
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    rope = _rope(config)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    if rope.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+    if config.model_type in ("gemma2", "gemma3_text"):
+        writer.add_sliding_window(config.sliding_window)
+    if limit := getattr(config, "attn_logit_softcapping", None):
+        writer.add_attn_logit_softcapping(limit)
+    if limit := getattr(config, "final_logit_softcapping", None):
+        writer.add_final_logit_softcapping(limit)
+
+
+def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(name in the file, float32 values) of every tensor, as llama.cpp computes with them.
+
+    Raises FindingsError naming a tensor that has no place in the architecture.
+    """
+    from gguf import get_tensor_name_map
+    from safetensors import safe_open
+
+    places = get_tensor_name_map(arch, config.num_hidden_layers)
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - not a dictionary
+                if config.tie_word_embeddings and name == "lm_head.weight":
+                    continue
+                place = places.get_name(name, try_suffixes=(".weight", ".bias"))
+                if place is None:
+                    message = f"the tensor {name} has no place in a GGUF file of {config.model_type}"
+                    raise _refused("tensor", message, "export it --for vllm or transformers")
+                yield place, _turned(name, weights.get_tensor(name).float().numpy(), config)
+    if (rope := _rope(config)).get("rope_type") == "llama3":
+        yield "rope_freqs.weight", _llama3_factors(config, rope)
+
+
+def _turned(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
+    """The tensor as llama.cpp wants it: neighbouring dimensions rotate (Llama), norms multiply by 1 + weight (Gemma)."""
+    if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
+        return tensor + 1
+    match = re.search(r"\.([qk])_proj\.(weight|bias)$", name)
+    if match and ARCHITECTURES[config.model_type] == "LLAMA":
+        heads = config.num_attention_heads if match[1] == "q" else config.num_key_value_heads
+        halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
+        return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(tensor.shape))
+    return tensor
+
+
+def _llama3_factors(config: Any, rope: Mapping[str, Any]) -> np.ndarray:
+    """By what each RoPE frequency is divided in Llama 3.1 and later: 1 for short wave lengths, `factor` for long ones, and
+    a smooth passage between (Grattafiori et al. 2024)."""
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    frequency = 1.0 / rope["rope_theta"] ** (np.arange(0, size, 2) / size)
+    turns = rope["original_max_position_embeddings"] * frequency / (2 * np.pi)  # within the first context
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - smooth) / rope["factor"] + smooth), dtype=np.float32)
+
+
+def _stored_as(shape: Sequence[int], place: str, kind: Kind) -> Any:
+    from gguf import GGMLQuantizationType as Type
+
+    if len(shape) == 1 or "norm" in place or place == "rope_freqs.weight":
+        return Type.F32
+    return Type.Q8_0 if kind == "q8_0" and shape[-1] % 32 == 0 else Type.F16
+
+
+def _declare(writer: Any, place: str, shape: Sequence[int], stored: Any) -> None:
+    from gguf import GGMLQuantizationType as Type
+    from gguf.quants import quant_shape_to_byte_shape
+
+    if stored == Type.Q8_0:
+        rows = quant_shape_to_byte_shape(shape, stored)
+        writer.add_tensor_info(place, rows, np.dtype(np.uint8), int(np.prod(rows)), raw_dtype=stored)
+    else:
+        kind = np.dtype(np.float32 if stored == Type.F32 else np.float16)
+        writer.add_tensor_info(place, shape, kind, int(np.prod(shape)) * kind.itemsize)
+
+
+def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:
+    """The tensor in its type. Raises FindingsError where float16 cannot hold it."""
+    from gguf.quants import quantize
+
+    values = quantize(tensor, stored)
+    if values.dtype == np.float16 and not np.isfinite(values).all():
+        raise _refused("range", "the weights hold numbers that float16 cannot", "export it --for vllm or transformers")
+    return np.asarray(values)
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """A tokenizer as GGUF keeps it. model: `gpt2` (byte-level pairs) or `llama` (SentencePiece's pairs)."""
+
+    model: str
+    split: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    scores: list[float]
+    space_first: bool
+    begins: int | None
+    adds_begin: bool
+    unknown: int | None
+
+    def add_to(self, writer: Any, stop_ids: Sequence[int]) -> None:
+        writer.add_tokenizer_model(self.model)
+        writer.add_tokenizer_pre(self.split)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.types)
+        if self.model == "gpt2":
+            writer.add_token_merges(self.merges)
+        else:
+            writer.add_token_scores(self.scores)
+            writer.add_add_space_prefix(self.space_first)
+        if self.begins is not None:
+            writer.add_bos_token_id(self.begins)
+        if self.unknown is not None:
+            writer.add_unk_token_id(self.unknown)
+        writer.add_add_bos_token(self.adds_begin)
+        for add, token in zip((writer.add_eos_token_id, writer.add_eot_token_id), stop_ids, strict=False):
+            add(token)
+
+
+def _tokenizer(folder: Path, vocabulary: int) -> _Tokenizer:
+    """The tokenizer of a model folder. Raises FindingsError where llama.cpp has none that splits text alike."""
+    from gguf import TokenType
+
+    stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
+    pairs = stored["model"]
+    if pairs["type"] != "BPE":
+        raise _refused(
+            "tokenizer", f"a tokenizer of type {pairs['type']} is not written as GGUF", "export it --for vllm"
+        )
+    bytes_too = bool(pairs.get("byte_fallback"))
+    merges = [m if isinstance(m, str) else " ".join(m) for m in pairs["merges"]]
+    tokens, types = [f"[PAD{i}]" for i in range(vocabulary)], [int(TokenType.UNUSED)] * vocabulary
+    for token, i in pairs["vocab"].items():
+        is_byte = bytes_too and re.fullmatch(r"<0x[0-9A-F]{2}>", token)
+        tokens[i], types[i] = token, int(TokenType.BYTE if is_byte else TokenType.NORMAL)
+    for added in stored["added_tokens"]:
+        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+    rank: dict[str, int] = {}
+    for i, merge in enumerate(merges):
+        rank.setdefault(merge.replace(" ", "", 1), i)
+    last = float(len(merges))
+    return _Tokenizer(
+        model="llama" if bytes_too else "gpt2",
+        split="default" if bytes_too else _split(stored.get("pre_tokenizer")),
+        tokens=tokens,
+        types=types,
+        merges=merges,
+        scores=[-float(rank.get(token, last)) for token in tokens],
+        space_first=_puts_a_space_first(stored),
+        begins=loaded.bos_token_id,
+        adds_begin=_begins_by_itself(loaded),
+        unknown=loaded.unk_token_id,
+    )
+
+
+def _begins_by_itself(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its begin token before a text."""
+    plain, ids = (tokenizer("x", add_special_tokens=specials)["input_ids"] for specials in (False, True))
+    return len(ids) > len(plain) and ids[0] == tokenizer.bos_token_id
+
+
+def leading_token(folder: Path) -> str:
+    """The text of the token that llama.cpp puts before every prompt of this model folder; empty where it puts none."""
+    tokenizer = load_tokenizer(folder)
+    return str(tokenizer.bos_token) if _begins_by_itself(tokenizer) else ""
+
+
+def _split(settings: Mapping[str, Any] | None) -> str:
+    """llama.cpp's name for how a byte-level tokenizer splits text before it joins pairs."""
+    parts = list((settings or {}).get("pretokenizers", [settings] if settings else []))
+    kinds = [part["type"] for part in parts]
+    if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
+        known = _SPLITS.get(parts[0]["pattern"].get("Regex", ""))
+    elif kinds == ["Digits", "ByteLevel"] and parts[0]["individual_digits"] and parts[1].get("use_regex", True):
+        known = "smollm"
+    else:
+        known = "gpt-2" if kinds == ["ByteLevel"] and parts[0].get("use_regex", True) else None
+    if known is None:
+        message = "its tokenizer splits text in a way that llama.cpp may not have"
+        raise _refused("tokenizer", message, "export it --for vllm or transformers")
+    return known
+
+
+def _puts_a_space_first(stored: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece tokenizer puts a space before the first word."""
+    steps = []
+    for settings in (stored.get("normalizer"), stored.get("pre_tokenizer")):
+        for part in (settings or {}).get("normalizers") or (settings or {}).get("pretokenizers") or [settings or {}]:
+            steps.append((part.get("type"), part.get("prepend_scheme", "never")))
+    return any(kind == "Prepend" or (kind == "Metaspace" and scheme != "never") for kind, scheme in steps)

@@ -1,0 +1,94 @@
+"""Writes the Modelfile of a GGUF file: the prompt, the template in Go's language and greedy settings, for Ollama."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat_templates import written
+
+CONTEXT = 4096
+"""Tokens of context that Ollama is to keep room for, unless prompts and answers of the training need more."""
+_SYSTEM, _FIRST, _ANSWER, _SECOND = "Zsystem0", "Zuser1", "Zanswer2", "Zuser3"
+"""Stand for the turns when the chat template is taken apart."""
+
+
+def modelfile(
+    folder: Path, weights: str, serving: Mapping[str, Any], *, context: int, begin: str = "", others: Sequence[str] = ()
+) -> str:
+    """The text of a Modelfile.
+
+    Args:
+        folder: The model folder that has the chat template.
+        weights: Name of the GGUF file beside the Modelfile. `others`: of other ones, named in a comment.
+        serving: How the model is asked: system_prompt, stop_tokens, max_new_tokens.
+        context: Tokens of context.
+        begin: Text of the token that llama.cpp puts first by itself.
+
+    Raises:
+        FindingsError: The chat template cannot be said in Ollama's.
+    """
+    lines = [f"FROM ./{weights}", *(f"# FROM ./{name}" for name in others)]
+    lines.append(f"TEMPLATE {_quoted(go_template(folder, begin))}")
+    if serving["system_prompt"]:
+        lines.append(f"SYSTEM {_quoted(serving['system_prompt'])}")
+    settings = {"temperature": 0, "repeat_penalty": 1, "num_predict": serving["max_new_tokens"], "num_ctx": context}
+    lines += [f"PARAMETER {name} {value}" for name, value in settings.items()]
+    lines += [f"PARAMETER stop {_quoted(token)}" for token in serving["stop_tokens"]]
+    return "\n".join(lines) + "\n"
+
+
+def go_template(folder: Path, begin: str = "") -> str:
+    """A folder's chat template in the language of Ollama's, for a system turn that may be there, and users' and assistants'.
+
+    The pieces are what the template writes between the turns of three conversations.
+
+    Raises:
+        FindingsError: The template does more than put pieces between the turns, or a piece would be read as Go's.
+    """
+    system, first = {"role": "system", "content": _SYSTEM}, {"role": "user", "content": _FIRST}
+    more = [{"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _SECOND}]
+    with_system = written(folder, [system, first, *more])
+    if with_system is None:
+        raise _refused("the model has no chat template")
+    before_system, before_user, generation, between, end = _pieces(with_system, _SYSTEM, _FIRST, _ANSWER, _SECOND)
+    (alone, *rest) = _pieces(written(folder, [first, *more]) or "", _FIRST, _ANSWER, _SECOND)
+    single = _pieces(written(folder, [system, first]) or "", _SYSTEM, _FIRST)
+    if rest != [generation, between, end] or single != [before_system, before_user, end] or end != generation:
+        raise _refused("it writes the same turn differently from conversation to conversation")
+    before_system, alone = before_system.removeprefix(begin), alone.removeprefix(begin)
+    if any("{{" in piece for piece in (before_system, before_user, generation, between, alone)):
+        raise _refused("it writes double braces")
+    return (
+        "{{ range $i, $m := .Messages }}"
+        f'{{{{ if eq $m.Role "system" }}}}{before_system}{{{{ $m.Content }}}}{before_user}'
+        f'{{{{ else if eq $m.Role "user" }}}}{{{{ if eq $i 0 }}}}{alone}{{{{ else if gt $i 1 }}}}{between}{{{{ end }}}}'
+        f"{{{{ $m.Content }}}}{generation}"
+        "{{ else }}{{ $m.Content }}{{ end }}{{ end }}"
+    )
+
+
+def _pieces(text: str, *turns: str) -> list[str]:
+    """What stands before, between and behind the turns."""
+    pieces = []
+    for turn in turns:
+        before, found, text = text.partition(turn)
+        if not found or turn in text:
+            raise _refused("it leaves out a turn, or repeats one")
+        pieces.append(before)
+    return [*pieces, text]
+
+
+def _quoted(text: str) -> str:
+    if '"""' in text:
+        raise _refused("a Modelfile cannot hold three quotation marks in a row")
+    return f'"""{text}"""'
+
+
+def _refused(why: str) -> FindingsError:
+    message = f"the chat template cannot be written for Ollama: {why}"
+    return FindingsError(
+        [Finding("export.ollama", "error", "finetune export", message, "export it --for vllm or transformers")]
+    )

@@ -1,0 +1,99 @@
+"""Exported GGUF files through llama.cpp: the right ones pass, and each fault of a wrong one is found and named."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.evaluation import llama_cpp
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.llama_cpp import GgufProof, prove, require_llama_cpp
+from finetune_pipeline.evaluation.verification import JudgedRow
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.gguf import write_gguf
+from finetune_pipeline.spec.outputs import LabelsOutput
+from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, make_skilled_model, other_label, question
+
+LONGEST = 5
+STOP = "[STOP]"
+"""In place of the mark of the turn's end, which llama.cpp knows by its name whatever the file says."""
+
+
+@pytest.fixture(scope="module")
+def skilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("skilled")
+    for name, answer in (("right", lambda _, label: label), ("other", lambda _, label: other_label(label))):
+        make_skilled_model(folder / name, answer, steps=100, knowledge=False)
+        for path in (folder / name).iterdir():
+            if path.suffix in (".json", ".jinja"):
+                path.write_text(path.read_text().replace("<|im_end|>", STOP))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(skilled: Path) -> list[JudgedRow]:
+    rng, asked = random.Random(11), Answerer(skilled / "right")
+    labels = [LABELS[i % 2] for i in range(40)]
+    turns = [exchange(SYSTEM, question(rng, label), "")[0] for label in labels]
+    answers = asked.answers([encode_prompt(asked.tokenizer, t) for t in turns], None, LONGEST, 8)
+    assert {a.text for a in answers} == set(LABELS) and all(a.status == "ok" for a in answers)
+    return [JudgedRow(t, a, label) for t, a, label in zip(turns, answers, labels, strict=True)]
+
+
+def proof(f16: Path, q8: Path, judged: list[JudgedRow], folder: Path, stop: int = 2) -> GgufProof:
+    write_gguf(f16, folder / "f16.gguf", "f16", name="m", stop_ids=[stop])
+    write_gguf(q8, folder / "q8.gguf", "q8_0", name="m", stop_ids=[2])
+    serving = {"max_new_tokens": LONGEST}
+    return prove(
+        folder / "f16.gguf",
+        folder / "q8.gguf",
+        judged,
+        LabelsOutput(kind="labels", labels=LABELS),
+        serving,
+        context=512,
+        required=0.9,
+        control_tokens=[STOP, "<|im_start|>"],
+    )
+
+
+def test_the_judged_model_passes(skilled: Path, judged: list[JudgedRow], tmp_path: Path) -> None:
+    found = proof(skilled / "right", skilled / "right", judged, tmp_path)
+    assert found.passed and found.exact.same >= 39 and found.quantized.rows == 40
+    assert abs(found.quantized.gain) <= 0.05
+    facts = json.loads(json.dumps(found.to_dict()))
+    assert facts["passed"] and facts["f16"]["passed"] and facts["q8_0"]["passed"]
+
+
+def test_other_weights_in_eight_bits_are_found_by_their_score(
+    skilled: Path, judged: list[JudgedRow], tmp_path: Path
+) -> None:
+    found = proof(skilled / "right", skilled / "other", judged, tmp_path)
+    assert found.exact.passed and not found.quantized.passed and not found.passed
+    assert found.quantized.gain < -0.2 and "-" in found.quantized.sentence
+
+
+def test_a_lost_stop_token_is_found(skilled: Path, judged: list[JudgedRow], tmp_path: Path) -> None:
+    found = proof(skilled / "right", skilled / "right", judged, tmp_path, stop=0)
+    assert not found.passed and "the stop token is lost" in str(found.exact.cause)
+
+
+def test_a_wrong_template_is_found(skilled: Path, judged: list[JudgedRow], tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    for path in (skilled / "right").iterdir():
+        (wrong / path.name).write_bytes(path.read_bytes())
+    template = wrong / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_start|>", "> "))
+    found = proof(wrong, skilled / "right", judged, tmp_path)
+    assert not found.passed and "the chat template is lost" in str(found.exact.cause)
+
+
+def test_without_llama_cpp_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_llama_cpp()
+    monkeypatch.setattr(llama_cpp, "PACKAGE", "no-such-package")
+    with pytest.raises(FindingsError, match=r"finetune-pipeline\[gguf\]"):
+        require_llama_cpp()

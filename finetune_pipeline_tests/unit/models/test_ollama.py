@@ -1,0 +1,102 @@
+"""The Modelfile: its template writes what the chat template writes, for every conversation that servers are sent."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment
+
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat_templates import written
+from finetune_pipeline.models.ollama import go_template, modelfile
+from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + "
+    "(m['content'] | trim) + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}"
+    "{% for m in turns %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' }}"
+    "{{ (first if loop.first else '') + m['content'] + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+TURNS = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four"), ("user", "five")]
+
+
+def make(folder: Path, template: str | None = None) -> Path:
+    make_tiny_tokenizer(folder)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
+    """What Ollama writes: its template's few words of Go, put into Jinja's."""
+    words = {
+        r"range \$i, \$m := \.Messages": "{% for m in messages %}{% set i = loop.index0 %}",
+        r'if eq \$m\.Role "(\w+)"': r'{% if m.role == "\1" %}',
+        r'else if eq \$m\.Role "(\w+)"': r'{% elif m.role == "\1" %}',
+        r"if eq \$i 0": "{% if i == 0 %}",
+        r"else if gt \$i 1": "{% elif i > 1 %}",
+        r"else": "{% else %}",
+        r"\$m\.Content": "{{ m.content }}",
+    }
+    for go, jinja in words.items():
+        template = re.sub(r"\{\{ " + go + r" \}\}", jinja, template)
+    ends = re.split(r"\{\{ end \}\}", template)
+    assert len(ends) == 4
+    template = ends[0] + "{% endif %}" + ends[1] + "{% endif %}" + ends[2] + "{% endfor %}" + ends[3]
+    return Environment(keep_trailing_newline=True).from_string(template).render(messages=messages)
+
+
+@pytest.mark.parametrize(
+    "template", [None, LLAMA3, GEMMA], ids=["chatml with a system prompt of its own", "llama3", "gemma"]
+)
+@pytest.mark.parametrize("system", [True, False])
+@pytest.mark.parametrize("turns", [1, 3, 5])
+def test_the_template_in_go_writes_the_same(template: str | None, system: bool, turns: int, tmp_path: Path) -> None:
+    folder = make(tmp_path, template)
+    begin = "<|im_start|>" if template else ""  # the tokenizer's begin token, which these templates write
+    messages = [{"role": "system", "content": SYSTEM}] if system else []
+    messages += [{"role": role, "content": text} for role, text in TURNS[:turns]]
+    expected = written(folder, messages) or ""
+    assert as_ollama(go_template(folder, begin), messages) == expected.removeprefix(begin)
+
+
+def test_the_modelfile_asks_as_the_model_was_judged(tmp_path: Path) -> None:
+    serving = {"system_prompt": 'Say "yes".', "stop_tokens": ["<|im_end|>"], "max_new_tokens": 7}
+    text = modelfile(make(tmp_path), "m-f16.gguf", serving, context=512, others=["m-q8_0.gguf"])
+    lines = text.splitlines()
+    assert lines[:2] == ["FROM ./m-f16.gguf", "# FROM ./m-q8_0.gguf"]
+    assert lines[-6:] == [
+        'SYSTEM """Say "yes"."""',
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",
+        "PARAMETER num_predict 7",
+        "PARAMETER num_ctx 512",
+        'PARAMETER stop """<|im_end|>"""',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for m in messages[-1:] %}{{ m['content'] }}{% endfor %}", "leaves out a turn"),
+        ("{{ messages | length }}{% for m in messages %}{{ m['role'] + m['content'] + ';' }}{% endfor %}", "differently"),
+        ("{% for m in messages %}{{ '{' + '{' + m['content'] + '\n' }}{% endfor %}{{ '{' + '{' }}", "double braces"),
+    ],
+)  # fmt: skip
+def test_a_template_that_cannot_be_said_is_refused(template: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(FindingsError, match=why):
+        go_template(make(tmp_path, template))
+
+
+def test_three_quotation_marks_are_refused(tmp_path: Path) -> None:
+    serving = {"system_prompt": 'Say """yes""".', "stop_tokens": [], "max_new_tokens": 7}
+    with pytest.raises(FindingsError, match="three quotation marks"):
+        modelfile(make(tmp_path), "m.gguf", serving, context=512)
