@@ -208,7 +208,7 @@ STEPS = [
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, outside: decisive_settings(spec.training),
-        code_version="5",
+        code_version="6",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),
@@ -221,7 +221,7 @@ STEPS = [
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
         settings=lambda spec, outside: decisive_settings(spec.training),
-        code_version="3",
+        code_version="4",
         checks=(
             training_check.supervision,
             training_check.loss_finite,

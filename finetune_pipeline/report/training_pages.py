@@ -152,7 +152,7 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
         "(training.rows)."
     )
     if settings.get("augment"):
-        note += " Training rows are learned as they are and once perturbed (training.augment)."
+        note += " Training rows are learned as they are and perturbed in every way that can block (training.augment)."
     sections = [
         Section.of("counters", "Counters", [counters(read), Text(note, note=True)]),
     ]

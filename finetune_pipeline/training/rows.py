@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -175,30 +173,28 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:
-    """The examples that one epoch passes over: the training split, and with training.augment a perturbed copy of each row.
+    """The examples that one epoch passes over: the training split, and with training.augment its perturbed copies.
 
-    A copy's perturbation is drawn from the kinds that can block, by seed and id; where it cannot change the row, another
-    of them takes its place. A row that none can change has no copy. Answers are those of the row.
+    A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's.
 
     Args:
         examples: The training split. Validation and test rows must never come here.
         settings: ``spec.training.model_dump()``.
 
     Returns:
-        The examples as they are, then the copies in the same order. A copy's id is the row's with the perturbation's name
-        behind it (perturbations.set_name).
+        The examples as they are, then each one's copies. A copy's id is the row's with the perturbation's name behind it
+        (perturbations.set_name).
     """
     if not settings["augment"]:
         return list(examples)
     seed, labels = settings["seed"], sorted({e.label for e in examples if e.label})
     copies = {kind: {e.id: e for e in perturbed(examples, kind, seed, labels, "training")} for kind in BLOCKING}
-    added = []
-    for example in examples:
-        dice = random.Random(hashlib.sha256(f"{seed}:augment:{example.id}".encode()).digest())  # noqa: S311
-        order = dice.sample(BLOCKING, len(BLOCKING))
-        kind = next((kind for kind in order if example.id in copies[kind]), None)
-        if kind is not None:
-            added.append(replace(copies[kind][example.id], id=set_name(example.id, kind)))
+    added = [
+        replace(copies[kind][example.id], id=set_name(example.id, kind))
+        for example in examples
+        for kind in BLOCKING
+        if example.id in copies[kind]
+    ]
     return [*examples, *added]
 
 

@@ -36,13 +36,16 @@ def copies_of(rows: list[Example], **changes: Any) -> dict[str, list[dict[str, A
     return {e.id: e.messages for e in training_examples(rows, settings(augment=True, **changes)) if kind_of(e.id)}
 
 
-def test_every_row_is_learned_as_it_is_and_once_perturbed(rows: list[Example]) -> None:
+def test_every_row_is_learned_as_it_is_and_perturbed_in_every_way(rows: list[Example]) -> None:
     assert training_examples(rows, settings()) == rows
     learned = training_examples(rows, settings(augment=True))
-    assert learned[:ROWS] == rows and len(learned) == len({e.id for e in learned}) == 2 * ROWS
-    assert set(Counter(kind_of(e.id) for e in learned[ROWS:])) == set(BLOCKING)
-    for row, copy in zip(rows, learned[ROWS:], strict=True):
-        assert copy.id.startswith(f"{row.id}:") and copy.user_text != row.user_text
+    assert learned[:ROWS] == rows and len(learned) == len({e.id for e in learned})
+    kinds = Counter(kind_of(e.id) for e in learned[ROWS:])
+    assert set(kinds) == set(BLOCKING) and min(kinds.values()) > ROWS / 2
+    by_id = {row.id: row for row in rows}
+    for copy in learned[ROWS:]:
+        row = by_id[copy.id.rpartition(":")[0]]
+        assert copy.user_text != row.user_text
         assert (copy.answer, copy.label, copy.messages[0], copy.source) == (
             row.answer,
             row.label,
@@ -51,7 +54,7 @@ def test_every_row_is_learned_as_it_is_and_once_perturbed(rows: list[Example]) -
         )
 
 
-def test_another_perturbation_takes_the_place_of_one_that_cannot_change_the_row() -> None:
+def test_a_perturbation_that_cannot_change_the_row_gives_no_copy() -> None:
     turns = [{"role": "user", "content": "Hi, A B C D. Thanks!"}, {"role": "assistant", "content": "bug"}]
     greeted = [Example(f"e{i}", turns, label="bug") for i in range(12)]
     assert {kind_of(name) for name in copies_of(greeted)} == {"case"}
@@ -64,19 +67,20 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
     augmented_job = job(inputs, tmp_path / "augmented", method="lora", epochs=1, patience=99, augment=True)
     facts, _ = train(augmented_job, audit_html)
     assert plain["augmented"] == {"rows": 0, "kinds": {}, "too_long": 0}
-    assert facts["augmented"]["rows"] == sum(facts["augmented"]["kinds"].values()) == ROWS
+    copies = len(copies_of(read_examples(inputs / "train.jsonl")))
+    assert facts["augmented"]["rows"] == sum(facts["augmented"]["kinds"].values()) == copies
     assert set(facts["augmented"]["kinds"]) == set(BLOCKING)
-    assert facts["tokens"]["train"]["rows"] == 2 * plain["tokens"]["train"]["rows"] == 2 * ROWS
+    assert facts["tokens"]["train"]["rows"] == copies + plain["tokens"]["train"]["rows"] == copies + ROWS
     assert facts["tokens"]["validation"] == plain["tokens"]["validation"]
     assert facts["first_eval_loss"] == plain["first_eval_loss"], "the same validation rows, before the first step"
-    assert (plain["steps"], facts["steps"]) == (3, 6)
+    assert (plain["steps"], facts["steps"]) == (3, -(-(ROWS + copies) // 8))
 
     planner = Planner(inputs / "base", *(read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation")))
     (phase,) = planner.phases(augmented_job["settings"])
     assert phase.steps == facts["steps_planned"]
 
     audit = json.loads((tmp_path / "augmented/out/audit.json").read_text())
-    assert audit["train"]["examples"] == 2 * ROWS and not facts["augmented"]["too_long"]
+    assert audit["train"]["examples"] == ROWS + copies and not facts["augmented"]["too_long"]
     shown = {kind_of(row["id"]): row["why"] for row in audit["train"]["shown"] if kind_of(row["id"])}
     assert "a perturbed copy (typing errors)" in shown["typos"] and "greeting and thanks" in shown["courtesy"]
     assert "another case" in shown["case"]

@@ -1,0 +1,74 @@
+"""How many greedy answers change with the batch layout and with the precision, on the shipped tasks.
+
+    python benchmarks/precision.py HOME TASK [--rows 100]
+
+Takes the newest trained model of TASK in a FINETUNE_HOME, else the base model, and answers validation rows with the task's
+own prompt: in the serving precision and in float32, in batches of 1, 8 and 64, and each layout twice. What matters to a
+verdict is how many rows change from right to wrong or back, so that is counted, too. Gates judge base and candidate in one
+layout and one precision, and the same layout gives the same answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from pathlib import Path
+
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
+
+from finetune_pipeline.data.examples import examples_of, read_examples
+from finetune_pipeline.engine.step import SHARED
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.predict import gold_text
+from finetune_pipeline.evaluation.predictions import prediction_row
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.hardware import cpu_model
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.spec import load_task
+
+LAYOUTS = (64, 8, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("home", type=Path)
+    parser.add_argument("task")
+    parser.add_argument("--rows", type=int, default=100)
+    arguments = parser.parse_args()
+    spec = load_task(Path(__file__).resolve().parents[1] / "data" / arguments.task).spec
+    store = ArtifactStore(arguments.home / "artifacts")
+    trained = store.all_versions(arguments.task, "merged_model")
+    model = trained[-1] if trained else store.all_versions(SHARED, "base_model")[-1]
+    split = store.all_versions(arguments.task, "splits")[-1]
+    examples = sorted(read_examples(examples_of(split.folder, "validation")), key=lambda e: e.id)[: arguments.rows]
+    told: dict[tuple[str, int, int], list[tuple[str, bool]]] = {}
+    for precision in ("serving", "float32"):
+        asked = Answerer(model_folder(model.folder), precision=precision)
+        prompts = [encode_prompt(asked.tokenizer, e.prompt_messages) for e in examples]
+        gold = [gold_text(asked.tokenizer, e) for e in examples]
+        for size in LAYOUTS:
+            for time in (1, 2) if size > 1 else (1,):
+                answers = asked.answers(prompts, None, spec.output.max_new_tokens, size)
+                rows = [prediction_row(e.id, "m", a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
+                told[asked.dtype, size, time] = [(r["text"], is_right(r, spec.output)) for r in rows]
+    first = next(iter(told.values()))
+    what = f"trained ({trained[-1].version})" if trained else "base model, zero-shot"
+    print(
+        f"{arguments.task}, {what}, {len(examples)} validation rows; torch on {cpu_model()}, {platform.python_version()}"
+    )
+    print(
+        f"{'precision':<10} {'batch':>5} {'time':>4} {'right':>6} {'other answers':>14} {'right became wrong':>19} {'back':>5}"
+    )
+    for (precision, size, time), rows in told.items():
+        changed = sum(a != b for (a, _), (b, _) in zip(first, rows, strict=True))
+        lost = sum(x and not y for (_, x), (_, y) in zip(first, rows, strict=True))
+        won = sum(y and not x for (_, x), (_, y) in zip(first, rows, strict=True))
+        right = sum(y for _, y in rows)
+        print(f"{precision:<10} {size:>5} {time:>4} {right:>6} {changed:>14} {lost:>19} {won:>5}")
+
+
+if __name__ == "__main__":
+    main()
