@@ -75,7 +75,8 @@ class TrainingSettings(Section):
     )
     augment: bool = Field(
         False,
-        description="Train on each row with typing errors, in another case, and with a greeting, too (see robustness): up to four times the rows.",
+        description="Train on each row with typing errors, in another case, and with a greeting, too (see robustness): up to "
+        "four times the rows.",
     )
     shared_prefix: bool = Field(True, description="Compute shared prefixes once per batch.")
     gradient_checkpointing: bool | Literal["auto"] = Field(

@@ -86,7 +86,10 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
     assert "another case" in shown["case"]
     assert not [row for row in audit["validation"]["shown"] if kind_of(row["id"])]
     page = (tmp_path / "augmented/out/audit.html").read_text().lower()
-    assert "a perturbed copy (typing errors)" in page and "once perturbed (training.augment)" in page
+    assert (
+        "a perturbed copy (typing errors)" in page
+        and "perturbed in every way that can block (training.augment)" in page
+    )
     assert "perturbed" not in (tmp_path / "plain/out/audit.html").read_text()
 
 
@@ -98,6 +101,6 @@ def test_a_copy_that_is_too_long_is_left_out_and_counted(inputs: Path, rows: lis
     prepared = prepare_split(tokenizer, training_examples(rows, limited), limit, over, "train split")
     assert not prepared.findings and not prepared.dropped and not prepared.cuts
     assert len(prepared.copies_too_long) > 0
-    assert len(prepared.rows) == 2 * ROWS - len(prepared.copies_too_long)
+    assert len(prepared.rows) == len(training_examples(rows, limited)) - len(prepared.copies_too_long)
     planned = Planner(inputs / "base", rows, rows[:2]).rows("train", limited)
     assert [row["id"] for row in planned.rows] == [row.id for row in prepared.rows] and planned.over == 0
