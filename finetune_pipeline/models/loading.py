@@ -141,9 +141,10 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
     quantized = other = parameters = modules = 0
     seen: set[int] = set()
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.data_ptr() in seen:
+        storage = tensor.untyped_storage()._cdata
+        if storage in seen:
             continue
-        seen.add(tensor.data_ptr())
+        seen.add(storage)
         size = tensor.numel() * tensor.element_size()
         state = getattr(tensor, "quant_state", None)
         if state is None:
