@@ -208,7 +208,7 @@ STEPS = [
         "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, outside: [decisive_settings(spec.training), *asking_settings(spec)],
+        settings=lambda spec, outside: {**decisive_settings(spec.training), "asked": asking_settings(spec)},
         code_version="6",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
