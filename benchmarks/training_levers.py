@@ -129,7 +129,7 @@ class Bench:
                     batch = shared_prefix.packed_collator(model)(rows)
             if v.all_logits:
                 logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-                logits = logits[:, :-1][batch["label_mask"][:, 1:]]
+                logits = logits[:, -batch["logits_to_keep"] :].flatten(0, 1)[batch["logit_positions"]]
             else:
                 logits = shared_prefix.logits_to_learn(model, batch)
             if v.fuse:

@@ -14,6 +14,7 @@ from finetune_pipeline.engine.step import SHARED, Step
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import failed_baseline_rows, failed_test_rows, unscored_items
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.planning.answering import asking_settings
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.training import decisive_settings
@@ -207,8 +208,8 @@ STEPS = [
         "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, outside: decisive_settings(spec.training),
-        code_version="6",
+        settings=lambda spec, outside: {**decisive_settings(spec.training), "asked": asking_settings(spec)},
+        code_version="7",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),

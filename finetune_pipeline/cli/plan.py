@@ -158,6 +158,10 @@ def _show(facts: dict[str, Any]) -> None:
     say(f"trained   {facts['trainable_parameters']:,} of {facts['parameters']:,} parameters")
     parts = ", ".join(f"{name} {memory[name]:,}" for name in PARTS if memory[name])
     say(f"memory    {memory['total']:,} MiB at the peak ({parts}); {facts['available_mib']:,} MiB free")
+    for step in facts["others"]:
+        say(
+            f"          {step['step']}: {step['needed_mib']:,} MiB on {step['device']}; {step['available_mib']:,} MiB free"
+        )
     if seconds := facts["seconds"]:
         say(f"time      {time_range(seconds)}, likely {duration(seconds['expected'])}; from {seconds['source']}")
     else:
@@ -181,7 +185,12 @@ def _show(facts: dict[str, Any]) -> None:
         say("fits")
         return
     say("does not fit")
+    for step in facts["others"]:
+        if not step["fits"]:
+            say(f"  {step['step']}: {step['fix']}")
     near = facts["nearest"]
+    if near is None:
+        return
     for rung in near["tried"]:
         change = ", ".join(f"{k}: {v}" for k, v in rung["change"].items()) or "as it is"
         say(f"  {rung['mib']:>8,} MiB with a tenth to spare  {'fits' if rung['fits'] else 'no  '}  {change}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+GPU_SHARE = 0.8
+"""Share of a GPU's free memory that weights may take where a step can be done on the CPU as well."""
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 

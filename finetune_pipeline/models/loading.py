@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,24 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_maker
-from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16, cpu_maker
+from finetune_pipeline.models.identity import model_folder, tensor_header, weight_files
 
 
 def pick_device() -> torch.device:
     """The first visible CUDA device, else the CPU."""
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def device_with_room(folder: Path) -> torch.device:
+    """:func:`pick_device`, or the CPU where the model's weights in float32 would not leave a GPU room to work."""
+    device = pick_device()
+    if device.type == "cpu":
+        return device
+    entries = [e for file in weight_files(model_folder(folder)) for e in tensor_header(file)[0].values()]
+    free, _ = torch.cuda.mem_get_info(device)
+    fits = 4 * sum(math.prod(e["shape"]) for e in entries) <= GPU_SHARE * free
+    return device if fits else torch.device("cpu")
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -141,9 +153,10 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
     quantized = other = parameters = modules = 0
     seen: set[int] = set()
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.data_ptr() in seen:
+        storage = tensor.untyped_storage()._cdata
+        if storage in seen:
             continue
-        seen.add(tensor.data_ptr())
+        seen.add(storage)
         size = tensor.numel() * tensor.element_size()
         state = getattr(tensor, "quant_state", None)
         if state is None:

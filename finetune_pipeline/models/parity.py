@@ -30,8 +30,9 @@ from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
-from finetune_pipeline.models.loading import asked_in, load_for_prediction, pick_device
+from finetune_pipeline.models.loading import asked_in, device_with_room, load_for_prediction, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
+from finetune_pipeline.reporting import say
 
 MEAN_KL_LIMIT = 0.005
 """Nats a token, for what rounding costs. Measured with a 135M model and its adapter for ticket labels: a full training in
@@ -78,7 +79,8 @@ def parity(
 ) -> dict[str, Any]:
     """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`.
 
-    Everything is computed in float32; the merged model answers in `precision` (of evaluation.precision), too.
+    Everything is computed in float32, on the CPU where that has no room on the GPU; the merged model answers in `precision`
+    (of evaluation.precision), too.
 
     Facts: rows, same_greedy, same_greedy_share, same_as_served (share of the merged model's answers that are the same in
     `precision`; None where that is float32), positions, mean_kl and max_kl
@@ -88,7 +90,9 @@ def parity(
     logits are not finite.
     """
     rows = Rows.encode(load_tokenizer(base), examples)
-    device = pick_device()
+    device = device_with_room(base)
+    if device != pick_device():
+        say(f"{stage}: compared on the CPU, since the base model in float32 has no room on the GPU; this takes longer")
 
     def answers(model: Any, name: str) -> list[Answer]:
         return generate_and_score(
@@ -114,8 +118,8 @@ def parity(
     del model
     right_side = look(load_for_prediction(merged, device), "merged model")
     as_served = None
-    if asked_in(merged, precision, device) != torch.float32:
-        served = answers(load_for_prediction(merged, device, precision=precision), "merged model, as served")
+    if asked_in(merged, precision, pick_device()) != torch.float32:
+        served = answers(load_for_prediction(merged, pick_device(), precision=precision), "merged model, as served")
         same = [a.text == b.text for a, b in zip(right_side.answers, served, strict=True)]
         as_served = sum(same) / len(same)
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)

@@ -103,10 +103,12 @@ def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batc
     return shape.layers * batch.tokens * shape.hidden * (4 if mixed else width) + block + copies
 
 
-def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
-    """What a block's backward pass holds for itself: gradients of its widest tensors, and weights read from four bits."""
+def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int, device: str = "cpu") -> int:
+    """What a block's backward pass holds for itself: gradients of its widest tensors, and a weight read from four bits (on
+    the CPU, two)."""
     four_bit = METHODS[settings["method"]].holds == "four_bit"
-    return 4 * batch.tokens * shape.inner * width + (shape.inner * shape.hidden * 2 * width if four_bit else 0)
+    read = shape.inner * shape.hidden * width * (2 if device == "cpu" else 1) if four_bit else 0
+    return 4 * batch.tokens * shape.inner * width + read
 
 
 def logit_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
@@ -120,6 +122,11 @@ def logit_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, wi
     elif holds == "four_bit" and width == 4:
         total += head * 4  # the bfloat16 head, widened
     return total
+
+
+def process_overhead(device: str, tokenizer_bytes: int, tokens: int = 0) -> int:
+    """What is there besides the model; tokens: of the rows that lie in the process's memory. On a GPU only what lies there."""
+    return CPU_OVERHEAD + _TOKENIZER * tokenizer_bytes + 53 * tokens if device == "cpu" else GPU_OVERHEAD
 
 
 def training_memory(
@@ -145,16 +152,22 @@ def training_memory(
     four_bit = method.holds == "four_bit"
     taken_over = (2 if four_bit else 4 if whole else width) == round(stored)
     mapped = int(stored * shape.linear) if cpu and four_bit and taken_over else 0
-    moving = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width)
-    best = trainable * 4 if whole else 0  # the best checkpoint is read while everything else is still there
+    moving = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width, device)
+    moving, logits = int(moving * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
+    gradients = 4 * trainable
+    if whole and cpu:
+        gradients *= 2  # the best checkpoint is read while everything else is still there
+    elif whole and settings["micro_batch_size"] == settings["batch_size"]:
+        # no gradient is there before its block's activations and 16-bit weights go
+        gradients = max(0, gradients - moving - logits)
     memory = Memory(
         weights=weights,
         trained=0 if whole else 4 * trainable,
-        gradients=4 * trainable + best,
+        gradients=gradients,
         optimiser=8 * trainable,
-        activations=int(moving * SLACK),
-        logits=int(logit_bytes(shape, settings, batch, width) * SLACK),
-        overhead=CPU_OVERHEAD + _TOKENIZER * tokenizer_bytes + 53 * tokens if cpu else GPU_OVERHEAD,
+        activations=moving,
+        logits=logits,
+        overhead=process_overhead(device, tokenizer_bytes, tokens),
         resident=mapped,
     )
     loading = weights + memory.overhead + (0 if taken_over else shape.stored_bytes)

@@ -13,6 +13,7 @@ import yaml
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.evaluation.wording import duration
+from finetune_pipeline.planning.answering import StepMemory, answering_steps
 from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import estimate_prices, load_prices
@@ -75,6 +76,9 @@ class TrainingPlan:
         refused_rows: Findings about examples that cannot be encoded.
         parameters: Parameters of the base model.
         memory_mib: Parts of the peak, what is `needed` of it, and the `total`.
+        fits: Training does, and the other steps.
+        nearest: What makes training fit.
+        others: What the comparison of the merged model and the evaluation take.
         seconds: Time by earlier trainings of this kind on this machine; None where there is none.
         prices: What it would cost elsewhere.
         serving: The lines of the price list by which serving is priced (prices.PriceList.served).
@@ -102,6 +106,7 @@ class TrainingPlan:
     available_mib: int
     fits: bool
     nearest: NearestPlan | None
+    others: list[StepMemory]
     seconds: Seconds | None
     prices: list[dict[str, Any]]
     serving: list[dict[str, Any]]
@@ -139,9 +144,10 @@ def training_plan(
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
-    fits = memory.needed * MARGIN <= available
+    trains = memory.needed * MARGIN <= available
+    others = answering_steps(spec, planner, validation, device, available, MARGIN)
     seconds = _seconds(planner, settings, rates, spec.base_model)
-    near = None if fits else nearest_plan(planner, settings, available)
+    near = None if trains else nearest_plan(planner, settings, available)
     prices = load_prices(home=home, task_folder=task_folder)
     plan = TrainingPlan(
         method=settings["method"],
@@ -163,8 +169,9 @@ def training_plan(
         parameters=planner.shape.parameters,
         memory_mib=in_mib(memory),
         available_mib=round(available / 2**20),
-        fits=fits,
+        fits=trains and all(step.fits for step in others),
         nearest=near,
+        others=others,
         seconds=seconds,
         prices=estimate_prices(
             tokens["total"] * sum(p.epochs for p in phases),
@@ -173,7 +180,8 @@ def training_plan(
         ),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
-        sentence=_sentence(sum(p.steps for p in phases), len(rows.rows), tokens, memory, available, seconds, near),
+        sentence=_sentence(sum(p.steps for p in phases), len(rows.rows), tokens, memory, available, seconds, near)
+        + "".join(f" {step.sentence}." for step in others if not step.fits),
     )
     if out is not None:
         write_json(out / "plan.json", plan.facts())

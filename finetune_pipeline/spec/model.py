@@ -99,6 +99,11 @@ class TaskSpec(Section):
         return list(self.output.labels) if isinstance(self.output, LabelsOutput) else []
 
     @property
+    def answer_length(self) -> int:
+        """Longest generated answer, in tokens."""
+        return self.baseline.max_new_tokens if isinstance(self.output, LabelsOutput) else self.output.max_new_tokens
+
+    @property
     def metric(self) -> str:
         """The metric that decides: gates.metric, or the default of the kind of output."""
         return self.gates.metric or default_metric(self.output)

@@ -29,15 +29,10 @@ from finetune_pipeline.report.comparison import advice_sentences
 from finetune_pipeline.report.page import plain
 from finetune_pipeline.spec.baseline import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
+from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, api_answers
 from finetune_pipeline.worker.jobs import base_job, baseline_job
-
-
-def answer_length(spec: TaskSpec) -> int:
-    """Longest generated answer, in tokens."""
-    return spec.baseline.max_new_tokens if isinstance(spec.output, LabelsOutput) else spec.output.max_new_tokens
 
 
 def make_base_model(context: StepContext) -> dict[str, Any]:
@@ -79,7 +74,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             limit=spec.baseline.rows,
             seed=spec.baseline.seed,
             labels=spec.labels,
-            max_new_tokens=answer_length(spec),
+            max_new_tokens=spec.answer_length,
             batch_size=spec.baseline.batch_size,
             answers=answers_of(context),
             simple=simple_settings(spec),
@@ -142,7 +137,7 @@ def ask_api(
         raise RuntimeError("the best prompt was an API model's, and baseline.endpoint is gone from task.yaml")
     test = bool(how.pop("test", False))
     cache = api_answers(context, test=test)
-    return ask_endpoint(endpoint, prompts, examples, train, answer_length(context.spec), gold, cache=cache, **how)
+    return ask_endpoint(endpoint, prompts, examples, train, context.spec.answer_length, gold, cache=cache, **how)
 
 
 def make_advice(context: StepContext) -> dict[str, Any]:
@@ -222,7 +217,7 @@ def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
 def answering_settings(spec: TaskSpec) -> dict[str, Any]:
     """The part of the spec that how long answers may be and how they are made depend on."""
     return {
-        "max_new_tokens": answer_length(spec),
+        "max_new_tokens": spec.answer_length,
         "batch_size": spec.baseline.batch_size,
         "precision": spec.evaluation.precision,
     }

@@ -43,7 +43,7 @@ from finetune_pipeline.steps.asked_models import (
     trained_set,
     while_served,
 )
-from finetune_pipeline.steps.baseline import answer_length, best_prompt, simple_settings
+from finetune_pipeline.steps.baseline import best_prompt, simple_settings
 from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set, predict_job
@@ -86,7 +86,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 sets=while_served(context, sets, services),
                 examples=examples,
                 labels=spec.labels,
-                max_new_tokens=answer_length(spec),
+                max_new_tokens=spec.answer_length,
                 batch_size=spec.baseline.batch_size,
                 answers=answers_of(context, test=True),
                 endpoint=endpoint_of(spec),

@@ -12,7 +12,6 @@ from finetune_pipeline.models.manifest import Source, describe
 from finetune_pipeline.production.forget import tainted_splits
 from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.spec.methods import KINDS
-from finetune_pipeline.steps.baseline import answer_length
 
 CARD = "README.md"
 
@@ -36,7 +35,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "base": str(context.inputs["base_model"].folder),
         "base_identity": dict(context.run_inputs.base),
         "system_prompt": context.spec.system_prompt,
-        "max_new_tokens": answer_length(context.spec),
+        "max_new_tokens": context.spec.answer_length,
         "dtype": merged.facts.get("dtype", "float32"),
         "precision": context.spec.evaluation.precision,
         "gates_passed": bool(report.facts["passed"]),

@@ -13,7 +13,6 @@ from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
-from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
 from finetune_pipeline.worker.jobs import merge_job
@@ -63,7 +62,7 @@ def make_merged_model(context: StepContext) -> dict[str, Any]:
     """Merge the adapter and compare the result with what was trained; a hosted model is passed on."""
     adapter, spec = context.inputs["adapter"], context.spec
     if hosted := read_hosted(adapter.folder):
-        asked = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": answer_length(spec)}
+        asked = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": spec.answer_length}
         return pass_on(hosted, adapter.folder, context.out, asked)
     return context.launch(
         merge_job(
@@ -71,7 +70,7 @@ def make_merged_model(context: StepContext) -> dict[str, Any]:
             adapter=adapter.path("adapter"),
             examples=split_file(context, "validation"),
             labels=spec.labels,
-            max_new_tokens=answer_length(spec),
+            max_new_tokens=spec.answer_length,
             batch_size=spec.baseline.batch_size,
             precision=spec.evaluation.precision,
             out=context.out,

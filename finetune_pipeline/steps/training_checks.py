@@ -82,7 +82,7 @@ def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f, trainer = artifact.facts, TRAINERS[spec.training.trainer]
     if not trainer.on_this_machine:
         return CheckResult(True, f"the trainer {trainer.name} does not take this machine's memory")
-    shown = {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"], "nearest": f.get("nearest")}
+    shown = {k: f.get(k) for k in ("memory_mib", "available_mib", "nearest", "others")}
     return CheckResult(f["fits"], f["sentence"], shown)
 
 

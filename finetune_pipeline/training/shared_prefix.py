@@ -83,8 +83,9 @@ class PaddedCollator:
     pad: int
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """input_ids and attention_mask [n, T]; label_mask [n, T] of bool; labels [m]: the tokens to learn, row by row;
-        row_ids and learned: the rows, and how many of the labels each has."""
+        """input_ids and attention_mask [n, T]; labels [m]: the tokens to learn, row by row; logits_to_keep: at how many of
+        the last positions logits are made; logit_positions [m]: which of those predict the labels, rows one behind the
+        other; row_ids and learned: the rows, and how many of the labels each has."""
         length = max(len(r["ids"]) for r in rows)
         ids = torch.full((len(rows), length), self.pad)
         seen = torch.zeros(len(rows), length, dtype=torch.long)
@@ -95,11 +96,13 @@ class PaddedCollator:
             seen[i, :n] = 1
             learn[i, :n] = torch.tensor(row["loss"])
         learn[:, 0] = False
+        first = int(learn.any(0).nonzero()[0]) - 1  # here, where nobody waits for a device
         return {
             "input_ids": ids,
             "attention_mask": seen,
-            "label_mask": learn,
             "labels": ids[learn],
+            "logits_to_keep": length - first,
+            "logit_positions": learn.roll(-1, 1)[:, first:].flatten().nonzero().squeeze(1),
             "row_ids": [r["id"] for r in rows],
             "learned": learn.sum(1).tolist(),
         }
@@ -118,15 +121,13 @@ def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
             logits_to_keep=batch["logit_positions"],
             use_cache=False,
         ).logits[0]
-    learn = batch["label_mask"]
-    first = int(learn.any(0).nonzero()[0]) - 1
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        logits_to_keep=learn.shape[1] - first,
+        logits_to_keep=batch["logits_to_keep"],
         use_cache=False,
     ).logits
-    return logits[:, :-1][learn[:, first + 1 :]]
+    return logits.flatten(0, 1).index_select(0, batch["logit_positions"])
 
 
 def _windows(config: Any) -> list[int | None] | str:

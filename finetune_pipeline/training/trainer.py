@@ -37,12 +37,20 @@ class Meter:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
-    def add(self, batch: dict[str, Any], seconds: float, cpu_seconds: float) -> None:
-        """One forward and backward pass on `batch`."""
+    _began: tuple[float, float] | None = None
+
+    def add(self, batch: dict[str, Any]) -> None:
+        """A forward and backward pass on `batch` begins; the first of an optimiser step starts the clocks."""
         self.tokens += batch["position_ids" if "position_ids" in batch else "input_ids"].numel()
         self.learned += batch["labels"].numel()
-        self.seconds += seconds
-        self.cpu_seconds += cpu_seconds
+        self._began = self._began or (time.perf_counter(), time.process_time())
+
+    def end_step(self) -> None:
+        """Stop the clocks."""
+        if self._began is not None:
+            self.seconds += time.perf_counter() - self._began[0]
+            self.cpu_seconds += time.process_time() - self._began[1]
+            self._began = None
 
     def facts(self) -> dict[str, Any]:
         """The sums, and tokens a second."""
@@ -74,6 +82,7 @@ class TokenTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
         self.meter = Meter()
+        self._totals: list[tuple[torch.Tensor, list[str]]] = []  # of this step's passes: loss, and the rows' ids
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)
@@ -81,12 +90,23 @@ class TokenTrainer(SFTTrainer):
         return batches, self.accelerator.reduce(learned)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        began, used = time.perf_counter(), time.process_time()
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        if self.args.device.type == "cuda":
-            torch.cuda.synchronize(self.args.device)
-        self.meter.add(inputs, time.perf_counter() - began, time.process_time() - used)
-        return loss
+        self.meter.add(inputs)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._end_step()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _end_step(self) -> None:
+        """Read the losses of an optimiser step, the one moment at which the device is waited for. Raises Diverged, before
+        anything is logged or saved."""
+        if not self._totals:
+            return
+        totals, self._totals = self._totals, []
+        finite = torch.stack([total for total, _ in totals]).isfinite().tolist()
+        self.meter.end_step()
+        if lost := [row for fine, (_, rows) in zip(finite, totals, strict=True) if not fine for row in rows]:
+            raise Diverged(self.state.global_step, lost)
 
     def compute_loss(
         self,
@@ -97,8 +117,7 @@ class TokenTrainer(SFTTrainer):
     ) -> Any:
         losses = self._losses(model, inputs)
         total = losses.sum()
-        if not torch.isfinite(total):
-            raise Diverged(self.state.global_step + 1, list(inputs["row_ids"]))
+        self._totals.append((total.detach(), list(inputs["row_ids"])))
         loss = total / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
         loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, and are to be summed
         return (loss, {}) if return_outputs else loss

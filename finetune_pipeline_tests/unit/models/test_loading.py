@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models import loading
 from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.models.loading import (
     OneDnnLinear,
     asked_in,
@@ -121,3 +123,11 @@ def test_what_ends_an_answer_is_read_from_the_generation_config(tiny: Path, tmp_
     assert end_ids(load_tokenizer(copy)) == {0, 2}
     (copy / "generation_config.json").unlink()
     assert end_ids(load_tokenizer(copy)) == {2}
+
+
+def test_a_comparison_leaves_a_gpu_that_is_too_small_for_float32(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = 4 * sum(p.numel() for p in load_for_prediction(tiny, CPU).parameters())
+    monkeypatch.setattr(loading, "pick_device", lambda: torch.device("cuda:0"))
+    for free, device in ((int(weights / GPU_SHARE) + 1, "cuda:0"), (int(weights / GPU_SHARE) - 10, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert loading.device_with_room(tiny) == torch.device(device)

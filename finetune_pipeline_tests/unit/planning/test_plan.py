@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.wording import duration
+from finetune_pipeline.planning.answering import answering_steps
 from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
@@ -24,6 +26,7 @@ name: demo
 description: d
 system_prompt: s
 output: {kind: text}
+baseline: {batch_size: 1, shots: [0], retrieved: 0}
 training: {epochs: 2, unquantized_epochs: 1, batch_size: 8, micro_batch_size: 8, max_tokens: %d}
 """
 
@@ -76,6 +79,30 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
     assert again.fits, "the plan it names fits by its own formula"
     hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
     assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
+
+
+def test_an_evaluation_that_does_not_fit_is_told_before_anything_starts(base: Path, examples: list[Example]) -> None:
+    long = SPEC.replace("output: {kind: text}", "output: {kind: text, max_new_tokens: 8000}")
+    task = parse_spec(long.replace("batch_size: 1", "batch_size: 64") % 1024)
+    roomy = training_plan(task, base, examples, examples, available=2**40)
+    assert roomy.fits and all(step.fits and not step.fix for step in roomy.others)
+    enough = int((max(step.needed_mib for step in roomy.others) - 10) * 2**20 * MARGIN)
+    plan = training_plan(task, base, examples, examples, available=enough)
+    assert plan.nearest is None and not plan.fits, "training fits, and the evaluation does not"
+    short = [step for step in plan.others if not step.fits]
+    assert short and all(f"{step.step} needs about" in plan.sentence and step.fix in plan.sentence for step in short)
+    rows = min(int(n) for step in short for n in re.findall(r"set baseline.batch_size: (\d+) \(now 64\)", step.fix))
+    smaller = task.model_copy(update={"baseline": task.baseline.model_copy(update={"batch_size": rows})})
+    again = training_plan(smaller, base, examples, examples, available=enough)
+    assert again.fits and "needs about" not in again.sentence, again.sentence
+
+
+def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: Path, examples: list[Example]) -> None:
+    planner = Planner(base, examples, examples)
+    weights = 4 * planner.shape.parameters
+    for available, where in ((weights, "cpu"), (2 * weights, "cuda:0")):
+        compared, _ = answering_steps(spec(), planner, examples, "cuda:0", available, MARGIN)
+        assert (compared.step, compared.device) == ("merged_model", where)
 
 
 def test_there_is_a_time_only_where_it_was_measured(base: Path, examples: list[Example], tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""Memory of the steps that ask a model: the evaluation, and the comparison of the merged model with its adapter."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jinja2 import TemplateError
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.hardware import GPU_SHARE
+from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
+from finetune_pipeline.planning.planner import Planner, compute_width
+from finetune_pipeline.planning.preflight import read_base_config
+from finetune_pipeline.planning.shape import ModelShape
+from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The largest batch of prompts, in tokens.
+
+    Attributes:
+        rows: Prompts.
+        prompt: Tokens of the longest one.
+        shared: Tokens they all begin with, read once.
+        new: Tokens of an answer.
+        scored: Tokens of the texts whose likelihood is asked for, of all labels together.
+    """
+
+    rows: int
+    prompt: int
+    shared: int
+    new: int
+    scored: int
+
+
+def answering_memory(
+    shape: ModelShape, asked: Asked, *, width: int, device: str = "cpu", tokenizer_bytes: int = 0
+) -> Memory:
+    """Peak of models.inference.generation on that batch; width: bytes of the type the model is asked in.
+
+    Keys and values of the batch are there twice: as read, and in a copy that grows by the answer or by the labels.
+    """
+    own = asked.rows * (asked.prompt - asked.shared)
+    per_token = 2 * shape.layers * shape.key_heads * shape.head_dim * width
+    grown = asked.rows * (asked.prompt + max(asked.new, asked.scored))
+    kept = per_token * (asked.shared + asked.rows * asked.prompt + grown)
+    read = max(own, asked.shared, asked.rows * asked.scored)
+    block = read * (4 * shape.hidden + 3 * shape.inner) * width + own * asked.prompt
+    logits = asked.rows * (1 + 2 * asked.scored) * shape.vocabulary * width
+    block = max(0, block - logits)  # there are no logits yet while prompts are read
+    return Memory(
+        weights=shape.parameters * width,
+        trained=0,
+        gradients=0,
+        optimiser=0,
+        activations=int((kept + block) * SLACK),
+        logits=int(logits * SLACK),
+        overhead=process_overhead(device, tokenizer_bytes),
+    )
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What a step besides training takes, and where.
+
+    Attributes:
+        step: The asset.
+        device: ``cpu`` or a GPU.
+        needed_mib: At the peak.
+        fix: What to change where it does not fit; empty where it does.
+    """
+
+    step: str
+    device: str
+    needed_mib: int
+    available_mib: int
+    fits: bool
+    fix: str
+
+    @property
+    def sentence(self) -> str:
+        """Why it does not fit, and what to change."""
+        return (
+            f"{self.step} needs about {self.needed_mib / 1024:.1f} GiB of {self.available_mib / 1024:.1f} GiB "
+            f"({self.device}): {self.fix}"
+        )
+
+
+def asking_settings(spec: TaskSpec) -> list[Any]:
+    """What :func:`answering_steps` depends on."""
+    b = spec.baseline
+    return [b.batch_size, b.shots, b.retrieved, spec.answer_length, spec.labels, spec.evaluation.precision]
+
+
+def answering_steps(
+    spec: TaskSpec, planner: Planner, validation: Sequence[Example], device: str, available: int, margin: float
+) -> list[StepMemory]:
+    """The comparison in float32 that merged_model makes, and the evaluation, both with batches of baseline.batch_size.
+
+    A comparison that a GPU has no room for is made on the CPU (models.loading.device_with_room).
+
+    Args:
+        available: Bytes free on `device`.
+        margin: How many times the formula's peak must be free.
+    """
+    shape, (batch, turn) = planner.shape, largest_batch(spec, planner, validation)
+    wide = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
+    where, free = device, available
+    if device != "cpu" and shape.parameters * 4 > GPU_SHARE * available:
+        where, free = "cpu", available_memory("cpu")
+    counter = TokenCounter(planner.folder)
+    shown, retrieved = turn * max(spec.baseline.shots), turn * spec.baseline.retrieved
+    context = read_base_config(planner.folder).get("max_position_embeddings") or 1 << 30
+    # fewer are shown where they do not fit
+    prompt = max(batch.prompt, min(batch.prompt + max(shown, retrieved), context - batch.new))
+    # examples that are the same for all rows are read once
+    shared = min(batch.shared + (shown if shown >= retrieved else 0), prompt)
+    prompted = replace(batch, prompt=prompt, shared=shared)
+    scored = sum(n + 1 for n in counter.count_texts(spec.labels)) if spec.labels else 0
+
+    def step(name: str, place: str, room: int, asked: Asked, width: int) -> StepMemory:
+        def needed(rows: int) -> int:
+            batch = replace(asked, rows=min(rows, asked.rows))
+            kind = "cpu" if place == "cpu" else "cuda"
+            return answering_memory(
+                shape, batch, width=width, device=kind, tokenizer_bytes=planner.tokenizer_bytes
+            ).needed
+
+        rows = spec.baseline.batch_size
+        smaller = [n for n in _halves(rows) if needed(n) * margin <= room]
+        fits = rows in smaller
+        fix = ""
+        if smaller and not fits:
+            fix = f"set baseline.batch_size: {smaller[0]} (now {rows}); it takes longer"
+        elif not fits:
+            fix = "use a smaller base_model, or a machine with more memory"
+        return StepMemory(name, place, round(needed(rows) / 2**20), round(room / 2**20), fits, fix)
+
+    return [
+        step("merged_model", where, free, batch, 4),
+        step(
+            "test_predictions",
+            device,
+            available,
+            replace(prompted, scored=scored),
+            4 if wide else compute_width("auto", device),
+        ),
+    ]
+
+
+def _halves(rows: int) -> list[int]:
+    return [rows >> k for k in range(rows.bit_length())]
+
+
+def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example]) -> tuple[Asked, int]:
+    """(the validation split's longest prompts, as many as are asked together, with their own answers scored; tokens of an
+    example within a prompt, on average). Rows that cannot be encoded are left out; training tells about them."""
+    counter = TokenCounter(planner.folder)
+    prompts: list[list[int]] = []
+    wholes: list[int] = []
+    for e in validation:
+        with contextlib.suppress(FindingsError, TemplateError, ValueError, TypeError):
+            prompts.append(encode_prompt(counter, e.prompt_messages, e.tools))
+            wholes.append(max(len(prompts[-1]), counter.count(e.messages, tools=e.tools)))
+    if not wholes:
+        return Asked(1, 1, 0, spec.answer_length, 0), 0
+    answer = max(whole - len(prompt) for whole, prompt in zip(wholes, prompts, strict=False))
+    longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
+    first, last = min(longest), max(longest)  # in lexical order, what these two share all share
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first) - 1)
+    example = max(0, round(sum(wholes) / len(wholes)) - shared)
+    return Asked(len(longest), len(longest[-1]), shared, spec.answer_length, answer), example

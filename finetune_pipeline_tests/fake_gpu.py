@@ -1,0 +1,339 @@
+"""A rehearsed GPU: tensors with shapes, dtypes and a device, but without data, on a machine that has no GPU.
+
+PyTorch's FakeTensorMode knows what every operation gives, and refuses what mixes devices or asks for a value. The device is
+called ``gpu`` here: builds of PyTorch for the CPU end the process where a gradient of a ``cuda`` tensor is taken, fake or not,
+and take gradients on a device that is registered in Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from finetune_pipeline.training import attention
+from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator
+
+_COMMON = {"dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama-3-8b": {
+        "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+    },
+    "llama-2-13b": {
+        "model_type": "llama", "vocab_size": 32000, "hidden_size": 5120, "intermediate_size": 13824,
+        "num_hidden_layers": 40, "num_attention_heads": 40, "num_key_value_heads": 40, "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    },
+    "mistral-7b": {
+        "model_type": "mistral", "vocab_size": 32768, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+        "max_position_embeddings": 32768, "sliding_window": None, "tie_word_embeddings": False,
+    },
+    "gemma-3-4b": {
+        "model_type": "gemma3_text", "vocab_size": 262208, "hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "max_position_embeddings": 131072, "sliding_window": 1024, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+"""The published shapes."""
+
+
+class _Fake(FakeTensorMode):
+    avoid_device_init = True  # torch.tensor(..., device=) must not ask the device for memory
+
+
+class HostSyncError(AssertionError):
+    """The program waited for the device to know a value."""
+
+
+class DeviceMixUpError(AssertionError):
+    """A tensor was computed where it should not be."""
+
+
+class WideCopyError(AssertionError):
+    """A tensor was made in float32 that is no smaller than what bfloat16 was chosen for."""
+
+
+class _Backend(_DummyBackendModule):  # type: ignore[misc]
+    """What PyTorch asks of a kind of device."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+_AUTOCAST = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
+"""Products that autocast computes in its narrow type, of those that language models use."""
+_narrow: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+"""Weights that autocast has copied, until it ends."""
+_libraries: list[torch.library.Library] = []
+
+
+@cache
+def _register() -> torch.device:
+    """Make the device known, with the autocast that a CUDA device has: PyTorch brings none for a device made in Python."""
+    _setup_privateuseone_for_python_backend("gpu", backend_module=_Backend())
+    fallback = torch.library.Library("_", "IMPL")
+    fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    products = torch.library.Library("aten", "IMPL")
+    for name in _AUTOCAST:
+        products.impl(name, _in_narrow_type(getattr(torch.ops.aten, name).default), "AutocastPrivateUse1")
+    _libraries.extend((fallback, products))
+    return torch.device("gpu:0")
+
+
+def _in_narrow_type(operation: Any) -> Any:
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def narrow(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.requires_grad and value.is_leaf):
+            return value.to(torch.get_autocast_dtype("gpu"))
+        if id(value) not in _narrow:
+            _narrow[id(value)] = value, value.to(torch.get_autocast_dtype("gpu"))
+        return _narrow[id(value)][1]
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(key):
+            return operation(*map(narrow, args), **{k: narrow(v) for k, v in kwargs.items()})
+
+    return compute
+
+
+class Device(TorchDispatchMode):
+    """Counts the bytes that live on the device, and watches what is asked of it.
+
+    Attributes:
+        now, peak: Bytes.
+        waits: How often a value was asked for.
+        wide: Most elements of a float32 result, what is larger is a copy that should not be; None: all are allowed.
+        allowed: Last dimensions or shapes that may be float32 whatever their size.
+        narrow: Shapes that may never be.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = _register()
+        self.now = self.peak = 0
+        self.wide: int | None = None
+        self.allowed: set[tuple[int, ...]] = set()
+        self.narrow: set[tuple[int, ...]] = set()
+        self.waits = 0
+        self._same: bool | None = None
+        self._live: dict[int, int] = {}
+        self._lock = threading.RLock()
+
+    def reset_peak(self) -> None:
+        self.peak = self.now
+
+    @contextlib.contextmanager
+    def read(self, same: bool = True) -> Iterator[None]:
+        """Inside, values may be asked for: numbers are zero, and tensors the `same` or not. `waits` counts how often."""
+        self._same = same
+        try:
+            yield
+        finally:
+            self._same = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        here = any(t.device.type == "gpu" for t in given)
+        name = str(func)
+        if here and self._same is not None and name.startswith(("aten._local_scalar_dense", "aten.allclose")):
+            self.waits += 1
+            return self._same if "allclose" in name else 0
+        if here and name.startswith(
+            ("aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.allclose", "aten.unique")
+        ):
+            raise HostSyncError(f"{name} waits for the device")
+        results = func(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, torch.Tensor):
+                self._look(name, result, here)
+        return results
+
+    def _look(self, name: str, result: torch.Tensor, here: bool) -> None:
+        if result.device.type != "gpu":
+            if here and result.numel() > 0 and self._same is None:
+                raise HostSyncError(f"{name} brings {tuple(result.shape)} to the {result.device.type}")
+            return
+        self._count(result.untyped_storage())
+        if self.wide is None or result.dtype not in (torch.float32, torch.float64):
+            return
+        shapes = set(_same(result.shape))
+        if shapes & self.narrow or (result.numel() > self.wide and not shapes & self.allowed):
+            raise WideCopyError(f"{name} gives {tuple(result.shape)} in {result.dtype}")
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        with self._lock:
+            if key in self._live:
+                return
+            self._live[key] = storage.nbytes()
+            self.now += self._live[key]
+            self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        with self._lock:
+            self.now -= self._live.pop(key)
+
+
+def _same(shape: torch.Size) -> list[tuple[int, ...]]:
+    """A shape, its transpose, and both without leading ones."""
+    plain = tuple(shape)
+    while len(plain) > 1 and plain[0] == 1:
+        plain = plain[1:]
+    return [plain, plain[::-1], plain[-1:]]
+
+
+def make_base(folder: Path, name: str, layers: int | None = None) -> Path:
+    """A model folder of a published shape: a configuration, and weights that are a file with a hole (no disk, all zero)."""
+    values = {**_COMMON, **CONFIGS[name], **({"num_hidden_layers": layers} if layers else {})}
+    config: PreTrainedConfig = AutoConfig.for_model(**values)
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    header: dict[str, Any] = {}
+    end = 0
+    seen: set[int] = set()
+    for key, tensor in model.state_dict().items():
+        if id(tensor) in seen or (config.tie_word_embeddings and key.startswith("lm_head")):
+            continue
+        start, end = end, end + tensor.numel() * 2
+        header[key] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return folder
+
+
+def _from_config(folder: Path, *, dtype: torch.dtype, device_map: Mapping[str, torch.device], **more: Any) -> Any:
+    """In place of ``from_pretrained``, whose reader of files knows no fake tensors: the same model, made in its dtype.
+
+    In four bits, bitsandbytes' layers are put in by hand: its class for the weight cannot hold a fake tensor. What training
+    asks of them, their storage, their constants and the operation that reads them back, is bitsandbytes' own.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    quantization = more.pop("quantization_config", None)
+    with torch.device(device_map[""]):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=more["attn_implementation"])
+    if quantization is not None:
+        for name, module in list(model.named_modules()):
+            if type(module) is torch.nn.Linear and name != "lm_head":
+                model.set_submodule(name, _four_bit(module, quantization))
+        model.is_loaded_in_4bit = True
+    return model.eval()
+
+
+def _four_bit(linear: torch.nn.Linear, settings: Any) -> Any:
+    import bitsandbytes as bnb
+    from bitsandbytes.functional import create_dynamic_map, name2qmap, quantize_4bit
+
+    with unset_fake_temporarily():
+        steps = len(create_dynamic_map())
+        layer: Any = bnb.nn.Linear4bit(
+            linear.in_features,
+            linear.out_features,
+            bias=False,
+            compute_dtype=settings.bnb_4bit_compute_dtype,
+            quant_type="nf4",
+            compress_statistics=True,
+            device="meta",
+        )
+    with mock.patch.dict(name2qmap, dynamic=torch.empty(steps, device=linear.weight.device)):
+        data, state = quantize_4bit(linear.weight.data, blocksize=64, quant_type="nf4", compress_statistics=True)
+    layer.weight = torch.nn.Parameter(data, requires_grad=False)
+    layer.weight.quant_state, layer.weight.quant_type, layer.weight.compress_statistics = state, "nf4", True
+    layer._apply = lambda *_args, **_more: layer  # bitsandbytes' weight is where it should be, and keeps its constants
+    return layer
+
+
+class _Attention(torch.autograd.Function):
+    """What CUDA's own attention gives and keeps; the device made in Python would keep every score."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> torch.Tensor:
+        given = [query, key, value, *([mask] if mask is not None else [])]
+        if len({t.device for t in given}) > 1 or len({t.dtype for t in given[:3]}) > 1:
+            raise DeviceMixUpError(f"attention is given {[(t.device, t.dtype) for t in given]}")
+        result = query.new_empty(*query.shape[:-1], value.shape[-1])
+        norms = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, mask, result, norms)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*(torch.empty_like(t) for t in ctx.saved_tensors[:3]), None)
+
+
+def _attend(query: Any, key: Any, value: Any, attn_mask: Any = None, *_args: Any, **_more: Any) -> torch.Tensor:
+    if torch.is_autocast_enabled("gpu"):
+        query, key, value = (t.to(torch.get_autocast_dtype("gpu")) for t in (query, key, value))
+    return _Attention.apply(query, key, value, attn_mask)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@contextlib.contextmanager
+def rehearsal() -> Iterator[Device]:
+    """Everything inside is computed by fake tensors, and the device is watched.
+
+    What prepares a batch on the processor is computed for real, and its tensors are taken over: a fake tensor has no values
+    to sort rows by.
+    """
+    device, fake, make = Device(), _Fake(), attention._make_plan
+
+    def plan(*given: Any) -> Any:
+        *rest, where, dtype = given
+        with unset_fake_temporarily():
+            made = make(*rest, torch.device("meta"), dtype)  # what is not brought to the device stays on the processor
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.empty(
+                tensor.shape, dtype=tensor.dtype, device=where if tensor.device.type == "meta" else tensor.device
+            )
+
+        buckets = [replace(b, mask=moved(b.mask), shared=moved(b.shared)) for b in made.buckets]
+        tensors = {f.name: moved(v) for f in fields(made) if isinstance(v := getattr(made, f.name), torch.Tensor)}
+        return replace(made, buckets=buckets, **tensors)
+
+    def collate(original: Any) -> Any:
+        def call(self: Any, rows: Any) -> dict[str, Any]:
+            with unset_fake_temporarily():
+                batch = original(self, rows)
+            return {
+                k: torch.empty(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for k, v in batch.items()
+            }
+
+        return call
+
+    with (
+        mock.patch.object(PackedCollator, "__call__", collate(PackedCollator.__call__)),
+        mock.patch.object(PaddedCollator, "__call__", collate(PaddedCollator.__call__)),
+        mock.patch.object(AutoModelForCausalLM, "from_pretrained", _from_config),
+        mock.patch.object(attention, "_make_plan", plan),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", _attend),
+        mock.patch("torch.clear_autocast_cache", _narrow.clear),
+        mock.patch("weakref.getweakrefs", lambda _: []),  # a module's weights are moved though the mode knows them
+        fake,
+        device,
+    ):
+        yield device

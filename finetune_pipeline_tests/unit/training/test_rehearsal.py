@@ -1,0 +1,78 @@
+"""A GPU's training step, answers and memory on a machine without one: models of published shapes, tensors without data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+SHAPES = ("llama-3-8b", "mistral-7b", "gemma-3-4b")
+FAULTS = {
+    "device": ("same device", "FakeTensorDeviceMismatchError"),
+    "sync": ("waits for the device", "HostSyncError"),
+    "wide": ("in torch.float32", "WideCopyError"),
+}
+_STEP = {"step": "train_step", "layers": 2, "number": 4}
+_SETTINGS = {"precision": "bfloat16", "batch_size": 4, "micro_batch_size": 4, "gradient_checkpointing": True}
+CASES: dict[str, dict[str, Any]] = {
+    **{
+        f"{shape} {method}": {**_STEP, "shape": shape, "settings": {**_SETTINGS, "method": method}}
+        for shape, method in [*((s, "lora") for s in SHAPES), ("llama-3-8b", "qlora"), ("gemma-3-4b", "full")]
+    },
+    "padded": {**_STEP, "shape": "mistral-7b", "settings": {**_SETTINGS, "method": "lora", "shared_prefix": False}},
+    **{
+        fault: {**_STEP, "shape": "mistral-7b", "settings": {**_SETTINGS, "method": "lora"}, "plant": fault}
+        for fault in FAULTS
+    },
+    **{
+        f"{shape} {'compared' if comparing else 'asked'}": {
+            "step": "answer", "shape": shape, "layers": 2, "number": 4, "new_tokens": 3, "comparing": comparing,
+        }
+        for shape, comparing in [*((s, False) for s in SHAPES), ("mistral-7b", True)]
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, Any]]:
+    """All cases, in one process of its own: in this one the device would be taken for an accelerator."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "finetune_pipeline_tests.rehearsals",
+        json.dumps(list(CASES.values())),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [
+        json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")
+    ]
+    assert len(lines) == len(CASES), done.stderr[-3000:]
+    return dict(zip(CASES, lines, strict=True))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in FAULTS])
+def test_a_step_stays_on_the_device_and_takes_the_memory_that_is_planned(
+    results: dict[str, dict[str, Any]], case: str
+) -> None:
+    """Mixed devices, values the program waits for, and wide copies would have ended the step."""
+    result = results[case]
+    assert "error" not in result, result["error"]
+    assert result["planned"] == pytest.approx(result["peak"], rel=0.1), result
+    assert result.get("packed", True) == (case != "padded")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_ends_the_step(results: dict[str, dict[str, Any]], fault: str) -> None:
+    words, kind = FAULTS[fault]
+    assert results[fault]["error"].startswith(kind) and words in results[fault]["error"]
+
+
+def test_an_answer_waits_for_the_device_once_a_token(results: dict[str, dict[str, Any]]) -> None:
+    """Three tokens of four rows are read; label scores, one for each of six labels, too."""
+    assert results["mistral-7b compared"]["waits"] == 4 * 3
+    assert results["mistral-7b asked"]["waits"] == 4 * 3 + 4 * 6
