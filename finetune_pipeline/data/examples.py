@@ -103,8 +103,7 @@ def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | No
             turn.append([[c["function"]["name"], c["function"]["arguments"]] for c in calls])
     if tools:
         plain.append(list(tools))
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(plain).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
@@ -174,3 +173,4 @@ def read_examples(path: Path) -> list[Example]:
 
 
 _DECODER = msgspec.json.Decoder(Example)
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

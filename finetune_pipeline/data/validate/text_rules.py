@@ -18,11 +18,9 @@ _REFUSAL = re.compile(
     r"\b(?:[Aa]s|I am|I'm|I’m|being) (?:just )?an? (?:AI\b|artificial intelligence|(?:large )?language model)"
 )
 _WORDS = re.compile(r"\w+")
-_SUSPECT = re.compile(
-    rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&{INVISIBLE}]|"
-    r"\{\{|\[/?INST|###|Below is an i|AI\b|language model|artificial i"
-)
-"""A text without any of these passes every rule below; one search in place of nine."""
+_SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&{INVISIBLE}]")
+_SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "AI", "language model", "artificial i")
+"""A text without any of these passes every rule below; quicker than to apply all of them."""
 
 
 class _Pattern(NamedTuple):
@@ -91,7 +89,7 @@ def check_texts(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
         text, role = message["content"], message["role"]
         if role == "system":
             continue
-        if _SUSPECT.search(text):
+        if _SUSPECT.search(text) or any(word in text for word in _SUSPECT_WORDS):
             findings += _check_text(text, role, f"the {role} text (turn {i + 1})", place)
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i + 1}) is {quoted(text)}: a word a template put where nothing was"
