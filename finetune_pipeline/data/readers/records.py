@@ -177,10 +177,6 @@ class Record(msgspec.Struct, frozen=True):
     about: About = "row"
     item: int | None = None
 
-    def place(self, file: str) -> str:
-        """Where the row is, for people."""
-        return f"{file}:{self.line}" + (f", item {self.item}" if self.item else "")
-
 
 def unreadable(
     rule: str,
