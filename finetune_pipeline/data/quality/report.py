@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def gather(examples: Iterable[Example], assignments: Mapping[str, str], limit: i
             yield hash_order(e.id, "quality"), gathered.rows, e
 
     lowest = nsmallest(limit, ordered())
-    gathered.sample = [e for _, _, e in sorted(lowest, key=lambda row: row[1])]
+    gathered.sample = [e for _, _, e in sorted(lowest, key=itemgetter(1))]
     gathered.train = [e for e in gathered.sample if not assignments or assignments.get(e.id) == "train"]
     return gathered
 
