@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.example_sets import ExampleSet, example_set, with_answer, with_shuffled_answers
-from finetune_pipeline.baseline.learnable import Learnable, learnable
+from finetune_pipeline.baseline.input_evidence import learnable
+from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.spec import TaskSpec
 

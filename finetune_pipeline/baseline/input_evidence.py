@@ -1,4 +1,5 @@
-"""Compares simple models, and the inputs themselves, with what does not look at the input, on training rows.
+"""Tests whether the inputs predict the answers at all: compares simple models, and the inputs themselves, with what does not
+look at the input, on training rows.
 
 Labels: simple models on rows they have not seen, against always the commonest answer. Text and JSON: does the nearest row's
 answer fit a row better than it fits another row, and does an answer share more with its own input than with another row's?
@@ -10,14 +11,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
+from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
-from finetune_pipeline.data.quality.sample import chosen
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
@@ -28,6 +27,7 @@ from finetune_pipeline.evaluation.statistics.proportions import (
     design_effect,
 )
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
+from finetune_pipeline.evaluation.wording import cut
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
@@ -48,31 +48,36 @@ SCORED_CHARS = 2_000
 AT_ONCE = 512
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """One comparison of something with what does not look at the input.
+def learnable(
+    spec: TaskSpec,
+    train: Sequence[Example],
+    clusters: Mapping[str, str] | None = None,
+    prompted: Evidence | None = None,
+) -> Learnable:
+    """Decide whether the answers can be told from the inputs.
 
-    Attributes:
-        name: Of what was tried.
-        title: The same for people.
-        score: What it reached, from 0 to 1.
-        reference_title: What it is compared with, for people.
-        reference_score: What that reached on the same rows.
-        gain: score - reference_score.
-        interval: Of the gain, at gates.confidence.
-        p: Two-sided, that the gain is zero; not adjusted for the number of comparisons.
-        measure: What the scores are: shares of right answers, or a mean overlap of texts (chrF, or F1 of JSON fields).
+    Several comparisons are made, each on rows that its model has not seen; Holm's correction makes the chance of a wrong
+    "shown" at most 1 - gates.confidence over all of them.
+
+    Args:
+        clusters: Near-duplicate cluster by row id. Rows of one cluster, group or source line stay together.
+        prompted: How the prompted base model does against the commonest answer on validation, where that was asked.
+
+    Raises:
+        ValueError: There are no rows.
     """
-
-    name: str
-    title: str
-    score: float
-    reference_title: str
-    reference_score: float
-    gain: float
-    interval: tuple[float, float]
-    p: float
-    measure: Literal["right", "overlap"] = "right"
+    level, power = 1 - spec.gates.confidence, spec.gates.power
+    if not train:
+        raise ValueError("there are no training rows")
+    answers = Counter(answer_text(e) for e in train)
+    if len(answers) == 1:
+        answer = cut(next(iter(answers)), 80)
+        sentence = f"There is nothing to learn: every training row has the same answer, {answer}."
+        return Learnable("not_shown", [], len(train), None, sentence)
+    units = units_of(train, clusters or {})
+    look = label_evidence if spec.labels else written_evidence
+    evidence, rows, needed = look(spec, train, units, level, power)
+    return decide([*evidence, *([prompted] if prompted else [])], rows, needed, level)
 
 
 def answer_text(example: Example) -> str:

@@ -1,31 +1,53 @@
-"""Tests whether the inputs predict the answers at all, with simple models on training rows they have not seen.
+"""Decides from comparisons whether the inputs predict the answers at all (:mod:`.input_evidence` makes them).
 
-Labels: is some simple model surely right more often than always giving the commonest answer? Text and JSON: does the
-nearest row's answer fit a row better than it fits another row, or does an answer share more with its own input than with
-another row's? Shuffled columns, a wrong join, and labels that depend on something the text does not hold fail all of this.
+Shuffled columns, a wrong join, and labels that depend on something the text does not hold fail all of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from finetune_pipeline.baseline.input_evidence import Evidence, answer_text, label_evidence, units_of, written_evidence
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import CommonestAnswer
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
-from finetune_pipeline.evaluation.wording import counted, cut, percent, prompt_name
+from finetune_pipeline.evaluation.wording import counted, percent, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import default_metric
 
 Status = Literal["shown", "not_shown", "too_few_rows"]
 LOOK_AT = "Look for a join that went wrong, shuffled columns, or answers that depend on something not in the input."
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison of something with what does not look at the input.
+
+    Attributes:
+        name: Of what was tried.
+        title: The same for people.
+        score: What it reached, from 0 to 1.
+        reference_title: What it is compared with, for people.
+        reference_score: What that reached on the same rows.
+        gain: score - reference_score.
+        interval: Of the gain, at gates.confidence.
+        p: Two-sided, that the gain is zero; not adjusted for the number of comparisons.
+        measure: What the scores are: shares of right answers, or a mean overlap of texts (chrF, or F1 of JSON fields).
+    """
+
+    name: str
+    title: str
+    score: float
+    reference_title: str
+    reference_score: float
+    gain: float
+    interval: tuple[float, float]
+    p: float
+    measure: Literal["right", "overlap"] = "right"
 
 
 @dataclass(frozen=True)
@@ -50,38 +72,6 @@ class Learnable:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON."""
         return asdict(self)
-
-
-def learnable(
-    spec: TaskSpec,
-    train: Sequence[Example],
-    clusters: Mapping[str, str] | None = None,
-    prompted: Evidence | None = None,
-) -> Learnable:
-    """Decide whether the answers can be told from the inputs.
-
-    Several comparisons are made, each on rows that its model has not seen; Holm's correction makes the chance of a wrong
-    "shown" at most 1 - gates.confidence over all of them.
-
-    Args:
-        clusters: Near-duplicate cluster by row id. Rows of one cluster, group or source line stay together.
-        prompted: How the prompted base model does against the commonest answer on validation, where that was asked.
-
-    Raises:
-        ValueError: There are no rows.
-    """
-    level, power = 1 - spec.gates.confidence, spec.gates.power
-    if not train:
-        raise ValueError("there are no training rows")
-    answers = Counter(answer_text(e) for e in train)
-    if len(answers) == 1:
-        answer = cut(next(iter(answers)), 80)
-        sentence = f"There is nothing to learn: every training row has the same answer, {answer}."
-        return Learnable("not_shown", [], len(train), None, sentence)
-    units = units_of(train, clusters or {})
-    look = label_evidence if spec.labels else written_evidence
-    evidence, rows, needed = look(spec, train, units, level, power)
-    return decide([*evidence, *([prompted] if prompted else [])], rows, needed, level)
 
 
 def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: float) -> Learnable:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, Evidence
-from finetune_pipeline.baseline.learnable import Learnable, decide
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.sample import chosen, hash_order
+from finetune_pipeline.baseline.input_evidence import LABEL_MODELS
+from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
+from finetune_pipeline.data.examples import Example, chosen, hash_order
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.baseline.learnable import Learnable, learnable
+from finetune_pipeline.baseline.input_evidence import learnable
+from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
 from finetune_pipeline.data.examples import Example, read_examples

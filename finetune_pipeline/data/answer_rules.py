@@ -5,7 +5,9 @@ The same rules judge right answers in the data and the answers of models.
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
@@ -15,6 +17,7 @@ from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, WrittenOutput
 from finetune_pipeline.spec.patterns import full_match, last_group, search
 
+_SAME = re.compile(r"[\s_\-]+")
 NOT_JSON = object()
 """What :func:`strict` and :func:`repaired` give for a text that holds no JSON. (null is a value.)"""
 
@@ -183,3 +186,15 @@ def has_form(output: AnyOutput) -> bool:
         return True
     asked = ("pattern", "max_chars", "required", "forbidden", "extract")
     return isinstance(output, WrittenOutput) and any(getattr(output, name, None) for name in asked)
+
+
+def nearest_label(text: str, labels: list[str]) -> str:
+    """The fix to suggest for an unknown label."""
+    folded = {" ".join(_SAME.split(label.casefold().strip())): label for label in labels}
+    plain = " ".join(_SAME.split(text[:200].casefold().strip()))
+    if plain in folded:
+        return f"write {folded[plain]!r} (it differs only in case, blanks or joining marks)"
+    near = difflib.get_close_matches(plain, list(folded), 1, 0.6)
+    if near:
+        return f"did you mean {folded[near[0]]!r}?"
+    return f"use one of: {', '.join(labels[:12])}{', …' if len(labels) > 12 else ''}"

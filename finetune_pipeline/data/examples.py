@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
-from finetune_pipeline.data.sealing import refuse_sealed
+from finetune_pipeline.data.sealing import MAGIC, refuse_sealed
 
 _ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
 _WHERE_ANY = ("tools", "time", "generator")
@@ -22,6 +22,8 @@ SPLIT_FILES = {"train": "train/examples.jsonl", "validation": "validation/exampl
 """Where the rows of each split are in a splits artifact."""
 ROLES = ("system", "user", "assistant", "tool")
 ORIGINS = ("human", "production", "synthetic")
+SAMPLE = 20_000
+"""Above this many rows, analyses whose cost is more than counting look at so many."""
 Message = dict[str, Any]
 """One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
 ``tool_calls`` (OpenAI's form, arguments as JSON text) and ``weight`` (0: no loss), a tool's turn ``tool_call_id`` and
@@ -103,8 +105,20 @@ def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | No
             turn.append([[c["function"]["name"], c["function"]["arguments"]] for c in calls])
     if tools:
         plain.append(list(tools))
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(plain).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def hash_order(name: str, salt: str) -> int:
+    """A number in [0, 2^64) that depends on nothing but the name: an order that new rows do not disturb."""
+    return int.from_bytes(hashlib.blake2b(f"{salt}\n{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def chosen(examples: Sequence[Example], limit: int = SAMPLE, salt: str = "quality") -> list[Example]:
+    """All examples, or the `limit` first by hash of their id, in their own order."""
+    if len(examples) <= limit:
+        return list(examples)
+    order = sorted(range(len(examples)), key=lambda i: (hash_order(examples[i].id, salt), i))
+    return [examples[i] for i in sorted(order[:limit])]
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
@@ -164,7 +178,7 @@ def stream_examples(path: Path) -> Iterator[Example]:
     """
     file = examples_file(path)
     for block in read_blocks_of_lines(file):
-        refuse_sealed(block, str(file))
+        refuse_sealed(block[: len(MAGIC)], str(file))
         yield from decode_examples(block, str(file))
 
 
@@ -174,3 +188,4 @@ def read_examples(path: Path) -> list[Example]:
 
 
 _DECODER = msgspec.json.Decoder(Example)
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

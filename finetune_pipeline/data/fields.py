@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,9 @@ _AS_TEXT = ("id", "group", "generator")
 _LITERAL = re.compile(r"=\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
 EXPRESSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
 """What a JMESPath function may raise on a value it was not made for; its own errors are ValueErrors."""
+
+_LATEST = 32_503_680_000
+"""The year 3000, in seconds since 1970: a larger number counts something smaller than seconds."""
 
 Getter = Callable[[Any, str, str | None], Any]
 
@@ -262,3 +266,35 @@ def named_in_fields(spec: TaskSpec) -> frozenset[str]:
 def is_row_key(key: str, spec: TaskSpec) -> bool:
     """Whether an object with this key is a row, by the known formats and by what ``data.fields`` reads."""
     return key in ROW_KEYS or key in named_in_fields(spec)
+
+
+def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
+    """(RFC 3339 in UTC or None, findings) of RFC 3339 text, of seconds since 1970, or of a date of Python's own.
+
+    A time without a zone is read as UTC, with a warning.
+    """
+    if value is None or value == "":
+        return None, []
+    fix, findings = "write RFC 3339, such as 2026-05-01T12:00:00Z", []
+    try:
+        if isinstance(value, datetime):
+            moment = value
+        elif isinstance(value, date):
+            moment = datetime(value.year, value.month, value.day, tzinfo=UTC)
+        elif isinstance(value, str):
+            moment = datetime.fromisoformat(value.strip())
+        elif not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError
+        elif abs(value) > _LATEST:
+            fix = "seconds since 1970 are meant; divide milliseconds by 1000"
+            raise ValueError
+        else:
+            moment = datetime.fromtimestamp(value, UTC)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+            message = f"`time` is {quoted(value)}, without a time zone; it was read as UTC"
+            add = "add Z, or the offset from UTC, such as +02:00"
+            findings.append(row_finding("time_without_zone", place, message, add, "warning"))
+        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
+    except (ValueError, OverflowError, OSError):  # also an offset that leads out of the years 1 to 9999
+        return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a point in time", fix)]

@@ -118,11 +118,10 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     if not findings:
         try:
             value = msgspec.json.decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
-            strict_error = str(error)
-        else:
             if len(_KEY.findall(data)) == _count_keys(value):  # else a key may be there twice
                 return value, [], True
+        except (msgspec.DecodeError, RecursionError) as error:
+            strict_error = str(error)
     value, more, readable = _decode_leniently(text, place)
     if readable and strict_error and not more:
         more = [_bad_json(place, f"not valid JSON: {strict_error}", "write the row with a JSON library")]
@@ -155,15 +154,9 @@ def is_cesu8(data: bytes, start: int) -> bool:
 
 def _count_keys(value: Any) -> int:
     """Keys of all objects in a value, at every depth."""
-    count, stack = 0, [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            count += len(item)
-            stack += [v for v in item.values() if isinstance(v, dict | list)]
-        else:
-            stack += [v for v in item if isinstance(v, dict | list)] if isinstance(item, list) else ()
-    return count
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_keys, value.values()))
+    return sum(map(_count_keys, value)) if isinstance(value, list) else 0
 
 
 def _bad_json(place: str, message: str, fix: str) -> Finding:

@@ -10,11 +10,9 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
-import msgspec
-
 from finetune_pipeline.data.fields import check_fields, mapping_of
 from finetune_pipeline.data.formats import FORMATS, format_of
-from finetune_pipeline.data.json_lines import combine_digests
+from finetune_pipeline.data.json_lines import combine_digests, decode_line
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.records import is_utf8
 from finetune_pipeline.engine.store import SeenFiles, digest_file
@@ -188,7 +186,7 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
     records = list(islice(rows, _ROWS_LOOKED_AT))
     lines = (container.kind != "json" and lines) or (len(records) and len(records) + sum(1 for _ in rows))
     for record in records:
-        value = _decoded(record.raw) if record.encoded else record.value
+        value = decode_line(record.raw, "")[0] if record.encoded else record.value
         if mapping is not None:
             mapped = mapping.apply(value, file, record.key, "")[0]
             if mapping.content:
@@ -205,10 +203,3 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
     why += f"; of the first {len(records)} rows {formats or 'none is in a known format'}"
     shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
     return Detected(lines, container.kind, compressed, shape, why)
-
-
-def _decoded(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None

@@ -12,13 +12,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
+from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
-from finetune_pipeline.data.validate.row_rules import nearest_label
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 

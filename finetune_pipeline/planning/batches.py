@@ -1,4 +1,4 @@
-"""What a training computes: its rows as they are encoded, batches as they are packed or padded, and steps."""
+"""What a training computes: its batches as they are packed or padded, and steps."""
 
 from __future__ import annotations
 
@@ -6,45 +6,13 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.findings import Finding
-from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, segments
-from finetune_pipeline.training.rows import encode_split, longest_allowed
 
 _DRAWN = 400
 """Batches drawn at most to find the largest one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A split as rows {id, ids, loss}.
-
-    Attributes:
-        over: Examples longer than `limit` tokens, dealt with as training.over_length says; with ``fail`` they are kept.
-        findings: Why examples cannot be encoded.
-    """
-
-    rows: list[Row]
-    over: int
-    limit: int
-    findings: list[Finding]
-
-    @property
-    def lengths(self) -> list[int]:
-        return [len(row["ids"]) for row in self.rows]
-
-
-def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str, Any]) -> Rows:
-    """Encode examples with the tokenizer and chat template in `folder`, by the function that training uses."""
-    limit = longest_allowed(settings, read_json(folder / "config.json"))
-    split = encode_split(TokenCounter(folder), examples, limit, settings["over_length"])
-    return Rows(split.plain_rows(), split.over, limit, split.refused)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.planning.batches import (
-    Batch,
-    Rows,
-    batch_of,
-    count_steps,
-    drawn_batches,
-    encode_rows,
-)
+from finetune_pipeline.planning.batches import Batch, batch_of, count_steps, drawn_batches
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import ModelShape, model_shape
+from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.training.rows import training_examples
+from finetune_pipeline.training.prefix_tree import Row
+from finetune_pipeline.training.rows import encode_split, longest_allowed, training_examples
 
 _FORWARD_ONLY = 1 / 3
 """Work of a validation token compared with a training token, which goes forwards and (twice the work) backwards."""
@@ -32,6 +29,32 @@ def compute_width(precision: str, device: str = "cpu") -> int:
     if precision == "auto":
         precision = "bfloat16" if device != "cpu" or cpu_has_bfloat16() else "float32"
     return 2 if precision == "bfloat16" else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A split as rows {id, ids, loss}.
+
+    Attributes:
+        over: Examples longer than `limit` tokens, dealt with as training.over_length says; with ``fail`` they are kept.
+        findings: Why examples cannot be encoded.
+    """
+
+    rows: list[Row]
+    over: int
+    limit: int
+    findings: list[Finding]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row["ids"]) for row in self.rows]
+
+
+def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str, Any]) -> Rows:
+    """Encode examples with the tokenizer and chat template in `folder`, by the function that training uses."""
+    limit = longest_allowed(settings, read_json(folder / "config.json"))
+    split = encode_split(TokenCounter(folder), examples, limit, settings["over_length"])
+    return Rows(split.plain_rows(), split.over, limit, split.refused)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
+from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat import for_template
 from finetune_pipeline.models.chat_templates import compile_template, own_template

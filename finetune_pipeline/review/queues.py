@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.answer_rules import nearest_label
 from finetune_pipeline.data.review import DECISIONS
-from finetune_pipeline.data.validate.row_rules import nearest_label
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.report.review_page import render_review
 from finetune_pipeline.review.ratings import COLUMNS, FOLDER, parse_rating

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.baseline.advice import advise
-from finetune_pipeline.baseline.learnable import learnable, prompted_evidence
+from finetune_pipeline.baseline.input_evidence import learnable
+from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.baseline.worth import worth_training
 from finetune_pipeline.data.answer_rules import schema_of

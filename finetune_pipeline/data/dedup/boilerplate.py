@@ -45,7 +45,8 @@ _ALIKE = 0.5  # Jaccard similarity at which what two rows say besides is alike
 _RUN = 8  # words in a row
 _WORDS = 2_000_000  # looked at for runs
 _LOOKED_AT = 100  # rows of a candidate
-_SENTENCES = re.compile(r"\n+|(?<=[.!?:])\s+")
+SENTENCES = re.compile(r"\s(?:(?<=\n)\n*|(?<=[.!?:]\s)\s*)")
+"""Between lines, and between sentences."""
 _LABEL = re.compile(r".*:|[#<\[*=_-].*")
 
 
@@ -155,7 +156,7 @@ def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
     labels: Counter[str] = Counter()
     for text in texts:
         lines = {line.strip() for line in text.split("\n")}
-        long.update({piece for s in (*_SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
+        long.update({piece for s in (*SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
         labels.update({s for s in lines if _SHORT <= len(s) < LONG and _LABEL.fullmatch(s)})
     many = max(fewest, round(_LABEL_SHARE * len(texts)))
     pieces = {s: n for s, n in long.items() if n >= fewest}

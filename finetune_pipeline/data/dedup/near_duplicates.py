@@ -11,11 +11,13 @@ bits estimates (1 + s) / 2 (Li and König 2010), so that most pairs that share a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, stripper
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, SIZE, loose_form
+from finetune_pipeline.data.workers import available_cores
 
 BANDS, BINS = 40, 256
 COLUMNS = BANDS + BINS // 32
@@ -86,15 +88,17 @@ def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
     most = (_differing_bits(threshold, _ERRORS), _differing_bits(threshold, 0))
     forests = np.tile(np.arange(n, dtype=np.int32), (_FORESTS, 1))
     candidates = [np.zeros(0, np.uint64)]
-    for band in range(BANDS):
-        rows, starts = _buckets(np.ascontiguousarray(sketches[:, band]), band)
-        sizes = np.diff(starts)
-        room = np.where(sizes > _WHOLE, sizes * _REACH, sizes * (sizes - 1) // 2).sum()
-        out = np.empty(int(room), np.uint64)
-        count = kernels.pair_up(rows, starts, bits, most, _WHOLE, _REACH, forests, out)
-        candidates.append(out[:count].copy())
-        if sum(map(len, candidates[1:])) > len(candidates[0]) + 1_000_000:
-            candidates = [np.unique(np.concatenate(candidates))]
+    with ThreadPoolExecutor(available_cores()) as pool:  # sorting does not hold the interpreter's lock
+        for rows, starts in pool.map(
+            lambda band: _buckets(np.ascontiguousarray(sketches[:, band]), band), range(BANDS)
+        ):
+            sizes = np.diff(starts)
+            room = np.where(sizes > _WHOLE, sizes * _REACH, sizes * (sizes - 1) // 2).sum()
+            out = np.empty(int(room), np.uint64)
+            count = kernels.pair_up(rows, starts, bits, most, _WHOLE, _REACH, forests, out)
+            candidates.append(out[:count].copy())
+            if sum(map(len, candidates[1:])) > len(candidates[0]) + 1_000_000:
+                candidates = [np.unique(np.concatenate(candidates))]
     packed = np.unique(np.concatenate(candidates))
     return np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], 1).astype(np.int64)
 

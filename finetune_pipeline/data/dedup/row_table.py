@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.dedup.benchmarks import Benchmarks
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate, stripper
 from finetune_pipeline.data.dedup.differences import word_key
-from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, loose_forms, sketch
-from finetune_pipeline.data.dedup.text_similarity import exact_form
+from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, sketch
+from finetune_pipeline.data.dedup.text_similarity import exact_form, loose_form, unpunctuated
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import row_finding
@@ -68,12 +68,15 @@ def group_hash(group: str | None) -> int:
     return (hash_text(group) or 1) if group else 0
 
 
-def table_of(examples: Sequence[Example], lines: Sequence[bytes], labels: Sequence[str]) -> np.ndarray:
-    """The records (ROW) of examples and of their encoded lines; all are kept and have no cluster yet."""
+def _table_of(
+    examples: Sequence[Example], prompts: Sequence[str], lines: Sequence[bytes], labels: Sequence[str]
+) -> np.ndarray:
+    """The records (ROW) of examples, of their prompts in exact form and of their encoded lines; all are kept and have no
+    cluster yet."""
     rows = np.zeros(len(examples), ROW)
     ranks = {label: i for i, label in enumerate(labels)}
     rows["id"] = [int(e.id, 16) for e in examples]
-    rows["prompt"] = [prompt_hash(e.user_text) for e in examples]
+    rows["prompt"] = [hash_text(prompt) for prompt in prompts]
     rows["group"] = [group_hash(e.group) for e in examples]
     rows["time"] = [datetime.fromisoformat(e.time).timestamp() if e.time else np.nan for e in examples]
     rows["label"] = [ranks.get(e.label or "", -1) for e in examples]
@@ -233,11 +236,17 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
             removed[i] = match.finding()
             prepared.findings.append(removed[i])
     prepared.lines = b"".join(lines)
-    prepared.rows = table_of(examples, lines, spec.labels)
+    asked = [e.user_text for e in examples]
+    prompts = list(map(exact_form, asked))
+    prepared.rows = _table_of(examples, prompts, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
-    forms = loose_forms([e.user_text for e in examples], how.boilerplate)
+    left = map(stripper(how.boilerplate), asked)
+    forms = [
+        (unpunctuated(prompt) or prompt) if own is text else loose_form(own)
+        for own, text, prompt in zip(left, asked, prompts, strict=True)
+    ]
     prepared.sketches = sketch(forms, spec.data.near_duplicate_threshold)
-    prepared.word_keys = np.array([hash_text(word_key(e.user_text)) for e in examples], np.uint64)
+    prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     prepared.matches = [match.to_dict() for match in matches.values()]
     return prepared

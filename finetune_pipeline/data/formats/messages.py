@@ -126,6 +126,10 @@ class _ChatReader:
             message = f"`{name}` must be an object, found {quoted(turn)}"
             self._say("wrong_type", message, 'write {"role": "user", "content": "…"}')
             return None
+        role, text = turn.get("role"), turn.get("content")
+        if len(turn) == 2 and isinstance(text, str) and role in ROLES and role not in self._roles:  # nearly every turn
+            text = self._text(turn, "content", name, note=role != "system")
+            return None if text is None else {"role": role, "content": text}
         before = len(self._findings)
         foreign = "role" not in turn and "from" in turn
         role = self._role(turn, "from" if foreign else "role", name, self._loose or foreign)

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import loose_form
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
+from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 

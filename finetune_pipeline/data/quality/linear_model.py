@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import loose_form
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.sample import chosen, hash_order
+from finetune_pipeline.data.examples import Example, chosen, hash_order
 
 FOLDS = 5
 STRENGTH = 10.0

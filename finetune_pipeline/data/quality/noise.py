@@ -21,7 +21,7 @@ import numpy as np
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import OutOfFold, order_features, out_of_fold
-from finetune_pipeline.data.quality.sample import part, sampled
+from finetune_pipeline.data.quality.parts import part, sampled
 from finetune_pipeline.data.quality.triggers import Trigger, find_triggers
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec.model import TaskSpec

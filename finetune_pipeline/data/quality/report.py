@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.dedup.benchmarks import MATCHES, Item, Match, load_benchmarks
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import SAMPLE, Example, hash_order
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.quality.consistency import consistency
 from finetune_pipeline.data.quality.noise import label_noise
-from finetune_pipeline.data.quality.sample import gather, part
+from finetune_pipeline.data.quality.parts import part
 from finetune_pipeline.data.quality.synthetic import review_sample, synthetic_rows, to_review_lines
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.data import SyntheticSpec
@@ -25,6 +28,52 @@ _PLACE = "task.yaml: data."
 TokenCounts = Callable[[Sequence[Example], int], dict[str, Any]]
 """Makes the report's part on tokens from training rows (or a sample of them) and how many there are."""
 _MATCHES_LISTED = 200
+
+
+@dataclass
+class Gathered:
+    """What one pass over any number of rows leaves.
+
+    Attributes:
+        rows: Number of rows.
+        labels: Rows per label (None: rows without one).
+        origins: Rows per origin.
+        generators: Synthetic rows per generator.
+        synthetic: The synthetic rows.
+        sample: Up to 20,000 rows by hash of the id.
+        train: The training rows among the sample (all of it when no row has a split).
+        train_rows: Number of training rows.
+    """
+
+    rows: int = 0
+    labels: Counter[str | None] = field(default_factory=Counter)
+    origins: Counter[str] = field(default_factory=Counter)
+    generators: Counter[str] = field(default_factory=Counter)
+    synthetic: list[Example] = field(default_factory=list)
+    sample: list[Example] = field(default_factory=list)
+    train: list[Example] = field(default_factory=list)
+    train_rows: int = 0
+
+
+def gather(examples: Iterable[Example], assignments: Mapping[str, str], limit: int = SAMPLE) -> Gathered:
+    """One pass over the rows; only the sample and the synthetic rows are held in memory."""
+    gathered = Gathered()
+
+    def ordered() -> Iterator[tuple[int, int, Example]]:
+        for e in examples:
+            gathered.rows += 1
+            gathered.labels[e.label] += 1
+            gathered.origins[e.origin] += 1
+            gathered.train_rows += not assignments or assignments.get(e.id) == "train"
+            if e.origin == "synthetic":
+                gathered.generators[e.generator or "unknown"] += 1
+                gathered.synthetic.append(e)
+            yield hash_order(e.id, "quality"), gathered.rows, e
+
+    lowest = nsmallest(limit, ordered())
+    gathered.sample = [e for _, _, e in sorted(lowest, key=itemgetter(1))]
+    gathered.train = [e for e in gathered.sample if not assignments or assignments.get(e.id) == "train"]
+    return gathered
 
 
 def data_quality(

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.sample import hash_order, named, part
+from finetune_pipeline.data.examples import Example, hash_order
+from finetune_pipeline.data.quality.parts import named, part
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.data import SyntheticSpec
 from finetune_pipeline.spec.model import TaskSpec

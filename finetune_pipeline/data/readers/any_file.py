@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank, is_cut_off
 from finetune_pipeline.data.quoting import quoted

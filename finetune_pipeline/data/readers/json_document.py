@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from finetune_pipeline.data.fields import EXPRESSION_ERRORS, compile_expression, is_row_key, plain_path
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, decode_line, ends_early

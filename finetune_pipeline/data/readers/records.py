@@ -7,10 +7,11 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from finetune_pipeline.findings import Finding, Severity
 
@@ -95,8 +96,7 @@ class RawStream(io.RawIOBase):
         return io.BufferedReader(self, _BUFFER)
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, dict=True):
     """A line with its line end: number from 1, byte offset, bytes in UTF-8.
 
     cut: the line is longer than the limit, and only its beginning is here.
@@ -149,8 +149,7 @@ SHOWN = 8000
 About = Literal["row", "rest", "file"]
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One row of a raw file, or something that stands for more than a row.
 
     Attributes:
@@ -177,10 +176,6 @@ class Record:
     flat: bool = False
     about: About = "row"
     item: int | None = None
-
-    def place(self, file: str) -> str:
-        """Where the row is, for people."""
-        return f"{file}:{self.line}" + (f", item {self.item}" if self.item else "")
 
 
 def unreadable(

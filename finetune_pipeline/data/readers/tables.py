@@ -153,7 +153,7 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
         for line in read_lines(stream.buffered(), MAX_LINE_BYTES, blanks=_AHEAD_LINES):
             if line.number == 1 and line.data.startswith(BOM):
                 notes = (byte_order_mark(file),)
-                line = replace(line, data=line.data[len(BOM) :], at=len(BOM))  # noqa: PLW2901
+                line = Line(line.number, len(BOM), line.data[len(BOM) :], line.cut)  # noqa: PLW2901
             if stream.problem and not line.data.endswith(b"\n"):
                 last = line
                 return

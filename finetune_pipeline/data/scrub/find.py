@@ -130,7 +130,7 @@ def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
         text = _ODD.sub(_likeness, text)
     low, hits = _lower_form(text), _Hits(text)
     shape = text.encode("utf-8", "surrogatepass").translate(_SHAPE)
-    if _LONG_WORD.search(text):
+    if (b"0" in shape or "hf_" in text) and _LONG_WORD.search(text):
         _in_long_words(text, hits)
     if "-----BEGIN" in text:
         hits.add("secret", secrets.private_keys(text))

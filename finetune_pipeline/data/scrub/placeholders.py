@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,14 +57,14 @@ class Scrubber:
 
     def __init__(self, texts: Iterable[str] = (), key: bytes | None = None, find: Finder = find_spans) -> None:
         self._names: dict[tuple[str, str], str] = {}
-        self._next: Counter[str] = Counter()
+        self._next: defaultdict[str, int] = defaultdict(int)
         self._key = key
         self._find = find
         for text in texts:
             if "[" in text:
                 for kind, number in PLACEHOLDER.findall(text):
                     self._next[kind.lower()] = max(self._next[kind.lower()], int(number))
-        self.counts: Counter[str] = Counter()
+        self.counts: defaultdict[str, int] = defaultdict(int)
         self.replacements: list[Replacement] = []
 
     def scrub(self, text: str) -> str:
@@ -147,7 +147,7 @@ def scrub_turns(
             if message.get("tool_calls"):
                 turn["tool_calls"] = [_scrub_call(call, scrubber) for call in message["tool_calls"]]
         done.append(turn)
-    counts = {kind: scrubber.counts[kind] for kind in KINDS if scrubber.counts[kind]}
+    counts = {kind: scrubber.counts[kind] for kind in KINDS if kind in scrubber.counts}
     return Scrubbed(done, counts, scrubber.replacements)
 
 

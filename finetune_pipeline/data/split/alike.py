@@ -18,7 +18,6 @@ say. They are no leaks by themselves, and are listed for people to look at.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate, strip
+from finetune_pipeline.data.dedup.boilerplate import SENTENCES, Boilerplate, stripper
 from finetune_pipeline.data.dedup.cleaning import semantic_suspects
-from finetune_pipeline.data.dedup.near_duplicates import code_points, loose_forms
+from finetune_pipeline.data.dedup.near_duplicates import code_points
 from finetune_pipeline.data.dedup.row_table import KEPT, RowTable, hash_text
-from finetune_pipeline.data.dedup.text_similarity import loose_form
+from finetune_pipeline.data.dedup.text_similarity import exact_form, loose_form, unpunctuated
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.workers import available_cores, in_order
@@ -52,7 +51,6 @@ LONG = 60
 MOST_ROWS = 20
 """A text that more rows share is a phrase of the task."""
 SHOWN = 20
-_SENTENCES = re.compile(r"\n+|(?<=[.!?:])\s+")
 
 
 LONG_TEXT = np.dtype([("kind", "<u1"), ("text", "<u8"), ("row", "<i8")])
@@ -142,8 +140,8 @@ def _read_block(
     """(features and their counts for the rows that are first, long texts of all rows)."""
     rows, first, lines = block
     examples = decode_examples(lines, "clean examples")
-    forms = loose_forms([e.user_text for e, is_first in zip(examples, first, strict=True) if is_first], boilerplate)
-    return *features_of(forms, bits), long_texts(rows, examples, boilerplate, labels)
+    forms, long = _forms_and_long_texts(rows, examples, boilerplate, labels)
+    return *features_of([forms[i] for i in np.flatnonzero(first)], bits), long
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,12 @@ class AlikeIndex:
         roots = np.empty(n, np.float32)
         kernels.weigh(features, counts, weights, roots)
         self._rare = np.empty((n, _RAREST), np.int32)
-        kernels.rarest(features, counts, self._texts, 2, self._rare)
+
+        def choose(part: slice) -> None:
+            kernels.rarest(features[part], counts[part], self._texts, 2, self._rare[part])
+
+        with ThreadPoolExecutor(available_cores()) as pool:  # the kernels do not hold the interpreter's lock
+            list(pool.map(choose, _parts(n)))
         starts = np.zeros(2**bits + 1, np.int64)
         np.cumsum(np.bincount(self._rare[self._rare >= 0], minlength=2**bits), out=starts[1:])
         rows = np.empty(starts[-1], np.int32)
@@ -187,16 +190,21 @@ class AlikeIndex:
             rare = np.empty((len(forms), _RAREST), np.int32)
             kernels.rarest(features, counts, self._texts, 1, rare)
 
-        def look_up(start: int) -> tuple[np.ndarray, np.ndarray]:
-            part, own = slice(start, start + _ROWS_AT_ONCE), start if forms is None else -1
+        def look_up(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            own = part.start if forms is None else -1
             texts, strengths = kernels.nearest(features[part], counts[part], rare[part], own, self._index)
             return texts, strengths
 
-        with ThreadPoolExecutor(available_cores()) as pool:  # the kernel does not hold the interpreter's lock
-            parts = list(pool.map(look_up, range(0, max(1, len(counts)), _ROWS_AT_ONCE)))
+        with ThreadPoolExecutor(available_cores()) as pool:
+            parts = list(pool.map(look_up, _parts(len(counts))))
         best, strength = (np.concatenate(of) for of in zip(*parts, strict=True))
         best[strength < LEAST] = -1
         return Nearest(best, strength)
+
+
+def _parts(rows: int) -> list[slice]:
+    """Rows in parts, of which threads take one at a time."""
+    return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, max(1, rows), _ROWS_AT_ONCE)]
 
 
 def features_of(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -211,8 +219,10 @@ def features_of(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray
     return kept, counts
 
 
-def long_texts(rows: np.ndarray, examples: Sequence[Example], boilerplate: Boilerplate, labels: bool) -> np.ndarray:
-    """The long answers and passages (LONG_TEXT) of rows.
+def _forms_and_long_texts(
+    rows: np.ndarray, examples: Sequence[Example], boilerplate: Boilerplate, labels: bool
+) -> tuple[list[str], np.ndarray]:
+    """(the loose forms of what is asked, the long answers and passages (LONG_TEXT)) of rows.
 
     Args:
         rows: Their numbers.
@@ -220,15 +230,16 @@ def long_texts(rows: np.ndarray, examples: Sequence[Example], boilerplate: Boile
         boilerplate: Left out of what is asked.
         labels: Whether the answers are labels, which rows share by their nature.
     """
-    texts = []
+    texts, forms = [], []
+    take_off = stripper(boilerplate)
     for row, example in zip(rows.tolist(), examples, strict=True):
         if not labels and len(example.answer) >= LONG and len(answer := loose_form(example.answer)) >= LONG:
             texts.append((0, hash_text(answer), row))
-        if len(asked := example.user_text) >= LONG:
-            for piece in {p for p in _SENTENCES.split(strip(asked, boilerplate)) if len(p) >= LONG}:
-                if len(passage := loose_form(piece)) >= LONG:
-                    texts.append((1, hash_text(passage), row))
-    return np.array(texts, LONG_TEXT)
+        asked = take_off(example.user_text)
+        passages = [(len(piece), unpunctuated(exact_form(piece))) for piece in SENTENCES.split(asked)]
+        forms.append(" ".join(form for _, form in passages if form) or exact_form(asked))
+        texts += [(1, hash_text(form), row) for size, form in passages if min(size, len(form)) >= LONG]
+    return forms, np.array(texts, LONG_TEXT)
 
 
 def shared_texts(table: RowTable, split: np.ndarray, long: np.ndarray) -> dict[str, Any]:

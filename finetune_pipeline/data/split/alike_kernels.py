@@ -65,40 +65,46 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
     shift = np.uint64(64 - bits)
     for row in range(len(offsets) - 1):
         start, end = offsets[row], offsets[row + 1]
+        length = end - start
         # of a long text only small numbers are looked at; enough of them are left to fill a row
-        limit = np.uint64(2**bits) if end - start < 4 * most else np.uint64(2**bits * 6 * most // (end - start))
-        numbers = np.empty(4 * (end - start) + 8, np.int32)
-        many = 0
-        word, last, before_last = np.uint64(0), np.uint64(0), np.uint64(0)
-        for at in range(start, end + 1):
-            point = points[at] if at < end else blank
-            if point != blank:
-                word = (word ^ np.uint64(point)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
-                before = points[at - 1] if at > start else blank
-                after = points[at + 1] if at + 1 < end else blank
-                part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
-                number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
-                if number < limit:
-                    numbers[many] = number
-                    many += 1
-            elif word != 0:
-                for kind in range(3):
-                    left = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
-                    if left == 0:
-                        continue
-                    number = _mixed(word + left * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
+        widest = np.uint64(2**bits) if length < 4 * most else np.uint64(2**bits * 6 * most // length)
+        limit = min(widest, np.uint64(2**bits * 5 * most // (4 * max(1, length))))  # fewer to sort, and seldom too few
+        numbers = np.empty(4 * length + 8, np.int32)
+        while True:
+            many = 0
+            word, last, before_last = np.uint64(0), np.uint64(0), np.uint64(0)
+            for at in range(start, end + 1):
+                point = points[at] if at < end else blank
+                if point != blank:
+                    word = (word ^ np.uint64(point)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
+                    before = points[at - 1] if at > start else blank
+                    after = points[at + 1] if at + 1 < end else blank
+                    part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
+                    number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
                     if number < limit:
                         numbers[many] = number
                         many += 1
-                before_last, last, word = last, word, np.uint64(0)
-        ordered = np.sort(numbers[:many])
-        count = 0
-        for i in range(many):
-            if count == most:
+                elif word != 0:
+                    for kind in range(3):
+                        left = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
+                        if left == 0:
+                            continue
+                        number = _mixed(word + left * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
+                        if number < limit:
+                            numbers[many] = number
+                            many += 1
+                    before_last, last, word = last, word, np.uint64(0)
+            ordered = np.sort(numbers[:many])
+            count = 0
+            for i in range(many):
+                if count == most:
+                    break
+                if i == 0 or ordered[i] != ordered[i - 1]:
+                    kept[row, count] = ordered[i]
+                    count += 1
+            if count == most or limit == widest:
                 break
-            if i == 0 or ordered[i] != ordered[i - 1]:
-                kept[row, count] = ordered[i]
-                count += 1
+            limit = widest
         counts[row] = count
 
 

@@ -21,7 +21,7 @@ from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH
 from finetune_pipeline.data.examples import SPLIT_FILES, examples_of
 from finetune_pipeline.data.split.alike import AlikeRows, shared_texts
-from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic, recall_by_edit
+from finetune_pipeline.data.split.canaries import KINDS, make_canaries, prove_semantic, recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
@@ -165,16 +165,27 @@ def _prove(search: Search) -> dict[str, Any]:
     chosen = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
     sources = table.fetch(chosen)
     canaries = make_canaries(sources, spec.data.near_duplicate_threshold, boilerplate)
-    copy = _with_planted(search.rows(guarded), canaries, boilerplate, spec)
-    for canary in canaries:
+    rows, n = search.rows(guarded), len(guarded)
+    group = np.append(rows.group, np.zeros(len(canaries), np.uint64))
+    for place, canary in enumerate(canaries, n):
         if canary.kind == "same_group":
-            copy.group[np.searchsorted(guarded, chosen[canary.source])] = group_hash(canary.example.group)
+            source = np.searchsorted(guarded, chosen[canary.source])
+            group[place] = group[source] = group_hash(canary.example.group)
+    texts = [canary.example.user_text for canary in canaries]
+    forms = loose_forms(texts, boilerplate)
+    copy = _Rows(  # the rows, and the canaries behind them as if they were training rows
+        np.append(rows.prompt, np.array([prompt_hash(text) for text in texts], np.uint64)),
+        group,
+        np.append(rows.split, np.full(len(canaries), _TRAIN, rows.split.dtype)),
+        np.concatenate([rows.sketches, sketch(forms, spec.data.near_duplicate_threshold)]),
+        lambda which: [*rows.forms_of(which[which < n]), *(forms[i - n] for i in which[which >= n])],
+    )
     leaks = copy.leaks(spec.data.near_duplicate_threshold)
     prompts = set(copy.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
     groups = set(copy.group[[i for i, _, _ in leaks["group"]]].tolist())
     near = {max(i, j) for i, j, _ in leaks["near"]}
     verdicts = []
-    for place, canary in enumerate(canaries, len(guarded)):
+    for place, canary in enumerate(canaries, n):
         seen = place in near or int(copy.prompt[place]) in prompts or int(copy.group[place]) in groups
         verdicts.append((canary, seen))
     if spec.data.semantic is not None:
@@ -190,25 +201,6 @@ def _prove(search: Search) -> dict[str, Any]:
         "by_kind": {kind: pair for kind, pair in counts.items() if pair[0]},
         "missed": [canary.example.id for canary, seen in verdicts if not seen],
     }
-
-
-def _with_planted(rows: _Rows, canaries: Sequence[Canary], boilerplate: Boilerplate, spec: TaskSpec) -> _Rows:
-    """The rows, and the canaries behind them as if they were training rows."""
-    n = len(rows.split)
-    texts = [canary.example.user_text for canary in canaries]
-    forms = loose_forms(texts, boilerplate)
-    groups = [group_hash(c.example.group) if c.kind == "same_group" else 0 for c in canaries]
-
-    def forms_of(which: np.ndarray) -> list[str]:
-        return [*rows.forms_of(which[which < n]), *(forms[i - n] for i in which[which >= n])]
-
-    return _Rows(
-        np.append(rows.prompt, np.array([prompt_hash(text) for text in texts], np.uint64)),
-        np.append(rows.group, np.array(groups, np.uint64)),
-        np.append(rows.split, np.full(len(canaries), _TRAIN, rows.split.dtype)),
-        np.concatenate([rows.sketches, sketch(forms, spec.data.near_duplicate_threshold)]),
-        forms_of,
-    )
 
 
 def leakage_report(split_folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of
+from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of, read_time
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
@@ -21,7 +21,7 @@ from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
 from finetune_pipeline.data.scrub import Finder, finder_of, scrub_text
-from finetune_pipeline.data.validate.row_rules import check_row, final_messages, read_time
+from finetune_pipeline.data.validate.row_rules import check_row, final_messages
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, errors, most_first
 from finetune_pipeline.progress import tell
@@ -215,7 +215,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
-    place = record.place(file)
+    place = f"{file}:{record.line}" + (f", item {record.item}" if record.item else "")
     value, findings = record.value, list(record.findings)
     if record.encoded:
         value, problems, readable = decode_line(record.raw, place, record.at)
@@ -232,7 +232,7 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
     by_fields = mapping is not None and mapping.content
-    return [_validate(row, by_fields, findings, record, file, spec) for row in rows]
+    return [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -244,10 +244,10 @@ def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validate(
-    mapped: Mapped, by_fields: bool, findings: list[Finding], record: Record, file: str, spec: TaskSpec
+    mapped: Mapped, by_fields: bool, findings: list[Finding], record: Record, file: str, place: str, spec: TaskSpec
 ) -> ValidatedRow:
     """Validate a row that is in a known format, or should be."""
-    place, row, all_findings = record.place(file), mapped.row, [*findings, *mapped.findings]
+    row, all_findings = mapped.row, [*findings, *mapped.findings]
     if mapped.findings:
         return ValidatedRow(None, all_findings, mapped.ignored, "mapped" if by_fields else "unknown")
     turns = read_turns(row, spec, place)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from finetune_pipeline.baseline import input_evidence
-from finetune_pipeline.baseline.input_evidence import Evidence, label_evidence, units_of
-from finetune_pipeline.baseline.learnable import Learnable, decide, learnable, prompted_evidence
+from finetune_pipeline.baseline.input_evidence import label_evidence, learnable, units_of
+from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide, prompted_evidence
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics.power import paired_power
 from finetune_pipeline.planning.power import expected_disagreement

@@ -9,8 +9,8 @@ import pytest
 
 from finetune_pipeline.data.examples import Example, example_id, read_examples
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.batches import batch_of, count_steps, encode_rows
-from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.planning.batches import batch_of, count_steps
+from finetune_pipeline.planning.planner import Planner, encode_rows
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.sft import train

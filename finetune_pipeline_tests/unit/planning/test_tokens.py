@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.quality.sample import chosen
+from finetune_pipeline.data.examples import chosen
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, estimate_prices, load_prices
 from finetune_pipeline.planning.tokens import TokenCounter, token_counts

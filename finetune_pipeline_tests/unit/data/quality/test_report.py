@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality import sample
+from finetune_pipeline.data.quality import parts
 from finetune_pipeline.data.quality.report import PARTS, class_balance, data_quality, size_rules
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make_spec, requests
 
@@ -16,7 +16,7 @@ EVEN = dict.fromkeys(LABELS, 150)
 
 
 def counted(train: list[Example], of: int) -> dict[str, Any]:
-    return sample.part(True, f"{len(train)} of {of} rows")
+    return parts.part(True, f"{len(train)} of {of} rows")
 
 
 def test_a_clean_set_passes_throughout() -> None:
@@ -47,9 +47,9 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
 
 
 def test_a_part_says_how_many_rows_it_looked_at() -> None:
-    said = sample.part(True, "few labels are wrong", **sample.sampled(4437, 7331))["message"]
+    said = parts.part(True, "few labels are wrong", **parts.sampled(4437, 7331))["message"]
     assert said == "few labels are wrong (looked at 4,437 of 7,331 rows, chosen by hash)"
-    assert sample.part(True, "few labels are wrong", **sample.sampled(7331, 7331))["message"] == "few labels are wrong"
+    assert parts.part(True, "few labels are wrong", **parts.sampled(7331, 7331))["message"] == "few labels are wrong"
 
 
 def test_enough_passes() -> None:
