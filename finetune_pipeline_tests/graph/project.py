@@ -86,7 +86,9 @@ class Project:
     @classmethod
     def continued(cls, done: Project, root: Path, step: str, *, cold: bool = False, **spec: Any) -> Self:
         """A project like `done`, with the artifacts of its steps before `step`: what is not remade costs nothing."""
-        made = cls(root, base=Path(done.spec["base_model"]), cold=cold, **{"split": done.spec["split"], **spec})
+        base = shutil.copytree(done.spec["base_model"], root / "base")  # where artifacts lead, seen from their place
+        made = cls(root, base=base, cold=cold, **{"split": done.spec["split"], **spec})
+        copy_database(made.home / "mlflow")
         names = [each.name for each in STEPS]
         ours, theirs = (project.home / "artifacts" for project in (made, done))
         shutil.copytree(theirs / "shared", ours / "shared")
