@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -112,6 +113,7 @@ def serve(path: str, owner: int) -> None:
         while True:
             ready, _, _ = select.select([listener, ended], [], [])
             if ended in ready:
+                shutil.rmtree(Path(path).parent, ignore_errors=True)  # a killed owner has left it
                 return
             connection, _ = listener.accept()
             if os.fork() == 0:
