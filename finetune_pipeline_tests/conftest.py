@@ -11,6 +11,7 @@ import pytest
 from finetune_pipeline.engine.store import hold
 from finetune_pipeline_tests import wheel
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.shared import Shared
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--live", action="store_true", help="Buy one small job at each service whose key is in the environment."
     )
     parser.addoption("--ray", action="store_true", help="Also run what takes minutes on a real Ray cluster.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    Shared.get()  # the process that starts the others ends last
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[
     done = root / "finished.pickle"
     with hold(root / ".finished.lock"):
         if not done.exists():
-            project = Project(root / "finished", cold=True)  # its memory is held against the plan
+            project = Project(root / "finished", cold=True, split={"test": 0.4})  # its memory is held against the plan
             project.home = project.root / ".finetune"
             for name in ("datasets", "evaluate", "mlflow", "yaml"):  # names that projects use, and that we import
                 (project.root / f"{name}.py").write_text("raise SystemExit('imported from the project')\n")

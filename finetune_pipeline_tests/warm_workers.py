@@ -11,7 +11,6 @@ start or the death of a process is the point, tests leave the variables out and 
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import select
@@ -20,8 +19,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from finetune_pipeline.worker import process
@@ -29,40 +29,57 @@ from finetune_pipeline.worker import process
 ENTRY = "finetune_pipeline.worker.entry"
 SOCKET = "FINETUNE_TEST_WARM_SOCKET"
 _CLI = "--command"
+IMPORTED = """
+matplotlib.backends.backend_svg mlflow.pyfunc sklearn.feature_extraction.text sklearn.linear_model
+finetune_pipeline.cli.run finetune_pipeline.data.dedup.kernels finetune_pipeline.data.split.alike_kernels
+finetune_pipeline.definitions finetune_pipeline.evaluation.ability.scoring finetune_pipeline.evaluation.predict
+finetune_pipeline.models.base finetune_pipeline.models.merging finetune_pipeline.training.sft
+""".split()
+"""What commands and workers import."""
 COMMAND = (sys.executable, "-m", __spec__.name, _CLI)
 
 
 @cache
 def start() -> dict[str, str]:
-    """Start this process's server. Returns the environment variables that lead to it; none off Linux."""
+    """Start the server of this test session, unless another test process has. Returns the environment variables that lead
+    to it; none off Linux."""
     if not sys.platform.startswith("linux"):
         return {}
-    folder = tempfile.mkdtemp(prefix="warm-")
-    path = str(Path(folder) / "socket")
+    from finetune_pipeline.engine.store import hold
+    from finetune_pipeline_tests.shared import Shared
+
+    shared = Shared.get()
+    socket_path = shared.folder / "socket"
+    with hold(shared.folder / "server.lock"):
+        if not socket_path.exists():
+            _start_server(socket_path, shared.owner)
+    return {"FINETUNE_WORKER_MODULE": __spec__.name, SOCKET: str(socket_path)}
+
+
+def _start_server(path: Path, owner: int) -> None:
     root = Path(__file__).resolve().parents[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name, "--serve", path],
+        [sys.executable, "-m", __spec__.name, "--serve", str(path), str(owner)],
         # OpenBLAS starts its threads when it is imported, and a process with threads cannot be forked safely
         env={
             **os.environ,
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
         },
-        stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the server goes with it
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-    assert server.stdin and server.stdout
+    assert server.stdout
     assert server.stdout.readline() == b"ready\n", "the server of warm workers did not start"
-    atexit.register(shutil.rmtree, folder, True)
-    atexit.register(server.wait)
-    atexit.register(server.stdin.close)
-    return {"FINETUNE_WORKER_MODULE": __spec__.name, SOCKET: path}
 
 
-def serve(path: str) -> None:
-    """Import what workers import, then fork one for every request until standard input closes."""
+def serve(path: str, owner: int) -> None:
+    """Import what workers import, then fork one for every request until the process `owner` ends."""
     import gc
+    import sqlite3
+
+    import sqlalchemy
 
     from finetune_pipeline.tracking.mlflow_store import set_environment
     from finetune_pipeline.worker import entry
@@ -71,13 +88,16 @@ def serve(path: str) -> None:
     os.environ.update(stands)
     set_environment()
 
-    import finetune_pipeline.cli.run
-    import finetune_pipeline.definitions
-    import finetune_pipeline.evaluation.ability.scoring
-    import finetune_pipeline.evaluation.predict
-    import finetune_pipeline.models.base
-    import finetune_pipeline.models.merging
-    import finetune_pipeline.training.sft  # noqa: F401 - imported so that the forks have it
+    for name in IMPORTED:
+        import_module(name)
+    from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
+
+    warn_dependency_requirement_mismatches(["mlflow"])  # lists every installed package, once for all forks
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+    def leave_writing_to_the_system(connection: sqlite3.Connection, _record: object) -> None:
+        """A database of a test need not outlive a power cut, and much of a run is waiting for the disk."""
+        connection.execute("PRAGMA synchronous=OFF")
 
     threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
     # Arrow's allocator has a thread and is made to be forked
@@ -89,9 +109,11 @@ def serve(path: str) -> None:
         listener.listen(64)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks of this process
         print("ready", flush=True)
+        ended = os.pidfd_open(owner)
         while True:
-            ready, _, _ = select.select([listener, 0], [], [])
-            if 0 in ready:
+            ready, _, _ = select.select([listener, ended], [], [])
+            if ended in ready:
+                shutil.rmtree(Path(path).parent, ignore_errors=True)  # a killed owner has left it
                 return
             connection, _ = listener.accept()
             if os.fork() == 0:
@@ -142,6 +164,8 @@ def _become(request: dict, files: list[int]) -> None:
     os.environ.update(request["environment"])
     sys.path[:0] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p not in sys.path]
     os.chdir(request["folder"])
+    for entry_point in entry_points(group="finetune_pipeline.trainers"):  # of packages on that path
+        entry_point.load()
     arguments = request["arguments"]
     if arguments[0] == _CLI:
         from finetune_pipeline.cli.main import main
@@ -188,6 +212,6 @@ def _is_open(descriptor: int) -> bool:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
-        serve(sys.argv[2])
+        serve(sys.argv[2], int(sys.argv[3]))
     else:
         ask(sys.argv[1:])

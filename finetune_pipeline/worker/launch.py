@@ -145,7 +145,7 @@ def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
     codes: dict[int, int] = {}
     stopped: str | None = None
     try:
-        elastic_launch(config, sys.executable)("-P", "-m", "finetune_pipeline.worker.entry", str(job_file))
+        elastic_launch(config, sys.executable)("-P", "-m", read_settings().worker_module, str(job_file))
         return 0
     except SignalException as stop:
         stopped = signal.Signals(stop.sigval).name

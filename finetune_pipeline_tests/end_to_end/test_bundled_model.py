@@ -23,8 +23,10 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.verification import JudgedRow, Verification, verify
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.gguf import write_gguf
+from finetune_pipeline.settings import WORKER_MODULE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.worker.jobs import base_job, baseline_job, merge_job, train_job
+from finetune_pipeline_tests import warm_workers
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "ticket_triage"
 
@@ -33,9 +35,9 @@ def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run a job in a process of its own; returns its facts."""
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **warm_workers.start()}
     done = subprocess.run(
-        [sys.executable, "-m", "finetune_pipeline.worker.entry", str(path)],
+        [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)],
         env=env, text=True, capture_output=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import psutil
 
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.shared import copy_database
 
 TIMES = ("measured.json", "job.json")
 """Files that tell how long something took, or how a process was started: no two runs have them alike."""
@@ -180,6 +181,7 @@ def fresh(root: Path, base: Path, key: Path | None = None, log_rows: int = LOG_R
     """A project with production logs where nothing was run; `key`: the scrubbing key of the run it is compared with."""
     shutil.rmtree(root, ignore_errors=True)
     project = Project(root, base=base, cold=True)
+    copy_database(project.home / "mlflow")
     grow_logs(project, log_rows)
     if key is not None:
         target = project.home / "artifacts" / "scrubbing.key"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
+from finetune_pipeline.pipeline import STEPS
 from finetune_pipeline_tests import warm_workers
-from finetune_pipeline_tests.mlflow_database import copy_database
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.skilled_model import CUES, LABELS, WORDS, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -34,6 +36,15 @@ def easy_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
         words.insert(rng.randrange(8), CUES[LABELS[i % 2]][0])
         made.append({"text": f"{' '.join(words)} {i}", "label": LABELS[i % 2]})
     return made
+
+
+def install_trainer(site: Path, module: str, source: str, group: str = "finetune_pipeline.trainers") -> None:
+    """Lay a package with a trainer into a folder of the path, as pip does: module and entry point, all called `module`."""
+    info = site / f"{module}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{module}.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{module} = {module}\n")
 
 
 class Project:
@@ -71,6 +82,24 @@ class Project:
         self.write_rows(rows(120))
         if not cold:
             copy_database(self.home / "mlflow")
+
+    @classmethod
+    def continued(cls, done: Project, root: Path, step: str, *, cold: bool = False, **spec: Any) -> Self:
+        """A project like `done`, with the artifacts of its steps before `step`: what is not remade costs nothing."""
+        base = shutil.copytree(done.spec["base_model"], root / "base")  # where artifacts lead, seen from their place
+        made = cls(root, base=base, cold=cold, **{"split": done.spec["split"], **spec})
+        copy_database(made.home / "mlflow")
+        names = [each.name for each in STEPS]
+        ours, theirs = (project.home / "artifacts" for project in (made, done))
+        shutil.copytree(theirs / "shared", ours / "shared")
+        for name in ("state", *names[: names.index(step)]):
+            if (theirs / "colours" / name).exists():
+                shutil.copytree(theirs / "colours" / name, ours / "colours" / name)
+        if step in names[: names.index("test_predictions") + 1]:
+            (ours / "colours" / "state" / "test_openings.jsonl").unlink(missing_ok=True)
+        for key in theirs.glob("*.key"):
+            shutil.copy2(key, ours / key.name)
+        return made
 
     def move(self, root: Path) -> None:
         """Rename its folder; the base model stays where it is."""

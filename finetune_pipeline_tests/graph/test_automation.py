@@ -29,7 +29,7 @@ from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
-from finetune_pipeline_tests.mlflow_database import copy_database
+from finetune_pipeline_tests.shared import copy_database
 
 FIRST = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
 DAY = 86_400

@@ -17,9 +17,11 @@ ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "gree
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = Project(
+def project(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project.continued(
+        finished[0],
         tmp_path_factory.mktemp("beyond"),
+        "base_ability",
         ability={"suite": False, "files": ["items/*.jsonl"], "harness": {"tasks": ["bench"], "limit": 6}},
         robustness={"rows": 8},
         gates={"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0},

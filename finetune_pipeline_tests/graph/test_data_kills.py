@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 import yaml
 
 from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.skilled_model import LABELS
 
-KILLS = 8
+KILLS = 4
 
 
 def write_task(folder: Path) -> Path:
@@ -62,19 +61,17 @@ def with_keys_of(store: Path, new: Path) -> Path:
     return new
 
 
-@pytest.mark.parametrize("pool", [[], ["pool"]], ids=["alone", "pool"])
-def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path, pool: list[str]) -> None:
+def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    """In one process and in a pool of them: whichever is killed, either can go on."""
     task = write_task(tmp_path / "killed")
-    assert start(task, tmp_path / "undisturbed", *pool).wait(120) == 0
     began = time.monotonic()
-    again = with_keys_of(tmp_path / "undisturbed", tmp_path / "again")
-    assert start(task, again, *pool).wait(120) == 0
+    assert start(task, tmp_path / "undisturbed").wait(240) == 0
     takes = time.monotonic() - began
     wanted = everything(tmp_path / "undisturbed")
-    assert everything(again) == wanted and sum("artifact.json" in name for name in wanted) == 6
+    assert sum("artifact.json" in name for name in wanted) == 6
     rng, store, kills = random.Random(0), with_keys_of(tmp_path / "undisturbed", tmp_path / "store"), 0
-    while kills < KILLS // 2:  # in each of the two ways to run
-        run = start(task, store, *pool)
+    while kills < KILLS:
+        run = start(task, store, *(["pool"] if kills % 2 else []))
         try:
             run.wait(rng.uniform(0.3, 0.95) * takes)
         except subprocess.TimeoutExpired:
@@ -93,7 +90,7 @@ def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path, 
             assert everything(store) == wanted
             for step in (store / task.name).iterdir():
                 if step.name not in ("state", ".locks"):
-                    subprocess.run(["rm", "-r", str(step)], check=True)
-    assert start(task, store, *pool).wait(120) == 0
+                    shutil.rmtree(step)
+    assert start(task, store, "pool").wait(240) == 0
     left = {name: digest for name, digest in everything(store).items() if ".making-" not in name}
     assert left == wanted

@@ -12,8 +12,10 @@ from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.skilled_model import truth
 
 
-def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(tmp_path: Path) -> None:
-    project, asked, silent = Project(tmp_path), [], [True]
+def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(
+    finished: tuple[Project, int, dict], tmp_path: Path
+) -> None:
+    project, asked, silent = Project.continued(finished[0], tmp_path, "test_predictions"), [], [True]
 
     def tuned() -> list[str]:
         made = project.home.glob("artifacts/colours/merged_model/*/artifact.json")

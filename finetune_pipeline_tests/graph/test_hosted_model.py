@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zlib
@@ -18,11 +17,10 @@ import pytest
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Project, install_trainer
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.skilled_model import other_label, truth
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-planted-0123456789"
 LARGE = "gpt-6.1-terra"
 GOOD, BAD, DEAD = 0, 1, 2
@@ -74,22 +72,13 @@ def mind(body: dict[str, Any], seen: int) -> str:
 
 
 class HostedProject(Project):
-    """A project whose package has one more trainer."""
+    """A project beside an installed package with one more trainer."""
 
-    def __init__(self, root: Path, url: str) -> None:
-        self.code, self.url = root / "code", url
-        shutil.copytree(
-            ROOT / "finetune_pipeline", self.code / "finetune_pipeline", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        (self.code / "finetune_pipeline/trainers/toy.py").write_text(TRAINER)
-        super().__init__(root, gates={"min_valid_share": 0.8})
+    url = ""
 
     def environment(self) -> dict[str, str]:
-        path = os.pathsep.join([str(self.code), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(self.root / "site"), os.environ.get("PYTHONPATH", "")])
         return {**super().environment(), "PYTHONPATH": path, "TOY_URL": self.url, "TOY_KEY": KEY}
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-P", "-m", "finetune_pipeline.cli.main", *arguments]  # -P: not this checkout's package
 
     def train(self, seed: int) -> tuple[int, dict[str, Any]]:
         self.write_spec(training={"trainer": "toy", "seed": seed})
@@ -119,9 +108,13 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with openai_server(mind) as server:
-        made = Story(HostedProject(tmp_path_factory.mktemp("hosted"), server.url), server)
+        folder = tmp_path_factory.mktemp("hosted")
+        project = HostedProject.continued(finished[0], folder, "training_plan", gates={"min_valid_share": 0.8})
+        project.url = server.url
+        install_trainer(folder / "site", "toy_trainer", TRAINER)
+        made = Story(project, server)
         for seed in (GOOD, BAD, DEAD):
             made.codes[seed], made.answers[seed] = made.project.train(seed)
             steps = made.answers[seed].get("steps", {})
@@ -202,9 +195,7 @@ def test_the_registered_model_asks_the_endpoint(story: Story) -> None:
     )
     place = story.project.tracking.uri()
     env = story.project.environment()
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, place], env=env, text=True, capture_output=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, place], env=env, text=True, capture_output=True, check=False)
     assert done.stdout.strip() == "['red', 'blue']", done.stderr[-2000:]
 
 
@@ -217,7 +208,7 @@ def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
     done = story.project.finetune("versus", "colours", "--calls-per-month", "1000000", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     comparison = json.loads(done.stdout)
-    assert comparison["rows"] == 22 and comparison["tuned"]["value"] == 1.0
+    assert comparison["rows"] == story.project.facts("splits")["counts"]["test"] and comparison["tuned"]["value"] == 1.0
     assert 0.4 < comparison["api"]["value"] < 0.9 and comparison["api"]["name"].startswith(LARGE)
     assert comparison["gain"] == pytest.approx(1.0 - comparison["api"]["value"])
     assert comparison["gain_interval"][0] < comparison["gain"] < comparison["gain_interval"][1]

@@ -24,10 +24,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Project:
+def project(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run, its answers rated by somebody who takes what is right."""
-    made = Project(tmp_path_factory.mktemp("judged"), split={"test": 0.4})
-    made.run()
+    made = Project.continued(finished[0], tmp_path_factory.mktemp("judged"), "model_version")
     sheet = made.root / "sheet.jsonl"
     done = made.finetune("review", "colours", "--table", str(sheet), "--items", "100", "--json")
     assert done.returncode == 0, done.stderr
@@ -77,10 +76,8 @@ def test_a_fair_judge_counts_and_a_rerun_asks_nothing(project: Project, server: 
     assert project.facts("judge_review")["judge"]["verdict"] == told["verdict"]
 
 
-@pytest.mark.parametrize(
-    ("mind", "bias"), [("first", "it prefers whatever stands first"), ("long", "empty words added")]
-)
-def test_a_biased_judge_is_named_and_does_not_count(project: Project, server: Server, mind: str, bias: str) -> None:
+def test_a_biased_judge_is_named_and_does_not_count(project: Project, server: Server) -> None:
+    mind, bias = "long", "empty words added"
     facts, gate, page = judged(project, server, mind)
     told = facts["judge"]
     assert told["believed"] is False and told["verdict"] is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from finetune_pipeline.training.checkpoints import MARK
 from finetune_pipeline_tests.graph.disturbed import (
@@ -20,7 +18,9 @@ from finetune_pipeline_tests.graph.disturbed import (
     finish,
     fresh,
     grow_logs,
+    heavy_child,
     kill_in,
+    kill_run,
     last_output,
     logged,
     start,
@@ -35,61 +35,37 @@ def adapter_digest(project: Project) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def trainer_of(parent: int) -> psutil.Process | None:
-    """The child that trains, once it has written a checkpoint."""
-    try:
-        for child in psutil.Process(parent).children(recursive=True):
-            if "finetune_pipeline.worker.entry" in " ".join(child.cmdline()):
-                return child
-    except psutil.Error:  # one of them ended while it was looked at
-        return None
-    return None
-
-
 def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psutil.Process:
-    """Returns the trainer as soon as a complete checkpoint stands and training still goes on."""
-    end = time.monotonic() + 300
+    """Returns the trainer as soon as it has written a complete checkpoint and still trains."""
+    end, since = time.monotonic() + 300, time.time()
     while time.monotonic() < end:
         assert started.poll() is None, "the run ended before it could be killed"
-        found = list(
-            (project.home / "artifacts" / "colours" / ".work" / "adapter").glob(f"*/checkpoints/checkpoint-*/{MARK}")
-        )
-        trainer = trainer_of(started.pid)
+        work = project.home / "artifacts" / "colours" / ".work" / "adapter"
+        found = [p for p in work.glob(f"*/checkpoints/checkpoint-*/{MARK}") if p.stat().st_mtime > since]
+        trainer = heavy_child(started)
         if found and trainer:
             return trainer
         time.sleep(0.05)
     raise AssertionError("no checkpoint within five minutes")
 
 
-@pytest.mark.parametrize("victim", ["trainer", "command line"])
-def test_a_kill_in_training_is_told_and_taken_up_again(
-    finished: tuple[Project, int, dict], tmp_path: Path, victim: str
-) -> None:
+def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, int, dict], tmp_path: Path) -> None:
+    """First the process that trains is killed, then the command line that started it."""
     undisturbed, code, _ = finished
-    project = Project(tmp_path, base=undisturbed.root / "base", cold=True)
-    running = subprocess.Popen(
-        project.command("run", "colours"),
-        env=project.environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    project = Project.continued(undisturbed, tmp_path, "training_plan", cold=True)
+    running = start(project)
+    wait_for_checkpoint(project, running).send_signal(signal.SIGKILL)
+    assert running.wait(120) == 1
+    output = last_output(project)
+    assert "adapter failed" in output and "SIGKILL" in output and "goes on from there" in output
+    running = start(project)
     trainer = wait_for_checkpoint(project, running)
-    if victim == "trainer":
-        trainer.send_signal(signal.SIGKILL)
-        output, _ = running.communicate(timeout=120)
-        assert running.returncode == 1
-        assert "adapter failed" in output
-        assert "SIGKILL" in output
-        assert "goes on from there" in output
-    else:
-        os.kill(running.pid, signal.SIGKILL)
-        running.communicate(timeout=60)
-        gone, alive = psutil.wait_procs([trainer], timeout=20)
-        assert alive == [], "the trainer outlived the process that started it"
+    kill_run(running)
+    assert not trainer.is_running(), "the trainer outlived the process that started it"
     assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json")), (
         "half an artifact is visible"
     )
+    project.cold = False
     again, told = project.run()
     assert again == code, told
     assert adapter_digest(project) == adapter_digest(undisturbed)
@@ -103,6 +79,7 @@ def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
     """A few of the kills of `benchmarks/chaos.py`: the data stage through the real command, with Dagster and MLflow."""
     base, data = make_tiny_model(tmp_path / "base"), ("--stage", "data")
     undisturbed = fresh(tmp_path / "undisturbed", base)
+    undisturbed.cold = False
     assert finish(undisturbed, *data) == 0
     key = undisturbed.home / "artifacts" / "scrubbing.key"
     project, rng, killed = fresh(tmp_path / "killed", base, key, log_rows=10), random.Random(0), 0
@@ -112,6 +89,7 @@ def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
         whole(project)
         grow_logs(project, rows)
     assert killed, "every run was quicker than its kill"
+    project.cold = False
     assert finish(project, *data) == 0, last_output(project)
     assert whole(project) >= whole(undisturbed)
     assert digests(project, of_logs=False) == digests(undisturbed, of_logs=False)

@@ -6,12 +6,8 @@ qlora has the rest of the graph tests (``finished``).
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +19,6 @@ from finetune_pipeline.evaluation.predictions import read_predictions, read_test
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
-from finetune_pipeline_tests.graph.test_kills import adapter_digest, wait_for_checkpoint
 
 METHODS = ["lora", "prefix", "prompt", "full"]
 RATES = {"lora": 0.01, "prefix": 0.05, "prompt": 0.05, "full": 0.003}
@@ -60,11 +55,12 @@ def training(method: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def chain(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     import mlflow
     import pandas
 
-    project = Project(tmp_path_factory.mktemp("methods"), gates={"min_valid_share": 0.0})
+    folder = tmp_path_factory.mktemp("methods")
+    project = Project.continued(finished[0], folder, "training_plan", gates={"min_valid_share": 0.0})
     tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
     made = Chain(project, tracking)
     with pytest.MonkeyPatch.context() as patch:
@@ -185,38 +181,3 @@ def test_a_registered_model_is_exported_by_its_alias(chain: Chain, method: str, 
     summary = json.loads((tmp_path / "out" / "export.json").read_text())
     assert summary["method"] == method and summary["model_version"] == chain.number(method)
     assert len(summary["prompt"]["soft_tokens"]) == (8 if method == "prompt" else 0)
-
-
-def test_a_killed_soft_prompt_goes_on_to_the_same_bits(chain: Chain, tmp_path: Path) -> None:
-    source = chain.project
-    project = Project(tmp_path, base=Path(source.spec["base_model"]), gates={"min_valid_share": 0.0}, cold=True)
-    project.write_spec(training=training("prompt"))
-    for step in (
-        "raw_examples",
-        "validated_examples",
-        "clean_examples",
-        "reviewed_examples",
-        "splits",
-        "few_shot_baseline",
-        "advice",
-    ):
-        shutil.copytree(source.home / "artifacts" / "colours" / step, project.home / "artifacts" / "colours" / step)
-    shutil.copytree(source.home / "artifacts" / "shared", project.home / "artifacts" / "shared")
-    running = subprocess.Popen(
-        project.command("run", "colours", "--stage", "training"),
-        env=project.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    wait_for_checkpoint(project, running).send_signal(signal.SIGKILL)
-    output, _ = running.communicate(timeout=120)
-    assert running.returncode == 1 and "SIGKILL" in output
-    done = project.finetune("run", "colours", "--stage", "training")
-    assert done.returncode == 0, done.stderr
-    measured = json.loads((project.artifact("adapter") / "measured.json").read_text())
-    assert measured["resumed_from"].startswith("checkpoint-")
-    trained = chain.folders["prompt"]["adapter"]
-    assert project.artifact("adapter").name == trained.name
-    assert adapter_digest(project) == _digest(trained)
-
-
-def _digest(adapter: Path) -> str:
-    return hashlib.sha256((adapter / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()

@@ -23,10 +23,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_verdict_base(tmp_path_factory.mktemp("verdicts") / "base", steps=400, skills={ORDER: 24})
 
 
-@pytest.mark.parametrize("name", ["shuffled", "careless", "noisy-word"])
+@pytest.mark.parametrize("name", ["shuffled", "noisy-word"])
 def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base: Path, tmp_path: Path) -> None:
-    """Shuffled labels stop the graph by name; forced through beside a base out of form, they are refused; and a model that
-    only ties with TF-IDF is sent home for it."""
+    """Shuffled labels stop the graph by name, and a model that only ties with TF-IDF is sent home for it."""
     world = WORLDS[name]
     outcome = run(world.make(tmp_path / name, base))
     assert problems(world, outcome) == [], (outcome.verdict, outcome.no())

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from finetune_pipeline.pipeline import CHECKS, STEPS
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.pipeline import CHECKS, PIPELINE, STEPS
+from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline_tests.graph.project import Project, rows
 
 ASSETS = {step.name for step in STEPS}
@@ -186,27 +189,22 @@ def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, 
             assert "sealed" not in path.read_text("utf-8", "replace"), path
 
 
-@pytest.mark.parametrize(
-    ("fault", "asset", "check"),
-    [("few", "clean_examples", "enough_examples"), ("bad_rows", "validated_examples", "quarantine_share")],
-)
-def test_a_blocking_check_stops_everything_after_it(tmp_path: Path, fault: str, asset: str, check: str) -> None:
+def test_a_blocking_check_stops_everything_after_it(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    if fault == "few":
-        project.write_rows(rows(40))
-    else:
-        (project.folder / "raw" / "bad.jsonl").write_text("{broken\n" * 60)
+    project.write_rows(rows(40))
     code, told = project.run()
     assert code == 2, told
-    assert {(r["asset"], r["check"]) for r in told["refused"]} == {(asset, check)}
+    assert {(r["asset"], r["check"]) for r in told["refused"]} == {("clean_examples", "enough_examples")}
     made = {p.name for p in (project.home / "artifacts" / "colours").iterdir() if any(p.glob("*/artifact.json"))}
-    assert asset in made
+    assert "clean_examples" in made
     assert "splits" not in made
     assert "adapter" not in made
 
 
-def test_a_plan_that_does_not_fit_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = Project(tmp_path)
+def test_a_plan_that_does_not_fit_stops_the_training(
+    finished: tuple[Project, int, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.continued(finished[0], tmp_path, "training_plan")
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "0.3")
     code, told = project.run()
     assert code == 2, told
@@ -218,18 +216,9 @@ def test_a_plan_that_does_not_fit_stops_the_training(tmp_path: Path, monkeypatch
 
 def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple[Project, int, dict]) -> None:
     project = finished[0]
-    code = (
-        "import json,sys,dataclasses\nfrom pathlib import Path\nfrom finetune_pipeline.spec import load_task, Task\n"
-        "from finetune_pipeline.engine.store import ArtifactStore\n"
-        "from finetune_pipeline.steps.run_inputs import collect_run_inputs as look\n"
-        "from finetune_pipeline.pipeline import PIPELINE\n"
-        f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
-        "w=look(t,None,s); a=PIPELINE.versions(t,w,s)\n"
-        "g=t.spec.gates.model_copy(update={'min_valid_share': 0.5})\n"
-        "u=Task(spec=t.spec.model_copy(update={'gates': g}),folder=t.folder)\n"
-        "b=PIPELINE.versions(u,w,s); print(json.dumps(sorted(k for k in a if a[k]!=b[k])))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=project.environment(), text=True, capture_output=True, check=True
-    )
-    assert json.loads(done.stdout) == ["advice", "evaluation_report", "model_version"]
+    task, store = load_task(project.folder), ArtifactStore(project.home / "artifacts")
+    outside = collect_run_inputs(task, None, store)
+    gates = task.spec.gates.model_copy(update={"min_valid_share": 0.5})
+    changed = Task(spec=task.spec.model_copy(update={"gates": gates}), folder=task.folder)
+    before, after = (PIPELINE.versions(each, outside, store) for each in (task, changed))
+    assert {name for name in before if before[name] != after[name]} == {"advice", "evaluation_report", "model_version"}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 
 SPEC = {
@@ -25,12 +26,10 @@ SHIPPED = Path(__file__).resolve().parents[3] / "data"
 
 
 def finetune(*arguments: str, data: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    import os
-
-    env = {**os.environ, "FINETUNE_DATA": str(data), "FINETUNE_HOME": str(home)}
+    env = {**os.environ, **warm_workers.start(), "FINETUNE_DATA": str(data), "FINETUNE_HOME": str(home)}
     env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.run(
-        [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments],
+        [*warm_workers.COMMAND, *arguments],
         env=env,
         text=True,
         capture_output=True,

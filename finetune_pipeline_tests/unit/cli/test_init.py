@@ -11,19 +11,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.data.test_draft import ROWS, chats, lines, of, pairs, table
 
 
 def finetune(folder: Path, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
     env = {
         **os.environ,
+        **warm_workers.start(),
         "FINETUNE_DATA": str(folder / "data"),
         "FINETUNE_HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
     }
     (folder / "tmp").mkdir(exist_ok=True)
-    call = ["-c", code] if code else ["-m", "finetune_pipeline.cli.main"]
-    command = [sys.executable, *call, *map(str, arguments)]
+    command = [*([sys.executable, "-c", code] if code else warm_workers.COMMAND), *map(str, arguments)]
     return subprocess.run(
         command, env=env, text=True, capture_output=True, timeout=300, check=False, stdin=subprocess.DEVNULL
     )

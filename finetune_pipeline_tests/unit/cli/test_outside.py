@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline_tests import warm_workers
 
 
 def file_on_a_full_disk(tmp_path: Path) -> None:
@@ -190,9 +191,10 @@ def _interruptible() -> None:
 
 
 def _finetune(home: Path, *arguments: str, python: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "FINETUNE_HOME": str(home)}
+    env = {**os.environ, **warm_workers.start(), "FINETUNE_HOME": str(home)}
     env.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, *(python or []), "-m", "finetune_pipeline.cli.main", *arguments]
+    cold = [sys.executable, *(python or []), "-m", "finetune_pipeline.cli.main"]
+    command = [*(cold if python else warm_workers.COMMAND), *arguments]
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, check=False)
 
 

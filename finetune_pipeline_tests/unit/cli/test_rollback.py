@@ -14,7 +14,7 @@ from finetune_pipeline.cli.rollback import rollback
 from finetune_pipeline.orchestration.release import release
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.mlflow_database import copy_database
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.tracking.served_base import make_adapter, make_base
 from finetune_pipeline_tests.unit.tracking.test_registry import new_run
 

@@ -25,8 +25,8 @@ from finetune_pipeline.serving.model import Champion
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.spec import load_task
-from finetune_pipeline_tests.mlflow_database import copy_database
 from finetune_pipeline_tests.openai_server import completion, openai_server
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, make_skilled_model, other_label, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, make_store

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from finetune_pipeline.worker.process import EXIT_CONFIG
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.rows import spec
+from finetune_pipeline_tests.unit.training.jobs import finish, start
 
 KEY = seal_key(b"k" * 32)
 
@@ -103,13 +102,7 @@ def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path, which: str
     settings = spec(training={"method": "lora", "precision": "float32"}).training.model_dump()
     base = make_tiny_model(tmp_path / "base")
     job = train_job(base=base, out=tmp_path / "out", work=tmp_path / "w", settings=settings, **files)
-    (tmp_path / "job.json").write_text(json.dumps(job, default=str))
-    done = subprocess.run(
-        [sys.executable, "-m", "finetune_pipeline.worker.entry", str(tmp_path / "job.json")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == EXIT_CONFIG, "not a crash, which would be tried again"
+    code, _ = finish(start(job, tmp_path))
+    assert code == EXIT_CONFIG, "not a crash, which would be tried again"
     told = json.loads((tmp_path / "out" / "error.json").read_text())
     assert "is the sealed test. Only test_predictions opens it" in told["message"], told

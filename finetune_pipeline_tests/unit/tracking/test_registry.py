@@ -18,7 +18,7 @@ from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.mlflow_database import copy_database
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.tracking.served_base import answer, make_adapter, make_base
 

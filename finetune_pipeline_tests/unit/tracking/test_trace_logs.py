@@ -18,7 +18,7 @@ from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.mlflow_database import copy_database
+from finetune_pipeline_tests.shared import copy_database
 
 
 @pytest.fixture

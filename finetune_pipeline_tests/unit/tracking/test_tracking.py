@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
-from finetune_pipeline_tests.mlflow_database import copy_database
+from finetune_pipeline_tests.shared import copy_database
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ from finetune_pipeline_tests.unit.training.jobs import finish, make_inputs, sett
 class Starter:
     """Runs jobs in processes of their own, and remembers which."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cold: bool = False) -> None:
+        self.cold = cold
         self.jobs: list[Mapping[str, Any]] = []
 
     def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
         self.jobs.append(job)
-        code, errors = finish(start(job, Path(job["work"])))
+        code, errors = finish(start(job, Path(job["work"]), cold=self.cold))
         assert code == 0, errors
         return json.loads((Path(job["out"]) / "result.json").read_text())
 

@@ -69,7 +69,7 @@ def order_of(inputs: Path, place: Path, **changes: Any) -> TrainingOrder:
     ray = {"runtime_env": QUICK, **changes.pop("ray", {})}
     files = inputs / "base", inputs / "train.jsonl", inputs / "validation.jsonl"
     spec = task(settings(**{**usual, **changes}, ray=ray))
-    return TrainingOrder(spec, *files, place / "out", place / "work", Starter())
+    return TrainingOrder(spec, *files, place / "out", place / "work", Starter(cold=True))
 
 
 def trained_here(inputs: Path, place: Path, **changes: Any) -> dict[str, Any]:

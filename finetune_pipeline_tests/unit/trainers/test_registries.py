@@ -80,7 +80,7 @@ training: {method: attention, trainer: patient, epochs: 1, precision: float32, a
 spec, other = parse_spec(TASK), parse_spec(TASK.replace("method: attention", "method: full"))
 rows = [inputs / f"{split}.jsonl" for split in ("train", "validation")]
 plan = training_plan(spec, inputs / "base", *map(read_examples, rows))
-facts = train(TrainingOrder(spec, inputs / "base", *rows, inputs / "out", inputs / "work", Starter()))
+facts = train(TrainingOrder(spec, inputs / "base", *rows, inputs / "out", inputs / "work", Starter(cold=True)))
 print(json.dumps({
     "rate": spec.training.learning_rate,
     "findings": [f.rule for f in preflight(spec, Path("demo"))],

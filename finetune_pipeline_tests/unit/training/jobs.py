@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.settings import WORKER_MODULE
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker.jobs import train_job
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,14 +70,16 @@ def job(inputs: Path, place: Path, declared: Mapping[str, Any] | None = None, **
     )
 
 
-def start(job: Mapping[str, Any], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start the job in a process of its own, in its own session."""
+def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environment: str) -> subprocess.Popen[str]:
+    """Start the job in a process of its own, in its own session. `cold`: as users do, with every import."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    warm = {} if cold else warm_workers.start()
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, **own, **warm, **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", "finetune_pipeline.worker.entry", str(path)],
+        [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)],
         env=env,
         text=True,
         stdout=subprocess.PIPE,

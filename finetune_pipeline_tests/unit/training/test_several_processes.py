@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -71,7 +72,7 @@ def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 def _together(inputs: Path, place: Path, **changes: Any) -> Trained:
     settings = {**SMALL, "micro_batch_size": 2, **changes}
-    code, errors = finish(start(job(inputs, place, **settings), place, **TWO))
+    code, errors = finish(start(job(inputs, place, **settings), place, cold=settings["method"] == "qlora", **TWO))
     assert code == 0, errors
     return json.loads((place / "out" / "result.json").read_text()), _weights(place)
 
@@ -117,13 +118,11 @@ class Pair:
     def ranks(self) -> list[psutil.Process]:
         """The training processes, in order of rank."""
         found = {}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                rank = child.environ().get("RANK")
-            except psutil.Error:
-                continue
-            if rank is not None and "finetune_pipeline.worker.entry" in child.cmdline():
-                found[int(rank)] = child
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                rank = process.environ().get("RANK")
+                if rank is not None and str(self.place / "job.json") in process.cmdline():
+                    found[int(rank)] = process
         return [found[rank] for rank in sorted(found)]
 
     def wait_for_checkpoint(self) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""`finetune forget` through the real graph: the rows are gone, the model is named and blocked, the next one may serve."""
+"""Corrected production rows through the real graph: some train, some judge all models, and a person's can be forgotten."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project, rows
@@ -31,38 +33,70 @@ def holding(home: Path, *needles: bytes) -> list[str]:
     ]
 
 
-def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    others = rows(160, seed=7)[120:]
-    lines = [logged(i, f"user{i}", row["text"], row["label"]) for i, row in enumerate(others)]
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run with the corrections of sixty users and a dozen more of Ann."""
+    logs = {"judging_share": 0.5, "judging_after": 0, "max_family_share": 1.0}
+    made = Project(tmp_path_factory.mktemp("production"), robustness={"rows": 8}, logs=logs)
+    lines = [logged(i, f"user{i}", row["text"], row["label"]) for i, row in enumerate(rows(180, seed=7)[120:])]
     lines += [
         logged(900 + i, "ann", f"{SECRET} number {i} {w}", "blue") for i, w in enumerate(["x", "y", "z", "w"] * 3)
     ]
-    log = project.folder / "logs" / "a.jsonl"
-    log.parent.mkdir()
+    (made.folder / "logs").mkdir()
+    log = made.folder / "logs" / "a.jsonl"
     log.write_text("".join(lines))
-    code, result = project.run()
+    past = time.time() - 60
+    os.utime(log, (past, past))
+    code, result = made.run()
     assert code in (0, 2), result
-    versions = {step: entry["version"] for step, entry in result["steps"].items()}
+    return made
+
+
+def test_rows_that_judge_are_asked_of_every_model_and_train_none(project: Project) -> None:
+    taken = project.facts("production_logs")
+    assert 20 <= taken["judging"] <= 46 and taken["judging"] + taken["corrections"] >= 60
+    trained = {e.user_text for e in read_examples(project.artifact("raw_examples") / "files" / "production.jsonl")}
+    folder = project.artifact("test_predictions")
+    facts = json.loads((folder / "production.json").read_text())
+    assert 20 <= facts["rows"]["rows"] <= taken["judging"] == facts["rows"]["looked_at"]
+    lines = (project.folder / "logs" / "a.jsonl").read_text().splitlines()
+    asked = {row["input"] for row in map(json.loads, lines) if row["id"] in facts["ids"]}
+    assert len(asked) == facts["rows"]["rows"] and not asked & trained
+    predicted = read_predictions(folder / "predictions.parquet")
+    both = [of_model(predicted, f"{name}:production") for name in ("base", "candidate")]
+    assert [len(some) for some in both] == [len(asked)] * 2
+    assert len(of_model(predicted, "candidate:typos")) == 8
+    report = project.artifact("evaluation_report")
+    production = json.loads((report / "report.json").read_text())["production"]
+    assert production["judged"] and production["n"] == len(asked) and set(production["comparisons"]) == {"base"}
+    gate = {g["name"]: g for g in project.facts("evaluation_report")["gates"]}["recent_production"]
+    assert gate["passed"] and gate["measured"] == production["comparisons"]["base"]["interval"][1]
+    assert "Recent production rows" in (report / "report.html").read_text()
+
+
+def test_a_persons_rows_are_forgotten(project: Project) -> None:
     tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
     first = registry.aliases(tracking, "colours")["candidate"]
-    adapter = project.artifact("adapter").name
+    adapter, logs = project.artifact("adapter").name, project.artifact("production_logs").name
     assert holding(project.home / "artifacts", SECRET.encode()), "or the test shows nothing"
     for elsewhere in ("dagster", "mlflow"):
         assert not holding(project.home / elsewhere, SECRET.encode(), SECRET[:30].encode(), b"served-00900")
-    past = time.time() - 60
-    os.utime(log, (past, past))
 
+    judged = [project.artifact(step) for step in ("test_predictions", "evaluation_report")]
+    asked = json.loads((judged[0] / "production.json").read_text())["ids"]
+    assert any(name >= "served-00900" for name in asked), "or the next line but one shows nothing"
     done = project.finetune("forget", "colours", "--user", "ann", "--json")
     assert done.returncode == 0, done.stderr
+    assert not any(folder.exists() for folder in judged), "what a forgotten row judged is gone"
     forgot = json.loads(done.stdout)
     assert (forgot["lines"], forgot["rows"], forgot["blocked"]) == (12, 12, [first])
     assert forgot["adapters"] == [adapter] and forgot["models"][0]["model_version"] == first
     assert not holding(project.home, SECRET.encode(), SECRET[:30].encode(), b"served-00900", b"served-00911")
-    assert f"production_logs/{versions['production_logs']}" in forgot["artifacts"]
+    assert f"production_logs/{logs}" in forgot["artifacts"]
     assert [(s["found"], s["left"]) for s in forgot["searched"][:2]] == [(12, 0), (12, 0)]
     assert forgot["searched"][2]["left"] == 0 and forgot["searched"][2]["found"] > 8
-    assert "ann" not in log.read_text() and log.read_text().count("served-000") == 40
+    log = (project.folder / "logs" / "a.jsonl").read_text()
+    assert "ann" not in log and log.count("served-000") == 60
     assert (project.home / "artifacts" / "colours" / "adapter" / adapter).is_dir()
     with pytest.raises(ValueError, match="gates are|forgotten since"):
         registry.promote(tracking, "colours", first)

@@ -1,0 +1,47 @@
+"""What the processes of one test session make once and share: the server of warm workers, and MLflow's migrated database."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_pipeline.engine.store import hold
+
+_VARIABLE = "FINETUNE_TEST_SHARED"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A folder of the session, and the process with which it ends."""
+
+    folder: Path
+    owner: int
+
+    @classmethod
+    def get(cls) -> Shared:
+        """The session's, which processes started from here find in their environment; made by whoever asks first."""
+        if _VARIABLE not in os.environ:
+            folder = tempfile.mkdtemp(prefix="finetune-tests-")
+            os.environ[_VARIABLE] = f"{os.getpid()}:{folder}"
+            atexit.register(shutil.rmtree, folder, True)
+        owner, _, folder = os.environ[_VARIABLE].partition(":")
+        return cls(Path(folder), int(owner))
+
+
+def copy_database(folder: Path) -> str:
+    """Put an MLflow database without experiments into a folder. Returns its address. Making one takes seconds, so it is
+    copied."""
+    from finetune_pipeline.tracking.mlflow_store import migrate
+
+    shared = Shared.get().folder
+    with hold(shared / "database.lock"):
+        if not (shared / "made").exists():
+            migrate(f"sqlite:///{shared}/mlflow.db")
+            (shared / "made").touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(shared / "mlflow.db", folder / "mlflow.db")
+    return f"sqlite:///{folder}/mlflow.db"
