@@ -156,7 +156,7 @@ def _finish(
                 _copy(path, making / path.name)
     (making / MODEL_FILE).unlink(missing_ok=True)
     described = making if target != "ollama" else model_folder(source.merged.folder)
-    manifest = {**describe(source, described, what), "target": target, **more}
+    manifest = {**describe(source, described, what, target), **more}
     manifest["files"] = {
         p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(making.iterdir()) if p.is_file()
     }

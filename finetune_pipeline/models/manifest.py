@@ -86,9 +86,9 @@ def base_model(source: Source) -> dict[str, Any]:
     }
 
 
-def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
+def describe(source: Source, folder: Path, what: str, target: str = "transformers") -> dict[str, Any]:
     """The manifest of a model without its files. folder: where tokenizer and template lie; what: model, adapter, or
-    registered (in the model registry, which keeps the adapter and knows the rest by digest)."""
+    registered (in the model registry, which keeps the adapter and knows the rest by digest); target: what is to serve it."""
     serving, settings, hosted = source.serving, _settings(source.adapter), read_hosted(source.merged.folder)
     plain = what != "adapter" and source.kind == "prompt"
     template = folder / "chat_template.jinja"
@@ -108,6 +108,7 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
         "task": source.task,
         "description": source.description,
         "what": what,
+        "target": target,
         "method": hosted.trainer if hosted else settings.get("method"),
         "model_version": source.model_version,
         "prompt": {

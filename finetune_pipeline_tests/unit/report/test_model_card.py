@@ -29,6 +29,7 @@ def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
         "task": "tickets",
         "description": "Sorts tickets.",
         "what": what,
+        "target": "vllm",
         "method": "lora",
         "prompt": {
             "system_prompt": "Answer with one label.",
