@@ -188,9 +188,9 @@ class Acceptance:
                 job = {"base": str(model), "train": str(train), "epochs": 1, "seed": 0, "out": str(place / "trl")}
                 job |= {"four_bit": method == "qlora", "defaults": False, "gradient_checkpointing": True}
                 measured["plain TRL"] = in_child("baseline", job, place / "trl", threads=1)
-            for who, told in measured.items():
-                seconds = told["train_seconds"]
-                peak = told.get("peak_gpu_memory_mib" if self.gpu else "peak_memory_mib", 0) or 0
+            for who, figures in measured.items():
+                seconds = figures["train_seconds"]
+                peak = figures.get("peak_gpu_memory_mib" if self.gpu else "peak_memory_mib", 0) or 0
                 use = 4 * planner.shape.parameters * tokens / seconds / self.peak
                 ratio = f"{measured['plain TRL']['train_seconds'] / seconds:.2f}" if against else "–"
                 plan = (f"{planned:.0f}", self.near(peak, planned)) if who == "ours" else ("–", "–")

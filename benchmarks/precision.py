@@ -44,7 +44,7 @@ def main() -> None:
     model = trained[-1] if trained else store.all_versions(SHARED, "base_model")[-1]
     split = store.all_versions(arguments.task, "splits")[-1]
     examples = sorted(read_examples(examples_of(split.folder, "validation")), key=lambda e: e.id)[: arguments.rows]
-    told: dict[tuple[str, int, int], list[tuple[str, bool]]] = {}
+    answered: dict[tuple[str, int, int], list[tuple[str, bool]]] = {}
     for precision in ("serving", "float32"):
         asked = Answerer(model_folder(model.folder), precision=precision)
         prompts = [encode_prompt(asked.tokenizer, e.prompt_messages) for e in examples]
@@ -53,8 +53,8 @@ def main() -> None:
             for time in (1, 2) if size > 1 else (1,):
                 answers = asked.answers(prompts, None, spec.output.max_new_tokens, size)
                 rows = [prediction_row(e.id, "m", a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
-                told[asked.dtype, size, time] = [(r["text"], is_right(r, spec.output)) for r in rows]
-    first = next(iter(told.values()))
+                answered[asked.dtype, size, time] = [(r["text"], is_right(r, spec.output)) for r in rows]
+    first = next(iter(answered.values()))
     what = f"trained ({trained[-1].version})" if trained else "base model, zero-shot"
     print(
         f"{arguments.task}, {what}, {len(examples)} validation rows; torch on {cpu_model()}, {platform.python_version()}"
@@ -62,7 +62,7 @@ def main() -> None:
     print(
         f"{'precision':<10} {'batch':>5} {'time':>4} {'right':>6} {'other answers':>14} {'right became wrong':>19} {'back':>5}"
     )
-    for (precision, size, time), rows in told.items():
+    for (precision, size, time), rows in answered.items():
         changed = sum(a != b for (a, _), (b, _) in zip(first, rows, strict=True))
         lost = sum(x and not y for (_, x), (_, y) in zip(first, rows, strict=True))
         won = sum(y and not x for (_, x), (_, y) in zip(first, rows, strict=True))

@@ -54,7 +54,7 @@ def learnable(
     clusters: Mapping[str, str] | None = None,
     prompted: Evidence | None = None,
 ) -> Learnable:
-    """Decide whether the answers can be told from the inputs.
+    """Decide whether the inputs predict the answers.
 
     Several comparisons are made, each on rows that its model has not seen; Holm's correction makes the chance of a wrong
     "shown" at most 1 - gates.confidence over all of them.

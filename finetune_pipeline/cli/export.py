@@ -14,9 +14,9 @@ from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.engine.store import ArtifactStore, read_json
 from finetune_pipeline.evaluation.endpoint_client import EndpointError
-from finetune_pipeline.evaluation.llama_cpp import prove, require_llama_cpp
+from finetune_pipeline.evaluation.llama_cpp import Unproven, prove, require_llama_cpp
 from finetune_pipeline.evaluation.verification import ROWS, required_share
-from finetune_pipeline.models.export import Unproven, check_place, export_adapter, export_gguf, export_model, unfinished
+from finetune_pipeline.models.export import check_place, export_adapter, export_gguf, export_model, unfinished
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, folder_control_tokens
@@ -96,11 +96,9 @@ def export(
         try:
             manifest = _export_gguf(loaded, store, source, to, card)
         except Unproven as unproven:
-            exact, quantized = unproven.facts["f16"], unproven.facts["q8_0"]
-            cause = exact["cause"] if not exact["passed"] else quantized["sentence"]
-            problem(f"nothing was written: through llama.cpp it is not the model that was judged: {cause}")
+            problem(f"nothing was written: through llama.cpp it is not the model that was judged: {unproven}")
             if as_json:
-                emit({"folder": None, "gguf": unproven.facts})
+                emit({"folder": None, "gguf": unproven.proof.to_dict()})
             return REFUSED
         except (LookupError, EndpointError) as error:
             problem(str(error.args[0]))
@@ -123,17 +121,20 @@ def _export_gguf(
     context = min(max(CONTEXT, longest), most)
 
     def prove_files(f16: Path, q8: Path) -> dict[str, Any]:
-        return prove(
+        proof = prove(
             f16,
             q8,
             rows,
             task.spec.output,
-            source.serving,
+            source.serving["max_new_tokens"],
             context=context,
             required=required_share(task.spec.gates.parity_min_agreement, parity["same_greedy_share"]),
             control_tokens=folder_control_tokens(folder),
             confidence=task.spec.gates.confidence,
-        ).to_dict()
+        )
+        if not proof.passed:
+            raise Unproven(proof)
+        return proof.to_dict()
 
     return export_gguf(source, to, card, context, prove_files)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +74,13 @@ class GgufProof:
     def passed(self) -> bool:
         return self.exact.passed and self.quantized.passed
 
+    @property
+    def cause(self) -> str | None:
+        """Why the files are not the judged model; None where they are."""
+        if not self.exact.passed:
+            return self.exact.cause
+        return None if self.quantized.passed else self.quantized.sentence
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         return {"llama_cpp": self.llama_cpp, "passed": self.passed} | {
@@ -82,12 +89,20 @@ class GgufProof:
         }
 
 
+class Unproven(Exception):
+    """Exported files do not answer as the judged model."""
+
+    def __init__(self, proof: GgufProof) -> None:
+        super().__init__(proof.cause)
+        self.proof = proof
+
+
 def prove(
     f16: Path,
     q8: Path,
     rows: Sequence[JudgedRow],
     output: AnyOutput,
-    serving: Mapping[str, Any],
+    longest: int,
     *,
     context: int,
     required: float,
@@ -98,14 +113,13 @@ def prove(
 
     Args:
         rows: Rows with the judged model's answers and the right ones.
-        serving: How the model is asked: max_new_tokens.
+        longest: Tokens of an answer, as the model was judged with.
         context: Tokens of context.
         required, control_tokens: As in verification.verify.
 
     Raises:
         EndpointError: llama.cpp answers nothing.
     """
-    longest = serving["max_new_tokens"]
     with llama_cpp_server(f16, context) as endpoint:
         exact = verify(endpoint, rows, longest, control_tokens=control_tokens, required=required)
     with llama_cpp_server(q8, context) as endpoint:

@@ -12,12 +12,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.gguf import KINDS, leading_token, write_gguf
+from finetune_pipeline.models.gguf import KINDS, write_gguf
+from finetune_pipeline.models.gguf_tokenizer import leading_token
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder
 from finetune_pipeline.models.manifest import Source, base_model, describe
 from finetune_pipeline.models.ollama import modelfile
@@ -55,14 +55,6 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
     return manifest
 
 
-class Unproven(Exception):
-    """A file that was written does not answer as the judged model: `facts` say how it was found out."""
-
-    def __init__(self, facts: dict[str, Any]) -> None:
-        super().__init__("the exported files do not answer as the judged model")
-        self.facts = facts
-
-
 def export_gguf(
     source: Source, out: Path, card: Card, context: int, prove: Callable[[Path, Path], dict[str, Any]]
 ) -> dict[str, Any]:
@@ -71,14 +63,15 @@ def export_gguf(
     Args:
         card: Makes README.md from the manifest.
         context: Tokens of context that a server is to keep room for.
-        prove: Asks the two files and returns facts with `passed`; they become the manifest's `gguf`.
+        prove: Asks the two files (float16, 8 bits) and raises where they are not the model; its facts become the manifest's
+            `gguf`.
 
     Returns:
         The manifest.
 
     Raises:
-        FindingsError: As export_model; and where llama.cpp or Ollama cannot have this model.
-        Unproven: `prove` says no. Nothing is left in `out` then.
+        FindingsError: As export_model; and where llama.cpp or Ollama cannot have this model. Nothing is left in `out` then,
+            nor where `prove` raises.
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
@@ -90,10 +83,7 @@ def export_gguf(
         begin = leading_token(folder)
         text = modelfile(folder, paths[0].name, source.serving, context=context, begin=begin, others=[paths[1].name])
         (making / "Modelfile").write_text(text, "utf-8")
-        facts = prove(*paths)
-        if not facts["passed"]:
-            raise Unproven(facts)
-        manifest = _finish(source, making, "model", card, "ollama", {"gguf": facts})
+        manifest = _finish(source, making, "model", card, "ollama", prove(*paths))
     return manifest
 
 
@@ -147,7 +137,7 @@ def _without_paths(path: Path) -> None:
 
 
 def _finish(
-    source: Source, making: Path, what: str, card: Card, target: str, more: Mapping[str, Any] = MappingProxyType({})
+    source: Source, making: Path, what: str, card: Card, target: str, gguf: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     base = model_folder(source.base.folder)
     for pattern in _LICENCES:
@@ -155,8 +145,8 @@ def _finish(
             if path.is_file():
                 _copy(path, making / path.name)
     (making / MODEL_FILE).unlink(missing_ok=True)
-    described = making if target != "ollama" else model_folder(source.merged.folder)
-    manifest = {**describe(source, described, what, target), **more}
+    described = making if gguf is None else model_folder(source.merged.folder)
+    manifest = describe(source, described, what, target) | ({"gguf": gguf} if gguf else {})
     manifest["files"] = {
         p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(making.iterdir()) if p.is_file()
     }

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import own_template
+from finetune_pipeline.models.gguf_tokenizer import gguf_tokenizer, refused
 from finetune_pipeline.models.identity import weight_files
 
 Kind = Literal["f16", "q8_0"]
@@ -33,14 +30,6 @@ ARCHITECTURES = {
     "gemma3_text": "GEMMA3",
 }
 """What can be written: transformers' model type, and the architecture's name in the gguf package."""
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPLITS = {
-    rf"{_SHORT}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
-    rf"{_SHORT}|{_WORDS}|\p{{N}}|{_REST}": "qwen2",
-}
-"""How a byte-level tokenizer splits text into words, and llama.cpp's name for it."""
 _GEMMA3_LOCAL_BASE = 10_000.0
 """RoPE base of Gemma 3's sliding layers, which llama.cpp does not read from the file."""
 
@@ -51,7 +40,7 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
     Args:
         kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits by blocks of 32. Vectors stay float32.
         name: The model's name in the file.
-        stop_ids: Tokens that end an answer; the first becomes the end of sequence, the second the end of turn.
+        stop_ids: Tokens that end an answer, at most three: the end of sequence, of turn and of message.
 
     Raises:
         FindingsError: The architecture, its settings or its tokenizer cannot be written so that llama.cpp computes the
@@ -62,15 +51,15 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
     config = AutoConfig.from_pretrained(folder)
     if config.model_type not in ARCHITECTURES:
-        raise _refused(
+        raise refused(
             "architecture",
             f"a model of type {config.model_type} is not written as GGUF",
             f"known are {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
         )
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
     if problems := _problems(config):
-        raise _refused("settings", "; ".join(problems), "export it --for vllm or transformers")
-    tokenizer = _tokenizer(folder, config.vocab_size)
+        raise refused("settings", "; ".join(problems), "export it --for vllm or transformers")
+    tokenizer = gguf_tokenizer(folder, config.vocab_size)
     writer = GGUFWriter(target, _arch_name(arch))
     try:
         writer.add_name(name)
@@ -87,10 +76,6 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
             writer.write_tensor_data(_stored(tensor, _stored_as(tensor.shape, place, kind)))
     finally:
         writer.close()
-
-
-def _refused(rule: str, message: str, fix: str) -> FindingsError:
-    return FindingsError([Finding(f"gguf.{rule}", "error", "finetune export", message, fix)])
 
 
 def _arch_name(arch: Any) -> str:
@@ -173,7 +158,7 @@ def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.nda
                 place = places.get_name(name, try_suffixes=(".weight", ".bias"))
                 if place is None:
                     message = f"the tensor {name} has no place in a GGUF file of {config.model_type}"
-                    raise _refused("tensor", message, "export it --for vllm or transformers")
+                    raise refused("tensor", message, "export it --for vllm or transformers")
                 yield place, _turned(name, weights.get_tensor(name).float().numpy(), config)
     if (rope := _rope(config)).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config, rope)
@@ -228,113 +213,5 @@ def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:
 
     values = quantize(tensor, stored)
     if values.dtype == np.float16 and not np.isfinite(values).all():
-        raise _refused("range", "the weights hold numbers that float16 cannot", "export it --for vllm or transformers")
+        raise refused("range", "the weights hold numbers that float16 cannot", "export it --for vllm or transformers")
     return np.asarray(values)
-
-
-@dataclass(frozen=True)
-class _Tokenizer:
-    """A tokenizer as GGUF keeps it. model: `gpt2` (byte-level pairs) or `llama` (SentencePiece's pairs)."""
-
-    model: str
-    split: str
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    scores: list[float]
-    space_first: bool
-    begins: int | None
-    adds_begin: bool
-    unknown: int | None
-
-    def add_to(self, writer: Any, stop_ids: Sequence[int]) -> None:
-        writer.add_tokenizer_model(self.model)
-        writer.add_tokenizer_pre(self.split)
-        writer.add_token_list(self.tokens)
-        writer.add_token_types(self.types)
-        if self.model == "gpt2":
-            writer.add_token_merges(self.merges)
-        else:
-            writer.add_token_scores(self.scores)
-            writer.add_add_space_prefix(self.space_first)
-        if self.begins is not None:
-            writer.add_bos_token_id(self.begins)
-        if self.unknown is not None:
-            writer.add_unk_token_id(self.unknown)
-        writer.add_add_bos_token(self.adds_begin)
-        for add, token in zip((writer.add_eos_token_id, writer.add_eot_token_id), stop_ids, strict=False):
-            add(token)
-
-
-def _tokenizer(folder: Path, vocabulary: int) -> _Tokenizer:
-    """The tokenizer of a model folder. Raises FindingsError where llama.cpp has none that splits text alike."""
-    from gguf import TokenType
-
-    stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
-    pairs = stored["model"]
-    if pairs["type"] != "BPE":
-        raise _refused(
-            "tokenizer", f"a tokenizer of type {pairs['type']} is not written as GGUF", "export it --for vllm"
-        )
-    bytes_too = bool(pairs.get("byte_fallback"))
-    merges = [m if isinstance(m, str) else " ".join(m) for m in pairs["merges"]]
-    tokens, types = [f"[PAD{i}]" for i in range(vocabulary)], [int(TokenType.UNUSED)] * vocabulary
-    for token, i in pairs["vocab"].items():
-        is_byte = bytes_too and re.fullmatch(r"<0x[0-9A-F]{2}>", token)
-        tokens[i], types[i] = token, int(TokenType.BYTE if is_byte else TokenType.NORMAL)
-    for added in stored["added_tokens"]:
-        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
-    rank: dict[str, int] = {}
-    for i, merge in enumerate(merges):
-        rank.setdefault(merge.replace(" ", "", 1), i)
-    last = float(len(merges))
-    return _Tokenizer(
-        model="llama" if bytes_too else "gpt2",
-        split="default" if bytes_too else _split(stored.get("pre_tokenizer")),
-        tokens=tokens,
-        types=types,
-        merges=merges,
-        scores=[-float(rank.get(token, last)) for token in tokens],
-        space_first=_puts_a_space_first(stored),
-        begins=loaded.bos_token_id,
-        adds_begin=_begins_by_itself(loaded),
-        unknown=loaded.unk_token_id,
-    )
-
-
-def _begins_by_itself(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts its begin token before a text."""
-    plain, ids = (tokenizer("x", add_special_tokens=specials)["input_ids"] for specials in (False, True))
-    return len(ids) > len(plain) and ids[0] == tokenizer.bos_token_id
-
-
-def leading_token(folder: Path) -> str:
-    """The text of the token that llama.cpp puts before every prompt of this model folder; empty where it puts none."""
-    tokenizer = load_tokenizer(folder)
-    return str(tokenizer.bos_token) if _begins_by_itself(tokenizer) else ""
-
-
-def _split(settings: Mapping[str, Any] | None) -> str:
-    """llama.cpp's name for how a byte-level tokenizer splits text before it joins pairs."""
-    parts = list((settings or {}).get("pretokenizers", [settings] if settings else []))
-    kinds = [part["type"] for part in parts]
-    if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
-        known = _SPLITS.get(parts[0]["pattern"].get("Regex", ""))
-    elif kinds == ["Digits", "ByteLevel"] and parts[0]["individual_digits"] and parts[1].get("use_regex", True):
-        known = "smollm"
-    else:
-        known = "gpt-2" if kinds == ["ByteLevel"] and parts[0].get("use_regex", True) else None
-    if known is None:
-        message = "its tokenizer splits text in a way that llama.cpp may not have"
-        raise _refused("tokenizer", message, "export it --for vllm or transformers")
-    return known
-
-
-def _puts_a_space_first(stored: Mapping[str, Any]) -> bool:
-    """Whether a SentencePiece tokenizer puts a space before the first word."""
-    steps = []
-    for settings in (stored.get("normalizer"), stored.get("pre_tokenizer")):
-        for part in (settings or {}).get("normalizers") or (settings or {}).get("pretokenizers") or [settings or {}]:
-            steps.append((part.get("type"), part.get("prepend_scheme", "never")))
-    return any(kind == "Prepend" or (kind == "Metaspace" and scheme != "never") for kind, scheme in steps)

@@ -212,10 +212,10 @@ def test_for_ollama_the_files_are_asked_through_llama_cpp(run: Run, project: Pat
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "demo-f16.gguf", "demo-q8_0.gguf", "Modelfile", "README.md", "export.json",
     }  # fmt: skip
-    told = json.loads((tmp_path / "out/export.json").read_text())
-    assert told["target"] == "ollama" and told["gguf"]["passed"] and told["gguf"]["f16"]["rows"] == 40
+    manifest = json.loads((tmp_path / "out/export.json").read_text())
+    assert manifest["target"] == "ollama" and manifest["gguf"]["passed"] and manifest["gguf"]["f16"]["rows"] == 40
     for name in ("demo-f16.gguf", "demo-q8_0.gguf", "Modelfile"):
-        assert told["files"][name]["sha256"] == digest_file(tmp_path / "out" / name)
+        assert manifest["files"][name]["sha256"] == digest_file(tmp_path / "out" / name)
     text = (tmp_path / "out/Modelfile").read_text()
     assert text.startswith("FROM ./demo-f16.gguf\n") and f'SYSTEM """{SYSTEM}"""' in text
     card = (tmp_path / "out/README.md").read_text()

@@ -47,13 +47,12 @@ def judged(skilled: Path) -> list[JudgedRow]:
 def proof(f16: Path, q8: Path, judged: list[JudgedRow], folder: Path, stop: int = 2) -> GgufProof:
     write_gguf(f16, folder / "f16.gguf", "f16", name="m", stop_ids=[stop])
     write_gguf(q8, folder / "q8.gguf", "q8_0", name="m", stop_ids=[2])
-    serving = {"max_new_tokens": LONGEST}
     return prove(
         folder / "f16.gguf",
         folder / "q8.gguf",
         judged,
         LabelsOutput(kind="labels", labels=LABELS),
-        serving,
+        LONGEST,
         context=512,
         required=0.9,
         control_tokens=[STOP, "<|im_start|>"],

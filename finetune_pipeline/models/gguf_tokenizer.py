@@ -1,0 +1,136 @@
+"""The tokenizer of a model folder as a GGUF file keeps it: tokens, their kinds and ranks, and how llama.cpp splits text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat import load_tokenizer
+
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPLITS = {
+    rf"{_SHORT}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
+    rf"{_SHORT}|{_WORDS}|\p{{N}}|{_REST}": "qwen2",
+}
+"""How a byte-level tokenizer splits text into words, and llama.cpp's name for it."""
+
+
+def refused(rule: str, message: str, fix: str) -> FindingsError:
+    return FindingsError([Finding(f"gguf.{rule}", "error", "finetune export", message, fix)])
+
+
+@dataclass(frozen=True)
+class GgufTokenizer:
+    """A tokenizer as GGUF keeps it. model: `gpt2` (byte-level pairs) or `llama` (SentencePiece's pairs)."""
+
+    model: str
+    split: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    scores: list[float]
+    space_first: bool
+    begins: int | None
+    adds_begin: bool
+    unknown: int | None
+
+    def add_to(self, writer: Any, stop_ids: Sequence[int]) -> None:
+        writer.add_tokenizer_model(self.model)
+        writer.add_tokenizer_pre(self.split)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.types)
+        if self.model == "gpt2":
+            writer.add_token_merges(self.merges)
+        else:
+            writer.add_token_scores(self.scores)
+            writer.add_add_space_prefix(self.space_first)
+        if self.begins is not None:
+            writer.add_bos_token_id(self.begins)
+        if self.unknown is not None:
+            writer.add_unk_token_id(self.unknown)
+        writer.add_add_bos_token(self.adds_begin)
+        for add, token in zip(
+            (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), stop_ids, strict=False
+        ):
+            add(token)
+
+
+def gguf_tokenizer(folder: Path, vocabulary: int) -> GgufTokenizer:
+    """The tokenizer of a model folder. Raises FindingsError where llama.cpp has none that splits text alike."""
+    from gguf import TokenType
+
+    stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
+    pairs = stored["model"]
+    if pairs["type"] != "BPE":
+        raise refused(
+            "tokenizer", f"a tokenizer of type {pairs['type']} is not written as GGUF", "export it --for vllm"
+        )
+    bytes_too = bool(pairs.get("byte_fallback"))
+    merges = [m if isinstance(m, str) else " ".join(m) for m in pairs["merges"]]
+    tokens, types = [f"[PAD{i}]" for i in range(vocabulary)], [int(TokenType.UNUSED)] * vocabulary
+    for token, i in pairs["vocab"].items():
+        is_byte = bytes_too and re.fullmatch(r"<0x[0-9A-F]{2}>", token)
+        tokens[i], types[i] = token, int(TokenType.BYTE if is_byte else TokenType.NORMAL)
+    for added in stored["added_tokens"]:
+        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+    rank: dict[str, int] = {}
+    for i, merge in enumerate(merges):
+        rank.setdefault(merge.replace(" ", "", 1), i)
+    last = float(len(merges))
+    return GgufTokenizer(
+        model="llama" if bytes_too else "gpt2",
+        split="default" if bytes_too else _split(stored.get("pre_tokenizer")),
+        tokens=tokens,
+        types=types,
+        merges=merges,
+        scores=[-float(rank.get(token, last)) for token in tokens],
+        space_first=_puts_a_space_first(stored),
+        begins=loaded.bos_token_id,
+        adds_begin=_begins_by_itself(loaded),
+        unknown=loaded.unk_token_id,
+    )
+
+
+def _begins_by_itself(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its begin token before a text."""
+    plain, ids = (tokenizer("x", add_special_tokens=specials)["input_ids"] for specials in (False, True))
+    return len(ids) > len(plain) and ids[0] == tokenizer.bos_token_id
+
+
+def leading_token(folder: Path) -> str:
+    """The text of the token that llama.cpp puts before every prompt of this model folder; empty where it puts none."""
+    tokenizer = load_tokenizer(folder)
+    return str(tokenizer.bos_token) if _begins_by_itself(tokenizer) else ""
+
+
+def _split(settings: Mapping[str, Any] | None) -> str:
+    """llama.cpp's name for how a byte-level tokenizer splits text before it joins pairs."""
+    parts = list((settings or {}).get("pretokenizers", [settings] if settings else []))
+    kinds = [part["type"] for part in parts]
+    if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
+        known = _SPLITS.get(parts[0]["pattern"].get("Regex", ""))
+    elif kinds == ["Digits", "ByteLevel"] and parts[0]["individual_digits"] and parts[1].get("use_regex", True):
+        known = "smollm"
+    else:
+        known = "gpt-2" if kinds == ["ByteLevel"] and parts[0].get("use_regex", True) else None
+    if known is None:
+        message = "its tokenizer splits text in a way that llama.cpp may not have"
+        raise refused("tokenizer", message, "export it --for vllm or transformers")
+    return known
+
+
+def _puts_a_space_first(stored: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece tokenizer puts a space before the first word."""
+    steps = []
+    for settings in (stored.get("normalizer"), stored.get("pre_tokenizer")):
+        for part in (settings or {}).get("normalizers") or (settings or {}).get("pretokenizers") or [settings or {}]:
+            steps.append((part.get("type"), part.get("prepend_scheme", "never")))
+    return any(kind == "Prepend" or (kind == "Metaspace" and scheme != "never") for kind, scheme in steps)
