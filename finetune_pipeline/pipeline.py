@@ -18,7 +18,19 @@ from finetune_pipeline.planning.answering import asking_settings
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.training import decisive_settings
-from finetune_pipeline.steps import ability, baseline, data, evaluation, production, release, reviews, training
+from finetune_pipeline.steps import (
+    ability,
+    baseline,
+    data,
+    evaluation,
+    ladder,
+    pilot,
+    production,
+    prompt_search,
+    release,
+    reviews,
+    training,
+)
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
 from finetune_pipeline.steps import training_checks as training_check
@@ -201,6 +213,44 @@ STEPS = [
             training_check.enough_test_rows,
         ),
         kinds=("python",),
+    ),
+    Step(
+        "prompt_search",
+        BASELINE,
+        "A better prompt for the base model, searched under a budget of calls; made by `finetune ladder` alone.",
+        prompt_search.make_prompt_search,
+        needs=("train_split", "validation_split", "base_model", "few_shot_baseline"),
+        settings=lambda spec, outside: prompt_search.search_settings(spec),
+        kinds=("huggingface", "parquet"),
+        heavy=True,
+        asked_for=True,
+    ),
+    Step(
+        "pilot",
+        BASELINE,
+        "Trainings on growing shares of the rows, and what all rows should reach; made by `finetune ladder` alone.",
+        pilot.make_pilot,
+        needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search"),
+        settings=lambda spec, outside: {
+            "pilot": spec.ladder.pilot,
+            **decisive_settings(spec.training),
+            **baseline.answering_settings(spec),
+        },
+        kinds=("pytorch", "parquet"),
+        heavy=True,
+        asked_for=True,
+    ),
+    Step(
+        "ladder",
+        BASELINE,
+        "No language model, prompt, retrieve, pilot: quality, cost and latency of each rung, the answer, and what would change it.",
+        ladder.make_ladder,
+        needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search", "pilot"),
+        settings=lambda spec, outside: {**baseline.advice_settings(spec), "seed": spec.split.seed},
+        kinds=("html", "python"),
+        heavy=True,
+        asked_for=True,
+        checks=(training_check.answered,),
     ),
     Step(
         "training_plan",

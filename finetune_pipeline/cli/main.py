@@ -21,6 +21,7 @@ COMMANDS = (
     "try",
     "check",
     "advise",
+    "ladder",
     "plan",
     "costs",
     "versus",

@@ -56,7 +56,7 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     """Names of assets that are missing, or that Dagster's event log does not know in their present version."""
     made = project.artifacts()
     missing = []
-    for asset in PIPELINE.steps:
+    for asset in (step.name for step in PIPELINE.steps.values() if not step.asked_for):
         event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
         tags = event.asset_materialization.tags if event and event.asset_materialization else None
         known = (tags or {}).get("dagster/data_version") == project.versions[asset]

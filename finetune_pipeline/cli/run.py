@@ -87,7 +87,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
 
     project.tracking.prepare()  # before steps run in parallel
     job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
-    names = [step.name for step in STEPS] if stage == "all" else stage_assets(stage)
+    names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
     path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)

@@ -145,6 +145,7 @@ class Step:
         kinds: Tags of the asset in Dagster.
         heavy: Runs a model in a child process: takes the one slot of the GPU pool, and is tried again after a crash.
         shared: The artifact belongs to all tasks.
+        asked_for: Not part of a whole run or of its stage: only the job that names it makes it.
         failed: Counts the rows that failed, by name, from the facts. Where there are any, nothing is made from the
             artifact, and it is made anew when the step runs again.
         view_of: The step whose artifact this step shows a part of. A view has that step's version and makes nothing.
@@ -168,6 +169,7 @@ class Step:
     kinds: tuple[str, ...] = ()
     heavy: bool = False
     shared: bool = False
+    asked_for: bool = False
     failed: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda facts: {}
     view_of: str | None = None
     split: str | None = None

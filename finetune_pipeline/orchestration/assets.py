@@ -12,7 +12,7 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.orchestration.materialize import as_metadata, materialize
 from finetune_pipeline.orchestration.release import champion_quality
 from finetune_pipeline.orchestration.resources import Compute, Store
-from finetune_pipeline.pipeline import DATA, GROUPS, LOGS, PRODUCTION, STEPS
+from finetune_pipeline.pipeline import BASELINE, DATA, GROUPS, LOGS, PRODUCTION, STEPS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
@@ -135,14 +135,18 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
 
 
 STAGES = tuple(group for group in GROUPS if group != LOGS)
+LADDER = "ladder"
+"""The job that makes the steps of the ladder, and what they need."""
 
 
 def stage_assets(stage: str) -> list[str]:
     """Names of the assets a stage's job makes: those of its group, and the logs where its steps read them. For `data` also
     the report on the data's quality and the base model, whose tokens it counts."""
-    names = [step.name for step in STEPS if step.group == stage]
+    if stage == LADDER:
+        return [step.name for step in STEPS if step.group in (LOGS, DATA, BASELINE)]
+    names = [step.name for step in STEPS if step.group == stage and not step.asked_for]
     logs = [step.name for step in STEPS if step.group == LOGS]
-    read = {name for step in STEPS if step.group == stage for name in step.inputs}
+    read = {name for step in STEPS if step.name in names for name in step.inputs}
     names = [*(name for name in logs if name in read), *names]
     return [*names, "base_model", "data_quality"] if stage == DATA else names
 
@@ -167,8 +171,15 @@ def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> "dg
 
 def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
     """``<task>__all`` and one ``<task>__<stage>`` a stage. Check results are part of their assets' steps."""
-    whole_task = dg.AssetSelection.key_prefixes(task.name)
+    asked_for = [key_of(task, step.name) for step in STEPS if step.asked_for]
+    whole_task = dg.AssetSelection.key_prefixes(task.name) - dg.AssetSelection.assets(*asked_for)
     return [
         _job(task, "all", whole_task, "From raw files to a registered model, and the look at production."),
         *(_job(task, stage, _selection(task, stage), f"Only the stage `{stage}`.") for stage in STAGES),
+        _job(
+            task,
+            LADDER,
+            _selection(task, LADDER),
+            "Everything that is measured before training on all rows, and the answer.",
+        ),
     ]

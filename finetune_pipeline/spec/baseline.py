@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -103,4 +103,20 @@ class AdviseSpec(Section):
     dollars_per_million_tokens: float | None = Field(
         None, ge=0, description="Cost of tokens read and written, own machines included."
     )
+    max_cost_per_1k: float | None = Field(None, ge=0, description="Most dollars of 1,000 calls.")
+    max_latency_ms: float | None = Field(None, gt=0, description="Most milliseconds of 19 calls in 20, measured here.")
     private: bool = Field(False, description="Texts must stay on your machines: remote endpoints are refused.")
+
+
+class LadderSpec(Section):
+    """How far `finetune ladder` goes before anybody trains on all rows."""
+
+    calls: int = Field(
+        1000,
+        ge=0,
+        description="Answers that the search for a better prompt may take; half of them for each fold. 0: none.",
+    )
+    minutes: float | None = Field(None, gt=0, description="Most minutes of that search.")
+    pilot: list[Annotated[Share, Field(gt=0, lt=1)]] = Field(
+        [0.125, 0.25, 0.5], description="Shares of the training rows that the pilot trains on. Empty: no pilot."
+    )

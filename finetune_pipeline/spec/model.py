@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from finetune_pipeline.spec.baseline import AdviseSpec, BaselineSpec
+from finetune_pipeline.spec.baseline import AdviseSpec, BaselineSpec, LadderSpec
 from finetune_pipeline.spec.data import DataSpec, SplitSpec
 from finetune_pipeline.spec.evaluation import AbilitySpec, EvaluationSpec, GatesSpec, RobustnessSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Section, default_metric
@@ -83,6 +83,7 @@ class TaskSpec(Section):
     compute: ComputeSpec = ComputeSpec()
     baseline: BaselineSpec = BaselineSpec()
     advise: AdviseSpec = AdviseSpec()
+    ladder: LadderSpec = LadderSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     robustness: RobustnessSpec = RobustnessSpec()

@@ -89,7 +89,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
         rows, api = _with_endpoint(context, rows, read_examples(train), read_examples(validation))
     return {
         **facts,
-        **score_baselines(spec, _by_model(rows)),
+        **score_baselines(spec, by_model(rows)),
         "prompt_details": {**facts.get("prompts", {}), **(api["prompts"] if api else {})},
         "api": api,
     }
@@ -100,7 +100,7 @@ def simple_settings(spec: TaskSpec) -> dict[str, Any]:
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
 
 
-def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Prediction rows by model, each model's in the order of example ids."""
     by_model: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: str(row["example_id"])):
@@ -147,7 +147,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     Reads what is made and asks no model.
     """
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
-    rows = _by_model(read_predictions(baseline.path("predictions.parquet")))
+    rows = by_model(read_predictions(baseline.path("predictions.parquet")))
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
     source = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)

@@ -70,6 +70,11 @@ def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(advice["fine_tune"] is True, advice["sentence"], {"decision": advice["decision"]})
 
 
+@check("The ladder's answer is sure.", name="answer_sure", blocking=False, advisory=True)
+def answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    return CheckResult(artifact.facts["decision"] != "undecided", artifact.facts["sentence"])
+
+
 @check("No generation failed.", name="generations_complete")
 def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     errors = {name: prompt["statuses"]["error"] for name, prompt in artifact.facts["prompts"].items()}

@@ -100,6 +100,10 @@ def run(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> tupl
             from finetune_pipeline.evaluation.predict import predict
 
             return predict(job)
+        case "latency":
+            from finetune_pipeline.evaluation.latency import latency
+
+            return latency(job)
         case "ability":
             from finetune_pipeline.evaluation.ability.scoring import ability
 

@@ -20,7 +20,7 @@ from typing import Any
 from finetune_pipeline.data.perturbations import set_name
 
 Job = dict[str, Any]
-ACTIONS = ("base_model", "baseline", "train", "merge", "predict", "ability")
+ACTIONS = ("base_model", "baseline", "train", "merge", "predict", "latency", "ability")
 
 
 def _plain(value: Any) -> Any:
@@ -212,6 +212,25 @@ def predict_job(
     if len(set(names)) != len(names):
         raise ValueError(f"two prompt sets have the same name: {', '.join(names)}")
     return job
+
+
+def latency_job(
+    *,
+    model: Path,
+    prompts: Mapping[str, Mapping[str, Any]],
+    examples: Path,
+    train: Path,
+    max_new_tokens: int,
+    precision: str,
+    calls: int,
+    out: Path,
+    stage: str = "ladder",
+) -> Job:
+    """Time single calls of a model under each of the `prompts` (prompts.json), one row after the other, none from a cache.
+
+    measured.json gets `latency` {name: {p50, p95}} in milliseconds. Facts: calls.
+    """
+    return _job("latency", locals())
 
 
 def ability_job(

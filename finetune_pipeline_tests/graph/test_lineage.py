@@ -46,7 +46,7 @@ def lineage(finished: tuple[Project, int, dict]) -> dict[str, list[str]]:
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+@pytest.mark.parametrize("step", [s for s in STEPS if not s.asked_for], ids=lambda step: step.name)
 def test_dagster_shows_what_a_step_reads(
     finished: tuple[Project, int, dict], lineage: dict[str, list[str]], step: Step
 ) -> None:

@@ -1,0 +1,229 @@
+"""The ladder: no language model, prompt, retrieve, pilot, fine-tune; each rung measured on the same validation rows.
+
+The answer is the simplest rung that no later one surely beats, and the pilot says whether training would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from finetune_pipeline.baseline.pilot import Extrapolation, Point
+from finetune_pipeline.baseline.selection import cross_fitted
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import API, prompts_of
+from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
+from finetune_pipeline.evaluation.scores import valid_share
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import dollars
+from finetune_pipeline.planning.serving_costs import Call
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = Mapping[str, Any]
+Rows = Mapping[str, Sequence[Row]]
+Kind = Literal["simple", "prompt", "optimised", "retrieve", "api"]
+OPTIMISED = "optimised"
+DECISIONS = {
+    "no_signal": "No: the answers cannot be told from the inputs.",
+    "simple": "No: use a simple model instead of a language model.",
+    "prompt": "No: prompt the model.",
+    "optimised": "No: prompt the model with the better prompt that was found.",
+    "retrieve": "No: show the model the nearest examples.",
+    "api": "No: ask the API model.",
+    "larger_model": "No: use a larger model.",
+    "fine_tune": "Yes: fine-tune.",
+    "undecided": "Not sure yet.",
+}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers of one rung, before they are scored. call: tokens of one; None where no language model answers."""
+
+    name: str
+    kind: Kind
+    title: str
+    rows: list[dict[str, Any]]
+    call: Call | None = None
+
+
+class Rung(BaseModel):
+    """One rung.
+
+    Attributes:
+        value: In the metric that decides, with its interval.
+        gain: Over the best rung below it, with its interval at the confidence of one comparison among all.
+        dollars: Of 1,000 calls; None where no price is known.
+        p50, p95: Milliseconds of one call on this machine; None where it was not measured.
+        excluded: Why it is out of the question, else empty.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    value: float
+    interval: tuple[float, float] | None
+    gain: float | None = None
+    gain_interval: tuple[float, float] | None = None
+    over: str = ""
+    prompt_tokens: float | None = None
+    answer_tokens: float | None = None
+    dollars: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    excluded: str = ""
+
+
+class Ladder(BaseModel):
+    """The whole ladder.
+
+    Attributes:
+        stands: Name of the simplest rung that no later one surely beats.
+        decision: A key of DECISIONS.
+        sentence: The answer in one sentence.
+        flips: What would change the answer.
+        skipped: Why a rung was not climbed, by rung.
+    """
+
+    metric: str
+    rows: int
+    confidence: float
+    rungs: list[Rung]
+    points: list[Point]
+    expected: Extrapolation | None
+    stands: str
+    decision: str
+    sentence: str
+    reasons: list[str]
+    flips: list[str]
+    skipped: dict[str, str]
+
+    def rung(self, name: str) -> Rung:
+        """A rung by its name."""
+        return next(rung for rung in self.rungs if rung.name == name)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What calls and trainings cost, and how long calls take.
+
+    Attributes:
+        dollars: Of 1,000 calls by rung.
+        latency: (p50, p95) in milliseconds by rung.
+        training: Dollars of training on all rows; None where no price is known.
+        tuned: A call of the fine-tuned model.
+        tuned_dollars: Of 1,000 of them.
+    """
+
+    dollars: Mapping[str, float | None]
+    latency: Mapping[str, tuple[float, float]]
+    training: float | None = None
+    tuned: Call | None = None
+    tuned_dollars: float | None = None
+
+
+def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Sequence[Row] = ()) -> list[Answered]:
+    """The answers of every rung below training, from the simplest on; what was chosen among several is cross-fitted.
+
+    Args:
+        rows: Validation rows by prompt, restricted prompt and simple model (few_shot_baseline).
+        tokens: Of a call by prompt.
+        optimised: Cross-fitted rows of the prompt search, with its prompt's tokens under OPTIMISED.
+    """
+    names = prompts_of(rows)
+    api = [name for name in names if name.startswith(API)]
+    nearest = [name for name in names if name.endswith("_nearest") and name not in api]
+    fixed = [name for name in names if name not in api and name not in nearest]
+    base, asked = "The base model", {row["example_id"] for row in rows[names[0]]}
+    simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}
+    return [
+        *(Answered(name, "simple", SIMPLE_MODELS[name].title, of) for name, of in simple.items()),
+        *_rungs(spec, "prompt", f"{base} with the best prompt", {n: rows[n] for n in fixed}, rows, tokens),
+        *_rungs(spec, "optimised", f"{base} with the prompt found by the search",
+                {OPTIMISED: optimised} if optimised else {}, {OPTIMISED: optimised}, tokens),
+        *_rungs(spec, "retrieve", f"{base} shown the nearest examples", {n: rows[n] for n in nearest}, rows, tokens),
+        *_rungs(spec, "api", "The API model with the best prompt", {n: rows[n] for n in api}, rows, tokens),
+    ]  # fmt: skip
+
+
+def _rungs(
+    spec: TaskSpec, kind: Kind, title: str, prompts: Rows, rows: Rows, tokens: Mapping[str, Call]
+) -> list[Answered]:
+    """The best of some prompts as it writes, and the best with answers restricted to the allowed forms, where they were made.
+
+    Of the prompts only those with enough answers in form count as written, where there are any.
+    """
+    free = {name: of for name, of in prompts.items() if _in_form(spec, of)} or dict(prompts)
+    held = {name: of for name in prompts if (of := restricted_rows(rows, name, spec.output))}
+    made = []
+    for among, name, how in (
+        (free, kind, ""),
+        (held, f"{kind}_restricted", ", answers restricted to the allowed forms"),
+    ):
+        if among:
+            chosen = cross_fitted(spec, among)
+            made.append(Answered(name, kind, f"{title}{how}", chosen.rows, tokens.get(chosen.names[0])))
+    return made
+
+
+def _in_form(spec: TaskSpec, rows: Sequence[Row]) -> bool:
+    return (valid_share(rows, spec.output)["share"] or 0.0) >= IN_FORM
+
+
+def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> list[Rung]:
+    """Score every rung, and compare it in pairs with the best one below it that is not excluded."""
+    metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
+    rungs: list[Rung] = []
+    best: Answered | None = None
+    for answers in answered:
+        value = metric.value(answers.rows, spec.output) or 0.0
+        p50, p95 = terms.latency.get(answers.name, (None, None))
+        cost = terms.dollars.get(answers.name)
+        rung = Rung(
+            name=answers.name,
+            kind=answers.kind,
+            title=answers.title,
+            value=value,
+            interval=metric.interval(answers.rows, spec.output, spec.gates.confidence),
+            prompt_tokens=answers.call.prompt if answers.call else None,
+            answer_tokens=answers.call.answer if answers.call else None,
+            dollars=cost,
+            p50=p50,
+            p95=p95,
+            excluded=_excluded(spec, cost, p95),
+        )
+        if best is not None:
+            gain = metric.gain(best.rows, answers.rows, spec.output, confidence)
+            rung = rung.model_copy(update={"gain": gain.gain, "gain_interval": gain.interval, "over": best.title})
+        rungs.append(rung)
+        if not rung.excluded and (best is None or (rung.gain_interval or (0.0,))[0] > 0):
+            best = answers
+    return rungs
+
+
+def standing(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> str:
+    """Name of the simplest allowed rung that no later allowed one surely beats; the first one where all are excluded."""
+    best = answered[0].name
+    started = False
+    for rung in score_rungs(spec, answered, terms):
+        if not rung.excluded and (not started or (rung.gain_interval or (0.0,))[0] > 0):
+            best, started = rung.name, True
+    return best
+
+
+def one_of_many(spec: TaskSpec, rungs: int) -> float:
+    """The confidence of one comparison such that all together have the spec's (Bonferroni)."""
+    return 1 - (1 - spec.gates.confidence) / max(1, rungs - 1)
+
+
+def _excluded(spec: TaskSpec, cost: float | None, p95: float | None) -> str:
+    most, slowest = spec.advise.max_cost_per_1k, spec.advise.max_latency_ms
+    said = []
+    if most is not None and cost is not None and cost > most:
+        said.append(f"1,000 calls cost {dollars(cost)}, more than advise.max_cost_per_1k")
+    if slowest is not None and p95 is not None and p95 > slowest:
+        said.append(f"1 call in 20 takes longer than {p95:,.0f} ms, more than advise.max_latency_ms")
+    return "; ".join(said)

@@ -1,0 +1,178 @@
+"""The ladder's answer: which rung stands, what training would add to it, and what would change the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_pipeline.baseline.ladder import (
+    DECISIONS,
+    Answered,
+    Ladder,
+    Rung,
+    Terms,
+    one_of_many,
+    score_rungs,
+    standing,
+)
+from finetune_pipeline.baseline.pilot import Extrapolation, Point, rows_for
+from finetune_pipeline.evaluation.metrics import METRICS, metric_title
+from finetune_pipeline.evaluation.wording import counted, dollars, percent, points, points_range
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = Mapping[str, Any]
+MOSTLY_WRONG = 0.5
+"""Where nothing here surely reaches this share of right answers, and training adds little, a larger model is the answer."""
+
+
+def ladder(
+    spec: TaskSpec,
+    answered: Sequence[Answered],
+    advice: str,
+    terms: Terms,
+    measured: Sequence[Point] = (),
+    pilot_rows: Mapping[float, Sequence[Row]] | None = None,
+    skipped: Mapping[str, str] | None = None,
+    train_rows: int = 0,
+    expected: Extrapolation | None = None,
+) -> Ladder:
+    """Score the rungs, and decide.
+
+    Args:
+        answered: Of :func:`climb`.
+        advice: Decision of baseline.advice, which knows whether the answers can be learnt at all.
+        measured, pilot_rows: Of the pilot's trainings, by share; the largest is a rung that trained models stand on.
+        train_rows: All there are.
+        expected: What all of them should reach, against :func:`standing`.
+    """
+    rungs = score_rungs(spec, answered, terms)
+    stands = next(rung for rung in rungs if rung.name == standing(spec, answered, terms))
+    decision, sentence = _decide(spec, advice, stands, expected, pilot_rows or {}, answered)
+    return Ladder(
+        metric=spec.metric,
+        rows=len(answered[0].rows),
+        confidence=spec.gates.confidence,
+        rungs=rungs,
+        points=list(measured),
+        expected=expected,
+        stands=stands.name,
+        decision=decision,
+        sentence=f"{DECISIONS[decision]} {sentence}",
+        reasons=_reasons(spec, rungs, stands, expected, measured),
+        flips=_flips(spec, decision, rungs, stands, expected, terms, train_rows),
+        skipped=dict(skipped or {}),
+    )
+
+
+def _decide(
+    spec: TaskSpec,
+    advice: str,
+    stands: Rung,
+    expected: Extrapolation | None,
+    pilot_rows: Mapping[float, Sequence[Row]],
+    answered: Sequence[Answered],
+) -> tuple[str, str]:
+    """(decision, sentence)."""
+    title = metric_title(spec.metric)
+    held = f"{stands.title} reaches {percent(stands.value)} {title} on validation"
+    if advice == "no_signal":
+        return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
+    if stands.interval and stands.interval[0] >= spec.baseline.ceiling:
+        return stands.kind, f"{held}, surely at or above the {percent(spec.baseline.ceiling)} of baseline.ceiling."
+    rival = next(of for of in answered if of.name == stands.name).rows
+    metric = METRICS[spec.metric]
+    for share, rows in sorted(pilot_rows.items()):
+        gain = metric.gain(rival, rows, spec.output, one_of_many(spec, len(answered) + len(spec.ladder.pilot)))
+        if gain.surely_above():
+            return "fine_tune", (
+                f"Trained on {percent(share)} of the rows the model already leads the best simpler way by {points(gain.gain)} "
+                f"points ({points_range(gain.interval)})."
+            )
+    if expected is None:
+        return "undecided", f"{held}; without a pilot nobody knows what training would add."
+    beyond = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
+    if expected.gain_interval[0] > 0:
+        return "fine_tune", f"{held}, and {beyond}."
+    nothing_near = stands.interval is not None and stands.interval[1] < MOSTLY_WRONG
+    if nothing_near and expected.interval[1] < MOSTLY_WRONG:
+        return "larger_model", f"{held}, which is mostly wrong, and {beyond}: this model cannot do the task."
+    if expected.gain_interval[1] < spec.gates.wanted_gain:
+        return stands.kind, f"{held}, and {beyond}, less than gates.wanted_gain."
+    return "undecided", f"{held}, and {beyond}: `finetune run {spec.name}` decides on the sealed test."
+
+
+def _reasons(
+    spec: TaskSpec, rungs: Sequence[Rung], stands: Rung, expected: Extrapolation | None, measured: Sequence[Point]
+) -> list[str]:
+    made = []
+    for rung in rungs:
+        if rung.excluded:
+            made.append(f"{rung.title}: {percent(rung.value)}; out of the question: {rung.excluded}.")
+        elif rung.gain is not None and rung.gain_interval is not None:
+            sure = "surely better" if rung.gain_interval[0] > 0 else "not surely better"
+            made.append(
+                f"{rung.title}: {percent(rung.value)}, {sure} than {rung.over} ({points(rung.gain)} points, "
+                f"{points_range(rung.gain_interval)})."
+            )
+        else:
+            made.append(f"{rung.title}: {percent(rung.value)}.")
+    for point in measured:
+        made.append(f"Trained on {point.rows:,} rows ({percent(point.share)}): {percent(point.value)}.")
+    if expected is not None:
+        low, high = expected.interval
+        made.append(f"All rows should reach {percent(expected.value)} ({percent(low)} to {percent(high)}).")
+    return made
+
+
+def _flips(
+    spec: TaskSpec,
+    decision: str,
+    rungs: Sequence[Rung],
+    stands: Rung,
+    expected: Extrapolation | None,
+    terms: Terms,
+    train_rows: int,
+) -> list[str]:
+    """What would change the answer, each as a sentence with its figure."""
+    said = []
+    free = [r for r in rungs if r.excluded and r.value > stands.value]
+    for rung in free:
+        said.append(f"Without that limit {rung.title[0].lower()}{rung.title[1:]} would lead: {rung.excluded}.")
+    if decision == "fine_tune":
+        said += _pays(stands, terms)
+    elif expected is not None:
+        wanted = max(0.0, -expected.gain_interval[0])
+        more = rows_for(wanted, expected.slope, train_rows)
+        if expected.slope <= 0:
+            said.append("More rows like these would not: the last doubling of the rows added nothing.")
+        elif more is None:
+            said.append("More rows alone would hardly: the pilot's curve is too flat.")
+        else:
+            said.append(
+                f"About {counted(more, 'more training row')} would make the lead of a trained model sure, if the curve of the "
+                f"pilot goes on ({points(expected.slope)} points for the last doubling)."
+            )
+    if stands.kind != "simple" and decision != "fine_tune":
+        said += _pays(stands, terms, equal=True)
+    if stands.kind == "api" and stands.dollars and terms.tuned_dollars is not None:
+        said.append(
+            f"1,000 calls of it cost {dollars(stands.dollars)}, of a fine-tuned model {dollars(terms.tuned_dollars)}."
+        )
+    return said
+
+
+def _pays(stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
+    """From how many calls on cheaper calls have paid for the training. equal: the tuned model is only as good."""
+    if stands.dollars is None or terms.tuned_dollars is None or terms.training is None:
+        return []
+    saved = (stands.dollars - terms.tuned_dollars) / 1000
+    if saved <= 0:
+        return (
+            [] if equal else ["Its calls are not cheaper than those of the best simpler way: it pays by quality alone."]
+        )
+    calls = terms.training / saved
+    begin = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
+    return [
+        f"{begin} from {calls:,.0f} calls on: training costs about {dollars(terms.training)}, and 1,000 calls "
+        f"{dollars(terms.tuned_dollars)} instead of {dollars(stands.dollars)}."
+    ]

@@ -1,0 +1,126 @@
+"""What training on all rows will reach, from trainings on an eighth, a quarter and a half of them.
+
+A doubling of the rows adds between nothing and CARRIES times what the doubling before it added. Learning curves flatten
+(Hestness et al. 2017, arXiv:1712.00409), and a curve that has not begun to rise says nothing. The interval holds that
+uncertainty, that of the rows it was measured on, and that of one training against the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = Mapping[str, Any]
+CARRIES = 1.25
+"""Most that a doubling adds, of what the doubling before it added."""
+TRAINING_NOISE = 0.02
+"""Standard deviation of the score between trainings that differ in nothing but their rows' order: two points."""
+DRAWS = 4000
+
+
+class Point(BaseModel):
+    """One training of the pilot. share: of the training rows. value: in the metric that decides, on validation."""
+
+    share: float
+    rows: int
+    steps: int
+    value: float
+    interval: tuple[float, float] | None
+    seconds: float | None = None
+
+
+class Extrapolation(BaseModel):
+    """What all rows should reach.
+
+    Attributes:
+        value: The score to expect, with its interval.
+        gain: Over the best simpler rung on the same rows, with its interval.
+        slope: What the last doubling of the rows added.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    gain: float
+    gain_interval: tuple[float, float]
+    slope: float
+
+
+def extrapolate(
+    spec: TaskSpec, points: Mapping[float, Sequence[Row]], rival: Sequence[Row], seed: int = 0
+) -> Extrapolation | None:
+    """Extrapolate to all rows.
+
+    Args:
+        points: Prediction rows on validation by share of the training rows.
+        rival: Rows of the best simpler rung on the same examples, in the same order.
+
+    Returns:
+        None with fewer than two points, or for a metric that is no mean over rows.
+    """
+    metric = METRICS[spec.metric]
+    if len(points) < 2 or not isinstance(metric, RowMetric) or not rival:
+        return None
+    shares = sorted(points)
+    scores = np.array([metric.row_scores(points[share], spec.output) for share in shares])
+    before = np.array(metric.row_scores(rival, spec.output))
+    sign = 1.0 if metric.higher_is_better else -1.0
+    draws = np.random.default_rng(seed)
+    n = scores.shape[1]
+    weights = draws.multinomial(n, [1 / n] * n, size=DRAWS) / n
+    means = weights @ scores.T + draws.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
+    carried = draws.uniform(0, CARRIES, DRAWS)
+    end, expected = (
+        _end(means, shares, carried, sign),
+        _end(scores.mean(axis=1)[None], shares, np.array([CARRIES / 2]), sign),
+    )
+    end = end + draws.normal(0, TRAINING_NOISE, DRAWS)
+    tails = ((1 - spec.gates.confidence) / 2, (1 + spec.gates.confidence) / 2)
+    low, high = (float(np.clip(end_, 0, 1)) for end_ in np.quantile(end, tails))
+    gains = sign * (end - weights @ before)
+    gain_low, gain_high = (float(g) for g in np.quantile(gains, tails))
+    value = float(np.clip(expected[0], 0, 1))
+    return Extrapolation(
+        value=value,
+        interval=(min(low, value), max(high, value)),
+        gain=sign * (value - float(before.mean())),
+        gain_interval=(gain_low, gain_high),
+        slope=float(sign * _doubling(scores.mean(axis=1)[None], shares)[0]),
+    )
+
+
+def _doubling(means: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """What a doubling of the rows added lately: over the last three points, where there are as many, for a steadier figure."""
+    first = max(-3, -len(shares))
+    return np.asarray((means[:, -1] - means[:, first]) / math.log2(shares[-1] / shares[first]))
+
+
+def _end(means: np.ndarray, shares: Sequence[float], carried: np.ndarray, sign: float) -> np.ndarray:
+    """The score at all rows: what a doubling added, times `carried` for each further one. No doubling takes away."""
+    added = sign * np.maximum(sign * _doubling(means, shares), 0.0)
+    further = math.log2(1 / shares[-1])
+    whole = int(further)
+    grown = sum((carried ** (i + 1) for i in range(whole)), np.zeros_like(carried))
+    grown = grown + (further - whole) * carried ** (whole + 1)
+    return np.asarray(means[:, -1] + added * grown)
+
+
+def rows_for(gain: float, slope: float, rows: int) -> int | None:
+    """How many more rows should add `gain`, if every doubling keeps adding half of `CARRIES` times what the last one did.
+
+    None where the curve does not rise, or where more than a hundred times the rows would be needed.
+    """
+    carried, added, doublings = CARRIES / 2, slope, 0.0
+    if slope <= 0 or gain <= 0:
+        return None
+    while gain > 0 and doublings < 7:
+        added *= carried
+        part = min(1.0, gain / added)
+        doublings, gain = doublings + part, gain - part * added
+    return None if gain > 1e-9 else math.ceil(rows * (2**doublings - 1))

@@ -1,0 +1,152 @@
+"""A search for a better prompt: instructions x demonstrations, by successive halving under a budget of calls.
+
+Every round asks the candidates that are left the same further rows, and drops the worse half (Jamieson and Talwalkar 2016,
+AISTATS). Each of the two folds of :mod:`.selection` has a search of its own, so that a winner is scored on rows that had no
+part in choosing it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_pipeline.data.answer_rules import schema_of
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.prompts import Prompt, build_shots, shots_as_turns
+from finetune_pipeline.evaluation.rivals import restricted_rows
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
+
+Row = Mapping[str, Any]
+Ask = Callable[[Mapping[str, Prompt], Sequence[Example], str], Mapping[str, Sequence[Row]]]
+"""Asks every prompt the same rows; the text names the round. Returns prediction rows by prompt."""
+DRAWS = 3
+"""Sets of demonstrations of each size."""
+LEAST_ROWS = 4
+"""Rows of a round: fewer tell candidates apart by luck alone."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: the candidates that were asked, the rows each had been asked by its end, and their scores by then."""
+
+    candidates: int
+    rows: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search of one fold. calls: answers it took. stopped: why it ended before one candidate was left, else empty."""
+
+    winner: str
+    calls: int
+    rounds: list[Round]
+    stopped: str
+
+
+def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
+    """System prompts to try: the task's own, edits of it, the other prompts of task.yaml, and those a model wrote."""
+    own, form = spec.system_prompt.strip(), _form(spec)
+    edits = [
+        own,
+        f"{own}\n\n{form}",
+        f"{form}\n\n{own}",
+        f"Task: {' '.join(spec.description.split())}\n\n{own}\n\n{form}",
+        f"{own}\n\nRead the whole message before you answer. {form}",
+        f"{' '.join(spec.description.split())}\n{form}",
+    ]
+    return list(dict.fromkeys([*edits, *spec.baseline.prompts, *(text.strip() for text in written if text.strip())]))
+
+
+def _form(spec: TaskSpec) -> str:
+    output = spec.output
+    if isinstance(output, LabelsOutput):
+        return f"Answer with exactly one of these and nothing else: {', '.join(output.labels)}."
+    if isinstance(output, JsonOutput):
+        keys = ", ".join(schema_of(output).get("properties", {}))
+        return f"Answer with one JSON object{f' with the keys {keys}' if keys else ''}, and write nothing before or after it."
+    return "Answer with the text that is asked for and nothing else."
+
+
+def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] = ()) -> dict[str, Prompt]:
+    """Every instruction with every set of demonstrations, by name; `i1_d0` is the task's own prompt without examples."""
+    by_id = {e.id: e for e in train}
+    sets: list[list[str]] = [[]]
+    for k in sorted({k for k in spec.baseline.shots if k} or {8}):
+        for seed in range(DRAWS):
+            try:
+                sets.append(build_shots(train, k, spec.labels, spec.baseline.seed + seed))
+            except ValueError:
+                break  # fewer examples than are to be shown
+    shown = [(ids, shots_as_turns([by_id[i] for i in ids])) for ids in sets]
+    made = {}
+    for number, text in enumerate(instructions(spec, written), 1):
+        other = None if text == spec.system_prompt.strip() else text
+        for draw, (ids, turns) in enumerate(shown):
+            instead = spec.system_prompt if other else None
+            made[f"i{number}_d{draw}"] = Prompt(len(ids), ids, turns, system=other, instead_of=instead)
+    return made
+
+
+def halving(
+    spec: TaskSpec,
+    prompts: Mapping[str, Prompt],
+    rows: Sequence[Example],
+    calls: int,
+    ask: Ask,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Search:
+    """Drop the worse half of the prompts, round by round, until one is left or the calls are spent.
+
+    Args:
+        prompts: By name; ties go to the one named first. Where the calls are too few to ask each of them LEAST_ROWS rows,
+            only the first ones take part.
+        rows: Of one fold; a round asks further ones of these in their order.
+        calls: Answers the search may take.
+        ask: See :data:`Ask`.
+        out_of_time: Asked before every round but the first.
+
+    Raises:
+        ValueError: The calls do not suffice for one prompt and one row.
+    """
+    least = min(LEAST_ROWS, len(rows))
+    if not least or calls < least or not prompts:
+        raise ValueError(f"{calls} calls are too few to try a prompt on {least} rows")
+    alive = list(prompts)[: max(1, calls // (2 * least))]
+    answers: dict[str, list[Row]] = {name: [] for name in alive}
+    rounds: list[Round] = []
+    spent, asked, stopped = 0, 0, ""
+    while len(alive) > 1:
+        left = math.ceil(math.log2(len(alive)))
+        step = min((calls - spent) // (left * len(alive)), len(rows) - asked)
+        step = step if rounds else max(step, least)
+        if not step:
+            stopped = "every row was asked" if asked == len(rows) else "the calls are spent"
+            break
+        if rounds and out_of_time():
+            stopped = "the time is up"
+            break
+        further = rows[asked : asked + step]
+        made = ask({name: prompts[name] for name in alive}, further, f"round {len(rounds) + 1}")
+        asked, spent = asked + step, spent + step * len(alive)
+        for name in alive:
+            answers[name] += made[name]
+        scores = {name: best_value(spec, answers[name]) for name in alive}
+        rounds.append(Round(len(alive), asked, {name: round(scores[name], 4) for name in alive}))
+        alive = sorted(alive, key=lambda name: -scores[name])[: math.ceil(len(alive) / 2)]
+    last = rounds[-1].scores if rounds else {}
+    return Search(max(alive, key=lambda name: last.get(name, 0.0)), spent, rounds, stopped)
+
+
+def best_value(spec: TaskSpec, rows: Sequence[Row]) -> float:
+    """The score of a prompt's answers in the metric that decides: as written or, for labels, restricted to them; whichever
+    is better."""
+    metric = METRICS[spec.metric]
+    ways = [rows]
+    if isinstance(spec.output, LabelsOutput) and (restricted := restricted_rows({"it": rows}, "it", spec.output)):
+        ways.append(restricted)
+    return max(metric.rank(metric.value(way, spec.output)) for way in ways)

@@ -1,0 +1,38 @@
+"""How long one call takes when it comes alone: the ``latency`` action of the child process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.reporting import say
+
+
+def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :func:`finetune_pipeline.worker.jobs.latency_job`. Returns (facts, measured).
+
+    The first call of a prompt is not counted: it warms kernels and memory up. Nothing comes from the cache of answers.
+    """
+    examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["calls"] + 1]
+    asked = Answerer(Path(job["model"]), precision=job["precision"])
+    train = read_examples(Path(job["train"]))
+    retriever = ExampleRetriever(train)
+    milliseconds: dict[str, dict[str, float]] = {}
+    for name, prompt in job["prompts"].items():
+        taken = []
+        for example, choices in zip(examples, conversations(examples, prompt, retriever), strict=True):
+            began = time.perf_counter()
+            ids = encode_prompt(asked.tokenizer, choices[0], example.tools)
+            asked.answers([ids], None, job["max_new_tokens"], 1)
+            taken.append(1000 * (time.perf_counter() - began))
+        p50, p95 = np.quantile(taken[1:] or taken, (0.5, 0.95))
+        milliseconds[name] = {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
+        say(f"{job['stage']}: {name}: one call alone takes {p50:,.0f} ms (95%: {p95:,.0f} ms)")
+    return {"calls": len(examples) - 1}, {"latency": milliseconds}

@@ -1,0 +1,186 @@
+"""The page of `finetune ladder`: the answer, every rung with its quality, cost and latency, the pilot, and what would flip it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from finetune_pipeline.baseline.ladder import DECISIONS, Ladder, Rung
+from finetune_pipeline.evaluation.metrics import metric_title
+from finetune_pipeline.evaluation.wording import (
+    NOTHING,
+    dollars,
+    duration,
+    percent,
+    percent_range,
+    points,
+    points_range,
+)
+from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, Verdict, figure, text
+from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, Dot, canvas, dot_plot, draw, scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SKIPPED = {"prompt_search": "Search for a better prompt", "pilot": "Pilot"}
+
+
+def ladder_page(task: str, description: str, ladder: Ladder) -> Page:
+    """Build the page."""
+    status = {"fine_tune": "passed", "undecided": "warned"}.get(ladder.decision, "failed")
+    answer, why = DECISIONS[ladder.decision], ladder.sentence.removeprefix(DECISIONS[ladder.decision]).strip()
+    return Page(
+        f"{task}: prompt, retrieve or fine-tune?",
+        " ".join(description.split()),
+        Verdict(status, answer, why, more=ladder.flips),
+        [
+            Section.of("rungs", "Every rung on the same rows", _rungs(ladder)),
+            Section.of("cost", "Quality against cost", [cost_plot(ladder)]),
+            Section.of("pilot", "Pilot: what training adds", _pilot(ladder)),
+            Section.of("reasons", "Step by step", [Items(ladder.reasons)]),
+            Section.of(
+                "skipped", "Not climbed", [Items([f"{SKIPPED[k]}: {why}." for k, why in ladder.skipped.items()])]
+            ),
+        ],
+        unfolded=3,
+    )
+
+
+def _rungs(ladder: Ladder) -> Blocks:
+    title = metric_title(ladder.metric)
+    yield quality_plot(ladder)
+    rows = [
+        [
+            rung.title,
+            percent(rung.value),
+            percent_range(rung.interval),
+            f"{points(rung.gain)} ({points_range(rung.gain_interval)})" if rung.gain is not None else NOTHING,
+            dollars(rung.dollars) if rung.dollars is not None else NOTHING,
+            _milliseconds(rung.p50),
+            _milliseconds(rung.p95),
+            rung.excluded or ("stands" if rung.name == ladder.stands else ""),
+        ]
+        for rung in ladder.rungs
+    ]
+    columns = [("Rung", text), (title, figure), ("Interval", figure), ("Points over the best below", figure)]
+    columns += [("$ per 1,000 calls", figure), ("p50, ms", figure), ("p95, ms", figure), ("", text)]
+    stands = [i for i, rung in enumerate(ladder.rungs) if rung.name == ladder.stands]
+    yield Table(columns, rows, strong=stands)
+    yield Text(
+        f"{ladder.rows} validation rows, the same for every rung. What was chosen among several prompts was chosen on one half of "
+        "them and scored on the other. Latency: one call at a time on this machine.",
+        note=True,
+    )
+
+
+def _milliseconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def quality_plot(ladder: Ladder) -> Plot | None:
+    """Draw the score of every rung with its interval, then the trainings of the pilot and what all rows should reach."""
+    dots = [
+        Dot(
+            rung.title,
+            rung.value,
+            rung.interval or (rung.value, rung.value),
+            percent(rung.value),
+            rung.name == ladder.stands,
+        )
+        for rung in ladder.rungs
+    ]
+    for point in ladder.points:
+        label = f"Trained on {percent(point.share)} of the rows"
+        dots.append(Dot(label, point.value, point.interval or (point.value, point.value), percent(point.value)))
+    if ladder.expected is not None:
+        of = ladder.expected
+        dots.append(Dot("Trained on all rows, extrapolated", of.value, of.interval, percent(of.value)))
+    return dot_plot("ladder", "Score of every rung, with its interval", dots, metric_title(ladder.metric), (0.0, 1.0))
+
+
+def frontier(rungs: list[Rung]) -> list[Rung]:
+    """The rungs that no cheaper or equally dear one equals, from the cheapest on."""
+    best: list[Rung] = []
+    for rung in sorted((r for r in rungs if r.dollars is not None), key=lambda r: (r.dollars or 0.0, -r.value)):
+        if not best or rung.value > best[-1].value:
+            best.append(rung)
+    return best
+
+
+def cost_plot(ladder: Ladder) -> Plot | None:
+    """Draw quality over the dollars of 1,000 calls, with intervals and the frontier. None where fewer than two have a cost."""
+    priced = [rung for rung in ladder.rungs if rung.dollars is not None]
+    paid = [rung.dollars for rung in priced if rung.dollars]
+    if len(priced) < 2 or not paid:
+        return None
+    least = min(paid) / 10
+    at = {rung.name: max(rung.dollars or 0.0, least) for rung in priced}
+    edge = frontier(priced)
+
+    def figure_of(width: int) -> Figure:
+        made, axes = canvas(width, 380, 52, 30, 28, 56)
+        axes.set_xscale("log")
+        scale(axes, "y", 0.0, 1.0, 5)
+        low, high = 10 ** math.floor(math.log10(least)), 10 ** math.ceil(math.log10(max(at.values()) * 1.5))
+        axes.set_xlim(low, high)
+        powers = [10.0**n for n in range(round(math.log10(low)), round(math.log10(high)) + 1)]
+        axes.xaxis.set_ticks(powers, [f"{power:,g}" for power in powers])
+        axes.xaxis.set_ticks([], minor=True)
+        axes.xaxis.grid(True, color=LINE, linewidth=1)
+        axes.set_xlabel("dollars per 1,000 calls (logarithmic; the left edge is nothing)", color=SOFT, fontsize=12)
+        axes.text(-0.04, 1.04, metric_title(ladder.metric), transform=axes.transAxes, color=SOFT, fontsize=12)
+        axes.step([at[r.name] for r in edge], [r.value for r in edge], where="post", color=ACCENT, linewidth=1.6)
+        for number, rung in enumerate(priced, 1):
+            color = ACCENT if rung in edge else SOFT
+            if rung.interval:
+                axes.plot([at[rung.name]] * 2, rung.interval, color=color, linewidth=1.4)
+            axes.plot(
+                [at[rung.name]], [rung.value], "o", color=INK if rung.name == ladder.stands else color, markersize=8
+            )
+            axes.annotate(str(number), (at[rung.name], rung.value), (9, -4), textcoords="offset pixels", color=color)
+        return made
+
+    legend = Table([("", figure), ("Rung", text)], [[str(i), rung.title] for i, rung in enumerate(priced, 1)])
+    plot = draw(
+        "ladder_cost",
+        "Quality over the cost of 1,000 calls; the line joins the rungs that nothing cheaper equals",
+        figure_of,
+    )
+    return Plot(plot.name, plot.title, plot.wide, plot.narrow, plot.embedded, legend)
+
+
+def _pilot(ladder: Ladder) -> Blocks:
+    if not ladder.points:
+        return
+    rows = [
+        [f"{point.rows:,}", percent(point.share), point.steps, percent(point.value), percent_range(point.interval),
+         duration(point.seconds) if point.seconds is not None else NOTHING]
+        for point in ladder.points
+    ]  # fmt: skip
+    columns = [("Rows", figure), ("Share", figure), ("Steps", figure), (metric_title(ladder.metric), figure)]
+    yield Table([*columns, ("Interval", figure), ("Trained in", figure)], rows)
+    if (of := ladder.expected) is not None:
+        yield Text(
+            f"All rows should reach {percent(of.value)} ({percent_range(of.interval)}): {points(of.gain)} points over the best "
+            f"simpler way ({points_range(of.gain_interval)})."
+        )
+
+
+def ladder_lines(task: str, ladder: Ladder) -> list[str]:
+    """The same for the command line."""
+    lines = [f"{task}: {ladder.sentence}", ""]
+    width = max(len(rung.title) for rung in ladder.rungs)
+    for rung in ladder.rungs:
+        cost = dollars(rung.dollars) if rung.dollars is not None else NOTHING
+        mark = "→" if rung.name == ladder.stands else " "
+        speed = f"{_milliseconds(rung.p50)} ms" if rung.p50 is not None else NOTHING
+        lines.append(f"{mark} {rung.title:{width}}  {percent(rung.value):>6}  {cost:>10} per 1,000 calls  {speed:>10}")
+    lines += [f"  Trained on {point.rows:,} rows: {percent(point.value)}" for point in ladder.points]
+    if ladder.expected is not None:
+        lines.append(
+            f"  All rows, extrapolated: {percent(ladder.expected.value)} ({percent_range(ladder.expected.interval)})"
+        )
+    lines += [f"  {SKIPPED[name]} left out: {why}" for name, why in ladder.skipped.items()]
+    if ladder.flips:
+        lines += ["", "What would change the answer:", *(f"  - {flip}" for flip in ladder.flips)]
+    return lines

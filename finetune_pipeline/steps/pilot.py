@@ -1,0 +1,138 @@
+"""BASELINE, for `finetune ladder`: trainings on growing shares of the rows, and what all of them should reach."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.baseline.ladder import Terms, one_of_many, standing
+from finetune_pipeline.baseline.pilot import Point, extrapolate
+from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
+from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
+from finetune_pipeline.reporting import say
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.steps.baseline import answering_settings, by_model
+from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed, good_enough
+from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
+from finetune_pipeline.worker.jobs import merge_job, prompt_set
+
+PARITY_ROWS = 4
+"""Rows on which a pilot's merged model is compared with the trained one: the whole training has its own comparison."""
+
+
+def make_pilot(context: StepContext) -> dict[str, Any]:
+    """Train on growing shares of the rows and answer validation, until the curve answers the question."""
+    spec, base = context.spec, context.inputs["base_model"].folder
+    answered = climbed(context)
+    why = good_enough(context)
+    if not TRAINERS[spec.training.trainer].on_this_machine:
+        why = f"the trainer {spec.training.trainer} would be paid for every share; a pilot trains on this machine"
+    rows, points, stopped = read_examples(split_file(context, "train")), [], ""
+    rival = next(of for of in answered if of.name == standing(spec, answered, Terms({}, {}))).rows
+    by_share: dict[float, list[dict[str, Any]]] = {}
+    for share in () if why else sorted(spec.ladder.pilot):
+        count = max(1, round(share * len(rows)))
+        work = context.builder.work / f"{count}_rows"
+        work.mkdir(parents=True, exist_ok=True)
+        if not (work / "answers" / "result.json").exists():
+            _train_and_ask(context, base, chosen(rows, count, "pilot"), work)
+        by_share[share] = by_model(read_predictions(work / "answers" / PREDICTIONS))["trained"]
+        points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json")))
+        say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
+        if stopped := _answered(spec, by_share, rival, len(answered) + len(spec.ladder.pilot)):
+            break
+    write_predictions(
+        context.out / PREDICTIONS,
+        [{**row, "model": str(share)} for share, of in by_share.items() for row in of],
+    )
+    expected = extrapolate(spec, by_share, rival)
+    return {
+        "skipped": why,
+        "stopped": stopped,
+        "points": [point.model_dump() for point in points],
+        "expected": expected.model_dump() if expected else None,
+    }
+
+
+def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], work: Path) -> None:
+    """Train as the task would, on these rows; merge, and let the result answer validation. Each part is done once."""
+    spec, file = context.spec, work / "train.jsonl"
+    trained, merged, answers = (work / name for name in ("trained", "merged", "answers"))
+    if not (work / "training.json").exists():
+        write_examples(file, rows)
+        trained.mkdir(exist_ok=True)
+        facts = train(
+            TrainingOrder(
+                spec,
+                base=base,
+                train=file,
+                validation=split_file(context, "validation"),
+                out=trained,
+                work=work / "checkpoints",
+                launch=lambda job: context.launch({**job, "stage": "pilot"}),
+                home=context.store.root.parent,
+                task_folder=context.task.folder,
+            )
+        )
+        seconds = read_json(trained / "measured.json").get("seconds")
+        write_json(work / "training.json", {"steps": facts["steps"], "seconds": seconds})
+    if not (merged / "result.json").exists():
+        shutil.rmtree(merged, ignore_errors=True)
+        merged.mkdir()
+        common = answering_settings(spec)
+        context.launch(
+            merge_job(
+                base=base,
+                adapter=trained / "adapter",
+                examples=split_file(context, "validation"),
+                labels=spec.labels,
+                parity_rows=PARITY_ROWS,
+                out=merged,
+                stage="pilot",
+                **common,
+            )
+        )
+    prefix = merged / "adapter" if (merged / "adapter").exists() else None
+    shutil.rmtree(answers, ignore_errors=True)
+    answers.mkdir()
+    asked = prompt_set(name="trained", model=base if prefix else merged, adapter=prefix)
+    context.launch(answers_job(context, [asked], split_file(context, "validation"), answers, "pilot"))
+    for folder in (trained, merged, work / "checkpoints"):  # a model may take as much disk as the base
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _point(
+    spec: TaskSpec, share: float, count: int, rows: Sequence[Mapping[str, Any]], training: Mapping[str, Any]
+) -> Point:
+    metric = METRICS[spec.metric]
+    return Point(
+        share=share,
+        rows=count,
+        steps=training["steps"],
+        value=metric.value(rows, spec.output) or 0.0,
+        interval=metric.interval(rows, spec.output, spec.gates.confidence),
+        seconds=training["seconds"],
+    )
+
+
+def _answered(
+    spec: TaskSpec,
+    by_share: Mapping[float, Sequence[Mapping[str, Any]]],
+    rival: Sequence[Mapping[str, Any]],
+    rungs: int,
+) -> str:
+    """Why the curve needs no further point; empty where it does."""
+    metric, confidence = METRICS[spec.metric], one_of_many(spec, rungs)
+    newest = by_share[max(by_share)]
+    if metric.gain(rival, newest, spec.output, confidence).surely_above():
+        return "it surely leads the best simpler way already"
+    expected = extrapolate(spec, by_share, rival)
+    if expected is not None and expected.gain_interval[1] < 0:
+        return "no number of rows there is would bring it to the best simpler way"
+    return ""

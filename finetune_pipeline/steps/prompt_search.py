@@ -1,0 +1,152 @@
+"""BASELINE, for `finetune ladder`: a search for a better prompt, scored on rows that had no part in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.baseline.ladder import OPTIMISED
+from finetune_pipeline.baseline.prompt_search import Search, candidates, halving
+from finetune_pipeline.baseline.selection import FOLDS, fold_of
+from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
+from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.evaluation.predictions import API, read_predictions, write_predictions
+from finetune_pipeline.evaluation.prompts import Prompt
+from finetune_pipeline.reporting import say
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.steps.baseline import answering_settings, ask_api, by_model, output_settings
+from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.steps.rungs import PREDICTIONS, PROMPTS, answers_job, good_enough, validation_rows
+from finetune_pipeline.worker.jobs import prompt_set
+
+WRITTEN = 4
+"""Instructions that the API model is asked to write."""
+
+
+def make_prompt_search(context: StepContext) -> dict[str, Any]:
+    """Search a better prompt for the base model, once for each fold; the winner of one fold answers the other."""
+    spec = context.spec
+    train_rows, rows = read_examples(split_file(context, "train")), validation_rows(context)
+    folds = {fold: [e for e in rows if fold_of(e.id) == fold] for fold in FOLDS}
+    if why := _no_search(context, len(rows), folds):
+        write_predictions(context.out / PREDICTIONS, [])
+        return {"skipped": why, "calls": 0, "searches": [], "best": None}
+    prompts = candidates(spec, train_rows, _written_instructions(context, train_rows))
+    ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else None
+    searches: list[Search] = []
+    answers: list[dict[str, Any]] = []
+    tokens: list[Mapping[str, float]] = []
+    for fold, held in folds.items():
+        ask = _Asker(context, context.builder.work / f"fold_{fold}")
+        budget = (spec.ladder.calls - len(rows)) // 2
+        search = halving(
+            spec, prompts, folds[1 - fold], budget, ask, lambda: ends is not None and time.monotonic() > ends
+        )
+        made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
+        tokens.append(ask.tokens[search.winner])
+        searches.append(search)
+        answers += [{**row, "model": OPTIMISED} for row in made]
+        say(f"prompt_search: fold {fold + 1} of 2: {search.winner} won after {search.calls} calls")
+    write_predictions(context.out / PREDICTIONS, sorted(answers, key=lambda row: str(row["example_id"])))
+    write_json(context.out / PROMPTS, {name: prompts[name].to_dict() for name in {s.winner for s in searches}})
+    return {
+        "skipped": "",
+        "calls": sum(search.calls for search in searches) + len(rows),
+        "searches": [asdict(search) for search in searches],
+        "best": searches[0].winner,
+        "tokens": {key: sum(of[key] for of in tokens) / len(tokens) for key in tokens[0]},
+    }
+
+
+def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Example]]) -> str:
+    spec = context.spec
+    if not spec.ladder.calls:
+        return "ladder.calls is 0"
+    if min(map(len, folds.values())) < 4:
+        return f"{rows} validation rows are too few to choose on one half and score on the other"
+    if spec.ladder.calls < 2 * rows:
+        return f"ladder.calls is {spec.ladder.calls}: the winner alone answers {rows} rows, and choosing takes as many again"
+    return good_enough(context)
+
+
+class _Asker:
+    """Asks prompts in child processes; what a round was answered before a kill is read again.
+
+    tokens: mean tokens of the last call of each prompt.
+    """
+
+    def __init__(self, context: StepContext, folder: Path) -> None:
+        self.context, self.folder, self.number = context, folder, 0
+        self.tokens: dict[str, Mapping[str, float]] = {}
+
+    def __call__(
+        self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str
+    ) -> Mapping[str, list[dict[str, Any]]]:
+        self.number += 1
+        out, asked = self.folder / str(self.number), self.folder / f"{self.number}.jsonl"
+        if (out / "result.json").exists():
+            facts = read_json(out / "result.json")
+        else:
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir(parents=True)
+            write_examples(asked, rows)
+            say(f"prompt_search: {title}: {len(prompts)} prompts on {len(rows)} further rows each")
+            model = self.context.inputs["base_model"].folder
+            sets = [prompt_set(name=name, model=model, prompt=p.to_dict()) for name, p in prompts.items()]
+            facts = self.context.launch(answers_job(self.context, sets, asked, out, "prompt_search"))
+        self.tokens |= {
+            name: {"prompt": of["mean_prompt_tokens"], "answer": of["mean_new_tokens"]}
+            for name, of in facts["sets"].items()
+        }
+        return by_model(read_predictions(out / PREDICTIONS))
+
+
+def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -> list[str]:
+    """Instructions by the API model of baseline.endpoint, where there is one, in one request. An answer that is no list of
+    texts gives none."""
+    spec = context.spec
+    if spec.baseline.endpoint is None:
+        return []
+    shown = "\n\n".join(f"Message: {e.user_text}\nAnswer: {e.answer}" for e in chosen(train_rows, 8, "instructions"))
+    wish = (
+        f"Write {WRITTEN} different system prompts for a small language model. The task: {spec.description}\n\nThe present "
+        f"system prompt:\n{spec.system_prompt}\n\nExamples:\n{shown}\n\nReply with a JSON list of {WRITTEN} texts and nothing else."
+    )
+    messages = [{"role": "user", "content": wish}, {"role": "assistant", "content": "[]"}]
+    request = Example("instructions", messages)
+    wider = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"max_new_tokens": 2000})})
+    rows, _ = ask_api(
+        replace(context, task=context.task.model_copy(update={"spec": wider})),
+        {f"{API}instructions": Prompt(api=True).to_dict()},
+        [request],
+        train_rows,
+        {request.id: "[]"},
+        stage="prompt_search",
+        most_failed=1.0,
+    )
+    text = str(rows[0]["text"])
+    try:
+        listed = json.loads(text[text.index("[") : text.rindex("]") + 1])
+    except ValueError:
+        say("prompt_search: the API model wrote no list of instructions; the fixed edits alone are tried")
+        return []
+    return [each for each in listed if isinstance(each, str)][:WRITTEN]
+
+
+def search_settings(spec: TaskSpec) -> dict[str, Any]:
+    """The part of the spec that the search for a prompt depends on."""
+    return {
+        "calls": spec.ladder.calls,
+        "minutes": spec.ladder.minutes,
+        "description": spec.description,
+        "system_prompt": spec.system_prompt,
+        "metric": spec.metric,
+        **output_settings(spec),
+        **answering_settings(spec),
+    }

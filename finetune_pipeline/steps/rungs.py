@@ -1,0 +1,70 @@
+"""What the rungs of the ladder share: their rows, their answers, and whether one of them is good enough already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb
+from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.planning.serving_costs import Call
+from finetune_pipeline.steps.baseline import by_model
+from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.steps.earlier_runs import answers_of
+from finetune_pipeline.worker.jobs import predict_job
+
+PREDICTIONS, PROMPTS = "predictions.parquet", "prompts.json"
+
+
+def validation_rows(context: StepContext) -> list[Example]:
+    """The validation rows that every rung answers, those of the baseline."""
+    rows = sorted(read_examples(split_file(context, "validation")), key=lambda e: e.id)
+    return rows[: context.spec.baseline.rows]
+
+
+def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
+    """The rungs below training with their answers."""
+    baseline = context.inputs["few_shot_baseline"]
+    rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
+    details = baseline.facts["prompt_details"]
+    tokens = {name: Call(of["mean_prompt_tokens"], of["mean_new_tokens"]) for name, of in details.items()}
+    optimised: list[dict[str, Any]] = []
+    if searched and (found := context.inputs["prompt_search"]).facts["best"]:
+        optimised = read_predictions(found.path(PREDICTIONS))
+        tokens[OPTIMISED] = Call(**found.facts["tokens"])
+    return climb(context.spec, rows, tokens, optimised)
+
+
+def good_enough(context: StepContext) -> str:
+    """Why no further rung need be climbed, where a rung of the baseline surely reaches baseline.ceiling already."""
+    spec = context.spec
+    metric = METRICS[spec.metric]
+    for answered in climbed(context, searched=False):
+        interval = metric.interval(answered.rows, spec.output, spec.gates.confidence)
+        if interval is not None and metric.higher_is_better and interval[0] >= spec.baseline.ceiling:
+            return f"{answered.title} surely reaches baseline.ceiling"
+    return ""
+
+
+def answers_job(
+    context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, stage: str
+) -> dict[str, Any]:
+    """A job that asks these sets the validation rows of a file, as the baseline asks them."""
+    spec = context.spec
+    return predict_job(
+        sets=sets,
+        examples=examples,
+        labels=spec.labels,
+        max_new_tokens=spec.answer_length,
+        batch_size=spec.baseline.batch_size,
+        answers=answers_of(context),
+        precision=spec.evaluation.precision,
+        train=split_file(context, "train"),
+        limit=spec.baseline.rows,
+        out=out,
+        stage=stage,
+    )

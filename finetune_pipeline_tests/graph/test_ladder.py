@@ -1,0 +1,99 @@
+"""The ladder on a tiny model: every rung in the real graph, its budget kept, killed and taken up again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.pipeline import STEPS
+from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
+from finetune_pipeline_tests.graph.project import Project
+
+CLIMBED = [step for step in STEPS if step.asked_for]
+SETTINGS = {"ladder": {"calls": 120, "pilot": [0.25, 0.5]}, "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}}  # fmt: skip
+
+
+def climb(project: Project) -> tuple[int, dict[str, Any]]:
+    """``finetune ladder --json``: exit code and what it told."""
+    done = project.finetune("ladder", project.folder.name, "--json")
+    assert done.stdout.strip(), done.stderr[-3000:]
+    return done.returncode, json.loads(done.stdout)
+
+
+def without_times(told: dict[str, Any]) -> dict[str, Any]:
+    """What a ladder tells, but for what no two runs have alike."""
+    rungs = [{k: v for k, v in rung.items() if k not in ("p50", "p95")} for rung in told["rungs"]]
+    points = [{k: v for k, v in point.items() if k != "seconds"} for point in told["points"]]
+    return {**told, "rungs": rungs, "points": points, "page": ""}
+
+
+@pytest.fixture(scope="module")
+def climbed(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, int, dict]:
+    """The ladder, undisturbed."""
+    project = Project.continued(finished[0], tmp_path_factory.mktemp("ladder"), "few_shot_baseline", **SETTINGS)
+    return project, *climb(project)
+
+
+def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: tuple[Project, int, dict]) -> None:
+    project, code, told = climbed
+    names = [rung["name"] for rung in told["rungs"]]
+    assert {"linear", "commonest", "prompt", "prompt_restricted", "optimised", "retrieve"} <= set(names)
+    assert told["rows"] == 20
+    assert code == (0 if told["decision"] == "fine_tune" else 2)
+    assert [point["share"] for point in told["points"]] in ([0.25], [0.25, 0.5])
+    assert all(rung["p50"] > 0 for rung in told["rungs"])
+    assert told["stands"] in names and told["sentence"]
+    assert "every rung on the same rows" in Path(told["page"]).read_text("utf-8").lower()
+    for step in CLIMBED:
+        record = json.loads((project.artifact(step.name) / "artifact.json").read_text("utf-8"))
+        assert set(record["opened"]) <= set(step.needs), "read, and not shown"
+
+
+def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
+    climbed: tuple[Project, int, dict],
+) -> None:
+    project, _, _ = climbed
+    facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
+    assert len(facts["searches"]) == 2
+    assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) + 20 <= 120
+    answered = read_predictions(project.artifact("prompt_search") / "predictions.parquet")
+    assert len({row["example_id"] for row in answered}) == len(answered) == 20
+
+
+def test_a_second_climb_asks_and_trains_nothing(climbed: tuple[Project, int, dict]) -> None:
+    project, code, told = climbed
+    before = {step.name: project.artifact(step.name) for step in CLIMBED}
+    assert climb(project) == (code, told)
+    assert {step.name: project.artifact(step.name) for step in CLIMBED} == before
+
+
+def test_a_whole_run_leaves_the_ladder_out(finished: tuple[Project, int, dict]) -> None:
+    for step in CLIMBED:
+        assert not list((finished[0].home / "artifacts" / "colours").glob(f"{step.name}/*/artifact.json"))
+
+
+def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
+    climbed: tuple[Project, int, dict], tmp_path: Path
+) -> None:
+    """Killed in the search and in the pilot. What was answered and trained before a kill is not asked or trained again."""
+    undisturbed, code, told = climbed
+    project = Project.continued(undisturbed, tmp_path, "prompt_search", **SETTINGS)
+    work = project.home / "artifacts" / "colours" / ".work"
+    kept: dict[Path, int] = {}
+    for step, done in (("prompt_search", "fold_*/*/result.json"), ("pilot", "*_rows/training.json")):
+        running = subprocess.Popen(
+            project.command("ladder", "colours"), env=project.environment(), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        found = wait_for(running, lambda step=step, done=done: list((work / step).glob(f"*/{done}")))
+        assert found, f"{step} ended before it could be killed"
+        kill_run(running)
+        kept |= {path: path.stat().st_mtime_ns for path in (work / step).glob(f"*/{done}")}
+        assert not list((project.home / "artifacts" / "colours" / step).glob("*/artifact.json"))
+    again = climb(project)
+    assert (again[0], without_times(again[1])) == (code, without_times(told))

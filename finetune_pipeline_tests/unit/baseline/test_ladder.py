@@ -1,0 +1,244 @@
+"""The ladder: no false winner, an honest pilot, limits that are kept, and the answer that follows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_pipeline.baseline.ladder import Answered, Terms, climb, score_rungs, standing
+from finetune_pipeline.baseline.ladder_answer import ladder
+from finetune_pipeline.baseline.pilot import extrapolate, rows_for
+from finetune_pipeline.baseline.prompt_search import halving, instructions
+from finetune_pipeline.baseline.selection import cross_fitted, fold_of
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.prompts import Prompt
+from finetune_pipeline.planning.serving_costs import Call
+from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
+from finetune_pipeline.report.page import page_html
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
+
+NO_TERMS = Terms({}, {})
+
+
+def answers(right: Sequence[bool], label_scores: list[float] | None = None) -> list[dict[str, Any]]:
+    """Rows that are right where the list says so, in order of their ids."""
+    made = []
+    for i, good in enumerate(right):
+        gold = LABELS[i % 3]
+        made.append(row(i, gold, gold if good else LABELS[(i + 1) % 3], label_scores=label_scores or []))
+    return sorted(made, key=lambda r: str(r["example_id"]))
+
+
+def luck(share: float, n: int, seed: int) -> list[bool]:
+    draw = random.Random(seed)
+    return [draw.random() < share for _ in range(n)]
+
+
+def rung(name: str, share: float, kind: Any = "prompt", n: int = 300, seed: int = 0) -> Answered:
+    return Answered(name, kind, f"The {name}", answers(luck(share, n, seed)), Call(100, 5))
+
+
+def limited(**advise: float) -> TaskSpec:
+    of = spec()
+    return of.model_copy(update={"advise": of.advise.model_copy(update=advise)})
+
+
+def test_thirty_equal_prompts_have_no_sure_winner() -> None:
+    """The best of thirty equally good prompts looks far better than it is; chosen on one half and scored on the other, it
+    is not. Over many trials the first prompt is surely beaten no more often than the confidence allows."""
+    of, trials, naive, fair, optimism = spec(), 120, 0, 0, []
+    metric = METRICS[of.metric]
+    for trial in range(trials):
+        prompts = {f"p{i}": answers(luck(0.6, 200, 1000 * trial + i)) for i in range(30)}
+        best = max(prompts, key=lambda name: metric.value(prompts[name], of.output) or 0)
+        naive += metric.gain(prompts["p0"], prompts[best], of.output).surely_above()
+        chosen = cross_fitted(of, prompts)
+        fair += metric.gain(prompts["p0"], chosen.rows, of.output).surely_above()
+        optimism.append((metric.value(chosen.rows, of.output) or 0) - 0.6)
+    assert naive > trials * 0.15, "the simulation shows the curse"
+    assert fair <= trials * 0.05
+    assert abs(np.mean(optimism)) < 0.01
+
+
+def test_cross_fitting_answers_every_row_once_by_a_prompt_chosen_without_it() -> None:
+    good = answers([True] * 200)
+    first = [dict(r, text="first" if fold_of(r["example_id"]) == 0 else r["text"]) for r in good]
+    second = [dict(r, text="second" if fold_of(r["example_id"]) == 1 else r["text"]) for r in good]
+    chosen = cross_fitted(spec(), {"fails in fold 0": first, "fails in fold 1": second})
+    assert chosen.names == ("fails in fold 0", "fails in fold 1"), "each is best where it was not scored"
+    assert [r["example_id"] for r in chosen.rows] == [r["example_id"] for r in good]
+    assert METRICS["accuracy"].value(chosen.rows, spec().output) == 0.0
+    with pytest.raises(ValueError, match="nothing to choose"):
+        cross_fitted(spec(), {})
+
+
+class Oracle:
+    """Answers by each prompt's share of right answers, and counts what it was asked."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self.shares, self.asked = shares, []
+
+    def __call__(self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str) -> dict[str, list[Any]]:
+        self.asked += [(name, e.id) for name in prompts for e in rows]
+        return {
+            name: [
+                row(int(e.id), LABELS[0], LABELS[0] if int(e.id) % 100 < 100 * self.shares[name] else LABELS[1])
+                for e in rows
+            ]
+            for name in prompts
+        }
+
+
+def examples(n: int) -> list[Example]:
+    order = random.Random(1).sample(range(n), n)
+    return [Example(str(i), [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]) for i in order]
+
+
+@pytest.mark.parametrize("calls", [40, 333, 1000])
+def test_halving_finds_the_best_prompt_and_keeps_to_its_calls(calls: int) -> None:
+    shares = {f"p{i}": 0.3 for i in range(16)} | {"p11": 0.9}
+    oracle = Oracle(shares)
+    search = halving(spec(), {name: Prompt() for name in shares}, examples(100), calls, oracle)
+    assert search.calls == len(oracle.asked) <= calls
+    assert len(set(oracle.asked)) == len(oracle.asked), "no row is asked twice of one prompt"
+    if calls > 40:  # with 40 calls only the first few prompts can be tried at all
+        assert search.winner == "p11"
+        assert [r.candidates for r in search.rounds] == sorted((r.candidates for r in search.rounds), reverse=True)
+
+
+def test_halving_stops_when_the_time_is_up_and_refuses_too_few_calls() -> None:
+    oracle = Oracle({"a": 0.2, "b": 0.9, "c": 0.5, "d": 0.1})
+    search = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 120, oracle, lambda: True)
+    assert (len(search.rounds), search.stopped, search.winner) == (1, "the time is up", "b")
+    with pytest.raises(ValueError, match="3 calls are too few"):
+        halving(spec(), {"a": Prompt()}, examples(50), 3, oracle)
+
+
+def test_instructions_begin_with_the_tasks_own_and_name_the_labels() -> None:
+    made = instructions(spec(), [" One more. ", ""])
+    assert made[0] == spec().system_prompt.strip() and made[-1] == "One more."
+    assert all(label in made[1] for label in LABELS)
+    assert len(set(made)) == len(made)
+
+
+def test_the_best_prompt_is_compared_as_chosen_and_simple_models_on_the_same_rows() -> None:
+    rows = {
+        "zero_shot": answers(luck(0.5, 120, 1)),
+        "8_shot": answers(luck(0.7, 120, 2)),
+        "3_nearest": answers(luck(0.8, 120, 3)),
+        "api_zero_shot": answers(luck(0.9, 120, 4)),
+        "simple_linear": answers(luck(0.6, 200, 5)),
+    }
+    made = climb(spec(), rows, {"8_shot": Call(200, 3)}, answers(luck(0.75, 120, 6)))
+    assert [of.name for of in made] == ["linear", "prompt", "optimised", "retrieve", "api"]
+    assert {len(of.rows) for of in made} == {120}, "a simple model answered more rows than the prompts were asked"
+    assert made[1].call == Call(200, 3)
+
+
+def test_a_rung_stands_until_a_later_one_surely_beats_it() -> None:
+    rungs = [
+        rung("linear", 0.6, "simple", seed=1),
+        rung("prompt", 0.62, seed=2),
+        rung("retrieval", 0.85, "retrieve", seed=3),
+    ]
+    scored = score_rungs(spec(), rungs, NO_TERMS)
+    assert standing(spec(), rungs, NO_TERMS) == "retrieval"
+    assert scored[2].over == "The linear", "a prompt that is not surely better is not what the next one must beat"
+    assert standing(spec(), rungs[:2], NO_TERMS) == "linear"
+
+
+def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
+    rungs = [rung("linear", 0.6, "simple", seed=1), rung("retrieval", 0.85, "retrieve", seed=3)]
+    terms = Terms({"linear": 0.0, "retrieval": 3.0}, {"linear": (0.1, 0.2), "retrieval": (300.0, 900.0)})
+    dear, slow = limited(max_cost_per_1k=1.0), limited(max_latency_ms=500.0)
+    assert standing(spec(), rungs, terms) == "retrieval"
+    for of, why in ((dear, "max_cost_per_1k"), (slow, "max_latency_ms")):
+        assert standing(of, rungs, terms) == "linear"
+        made = ladder(of, rungs, "", terms)
+        assert why in made.rung("retrieval").excluded
+        assert any(why in flip and "would lead" in flip for flip in made.flips)
+
+
+def curve(shares: Mapping[float, float], n: int = 300) -> dict[float, list[dict[str, Any]]]:
+    """Rows of trainings whose scores are these; one that was right stays right with more rows."""
+    order = random.Random(0).sample(range(n), n)
+    return {share: answers([order[i] < value * n for i in range(n)]) for share, value in shares.items()}
+
+
+@pytest.mark.parametrize(
+    ("shares", "truth"),
+    [
+        ({0.125: 0.5, 0.25: 0.6, 0.5: 0.7}, 0.75),
+        ({0.125: 0.8, 0.25: 0.85, 0.5: 0.87}, 0.88),
+        ({0.125: 0.4, 0.25: 0.4, 0.5: 0.4}, 0.4),
+        ({0.125: 0.1, 0.25: 0.3, 0.5: 0.6}, 0.85),
+        ({0.25: 0.55, 0.5: 0.5}, 0.5),
+    ],
+)
+def test_the_extrapolation_holds_what_curves_of_usual_shapes_reach(shares: dict[float, float], truth: float) -> None:
+    rival = answers(luck(0.5, 300, 9))
+    made = extrapolate(spec(), curve(shares), rival)
+    assert made is not None
+    assert made.interval[0] <= truth <= made.interval[1]
+    assert made.value >= max(shares.values()) - 0.06, "no doubling takes away"
+    before = METRICS["accuracy"].value(rival, spec().output) or 0
+    assert made.gain == pytest.approx(made.value - before, abs=1e-9)
+    assert extrapolate(spec(), dict(list(curve(shares).items())[:1]), rival) is None, "one point is no curve"
+
+
+def test_rows_for_a_gain_grow_with_it_and_end_where_the_curve_is_flat() -> None:
+    assert rows_for(0.05, 0.1, 1000) == pytest.approx(750, abs=60)
+    assert rows_for(0.12, 0.1, 1000) > rows_for(0.05, 0.1, 1000)
+    assert rows_for(0.05, 0.0, 1000) is None
+    assert rows_for(0.6, 0.01, 1000) is None
+
+
+def answer(low: float, pilot: Mapping[float, float], advice: str = "", **of: Any) -> Any:
+    """The ladder over a prompt of this share of right answers and a pilot of these scores."""
+    order = random.Random(0).sample(range(300), 300)
+    rungs = [
+        Answered("prompt", "prompt", "The prompt", answers([order[i] < low * 300 for i in range(300)]), Call(900, 5))
+    ]
+    rows = curve(pilot)
+    expected = extrapolate(spec(), rows, rungs[0].rows) if rows else None
+    terms = Terms({"prompt": 0.9}, {}, training=3.0, tuned=Call(90, 5), tuned_dollars=0.1)
+    return ladder(spec(), rungs, advice, of.get("terms", terms), pilot_rows=rows, expected=expected, train_rows=800)
+
+
+def test_each_shape_of_evidence_gets_its_answer() -> None:
+    assert answer(0.5, {0.125: 0.6, 0.25: 0.7, 0.5: 0.8}).decision == "fine_tune"
+    assert answer(0.97, {}).decision == "prompt"
+    assert answer(0.8, {0.125: 0.3, 0.25: 0.31, 0.5: 0.3}).decision == "prompt"
+    assert answer(0.1, {0.125: 0.1, 0.25: 0.1, 0.5: 0.1}).decision == "larger_model"
+    assert answer(0.6, {}).decision == "undecided"
+    assert answer(0.6, {}, advice="no_signal").decision == "no_signal"
+
+
+def test_an_answer_says_what_would_change_it() -> None:
+    short = answer(0.8, {0.125: 0.5, 0.25: 0.6, 0.5: 0.66})
+    assert any("more training rows" in flip or "too flat" in flip for flip in short.flips), short.flips
+    assert any("from 3,750 calls on" in flip for flip in short.flips), "3.00 / (0.90 - 0.10) * 1,000 calls"
+    assert any("added nothing" in flip for flip in answer(0.8, {0.125: 0.3, 0.25: 0.3, 0.5: 0.3}).flips)
+    assert any("Cheaper calls alone pay from 3,750 calls on" in f for f in answer(0.5, {0.25: 0.7, 0.5: 0.8}).flips)
+
+
+def test_the_frontier_leaves_out_what_is_dearer_and_no_better() -> None:
+    rungs = [
+        rung("linear", 0.6, "simple", seed=1),
+        rung("prompt", 0.4, seed=2),
+        rung("retrieval", 0.85, "retrieve", seed=3),
+    ]
+    made = ladder(spec(), rungs, "", Terms({"linear": 0.0, "prompt": 0.2, "retrieval": 1.0}, {}))
+    assert [r.name for r in frontier(made.rungs)] == ["linear", "retrieval"]
+    assert cost_plot(made) is not None
+    assert cost_plot(ladder(spec(), rungs, "", NO_TERMS)) is None, "no cost is known"
+    html = page_html(ladder_page("<tickets>", "Sort tickets.", made))
+    assert "&lt;tickets&gt;" in html and "<tickets>" not in html
+    lines = ladder_lines("tickets", made)
+    assert any(line.startswith("→ The retrieval") for line in lines)
