@@ -1,87 +1,240 @@
-"""What `finetune advise` decides on a trivially easy public set and on the two tasks that ship, and why.
+"""Is the advice right? Advice given before training, against what training then shows on the sealed test, over 13 data sets.
 
-    python benchmarks/advise.py BITEXT [--rows N] [--work FOLDER] [--task NAME …]
+    python benchmarks/advise.py PUBLIC --work FOLDER [--rows 400] [--set NAME …]
 
-BITEXT: the folder of bitext-intent, as published (dev, test, train). Each task runs through the real command with the bundled
-model; N validation rows are asked of each prompt (default 12), zero-shot and with the three nearest examples, so that it ends
-in minutes on one core. The models of words are scored on all validation rows. Ends with code 1 unless bitext-intent gets a no,
-and both others a yes.
+PUBLIC holds the public sets, one folder each (see public_sets.py). Every set runs through the real commands with the bundled
+model: `finetune advise` (nothing is trained), `finetune ladder` (with a pilot), then `finetune run`, whose sealed test says
+whether the fine-tuned model surely beats everything simpler. An advice is right where it says "fine-tune" and training wins,
+or "no" and training does not surely win; "not sure" is counted apart. A set that is done is read from FOLDER, so a run that
+was stopped goes on. Ends with code 1 where a sure "fine-tune" lost to something simpler.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-SHIPPED = Path(__file__).resolve().parent.parent / "data"
-WANTED = {"bitext_intent": False, "ticket_triage": True, "order_intake": True}
+from benchmarks.example_sets import example_set, with_answer, with_shuffled_answers
+from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.evaluation.wording import percent, points, points_range
+
+Rows = list[Example]
 
 
-def bitext(folder: Path, target: Path) -> dict[str, Any]:
-    """A task of the public set: what its 27 intents are called is all the prompt says of them."""
-    shutil.copytree(folder, target / "raw")
-    found = {row["intent"] for path in folder.rglob("*.csv") for row in csv.DictReader(path.open(encoding="utf-8"))}
+@dataclass(frozen=True)
+class DataSet:
+    """One data set. nature: what makes it easy or hard. source: of example_sets.example_set. change: of its rows."""
+
+    nature: str
+    source: str
+    change: Callable[[Rows], Rows] = list
+    share: float = 1.0
+    output: dict[str, Any] | None = None
+
+
+def _ten_intents(rows: Rows) -> Rows:
+    wanted = sorted({str(e.label) for e in rows})[:10]
+    return [e for e in rows if e.label in wanted]
+
+
+def _final_number(rows: Rows) -> Rows:
+    return [with_answer(e, e.answer.rsplit("####", 1)[-1].strip()) for e in rows]
+
+
+def _noisy(rows: Rows) -> Rows:
+    return with_shuffled_answers(rows, 0.3, 0)
+
+
+def _random(rows: Rows) -> Rows:
+    return with_shuffled_answers(rows, 1.0, 0)
+
+
+TEXT = {"kind": "text", "max_new_tokens": 48}
+SETS: dict[str, DataSet] = {
+    "tickets": DataSet("shipped: eight queues", "ticket_triage"),
+    "orders": DataSet("shipped: JSON extraction, format-bound", "order_intake"),
+    "intents_10": DataSet("ten intents, easy", "clinc150", _ten_intents),
+    "intents_10_tiny": DataSet("ten intents, a quarter of the rows", "clinc150", _ten_intents, share=0.4),
+    "support_27": DataSet("27 intents made from templates, trivial", "bitext-intent"),
+    "snips_7": DataSet("seven intents, easy", "snips"),
+    "snips_noisy": DataSet("seven intents, three labels in ten dealt out anew", "snips", _noisy),
+    "snips_random": DataSet("seven intents, all labels dealt out anew: nothing to learn", "snips", _random),
+    "tickets_noisy": DataSet("eight queues, three labels in ten dealt out anew", "ticket_triage", _noisy),
+    "gsm8k": DataSet("word problems, the final number: reasoning-bound", "gsm8k", _final_number, output=TEXT),
+    "gsm8k_large": DataSet("word problems: is the result above 40? reasoning-bound", "gsm8k-large"),
+    "products": DataSet("shipped: the product of an order, knowledge of names", "orders-product"),
+    "instructions": DataSet("short instructions, free answers", "llms-from-scratch-instr", output=TEXT),
+}
+TRAINING = {"method": "lora", "epochs": 2, "learning_rate": 0.001, "max_tokens": 1024}
+
+
+def write_task(name: str, public: Path, data: Path, rows: int) -> None:
+    """Write the task of a set: at most `rows` rows, and gates that let training go on whatever the advice is."""
+    of = SETS[name]
+    made = example_set(of.source, public)
+    picked = chosen(of.change(made.rows), round(rows * of.share), "advise")
+    output = of.output or made.spec.output.model_dump(mode="json", by_alias=True)
+    if output["kind"] == "labels":
+        output["labels"] = sorted({e.answer for e in picked})
+    shipped = of.source in ("ticket_triage", "order_intake")
+    prompt = made.spec.system_prompt if shipped else _prompt(output)
+    spec = {
+        "name": name,
+        "description": of.nature,
+        "system_prompt": prompt,
+        "output": output,
+        "data": {"min_examples": 50, "min_per_label": 2},
+        "split": {"validation": 0.2, "test": 0.3},
+        "baseline": {"rows": 60, "shots": [0, 4]},
+        "ladder": {"calls": 240, "pilot": [0.25, 0.5]},
+        "training": TRAINING,
+        "ability": {"suite": False},
+        "robustness": {"rows": 0},
+        "gates": {"worth_training": "warn", "learnable": "warn", "enough_test_rows": "warn"},
+    }
+    folder = data / name
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "raw" / "rows.jsonl", (_raw(e, output["kind"], prompt) for e in picked))
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), "utf-8")
+
+
+def _raw(example: Example, kind: str, prompt: str) -> dict[str, Any]:
+    if kind == "labels":
+        return {"text": example.user_text, "label": example.answer}
+    turns = [{"role": "user", "content": example.user_text}, {"role": "assistant", "content": example.answer}]
+    return {"messages": [{"role": "system", "content": prompt}, *turns]}
+
+
+def _prompt(output: dict[str, Any]) -> str:
+    if output["kind"] == "labels":
+        return f"Answer with exactly one label and nothing else. Labels: {', '.join(output['labels'])}"
+    return "Answer the user. Write the answer and nothing else."
+
+
+def command(work: Path, *arguments: str) -> tuple[dict[str, Any], float]:
+    """One `finetune` command with --json. Returns what it told, and its seconds."""
+    began = time.monotonic()
+    environment = {**os.environ, "FINETUNE_DATA": str(work / "data"), "FINETUNE_HOME": str(work / "home")}
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments, "--json"],
+        env={**environment, "OMP_WAIT_POLICY": "PASSIVE"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, 2) or not done.stdout.strip():
+        raise RuntimeError(f"finetune {' '.join(arguments)}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout), time.monotonic() - began
+
+
+def measure(name: str, work: Path, public: Path, rows: int) -> dict[str, Any]:
+    """Advice, ladder and truth of one set, with the seconds of each."""
+    write_task(name, public, work / "data", rows)
+    advice, advised = command(work, "advise", name)
+    ladder, climbed = command(work, "ladder", name)
+    ran, trained = command(work, "run", name)
+    report = read_json(Path(ran["steps"]["evaluation_report"]["folder"]) / "evaluation.json")
+    # against everything simpler: the least of the paired gains over the base model at its best and the simple models
+    gains = {
+        key: (of["gain"], of["interval"])
+        for key, of in report["comparisons"].items()
+        if of and key != "champion" and of.get("interval")
+    }
+    rival = min(gains, key=lambda key: gains[key][0])
+    gain, interval = gains[rival]
+    scores = {key: of["primary"]["value"] for key, of in report["scores"].items() if of.get("primary")}
     return {
-        "name": "bitext_intent",
-        "description": "What a customer wants of a shop.",
-        "system_prompt": f"Answer with exactly one label and nothing else. Labels: {', '.join(sorted(found))}",
-        "output": {"kind": "labels", "labels": sorted(found)},
-        "data": {"raw": ["raw/**/*.csv"], "fields": {"text": "utterance", "label": "intent"}},
+        "name": name,
+        "nature": SETS[name].nature,
+        "advice": advice["decision"],
+        "advised_to_train": advice["fine_tune"],
+        "ladder": ladder["decision"],
+        "points": [[p["share"], p["value"]] for p in ladder["points"]],
+        "expected": ladder["expected"],
+        "flips": ladder["flips"],
+        "tuned": scores["candidate"],
+        "rival": rival,
+        "rival_score": scores["candidate"] - gain,
+        "gain": gain,
+        "interval": interval,
+        "wins": interval[0] > 0,
+        "loses": interval[1] < 0,
+        "seconds": {"advise": advised, "ladder": climbed, "run": trained},
     }
 
 
-def task(name: str, public: Path, data: Path, rows: int) -> None:
-    """The task's folder, with its spec limited to `rows` validation rows."""
-    target = data / name
-    if name == "bitext_intent":
-        spec = bitext(public, target)
-    else:
-        shutil.copytree(SHIPPED / name, target)
-        spec = yaml.safe_load((target / "task.yaml").read_text("utf-8"))
-    spec["baseline"] = {**spec.get("baseline", {}), "shots": [0], "retrieved": 3, "rows": rows}
-    (target / "task.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), "utf-8")
+def judged(yes: bool, sure: bool, wins: bool) -> str:
+    """right, wrong or undecided."""
+    return "undecided" if not sure else "right" if yes == wins else "wrong"
+
+
+def table(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The results as Markdown, with the hit rates below."""
+    lines = [
+        "| set | what it is | advice | ladder | tuned | best simpler | gain on the test | expected by the pilot | seconds |"
+    ]
+    lines.append("|---|---|---|---|---:|---|---|---|---:|")
+    tally: dict[str, list[str]] = {"advice": [], "ladder": []}
+    held = asked = 0
+    for of in results:
+        first = judged(of["advised_to_train"], True, of["wins"])
+        second = judged(of["ladder"] == "fine_tune", of["ladder"] != "undecided", of["wins"])
+        tally["advice"].append(first)
+        tally["ladder"].append(second)
+        expected = "–"
+        if of["expected"]:
+            low, high = of["expected"]["interval"]
+            asked, held = asked + 1, held + (low <= of["tuned"] <= high)
+            expected = f"{percent(low)} to {percent(high)}"
+        lines.append(
+            f"| {of['name']} | {of['nature']} | {of['advice']} ({first}) | {of['ladder']} ({second}) | {percent(of['tuned'])} | "
+            f"{of['rival']} {percent(of['rival_score'])} | {points(of['gain'])} ({points_range(of['interval'])}) | {expected} | "
+            f"{sum(of['seconds'].values()):.0f} |"
+        )
+    for name, said in tally.items():
+        counts = {word: said.count(word) for word in ("right", "wrong", "undecided")}
+        lines.append(f"\n{name}: " + ", ".join(f"{n} {word}" for word, n in counts.items()) + f" of {len(said)}")
+    lines.append(
+        f"\nthe pilot's interval, made on validation, held what full training reached on the test: {held} of {asked}"
+    )
+    return lines
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bitext", type=Path)
-    parser.add_argument("--rows", type=int, default=12)
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--task", nargs="*", choices=list(WANTED), default=list(WANTED))
-    told = parser.parse_args()
-    work = told.work or Path(tempfile.mkdtemp(prefix="advise-"))
-    right = True
-    for name in told.task:
-        task(name, told.bitext, work / "data", told.rows)
-        began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "finetune_pipeline.cli.main", "advise", name, "--json"],
-            env={**os.environ, "FINETUNE_DATA": str(work / "data"), "FINETUNE_HOME": str(work / "home")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode not in (0, 2):
-            print(f"{name}: failed\n{done.stderr[-3000:]}")
-            return 1
-        advice = json.loads(done.stdout)
-        print(f"{name}: {advice['decision']} (exit code {done.returncode}, {time.monotonic() - began:.0f} s)")
-        for reason in advice["reasons"]:
-            print(f"  - {reason}")
-        print(flush=True)
-        right &= advice["fine_tune"] is WANTED[name]
-    return 0 if right else 1
+    parser.add_argument("public", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--set", nargs="*", choices=list(SETS), default=list(SETS), dest="sets")
+    given = parser.parse_args()
+    results = []
+    for name in given.sets:
+        kept = given.work / f"{name}.json"
+        if not kept.exists():
+            try:
+                write_json(kept, measure(name, given.work, given.public, given.rows))
+            except RuntimeError as error:
+                print(f"{name}: failed: {error}", file=sys.stderr, flush=True)
+                continue
+        results.append(read_json(kept))
+        print(f"{name}: {results[-1]['advice']}, {results[-1]['ladder']}, gain {results[-1]['gain']:+.3f}", flush=True)
+    print("\n".join(table(results)))
+    lost = [of["name"] for of in results if of["loses"] and "fine_tune" in (of["advice"], of["ladder"])]
+    if lost:
+        print(f"\na sure yes that lost: {', '.join(lost)}")
+    return 1 if lost else 0
 
 
 if __name__ == "__main__":

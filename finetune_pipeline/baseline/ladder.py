@@ -24,7 +24,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
-Kind = Literal["simple", "prompt", "optimised", "retrieve", "api"]
+Kind = Literal["simple", "prompt", "optimised", "retrieve", "api", "tuned"]
 OPTIMISED = "optimised"
 DECISIONS = {
     "no_signal": "No: the answers cannot be told from the inputs.",
@@ -104,6 +104,11 @@ class Ladder(BaseModel):
     def rung(self, name: str) -> Rung:
         """A rung by its name."""
         return next(rung for rung in self.rungs if rung.name == name)
+
+
+def read_ladder(facts: Mapping[str, Any]) -> Ladder:
+    """The ladder of an artifact's facts."""
+    return Ladder.model_validate(facts)
 
 
 @dataclass(frozen=True)

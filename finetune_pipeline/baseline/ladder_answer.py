@@ -77,8 +77,15 @@ def _decide(
     held = f"{stands.title} reaches {percent(stands.value)} {title} on validation"
     if advice == "no_signal":
         return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
-    if stands.interval and stands.interval[0] >= spec.baseline.ceiling:
+    if stands.kind != "tuned" and stands.interval and stands.interval[0] >= spec.baseline.ceiling:
         return stands.kind, f"{held}, surely at or above the {percent(spec.baseline.ceiling)} of baseline.ceiling."
+    if stands.kind == "tuned":
+        return (
+            "fine_tune",
+            f"{held}, surely ahead of everything simpler ({points(stands.gain)} points, {points_range(stands.gain_interval)}).",
+        )
+    if any(of.kind == "tuned" for of in answered):
+        return stands.kind, f"{held}, and the tuned model is not surely ahead of it."
     rival = next(of for of in answered if of.name == stands.name).rows
     metric = METRICS[spec.metric]
     for share, rows in sorted(pilot_rows.items()):
@@ -138,6 +145,8 @@ def _flips(
     free = [r for r in rungs if r.excluded and r.value > stands.value]
     for rung in free:
         said.append(f"Without that limit {rung.title[0].lower()}{rung.title[1:]} would lead: {rung.excluded}.")
+    if stands.kind == "tuned":
+        return said
     if decision == "fine_tune":
         said += _pays(stands, terms)
     elif expected is not None:

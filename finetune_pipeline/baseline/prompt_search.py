@@ -73,22 +73,21 @@ def _form(spec: TaskSpec) -> str:
 
 
 def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] = ()) -> dict[str, Prompt]:
-    """Every instruction with every set of demonstrations, by name; `i1_d0` is the task's own prompt without examples."""
+    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples."""
     by_id = {e.id: e for e in train}
-    sets: list[list[str]] = [[]]
+    sets: dict[str, list[str]] = {"zero_shot": []}
     for k in sorted({k for k in spec.baseline.shots if k} or {8}):
-        for seed in range(DRAWS):
+        for draw in range(DRAWS):
             try:
-                sets.append(build_shots(train, k, spec.labels, spec.baseline.seed + seed))
+                sets[f"{k}_shot_{draw + 1}"] = build_shots(train, k, spec.labels, spec.baseline.seed + draw)
             except ValueError:
                 break  # fewer examples than are to be shown
-    shown = [(ids, shots_as_turns([by_id[i] for i in ids])) for ids in sets]
+    turns = {name: shots_as_turns([by_id[i] for i in ids]) for name, ids in sets.items()}
     made = {}
     for number, text in enumerate(instructions(spec, written), 1):
-        other = None if text == spec.system_prompt.strip() else text
-        for draw, (ids, turns) in enumerate(shown):
-            instead = spec.system_prompt if other else None
-            made[f"i{number}_d{draw}"] = Prompt(len(ids), ids, turns, system=other, instead_of=instead)
+        system, instead = (None, None) if text == spec.system_prompt.strip() else (text, spec.system_prompt)
+        for name, ids in sets.items():
+            made[f"instruction_{number}_{name}"] = Prompt(len(ids), ids, turns[name], system=system, instead_of=instead)
     return made
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import click
 import dagster as dg
 
+from finetune_pipeline.baseline.ladder import read_ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import execute, refusals_and_failures
-from finetune_pipeline.orchestration.assets import LADDER
+from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, TUNED_RUNGS
 from finetune_pipeline.report.ladder_page import ladder_lines
-from finetune_pipeline.steps.ladder import read_ladder
 
 
 @click.command()
 @click.argument("task")
+@click.option("--tuned", is_flag=True, help="Train on all rows as well, and put the tuned model on the ladder.")
 @as_json
-def ladder(task: str, as_json: bool) -> int:
+def ladder(task: str, tuned: bool, as_json: bool) -> int:
     """Climb the rungs below training for TASK: simple models, prompts, a searched prompt, retrieval, and a pilot training.
 
     Stops at the rung that answers the question. What was measured is kept: run it again after a kill, and it goes on.
@@ -24,14 +25,15 @@ def ladder(task: str, as_json: bool) -> int:
     """
     apply_environment()
     loaded = get_task(task)
-    made = open_project(loaded).artifacts()["ladder"]
+    step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else (LADDER, LADDER)
+    made = open_project(loaded).artifacts()[step]
     if made is None:
         with dg.DagsterInstance.get() as instance:
-            result = execute(loaded, LADDER, instance, open_project(loaded), quiet=as_json)
+            result = execute(loaded, job, instance, open_project(loaded), quiet=as_json)
         refused, failed = refusals_and_failures(result)
-        made = open_project(loaded).artifacts()["ladder"]
+        made = open_project(loaded).artifacts()[step]
         if made is None:
-            for line in [*(message for _, _, message in refused), *(f"{step} failed: {text}" for step, text in failed)]:
+            for line in [*(message for _, _, message in refused), *(f"{name} failed: {text}" for name, text in failed)]:
                 problem(line)
             return ERROR if failed else REFUSED
     answer = read_ladder(made.facts)

@@ -12,7 +12,7 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.orchestration.materialize import as_metadata, materialize
 from finetune_pipeline.orchestration.release import champion_quality
 from finetune_pipeline.orchestration.resources import Compute, Store
-from finetune_pipeline.pipeline import BASELINE, DATA, GROUPS, LOGS, PRODUCTION, STEPS
+from finetune_pipeline.pipeline import BASELINE, DATA, GROUPS, LOGS, PRODUCTION, STEPS, TRAINING
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
@@ -135,15 +135,18 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
 
 
 STAGES = tuple(group for group in GROUPS if group != LOGS)
-LADDER = "ladder"
-"""The job that makes the steps of the ladder, and what they need."""
+TUNED_RUNGS = "tuned_rungs"
+LADDER, TUNED_LADDER = "ladder", "ladder_tuned"
+"""The jobs that make the steps of the ladder, and what they need: without and with the tuned model."""
 
 
 def stage_assets(stage: str) -> list[str]:
     """Names of the assets a stage's job makes: those of its group, and the logs where its steps read them. For `data` also
     the report on the data's quality and the base model, whose tokens it counts."""
-    if stage == LADDER:
-        return [step.name for step in STEPS if step.group in (LOGS, DATA, BASELINE)]
+    if stage in (LADDER, TUNED_LADDER):
+        groups = (LOGS, DATA, BASELINE, *([TRAINING] if stage == TUNED_LADDER else []))
+        last = [TUNED_RUNGS] if stage == TUNED_LADDER else []
+        return [*(step.name for step in STEPS if step.group in groups), *last]
     names = [step.name for step in STEPS if step.group == stage and not step.asked_for]
     logs = [step.name for step in STEPS if step.group == LOGS]
     read = {name for step in STEPS if step.name in names for name in step.inputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -38,6 +39,7 @@ from finetune_pipeline.report.comparison import (
 )
 from finetune_pipeline.report.failures import atlas_section, rows_section
 from finetune_pipeline.report.judgements import ability_section, judge_section, people_section
+from finetune_pipeline.report.ladder_page import ladder_section
 from finetune_pipeline.report.verdict import (
     caveats,
     gates_section,
@@ -80,10 +82,25 @@ _ELSEWHERE = {"task", "training", "versions", "gates", "baseline", "comparison",
 """Parts of the evaluation that report.json gives in another form, or not."""
 
 
-def evaluation_page(evaluation: EvaluationResult, gates: Sequence[GateResult], rows: ShownRows | None = None) -> Page:
-    """Build the page of an evaluation and its gates. rows: the texts it shows; without them rows are named by id."""
+def evaluation_page(
+    evaluation: EvaluationResult,
+    gates: Sequence[GateResult],
+    rows: ShownRows | None = None,
+    ladder: Ladder | None = None,
+) -> Page:
+    """Build the page of an evaluation and its gates.
+
+    Args:
+        rows: The texts it shows; without them rows are named by id.
+        ladder: What was measured before training, where it was.
+    """
     shown = rows or ShownRows()
     sections = [
+        *(
+            [Section.of("ladder", "Before training: prompt, retrieve or fine-tune?", ladder_section(ladder))]
+            if ladder
+            else []
+        ),
         Section.of("gates", "Gates", gates_section(gates)),
         *(
             Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
@@ -92,7 +109,11 @@ def evaluation_page(evaluation: EvaluationResult, gates: Sequence[GateResult], r
     ]
     task = evaluation.task
     return Page(
-        f"{task.name}: evaluation report", task.description, page_verdict(evaluation, gates), sections, unfolded=2
+        f"{task.name}: evaluation report",
+        task.description,
+        page_verdict(evaluation, gates),
+        sections,
+        unfolded=3 if ladder else 2,
     )
 
 

@@ -46,6 +46,13 @@ def ladder_page(task: str, description: str, ladder: Ladder) -> Page:
     )
 
 
+def ladder_section(ladder: Ladder) -> Blocks:
+    """The ladder as a part of another page: the answer, the plot, and what would have changed it."""
+    yield ladder.sentence
+    yield quality_plot(ladder)
+    yield Items(ladder.flips)
+
+
 def _rungs(ladder: Ladder) -> Blocks:
     title = metric_title(ladder.metric)
     yield quality_plot(ladder)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.baseline.ladder import Ladder, read_ladder
 from finetune_pipeline.data.examples import examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.step import StepContext
@@ -163,7 +164,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     decision = verdict(gates)
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
     shown = shown_rows(evaluation, rows, output, asked.texts, training)
-    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, shown)
+    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, shown, _climbed(context))
     (context.out / SHOWN_ROWS).write_text(shown.model_dump_json(), "utf-8")
     write_json(context.out / "evaluation.json", stored)
     write_json(context.out / "gates.json", [g.to_dict() for g in gates])
@@ -182,6 +183,17 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
         "cost": stored["cost"],
     }
+
+
+def _climbed(context: StepContext) -> Ladder | None:
+    """The ladder that was climbed on the same baseline, if one was."""
+    made = (
+        context.store.find(context.task.name, "ladder", context.run_inputs.ladder)
+        if context.run_inputs.ladder
+        else None
+    )
+    same = made is not None and made.inputs["few_shot_baseline"] == context.inputs["few_shot_baseline"].version
+    return read_ladder(made.facts) if made is not None and same else None
 
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:

@@ -15,7 +15,8 @@ from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
 from finetune_pipeline_tests.graph.project import Project
 
 CLIMBED = [step for step in STEPS if step.asked_for]
-SETTINGS = {"ladder": {"calls": 120, "pilot": [0.25, 0.5]}, "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}}  # fmt: skip
+BASELINE = {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}
+SETTINGS: dict[str, Any] = {"ladder": {"calls": 120, "pilot": [0.25, 0.5]}, "baseline": BASELINE}
 
 
 def climb(project: Project) -> tuple[int, dict[str, Any]]:
