@@ -38,6 +38,7 @@ from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
@@ -203,12 +204,12 @@ def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
 def _nearest(baseline: Mapping[str, Any]) -> str | None:
     """The base model's prompt that retrieves, where there is one."""
     own = [name for name in baseline["prompts"] if not name.startswith(API)]
-    return next((name for name in own if name.endswith("_nearest")), None)
+    return next((name for name in own if name.endswith(NEAREST)), None)
 
 
 def _best_fixed(baseline: Mapping[str, Any]) -> str:
     prompts, nearest = baseline["prompts"], _nearest(baseline)
-    fixed = [name for name in prompts if name != nearest and not name.startswith(API)]
+    fixed = [n for n in prompts if n != nearest and not n.startswith(API) and not n.endswith(DOCUMENTS)]
     return max(fixed, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 

@@ -15,6 +15,7 @@ from finetune_pipeline.baseline.pilot import Extrapolation, Point
 from finetune_pipeline.baseline.selection import cross_fitted
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, prompts_of
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.scores import valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
@@ -24,7 +25,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
-Kind = Literal["simple", "prompt", "optimised", "retrieve", "api", "tuned"]
+Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
 DECISIONS = {
     "no_signal": "No: the answers cannot be told from the inputs.",
@@ -32,6 +33,7 @@ DECISIONS = {
     "prompt": "No: prompt the model.",
     "optimised": "No: prompt the model with the better prompt that was found.",
     "retrieve": "No: show the model the nearest examples.",
+    "documents": "No: show the model the passages of your documents.",
     "api": "No: ask the API model.",
     "larger_model": "No: use a larger model.",
     "fine_tune": "Yes: fine-tune.",
@@ -140,8 +142,8 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
     """
     names = prompts_of(rows)
     api = [name for name in names if name.startswith(API)]
-    nearest = [name for name in names if name.endswith("_nearest") and name not in api]
-    fixed = [name for name in names if name not in api and name not in nearest]
+    nearest, documents = ([n for n in names if n.endswith(end) and n not in api] for end in (NEAREST, DOCUMENTS))
+    fixed = [name for name in names if name not in (*api, *nearest, *documents)]
     base, asked = "The base model", {row["example_id"] for row in rows[names[0]]}
     simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}
     return [
@@ -150,6 +152,8 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
         *_rungs(spec, "optimised", f"{base} with the prompt found by the search",
                 {OPTIMISED: optimised} if optimised else {}, {OPTIMISED: optimised}, tokens),
         *_rungs(spec, "retrieve", f"{base} shown the nearest examples", {n: rows[n] for n in nearest}, rows, tokens),
+        *_rungs(spec, "documents", f"{base} shown the nearest passages of documents", {n: rows[n] for n in documents},
+                rows, tokens),
         *_rungs(spec, "api", "The API model with the best prompt", {n: rows[n] for n in api}, rows, tokens),
     ]  # fmt: skip
 

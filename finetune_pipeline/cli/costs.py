@@ -14,7 +14,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import API
-from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.costs import task_costs
@@ -93,9 +93,7 @@ def _traffic(
     best = str(baseline.facts["best"]).removeprefix(API) if baseline else ""
     chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
     rows = validation[:COUNTED_ROWS]
-    choices = conversations(
-        rows, prompts[chosen].to_dict(), ExampleRetriever(train) if prompts[chosen].retrieved else None
-    )
+    choices = conversations(rows, prompts[chosen].to_dict(), Retriever(train) if prompts[chosen].retrieved else None)
     asked = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
     whole = [counter.count(e.messages, tools=e.tools) for e in rows]
     shown = [counter.count(some[0], True, e.tools) for e, some in zip(rows, choices, strict=True)]

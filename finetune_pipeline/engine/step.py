@@ -42,6 +42,7 @@ class RunInputs:
         ability: Digest of what models are asked besides the task.
         trained_on: Version of the splits that production is compared with: the champion's, or the present ones.
         judging: Digest of the production rows kept to judge; empty where there are none.
+        documents: Digest of the task's documents; empty where there are none.
         ladder: Version of the newest ladder that was climbed for the task; empty where there is none.
         split_ledger: Name of the ledger that holds every row in its split.
     """
@@ -57,6 +58,7 @@ class RunInputs:
     ability: str = ""
     trained_on: str = ""
     judging: str = ""
+    documents: str = ""
     ladder: str = ""
     split_ledger: str = "splits"
 

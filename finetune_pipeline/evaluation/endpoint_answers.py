@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Message, Spent, TooManyRows, ask
 from finetune_pipeline.evaluation.predictions import count_statuses, prediction_row
-from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
+from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import load_tokenizer
@@ -154,6 +155,7 @@ def ask_endpoint(
     *,
     most_failed: float = MOST_FAILED,
     cache: AnswerCache | None = None,
+    passages: Sequence[Passage] = (),
     stage: str,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Ask every example with every prompt. A row that cannot be had is a failed one.
@@ -171,7 +173,7 @@ def ask_endpoint(
         FindingsError: The endpoint cannot be used as the spec has it, or too many rows fail.
         EndpointError: It answers nothing.
     """
-    retriever = ExampleRetriever(train) if any(prompt.get("retrieved") for prompt in prompts.values()) else None
+    retriever = Retriever(train, passages)
     asked = [
         (name, example, choices[0])
         for name, prompt in prompts.items()

@@ -10,7 +10,8 @@ import numpy as np
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
+from finetune_pipeline.evaluation.predict import retriever_of
+from finetune_pipeline.evaluation.prompts import conversations
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.reporting import say
 
@@ -22,8 +23,7 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["calls"] + 1]
     asked = Answerer(Path(job["model"]), precision=job["precision"])
-    train = read_examples(Path(job["train"]))
-    retriever = ExampleRetriever(train)
+    retriever = retriever_of(job, job["prompts"].values())
     milliseconds: dict[str, dict[str, float]] = {}
     for name, prompt in job["prompts"].items():
         taken = []

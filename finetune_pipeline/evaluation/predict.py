@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from finetune_pipeline.data.documents import read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import drawn, perturbed
 from finetune_pipeline.engine.store import SeenFiles, write_json
@@ -22,7 +23,7 @@ from finetune_pipeline.evaluation.predictions import (
     restricted_name,
     write_predictions,
 )
-from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
@@ -36,6 +37,8 @@ from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 Message = Mapping[str, Any]
 Asked = Answerer | EndpointAnswerer
+PASSAGES = "passages.jsonl"
+"""File of a baseline with the passages of the task's documents."""
 
 
 def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,8 +46,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
-    retrieves = any(model_set["prompt"].get("retrieved") for model_set in job["sets"])
-    retriever = ExampleRetriever(read_examples(Path(job["train"]))) if retrieves else None
+    retriever = retriever_of(job, [model_set["prompt"] for model_set in job["sets"]])
     cache, seen = open_cache(job.get("answers"))
     measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
     asked: Asked | None = None
@@ -82,6 +84,14 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         rows += answered
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{k: v for k, v in measured.items() if v}}
+
+
+def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -> Retriever | None:
+    """Finds what the prompts show of the job's training examples and passages; None where no prompt retrieves."""
+    if not any(prompt.get("retrieved") or prompt.get("documents") for prompt in prompts):
+        return None
+    passages = read_passages(Path(job["passages"])) if job.get("passages") else []
+    return Retriever(read_examples(Path(job["train"])), passages)
 
 
 def _restricted(
@@ -167,6 +177,8 @@ def _asked(
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.baseline_job`. Returns (facts, measured)."""
+    passages = read_documents(Path(job["documents"])) if job.get("documents") else []
+    write_passages(Path(job["out"]) / PASSAGES, passages)
     try:
         prompts = prompts_to_try(
             read_examples(Path(job["train"])),
@@ -176,6 +188,7 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             seed=job["seed"],
             system_prompt=job["system_prompt"],
             others=job["prompts"],
+            documents=job["shown_documents"] if passages else 0,
         )
     except ValueError as error:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
@@ -183,12 +196,12 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     write_json(Path(job["out"]) / "prompts.json", plain)
     common = {"model": job["base"], "restricted": job.get("restricted")}
     sets = [{"name": name, "prompt": prompt, **common} for name, prompt in plain.items()]
-    facts, measured = predict({**job, "sets": sets})
+    facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
     by_prompt = {
-        name: {**{k: prompt[k] for k in ("shots", "retrieved", "ids", "system")}, **facts["sets"][name]}
+        name: {**{k: prompt[k] for k in ("shots", "retrieved", "documents", "ids", "system")}, **facts["sets"][name]}
         for name, prompt in plain.items()
     }
-    return {"rows": facts["rows"], "prompts": by_prompt}, measured
+    return {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages)}, measured
 
 
 def _examples(job: dict[str, Any]) -> list[Example]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
 
 MOST_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
+NEAREST, DOCUMENTS = "_nearest", "_documents"
+"""End the names of prompts that show the nearest training examples, and the nearest passages of documents."""
 AT_ONCE = 256
 """Texts compared with all training rows at once."""
 
@@ -86,7 +90,8 @@ class Prompt:
     """One way to ask.
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
-    most like the row that it is shown instead. system: a system prompt in place of `instead_of`, None for the task's own. api:
+    most like the row that it is shown instead. documents: number of passages of documents/ most like the row that its system
+    prompt ends with. system: a system prompt in place of `instead_of`, None for the task's own. api:
     asked of baseline.endpoint, not of the base model.
     """
 
@@ -94,6 +99,7 @@ class Prompt:
     ids: list[str] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)
     retrieved: int = 0
+    documents: int = 0
     system: str | None = None
     instead_of: str | None = None
     api: bool = False
@@ -112,9 +118,11 @@ def prompts_to_try(
     seed: int,
     system_prompt: str = "",
     others: Sequence[str] = (),
+    documents: int = 0,
 ) -> dict[str, Prompt]:
-    """By name: the task's prompt with each number of shots, with the `retrieved` nearest examples (0: not), and each other
-    system prompt with each number of shots. Raises ValueError where there are too few examples to show."""
+    """By name: the task's prompt with each number of shots, with the `retrieved` nearest examples (0: not), with the nearest
+    passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where there are
+    too few examples to show."""
     by_id = {e.id: e for e in train}
     made: dict[str, Prompt] = {}
     fixed = {}
@@ -127,7 +135,9 @@ def prompts_to_try(
         fixed[name] = Prompt(k, ids, shots_as_turns([by_id[i] for i in ids]))
     made |= fixed
     if retrieved:
-        made[f"{retrieved}_nearest"] = Prompt(retrieved=retrieved)
+        made[f"{retrieved}{NEAREST}"] = Prompt(retrieved=retrieved)
+    if documents:
+        made[f"{documents}{DOCUMENTS}"] = Prompt(documents=documents)
     for number, other in enumerate(others, 2):
         for name, like in fixed.items():
             made[f"prompt_{number}_{name}"] = Prompt(
@@ -188,12 +198,24 @@ def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
     return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 
-class ExampleRetriever:
-    """Training examples to show, found by likeness to a row (TF-IDF of parts of words)."""
+class Retriever:
+    """Training examples and passages of documents to show, found by likeness to a row (TF-IDF of parts of words)."""
 
-    def __init__(self, train: Sequence[Example]) -> None:
-        self._by_id = {e.id: e for e in train}
-        self._near = Neighbours([TrainingRow(e.id, e.user_text, e.answer) for e in train])
+    def __init__(self, train: Sequence[Example], passages: Sequence[Passage] = ()) -> None:
+        self._by_id, self._passages = {e.id: e for e in train}, list(passages)
+
+    @cached_property
+    def _near(self) -> Neighbours:
+        return Neighbours([TrainingRow(e.id, e.user_text, e.answer) for e in self._by_id.values()])
+
+    @cached_property
+    def _near_passages(self) -> Neighbours:
+        return Neighbours([TrainingRow(str(i), passage.shown, "") for i, passage in enumerate(self._passages)])
+
+    def passages(self, examples: Sequence[Example], k: int) -> list[list[Passage]]:
+        """For each example the k passages most like it, the likest first."""
+        found = self._near_passages.nearest_each([e.user_text for e in examples], k)
+        return [[self._passages[int(row.id)] for row in rows] for rows in found]
 
     def nearest(self, examples: Sequence[Example], k: int) -> list[list[Example]]:
         """For each example the k training examples most like it, the likest last: next to the question."""
@@ -202,23 +224,38 @@ class ExampleRetriever:
 
 
 def conversations(
-    examples: Sequence[Example], prompt: Mapping[str, Any], retriever: ExampleRetriever | None
+    examples: Sequence[Example], prompt: Mapping[str, Any], retriever: Retriever | None
 ) -> list[list[list[dict[str, Any]]]]:
     """For each example the messages that ask it, best first: where they are too long for a model, the next ones hold one
-    retrieved example fewer. Prompts without retrieval have one choice.
+    retrieved example or passage fewer. Prompts without retrieval have one choice.
 
     prompt: of :meth:`Prompt.to_dict`; what it lacks is as in a plain Prompt. Raises ValueError where a prompt that
     retrieves gets no retriever.
     """
     chosen = Prompt(**prompt)
-    if not chosen.retrieved:
+    if not chosen.retrieved and not chosen.documents:
         return [[with_turns(_asked(e, chosen), chosen.turns)] for e in examples]
     if retriever is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
+    if chosen.documents:
+        return [
+            [_with_passages(_asked(e, chosen), shown[: len(shown) - i]) for i in range(len(shown) + 1)]
+            for e, shown in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
+        ]
     return [
         [with_turns(_asked(e, chosen), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
         for e, shown in zip(examples, retriever.nearest(examples, chosen.retrieved), strict=True)
     ]
+
+
+def _with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[dict[str, Any]]:
+    """The messages, the system turn followed by passages; where there is none, one with them alone."""
+    if not passages:
+        return [dict(m) for m in messages]
+    shown = "\n\n".join(["Passages that may help:", *(f"[{i}] {p.shown}" for i, p in enumerate(passages, 1))])
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{shown}"}, *(dict(m) for m in messages[1:])]
+    return [{"role": "system", "content": shown}, *(dict(m) for m in messages)]
 
 
 def _asked(example: Example, prompt: Prompt) -> list[dict[str, Any]]:

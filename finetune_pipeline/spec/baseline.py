@@ -84,6 +84,11 @@ class BaselineSpec(Section):
         ge=0,
         description="Nearest training examples to show each row. 0: none.",
     )
+    documents: int = Field(
+        3,
+        ge=0,
+        description="Nearest passages of the folder `documents/` to show each row, where there is one. 0: none.",
+    )
     prompts: list[str] = Field(
         default_factory=list,
         description="Other system prompts to try, each with every number of `shots`.",

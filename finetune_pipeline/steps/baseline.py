@@ -14,11 +14,13 @@ from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.baseline.worth import worth_training
 from finetune_pipeline.data.answer_rules import schema_of
+from finetune_pipeline.data.documents import FOLDER, documents_digest, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
+from finetune_pipeline.evaluation.predict import PASSAGES
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
@@ -63,6 +65,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
     """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
     spec = context.spec
     train, validation = split_file(context, "train"), split_file(context, "validation")
+    documents = context.run_inputs.documents
     facts = context.launch(
         baseline_job(
             base=context.inputs["base_model"].folder,
@@ -70,6 +73,8 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             train=train,
             shots=spec.baseline.shots,
             retrieved=spec.baseline.retrieved,
+            documents=context.task.folder / FOLDER if documents else None,
+            shown_documents=spec.baseline.documents,
             system_prompt=spec.system_prompt,
             prompts=spec.baseline.prompts,
             limit=spec.baseline.rows,
@@ -84,6 +89,10 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             out=context.out,
         )
     )
+    if documents_digest(context.task.folder) != documents:
+        raise RuntimeError(
+            f"documents of {context.task.name} changed since this run began; run it again to use the new ones"
+        )
     rows, api = read_predictions(context.out / "predictions.parquet"), None
     if spec.baseline.endpoint is not None:
         rows, api = _with_endpoint(context, rows, read_examples(train), read_examples(validation))
@@ -138,7 +147,15 @@ def ask_api(
         raise RuntimeError("the best prompt was an API model's, and baseline.endpoint is gone from task.yaml")
     test = bool(how.pop("test", False))
     cache = api_answers(context, test=test)
-    return ask_endpoint(endpoint, prompts, examples, train, context.spec.answer_length, gold, cache=cache, **how)
+    passages = read_passages(passages_file(context))
+    length = context.spec.answer_length
+    return ask_endpoint(endpoint, prompts, examples, train, length, gold, cache=cache, passages=passages, **how)
+
+
+def passages_file(context: StepContext) -> Path:
+    """The passages of the task's documents, which the baseline writes."""
+    made = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in list(context.inputs) else context.out
+    return made / PASSAGES
 
 
 def make_advice(context: StepContext) -> dict[str, Any]:

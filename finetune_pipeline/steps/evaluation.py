@@ -44,7 +44,7 @@ from finetune_pipeline.steps.asked_models import (
     trained_set,
     while_served,
 )
-from finetune_pipeline.steps.baseline import best_prompt, simple_settings
+from finetune_pipeline.steps.baseline import best_prompt, passages_file, simple_settings
 from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set, predict_job
@@ -95,6 +95,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 precision=spec.evaluation.precision,
                 out=context.out,
                 train=split_file(context, "train"),
+                passages=passages_file(context),
             )
         )
         api = add_api_answers(context, examples)

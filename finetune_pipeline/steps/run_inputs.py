@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_pipeline.data.documents import documents_digest
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.data.split.ledger import ledger_name
@@ -48,6 +49,7 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
         ratings=ratings_digest(task.folder / "reviews"),
         ability=ability_digest(task),
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
+        documents=documents_digest(task.folder),
         ladder=next((made.version for made in reversed(store.all_versions(task.name, "ladder"))), ""),
         split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
     )

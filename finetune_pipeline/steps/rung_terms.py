@@ -12,12 +12,14 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import API
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.planning.prices import PriceList, estimate_prices, load_prices
 from finetune_pipeline.planning.serving_costs import Call, call_price, seconds_of
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.steps.baseline import passages_file
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import PROMPTS, validation_rows
 from finetune_pipeline.worker.jobs import latency_job
@@ -55,11 +57,12 @@ def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
     """The base model's prompts by rung: the best fixed one, the one that retrieves, the one that was searched."""
     baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
     prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
-    fixed = [name for name in prompts if not name.endswith("_nearest")]
+    fixed = [name for name in prompts if not name.endswith((NEAREST, DOCUMENTS))]
     best = max(fixed, key=lambda name: baseline.facts["prompts"][name]["primary"]["value"] or 0.0)
     asked = {"prompt": prompts[best]}
-    if nearest := next((of for name, of in prompts.items() if name.endswith("_nearest")), None):
-        asked["retrieve"] = nearest
+    for rung, end in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
+        if found := next((of for name, of in prompts.items() if name.endswith(end)), None):
+            asked[rung] = found
     if search.facts["best"]:
         asked[OPTIMISED] = read_json(search.path(PROMPTS))[search.facts["best"]]
     return asked
@@ -110,6 +113,7 @@ def _model_latencies(
             prompts=prompts,
             examples=split_file(context, "validation"),
             train=split_file(context, "train"),
+            passages=passages_file(context),
             max_new_tokens=spec.answer_length,
             precision=spec.evaluation.precision,
             calls=LATENCY_CALLS,

@@ -12,7 +12,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.planning.serving_costs import Call
-from finetune_pipeline.steps.baseline import by_model
+from finetune_pipeline.steps.baseline import by_model, passages_file
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.worker.jobs import predict_job
@@ -64,6 +64,7 @@ def answers_job(
         answers=answers_of(context),
         precision=spec.evaluation.precision,
         train=split_file(context, "train"),
+        passages=passages_file(context),
         limit=spec.baseline.rows,
         out=out,
         stage=stage,

@@ -75,6 +75,8 @@ def baseline_job(
     batch_size: int,
     out: Path,
     retrieved: int = 0,
+    documents: Path | None = None,
+    shown_documents: int = 0,
     system_prompt: str = "",
     prompts: Sequence[str] = (),
     limit: int | None = None,
@@ -87,7 +89,8 @@ def baseline_job(
     """Prompt the base model in every way of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try`, on `examples`
     (the validation split).
 
-    `train`: where shots and nearest examples are drawn from. `prompts`: other system prompts, tried in place of
+    `train`: where shots and nearest examples are drawn from. `documents`: folder with the task's documents, of which
+    `shown_documents` passages are shown; None: there are none. `prompts`: other system prompts, tried in place of
     `system_prompt`. `limit`: only the first rows in order of id. restricted: as of :func:`prompt_set`, for every prompt.
     answers: of :func:`kept_answers`. Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``,
     ``3_nearest``, ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for
@@ -189,6 +192,7 @@ def predict_job(
     batch_size: int,
     out: Path,
     train: Path | None = None,
+    passages: Path | None = None,
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
     endpoint: Mapping[str, Any] | None = None,
@@ -200,7 +204,8 @@ def predict_job(
 
     precision: of evaluation.precision. endpoint: None answers with transformers; otherwise the fields of
     spec.evaluation.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}. `train`: where
-    prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output, seed}: let
+    prompts that retrieve find their examples, and what the simple models are fitted on;
+    `passages`: those of the documents. `simple` {output, seed}: let
     evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
     log-likelihood (end-of-turn token included) is scored too. answers: of :func:`kept_answers`.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order); an
@@ -220,6 +225,7 @@ def latency_job(
     prompts: Mapping[str, Mapping[str, Any]],
     examples: Path,
     train: Path,
+    passages: Path,
     max_new_tokens: int,
     precision: str,
     calls: int,

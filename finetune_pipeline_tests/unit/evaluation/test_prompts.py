@@ -11,7 +11,7 @@ import pytest
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.evaluation.predict import baseline
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.evaluation.prompts import ExampleRetriever, Prompt, build_shots, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import Prompt, Retriever, build_shots, conversations, prompts_to_try
 from finetune_pipeline.worker.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS
@@ -46,7 +46,7 @@ def test_each_way_of_the_spec_is_tried_under_a_name_of_its_own() -> None:
 
 
 def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
-    (choices,) = conversations([ASKED], Prompt(retrieved=2).to_dict(), ExampleRetriever(TRAIN))
+    (choices,) = conversations([ASKED], Prompt(retrieved=2).to_dict(), Retriever(TRAIN))
     assert [len(c) for c in choices] == [6, 4, 2]
     assert contents(choices[0])[0] == "Sort it." and contents(choices[0])[-1] == ASKED.user_text
     assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
@@ -55,7 +55,7 @@ def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
 
 def test_a_row_is_never_shown_its_own_answer() -> None:
     twin = example("twin", ASKED.user_text, "bug")
-    (choices,) = conversations([ASKED], Prompt(retrieved=3).to_dict(), ExampleRetriever([*TRAIN, twin]))
+    (choices,) = conversations([ASKED], Prompt(retrieved=3).to_dict(), Retriever([*TRAIN, twin]))
     assert contents(choices[0]).count(ASKED.user_text) == 1
     with pytest.raises(ValueError, match="needs the training examples"):
         conversations([ASKED], {"retrieved": 3}, None)

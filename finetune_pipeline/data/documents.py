@@ -1,0 +1,128 @@
+"""The task's `documents/` folder as passages: what a model can look up, as far as it is text, Markdown or PDF."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.findings import Finding, FindingsError
+
+FOLDER = "documents"
+TEXTS = (".md", ".markdown", ".txt")
+PASSAGE = 800
+"""Most characters of a passage; a paragraph that is longer is cut at the ends of sentences."""
+_HEADING = re.compile(r"#{1,6}\s+\S")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A part of a document. place: file, and page of a PDF. heading: the Markdown heading it stands under."""
+
+    place: str
+    heading: str
+    text: str
+
+    @property
+    def shown(self) -> str:
+        """As a model reads it."""
+        return f"{self.heading}\n{self.text}" if self.heading else self.text
+
+
+def document_files(folder: Path) -> list[Path]:
+    """Files of a documents folder that can be read, sorted; hidden ones are left out."""
+    files = (p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.parts))
+    return sorted(p for p in files if p.suffix.lower() in (*TEXTS, ".pdf"))
+
+
+def documents_digest(task_folder: Path) -> str:
+    """Digest of the readable documents, names included; empty where there are none."""
+    folder = task_folder / FOLDER
+    files = document_files(folder)
+    if not files:
+        return ""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def read_documents(folder: Path) -> list[Passage]:
+    """All passages of a folder, in the order of the files.
+
+    Raises:
+        FindingsError: Every file that cannot be read, with why.
+    """
+    passages: list[Passage] = []
+    findings: list[Finding] = []
+    for path in document_files(folder):
+        place = f"{FOLDER}/{path.relative_to(folder)}"
+        try:
+            if path.suffix.lower() == ".pdf":
+                for number, text in enumerate(_pages(path), 1):
+                    passages += _passages(f"{place}, page {number}", text)
+            else:
+                passages += _passages(place, path.read_text("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            message = f"byte {error.start} is not UTF-8"
+            findings.append(Finding("documents.encoding", "error", place, message, "store it as UTF-8"))
+        except ImportError:
+            message, fix = "reading a PDF needs the extra `documents`", 'pip install "finetune-pipeline[documents]"'
+            findings.append(Finding("documents.pdf", "error", place, message, fix))
+        except Exception as error:  # noqa: BLE001 - a PDF may be broken in any way; the finding names it
+            message = f"cannot be read: {type(error).__name__}: {error}"
+            findings.append(Finding("documents.unreadable", "error", place, message, "repair it, or take it out"))
+    if findings:
+        raise FindingsError(findings)
+    return passages
+
+
+def _pages(path: Path) -> Iterator[str]:
+    from pypdf import PdfReader
+
+    for page in PdfReader(path).pages:
+        yield page.extract_text()
+
+
+def _passages(place: str, text: str) -> Iterator[Passage]:
+    """Paragraphs under one heading, put together up to PASSAGE characters."""
+    heading, held = "", ""
+    for paragraph in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
+        lines = paragraph.strip().split("\n")
+        if _HEADING.match(lines[0]):
+            if held:
+                yield Passage(place, heading, held)
+            heading, held = lines[0].lstrip("#").strip(), ""
+            lines = lines[1:]
+        for piece in _pieces("\n".join(lines).strip()):
+            if held and len(held) + len(piece) + 2 > PASSAGE:
+                yield Passage(place, heading, held)
+                held = ""
+            held = f"{held}\n\n{piece}" if held else piece
+    if held:
+        yield Passage(place, heading, held)
+
+
+def _pieces(paragraph: str) -> Iterator[str]:
+    """A paragraph, cut at the ends of sentences (or of words) where it is longer than PASSAGE."""
+    while len(paragraph) > PASSAGE:
+        ends = [m.end() for m in re.finditer(r"[.!?]\s+|\n", paragraph[:PASSAGE])]
+        cut = ends[-1] if ends else paragraph.rfind(" ", 0, PASSAGE) + 1 or PASSAGE
+        yield paragraph[:cut].strip()
+        paragraph = paragraph[cut:].strip()
+    if paragraph:
+        yield paragraph
+
+
+def write_passages(path: Path, passages: Iterable[Passage]) -> None:
+    """Write passages as JSON Lines."""
+    write_rows(path, ({"place": p.place, "heading": p.heading, "text": p.text} for p in passages))
+
+
+def read_passages(path: Path) -> list[Passage]:
+    """Read what :func:`write_passages` wrote."""
+    return [Passage(**row) for row in read_rows(path)]
