@@ -11,7 +11,8 @@ from pathlib import Path
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.findings import Finding, FindingsError
 
-FOLDER = "documents"
+FOLDER, PASSAGES = "documents", "passages.jsonl"
+"""Of the task; and the file of a baseline with their passages."""
 TEXTS = (".md", ".markdown", ".txt")
 PASSAGE = 800
 """Most characters of a passage; a paragraph that is longer is cut at the ends of sentences."""

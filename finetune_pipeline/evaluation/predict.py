@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from finetune_pipeline.data.documents import read_documents, read_passages, write_passages
+from finetune_pipeline.data.documents import PASSAGES, read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import drawn, perturbed
 from finetune_pipeline.engine.store import SeenFiles, write_json
@@ -37,8 +37,6 @@ from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 Message = Mapping[str, Any]
 Asked = Answerer | EndpointAnswerer
-PASSAGES = "passages.jsonl"
-"""File of a baseline with the passages of the task's documents."""
 
 
 def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,13 +14,12 @@ from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.baseline.worth import worth_training
 from finetune_pipeline.data.answer_rules import schema_of
-from finetune_pipeline.data.documents import FOLDER, documents_digest, read_passages
+from finetune_pipeline.data.documents import FOLDER, PASSAGES, documents_digest, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
-from finetune_pipeline.evaluation.predict import PASSAGES
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
