@@ -14,6 +14,7 @@ from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.prices import PriceList, estimate_prices, load_prices
 from finetune_pipeline.planning.serving_costs import Call, call_price, seconds_of
 from finetune_pipeline.planning.shape import model_shape
@@ -42,7 +43,7 @@ def rung_terms(
     plain = details.get("zero_shot") or next(iter(details.values()))
     tuned = Call(plain["mean_prompt_tokens"], max(1.0, plain["mean_new_tokens"]))
     tokens = len(train_rows) * tuned.tokens * epochs_of(spec.training)
-    parameters = float(model_shape(context.inputs["base_model"].folder).parameters)
+    parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
     paid = [row["dollars"] for row in estimate_prices(tokens, prices.training, parameters) if row["dollars"] > 0]
     return Terms(
         dollars={of.name: _dollars(spec, prices, of) for of in answered},

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.pipeline import STEPS
+from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
 from finetune_pipeline_tests.graph.project import Project
 
-CLIMBED = [step for step in STEPS if step.asked_for]
+CLIMBED = [step for step in STEPS if step.asked_for and step.name != "tuned_rungs"]
 BASELINE = {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}
 SETTINGS: dict[str, Any] = {"ladder": {"calls": 120, "pilot": [0.25, 0.5]}, "baseline": BASELINE}
 
@@ -72,6 +72,21 @@ def test_a_second_climb_asks_and_trains_nothing(climbed: tuple[Project, int, dic
     before = {step.name: project.artifact(step.name) for step in CLIMBED}
     assert climb(project) == (code, told)
     assert {step.name: project.artifact(step.name) for step in CLIMBED} == before
+
+
+def test_the_tuned_model_stands_on_the_same_ladder(climbed: tuple[Project, int, dict]) -> None:
+    project, _, before = climbed
+    done = project.finetune("ladder", "colours", "--tuned", "--json")
+    assert done.returncode in (0, 2), done.stdout[-2000:] + done.stderr[-2000:]
+    told = json.loads(done.stdout)
+    assert [rung["name"] for rung in told["rungs"]][-3:] == ["tuned", "tuned_optimised", "tuned_retrieve"]
+    values = {rung["name"]: rung["value"] for rung in told["rungs"]}
+    assert {name: value for name, value in values.items() if not name.startswith("tuned")} == {
+        rung["name"]: rung["value"] for rung in before["rungs"]
+    }
+    assert (done.returncode == 0) == (told["decision"] == "fine_tune") == told["stands"].startswith("tuned")
+    record = json.loads((project.artifact("tuned_rungs") / "artifact.json").read_text("utf-8"))
+    assert set(record["opened"]) <= set(PIPELINE.steps["tuned_rungs"].needs)
 
 
 def test_a_whole_run_leaves_the_ladder_out(finished: tuple[Project, int, dict]) -> None:

@@ -18,9 +18,11 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.planning.serving_costs import Call
+from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
 
 NO_TERMS = Terms({}, {})
@@ -242,3 +244,18 @@ def test_the_frontier_leaves_out_what_is_dearer_and_no_better() -> None:
     assert "&lt;tickets&gt;" in html and "<tickets>" not in html
     lines = ladder_lines("tickets", made)
     assert any(line.startswith("→ The retrieval") for line in lines)
+
+
+def test_a_report_made_after_a_ladder_shows_it_first_and_one_without_does_not() -> None:
+    made = answer(0.5, {0.25: 0.7, 0.5: 0.8})
+    first = evaluation_page(evaluation(), [], ladder=made).shown[0]
+    assert first.id == "ladder" and made.sentence in getattr(first.blocks[0], "text", "")
+    assert all(section.id != "ladder" for section in evaluation_page(evaluation(), []).shown)
+
+
+def test_the_tuned_model_stands_only_where_it_surely_leads() -> None:
+    simple = rung("linear", 0.6, "simple", seed=1)
+    lead, tie = (ladder(spec(), [simple, rung("tuned", share, "tuned", seed=3)], "", NO_TERMS) for share in (0.9, 0.62))
+    assert (lead.decision, lead.stands) == ("fine_tune", "tuned")
+    assert (tie.decision, tie.stands) == ("simple", "linear")
+    assert "not surely ahead" in tie.sentence
