@@ -144,17 +144,17 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
     api = [name for name in names if name.startswith(API)]
     nearest, documents = ([n for n in names if n.endswith(end) and n not in api] for end in (NEAREST, DOCUMENTS))
     fixed = [name for name in names if name not in (*api, *nearest, *documents)]
-    base, asked = "The base model", {row["example_id"] for row in rows[names[0]]}
+    asked = {row["example_id"] for row in rows[names[0]]}
     simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}
     return [
         *(Answered(name, "simple", SIMPLE_MODELS[name].title, of) for name, of in simple.items()),
-        *_rungs(spec, "prompt", f"{base} with the best prompt", {n: rows[n] for n in fixed}, rows, tokens),
-        *_rungs(spec, "optimised", f"{base} with the prompt found by the search",
+        *_rungs(spec, "prompt", "The best prompt", {n: rows[n] for n in fixed}, rows, tokens),
+        *_rungs(spec, "optimised", "The searched prompt",
                 {OPTIMISED: optimised} if optimised else {}, {OPTIMISED: optimised}, tokens),
-        *_rungs(spec, "retrieve", f"{base} shown the nearest examples", {n: rows[n] for n in nearest}, rows, tokens),
-        *_rungs(spec, "documents", f"{base} shown the nearest passages of documents", {n: rows[n] for n in documents},
+        *_rungs(spec, "retrieve", "Retrieval of examples", {n: rows[n] for n in nearest}, rows, tokens),
+        *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents},
                 rows, tokens),
-        *_rungs(spec, "api", "The API model with the best prompt", {n: rows[n] for n in api}, rows, tokens),
+        *_rungs(spec, "api", "The API model", {n: rows[n] for n in api}, rows, tokens),
     ]  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def _rungs(
     made = []
     for among, name, how in (
         (free, kind, ""),
-        (held, f"{kind}_restricted", ", answers restricted to the allowed forms"),
+        (held, f"{kind}_restricted", ", restricted answers"),
     ):
         if among:
             chosen = cross_fitted(spec, among)

@@ -58,6 +58,7 @@ def _rungs(ladder: Ladder) -> Blocks:
     yield quality_plot(ladder)
     rows = [
         [
+            number,
             rung.title,
             percent(rung.value),
             percent_range(rung.interval),
@@ -67,9 +68,15 @@ def _rungs(ladder: Ladder) -> Blocks:
             _milliseconds(rung.p95),
             rung.excluded or ("stands" if rung.name == ladder.stands else ""),
         ]
-        for rung in ladder.rungs
+        for number, rung in enumerate(ladder.rungs, 1)
     ]
-    columns = [("Rung", text), (title, figure), ("Interval", figure), ("Points over the best below", figure)]
+    columns = [
+        ("#", figure),
+        ("Rung", text),
+        (title, figure),
+        ("Interval", figure),
+        ("Points over the best below", figure),
+    ]
     columns += [("$ per 1,000 calls", figure), ("p50, ms", figure), ("p95, ms", figure), ("", text)]
     stands = [i for i, rung in enumerate(ladder.rungs) if rung.name == ladder.stands]
     yield Table(columns, rows, strong=stands)
@@ -115,45 +122,48 @@ def frontier(rungs: list[Rung]) -> list[Rung]:
 
 
 def cost_plot(ladder: Ladder) -> Plot | None:
-    """Draw quality over the dollars of 1,000 calls, with intervals and the frontier. None where fewer than two have a cost."""
-    priced = [rung for rung in ladder.rungs if rung.dollars is not None]
-    paid = [rung.dollars for rung in priced if rung.dollars]
+    """Draw quality over the dollars of 1,000 calls, with intervals and the frontier; rungs by their number in the table.
+
+    None where fewer than two rungs have a cost.
+    """
+    priced = [(number, rung) for number, rung in enumerate(ladder.rungs, 1) if rung.dollars is not None]
+    paid = [rung.dollars for _, rung in priced if rung.dollars]
     if len(priced) < 2 or not paid:
         return None
-    least = min(paid) / 10
-    at = {rung.name: max(rung.dollars or 0.0, least) for rung in priced}
-    edge = frontier(priced)
+    low, high = (
+        10.0 ** round_(math.log10(end)) for round_, end in ((math.floor, min(paid) / 2), (math.ceil, max(paid) * 1.5))
+    )
+    edge = frontier([rung for _, rung in priced])
+    spots: dict[tuple[float, float], list[int]] = {}  # rungs that coincide share one mark
+    for number, rung in priced:
+        spots.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(number)
+    best = {ladder.rungs.index(rung) + 1 for rung in edge}
 
     def figure_of(width: int) -> Figure:
-        made, axes = canvas(width, 380, 52, 30, 28, 56)
+        made, axes = canvas(width, 380, 52, 46, 28, 56)
         axes.set_xscale("log")
         scale(axes, "y", 0.0, 1.0, 5)
-        low, high = 10 ** math.floor(math.log10(least)), 10 ** math.ceil(math.log10(max(at.values()) * 1.5))
         axes.set_xlim(low, high)
         powers = [10.0**n for n in range(round(math.log10(low)), round(math.log10(high)) + 1)]
-        axes.xaxis.set_ticks(powers, [f"{power:,g}" for power in powers])
+        axes.xaxis.set_ticks(powers, ["0", *(f"{power:,g}" for power in powers[1:])])
         axes.xaxis.set_ticks([], minor=True)
         axes.xaxis.grid(True, color=LINE, linewidth=1)
-        axes.set_xlabel("dollars per 1,000 calls (logarithmic; the left edge is nothing)", color=SOFT, fontsize=12)
+        axes.set_xlabel("dollars per 1,000 calls (logarithmic)", color=SOFT, fontsize=12)
         axes.text(-0.04, 1.04, metric_title(ladder.metric), transform=axes.transAxes, color=SOFT, fontsize=12)
-        axes.step([at[r.name] for r in edge], [r.value for r in edge], where="post", color=ACCENT, linewidth=1.6)
-        for number, rung in enumerate(priced, 1):
-            color = ACCENT if rung in edge else SOFT
-            if rung.interval:
-                axes.plot([at[rung.name]] * 2, rung.interval, color=color, linewidth=1.4)
-            axes.plot(
-                [at[rung.name]], [rung.value], "o", color=INK if rung.name == ladder.stands else color, markersize=8
-            )
-            axes.annotate(str(number), (at[rung.name], rung.value), (9, -4), textcoords="offset pixels", color=color)
+        line = [(max(rung.dollars or low, low), rung.value) for rung in edge]
+        axes.step(*zip(*[*line, (high, line[-1][1])], strict=True), where="post", color=ACCENT, linewidth=1.6)
+        for (x, y), numbers in spots.items():
+            color, interval = ACCENT if best & set(numbers) else SOFT, ladder.rungs[numbers[0] - 1].interval
+            if interval:
+                axes.plot([x, x], interval, color=color, linewidth=1.4)
+            axes.plot([x], [y], "o", color=color, markersize=8)
+            weight = "bold" if any(ladder.rungs[n - 1].name == ladder.stands for n in numbers) else "normal"
+            label = ", ".join(map(str, numbers))
+            axes.annotate(label, (x, y), (9, 4), textcoords="offset pixels", color=INK, weight=weight)
         return made
 
-    legend = Table([("", figure), ("Rung", text)], [[str(i), rung.title] for i, rung in enumerate(priced, 1)])
-    plot = draw(
-        "ladder_cost",
-        "Quality over the cost of 1,000 calls; the line joins the rungs that nothing cheaper equals",
-        figure_of,
-    )
-    return Plot(plot.name, plot.title, plot.wide, plot.narrow, plot.embedded, legend)
+    title = "Quality over the cost of 1,000 calls; the line joins the rungs that nothing cheaper equals"
+    return draw("ladder_cost", title, figure_of)
 
 
 def _pilot(ladder: Ladder) -> Blocks:

@@ -27,9 +27,9 @@ from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed
 
 TUNED = {
     "tuned": "The tuned model",
-    "tuned_retrieve": "The tuned model shown the nearest examples",
-    "tuned_documents": "The tuned model shown the nearest passages of documents",
-    f"tuned_{OPTIMISED}": "The tuned model with the prompt found by the search",
+    "tuned_retrieve": "The tuned model, retrieval of examples",
+    "tuned_documents": "The tuned model, retrieval of passages",
+    f"tuned_{OPTIMISED}": "The tuned model, searched prompt",
 }
 
 

@@ -45,7 +45,7 @@ def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: 
     project, code, told = climbed
     names = [rung["name"] for rung in told["rungs"]]
     assert {"linear", "commonest", "prompt", "prompt_restricted", "optimised", "retrieve"} <= set(names)
-    assert told["rows"] == 20
+    assert told["rows"] == len(read_predictions(project.artifact("prompt_search") / "predictions.parquet")) >= 10
     assert code == (0 if told["decision"] == "fine_tune" else 2)
     assert [point["share"] for point in told["points"]] in ([0.25], [0.25, 0.5])
     assert all(rung["p50"] > 0 for rung in told["rungs"])
@@ -59,12 +59,12 @@ def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: 
 def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
     climbed: tuple[Project, int, dict],
 ) -> None:
-    project, _, _ = climbed
+    project, _, told = climbed
     facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
     assert len(facts["searches"]) == 2
-    assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) + 20 <= 120
+    assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) + told["rows"] <= 120
     answered = read_predictions(project.artifact("prompt_search") / "predictions.parquet")
-    assert len({row["example_id"] for row in answered}) == len(answered) == 20
+    assert len({row["example_id"] for row in answered}) == len(answered) == told["rows"]
 
 
 def test_a_second_climb_asks_and_trains_nothing(climbed: tuple[Project, int, dict]) -> None:
