@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ from finetune_pipeline.baseline.ladder import (
     standing,
 )
 from finetune_pipeline.baseline.pilot import Extrapolation, Point, rows_for
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
-from finetune_pipeline.evaluation.wording import counted, dollars, percent, points, points_range
+from finetune_pipeline.evaluation.wording import counted, dollars, inside, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -48,6 +50,7 @@ def ladder(
     rungs = score_rungs(spec, answered, terms)
     stands = next(rung for rung in rungs if rung.name == standing(spec, answered, terms))
     decision, sentence = _decide(spec, advice, stands, expected, pilot_rows or {}, answered)
+    newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
     return Ladder(
         metric=spec.metric,
         rows=len(answered[0].rows),
@@ -59,7 +62,7 @@ def ladder(
         decision=decision,
         sentence=f"{DECISIONS[decision]} {sentence}",
         reasons=_reasons(spec, rungs, stands, expected, measured),
-        flips=_flips(spec, decision, rungs, stands, expected, terms, train_rows),
+        flips=_flips(spec, decision, rungs, stands, expected, terms, train_rows, newest),
         skipped=dict(skipped or {}),
     )
 
@@ -139,38 +142,48 @@ def _flips(
     expected: Extrapolation | None,
     terms: Terms,
     train_rows: int,
+    newest: Sequence[Row],
 ) -> list[str]:
-    """What would change the answer, each as a sentence with its figure."""
-    said = []
-    free = [r for r in rungs if r.excluded and r.value > stands.value]
-    for rung in free:
-        said.append(f"Without that limit {rung.title[0].lower()}{rung.title[1:]} would lead: {rung.excluded}.")
+    """What would change the answer, each as a sentence with its figure. newest: answers of the pilot's last training."""
+    excluded = [rung for rung in rungs if rung.excluded and rung.value > stands.value]
+    said = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
     if stands.kind == "tuned":
         return said
     if decision == "fine_tune":
-        said += _pays(stands, terms)
-    elif expected is not None:
-        wanted = max(0.0, -expected.gain_interval[0])
-        more = rows_for(wanted, expected.slope, train_rows)
-        if expected.slope <= 0:
-            said.append("More rows like these would not: the last doubling of the rows added nothing.")
-        elif more is None:
-            said.append("More rows alone would hardly: the pilot's curve is too flat.")
-        else:
+        if stands.interval is not None:
             said.append(
-                f"About {counted(more, 'more training row')} would make the lead of a trained model sure, if the curve of the "
-                f"pilot goes on ({points(expected.slope)} points for the last doubling)."
+                f"With baseline.ceiling at {percent(stands.interval[0])} or less, {inside(stands.title)} is enough."
             )
-    if stands.kind != "simple" and decision != "fine_tune":
-        said += _pays(stands, terms, equal=True)
-    if stands.kind == "api" and stands.dollars and terms.tuned_dollars is not None:
-        said.append(
-            f"1,000 calls of it cost {dollars(stands.dollars)}, of a fine-tuned model {dollars(terms.tuned_dollars)}."
-        )
+        return said + _pays(spec, stands, terms)
+    if expected is not None:
+        said += [_more_rows(expected, train_rows), *_hardest_label(spec, newest)]
+    if stands.kind != "simple":
+        said += _pays(spec, stands, terms, equal=True)
     return said
 
 
-def _pays(stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
+def _more_rows(expected: Extrapolation, train_rows: int) -> str:
+    if expected.slope <= 0:
+        return "More rows like these would not: the last doubling of the rows added nothing."
+    more = rows_for(max(0.0, -expected.gain_interval[0]), expected.slope, train_rows)
+    if more is None:
+        return "More rows alone would hardly: the pilot's curve is too flat."
+    return (
+        f"About {counted(more, 'more training row')} would make the lead of a trained model sure, if the curve of the pilot goes "
+        f"on ({points(expected.slope)} points for a doubling)."
+    )
+
+
+def _hardest_label(spec: TaskSpec, newest: Sequence[Row]) -> list[str]:
+    """The label on which the pilot errs most, where one has at least two errors."""
+    wrong = Counter(str(row["gold"]) for row in newest if not is_right(row, spec.output))
+    if not spec.labels or not wrong or (worst := wrong.most_common(1)[0])[1] < 2:
+        return []
+    of = sum(row["gold"] == worst[0] for row in newest)
+    return [f"Rows of {worst[0]} would help most: the pilot's last training is wrong on {worst[1]} of {of}."]
+
+
+def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
     """From how many calls on cheaper calls have paid for the training. equal: the tuned model is only as good."""
     if stands.dollars is None or terms.tuned_dollars is None or terms.training is None:
         return []
@@ -179,9 +192,10 @@ def _pays(stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
         return (
             [] if equal else ["Its calls are not cheaper than those of the best simpler way: it pays by quality alone."]
         )
-    calls = terms.training / saved
+    calls, month = terms.training / saved, spec.advise.calls_per_month
     begin = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
+    months = f" ({calls / month:,.1f} months of advise.calls_per_month)" if month else ""
     return [
-        f"{begin} from {calls:,.0f} calls on: training costs about {dollars(terms.training)}, and 1,000 calls "
+        f"{begin} from {calls:,.0f} calls on{months}: training costs about {dollars(terms.training)}, and 1,000 calls "
         f"{dollars(terms.tuned_dollars)} instead of {dollars(stands.dollars)}."
     ]

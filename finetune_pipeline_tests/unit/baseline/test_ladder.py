@@ -226,8 +226,13 @@ def test_an_answer_says_what_would_change_it() -> None:
     short = answer(0.8, {0.125: 0.5, 0.25: 0.6, 0.5: 0.66})
     assert any("more training rows" in flip or "too flat" in flip for flip in short.flips), short.flips
     assert any("from 3,750 calls on" in flip for flip in short.flips), "3.00 / (0.90 - 0.10) * 1,000 calls"
+    assert any("of 100" in flip and flip.startswith("Rows of ") for flip in short.flips), (
+        "the label with the most errors"
+    )
     assert any("added nothing" in flip for flip in answer(0.8, {0.125: 0.3, 0.25: 0.3, 0.5: 0.3}).flips)
-    assert any("Cheaper calls alone pay from 3,750 calls on" in f for f in answer(0.5, {0.25: 0.7, 0.5: 0.8}).flips)
+    yes = answer(0.5, {0.25: 0.7, 0.5: 0.8})
+    assert any("Cheaper calls alone pay from 3,750 calls on" in flip for flip in yes.flips)
+    assert any("ceiling at 44.4% or less, the prompt is enough" in flip for flip in yes.flips), yes.flips
 
 
 def test_the_frontier_leaves_out_what_is_dearer_and_no_better() -> None:
