@@ -38,7 +38,7 @@ from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
@@ -209,7 +209,7 @@ def _nearest(baseline: Mapping[str, Any]) -> str | None:
 
 def _best_fixed(baseline: Mapping[str, Any]) -> str:
     prompts, nearest = baseline["prompts"], _nearest(baseline)
-    fixed = [n for n in prompts if n != nearest and not n.startswith(API) and not n.endswith(DOCUMENTS)]
+    fixed = [n for n in prompts if n != nearest and not n.startswith(API) and not n.endswith((EMBEDDED, DOCUMENTS))]
     return max(fixed, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 

@@ -15,7 +15,7 @@ from finetune_pipeline.baseline.pilot import Extrapolation, Point
 from finetune_pipeline.baseline.selection import cross_fitted
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, prompts_of
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.scores import valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
@@ -142,7 +142,8 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
     """
     names = prompts_of(rows)
     api = [name for name in names if name.startswith(API)]
-    nearest, documents = ([n for n in names if n.endswith(end) and n not in api] for end in (NEAREST, DOCUMENTS))
+    nearest = [n for n in names if n.endswith((NEAREST, EMBEDDED)) and n not in api]
+    documents = [n for n in names if n.endswith(DOCUMENTS) and n not in api]
     fixed = [name for name in names if name not in (*api, *nearest, *documents)]
     asked = {row["example_id"] for row in rows[names[0]]}
     simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}

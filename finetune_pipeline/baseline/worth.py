@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.baseline.advice_sentences import measured_accuracy
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import is_interval, is_number, percent, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
@@ -68,7 +68,7 @@ def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, st
     found = []
     if _surely(prompts[best], least):
         sentence = f"Prompting is enough: {prompt_name(best)} is {measured_accuracy(prompts[best])}, {above}."
-        found.append(("retrieve" if best.endswith((NEAREST, DOCUMENTS)) else "prompt", best, sentence))
+        found.append(("retrieve" if best.endswith((NEAREST, EMBEDDED, DOCUMENTS)) else "prompt", best, sentence))
     for name, scores in prompts.items():
         if _surely(restricted := scores.get("restricted"), least):
             sentence = (

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from finetune_pipeline.data.dedup.semantic import embed
 from finetune_pipeline.data.documents import PASSAGES, read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import drawn, perturbed
@@ -187,7 +188,12 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             system_prompt=job["system_prompt"],
             others=job["prompts"],
             documents=job["shown_documents"] if passages else 0,
+            embeddings=job["embeddings"],
         )
+        if job["embeddings"]:
+            embed([], job["embeddings"])  # what is missing is told before a model is asked
+    except FileNotFoundError as error:
+        raise JobError(f"baseline.embeddings: {error}") from error
     except ValueError as error:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
     plain = {name: prompt.to_dict() for name, prompt in prompts.items()}
@@ -196,7 +202,10 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     sets = [{"name": name, "prompt": prompt, **common} for name, prompt in plain.items()]
     facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
     by_prompt = {
-        name: {**{k: prompt[k] for k in ("shots", "retrieved", "documents", "ids", "system")}, **facts["sets"][name]}
+        name: {
+            **{k: prompt[k] for k in ("shots", "retrieved", "embeddings", "documents", "ids", "system")},
+            **facts["sets"][name],
+        }
         for name, prompt in plain.items()
     }
     return {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages)}, measured

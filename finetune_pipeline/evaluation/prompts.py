@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from finetune_pipeline.data.dedup.semantic import embed
 from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
 
 MOST_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
-NEAREST, DOCUMENTS = "_nearest", "_documents"
-"""End the names of prompts that show the nearest training examples, and the nearest passages of documents."""
+NEAREST, EMBEDDED, DOCUMENTS = "_nearest", "_nearest_embedded", "_documents"
+"""End the names of prompts that show the nearest training examples (by words, by embeddings) and passages of documents."""
 AT_ONCE = 256
 """Texts compared with all training rows at once."""
 
@@ -68,10 +69,13 @@ class Neighbours:
         nearest = []
         for start in range(0, len(texts), AT_ONCE):
             batch = texts[start : start + AT_ONCE]
-            for text, row in zip(batch, self.similarities(batch), strict=True):
-                order = sorted(range(len(row)), key=lambda i: (-row[i], self.rows[i].id))
-                nearest.append([self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k])
+            nearest += [self.likest(*pair, k) for pair in zip(batch, self.similarities(batch), strict=True)]
         return nearest
+
+    def likest(self, text: str, similarities: np.ndarray, k: int) -> list[TrainingRow]:
+        """The k rows with the highest similarities to a text, but those that are the text itself."""
+        order = sorted(range(len(self.rows)), key=lambda i: (-similarities[i], self.rows[i].id))
+        return [self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k]
 
     def _usual_similarity(self) -> float:
         """The similarity of a training row to its fifth nearest other one, in the median: what counts as near."""
@@ -90,7 +94,8 @@ class Prompt:
     """One way to ask.
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
-    most like the row that it is shown instead. documents: number of passages of documents/ most like the row that its system
+    most like the row that it is shown instead; embeddings: found by these (data.dedup.semantic.embed), None by TF-IDF.
+    documents: number of passages of documents/ most like the row that its system
     prompt ends with. system: a system prompt in place of `instead_of`, None for the task's own. api:
     asked of baseline.endpoint, not of the base model.
     """
@@ -99,6 +104,7 @@ class Prompt:
     ids: list[str] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)
     retrieved: int = 0
+    embeddings: str | None = None
     documents: int = 0
     system: str | None = None
     instead_of: str | None = None
@@ -119,8 +125,10 @@ def prompts_to_try(
     system_prompt: str = "",
     others: Sequence[str] = (),
     documents: int = 0,
+    embeddings: str | None = None,
 ) -> dict[str, Prompt]:
-    """By name: the task's prompt with each number of shots, with the `retrieved` nearest examples (0: not), with the nearest
+    """By name: the task's prompt with each number of shots, with the `retrieved` nearest examples (0: not) by TF-IDF and by
+    `embeddings`, with the nearest
     passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where there are
     too few examples to show."""
     by_id = {e.id: e for e in train}
@@ -136,6 +144,8 @@ def prompts_to_try(
     made |= fixed
     if retrieved:
         made[f"{retrieved}{NEAREST}"] = Prompt(retrieved=retrieved)
+    if retrieved and embeddings:
+        made[f"{retrieved}{EMBEDDED}"] = Prompt(retrieved=retrieved, embeddings=embeddings)
     if documents:
         made[f"{documents}{DOCUMENTS}"] = Prompt(documents=documents)
     for number, other in enumerate(others, 2):
@@ -212,14 +222,27 @@ class Retriever:
     def _near_passages(self) -> Neighbours:
         return Neighbours([TrainingRow(str(i), passage.shown, "") for i, passage in enumerate(self._passages)])
 
+    def _embedded(self, texts: Sequence[str], k: int, embeddings: str) -> list[list[TrainingRow]]:
+        rows = self._near.rows
+        vectors = embed([*(row.text for row in rows), *texts], embeddings)
+        likeness = vectors[len(rows) :] @ vectors[: len(rows)].T
+        return [self._near.likest(*pair, k) for pair in zip(texts, likeness, strict=True)]
+
     def passages(self, examples: Sequence[Example], k: int) -> list[list[Passage]]:
         """For each example the k passages most like it, the likest first."""
         found = self._near_passages.nearest_each([e.user_text for e in examples], k)
         return [[self._passages[int(row.id)] for row in rows] for rows in found]
 
-    def nearest(self, examples: Sequence[Example], k: int) -> list[list[Example]]:
-        """For each example the k training examples most like it, the likest last: next to the question."""
-        found = self._near.nearest_each([e.user_text for e in examples], k)
+    def nearest(self, examples: Sequence[Example], k: int, embeddings: str | None = None) -> list[list[Example]]:
+        """For each example the k training examples most like it, the likest last: next to the question.
+
+        embeddings: None finds them by TF-IDF.
+
+        Raises:
+            FileNotFoundError: The embeddings are not there.
+        """
+        texts = [e.user_text for e in examples]
+        found = self._near.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
         return [[self._by_id[row.id] for row in reversed(rows)] for rows in found]
 
 
@@ -244,7 +267,7 @@ def conversations(
         ]
     return [
         [with_turns(_asked(e, chosen), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
-        for e, shown in zip(examples, retriever.nearest(examples, chosen.retrieved), strict=True)
+        for e, shown in zip(examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True)
     ]
 
 

@@ -84,6 +84,11 @@ class BaselineSpec(Section):
         ge=0,
         description="Nearest training examples to show each row. 0: none.",
     )
+    embeddings: str | None = Field(
+        None,
+        description="Static embeddings that find the nearest examples besides TF-IDF: `wordllama` (extra `semantic`), `hashed`, "
+        "or a folder as model2vec writes it.",
+    )
     documents: int = Field(
         3,
         ge=0,

@@ -72,6 +72,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             train=train,
             shots=spec.baseline.shots,
             retrieved=spec.baseline.retrieved,
+            embeddings=spec.baseline.embeddings,
             documents=context.task.folder / FOLDER if documents else None,
             shown_documents=spec.baseline.documents,
             system_prompt=spec.system_prompt,

@@ -75,6 +75,7 @@ def baseline_job(
     batch_size: int,
     out: Path,
     retrieved: int = 0,
+    embeddings: str | None = None,
     documents: Path | None = None,
     shown_documents: int = 0,
     system_prompt: str = "",

@@ -147,9 +147,7 @@ def _files(model: str) -> tuple[Path, Path]:
     if model == "wordllama":
         package = find_spec("wordllama")
         if package is None or not package.submodule_search_locations:
-            raise FileNotFoundError(
-                "data.semantic.model: wordllama is not installed; install it (pip install wordllama), or use: hashed"
-            )
+            raise FileNotFoundError("wordllama is not installed; install it (pip install wordllama), or use: hashed")
         folder = Path(package.submodule_search_locations[0])
         tokenizers, weights = sorted(folder.glob("tokenizers/*.json")), sorted(folder.glob("weights/*.safetensors"))
     else:
@@ -157,7 +155,7 @@ def _files(model: str) -> tuple[Path, Path]:
         tokenizers, weights = sorted(folder.glob("tokenizer.json")), sorted(folder.glob("*.safetensors"))
     if not tokenizers or not weights:
         raise FileNotFoundError(
-            f"data.semantic.model: {folder} has no tokenizer.json or no .safetensors file; give a folder with static "
+            f"{folder} has no tokenizer.json or no .safetensors file; give a folder with static "
             "embeddings, or use: hashed"
         )
     return tokenizers[0], weights[0]
