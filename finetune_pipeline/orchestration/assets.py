@@ -179,10 +179,6 @@ def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
     return [
         _job(task, "all", whole_task, "From raw files to a registered model, and the look at production."),
         *(_job(task, stage, _selection(task, stage), f"Only the stage `{stage}`.") for stage in STAGES),
-        _job(
-            task,
-            LADDER,
-            _selection(task, LADDER),
-            "Everything that is measured before training on all rows, and the answer.",
-        ),
+        _job(task, LADDER, _selection(task, LADDER), "What is measured before training on all rows, and the answer."),
+        _job(task, TUNED_LADDER, _selection(task, TUNED_LADDER), "The ladder, with the tuned model on the same rows."),
     ]
