@@ -17,10 +17,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from finetune_pipeline.training.flex import Trial, flex_attend, try_kernels
 from finetune_pipeline.training.prefix_tree import ancestors
 from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
+BUCKETS, FLEX = "buckets", "flex"
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
 """Arguments by which some architectures bend attention scores; what is not computed here must not be left out."""
 
@@ -66,14 +68,16 @@ class Layout:
 
     parents[i]: the segment that segment i goes on from, -1 for none. A parent stands before all segments that have no
     children. virtual: keys and values that stand before all of them without tokens of their own (a trained prefix).
+    kernel: what computes it, BUCKETS or FLEX. kept: plans and masks, made once a batch and used by every layer.
     windows: filled by the attention function with each layer's sliding window (None: it sees everything).
     """
 
     lengths: list[int]
     parents: list[int]
     virtual: int = 0
+    kernel: str = BUCKETS
     windows: list[int | None] = field(default_factory=list, repr=False)
-    _plans: dict[Any, _Plan] = field(default_factory=dict, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         inner = len(set(self.parents) - {-1})
@@ -97,9 +101,10 @@ class Layout:
     ) -> _Plan:
         """The gather plan for attention with so many heads, `cached` virtual keys and a sliding window; then kept."""
         key = (heads, key_heads, cached, window, device, dtype)
-        if key not in self._plans:
-            self._plans[key] = _make_plan(self, heads, key_heads, cached, window, device, dtype)
-        return self._plans[key]
+        if key not in self.kept:
+            self.kept[key] = _make_plan(self, heads, key_heads, cached, window, device, dtype)
+        plan: _Plan = self.kept[key]
+        return plan
 
 
 def _make_plan(
@@ -287,8 +292,31 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (t[0].transpose(0, 1).to(value.dtype) for t in (query, key, value))  # autocast leaves them mixed
     with torch.autocast(query.device.type, enabled=False):
-        out = _PackedAttention.apply(q, k, v, shared_prefix, scale, window)
+        if shared_prefix.kernel == FLEX:
+            out = flex_attend(q, k, v, shared_prefix, scale, window)
+        else:
+            out = _PackedAttention.apply(q, k, v, shared_prefix, scale, window)
     return out.unsqueeze(0), None
+
+
+def choose_kernel(config: Any, virtual: int, dtype: torch.dtype, device: torch.device) -> Trial:
+    """Which kernel computes packed batches: on CUDA the one that a trial prefers, elsewhere the one here.
+
+    Args:
+        config: Of the text model.
+        virtual: Trained keys before all tokens.
+    """
+    if device.type != "cuda":
+        return Trial(BUCKETS, "FlexAttention has no backward pass outside CUDA")
+    heads = config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    layout = Layout([512] + [96] * 16, [-1] + [0] * 16, virtual)
+    kernels: dict[str, Any] = {
+        BUCKETS: lambda q, k, v: _PackedAttention.apply(q, k, v, layout, dim**-0.5, None),
+        FLEX: lambda q, k, v: flex_attend(q, k, v, layout, dim**-0.5, None),
+    }
+    keys = getattr(config, "num_key_value_heads", None) or heads
+    return try_kernels(kernels, heads, keys, dim, sum(layout.lengths), virtual, dtype, device)
 
 
 def register() -> None:

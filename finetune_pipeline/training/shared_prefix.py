@@ -28,6 +28,7 @@ class PackedCollator:
 
     leading: int = 0
     virtual: int = 0
+    kernel: str = attention.BUCKETS
     saved_tokens: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ class PackedCollator:
         rows = sorted(rows, key=lambda r: -len(r["ids"]))
         inner, leaves = prefix_tree(rows)
         first = 1 if self.leading else 0  # number of the first segment with tokens
-        layout = Layout(*segments(inner, leaves, self.leading), self.virtual)
+        layout = Layout(*segments(inner, leaves, self.leading), self.virtual, self.kernel)
         starts = layout.starts()
         ahead = self.leading + self.virtual
         ids: list[int] = []
@@ -71,9 +72,10 @@ class PackedCollator:
         }
 
 
-def packed_collator(model: Any) -> PackedCollator:
-    """A collator for `model`, which may have virtual tokens (spec.methods.soft_prompt)."""
-    return PackedCollator(*getattr(model, "virtual_tokens", (0, 0)))
+def packed_collator(model: Any, kernel: str = attention.BUCKETS) -> PackedCollator:
+    """A collator for `model`, which may have virtual tokens (spec.methods.soft_prompt). kernel: of attention.choose_kernel."""
+    leading, virtual = getattr(model, "virtual_tokens", (0, 0))
+    return PackedCollator(leading, virtual, kernel)
 
 
 @dataclass

@@ -1,0 +1,85 @@
+"""FlexAttention over a packed batch: the outputs of the attention by buckets, and a trial that lets nothing wrong through.
+
+Its backward pass exists on CUDA only; there the trial compares gradients before it is used.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from finetune_pipeline.training.attention import BUCKETS, FLEX, Layout, _PackedAttention, choose_kernel
+from finetune_pipeline.training.flex import _tour, flex_attend, try_kernels
+
+HEADS, KEY_HEADS, DIM = 4, 2, 16
+
+
+def tree(seed: int) -> Layout:
+    """A random tree of segments: those with children stand first."""
+    draw = random.Random(seed)
+    inner = draw.randint(1, 4)
+    parents = [-1, *(draw.choice([-1, *range(i)]) for i in range(1, inner))]
+    parents += [draw.choice([-1, *range(inner)]) for _ in range(draw.randint(2, 8))]
+    return Layout([draw.randint(1, 40) for _ in parents], parents)
+
+
+def numbers(layout: Layout, cached: int, seed: int = 0) -> list[torch.Tensor]:
+    torch.manual_seed(seed)
+    tokens = sum(layout.lengths)
+    sizes = ((tokens, HEADS, DIM), (cached + tokens, KEY_HEADS, DIM), (cached + tokens, KEY_HEADS, DIM))
+    return [torch.randn(size) for size in sizes]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("cached", "window"), [(0, None), (5, None), (0, 7), (3, 11)])
+def test_it_gives_what_the_buckets_give(seed: int, cached: int, window: int | None) -> None:
+    layout = tree(seed)
+    query, key, value = numbers(layout, cached)
+    expected = _PackedAttention.apply(query, key, value, layout, DIM**-0.5, window)
+    got = flex_attend(query, key, value, layout, DIM**-0.5, window, compiled=False)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_it_gives_the_same() -> None:
+    layout = Layout([40, 9, 17, 5], [-1, 0, 0, 0])
+    query, key, value = numbers(layout, 0)
+    with torch.no_grad():
+        got = flex_attend(query, key, value, layout, DIM**-0.5, None)
+    expected = _PackedAttention.apply(query, key, value, layout, DIM**-0.5, None)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tour_puts_descendants_between_entering_and_leaving() -> None:
+    parents = [-1, 0, 0, -1, 1, 2, 1, 3]
+    enter, leave = _tour(parents)
+    for a in range(len(parents)):
+        for b in range(len(parents)):
+            path, at = {b}, b
+            while parents[at] != -1:
+                at = parents[at]
+                path.add(at)
+            assert (enter[a] <= enter[b] < leave[a]) == (a in path)
+
+
+def test_the_trial_refuses_a_wrong_kernel_and_one_that_does_not_run() -> None:
+    layout = tree(1)
+
+    def usual(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return _PackedAttention.apply(q, k, v, layout, DIM**-0.5, None)
+
+    sizes = (HEADS, KEY_HEADS, DIM, sum(layout.lengths), 0, torch.float32, torch.device("cpu"))
+    wrong = try_kernels({BUCKETS: usual, "wrong": lambda q, k, v: usual(q, k, v) * 1.1}, *sizes)
+    assert wrong.kernel == BUCKETS and "other outputs or gradients" in wrong.why
+    unseen = try_kernels({BUCKETS: usual, "no gradient": lambda q, k, v: usual(q, k.detach() + 0 * k, v)}, *sizes)
+    assert unseen.kernel == BUCKETS and "gradients" in unseen.why, "the outputs agree, and the keys' gradient is lost"
+    here = try_kernels({BUCKETS: usual, FLEX: lambda q, k, v: flex_attend(q, k, v, layout, DIM**-0.5, None)}, *sizes)
+    assert here.kernel == BUCKETS and "does not support backward on CPU" in here.why
+    same = try_kernels({BUCKETS: usual, "same": usual}, *sizes)
+    assert same.difference == 0.0 and set(same.seconds) == {BUCKETS, "same"}
+
+
+def test_outside_cuda_nothing_is_tried() -> None:
+    trial = choose_kernel(None, 0, torch.float32, torch.device("cpu"))
+    assert (trial.kernel, trial.seconds) == (BUCKETS, {})
