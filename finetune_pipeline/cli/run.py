@@ -50,8 +50,8 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
         _refuse(loaded, quiet=as_json)
     project = open_project(loaded)
     with dg.DagsterInstance.get() as instance:
-        close_abandoned_runs(instance, loaded.name, project.tracking.finish)
         if stage is None and not unfinished(project, instance):
+            close_abandoned_runs(instance, loaded.name, project.tracking.finish)
             return _finish(
                 project,
                 as_json,
@@ -85,6 +85,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     Raises KeyboardInterrupt when a signal stopped it."""
     from finetune_pipeline.definitions import build_definitions
 
+    close_abandoned_runs(instance, task.name, project.tracking.finish)  # else this one waits for the slots they hold
     project.tracking.prepare()  # before steps run in parallel
     job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
     names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
