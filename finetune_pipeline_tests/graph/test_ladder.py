@@ -79,7 +79,7 @@ def test_the_tuned_model_stands_on_the_same_ladder(climbed: tuple[Project, int, 
     done = project.finetune("ladder", "colours", "--tuned", "--json")
     assert done.returncode in (0, 2), done.stdout[-2000:] + done.stderr[-2000:]
     told = json.loads(done.stdout)
-    assert [rung["name"] for rung in told["rungs"]][-3:] == ["tuned", "tuned_optimised", "tuned_retrieve"]
+    assert [rung["name"] for rung in told["rungs"]][-3:] == ["tuned", "tuned_retrieve", "tuned_optimised"]
     values = {rung["name"]: rung["value"] for rung in told["rungs"]}
     assert {name: value for name, value in values.items() if not name.startswith("tuned")} == {
         rung["name"]: rung["value"] for rung in before["rungs"]
