@@ -51,8 +51,7 @@ STEPS = [
             "corrections": outside.corrections,
             **spec.data.model_dump(include={"raw", "benchmarks", "fields", "csv", "sheet", "max_unpacked_gib"}),
         },
-        code_version="4",
-        checks=(data_check.raw_found,),
+        code_version="5",
         kinds=("jsonl",),
     ),
     Step(
@@ -62,7 +61,7 @@ STEPS = [
         data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, outside: validation_settings(spec),
-        code_version="6",
+        code_version="7",
         checks=(
             data_check.files_read,
             data_check.validated_accounted,
@@ -80,9 +79,9 @@ STEPS = [
         settings=lambda spec, outside: {
             "kind": spec.output.kind,
             **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region"}),
-            **spec.data.model_dump(include={"contradictions", "semantic"}),
+            **spec.data.model_dump(include={"contradictions"}),
         },
-        code_version="6",
+        code_version="7",
         checks=(
             data_check.clean_accounted,
             data_check.no_personal_data,
@@ -111,9 +110,9 @@ STEPS = [
         settings=lambda spec, outside: {
             **spec.split.model_dump(exclude={"restart"}),
             "ledger": outside.split_ledger,
-            **spec.data.model_dump(include={"near_duplicate_threshold", "semantic"}),
+            **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
-        code_version="9",
+        code_version="10",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,
@@ -161,11 +160,11 @@ STEPS = [
     Step(
         "data_quality",
         BASELINE,
-        "Report on the whole data set: size, class balance, output format, label noise, synthetic rows, tokens and cost.",
+        "Report on the whole data set: size, class balance, label noise, synthetic rows, tokens and cost.",
         data.make_data_quality,
         needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
         settings=lambda spec, outside: data.quality_settings(spec),
-        code_version="4",
+        code_version="5",
         checks=data_check.QUALITY_CHECKS,
         kinds=("html", "python"),
     ),
@@ -333,7 +332,7 @@ STEPS = [
             "similarity": spec.evaluation.similarity,
             "confidence": spec.gates.confidence,
         },
-        code_version="2",
+        code_version="3",
         checks=(evaluation_check.judge_believed,),
         kinds=("openai",),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.benchmarks import MATCHES, load_benchmarks
+from finetune_pipeline.data.dedup.benchmarks import load_benchmarks
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
-from finetune_pipeline.data.dedup.duplicate_resolution import Sameness, resolve
+from finetune_pipeline.data.dedup.duplicate_resolution import resolve
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
@@ -34,7 +34,6 @@ from finetune_pipeline.data.dedup.row_table import (
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
-from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import KINDS, finder_of
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen
 from finetune_pipeline.findings import Finding, as_rows, most_first
@@ -51,14 +50,12 @@ class Clusters:
         count: Number of clusters.
         prompts: Number of different prompts.
         pairs: Number of pairs of similar prompts.
-        suspects: (row, other row, cosine similarity) of different prompts the embedding model takes for alike.
     """
 
     labels: np.ndarray
     count: int
     prompts: int
     pairs: int
-    suspects: Sequence[tuple[int, int, float]]
 
     def names(self, ids: np.ndarray) -> np.ndarray:
         """For every row the smallest of the ids (uint64, [n]) in its cluster: the cluster's name."""
@@ -92,29 +89,14 @@ def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerpla
         return loose_forms([e.user_text for e in table.fetch(first[which])], boilerplate)
 
     pairs, _ = verified_pairs(prepared.sketches[first], spec.data.near_duplicate_threshold, forms_of)
-    suspects = semantic_suspects(table, np.sort(first), spec)
     _, same_words, number = np.unique(prepared.word_keys[first], return_index=True, return_inverse=True)
     edges = np.concatenate([pairs, np.stack([same_words[number], np.arange(len(keys))], 1)])
-    if suspects and spec.data.semantic is not None and spec.data.semantic.remove:
-        edges = np.concatenate([edges, prompt[[(i, j) for i, j, _ in suspects]]])
     of_prompt = components(len(keys), edges)
-    return Clusters(of_prompt[prompt], int(of_prompt.max(initial=-1)) + 1, len(keys), len(pairs), suspects)
-
-
-def semantic_suspects(table: RowTable, first: np.ndarray, spec: TaskSpec) -> list[tuple[int, int, float]]:
-    """(row, other row, cosine similarity) of suspects among one row of each prompt (`first`, ascending); none unless the
-    spec asks for them."""
-    if spec.data.semantic is None:
-        return []
-    from finetune_pipeline.data.dedup.semantic import suspects
-
-    pairs = suspects([e.user_text for e in table.fetch(first)], spec.data.semantic)
-    return [(int(first[i]), int(first[j]), float(likeness)) for i, j, likeness in pairs]
+    return Clusters(of_prompt[prompt], int(of_prompt.max(initial=-1)) + 1, len(keys), len(pairs))
 
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _SAMPLE = 20_000
-_SUSPECTS_SHOWN = 200
 _KNOWN_FROM = 3
 
 
@@ -124,8 +106,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
     records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl`` (id, source, kept_id,
     kept_source, kind, similarity of the prompts), ``quarantine.jsonl``, ``findings.jsonl``, ``scrubbed.jsonl`` (id,
-    source, kind, count, fingerprints), ``scrubbed_samples.jsonl`` (places before and after) and
-    ``benchmark_matches.jsonl``.
+    source, kind, count, fingerprints) and ``scrubbed_samples.jsonl`` (places before and after).
 
     Args:
         validated: Folder of the validated examples.
@@ -136,9 +117,8 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 
     Returns:
         Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
-        by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs,
-        semantic_suspects. Always rows_in == kept + quarantined + exact_duplicates +
-        near_duplicates.
+        by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs.
+        Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
@@ -150,7 +130,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     clusters = cluster_rows(table, prepared, boilerplate, spec)
     table.rows["cluster"] = clusters.names(table.rows["id"])
     resolved = _resolve(table, clusters, spec)
-    findings = [*prepared.findings, *resolved.contradictions, *_suspected(table, clusters)]
+    findings = [*prepared.findings, *resolved.contradictions]
     write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)
@@ -160,14 +140,12 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
     write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
-    write_rows(out / MATCHES, prepared.matches)
     return {
         **_counts(table.rows, prepared, findings, spec),
         "boilerplate": len(own_boilerplate.segments),
         "clusters": clusters.count,
         "prompts": clusters.prompts,
         "similar_pairs": clusters.pairs,
-        "semantic_suspects": len(clusters.suspects),
     }
 
 
@@ -210,18 +188,11 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
     contradictions: list[tuple[int, Example, Finding]] = []
     done = 0
     known = _known_words(table.path)
-    removed = spec.data.semantic is not None and spec.data.semantic.remove
-    alike: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)  # by cluster
-    for i, j, _ in clusters.suspects if removed else ():
-        alike[int(clusters.labels[i])].append((i, j))
     for batch in clusters.of_several(np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            place = {row: i for i, row in enumerate(members.tolist())}
-            pairs = alike[int(clusters.labels[members[0]])]
-            meant_alike = frozenset((place[i], place[j]) for i, j in pairs if i in place and j in place)
-            resolution = resolve(rows, Sameness(spec, known, meant_alike))
+            resolution = resolve(rows, spec, known)
             table.rows["state"][members] = resolution.states
             contradictions += [(int(members[i]), rows[i], finding) for i, finding in resolution.contradictions]
             for i, (stays, likeness) in resolution.repeats.items():
@@ -247,17 +218,6 @@ def _duplicate(example: Example, stays: Example, state: int, likeness: float) ->
         "kind": "exact" if state == EXACT else "near",
         "similarity": round(likeness, 4),
     }
-
-
-def _suspected(table: RowTable, clusters: Clusters) -> list[Finding]:
-    """Rows that may mean the same, the likeliest first."""
-    findings = []
-    for i, j, likeness in clusters.suspects[:_SUSPECTS_SHOWN]:
-        row, other = table.fetch(np.array([i, j]))
-        message = f"may mean the same as {other.place} (cosine similarity {likeness:.2f})"
-        fix = "look at the two; drop one by a line in reviews/ if they repeat each other"
-        findings.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
-    return findings
 
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:

@@ -161,7 +161,6 @@ class PreparedRows:
         samples: Some of it in its place, before and after.
         quarantine: The rows removed.
         findings: About personal data that stays or goes, and benchmark items.
-        matches: Rows that repeat a benchmark item.
     """
 
     lines: bytes = b""
@@ -172,7 +171,6 @@ class PreparedRows:
     samples: list[Sample] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    matches: list[dict[str, Any]] = field(default_factory=list)
 
 
 def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
@@ -189,7 +187,7 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
             rows.append(block.rows)
             sketches.append(block.sketches)
             word_keys.append(block.word_keys)
-            for name in ("scrubbed", "samples", "quarantine", "findings", "matches"):
+            for name in ("scrubbed", "samples", "quarantine", "findings"):
                 getattr(whole, name).extend(getattr(block, name))
             done = sum(map(len, rows))
             tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
@@ -248,7 +246,6 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.sketches = sketch(forms, spec.data.near_duplicate_threshold)
     prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
-    prepared.matches = [match.to_dict() for match in matches.values()]
     return prepared
 
 

@@ -103,7 +103,7 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             reading.problems.append(seen.problem)
         elif container.kind == "workbook":
             _choose_sheet(path, name, reading)
-        elif container.kind == "json" or (container.kind == "json_lines" and seen.lines == 1):
+        elif container.kind == "json" or (container.kind == "json_lines" and seen.lines <= 1):
             _choose_rows(path, name, seen.encoding, reading)
         elif container.dialect is not None:
             _choose_dialect(path, name, container, reading)

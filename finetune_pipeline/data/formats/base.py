@@ -5,7 +5,7 @@ A format is one module of this package with one class::
     @register
     class QuestionAnswer(RawFormat):
         name, order = "question_answer", 35
-        keys, described = "`q` and `a`", "a question and its answer"
+        keys = "`q` and `a`"
         row_keys = ("q", "a")
 
         def recognises(self, keys): return "q" in keys and "a" in keys
@@ -48,7 +48,6 @@ class Turns:
         ignored: Keys that nothing reads.
         chat: The row brings its own system turn, or says that it has none.
         tools: In OpenAI's form.
-        subject: The text an instruction is about.
     """
 
     shape: str | None
@@ -58,7 +57,6 @@ class Turns:
     ignored: list[str] = field(default_factory=list)
     chat: bool = False
     tools: list[dict[str, Any]] | None = None
-    subject: str | None = None
 
 
 class RawFormat(ABC):
@@ -68,7 +66,6 @@ class RawFormat(ABC):
         name: As `data.format` calls it.
         order: Formats are tried in ascending order; the first that recognises a row reads it.
         keys: The keys it asks for, as messages name them.
-        described: What its rows hold, as `finetune check` says it.
         documented: Keys and their variants, for the table in docs/reference.md.
         row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row.
         renames: Keys that a misspelt key is compared with.
@@ -78,7 +75,6 @@ class RawFormat(ABC):
     name: ClassVar[str]
     order: ClassVar[int]
     keys: ClassVar[str]
-    described: ClassVar[str]
     documented: ClassVar[str] = ""
     row_keys: ClassVar[tuple[str, ...]] = ()
     renames: ClassVar[tuple[str, ...]] = ()

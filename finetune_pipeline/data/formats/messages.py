@@ -38,7 +38,7 @@ class Messages(RawFormat):
     """``{"messages": [{"role": "user", "content": "…"}, …]}``"""
 
     name, order = "messages", 10
-    keys, described = "`messages`", "`messages`: OpenAI chat"
+    keys = "`messages`"
     documented = (
         "`messages`: OpenAI chat, with `tools`, `tool_calls`, `weight`, and content as text or as a list of text parts"
     )

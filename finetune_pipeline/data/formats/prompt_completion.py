@@ -17,7 +17,7 @@ class PromptCompletion(RawFormat):
     """``{"prompt": "…", "completion": "…"}``"""
 
     name, order = "prompt_completion", 40
-    keys, described = "`prompt` and `completion`", "a prompt and its completion"
+    keys = "`prompt` and `completion`"
     documented = "`prompt`, `completion` (or response, answer; question/answer, query/response)"
     row_keys = (*_PROMPTS, *ANSWERS)
     renames = ("prompt", "completion")

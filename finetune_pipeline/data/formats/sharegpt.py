@@ -17,7 +17,7 @@ class ShareGpt(RawFormat):
     """``{"conversations": [{"from": "human", "value": "…"}, …]}``"""
 
     name, order = "sharegpt", 20
-    keys, described = "`conversations`", "`conversations`: ShareGPT"
+    keys = "`conversations`"
     documented = "`conversations` of `from`, `value`"
     row_keys = (*_CHATS, "system")
     renames = ("conversations",)

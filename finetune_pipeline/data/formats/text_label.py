@@ -14,7 +14,7 @@ class TextLabel(RawFormat):
     """``{"text": "…", "label": "…"}``"""
 
     name, order = "text_label", 50
-    keys, described = "`text` and `label`", "`text` or `label`"
+    keys = "`text` and `label`"
     documented = "`text`, `label`"
     row_keys = ("text", "label")
     renames = ("text", "label")

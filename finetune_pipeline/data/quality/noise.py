@@ -64,18 +64,9 @@ def confident_joint(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def _whole(counts: np.ndarray) -> np.ndarray:
-    """Counts rounded so that each row keeps its sum (largest remainders go up)."""
-    down = np.floor(counts + 1e-9).astype(int)
-    for row, (exact, whole) in enumerate(zip(counts, down, strict=True)):
-        missing = round(float(exact.sum())) - int(whole.sum())
-        down[row, np.argsort(-(exact - whole), kind="stable")[:missing]] += 1
-    return down
-
-
 def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Whether each row is a suspect (bool). A row whose given label is the likeliest never is."""
-    expected = _whole(confident_joint(given, probabilities))
+    expected = np.rint(confident_joint(given, probabilities)).astype(int)
     suspected = np.zeros(len(given), bool)
     for i, j in zip(*np.nonzero(expected), strict=True):
         if i != j:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -68,27 +68,26 @@ def finder_of(data: DataSpec, names: bool = True) -> Finder:
 
 
 @cache
-def load_recogniser(models: tuple[str, ...] = ()) -> Finder:
-    """A function that finds names (with spaCy's installed pipelines) and street addresses (by shape) in a text.
+def load_recogniser() -> Finder:
+    """A function that finds names (with every installed spaCy pipeline that recognises people) and street addresses (by shape)
+    in a text.
 
-    models: names of installed pipelines, or folders; empty: every installed one that recognises people, at most one a
-    language, the largest of it. Loaded once a process. Raises FindingsError, with the command that helps, when spaCy or
-    such a model is missing: names are never left in the text silently.
+    Loaded once a process. Raises FindingsError, with the command that helps, when spaCy or such a model is missing: names are
+    never left in the text silently.
     """
     try:
         import spacy
     except ImportError:
         raise _missing("spaCy is not installed") from None
-    chosen = list(models) or _best(spacy.util.get_installed_models())
     pipelines = []
-    for model in chosen:
+    for model in sorted(spacy.util.get_installed_models()):
         try:
             pipeline = spacy.load(model, exclude=["lemmatizer", "attribute_ruler", "tagger", "parser", "senter"])
         except (OSError, ImportError, ValueError) as error:
             raise _missing(f"the model {model} cannot be loaded: {error}") from error
         if "ner" in pipeline.pipe_names:
             pipeline.max_length = 1 << 40  # the cap is there for parsers; a cut text would keep its names
-            pipelines.append(_without_idle_parts(pipeline))
+            pipelines.append(pipeline)
     if not pipelines:
         raise _missing("no installed model recognises people")
 
@@ -99,15 +98,6 @@ def load_recogniser(models: tuple[str, ...] = ()) -> Finder:
         return spans
 
     return recognise
-
-
-def _without_idle_parts(pipeline: Any) -> Any:
-    """The pipeline without the shared vectors where its recogniser has its own: about half the time."""
-    if "tok2vec" in pipeline.pipe_names and "ner" not in getattr(
-        pipeline.get_pipe("tok2vec"), "listener_map", {"ner": True}
-    ):
-        pipeline.disable_pipe("tok2vec")
-    return pipeline
 
 
 def _people(pipeline: Any, text: str) -> list[Span]:
@@ -127,17 +117,6 @@ def _people(pipeline: Any, text: str) -> list[Span]:
         if len(value) > 1 and _LETTER.search(value) and not _UNLIKE.search(value) and not value.islower():
             spans.append(Span(start, end, "name"))
     return spans
-
-
-def _best(installed: Sequence[str]) -> list[str]:
-    """The largest model of each language among those installed, by the last part of the name (sm, md, lg, trf)."""
-    sizes = {"sm": 1, "md": 2, "lg": 3, "trf": 4}
-    best: dict[str, tuple[int, str]] = {}
-    for name in sorted(installed):
-        size = max((sizes.get(part, 0) for part in name.split("_")), default=0)
-        language = name.split("_")[0]
-        best[language] = max(best.get(language, (-1, "")), (size, name))
-    return [name for _, name in sorted(best.values(), key=lambda v: v[1])]
 
 
 def _missing(what: str) -> FindingsError:

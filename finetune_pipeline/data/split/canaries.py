@@ -16,20 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup import semantic
 from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, strip
 from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import RowTable
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.split.alike import AlikeRows
-from finetune_pipeline.spec.data import SemanticSpec
 
-KINDS = ("exact", "reformatted", "template_swapped", "same_group", "semantic")
+KINDS = ("exact", "reformatted", "template_swapped", "same_group")
 EACH = 3
 _LEAST_WORDS = 4
-_SURE = 0.02
-"""Above the threshold of cosine similarity, since rarity weights shift a little with the texts compared."""
 
 
 @dataclass(frozen=True)
@@ -99,41 +95,6 @@ def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
     text = change if isinstance(change, str) else change(messages[last]["content"])
     messages[last] = {**messages[last], "content": text}
     return replace(example, messages=messages)
-
-
-def prove_semantic(sources: Sequence[Example], others: Sequence[str], spec: SemanticSpec) -> list[tuple[Canary, bool]]:
-    """Plant up to three rewordings of rows that must not leak, and say for each whether the search for suspects finds it.
-
-    Each is the farthest of :func:`rewordings` that the embedding still takes for the same; so a search that is blind, or an
-    embedding that sees nothing, misses them. Searched are the sources, `others` (user texts) and the canaries.
-    """
-    order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
-    chosen = order[:EACH]
-    held = list(dict.fromkeys([*(e.user_text for e in sources), *others]))
-    options = [rewordings(sources[i].user_text) for i in chosen]
-    vectors = semantic.embed([*held, *(text for texts in options for text in texts)], spec.model)
-    canaries = []
-    at = len(held)
-    for number, (i, texts) in enumerate(zip(chosen, options, strict=True)):
-        likeness = vectors[at : at + len(texts)] @ vectors[held.index(sources[i].user_text)]
-        at += len(texts)
-        near = np.flatnonzero(likeness >= min(spec.threshold + _SURE, 1 - 1e-5))
-        text = texts[int(near[0])] if len(near) else texts[-1]
-        turns = [{"role": "user", "content": text}, sources[i].messages[-1]]
-        canaries.append(Canary("semantic", replace(sources[i], id=f"canary-semantic-{number}", messages=turns), i))
-    # canaries may be nearest to each other, so as many neighbours are looked at as there are
-    pairs = semantic.suspects([*held, *(c.example.user_text for c in canaries)], spec, max(1, len(canaries)))
-    seen = {j - len(held) for i, j, _ in pairs if i < len(held) <= j}
-    return [(canary, number in seen) for number, canary in enumerate(canaries)]
-
-
-def rewordings(text: str) -> list[str]:
-    """The same words in another order, from the farthest to the nearest: reversed, halves swapped, the first word last;
-    and at last in their own order between other blanks."""
-    words = text.split()
-    middle = len(words) // 2
-    orders = [words[::-1], words[middle:] + words[:middle], words[1:] + words[:1]]
-    return [*(" ".join(order) for order in orders), "  ".join(words)]
 
 
 COPIES = 40
@@ -225,7 +186,7 @@ def recall_by_edit(
         if not tested.any():
             recall[kind] = {"tested": 0}
             continue
-        nearest = alike.index.nearest(loose_forms(copies, boilerplate)).text
+        nearest = alike.index.nearest(loose_forms(copies, boilerplate))[0]
         same = unit[alike.rows[nearest]] == unit[chosen]
         test = binomtest(int((tested & (nearest >= 0) & same).sum()), int(tested.sum()))
         interval = test.proportion_ci(method="wilson")

@@ -22,8 +22,8 @@ PEOPLE = ("Margaret Holloway", "Dr. Susan Whitfield", "Jane Doe's", "EMAIL_1", "
 class Pipeline:
     """A stand-in for a spaCy pipeline: spaCy is an extra that need not be there."""
 
-    def __init__(self, *parts: str) -> None:
-        self.pipe_names = list(parts)
+    def __init__(self) -> None:
+        self.pipe_names = ["ner"]
         self.max_length = 100
 
     def __call__(self, text: str) -> Any:
@@ -36,23 +36,15 @@ class Pipeline:
             + [SimpleNamespace(label_="ORG", start_char=0, end_char=3)]
         )
 
-    def get_pipe(self, name: str) -> Any:
-        return SimpleNamespace(listener_map={"tagger": []})
-
-    def disable_pipe(self, name: str) -> None:
-        self.pipe_names.remove(name)
-
 
 @pytest.fixture
 def spacy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A spaCy with the pipelines a test puts into `installed`."""
     module: Any = ModuleType("spacy")
     module.installed = {}
-    module.loaded = []
     module.util = SimpleNamespace(get_installed_models=lambda: list(module.installed))
 
     def load(name: str, exclude: list[str]) -> Pipeline:
-        module.loaded.append(name)
         if name not in module.installed:
             raise OSError("no such model")
         return module.installed[name]
@@ -79,17 +71,8 @@ def test_without_spacy_the_error_says_how_to_install_it(monkeypatch: pytest.Monk
     assert scrub_example(row)[0] is row
 
 
-def test_the_largest_model_of_each_language_is_taken(spacy: Any) -> None:
-    for name in ("en_core_web_sm", "en_core_web_md", "de_core_news_sm"):
-        spacy.installed[name] = Pipeline("tok2vec", "ner")
-    load_recogniser()
-    assert spacy.loaded == ["de_core_news_sm", "en_core_web_md"]
-    assert spacy.installed["en_core_web_md"].pipe_names == ["ner"]  # its vectors serve the tagger alone
-    assert spacy.installed["en_core_web_md"].max_length > 1_000_000
-
-
 def test_names_without_titles_possessives_and_placeholders(spacy: Any) -> None:
-    spacy.installed["en_core_web_sm"] = Pipeline("ner")
+    spacy.installed["en_core_web_sm"] = Pipeline()
     assert found("Margaret Holloway met Dr. Susan Whitfield at Jane Doe's house") == [
         ("name", "Margaret Holloway"),
         ("name", "Susan Whitfield"),
@@ -100,7 +83,7 @@ def test_names_without_titles_possessives_and_placeholders(spacy: Any) -> None:
 
 
 def test_examples_get_names_and_addresses(spacy: Any) -> None:
-    spacy.installed["en_core_web_sm"] = Pipeline("ner")
+    spacy.installed["en_core_web_sm"] = Pipeline()
     text = "Margaret Holloway, 742 Evergreen Terrace, Springfield, IL 62704, m@example.com"
     row = Example(id="0" * 16, messages=[{"role": "user", "content": text}])
     done, counts, _ = scrub_example(row, find=finder_of(NAMES))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_pipeline.data.raw_files import detect
+from finetune_pipeline.data.raw_files import container_facts
 from finetune_pipeline_tests.unit.data.raw_rows import (
     examples,
     records_of,
@@ -56,9 +56,9 @@ def test_the_dialect_follows_from_the_file(tmp_path: Path, delimiter: str) -> No
             assert values(tmp_path, data, spec, name) == [dict(zip(names, row, strict=True)) for row in GOOD * 3]
         result = validate_bytes(tmp_path, data, spec, "a.csv")
         assert (result.kept, result.findings) == (15, [])
-        detected = detect(tmp_path / "a.csv", "a.csv", spec)
-        assert detected.container == "csv" and "in all of the first" in detected.reason
-        assert f"delimiter {delimiter!r}" in detected.reason
+        seen = container_facts(tmp_path / "a.csv", "a.csv", spec)
+        assert seen["container"] == "csv" and "in all of the first" in seen["reason"]
+        assert f"delimiter {delimiter!r}" in seen["reason"]
 
 
 def test_rows_keep_the_line_they_start_in(tmp_path: Path) -> None:

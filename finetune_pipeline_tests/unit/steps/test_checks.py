@@ -94,7 +94,6 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"held": 0, "held_by_rule": {}, "corrections": 3},
         [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}],
     ),
-    ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [{"lines": 5}]}, [{"lines": 0}]),
     ("validated_examples", "rows_accounted_for"): (
         {"rows_in": 5, "kept": 4, "quarantined": 1},
         [{"kept": 3}, {"kept": 5}],
@@ -133,9 +132,7 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
             ("enough_reviewed_examples", "size"),
             ("synthetic_rows_reviewed", "synthetic"),
             ("class_balance", "balance"),
-            ("one_output_format", "consistency"),
             ("labels_believable", "noise"),
-            ("benchmarks_kept_out", "contamination"),
             ("rows_fit", "tokens"),
         )
     },

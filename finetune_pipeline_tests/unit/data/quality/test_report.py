@@ -40,10 +40,10 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
     before = [replace(e, origin="synthetic") if i < 20 else e for i, e in enumerate(ROWS)]
     decisions = {e.id: "drop" if i < 3 else "keep" for i, e in enumerate(before[:20])}
     after = before[3:]
-    report = data_quality(after, dealt(after), {}, decisions, make_spec(LABELS), unreviewed=before)
+    report = data_quality(after, dealt(after), {}, decisions, make_spec(LABELS), synthetic=before[:20])
     assert report["synthetic"]["rows"] == 20 and report["synthetic"]["rejected"] == 3
     assert report["synthetic"]["verdict"] == "accepted" and report["rows"] == 597
-    assert report["origins"]["origins"] == {"human": 580, "synthetic": 17}
+    assert report["size"]["origins"] == {"human": 580, "synthetic": 17}
 
 
 def test_a_part_says_how_many_rows_it_looked_at() -> None:
