@@ -201,7 +201,7 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     resolved.repeats.sort(key=lambda repeat: repeat[0])
-    find = finder_of(spec.data, names=False)
+    find = finder_of(spec.data)
     for _, example, finding in sorted(contradictions, key=lambda c: c[0]):
         resolved.contradictions.append(finding)
         if finding.severity == "error":

@@ -198,7 +198,7 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
 def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     """Prepare the rows of whole lines of canonical JSON."""
     spec = how.spec
-    find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
+    find = finder_of(spec.data)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
     prepared = PreparedRows()
@@ -245,7 +245,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     ]
     prepared.sketches = sketch(forms, spec.data.near_duplicate_threshold)
     prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
-    prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
+    prepared.quarantine = [quarantine_row(examples[i], finding, find) for i, finding in sorted(removed.items())]
     return prepared
 
 
