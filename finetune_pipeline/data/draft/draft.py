@@ -20,7 +20,7 @@ from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
-from finetune_pipeline.data.readers.any_file import look_at, read_records
+from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.validate.validation import validate_record
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.model import TaskSpec
@@ -132,7 +132,7 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     pairs = zip(by_fields, by_format, strict=False)
     same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
     plainly = len(by_format) >= len(by_fields) > 0 and all(same)
-    made.data = without if plainly else _undeclared_csv(files, declared)
+    made.data = without if plainly else declared
     if plainly:
         ignored = {key for row in _validated(files, without, _TRIED) for key in row.ignored}
         made.choice = replace(choice, unused=[path for path in choice.unused if path in ignored])
@@ -142,22 +142,6 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
 def _with(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     merged = {**data.get("fields", {}), **fields}
     return {**{k: v for k, v in data.items() if k != "fields"}, **({"fields": merged} if merged else {})}
-
-
-def _undeclared_csv(files: Files, data: dict[str, Any]) -> dict[str, Any]:
-    """The section without `csv.header` where the readers tell it by the names in `fields`."""
-    csv = dict(data.get("csv", {}))
-    header = csv.pop("header", None)
-    if header is None:
-        return data
-    less = {**{k: v for k, v in data.items() if k != "csv"}, **({"csv": csv} if csv else {})}
-    for name, path in files:
-        container = look_at(path, name, spec_of(less))[0]
-        if container.dialect is not None and (container.dialect.problem or container.dialect.header != header):
-            return data
-    if any(look_at(path, name, spec_of(less))[0].kind == "workbook" for name, path in files):
-        return less if header else data
-    return less
 
 
 def _examples(files: Files, data: Mapping[str, Any], limit: int) -> list[Example]:

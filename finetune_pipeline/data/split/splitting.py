@@ -23,7 +23,7 @@ from finetune_pipeline.data.split.leakage import (
     Search,
     certify,
 )
-from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger
+from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
 from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, place, shares_of
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
@@ -64,7 +64,7 @@ def split(
     table = RowTable(rows, clean / ALL_ROWS)
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
     alike = alike_rows(table, boilerplate)
-    before = read_ledger(ledger).split_of(rows["id"], rows["prompt"])
+    before = split_of(read_ledger(ledger), rows["id"], rows["prompt"])
     placed, units, joined = place(rows, before, spec, alike.links)
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
     sketches = np.load(clean / SKETCHES, mmap_mode="r")

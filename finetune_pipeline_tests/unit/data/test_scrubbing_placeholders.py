@@ -71,11 +71,6 @@ def test_a_value_in_json_is_read_with_its_key_and_its_escapes() -> None:
     assert scrub('{"text": "say \\"hi\\" to jane@example.com\\n"}') == '{"text": "say \\"hi\\" to [EMAIL_1]\\n"}'
     assert scrub('{"jane@example.com": 1}') == '{"jane@example.com": 1}'  # keys are names of fields
     assert Scrubber().scrub_json("{broken jane@example.com") == "{broken [EMAIL_1]"
-    assert Scrubber().scrub_value({"phone": "5550142000", "deep": [{"x": "jane@example.com"}], "n": 1}) == {
-        "phone": "[PHONE_1]",
-        "deep": [{"x": "[EMAIL_1]"}],
-        "n": 1,
-    }
 
 
 def test_whole_examples() -> None:
