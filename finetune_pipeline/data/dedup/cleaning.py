@@ -41,48 +41,9 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """The clusters of a table's rows.
-
-    Attributes:
-        labels: The cluster of every row, numbered from 0 (int64, [n]).
-        count: Number of clusters.
-        prompts: Number of different prompts.
-        pairs: Number of pairs of similar prompts.
-    """
-
-    labels: np.ndarray
-    count: int
-    prompts: int
-    pairs: int
-
-    def names(self, ids: np.ndarray) -> np.ndarray:
-        """For every row the smallest of the ids (uint64, [n]) in its cluster: the cluster's name."""
-        smallest = np.full(self.count, np.iinfo(np.uint64).max, np.uint64)
-        np.minimum.at(smallest, self.labels, ids)
-        named: np.ndarray = smallest[self.labels]
-        return named
-
-    def of_several(self, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
-        """Clusters with two or more of these rows (int64): their members, in batches of about 20,000 members."""
-        several = np.bincount(self.labels[rows], minlength=self.count)[self.labels[rows]] > 1
-        rows = rows[several]
-        order = rows[np.argsort(self.labels[rows], kind="stable")]
-        batch: list[np.ndarray] = []
-        size = 0
-        for members in np.split(order, np.flatnonzero(np.diff(self.labels[order])) + 1) if len(order) else ():
-            batch.append(members)
-            size += len(members)
-            if size >= 20_000:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
-
-
-def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> Clusters:
-    """Cluster all rows by their prompts: those that are similar, and those with the same words."""
+def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
+    """Name the cluster of every row in the table: rows with similar prompts, or with the same words, are one cluster, named
+    after the smallest id in it. Returns clusters, prompts and similar_pairs (how many)."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
 
     def forms_of(which: np.ndarray) -> list[str]:
@@ -91,12 +52,25 @@ def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerpla
     pairs, _ = verified_pairs(prepared.sketches[first], spec.data.near_duplicate_threshold, forms_of)
     _, same_words, number = np.unique(prepared.word_keys[first], return_index=True, return_inverse=True)
     edges = np.concatenate([pairs, np.stack([same_words[number], np.arange(len(keys))], 1)])
-    of_prompt = components(len(keys), edges)
-    return Clusters(of_prompt[prompt], int(of_prompt.max(initial=-1)) + 1, len(keys), len(pairs))
+    cluster = components(len(keys), edges)[prompt]
+    smallest = np.full(int(cluster.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, cluster, table.rows["id"])
+    table.rows["cluster"] = smallest[cluster]
+    return {"clusters": len(smallest), "prompts": len(keys), "similar_pairs": len(pairs)}
+
+
+def _of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The members of clusters with two or more of these rows (int64), in batches of clusters."""
+    _, number, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
+    several = rows[sizes[number] > 1]
+    order = several[np.argsort(clusters[several], kind="stable")]
+    groups = np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1) if len(order) else []
+    yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
 
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _SAMPLE = 20_000
+_AT_ONCE = 5_000
 _KNOWN_FROM = 3
 
 
@@ -128,8 +102,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
     clusters = cluster_rows(table, prepared, boilerplate, spec)
-    table.rows["cluster"] = clusters.names(table.rows["id"])
-    resolved = _resolve(table, clusters, spec)
+    resolved = _resolve(table, spec)
     findings = [*prepared.findings, *resolved.contradictions]
     write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
@@ -143,9 +116,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     return {
         **_counts(table.rows, prepared, findings, spec),
         "boilerplate": len(own_boilerplate.segments),
-        "clusters": clusters.count,
-        "prompts": clusters.prompts,
-        "similar_pairs": clusters.pairs,
+        **clusters,
     }
 
 
@@ -182,13 +153,13 @@ class _Resolved:
     contradictions: list[Finding] = field(default_factory=list)
 
 
-def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
+def _resolve(table: RowTable, spec: TaskSpec) -> _Resolved:
     """Decide about the members of every cluster; the states go into the table."""
     resolved = _Resolved()
     contradictions: list[tuple[int, Example, Finding]] = []
     done = 0
     known = _known_words(table.path)
-    for batch in clusters.of_several(np.flatnonzero(table.rows["state"] == KEPT)):
+    for batch in _of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]

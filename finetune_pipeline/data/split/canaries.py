@@ -46,36 +46,26 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     """
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
-    order = sorted(range(len(sources)), key=lambda i: sources[i].id)
+    order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
+    makers: dict[str, Callable[[Example], Example | None]] = {
+        "exact": lambda source: source,
+        "reformatted": lambda source: _reformatted(source, threshold, boilerplate),
+        "template_swapped": lambda source: _with_text(
+            source, f"{PREAMBLES[0]}\n\n{strip(source.user_text, boilerplate)}"
+        ),
+        "same_group": _of_same_group,
+    }
     made: list[Canary] = []
-
-    def plant(kind: str, i: int, example: Example) -> None:
-        name = f"canary-{kind}-{sum(c.kind == kind for c in made)}"
-        made.append(Canary(kind, replace(example, id=name), i))
-
-    for i in order[:EACH]:
-        plant("exact", i, sources[i])
-    lettered = [i for i in order if any(c.isalpha() for c in sources[i].user_text)]
-    reformatted = (
-        made_of for i in lettered or order if (made_of := _reformatted(i, sources[i], threshold, boilerplate))
-    )
-    for i, example in islice(reformatted, EACH):
-        plant("reformatted", i, example)
-    worded = [i for i in order if len(strip(sources[i].user_text, boilerplate).split()) >= _LEAST_WORDS]
-    for number, i in enumerate((worded or order)[:EACH]):
-        text = f"{PREAMBLES[number % len(PREAMBLES)]}\n\n{strip(sources[i].user_text, boilerplate)}"
-        plant("template_swapped", i, _with_text(sources[i], text))
-    for i in order[:EACH]:
-        grouped = replace(sources[i], group=sources[i].group or f"canary group of {sources[i].id}")
-        plant("same_group", i, _with_text(grouped, lambda t: f"canary {t[::-1]}"))
+    for kind, make in makers.items():
+        planted = ((i, row) for i in order if (row := make(sources[i])))
+        for number, (i, row) in enumerate(islice(planted, EACH)):
+            made.append(Canary(kind, replace(row, id=f"canary-{kind}-{number}"), i))
     return made
 
 
-def _reformatted(
-    number: int, source: Example, threshold: float, boilerplate: Boilerplate
-) -> tuple[int, Example] | None:
-    """The row's number and the row in other case, blanks and punctuation; only what it says besides its templates where
-    a template in other case would count as new text; None where even that is not alike."""
+def _reformatted(source: Example, threshold: float, boilerplate: Boilerplate) -> Example | None:
+    """The row in other case, blanks and punctuation; only what it says besides its templates where a template in other case
+    would count as new text; None where even that is not alike."""
 
     def change(text: str) -> str:
         return "  " + text.swapcase().replace(" ", "   ") + " !!"
@@ -84,8 +74,13 @@ def _reformatted(
     for made in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
         other = strip(made.user_text, boilerplate)
         if made.user_text != source.user_text and similarity(other, content) >= threshold:
-            return number, made
+            return made
     return None
+
+
+def _of_same_group(source: Example) -> Example:
+    grouped = replace(source, group=source.group or f"canary group of {source.id}")
+    return _with_text(grouped, lambda text: f"canary {text[::-1]}")
 
 
 def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
