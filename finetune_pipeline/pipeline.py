@@ -85,8 +85,6 @@ STEPS = [
         checks=(
             data_check.clean_accounted,
             data_check.no_personal_data,
-            data_check.enough_examples,
-            data_check.enough_per_label,
         ),
         kinds=("jsonl", "python"),
     ),
@@ -98,7 +96,7 @@ STEPS = [
         needs=("clean_examples",),
         settings=lambda spec, outside: {"reviews": outside.reviews},
         code_version="3",
-        checks=(data_check.reviews_applied,),
+        checks=(data_check.enough_examples, data_check.enough_per_label, data_check.reviews_applied),
         kinds=("jsonl",),
     ),
     Step(

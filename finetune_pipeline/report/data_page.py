@@ -30,13 +30,12 @@ from finetune_pipeline.report.plots import token_histogram
 Report = Mapping[str, Any]
 SHOWN_SUSPECTS, SHOWN_FIXES = 20, 4
 TITLES = {
-    "size": "Enough rows",
     "balance": "Class balance",
     "synthetic": "Synthetic rows",
     "noise": "Label noise",
     "tokens": "Tokens",
 }
-_ANCHORS = {"size": "labels", "balance": "labels"}
+_ANCHORS = {"balance": "labels"}
 
 
 def data_page(
@@ -124,10 +123,9 @@ def _tokens(report: Report) -> Blocks:
 
 def _labels(report: Report) -> Blocks:
     balance = report["balance"]["labels"]
-    yield _sentence(report["size"]["message"])
     yield _sentence(report["balance"]["message"]) if balance else None
     yield Bars("Label", list(balance.items()), sum(balance.values()))
-    yield Bars("Origin", list(report["size"]["origins"].items()), report["rows"])
+    yield Bars("Origin", list(report["origins"].items()), report["rows"])
 
 
 def _places(title: str, count: int, rows: Sequence[Mapping[str, str]]) -> Places:

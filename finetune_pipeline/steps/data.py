@@ -95,7 +95,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
     data = spec.data
     return {
         "labels": spec.labels,
-        "thresholds": [data.min_examples, data.min_per_label, data.max_imbalance],
+        "imbalance": data.max_imbalance,
         "suspects": data.max_suspects_of_a_file,
         "noise": data.max_label_noise,
         "synthetic": data.synthetic.model_dump(),

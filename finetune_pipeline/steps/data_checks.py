@@ -277,11 +277,6 @@ def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 QUALITY_CHECKS = (
     Check(
-        "enough_reviewed_examples",
-        "After review there are still data.min_examples examples, and data.min_per_label of each label.",
-        _quality("size"),
-    ),
-    Check(
         "synthetic_rows_reviewed",
         "A sample of the synthetic rows has been reviewed by people, and few enough were rejected.",
         _quality("synthetic"),

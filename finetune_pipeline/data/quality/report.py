@@ -15,8 +15,7 @@ from finetune_pipeline.data.quality.synthetic import synthetic_rows
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 
-PARTS = ("size", "balance", "synthetic", "noise", "tokens")
-_PLACE = "task.yaml: data."
+PARTS = ("balance", "synthetic", "noise", "tokens")
 TokenCounts = Callable[[Sequence[Example], int], dict[str, Any]]
 """Makes the report's part on tokens from training rows (or a sample of them) and how many there are."""
 
@@ -46,7 +45,8 @@ def data_quality(
             given.
 
     Returns:
-        rows, each of PARTS (with passed, message (one sentence), blocking, and findings), passed, blocked_by (names of
+        rows, origins (rows of each), each of PARTS (with passed, message (one sentence), blocking, and findings), passed,
+        blocked_by (names of
         parts), and the findings of all parts.
     """
     labels: Counter[str | None] = Counter()
@@ -70,7 +70,6 @@ def data_quality(
     if count_tokens:
         tokens = count_tokens([e for e in sample if is_train(e)], train_rows)
     parts: dict[str, Any] = {
-        "size": {**size_rules(labels, spec), "origins": most_first(origins)},
         "balance": class_balance(labels, spec),
         "synthetic": synthetic_rows(sample if synthetic is None else synthetic, clusters, decisions, spec),
         "noise": label_noise(sample, clusters, spec, rows, decisions),
@@ -78,6 +77,7 @@ def data_quality(
     }
     return {
         "rows": rows,
+        "origins": most_first(origins),
         **parts,
         "passed": all(parts[name]["passed"] for name in PARTS),
         "blocked_by": [name for name in PARTS if parts[name]["blocking"] and not parts[name]["passed"]],
@@ -85,69 +85,27 @@ def data_quality(
     }
 
 
-def size_rules(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str, Any]:
-    """Blocking: at least data.min_examples rows, and data.min_per_label of each label.
-
-    counts: rows per label (None: rows without one).
-    """
-    data, rows = spec.data, sum(counts.values())
-    findings = []
-    if rows < data.min_examples:
-        findings.append(
-            Finding("quality.too_few", "error", _PLACE + "min_examples", f"{rows:,} examples, {data.min_examples:,} asked for",
-                    "collect more rows; below this, examples in the prompt mostly do as well as training")
-        )  # fmt: skip
-    few = {label: counts.get(label, 0) for label in spec.labels if counts.get(label, 0) < data.min_per_label}
-    if few:
-        counted = ", ".join(f"{label}: {n:,}" for label, n in sorted(few.items(), key=lambda kv: (kv[1], kv[0])))
-        findings.append(
-            Finding("quality.too_few_of_a_label", "error", _PLACE + "min_per_label",
-                    f"under {data.min_per_label:,} examples of a label: {counted}",
-                    "collect more of these, or merge labels that are handled alike")
-        )  # fmt: skip
-    message = "; ".join(f.message for f in findings) or f"{rows:,} examples, {data.min_examples:,} asked for"
-    return part(
-        not findings, message, blocking=True, findings=findings, rows=rows, min_examples=data.min_examples,
-        min_per_label=data.min_per_label, few=few,
-    )  # fmt: skip
-
-
 def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str, Any]:
-    """Rows per label, labels declared but absent, and the largest over the smallest against data.max_imbalance.
-
-    ratio: of the labels that are there; None for free text.
-    """
+    """Rows per label, labels declared but absent, and the largest over the smallest against data.max_imbalance."""
     if not spec.labels:
-        return part(True, "not asked: the answers are no labels", applies=False, labels={}, absent=[], ratio=None)
+        return part(True, "not asked: the answers are no labels", applies=False, labels={})
     labels = {label: counts.get(label, 0) for label in spec.labels}
     absent = [label for label, n in labels.items() if not n]
-    present = sorted((label for label, n in labels.items() if n), key=lambda label: (labels[label], label))
+    present = sorted((n, label) for label, n in labels.items() if n or len(absent) == len(labels))
+    (fewest, small), (most, large) = present[0], present[-1]
+    message = (
+        f"largest label {large} ({most:,} rows), smallest {small} ({fewest:,}): at most {spec.data.max_imbalance:g} times as "
+        "many are allowed"
+    )
     findings = []
     if absent:
         findings.append(
             Finding("quality.label_absent", "warning", "task.yaml: output.labels", f"no example of {', '.join(absent)}",
                     "collect rows of these labels, or take them out of output.labels: nothing can be learned of them")
         )  # fmt: skip
-    ratio, message = None, "no example has a label"
-    if present:
-        small, large = present[0], present[-1]
-        ratio = labels[large] / labels[small]
-        message = (
-            f"largest label {large} ({labels[large]:,} rows), smallest {small} ({labels[small]:,}): "
-            f"{ratio:.1f} times as many, {spec.data.max_imbalance:g} allowed"
-        )
-        if ratio > spec.data.max_imbalance:
-            findings.append(
-                Finding("quality.imbalance", "warning", _PLACE + "max_imbalance", message,
-                        f"collect more of {small}; fewer of {large} loses little")
-            )  # fmt: skip
-    message = "; ".join(f.message for f in findings) or message
-    return part(
-        not findings,
-        message,
-        findings=findings,
-        labels=labels,
-        absent=absent,
-        ratio=None if ratio is None else round(ratio, 3),
-        max_imbalance=spec.data.max_imbalance,
-    )
+    if most > spec.data.max_imbalance * fewest:
+        findings.append(
+            Finding("quality.imbalance", "warning", "task.yaml: data.max_imbalance", message,
+                    f"collect more of {small}; fewer of {large} loses little")
+        )  # fmt: skip
+    return part(not findings, "; ".join(f.message for f in findings) or message, findings=findings, labels=labels)

@@ -121,15 +121,14 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1, "near_duplicates": 1},
         [{"near_duplicates": 0}],
     ),
-    ("clean_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
-    ("clean_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
+    ("reviewed_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
+    ("reviewed_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
     **{
         ("data_quality", name): (
             {"parts": {part: {"passed": True, "message": "m", "blocking": True}}},
             [{"parts": {part: {"passed": False, "message": "m", "blocking": True}}}, {"parts": {}}],
         )
         for name, part in (
-            ("enough_reviewed_examples", "size"),
             ("synthetic_rows_reviewed", "synthetic"),
             ("class_balance", "balance"),
             ("labels_believable", "noise"),
