@@ -29,10 +29,8 @@ class Instruction(RawFormat):
     """``{"instruction": "…", "input": "…", "output": "…"}``"""
 
     name, order = "instruction", 30
-    keys = "`instruction`, `input` and `output`"
     documented = "`instruction`, `input` (may be empty), `output`"
     row_keys = ("instruction", *_INPUTS, "output")
-    renames = ("instruction", "output")
     fields = ("instruction", "output")
 
     def recognises(self, keys: Collection[str]) -> bool:

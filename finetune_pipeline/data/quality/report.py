@@ -46,8 +46,7 @@ def data_quality(
 
     Returns:
         rows, origins (rows of each), each of PARTS (with passed, message (one sentence), blocking, and findings), passed,
-        blocked_by (names of
-        parts), and the findings of all parts.
+        blocked_by (names of parts), and the findings of all parts.
     """
     labels: Counter[str | None] = Counter()
     origins: Counter[str] = Counter()

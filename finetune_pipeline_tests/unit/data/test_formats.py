@@ -104,8 +104,7 @@ from finetune_pipeline.data.formats.base import RawFormat, read_single_texts, re
 @register
 class QuestionAnswer(RawFormat):
     name, order = "question_answer", 35
-    keys, documented = "`q` and `a`", "`q`, `a`"
-    row_keys = renames = ("q", "a")
+    documented, row_keys = "`q`, `a`", ("q", "a")
 
     def recognises(self, keys):
         return "q" in keys and "a" in keys
