@@ -137,14 +137,6 @@ def test_what_cannot_be_told_is_refused_with_the_line_to_add(
     assert (rules(result), result.rows_in) == ({"csv_dialect": 1}, 0) and said in result.findings[0]["fix"]
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
-def test_an_encoding_is_declared(tmp_path: Path, encoding: str) -> None:
-    said = "Café, naïve"
-    data = f'text,label\n"{said}",bug_report\n{said[:3]},bug_report\n'.encode(encoding)
-    result = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv", size=64)
-    assert texts(result) == [said, said[:3]] and set(rules(result)) <= {"byte_order_mark"}
-
-
 @pytest.mark.parametrize(
     ("data", "said"),
     [
