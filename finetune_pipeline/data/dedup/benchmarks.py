@@ -24,7 +24,6 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.raw_files import BENCHMARKS
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import RawStream
 from finetune_pipeline.findings import Finding, FindingsError, errors
@@ -73,33 +72,16 @@ class Match:
         return row_finding("benchmark_contamination", self.place, message, fix)
 
 
-@dataclass(frozen=True)
-class Benchmarks:
-    """The benchmark files below a folder. Small enough to be sent to other processes, which read the files themselves."""
-
-    folder: Path
-    names: tuple[str, ...]
-
-    @property
-    def index(self) -> BenchmarkIndex:
-        """Their items."""
-        return _index(self.folder, self.names)
-
-
 @lru_cache(maxsize=2)
-def _index(folder: Path, names: tuple[str, ...]) -> BenchmarkIndex:
-    return BenchmarkIndex([item for name in names for item in read_benchmark(folder / name, name)])
+def benchmark_index(folder: Path | None) -> BenchmarkIndex | None:
+    """The items of the benchmark files below a folder, read once in a process; None where there is no folder.
 
-
-def load_benchmarks(raw: Path | None) -> Benchmarks | None:
-    """The benchmark files of a raw artifact; None where there are none. Raises FindingsError for unreadable ones."""
-    folder = raw / BENCHMARKS if raw else None
+    Raises FindingsError for unreadable ones.
+    """
     if folder is None or not folder.is_dir():
         return None
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    benchmarks = Benchmarks(folder, tuple(names))
-    assert benchmarks.index  # unreadable files are found now, not in a process of the pool
-    return benchmarks
+    return BenchmarkIndex([item for name in names for item in read_benchmark(folder / name, name)])
 
 
 class BenchmarkIndex:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.benchmarks import load_benchmarks
+from finetune_pipeline.data.dedup.benchmarks import benchmark_index
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
 from finetune_pipeline.data.dedup.duplicate_resolution import resolve
@@ -34,6 +33,7 @@ from finetune_pipeline.data.dedup.row_table import (
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
+from finetune_pipeline.data.raw_files import BENCHMARKS
 from finetune_pipeline.data.scrub import KINDS, finder_of
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen
 from finetune_pipeline.findings import Finding, as_rows, most_first
@@ -98,18 +98,22 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     source = examples_file(validated)
     own_boilerplate = find_boilerplate(_sample_of_prompts(source))
     boilerplate = own_boilerplate.with_known()
-    prepared = prepare_rows(source, Preparation(spec, boilerplate, load_benchmarks(raw), key), out / ALL_ROWS)
+    benchmarks = raw / BENCHMARKS if raw else None
+    benchmark_index(benchmarks)  # unreadable files are found now, not in a process of the pool
+    prepared = prepare_rows(source, Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
     clusters = cluster_rows(table, prepared, boilerplate, spec)
-    resolved = _resolve(table, spec)
-    findings = [*prepared.findings, *resolved.contradictions]
+    repeats, contradictions = _resolve(table, spec)
+    findings = [*prepared.findings, *(finding for _, finding in contradictions)]
+    find = finder_of(spec.data)
+    contradicting = [quarantine_row(e, finding, find) for e, finding in contradictions if finding.severity == "error"]
     write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)
     boilerplate.save(out / BOILERPLATE)
-    write_rows(out / "duplicates.jsonl", (row for _, row in resolved.repeats))
-    write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *resolved.quarantine])
+    write_rows(out / "duplicates.jsonl", repeats)
+    write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *contradicting])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
     write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
@@ -144,19 +148,13 @@ def _known_words(rows: Path) -> Callable[[str], bool]:
     return lambda word: counts()[word] >= _KNOWN_FROM
 
 
-@dataclass
-class _Resolved:
-    """repeats: (row, its line in duplicates.jsonl); quarantine and findings of contradictions."""
+def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
+    """Decide about the members of every cluster; the states go into the table.
 
-    repeats: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
-    contradictions: list[Finding] = field(default_factory=list)
-
-
-def _resolve(table: RowTable, spec: TaskSpec) -> _Resolved:
-    """Decide about the members of every cluster; the states go into the table."""
-    resolved = _Resolved()
-    contradictions: list[tuple[int, Example, Finding]] = []
+    Returns (lines of duplicates.jsonl, rows that contradict others and what they contradict), in the order of rows.
+    """
+    repeats: dict[int, dict[str, Any]] = {}
+    contradictions: dict[int, tuple[Example, Finding]] = {}
     done = 0
     known = _known_words(table.path)
     for batch in _of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
@@ -165,19 +163,12 @@ def _resolve(table: RowTable, spec: TaskSpec) -> _Resolved:
             rows = [next(examples) for _ in members]
             resolution = resolve(rows, spec, known)
             table.rows["state"][members] = resolution.states
-            contradictions += [(int(members[i]), rows[i], finding) for i, finding in resolution.contradictions]
+            contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (stays, likeness) in resolution.repeats.items():
-                line = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
-                resolved.repeats.append((int(members[i]), line))
+                repeats[int(members[i])] = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
-    resolved.repeats.sort(key=lambda repeat: repeat[0])
-    find = finder_of(spec.data)
-    for _, example, finding in sorted(contradictions, key=lambda c: c[0]):
-        resolved.contradictions.append(finding)
-        if finding.severity == "error":
-            resolved.quarantine.append(quarantine_row(example, finding, find))
-    return resolved
+    return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
 
 
 def _duplicate(example: Example, stays: Example, state: int, likeness: float) -> dict[str, Any]:
