@@ -158,7 +158,7 @@ STEPS = [
     Step(
         "data_quality",
         BASELINE,
-        "Report on the whole data set: size, class balance, label noise, synthetic rows, tokens and cost.",
+        "Report on the whole data set: class balance, label noise, synthetic rows, tokens and cost.",
         data.make_data_quality,
         needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
         settings=lambda spec, outside: data.quality_settings(spec),

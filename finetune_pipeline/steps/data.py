@@ -109,7 +109,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def make_data_quality(context: StepContext) -> dict[str, Any]:
-    """What no single row shows: sizes, balance, label noise, synthetic rows, tokens."""
+    """What no single row shows: balance, label noise, synthetic rows, tokens."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
     folders = {name: context.inputs[name].folder for name in names}
     report = write_quality(

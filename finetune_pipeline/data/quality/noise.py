@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -228,19 +228,9 @@ def label_noise(
         interval=[round(bound, 6) for bound in noise.interval],
         accuracy=round(1 - errors / len(given), 4),
         suspects=listed,
-        pairs=[
-            {"given": a, "suggested": b, "rows": n}
-            for (a, b), n in sorted(pairs.items(), key=lambda kv: (-kv[1], kv[0]))[:20]
-        ],
+        pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],
         triggers=[
-            {
-                "phrase": trigger.phrase,
-                "label": trigger.label,
-                "reads_like": trigger.reads_like,
-                "contradicted": trigger.contradicted,
-                "rows": [{"place": e.place, "id": e.id} for e in rows],
-            }
-            for trigger, rows in triggers
+            {**asdict(trigger), "rows": [{"place": e.place, "id": e.id} for e in rows]} for trigger, rows in triggers
         ],
         left_out=opinion.left_out,
         **sampled(len(given), of or len(examples)),
