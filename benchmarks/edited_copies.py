@@ -82,7 +82,7 @@ def run(task: Task, pairs: list[tuple[str, int, int]], out: Path, linked: bool) 
         alike = search(*given)  # type: ignore[arg-type]
         spent[0] = time.process_time() - start
         nothing = np.zeros(0, np.int64)
-        return alike if linked else replace(alike, links=Links(nothing, nothing, np.zeros(0)), suspects=[])
+        return alike if linked else replace(alike, links=Links(nothing, nothing, np.zeros(0)))
 
     with mock.patch.object(splitting, "alike_rows", links):
         facts = splitting.split(out / "reviewed", out / "clean", task.spec, out / "ledger", out / "splits")

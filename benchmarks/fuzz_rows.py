@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.log_kills import make_task
 from finetune_pipeline.data.json_lines import decode_line, is_blank
-from finetune_pipeline.data.raw_files import detect
+from finetune_pipeline.data.raw_files import container_facts
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.validate.validation import in_blocks, validate_block
 from finetune_pipeline.engine.store import ArtifactStore
@@ -163,7 +163,7 @@ def through_raw(task: Task, folder: Path, lines: list[bytes], tally: Tally) -> N
     """All lines as one raw file, read and validated."""
     path = folder / "a.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
-    detect(path, path.name, task.spec)
+    container_facts(path, path.name, task.spec)
     for block in in_blocks(read_records(path, path.name, task.spec), path.name):
         done = validate_block(block, task.spec)
         tally.kept += done.kept

@@ -87,7 +87,7 @@ def run(name: str, folder: Path, work: Path) -> bool:
     c = clean(at / "validated", spec, at / "clean", raw=at / "raw_examples", key=b"public sets")
     apply_reviews(at / "clean", at / "reviews", spec, at / "reviewed")
     s = split(at / "reviewed", at / "clean", spec, at / "ledger", at / "splits")
-    shapes = ", ".join(sorted({f"{f['container']}/{f['shape']}" for f in raw["files"]}))
+    shapes = ", ".join(sorted({*(f["container"] for f in raw["files"]), *v["shapes"]}))
     print(f"{name}: {section.count(chr(10)) + 1} lines of spec, {shapes}, {time.process_time() - began:.1f} s CPU")
     right = "" if v["rows_in"] == expected else f" (NOT {expected})"
     print(f"  {v['rows_in']} rows{right} = {v['kept']} valid + {v['quarantined']} in quarantine; found: {v['by_rule']}")

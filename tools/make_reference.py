@@ -98,7 +98,7 @@ def render() -> str:
             "",
             "Each is one file in `data/formats/`. They are tried in this order unless `data.format` names one.",
             "",
-            *rows(["format", "keys"], [[f"`{name}`", of.documented or of.keys] for name, of in FORMATS.items()]),
+            *rows(["format", "keys"], [[f"`{name}`", of.documented] for name, of in FORMATS.items()]),
             "",
             "## Training methods",
             "",

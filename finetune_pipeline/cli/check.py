@@ -197,7 +197,6 @@ def _quality(task: Task, made: Mapping[str, Artifact], store: ArtifactStore, fol
         reviewed=made["reviewed_examples"].folder,
         clean=made["clean_examples"].folder,
         splits=None,
-        raw=made["raw_examples"].folder,
         tokenizer=tokenizer if tokenizer and (tokenizer / "tokenizer.json").is_file() else None,
         stages={step: made[step].facts for step in STEPS},
         out=folder,
@@ -230,9 +229,10 @@ def _by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
 
 def _show_rows(made: Mapping[str, Artifact]) -> None:
     raw, validated, clean = (made[step].facts for step in STEPS[:3])
-    files = [file for file in raw["files"] if file["lines"]]
+    files = [file for file in raw["files"] if file["bytes"]]
     for file in files:
-        say(f"{file['file']}: {file['container']}, {file['shape']} ({file['reason']})")
+        say(f"{file['file']}: {file['container']} ({file['reason']})")
+    say(f"formats: {', '.join(f'{n} {shape}' for shape, n in validated['shapes'].items())}")
     say(
         f"{validated['rows_in']} rows in {len(files)} files = {validated['kept']} valid + {validated['quarantined']} in "
         "quarantine"

@@ -130,8 +130,7 @@ def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: Art
     Returns:
         The names of the raw files that were copied.
     """
-    from finetune_pipeline.data.draft.files import place_files
-    from finetune_pipeline.data.draft.task_file import task_yaml
+    from finetune_pipeline.data.draft.files import place_files, task_yaml
     from finetune_pipeline.engine.store import replace_text, write_json
 
     placed = place_files(given, folder, made.converted)

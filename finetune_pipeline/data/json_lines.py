@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.readers.records import read_lines as lines_of
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import Finding
 
@@ -26,20 +27,13 @@ def is_blank(line: bytes) -> bool:
 
 
 def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes, bool]]:
-    """(line number from 1, bytes without the line end, cut) of every line, in constant memory.
+    """(line number from 1, bytes without the line end, cut) of every line that is not blank, in constant memory.
 
     A line longer than `limit` bytes comes with its first `limit` bytes and ``cut=True``; the rest is skipped.
     """
     with path.open("rb") as handle:
-        number = 0
-        while line := handle.readline(limit + 1):
-            number += 1
-            cut = len(line) > limit and not line.endswith(b"\n")
-            if cut:
-                while (rest := handle.readline(limit)) and not rest.endswith(b"\n"):
-                    pass
-                line = line[:limit]
-            yield number, line.rstrip(b"\r\n"), cut
+        for line in lines_of(handle, limit):
+            yield line.number, line.data[:limit].rstrip(b"\r\n"), line.cut
 
 
 def read_blocks_of_lines(path: Path, size: int = 8 << 20) -> Iterator[bytes]:
@@ -64,8 +58,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a file this pipeline wrote. Raises ValueError naming file and line of what is not a JSON object."""
     rows = []
     for number, line, cut in read_lines(path, limit=1 << 30):
-        if is_blank(line):
-            continue
         try:
             row = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

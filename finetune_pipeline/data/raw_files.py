@@ -1,19 +1,15 @@
-"""Copies the raw files that a task declares, so that later steps read bytes that do not change, and detects their formats."""
+"""Copies the raw files that a task declares, so that later steps read bytes that do not change."""
 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from finetune_pipeline.data.fields import check_fields, mapping_of
-from finetune_pipeline.data.formats import FORMATS, format_of
-from finetune_pipeline.data.json_lines import combine_digests, decode_line
-from finetune_pipeline.data.readers.any_file import look_at, read_records
+from finetune_pipeline.data.fields import check_fields
+from finetune_pipeline.data.json_lines import combine_digests
+from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline.data.readers.records import is_utf8
 from finetune_pipeline.engine.store import SeenFiles, digest_file
 from finetune_pipeline.findings import Finding, FindingsError
@@ -26,7 +22,6 @@ NamedFiles = Sequence[tuple[str, Path]]
 """(name, path) of files."""
 SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
 """Of the files that a glob without a suffix matches, those are read."""
-_ROWS_LOOKED_AT = 200
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
@@ -124,9 +119,8 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
     benchmark files, and `asked` ones, to ``out/benchmarks/<name>``.
 
     Returns:
-        Facts: files (file, sha256, bytes, lines, container, compressed, shape, reason), lines and bytes (of all files),
-        benchmarks (names) and digest: what :func:`raw_digest` gives for the bytes copied. Where they differ, a file
-        changed meanwhile.
+        Facts: files (file, sha256, bytes, container, reason), bytes (of all files), benchmarks (names) and digest: what
+        :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
     """
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
@@ -135,14 +129,13 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
         digest = digest_file(copy)
         if name != PRODUCTION_FILE:
             digests.append((name, digest))
-        detected = asdict(detect(copy, name, task.spec))
-        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **detected})
+        seen = container_facts(copy, name, task.spec)
+        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **seen})
     benchmarks = [*benchmark_paths(task), *asked]
     for name, path in benchmarks:
         digests.append((f"{BENCHMARKS}/{name}", digest_file(_copied(path, out / BENCHMARKS / name))))
     return {
         "files": files,
-        "lines": sum(f["lines"] for f in files),
         "bytes": sum(f["bytes"] for f in files),
         "benchmarks": [name for name, _ in benchmarks],
         "digest": combine_digests(digests),
@@ -155,51 +148,8 @@ def _copied(path: Path, copy: Path) -> Path:
     return copy
 
 
-@dataclass(frozen=True)
-class Detected:
-    """What a file looks like.
-
-    Attributes:
-        lines: Lines of a text, rows of any other file.
-        container: json_lines, json, csv, parquet, workbook or unknown.
-        compressed: Whether it is gzipped.
-        shape: A format of the registry, mapped, mixed or unknown.
-        reason: One sentence.
-    """
-
-    lines: int
-    container: str
-    compressed: bool
-    shape: str
-    reason: str
-
-
-def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
-    """Look at the first rows of a raw file."""
+def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:
+    """What kind of file it is (json_lines, json, csv, parquet, workbook or unknown), and why it is taken for one."""
     container, seen = look_at(path, file, spec)
-    compressed, lines = seen.compressed, seen.lines
-    if container.kind == "unknown" or (container.dialect is not None and container.dialect.problem):
-        return Detected(lines, container.kind, compressed, "unknown", container.why)
-    mapping = mapping_of(spec)
-    counts: Counter[str] = Counter()
-    rows = (record for record in read_records(path, file, spec, (container, seen)) if record.about != "file")
-    records = list(islice(rows, _ROWS_LOOKED_AT))
-    lines = (container.kind != "json" and lines) or (len(records) and len(records) + sum(1 for _ in rows))
-    for record in records:
-        value = decode_line(record.raw, "")[0] if record.encoded else record.value
-        if mapping is not None:
-            mapped = mapping.apply(value, file, record.key, "")[0]
-            if mapping.content:
-                counts.update([] if mapped.findings else ["mapped"])
-                continue
-            value = mapped.row
-        if isinstance(value, dict) and (shape := format_of(value)):
-            counts[shape] += 1
-    why = f"{'gzip; ' if compressed else ''}{container.why}{'' if is_utf8(seen.encoding) else f'; in {seen.encoding}'}"
-    if not records:
-        return Detected(lines, container.kind, compressed, "unknown", f"{why}; the file holds no rows")
-    held = {**{name: of.described for name, of in FORMATS.items()}, "mapped": "what data.fields names"}
-    formats = " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common())
-    why += f"; of the first {len(records)} rows {formats or 'none is in a known format'}"
-    shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
-    return Detected(lines, container.kind, compressed, shape, why)
+    why = f"{'gzip; ' if seen.compressed else ''}{container.why}{'' if is_utf8(seen.encoding) else f'; in {seen.encoding}'}"
+    return {"container": container.kind, "reason": why}

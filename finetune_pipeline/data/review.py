@@ -15,7 +15,7 @@ import numpy as np
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
-from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines, write_rows
+from finetune_pipeline.data.json_lines import decode_line, digest_files, read_lines, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
@@ -60,8 +60,6 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     lines = 0
     for name, path in review_files(folder):
         for number, line, cut in read_lines(path):
-            if is_blank(line):
-                continue
             lines += 1
             place = f"{ascii(name)[1:-1]}:{number}"
             value, problems, readable = decode_line(b"" if cut else line, place)
@@ -195,6 +193,6 @@ def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
     if not spec.labels and spec.data.scrub != "warn":
         # what reviewers write is scrubbed like any other text
-        messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
+        messages = scrub_turns(messages, find=finder_of(spec.data)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

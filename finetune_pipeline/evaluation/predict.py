@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from finetune_pipeline.data.dedup.semantic import embed
 from finetune_pipeline.data.documents import PASSAGES, read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import drawn, perturbed
@@ -24,6 +23,7 @@ from finetune_pipeline.evaluation.predictions import (
     restricted_name,
     write_predictions,
 )
+from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
@@ -191,7 +191,7 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             embeddings=job["embeddings"],
         )
         if job["embeddings"]:
-            embed([], job["embeddings"])  # what is missing is told before a model is asked
+            embed(["text"], job["embeddings"])  # what is missing is told before a model is asked
     except FileNotFoundError as error:
         raise JobError(f"baseline.embeddings: {error}") from error
     except ValueError as error:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.semantic import embed
 from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.preferences.embeddings import embed
 
 MOST_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
@@ -94,9 +94,8 @@ class Prompt:
     """One way to ask.
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
-    most like the row that it is shown instead; embeddings: found by these (data.dedup.semantic.embed), None by TF-IDF.
-    documents: number of passages of documents/ most like the row that its system
-    prompt ends with. system: a system prompt in place of `instead_of`, None for the task's own. api:
+    most like the row that it is shown instead; embeddings: found by these (preferences.embeddings.embed), None by TF-IDF.
+    documents: number of passages of documents/ most like the row that its system prompt ends with. system: a system prompt in place of `instead_of`, None for the task's own. api:
     asked of baseline.endpoint, not of the base model.
     """
 

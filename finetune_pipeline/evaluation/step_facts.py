@@ -129,8 +129,6 @@ class RawFile(Facts):
     """One raw file."""
 
     file: str = ""
-    lines: Count = None
-    shape: str = ""
     sha256: str = ""
 
 

@@ -76,8 +76,8 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
         yield Text("The page report.html of the step data_quality shows the data in full.", audience="team")
     files = data["raw_examples"].files if "raw_examples" in data else []
     yield Table(
-        [("File", text), ("Rows", number), ("Shape", text), ("SHA-256", text)],
-        [[f.file, f.lines, f.shape.replace("_", " "), f.sha256[:_SHORT_HASH]] for f in files if f.lines],
+        [("File", text), ("SHA-256", text)],
+        [[f.file, f.sha256[:_SHORT_HASH]] for f in files],
         style="figures hash",
         audience="team",
     )

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import counted, number, percent, percent_range
+from finetune_pipeline.evaluation.wording import counted, number, percent
 from finetune_pipeline.report.background import data_tables
 from finetune_pipeline.report.blocks import (
     Answer,
@@ -28,19 +28,14 @@ from finetune_pipeline.report.blocks import (
 from finetune_pipeline.report.plots import token_histogram
 
 Report = Mapping[str, Any]
-SHOWN_SUSPECTS, SHOWN_MATCHES, SHOWN_FIXES = 20, 20, 4
+SHOWN_SUSPECTS, SHOWN_FIXES = 20, 4
 TITLES = {
-    "size": "Enough rows",
     "balance": "Class balance",
-    "origins": "Origins",
     "synthetic": "Synthetic rows",
-    "consistency": "One output format",
     "noise": "Label noise",
-    "contamination": "Benchmarks kept out",
     "tokens": "Tokens",
 }
-_ANCHORS = {"size": "labels", "balance": "labels", "origins": "labels"}
-_VERDICTS = {"uniform": "uniform", "stray": "stray rows", "mixed": "no rule", "free": "free", "few": "too few to judge"}
+_ANCHORS = {"balance": "labels"}
 
 
 def data_page(
@@ -127,40 +122,14 @@ def _tokens(report: Report) -> Blocks:
 
 
 def _labels(report: Report) -> Blocks:
-    balance, origins = report["balance"]["labels"], report["origins"]
-    yield _sentence(report["size"]["message"])
+    balance = report["balance"]["labels"]
     yield _sentence(report["balance"]["message"]) if balance else None
     yield Bars("Label", list(balance.items()), sum(balance.values()))
-    yield Bars("Origin", list(origins["origins"].items()), report["rows"])
-    yield Bars("Generator", list(origins["generators"].items()), sum(origins["generators"].values()))
+    yield Bars("Origin", list(report["origins"].items()), report["rows"])
 
 
 def _places(title: str, count: int, rows: Sequence[Mapping[str, str]]) -> Places:
     return Places(title, count, [(row["id"], row["place"]) for row in rows])
-
-
-def _consistency(report: Report) -> Blocks:
-    part, rows = report["consistency"], []
-    if not part["dimensions"]:
-        yield _sentence(part["message"])
-        return
-    for d in part["dimensions"]:
-        others = ", ".join(f"{m['form']} ({number(m['count'])})" for m in d["minority"][:4])
-        more = len(d["minority"][4:]) + d["other_forms"]
-        others += f", {number(more)} more" if more else ""
-        rows.append([d["title"], _VERDICTS[d["verdict"]], d["rows"], f"{d['form']} ({percent(d['share'])})", others])
-    columns = [("What", text), ("Verdict", text), ("Answers", number), ("Usual form", text), ("Other forms", text)]
-    marks = {(i, 1): "warned" for i, d in enumerate(part["dimensions"]) if not d["passed"]}
-    yield Table(columns, rows, style="figures forms", marks=marks)
-    yield from notes(
-        f"Stray rows: one form has {percent(1 - part['max_minority'])} of the answers or more, but not all; the others are most "
-        "likely mistakes. No rule: no form reaches that, in a task that owes one. Free: prose, where no rule is owed."
-    )
-    for d in part["dimensions"]:
-        if d["verdict"] in ("stray", "mixed", "few") and d["minority"]:
-            yield Heading(d["title"][:1].upper() + d["title"][1:])
-            yield from (_places(m["form"], m["count"], m["rows"]) for m in d["minority"])
-            yield from notes(f"{counted(d['other_forms'], 'more form')}, rarer still." if d["other_forms"] else "")
 
 
 def _noise(report: Report) -> Blocks:
@@ -207,75 +176,24 @@ def _scrubbed(report: Report) -> Blocks:
 
 def _synthetic(report: Report) -> Blocks:
     part = report["synthetic"]
-    plan = part["plan"]
     yield _sentence(part["message"])
-    if plan is None:
+    if not part["applies"]:
         return
-    limit = plan["c"]
-    allowed = "too small to accept anything"
-    if limit >= 0:
-        allowed = f"accepted when {'at most ' + str(limit) if limit else 'none'} of them {'are' if limit > 1 else 'is'} rejected"
-    review = (
-        f"The sample of {plan['n']:,} is {allowed}. A set with {percent(plan['intolerable'])} bad rows has then a chance of "
-        f"{percent(plan['consumer_risk'])} to pass, one with {percent(plan['acceptable'])} a chance of "
-        f"{percent(plan['producer_risk'])} to fail."
-    )
-    if plan["fair_n"] and plan["producer_risk"] > plan["risk"] and plan["fair_n"] <= part["rows"]:
-        review += f" Reviewing {plan['fair_n']:,} rows would keep both at {percent(plan['risk'])} or less."
-    yield review
-    if part["decided"]:
-        yield (
-            f"{part['rejected']:,} of {part['decided']:,} reviewed rows were rejected; of all synthetic rows it would be "
-            f"{percent_range(part['rejected_interval'])} (95% Clopper-Pearson interval)."
-        )
-    columns = [(title, number) for title in ("Rows", "To review", "Reviewed", "Rejected")]
-    yield Table(
-        [("Generator", text), *columns, ("Rejected of all, 95% interval", figure)],
-        [
-            [
-                g["generator"],
-                g["rows"],
-                g["sample"],
-                g["decided"],
-                g["rejected"],
-                percent_range(g["decided"] and g["interval"]),
-            ]
-            for g in part["generators"]
-        ],
-    )
+    limit = part["allowed"]
+    allowed = f"accepted with at most {limit} rejected rows" if limit >= 0 else "too small to accept anything"
+    yield f"The sample of {part['sample']:,} is {allowed}."
+    keys = {"rows": "Rows", "sample": "To review", "decided": "Reviewed", "rejected": "Rejected"}
+    columns = [("Generator", text), *((title, number) for title in keys.values())]
+    yield Table(columns, [[g["generator"], *(g[key] for key in keys)] for g in part["generators"]])
     yield _places("Waiting for a decision", part["sample"] - part["decided"], part["waiting"])
     yield _places("Rejected", part["rejected"], part["rejected_rows"])
-
-
-def _contamination(report: Report) -> Blocks:
-    part = report["contamination"]
-    matches = part["matches"][:SHOWN_MATCHES]
-    yield _sentence(part["message"])
-    columns = [("Items", number), ("Repeated in training", number), ("Training rows", number)]
-    yield Table(
-        [("Benchmark file", text), *columns],
-        [[b["file"], b["items"], b["repeated"], b["rows"]] for b in part["benchmarks"]],
-    )
-    rows = [
-        [
-            m["place"],
-            f"{m['file']}:{m['line']}",
-            "equal" if m["how"] == "exact" else f"{percent(m['covered'])} of its words",
-        ]
-        for m in matches
-    ]
-    yield Table([("Training row", text), ("Benchmark item", text), ("How", text)], rows)
-    rest = part["repeated"] - len(matches)
-    yield from notes(f"And {counted(rest, 'more row')}." if rest > 0 else "")
 
 
 _SECTIONS: tuple[tuple[str, str, str, Callable[[Report], Blocks]], ...] = (
     ("tokens", "Tokens", "tokens", _tokens),
     ("labels", "Labels and origins", "balance", _labels),
-    ("consistency", "One output format", "consistency", _consistency),
     ("noise", "Labels that may be wrong", "noise", _noise),
     ("scrubbed", "Personal data and secrets", "scrubbed", _scrubbed),
     ("synthetic", "Review of synthetic rows", "synthetic", _synthetic),
-    ("contamination", "Benchmarks in the training data", "contamination", _contamination),
 )
 """Anchor, title, the part of the report that has to be there, and content."""

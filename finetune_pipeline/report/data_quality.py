@@ -13,7 +13,8 @@ import numpy as np
 from finetune_pipeline.data.dedup.row_table import TABLE
 from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
-from finetune_pipeline.data.quality.report import PARTS, benchmark_report, data_quality, write_review_sample
+from finetune_pipeline.data.quality.report import PARTS, data_quality
+from finetune_pipeline.data.quality.synthetic import review_line, review_sample
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, chosen
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import placed_rows
@@ -32,7 +33,6 @@ def write_quality(
     reviewed: Path,
     clean: Path,
     splits: Path | None,
-    raw: Path | None,
     tokenizer: Path | None,
     stages: Mapping[str, Any],
     out: Path,
@@ -51,6 +51,7 @@ def write_quality(
     assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
     decided = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
     decisions = {row["id"]: row["decision"] for row in decided}
+    synthetic = [e for e in stream_examples(clean) if e.origin == "synthetic"]
     report = data_quality(
         stream_examples(reviewed),
         assignments,
@@ -58,14 +59,14 @@ def write_quality(
         decisions,
         spec,
         counted_by(tokenizer, spec) if tokenizer else None,
-        benchmark_report(raw, clean, len(rows)),
-        unreviewed=stream_examples(clean),
+        synthetic,
     )
     _seal(report, assignments)
     report["scrubbed"] = _scrubbed(clean / SAMPLES, assignments)
     write_json(out / "quality.json", report)
     write_rows(out / "findings.jsonl", report["findings"])
-    waiting = write_review_sample(out / TO_REVIEW, stream_examples(clean), clusters, decisions, spec.data.synthetic)
+    sample = review_sample(synthetic, clusters, spec.data.synthetic)
+    waiting = write_rows(out / TO_REVIEW, (review_line(e) for e in sample if e.id not in decisions))
     page = data_page(report, spec.name, spec.description, stages, spec.labels)
     (out / "report.html").write_text(page_html(page), "utf-8")
     (out / "report.md").write_text(page_markdown(replace(page, sections=page.sections[:1])), "utf-8")

@@ -58,26 +58,8 @@ class SyntheticSpec(Section):
     """What is asked of rows a model has written."""
 
     review_share: Share = Field(0.1, description="Share of synthetic rows to review before training.")
-    acceptable_rejected: Share = Field(0.02, description="Share of bad rows that should pass.")
-    intolerable_rejected: Share = Field(0.10, description="Share of bad rows that must not pass.")
-    risk: float = Field(0.05, gt=0, lt=0.5, description="Probability of a wrong verdict at either level.")
-
-
-class SemanticSpec(Section):
-    """Likeness of meaning by an embedding model; suspects for people unless `remove` is set."""
-
-    model: str = Field(
-        "hashed",
-        description="`hashed` (built in), `wordllama`, or a folder with static embeddings.",
-    )
-    threshold: float = Field(0.9, gt=0.0, le=1.0, description="Cosine similarity above which rows are suspects.")
-    remove: bool = Field(False, description="Treat suspects as near-duplicates.")
-
-
-class ConsistencySpec(Section):
-    """How uniform the answers must be."""
-
-    max_minority: Share = Field(0.1, description="Answer formats rarer than this are reported as stray rows.")
+    intolerable_rejected: float = Field(0.10, gt=0, lt=1, description="Share of bad rows that must not pass.")
+    risk: float = Field(0.05, gt=0, lt=0.5, description="Probability that such a set passes.")
 
 
 class DataSpec(Section):
@@ -107,7 +89,6 @@ class DataSpec(Section):
     max_quarantine_share: Share = Field(0.2, description="A larger share stops the pipeline.")
     min_examples: int = Field(500, ge=1, description="Fewer clean examples stop the pipeline.")
     min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label stop the pipeline.")
-    many_examples: int = Field(10_000, ge=1, description="Above this, train on a subset first.")
     max_imbalance: float = Field(10.0, ge=1, description="Largest label over smallest; a higher ratio warns.")
     max_suspects_of_a_file: Share = Field(
         0.5,
@@ -118,13 +99,10 @@ class DataSpec(Section):
     contradictions: Literal["quarantine", "warn"] = Field(
         "quarantine", description="Equal prompts with different answers: `quarantine` or `warn`."
     )
-    semantic: SemanticSpec | None = Field(None, description="Similarity of meaning; off unless set.")
-    consistency: ConsistencySpec = ConsistencySpec()
     synthetic: SyntheticSpec = SyntheticSpec()
     scrub: Literal["replace", "drop", "warn"] = Field(
         "replace", description="Personal data and secrets: `replace`, `drop` or `warn`."
     )
-    scrub_names: bool = Field(False, description="Also look for names and addresses of people; needs a spaCy model.")
     scrub_region: list[str] = Field(
         default_factory=list,
         description="Countries (ISO 3166, such as GB or [DE, AT]) whose national telephone numbers are found without a word "

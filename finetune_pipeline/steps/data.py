@@ -95,10 +95,9 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
     data = spec.data
     return {
         "labels": spec.labels,
-        "thresholds": [data.min_examples, data.min_per_label, data.many_examples, data.max_imbalance],
+        "imbalance": data.max_imbalance,
         "suspects": data.max_suspects_of_a_file,
         "noise": data.max_label_noise,
-        "consistency": data.consistency.model_dump(),
         "synthetic": data.synthetic.model_dump(),
         "training": [
             spec.training.method,
@@ -110,7 +109,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def make_data_quality(context: StepContext) -> dict[str, Any]:
-    """What no single row shows: sizes, balance, consistency, label noise, synthetic rows, tokens."""
+    """What no single row shows: balance, label noise, synthetic rows, tokens."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
     folders = {name: context.inputs[name].folder for name in names}
     report = write_quality(
@@ -118,7 +117,6 @@ def make_data_quality(context: StepContext) -> dict[str, Any]:
         reviewed=folders["reviewed_examples"],
         clean=folders["clean_examples"],
         splits=folders["splits"],
-        raw=folders["raw_examples"],
         tokenizer=model_folder(context.inputs["base_model"].folder),
         stages={name: context.inputs[name].facts for name in names},
         out=context.out,

@@ -38,12 +38,6 @@ def _accounted(rows_in: int, **parts: int) -> CheckResult:
     )
 
 
-@check("There is something to read.", name="raw_files_found")
-def raw_found(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    lines, files = artifact.facts["lines"], [f for f in artifact.facts["files"] if f["lines"]]
-    return CheckResult(lines > 0, f"{lines} lines in {len(files)} files" if lines else "no raw file holds a row")
-
-
 @check("Every raw file was read, to its end (or data.allow_truncated is set).", name="files_read")
 def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Every raw file was read to its end, and there were rows. A loss nobody can count is no matter of a share."""
@@ -118,7 +112,7 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     total = artifact.facts["kept"]
     every = -(-total // PERSONAL_DATA_SAMPLE)
     looked, left = 0, []
-    find = finder_of(spec.data, names=False)
+    find = finder_of(spec.data)
     for example in stream_examples(artifact.folder):
         if every > 1 and int(example.id, 16) % every:
             continue
@@ -174,9 +168,7 @@ def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     report = leakage_report(artifact.folder)
     leaks = report["exact"] + report["near"] + report["group"]
-    if spec.data.semantic is not None and spec.data.semantic.remove:
-        leaks += report["semantic"]
-    canaries, edited, shared = report["canaries"], report["edited"], report["shared"]
+    canaries, edited = report["canaries"], report["edited"]
     tested = {kind: edit for kind, edit in edited.items() if edit["tested"]}
     blind = bool(tested) and not any(edit["found"] for edit in tested.values())
     few = [kind for kind, edit in tested.items() if edit["interval"][1] < LEAST_RECALL]
@@ -188,15 +180,8 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
     if report["changed"]:
         message += f"; changed since they were certified: {', '.join(report['changed'])}"
-    if report["semantic"]:
-        message += f"; {report['semantic']} pairs across splits are suspected to mean the same"
     if report["alike"]:
         message += f"; {report['alike']} alike pairs lie in different splits (too long a chain, or held by the ledger)"
-    if shared["answers"] or shared["passages"]:
-        message += (
-            f"; rows of several splits share {shared['answers']} long answers and {shared['passages']} passages "
-            "(leakage.json lists them)"
-        )
     sound = leaks == 0 and proven and not report["changed"]
     return CheckResult(sound and not few, message, report, warns=sound)
 
@@ -292,11 +277,6 @@ def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 QUALITY_CHECKS = (
     Check(
-        "enough_reviewed_examples",
-        "After review there are still data.min_examples examples, and data.min_per_label of each label.",
-        _quality("size"),
-    ),
-    Check(
         "synthetic_rows_reviewed",
         "A sample of the synthetic rows has been reviewed by people, and few enough were rejected.",
         _quality("synthetic"),
@@ -306,12 +286,6 @@ QUALITY_CHECKS = (
         Check(name, description, _quality(part), blocking=False, advisory=True)
         for name, part, description in (
             ("class_balance", "balance", "The largest label has at most data.max_imbalance times the smallest's rows."),
-            (
-                "one_output_format",
-                "consistency",
-                "JSON answers have the same keys and types; answers that recur are spelt alike.",
-            ),
-            ("benchmarks_kept_out", "contamination", "Rows that repeat a benchmark item were left out, and few."),
             ("rows_fit", "tokens", "No row is longer than training.max_tokens."),
         )
     ),

@@ -196,7 +196,7 @@ def test_a_blocking_check_stops_everything_after_it(tmp_path: Path) -> None:
     project.write_rows(rows(40))
     code, told = project.run()
     assert code == 2, told
-    assert {(r["asset"], r["check"]) for r in told["refused"]} == {("clean_examples", "enough_examples")}
+    assert {(r["asset"], r["check"]) for r in told["refused"]} == {("reviewed_examples", "enough_examples")}
     made = {p.name for p in (project.home / "artifacts" / "colours").iterdir() if any(p.glob("*/artifact.json"))}
     assert "clean_examples" in made
     assert "splits" not in made

@@ -10,29 +10,25 @@ Texts are compared in the exact form (see text_similarity). A row repeats an ite
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
 import re
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import csv, parquet
 
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.raw_files import BENCHMARKS
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.readers.records import RawStream
+from finetune_pipeline.findings import Finding, FindingsError, errors
+from finetune_pipeline.spec.loading import validated_spec
 
-MATCHES = "benchmark_matches.jsonl"
 SIZE = 13
 COVERED = 0.5
 _JOINED = (
@@ -44,13 +40,13 @@ _SINGLE = ("question", "query", "prompt", "instruction", "problem", "goal", "pre
 _CHATS = ("messages", "conversations", "conversation")
 _USERS = ("user", "human")
 _BETWEEN_PARAGRAPHS = re.compile(r"(\n[ \t]*\n)")
-_TABLES = (".csv", ".tsv", ".parquet")
-_SUFFIXES = (".jsonl", ".json", ".txt", ".md", *_TABLES)
+_TEXTS = (".txt", ".md")
+_SUFFIXES = (".jsonl", ".json", *_TEXTS, ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing a benchmark asks. line: of a JSON Lines or text file; of a JSON document or a table the row's number."""
+    """One thing a benchmark asks. line: in the file; of a JSON document in one line, the number of the row."""
 
     file: str
     line: int
@@ -68,10 +64,6 @@ class Match:
     how: str
     covered: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
-
     def finding(self) -> Finding:
         """Why the row is left out."""
         how = "its prompt is that item" if self.how == "exact" else f"it covers {self.covered:.0%} of that item"
@@ -80,33 +72,16 @@ class Match:
         return row_finding("benchmark_contamination", self.place, message, fix)
 
 
-@dataclass(frozen=True)
-class Benchmarks:
-    """The benchmark files below a folder. Small enough to be sent to other processes, which read the files themselves."""
-
-    folder: Path
-    names: tuple[str, ...]
-
-    @property
-    def index(self) -> BenchmarkIndex:
-        """Their items."""
-        return _index(self.folder, self.names)
-
-
 @lru_cache(maxsize=2)
-def _index(folder: Path, names: tuple[str, ...]) -> BenchmarkIndex:
-    return BenchmarkIndex([item for name in names for item in read_benchmark(folder / name, name)])
+def benchmark_index(folder: Path | None) -> BenchmarkIndex | None:
+    """The items of the benchmark files below a folder, read once in a process; None where there is no folder.
 
-
-def load_benchmarks(raw: Path | None) -> Benchmarks | None:
-    """The benchmark files of a raw artifact; None where there are none. Raises FindingsError for unreadable ones."""
-    folder = raw / BENCHMARKS if raw else None
+    Raises FindingsError for unreadable ones.
+    """
     if folder is None or not folder.is_dir():
         return None
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    benchmarks = Benchmarks(folder, tuple(names))
-    assert benchmarks.index  # unreadable files are found now, not in a process of the pool
-    return benchmarks
+    return BenchmarkIndex([item for name in names for item in read_benchmark(folder / name, name)])
 
 
 class BenchmarkIndex:
@@ -188,7 +163,7 @@ def is_benchmark(path: Path) -> bool:
 
 
 def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
-    """The items of a file: JSON Lines, a JSON document, a table, or text by paragraphs; any of them gzipped.
+    """The items of a file: text by paragraphs, or rows in any form that raw files have.
 
     Of an object the item is what is asked: instruction and input, context and question, the user's turns, or the first of
     the usual fields; where no name is usual, its longest text. Raises FindingsError naming file and line of what cannot
@@ -196,58 +171,37 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     """
     name, suffix = name or path.name, _suffix(path)
     if suffix not in _SUFFIXES:
-        fix = f"write {', '.join(_SUFFIXES)}"
-        raise _unreadable(name, f"files that end in {suffix or 'nothing'} are not read", fix)
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        asked = _asked_in_table(raw, suffix) if suffix in _TABLES else _asked(raw.decode("utf-8-sig"), suffix, name)
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise _unreadable(name, str(error), "make the file readable") from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(name, f"byte {error.start:,} is not UTF-8", "save the file as UTF-8") from error
-    items = [Item(name, line, text) for line, text in asked if text.strip()]
+        message = f"files that end in {suffix or 'nothing'} are not read"
+        raise FindingsError([row_finding("benchmark_unreadable", name, message, f"write {', '.join(_SUFFIXES)}")])
+    items = [Item(name, line, text) for line, text in (_paragraphs if suffix in _TEXTS else _rows)(path, name)]
     if not items:
-        raise _unreadable(name, "no text was found in it", "give a file whose rows hold what is asked")
+        message, fix = "no text was found in it", "give a file whose rows hold what is asked"
+        raise FindingsError([row_finding("benchmark_unreadable", name, message, fix)])
     return items
 
 
-def _asked_in_table(raw: bytes, suffix: str) -> list[tuple[int, str]]:
-    """(number of the row, what is asked) of every row."""
-    if suffix == ".parquet":
-        table = parquet.read_table(io.BytesIO(raw))
-    else:
-        separated = csv.ParseOptions(delimiter="," if suffix == ".csv" else "\t", newlines_in_values=True)
-        table = csv.read_csv(io.BytesIO(raw), parse_options=separated)
-    return [(number, text) for number, row in enumerate(table.to_pylist(), 1) for text in _item_texts(row)]
-
-
-def _asked(text: str, suffix: str, name: str) -> Iterator[tuple[int, str]]:
-    """(line, what is asked) of every item in a file's text."""
-    if suffix in (".txt", ".md"):
-        at = 1
-        for piece in _BETWEEN_PARAGRAPHS.split(text):
+def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of the paragraphs of a text."""
+    with RawStream(path) as stream:
+        text = stream.buffered().read().decode("utf-8-sig", "replace")
+    at = 1
+    for piece in _BETWEEN_PARAGRAPHS.split(text):
+        if piece.strip():
             yield at + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
-            at += piece.count("\n")
-    elif suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield from ((number, asked) for asked in _item_texts(_decoded(line, f"{name}:{number}")))
-    else:
-        document = _decoded(text, name)
-        lists = [v for v in document.values() if isinstance(v, list)] if isinstance(document, dict) else []
-        rows = [row for of in lists for row in of] if lists else document if isinstance(document, list) else [document]
-        yield from ((number, asked) for number, row in enumerate(rows, 1) for asked in _item_texts(row))
+        at += piece.count("\n")
 
 
-def _decoded(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(place, f"not JSON: {error}", "write it with a JSON library") from error
-
-
-def _unreadable(place: str, message: str, fix: str) -> FindingsError:
-    return FindingsError([row_finding("benchmark_unreadable", place, message, fix)])
+def _rows(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """(line, what is asked) of the rows of a file. Raises FindingsError where one cannot be read."""
+    spec = {"name": "benchmark", "description": "-", "system_prompt": "-", "output": {"kind": "text"}}
+    for record in read_records(path, name, validated_spec({**spec, "data": {"csv": {"header": True}}})):
+        value, problems = record.value, [*record.findings]
+        if record.encoded:
+            value, more, _ = decode_line(record.raw, f"{name}:{record.line}", record.at)
+            problems += more
+        if errors(problems):
+            raise FindingsError(errors(problems))
+        yield from ((record.item or record.line, text) for text in _item_texts(value) if text.strip())
 
 
 def _item_texts(row: Any) -> list[str]:
@@ -266,6 +220,9 @@ def _item_texts(row: Any) -> list[str]:
         for name in _SINGLE:
             if isinstance(row.get(name), str) and row[name].strip():
                 return [row[name]]
+        lists = [v for v in row.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
+        if lists:  # a document around its rows
+            return [text for rows in lists for inner in rows for text in _item_texts(inner)]
     texts = list(_strings(row))
     return [max(texts, key=len)] if texts else []
 

@@ -1,7 +1,7 @@
 """Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not make
 unrelated rows look alike.
 
-Candidates: text many rows begin with, text many end with, lines, sentences and runs of words many contain. A candidate
+Candidates: lines, sentences and runs of words that many rows contain. A candidate
 is boilerplate only if what its rows say besides is long enough and differs from row to row; so "I want to cancel order
 123", with whatever number, is a question and no boilerplate with a number in it.
 """
@@ -86,12 +86,7 @@ def find_boilerplate(texts: Iterable[str], share: float = 0.005, at_least: int =
     if len(sample) < fewest:
         return Boilerplate()
     rows = Counter(_pieces(sample, fewest))
-    endings = _shared([t[::-1] for t in sample], fewest)
-    for segment, count in (
-        *_shared(sample, fewest).items(),
-        *((ending[::-1], count) for ending, count in endings.items()),
-        *_runs(sample, fewest).items(),
-    ):
+    for segment, count in _runs(sample, fewest).items():
         rows[segment] = max(rows[segment], count)
     chosen = _independent(rows)
     while True:
@@ -206,40 +201,6 @@ def _rows_with(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
     counts = np.empty(len(keys), np.int64)
     counts[order] = np.bincount(group[new], minlength=len(keys))[group]
     return counts
-
-
-def _shared(texts: Sequence[str], fewest: int) -> dict[str, int]:
-    """Every long common beginning of that many texts, cut at a word's end, with the number of texts.
-
-    The intervals of the array of longest common prefixes (Abouelhoda, Kurtz and Ohlebusch 2004).
-    """
-    ordered = sorted(texts)
-    depths = [_common(*pair) for pair in pairwise(ordered)] + [0]
-    beginnings: dict[str, int] = {}
-    open_: list[tuple[int, int]] = []  # (depth, first text)
-    for i, depth in enumerate(depths):
-        first = i
-        while open_ and open_[-1][0] > depth:
-            deep, first = open_.pop()
-            if i + 1 - first >= fewest:
-                shared = re.sub(r"\w+$", "", ordered[first][:deep])
-                if len(shared.strip()) >= LONG:
-                    beginnings[shared] = max(beginnings.get(shared, 0), i + 1 - first)
-        if depth and (not open_ or open_[-1][0] < depth):
-            open_.append((depth, first))
-    return beginnings
-
-
-def _common(a: str, b: str) -> int:
-    """Length of the longest common beginning."""
-    least, most = 0, min(len(a), len(b))
-    while least < most:
-        middle = (least + most + 1) // 2
-        if a[least:middle] == b[least:middle]:
-            least = middle
-        else:
-            most = middle - 1
-    return least
 
 
 def _wraps_content(segment: str, texts: Sequence[str], take_off: Callable[[str], str]) -> bool:

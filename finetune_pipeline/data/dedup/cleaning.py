@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.benchmarks import MATCHES, load_benchmarks
+from finetune_pipeline.data.dedup.benchmarks import benchmark_index
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
-from finetune_pipeline.data.dedup.duplicate_resolution import Sameness, resolve
+from finetune_pipeline.data.dedup.duplicate_resolution import resolve
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
@@ -34,7 +33,7 @@ from finetune_pipeline.data.dedup.row_table import (
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
-from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.raw_files import BENCHMARKS
 from finetune_pipeline.data.scrub import KINDS, finder_of
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen
 from finetune_pipeline.findings import Finding, as_rows, most_first
@@ -42,79 +41,36 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """The clusters of a table's rows.
-
-    Attributes:
-        labels: The cluster of every row, numbered from 0 (int64, [n]).
-        count: Number of clusters.
-        prompts: Number of different prompts.
-        pairs: Number of pairs of similar prompts.
-        suspects: (row, other row, cosine similarity) of different prompts the embedding model takes for alike.
-    """
-
-    labels: np.ndarray
-    count: int
-    prompts: int
-    pairs: int
-    suspects: Sequence[tuple[int, int, float]]
-
-    def names(self, ids: np.ndarray) -> np.ndarray:
-        """For every row the smallest of the ids (uint64, [n]) in its cluster: the cluster's name."""
-        smallest = np.full(self.count, np.iinfo(np.uint64).max, np.uint64)
-        np.minimum.at(smallest, self.labels, ids)
-        named: np.ndarray = smallest[self.labels]
-        return named
-
-    def of_several(self, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
-        """Clusters with two or more of these rows (int64): their members, in batches of about 20,000 members."""
-        several = np.bincount(self.labels[rows], minlength=self.count)[self.labels[rows]] > 1
-        rows = rows[several]
-        order = rows[np.argsort(self.labels[rows], kind="stable")]
-        batch: list[np.ndarray] = []
-        size = 0
-        for members in np.split(order, np.flatnonzero(np.diff(self.labels[order])) + 1) if len(order) else ():
-            batch.append(members)
-            size += len(members)
-            if size >= 20_000:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
-
-
-def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> Clusters:
-    """Cluster all rows by their prompts: those that are similar, and those with the same words."""
+def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
+    """Name the cluster of every row in the table: rows with similar prompts, or with the same words, are one cluster, named
+    after the smallest id in it. Returns clusters, prompts and similar_pairs (how many)."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
 
     def forms_of(which: np.ndarray) -> list[str]:
         return loose_forms([e.user_text for e in table.fetch(first[which])], boilerplate)
 
     pairs, _ = verified_pairs(prepared.sketches[first], spec.data.near_duplicate_threshold, forms_of)
-    suspects = semantic_suspects(table, np.sort(first), spec)
     _, same_words, number = np.unique(prepared.word_keys[first], return_index=True, return_inverse=True)
     edges = np.concatenate([pairs, np.stack([same_words[number], np.arange(len(keys))], 1)])
-    if suspects and spec.data.semantic is not None and spec.data.semantic.remove:
-        edges = np.concatenate([edges, prompt[[(i, j) for i, j, _ in suspects]]])
-    of_prompt = components(len(keys), edges)
-    return Clusters(of_prompt[prompt], int(of_prompt.max(initial=-1)) + 1, len(keys), len(pairs), suspects)
+    cluster = components(len(keys), edges)[prompt]
+    smallest = np.full(int(cluster.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, cluster, table.rows["id"])
+    table.rows["cluster"] = smallest[cluster]
+    return {"clusters": len(smallest), "prompts": len(keys), "similar_pairs": len(pairs)}
 
 
-def semantic_suspects(table: RowTable, first: np.ndarray, spec: TaskSpec) -> list[tuple[int, int, float]]:
-    """(row, other row, cosine similarity) of suspects among one row of each prompt (`first`, ascending); none unless the
-    spec asks for them."""
-    if spec.data.semantic is None:
-        return []
-    from finetune_pipeline.data.dedup.semantic import suspects
-
-    pairs = suspects([e.user_text for e in table.fetch(first)], spec.data.semantic)
-    return [(int(first[i]), int(first[j]), float(likeness)) for i, j, likeness in pairs]
+def _of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The members of clusters with two or more of these rows (int64), in batches of clusters."""
+    _, number, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
+    several = rows[sizes[number] > 1]
+    order = several[np.argsort(clusters[several], kind="stable")]
+    groups = np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1) if len(order) else []
+    yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
 
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _SAMPLE = 20_000
-_SUSPECTS_SHOWN = 200
+_AT_ONCE = 5_000
 _KNOWN_FROM = 3
 
 
@@ -124,8 +80,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
     records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl`` (id, source, kept_id,
     kept_source, kind, similarity of the prompts), ``quarantine.jsonl``, ``findings.jsonl``, ``scrubbed.jsonl`` (id,
-    source, kind, count, fingerprints), ``scrubbed_samples.jsonl`` (places before and after) and
-    ``benchmark_matches.jsonl``.
+    source, kind, count, fingerprints) and ``scrubbed_samples.jsonl`` (places before and after).
 
     Args:
         validated: Folder of the validated examples.
@@ -136,38 +91,36 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 
     Returns:
         Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
-        by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs,
-        semantic_suspects. Always rows_in == kept + quarantined + exact_duplicates +
-        near_duplicates.
+        by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs.
+        Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
     own_boilerplate = find_boilerplate(_sample_of_prompts(source))
     boilerplate = own_boilerplate.with_known()
-    prepared = prepare_rows(source, Preparation(spec, boilerplate, load_benchmarks(raw), key), out / ALL_ROWS)
+    benchmarks = raw / BENCHMARKS if raw else None
+    benchmark_index(benchmarks)  # unreadable files are found now, not in a process of the pool
+    prepared = prepare_rows(source, Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
     clusters = cluster_rows(table, prepared, boilerplate, spec)
-    table.rows["cluster"] = clusters.names(table.rows["id"])
-    resolved = _resolve(table, clusters, spec)
-    findings = [*prepared.findings, *resolved.contradictions, *_suspected(table, clusters)]
+    repeats, contradictions = _resolve(table, spec)
+    findings = [*prepared.findings, *(finding for _, finding in contradictions)]
+    find = finder_of(spec.data)
+    contradicting = [quarantine_row(e, finding, find) for e, finding in contradictions if finding.severity == "error"]
     write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)
     boilerplate.save(out / BOILERPLATE)
-    write_rows(out / "duplicates.jsonl", (row for _, row in resolved.repeats))
-    write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *resolved.quarantine])
+    write_rows(out / "duplicates.jsonl", repeats)
+    write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *contradicting])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
     write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
-    write_rows(out / MATCHES, prepared.matches)
     return {
         **_counts(table.rows, prepared, findings, spec),
         "boilerplate": len(own_boilerplate.segments),
-        "clusters": clusters.count,
-        "prompts": clusters.prompts,
-        "similar_pairs": clusters.pairs,
-        "semantic_suspects": len(clusters.suspects),
+        **clusters,
     }
 
 
@@ -195,47 +148,27 @@ def _known_words(rows: Path) -> Callable[[str], bool]:
     return lambda word: counts()[word] >= _KNOWN_FROM
 
 
-@dataclass
-class _Resolved:
-    """repeats: (row, its line in duplicates.jsonl); quarantine and findings of contradictions."""
+def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
+    """Decide about the members of every cluster; the states go into the table.
 
-    repeats: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
-    contradictions: list[Finding] = field(default_factory=list)
-
-
-def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
-    """Decide about the members of every cluster; the states go into the table."""
-    resolved = _Resolved()
-    contradictions: list[tuple[int, Example, Finding]] = []
+    Returns (lines of duplicates.jsonl, rows that contradict others and what they contradict), in the order of rows.
+    """
+    repeats: dict[int, dict[str, Any]] = {}
+    contradictions: dict[int, tuple[Example, Finding]] = {}
     done = 0
     known = _known_words(table.path)
-    removed = spec.data.semantic is not None and spec.data.semantic.remove
-    alike: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)  # by cluster
-    for i, j, _ in clusters.suspects if removed else ():
-        alike[int(clusters.labels[i])].append((i, j))
-    for batch in clusters.of_several(np.flatnonzero(table.rows["state"] == KEPT)):
+    for batch in _of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            place = {row: i for i, row in enumerate(members.tolist())}
-            pairs = alike[int(clusters.labels[members[0]])]
-            meant_alike = frozenset((place[i], place[j]) for i, j in pairs if i in place and j in place)
-            resolution = resolve(rows, Sameness(spec, known, meant_alike))
+            resolution = resolve(rows, spec, known)
             table.rows["state"][members] = resolution.states
-            contradictions += [(int(members[i]), rows[i], finding) for i, finding in resolution.contradictions]
+            contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (stays, likeness) in resolution.repeats.items():
-                line = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
-                resolved.repeats.append((int(members[i]), line))
+                repeats[int(members[i])] = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
-    resolved.repeats.sort(key=lambda repeat: repeat[0])
-    find = finder_of(spec.data, names=False)
-    for _, example, finding in sorted(contradictions, key=lambda c: c[0]):
-        resolved.contradictions.append(finding)
-        if finding.severity == "error":
-            resolved.quarantine.append(quarantine_row(example, finding, find))
-    return resolved
+    return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
 
 
 def _duplicate(example: Example, stays: Example, state: int, likeness: float) -> dict[str, Any]:
@@ -247,17 +180,6 @@ def _duplicate(example: Example, stays: Example, state: int, likeness: float) ->
         "kind": "exact" if state == EXACT else "near",
         "similarity": round(likeness, 4),
     }
-
-
-def _suspected(table: RowTable, clusters: Clusters) -> list[Finding]:
-    """Rows that may mean the same, the likeliest first."""
-    findings = []
-    for i, j, likeness in clusters.suspects[:_SUSPECTS_SHOWN]:
-        row, other = table.fetch(np.array([i, j]))
-        message = f"may mean the same as {other.place} (cosine similarity {likeness:.2f})"
-        fix = "look at the two; drop one by a line in reviews/ if they repeat each other"
-        findings.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
-    return findings
 
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:

@@ -46,12 +46,10 @@ class Sameness:
     Attributes:
         spec: The task.
         known: Whether a word is one that the data use, rather than a typing error.
-        meant_alike: Pairs of places that the embedding model takes for alike, where the spec has these removed.
     """
 
     spec: TaskSpec
     known: Callable[[str], bool]
-    meant_alike: frozenset[tuple[int, int]]
 
     def same_text(self, a: str, b: str, most: Difference) -> bool:
         """Whether two texts are equal but for case and blanks, or like and differ in no more than `most`."""
@@ -66,9 +64,9 @@ class Sameness:
         return first == second or (not self.spec.labels and self.same_text(first, second, most))
 
 
-def resolve(members: Sequence[Example], sameness: Sameness) -> Resolution:
-    """Decide about the rows of one cluster."""
-    spec = sameness.spec
+def resolve(members: Sequence[Example], spec: TaskSpec, known: Callable[[str], bool]) -> Resolution:
+    """Decide about the rows of one cluster. known: whether a word is one that the data use, rather than a typing error."""
+    sameness = Sameness(spec, known)
     resolution = Resolution([KEPT] * len(members))
     places = sorted(range(len(members)), key=lambda i: preference(members[i]))
     question_of: dict[int, int] = {}
@@ -97,8 +95,6 @@ def _repeats(i: int, k: int, members: Sequence[Example], question_of: dict[int, 
         return sameness.same_answer(a, b, Difference.MORE_WORDS)
     if not sameness.same_answer(a, b, Difference.NOTHING):
         return False
-    if (min(i, k), max(i, k)) in sameness.meant_alike:
-        return difference(a.user_text, b.user_text, sameness.known) <= Difference.OTHER_WORDS
     return sameness.same_text(a.user_text, b.user_text, Difference.MORE_WORDS)
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from finetune_pipeline.data.dedup.benchmarks import Benchmarks
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate, stripper
+from finetune_pipeline.data.dedup.benchmarks import benchmark_index
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.differences import word_key
-from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, sketch
-from finetune_pipeline.data.dedup.text_similarity import exact_form, loose_form, unpunctuated
+from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, loose_forms, sketch
+from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import row_finding
@@ -69,14 +69,13 @@ def group_hash(group: str | None) -> int:
 
 
 def _table_of(
-    examples: Sequence[Example], prompts: Sequence[str], lines: Sequence[bytes], labels: Sequence[str]
+    examples: Sequence[Example], asked: Sequence[str], lines: Sequence[bytes], labels: Sequence[str]
 ) -> np.ndarray:
-    """The records (ROW) of examples, of their prompts in exact form and of their encoded lines; all are kept and have no
-    cluster yet."""
+    """The records (ROW) of examples, of their user texts and of their encoded lines; all are kept and have no cluster yet."""
     rows = np.zeros(len(examples), ROW)
     ranks = {label: i for i, label in enumerate(labels)}
     rows["id"] = [int(e.id, 16) for e in examples]
-    rows["prompt"] = [hash_text(prompt) for prompt in prompts]
+    rows["prompt"] = [prompt_hash(text) for text in asked]
     rows["group"] = [group_hash(e.group) for e in examples]
     rows["time"] = [datetime.fromisoformat(e.time).timestamp() if e.time else np.nan for e in examples]
     rows["label"] = [ranks.get(e.label or "", -1) for e in examples]
@@ -138,13 +137,13 @@ class Preparation:
     Attributes:
         spec: The task.
         boilerplate: Left out of the prompts that are compared.
-        benchmarks: Rows that repeat one of their items are removed.
+        benchmarks: Folder of benchmark files; rows that repeat one of their items are removed.
         key: Of the fingerprints of what was scrubbed.
     """
 
     spec: TaskSpec
     boilerplate: Boilerplate
-    benchmarks: Benchmarks | None
+    benchmarks: Path | None
     key: bytes
 
 
@@ -161,7 +160,6 @@ class PreparedRows:
         samples: Some of it in its place, before and after.
         quarantine: The rows removed.
         findings: About personal data that stays or goes, and benchmark items.
-        matches: Rows that repeat a benchmark item.
     """
 
     lines: bytes = b""
@@ -172,7 +170,6 @@ class PreparedRows:
     samples: list[Sample] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    matches: list[dict[str, Any]] = field(default_factory=list)
 
 
 def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
@@ -189,7 +186,7 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
             rows.append(block.rows)
             sketches.append(block.sketches)
             word_keys.append(block.word_keys)
-            for name in ("scrubbed", "samples", "quarantine", "findings", "matches"):
+            for name in ("scrubbed", "samples", "quarantine", "findings"):
                 getattr(whole, name).extend(getattr(block, name))
             done = sum(map(len, rows))
             tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
@@ -200,7 +197,7 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
 def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     """Prepare the rows of whole lines of canonical JSON."""
     spec = how.spec
-    find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
+    find = finder_of(spec.data)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
     prepared = PreparedRows()
@@ -230,25 +227,19 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
         if finding.severity == "error":
             removed[i] = finding
     prepared.samples = chosen(samples)
-    matches = how.benchmarks.index.find(examples) if how.benchmarks else {}
+    index = benchmark_index(how.benchmarks)
+    matches = index.find(examples) if index else {}
     for i, match in matches.items():
         if i not in removed:
             removed[i] = match.finding()
             prepared.findings.append(removed[i])
     prepared.lines = b"".join(lines)
     asked = [e.user_text for e in examples]
-    prompts = list(map(exact_form, asked))
-    prepared.rows = _table_of(examples, prompts, lines, spec.labels)
+    prepared.rows = _table_of(examples, asked, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
-    left = map(stripper(how.boilerplate), asked)
-    forms = [
-        (unpunctuated(prompt) or prompt) if own is text else loose_form(own)
-        for own, text, prompt in zip(left, asked, prompts, strict=True)
-    ]
-    prepared.sketches = sketch(forms, spec.data.near_duplicate_threshold)
+    prepared.sketches = sketch(loose_forms(asked, how.boilerplate), spec.data.near_duplicate_threshold)
     prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
-    prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
-    prepared.matches = [match.to_dict() for match in matches.values()]
+    prepared.quarantine = [quarantine_row(examples[i], finding, find) for i, finding in sorted(removed.items())]
     return prepared
 
 

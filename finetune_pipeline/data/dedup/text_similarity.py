@@ -82,12 +82,7 @@ def exact_form(text: str) -> str:
 def loose_form(text: str) -> str:
     """The exact form without punctuation (`c++`, `c#` and `95%` still differ); the exact form where nothing is left."""
     exact = exact_form(text)
-    return unpunctuated(exact) or exact
-
-
-def unpunctuated(exact: str) -> str:
-    """A text in exact form without punctuation; it may be empty."""
-    return " ".join(exact.translate(_LOOSE).split())
+    return " ".join(exact.translate(_LOOSE).split()) or exact
 
 
 def text_key(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         inner = exploded(rows, column.path)
         found = _pair(inner, columns_of(inner), text, answer) if len(inner) >= len(rows) / 2 else None
         if found and (choice is None or _is_answer(found.answer)):
-            return Choice({"each": column.path, **found.fields}, *_names(found), found.unused)
+            return replace(found, fields={"each": column.path, **found.fields})
     if choice is not None:
         return choice
     return f"no two columns look like a text and its answer; {_described(columns)}"
@@ -79,10 +79,6 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
 def _is_answer(path: str) -> bool:
     """Whether a column's name says that it is an answer."""
     return names.rank(path.rpartition(".")[2], (*names.LABELS, *names.WRITTEN)) is not None
-
-
-def _names(choice: Choice) -> tuple[str, str, list[str], list[str]]:
-    return choice.text, choice.answer, choice.texts, choice.answers
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:

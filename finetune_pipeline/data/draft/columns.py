@@ -35,7 +35,7 @@ class Column:
         filled: How many of them have a value.
         kinds: Rows by the JSON type of the value.
         values: Rows by value, as text, of the first few thousand different ones.
-        words, chars: In all values together.
+        words: In all values together.
         longest: Characters of the longest value.
     """
 
@@ -46,7 +46,6 @@ class Column:
     kinds: Counter[Kind] = field(default_factory=Counter)
     values: Counter[str] = field(default_factory=Counter)
     words: int = 0
-    chars: int = 0
     longest: int = 0
 
     def add(self, value: Any) -> None:
@@ -59,7 +58,6 @@ class Column:
         if text in self.values or len(self.values) < _MOST_VALUES:
             self.values[text] += 1
         self.words += len(text.split())
-        self.chars += len(text)
         self.longest = max(self.longest, len(text))
 
     @property

@@ -20,8 +20,8 @@ from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
-from finetune_pipeline.data.readers.any_file import look_at, read_records
-from finetune_pipeline.data.validate.validation import validate_record
+from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.validate.validation import ValidatedRow, validate_record
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import STUB
@@ -128,13 +128,13 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     if "csv" in without and "header" in without["csv"]:
         csv = {k: v for k, v in without["csv"].items() if k != "header"}
         without = {**without, "csv": csv} if csv else {k: v for k, v in without.items() if k != "csv"}
-    by_fields, by_format = (_examples(files, data, _TRIED) for data in (declared, without))
+    by_fields, by_format = (_examples(files, data) for data in (declared, without))
     pairs = zip(by_fields, by_format, strict=False)
     same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
     plainly = len(by_format) >= len(by_fields) > 0 and all(same)
-    made.data = without if plainly else _undeclared_csv(files, declared)
+    made.data = without if plainly else declared
     if plainly:
-        ignored = {key for row in _validated(files, without, _TRIED) for key in row.ignored}
+        ignored = {key for row in _validated(files, without) for key in row.ignored}
         made.choice = replace(choice, unused=[path for path in choice.unused if path in ignored])
     return made
 
@@ -144,35 +144,20 @@ def _with(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     return {**{k: v for k, v in data.items() if k != "fields"}, **({"fields": merged} if merged else {})}
 
 
-def _undeclared_csv(files: Files, data: dict[str, Any]) -> dict[str, Any]:
-    """The section without `csv.header` where the readers tell it by the names in `fields`."""
-    csv = dict(data.get("csv", {}))
-    header = csv.pop("header", None)
-    if header is None:
-        return data
-    less = {**{k: v for k, v in data.items() if k != "csv"}, **({"csv": csv} if csv else {})}
-    for name, path in files:
-        container = look_at(path, name, spec_of(less))[0]
-        if container.dialect is not None and (container.dialect.problem or container.dialect.header != header):
-            return data
-    if any(look_at(path, name, spec_of(less))[0].kind == "workbook" for name, path in files):
-        return less if header else data
-    return less
+def _examples(files: Files, data: Mapping[str, Any]) -> list[Example]:
+    return [row.example for row in _validated(files, data) if row.example]
 
 
-def _examples(files: Files, data: Mapping[str, Any], limit: int) -> list[Example]:
-    return [row.example for row in _validated(files, data, limit) if row.example]
-
-
-def _validated(files: Files, data: Mapping[str, Any], limit: int) -> list[Any]:
+def _validated(
+    files: Files, data: Mapping[str, Any], limit: int | None = _TRIED, prompt: str = "-"
+) -> Iterator[ValidatedRow]:
     """The first rows of every file, validated under these settings."""
-    spec = spec_of({**data, "inject": True})
-    mapping, rows = mapping_of(spec), []
+    spec = spec_of({**data, "inject": True}, prompt=prompt)
+    mapping = mapping_of(spec)
     for name, path in files:
         records = (r for r in read_records(path, name, spec) if r.about != "file")
         for record in islice(records, limit):
-            rows += validate_record(record, name, spec, mapping)
-    return rows
+            yield from validate_record(record, name, spec, mapping)
 
 
 def _with_chat(files: Files, made: Draft) -> Draft:
@@ -183,7 +168,7 @@ def _with_chat(files: Files, made: Draft) -> Draft:
     data = _with(made.reading.data, chat.fields)
     if chat.roles and chat.turns:
         data["roles"] = dict(chat.roles)
-    rows = _validated(files, data, _TRIED) if chat.turns else []
+    rows = list(_validated(files, data)) if chat.turns else []
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
     if not chat.turns or (
         len(broken) > 0.2 * len(rows) and not any(_has_calls(r.value) for r in made.reading.rows[:200])
@@ -236,16 +221,9 @@ def _answers(files: Files, made: Draft) -> Iterator[str]:
         for data in made.converted.values():
             yield from (msgspec.json.decode(line)["messages"][-1]["content"] for line in data.splitlines())
         return
-    spec = spec_of(
-        {**made.data, "inject": True, "max_chars": 1 << 30, "min_chars": 0}, prompt=made.system_prompt or "-"
-    )
-    mapping = mapping_of(spec)
-    for name, path in files:
-        for record in read_records(path, name, spec):
-            if record.about != "file":
-                for row in validate_record(record, name, spec, mapping):
-                    if row.example is not None:
-                        yield row.example.answer
+    whole = {**made.data, "max_chars": 1 << 30, "min_chars": 0}
+    rows = _validated(files, whole, None, made.system_prompt or "-")
+    yield from (row.example.answer for row in rows if row.example is not None)
 
 
 def _has_turns(files: Files, made: Draft) -> bool:
@@ -256,13 +234,13 @@ def _has_turns(files: Files, made: Draft) -> bool:
         lines = [line for data in made.converted.values() for line in data.splitlines()[:_TRIED]]
         turns = [len(msgspec.json.decode(line)["messages"]) for line in lines]
     else:
-        turns = [sum(m["role"] != "system" for m in e.messages) for e in _examples(files, made.data, _TRIED)]
+        turns = [sum(m["role"] != "system" for m in e.messages) for e in _examples(files, made.data)]
     return sum(n > 2 for n in turns) > len(turns) / 2
 
 
 def _why_none(files: Files, made: Draft) -> list[Finding]:
     """The findings that keep every row from being read, one of each rule."""
-    findings = [f for row in _validated(files, made.data, _TRIED) for f in row.findings]
+    findings = [f for row in _validated(files, made.data) for f in row.findings]
     return list({f.rule: f for f in reversed(errors(findings))}.values())
 
 

@@ -14,9 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from finetune_pipeline.data.formats import format_of
+from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import is_known_name
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.any_file import look_at, read_records
@@ -74,15 +73,7 @@ def spec_of(data: Mapping[str, Any], output: Mapping[str, Any] | None = None, pr
 
 def decoded(record: Record) -> Any:
     """A record's value; None where it cannot be read."""
-    if not record.encoded:
-        return record.value
-    try:
-        return msgspec.json.decode(record.raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:  # what strict JSON forbids, rows are repaired or refused for later
-            return json.loads(record.raw.decode("utf-8", "replace"), strict=False)
-        except (ValueError, RecursionError):
-            return None
+    return decode_line(record.raw, "")[0] if record.encoded else record.value
 
 
 def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, sheet: str | None = None) -> Reading:
@@ -103,7 +94,7 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             reading.problems.append(seen.problem)
         elif container.kind == "workbook":
             _choose_sheet(path, name, reading)
-        elif container.kind == "json" or (container.kind == "json_lines" and seen.lines == 1):
+        elif container.kind == "json" or (container.kind == "json_lines" and seen.lines <= 1):
             _choose_rows(path, name, seen.encoding, reading)
         elif container.dialect is not None:
             _choose_dialect(path, name, container, reading)
@@ -114,7 +105,8 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
-    spec, unread = spec_of(reading.data), list[Record]()
+    spec = spec_of(reading.data)
+    unread: list[Record] = []
     for record in read_records(path, name, spec):
         if record.about == "file":
             known = {(f.rule, f.place) for f in reading.problems}

@@ -5,7 +5,6 @@ A format is one module of this package with one class::
     @register
     class QuestionAnswer(RawFormat):
         name, order = "question_answer", 35
-        keys, described = "`q` and `a`", "a question and its answer"
         row_keys = ("q", "a")
 
         def recognises(self, keys): return "q" in keys and "a" in keys
@@ -48,7 +47,6 @@ class Turns:
         ignored: Keys that nothing reads.
         chat: The row brings its own system turn, or says that it has none.
         tools: In OpenAI's form.
-        subject: The text an instruction is about.
     """
 
     shape: str | None
@@ -58,7 +56,6 @@ class Turns:
     ignored: list[str] = field(default_factory=list)
     chat: bool = False
     tools: list[dict[str, Any]] | None = None
-    subject: str | None = None
 
 
 class RawFormat(ABC):
@@ -67,21 +64,16 @@ class RawFormat(ABC):
     Attributes:
         name: As `data.format` calls it.
         order: Formats are tried in ascending order; the first that recognises a row reads it.
-        keys: The keys it asks for, as messages name them.
-        described: What its rows hold, as `finetune check` says it.
         documented: Keys and their variants, for the table in docs/reference.md.
-        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row.
-        renames: Keys that a misspelt key is compared with.
+        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row. The first one is a
+            key that a misspelt key is compared with, as those of `fields` are.
         fields: Names in `data.fields` that together make a row of this format; empty where they cannot.
     """
 
     name: ClassVar[str]
     order: ClassVar[int]
-    keys: ClassVar[str]
-    described: ClassVar[str]
     documented: ClassVar[str] = ""
-    row_keys: ClassVar[tuple[str, ...]] = ()
-    renames: ClassVar[tuple[str, ...]] = ()
+    row_keys: ClassVar[tuple[str, ...]]
     fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -255,9 +247,11 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec, plac
     if shape is not None:
         wanted = spec.data.format
         message = f"the row is in the format `{shape}`, the spec allows `{wanted}` only (keys: {shown})"
-        return row_finding("unknown_shape", place, message, f"write {FORMATS[wanted].keys}, or set data.format: auto")
+        return row_finding(
+            "unknown_shape", place, message, f"write `{FORMATS[wanted].row_keys[0]}`, or set data.format: auto"
+        )
     keys = sorted(str(k) for k in row)
-    known = {key: name for name, of in FORMATS.items() for key in of.renames}
+    known = {key: name for name, of in FORMATS.items() for key in (of.row_keys[0], *of.fields)}
     near = {k: difflib.get_close_matches(k.casefold(), list(known), 1, 0.8) for k in keys}
     renames = [(k, n[0]) for k, n in near.items() if n and isinstance(row.get(k), list) == (n[0] in CHATS)]
     if renames:

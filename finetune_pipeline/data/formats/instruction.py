@@ -29,10 +29,8 @@ class Instruction(RawFormat):
     """``{"instruction": "…", "input": "…", "output": "…"}``"""
 
     name, order = "instruction", 30
-    keys, described = "`instruction`, `input` and `output`", "`instruction`"
     documented = "`instruction`, `input` (may be empty), `output`"
     row_keys = ("instruction", *_INPUTS, "output")
-    renames = ("instruction", "output")
     fields = ("instruction", "output")
 
     def recognises(self, keys: Collection[str]) -> bool:
@@ -41,8 +39,8 @@ class Instruction(RawFormat):
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         answer_key = first_key(row, ("output", *ANSWERS, "chosen")) or "output"
         key = first_key(row, _INPUTS)
-        turns.subject = None if key is None else _subject(row, key, place, turns.findings)
-        read = read_single_texts(row, "instruction", answer_key, spec, place, turns, turns.subject)
+        subject = None if key is None else _subject(row, key, place, turns.findings)
+        read = read_single_texts(row, "instruction", answer_key, spec, place, turns, subject)
         return read if key is None else {*read, key}
 
 

@@ -20,12 +20,18 @@ from finetune_pipeline.spec import TaskSpec
 
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SHAREGPT = {
-    **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant"},
+    **{
+        "human": "user",
+        "gpt": "assistant",
+        "chatgpt": "assistant",
+        "bard": "assistant",
+        "bing": "assistant",
+        "ai": "assistant",
+    },
     **{"bot": "assistant", "model": "assistant", "observation": "tool", "tool_response": "tool"},
     **{"function_response": "tool", "function_call": "function_call", "tool_call": "function_call"},
     **{role: role for role in (*ROLES, *_SAME_ROLE)},
 }
-_MEANT = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant"}
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING_PARTS = ("reasoning", "thinking")
 _REFUSED = ("audio", "refusal")
@@ -38,12 +44,10 @@ class Messages(RawFormat):
     """``{"messages": [{"role": "user", "content": "…"}, …]}``"""
 
     name, order = "messages", 10
-    keys, described = "`messages`", "`messages`: OpenAI chat"
     documented = (
         "`messages`: OpenAI chat, with `tools`, `tool_calls`, `weight`, and content as text or as a list of text parts"
     )
     row_keys = ("messages", "tools", "chosen", "rejected")
-    renames = ("messages",)
     fields = ("messages",)
 
     def recognises(self, keys: Collection[str]) -> bool:
@@ -65,7 +69,17 @@ def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, tur
         loose: ShareGPT's names of roles are known too.
     """
     turns.chat = True
-    read_chat(unpacked(row[key]), key, place, turns, spec.data.roles, loose)
+    value = unpacked(row[key])
+    if not isinstance(value, list) or not value:
+        rule = "empty_field" if value is None or value == [] else "wrong_type"
+        message = f"`{key}` must be a list of turns, found {'an empty list' if value == [] else quoted(value)}"
+        turns.findings.append(row_finding(rule, place, message, 'write [{"role": "user", "content": "…"}, …]'))
+        return {key}
+    reader = _ChatReader(place, turns.findings, spec.data.roles, loose)
+    messages = [reader.read(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
+    turns.messages += [m for m in messages if m is not None]
+    turns.whole = None not in messages
+    turns.ignored += [f"{key}.{k}" for k in reader.ignored]
     if not turns.whole or turns.messages[-1]["role"] not in ("user", "tool") or "chosen" not in row:
         return {key}
     text = text_of({"chosen": chosen_text(row["chosen"])}, "chosen", "chosen", place, turns.findings)
@@ -73,33 +87,6 @@ def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, tur
     if text is not None:
         turns.messages.append({"role": "assistant", "content": text})
     return {key, "chosen"}
-
-
-def read_chat(value: Any, key: str, place: str, turns: Turns, roles: Mapping[str, str], loose: bool) -> None:
-    """Fill `turns` from a list of turns.
-
-    Args:
-        value: The list.
-        key: What messages call it.
-        place: ``file:line``.
-        turns: Filled.
-        roles: Other names of roles, from the spec.
-        loose: ShareGPT's names of roles are known too.
-    """
-    if not isinstance(value, list):
-        rule = "empty_field" if value is None else "wrong_type"
-        message = f"`{key}` must be a list of turns, found {quoted(value)}"
-        turns.findings.append(row_finding(rule, place, message, 'write [{"role": "user", "content": "…"}, …]'))
-        return
-    if not value:
-        message = f"`{key}` is an empty list"
-        turns.findings.append(row_finding("empty_field", place, message, "fill it in, or remove the row"))
-        return
-    reader = _ChatReader(place, turns.findings, roles, loose)
-    messages = [reader.read(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
-    turns.messages += [m for m in messages if m is not None]
-    turns.whole = None not in messages
-    turns.ignored += [f"{key}.{k}" for k in reader.ignored]
 
 
 class _ChatReader:
@@ -186,8 +173,8 @@ class _ChatReader:
         known = _SHAREGPT.get(role.casefold()) if loose else role if role in ROLES else None
         known = _SAME_ROLE.get(known or role, known)
         if known is None:
-            near = [_MEANT[role.casefold()]] if role.casefold() in _MEANT else []
-            near = near or difflib.get_close_matches(role.casefold(), ROLES, 1, 0.6)
+            meant = _SHAREGPT.get(role.casefold())
+            near = [meant] if meant in ROLES else difflib.get_close_matches(role.casefold(), ROLES, 1, 0.6)
             fix = f"use one of {', '.join(ROLES)}, or data.roles"
             fix = f"write {near[0]!r}, or name it in data.roles" if near else fix
             self._say("unknown_role", f"`{name}.{key}` is {quoted(role)}", fix)

@@ -17,10 +17,8 @@ class PromptCompletion(RawFormat):
     """``{"prompt": "…", "completion": "…"}``"""
 
     name, order = "prompt_completion", 40
-    keys, described = "`prompt` and `completion`", "a prompt and its completion"
     documented = "`prompt`, `completion` (or response, answer; question/answer, query/response)"
     row_keys = (*_PROMPTS, *ANSWERS)
-    renames = ("prompt", "completion")
     fields = ("prompt", "completion")
 
     def recognises(self, keys: Collection[str]) -> bool:

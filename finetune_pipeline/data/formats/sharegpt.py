@@ -17,10 +17,8 @@ class ShareGpt(RawFormat):
     """``{"conversations": [{"from": "human", "value": "…"}, …]}``"""
 
     name, order = "sharegpt", 20
-    keys, described = "`conversations`", "`conversations`: ShareGPT"
     documented = "`conversations` of `from`, `value`"
     row_keys = (*_CHATS, "system")
-    renames = ("conversations",)
 
     def recognises(self, keys: Collection[str]) -> bool:
         return first_key(keys, _CHATS) is not None

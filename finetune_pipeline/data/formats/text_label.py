@@ -14,10 +14,8 @@ class TextLabel(RawFormat):
     """``{"text": "…", "label": "…"}``"""
 
     name, order = "text_label", 50
-    keys, described = "`text` and `label`", "`text` or `label`"
     documented = "`text`, `label`"
     row_keys = ("text", "label")
-    renames = ("text", "label")
     fields = ("text", "label")
 
     def recognises(self, keys: Collection[str]) -> bool:

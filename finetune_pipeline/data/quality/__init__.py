@@ -1,1 +1,1 @@
-"""Checks of a set of examples as a whole: size, balance, consistency, label noise, synthetic rows."""
+"""Checks of a set of examples as a whole: balance, label noise, synthetic rows."""

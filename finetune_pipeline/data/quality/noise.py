@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -64,18 +64,9 @@ def confident_joint(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def _whole(counts: np.ndarray) -> np.ndarray:
-    """Counts rounded so that each row keeps its sum (largest remainders go up)."""
-    down = np.floor(counts + 1e-9).astype(int)
-    for row, (exact, whole) in enumerate(zip(counts, down, strict=True)):
-        missing = round(float(exact.sum())) - int(whole.sum())
-        down[row, np.argsort(-(exact - whole), kind="stable")[:missing]] += 1
-    return down
-
-
 def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Whether each row is a suspect (bool). A row whose given label is the likeliest never is."""
-    expected = _whole(confident_joint(given, probabilities))
+    expected = np.rint(confident_joint(given, probabilities)).astype(int)
     suspected = np.zeros(len(given), bool)
     for i, j in zip(*np.nonzero(expected), strict=True):
         if i != j:
@@ -237,19 +228,9 @@ def label_noise(
         interval=[round(bound, 6) for bound in noise.interval],
         accuracy=round(1 - errors / len(given), 4),
         suspects=listed,
-        pairs=[
-            {"given": a, "suggested": b, "rows": n}
-            for (a, b), n in sorted(pairs.items(), key=lambda kv: (-kv[1], kv[0]))[:20]
-        ],
+        pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],
         triggers=[
-            {
-                "phrase": trigger.phrase,
-                "label": trigger.label,
-                "reads_like": trigger.reads_like,
-                "contradicted": trigger.contradicted,
-                "rows": [{"place": e.place, "id": e.id} for e in rows],
-            }
-            for trigger, rows in triggers
+            {**asdict(trigger), "rows": [{"place": e.place, "id": e.id} for e in rows]} for trigger, rows in triggers
         ],
         left_out=opinion.left_out,
         **sampled(len(given), of or len(examples)),

@@ -53,20 +53,12 @@ def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
         return container_of(head, len(head) < _HEAD, file, spec), seen
 
 
-def read_records(
-    path: Path, file: str, spec: TaskSpec, looked: tuple[Container, Survey] | None = None
-) -> Iterator[Record]:
+def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """The rows of a raw file; blank lines are left out. What cannot be read is a record without a value and with findings.
 
-    Takes constant memory, but for JSON documents.
-
-    Args:
-        path: The file.
-        file: Its name, as its rows are to be known by.
-        spec: The task.
-        looked: What :func:`look_at` gave, where it was asked already.
+    Takes constant memory, but for JSON documents. `file`: its name, as its rows are to be known by.
     """
-    container, seen = looked or look_at(path, file, spec)
+    container, seen = look_at(path, file, spec)
     if seen.problem:
         yield Record(1, None, b"", (seen.problem,), about="file")
         return

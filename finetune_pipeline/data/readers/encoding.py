@@ -148,10 +148,16 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
         head = source.read(1 << 16)
         if head.startswith(_BINARY):
             return Survey(stream.compressed, path.stat().st_size)
-        if wide := _wide(head):
-            return _wide_survey(path, file, wide, limit)
+        wide = _wide(head)
+    if wide:
+        with RawStream(path, wide, limit=limit) as stream:
+            source = stream.buffered()
+            size = sum(map(len, iter(lambda: source.read(_BLOCK), b"")))
+        return Survey(stream.compressed, size, 0, wide, problem=_too_large(stream, file, limit))
+    with RawStream(path, limit=limit) as stream:
+        source = stream.buffered()
         counts, size, returns = _Lines(), 0, b"\r" in head and b"\n" not in head
-        block = head
+        block = source.read(_BLOCK)
         while block:
             size += len(block)
             if returns:
@@ -187,17 +193,6 @@ def _wide(head: bytes) -> str:
     except UnicodeDecodeError:
         return ""
     return encoding
-
-
-def _wide_survey(path: Path, file: str, encoding: str, limit: int) -> Survey:
-    counts, size = _Lines(), 0
-    with RawStream(path, encoding, limit=limit) as stream:
-        source = stream.buffered()
-        while block := source.read(_BLOCK):
-            block += source.readline()
-            size += len(block)
-            counts.add(block)
-    return Survey(stream.compressed, size, counts.filled, encoding, problem=_too_large(stream, file, limit))
 
 
 def _with_encoding(seen: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:

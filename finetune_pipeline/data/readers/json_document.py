@@ -29,7 +29,6 @@ from finetune_pipeline.spec import TaskSpec
 
 FIRST_PAIR = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\S)')
 _BLANKS = re.compile(r"[ \t\r\n]*")
-MAX_DOCUMENT_BYTES = 2 << 30
 
 
 def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -39,11 +38,7 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
     before the break are kept, and a last record says at which byte it broke and that nothing behind it was read. A
     problem within a row (a bad byte, a key written twice) costs that row only. The document is held in memory.
     """
-    data = stream.buffered().read(MAX_DOCUMENT_BYTES + 1)
-    if len(data) > MAX_DOCUMENT_BYTES:
-        message = f"the document has more than {MAX_DOCUMENT_BYTES >> 30} GiB, and documents are read as a whole"
-        yield about_file("document_too_large", file, message, "write it as JSON Lines, one row a line")
-        return
+    data = stream.buffered().read()
     begin = len(BOM) if data.startswith(BOM) else 0
     notes = (byte_order_mark(file),) if begin else ()
     expression = spec.data.fields.rows
@@ -141,28 +136,19 @@ class _Document:
             if self.take(",}") == "}":
                 return
 
-    def skip(self) -> None:
-        """Move behind the value that begins here, element by element where it is a list or an object."""
-        opening = self.peek()
-        if opening and opening in "[{":
-            for _ in self.items() if opening == "[" else self.members():
-                self.value()
-        else:
-            self.value()
-
 
 def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:
     """The rows of what begins at the document's position; `path`: the keys that lead to them."""
     opening = document.peek()
     if path:
         if opening != "{":
-            document.skip()
+            document.value()
             return
         for key in document.members():
             if key == path[0]:
                 yield from _rows(document, file, spec, path[1:])
             else:
-                document.skip()
+                document.value()
     elif opening == "[":
         yield from (_row(document, file) for _ in document.items())
     elif opening == "{" and _is_row(document.text, document.position, spec):
@@ -173,12 +159,12 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
                 yield from (_row(document, file, key) for _ in document.items())
                 continue
             line, begin = document.line, document.position
-            document.skip()
+            document.value()
             message = f"the value of {quoted(key)} is not a list of rows"
             fix = "say in data.fields.rows where the rows are"
             yield replace(unreadable("not_rows", file, line, message, fix, at=begin), key=key)
     else:
-        document.skip()
+        document.value()
 
 
 def _is_row(text: str, position: int, spec: TaskSpec) -> bool:

@@ -1,7 +1,7 @@
 """Workbooks (.xlsx): the rows of one sheet, as objects of text under the names of the columns.
 
 openpyxl reads row by row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV
-export would hold; a formula becomes the value that was stored for it.
+export would hold; a formula becomes the value that was stored for it, or nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from finetune_pipeline.spec import TaskSpec
 _LOOKED_AT = 1000
 _PIECE = 1 << 20
 
-Row = tuple[int, list[str], list[str]]
-"""Number of the row in the sheet, its cells as text, and the columns whose formula has no stored value."""
+Row = tuple[int, list[str]]
+"""Number of the row in the sheet, and its cells as text."""
 
 
 def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -88,7 +88,6 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     import openpyxl
 
     values = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    formulas = openpyxl.load_workbook(path, read_only=True)
     try:
         sheets = [sheet.title for sheet in values.worksheets]
         name = spec.data.sheet or (sheets[0] if sheets else "")
@@ -100,55 +99,40 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             others = ", ".join(map(quoted, [s for s in sheets if s != name]))
             message = f"the first sheet {quoted(name)} is read, and not {others}"
             yield about_file("other_sheets", file, message, f"say which: `data: {{sheet: {name}}}`", "warning")
-        yield from _rows(_cells(values[name], formulas[name]), file, spec)
+        yield from _rows(_cells(values[name]), file, spec)
     finally:
         values.close()
-        formulas.close()
 
 
 def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     first = list(islice(rows, _LOOKED_AT))
     if not first:
         return
-    width = max(len(cells) for _, cells, _ in first)
-    dialect = with_columns(Dialect(), [[*cells, *[""] * (width - len(cells))] for _, cells, _ in first], width, spec)
+    width = max(len(cells) for _, cells in first)
+    dialect = with_columns(Dialect(), [[*cells, *[""] * (width - len(cells))] for _, cells in first], width, spec)
     if dialect.problem:
         fix = "name the columns in the first row, or by number: `data: {fields: {text: c1, label: c2}}`"
         yield about_file("workbook_columns", file, f"the sheet was not read: {dialect.problem}", fix)
         return
-    for number, cells, unknown in chain(first[1:] if dialect.header else first, rows):
-        value = dict(zip_longest(dialect.columns, cells[:width], fillvalue=""))
-        problem = None
+    for number, cells in chain(first[1:] if dialect.header else first, rows):
+        value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:
             message = f"the row has {len(cells)} cells, {width} are expected"
             fix = "empty the cells beyond the named columns, or name their columns"
             problem = row_finding("wrong_field_count", f"{file}:{number}", message, fix)
-        elif unknown:
-            message = f"no value is stored for the formula in {', '.join(unknown)}"
-            fix = "open the workbook in a spreadsheet program, and save it there"
-            problem = row_finding("formula_without_value", f"{file}:{number}", message, fix)
         raw, findings = msgspec.json.encode(value), (problem,) if problem else ()
         yield Record(number, None if problem else value, raw, findings, flat=True)
 
 
-def _cells(values: Any, formulas: Any) -> Iterator[Row]:
+def _cells(sheet: Any) -> Iterator[Row]:
     """The rows of a sheet that are not empty. What the sheet claims as its size is not looked at."""
-    from openpyxl.utils import get_column_letter
-
-    values.reset_dimensions()
-    formulas.reset_dimensions()
-    pairs = zip(values.iter_rows(values_only=True), formulas.iter_rows(values_only=True), strict=True)
-    for number, (row, written) in enumerate(pairs, 1):
+    sheet.reset_dimensions()
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         cells = [_text(value) for value in row]
-        unknown = [
-            f"{get_column_letter(i)}{number}"
-            for i, (value, formula) in enumerate(zip(row, written, strict=True), 1)
-            if value is None and formula is not None
-        ]
         while cells and not cells[-1]:
             cells.pop()
-        if cells or unknown:
-            yield number, cells, unknown
+        if cells:
+            yield number, cells
 
 
 def _text(value: Any) -> str:

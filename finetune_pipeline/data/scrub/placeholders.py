@@ -95,16 +95,6 @@ class Scrubber:
                 at = hit.end()
         return "".join([*parts, text[at:]])
 
-    def scrub_value(self, value: Any, key: str = "") -> Any:
-        """A decoded JSON value with placeholders in its strings, keys and shape as they are."""
-        if isinstance(value, str):
-            return self._scrub_after(f"{key}: " if key else "", value)
-        if isinstance(value, Mapping):
-            return {k: self.scrub_value(v, str(k)) for k, v in value.items()}
-        if isinstance(value, Sequence):
-            return [self.scrub_value(v, key) for v in value]
-        return value
-
     def _scrub_after(self, lead: str, text: str) -> str:
         """The text with placeholders, found as if `lead` stood before it."""
         while spans := [s for s in self._find(lead + text) if s.end > len(lead)]:
@@ -161,8 +151,6 @@ def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         function["arguments"] = scrubber.scrub_json(arguments)
-    elif arguments is not None:
-        function["arguments"] = scrubber.scrub_value(arguments)
     return {**call, "function": function}
 
 

@@ -16,20 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup import semantic
 from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, strip
 from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import RowTable
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.split.alike import AlikeRows
-from finetune_pipeline.spec.data import SemanticSpec
 
-KINDS = ("exact", "reformatted", "template_swapped", "same_group", "semantic")
+KINDS = ("exact", "reformatted", "template_swapped", "same_group")
 EACH = 3
 _LEAST_WORDS = 4
-_SURE = 0.02
-"""Above the threshold of cosine similarity, since rarity weights shift a little with the texts compared."""
 
 
 @dataclass(frozen=True)
@@ -50,36 +46,26 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     """
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
-    order = sorted(range(len(sources)), key=lambda i: sources[i].id)
+    order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
+    makers: dict[str, Callable[[Example], Example | None]] = {
+        "exact": lambda source: source,
+        "reformatted": lambda source: _reformatted(source, threshold, boilerplate),
+        "template_swapped": lambda source: _with_text(
+            source, f"{PREAMBLES[0]}\n\n{strip(source.user_text, boilerplate)}"
+        ),
+        "same_group": _of_same_group,
+    }
     made: list[Canary] = []
-
-    def plant(kind: str, i: int, example: Example) -> None:
-        name = f"canary-{kind}-{sum(c.kind == kind for c in made)}"
-        made.append(Canary(kind, replace(example, id=name), i))
-
-    for i in order[:EACH]:
-        plant("exact", i, sources[i])
-    lettered = [i for i in order if any(c.isalpha() for c in sources[i].user_text)]
-    reformatted = (
-        made_of for i in lettered or order if (made_of := _reformatted(i, sources[i], threshold, boilerplate))
-    )
-    for i, example in islice(reformatted, EACH):
-        plant("reformatted", i, example)
-    worded = [i for i in order if len(strip(sources[i].user_text, boilerplate).split()) >= _LEAST_WORDS]
-    for number, i in enumerate((worded or order)[:EACH]):
-        text = f"{PREAMBLES[number % len(PREAMBLES)]}\n\n{strip(sources[i].user_text, boilerplate)}"
-        plant("template_swapped", i, _with_text(sources[i], text))
-    for i in order[:EACH]:
-        grouped = replace(sources[i], group=sources[i].group or f"canary group of {sources[i].id}")
-        plant("same_group", i, _with_text(grouped, lambda t: f"canary {t[::-1]}"))
+    for kind, make in makers.items():
+        planted = ((i, row) for i in order if (row := make(sources[i])))
+        for number, (i, row) in enumerate(islice(planted, EACH)):
+            made.append(Canary(kind, replace(row, id=f"canary-{kind}-{number}"), i))
     return made
 
 
-def _reformatted(
-    number: int, source: Example, threshold: float, boilerplate: Boilerplate
-) -> tuple[int, Example] | None:
-    """The row's number and the row in other case, blanks and punctuation; only what it says besides its templates where
-    a template in other case would count as new text; None where even that is not alike."""
+def _reformatted(source: Example, threshold: float, boilerplate: Boilerplate) -> Example | None:
+    """The row in other case, blanks and punctuation; only what it says besides its templates where a template in other case
+    would count as new text; None where even that is not alike."""
 
     def change(text: str) -> str:
         return "  " + text.swapcase().replace(" ", "   ") + " !!"
@@ -88,8 +74,13 @@ def _reformatted(
     for made in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
         other = strip(made.user_text, boilerplate)
         if made.user_text != source.user_text and similarity(other, content) >= threshold:
-            return number, made
+            return made
     return None
+
+
+def _of_same_group(source: Example) -> Example:
+    grouped = replace(source, group=source.group or f"canary group of {source.id}")
+    return _with_text(grouped, lambda text: f"canary {text[::-1]}")
 
 
 def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
@@ -99,41 +90,6 @@ def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
     text = change if isinstance(change, str) else change(messages[last]["content"])
     messages[last] = {**messages[last], "content": text}
     return replace(example, messages=messages)
-
-
-def prove_semantic(sources: Sequence[Example], others: Sequence[str], spec: SemanticSpec) -> list[tuple[Canary, bool]]:
-    """Plant up to three rewordings of rows that must not leak, and say for each whether the search for suspects finds it.
-
-    Each is the farthest of :func:`rewordings` that the embedding still takes for the same; so a search that is blind, or an
-    embedding that sees nothing, misses them. Searched are the sources, `others` (user texts) and the canaries.
-    """
-    order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
-    chosen = order[:EACH]
-    held = list(dict.fromkeys([*(e.user_text for e in sources), *others]))
-    options = [rewordings(sources[i].user_text) for i in chosen]
-    vectors = semantic.embed([*held, *(text for texts in options for text in texts)], spec.model)
-    canaries = []
-    at = len(held)
-    for number, (i, texts) in enumerate(zip(chosen, options, strict=True)):
-        likeness = vectors[at : at + len(texts)] @ vectors[held.index(sources[i].user_text)]
-        at += len(texts)
-        near = np.flatnonzero(likeness >= min(spec.threshold + _SURE, 1 - 1e-5))
-        text = texts[int(near[0])] if len(near) else texts[-1]
-        turns = [{"role": "user", "content": text}, sources[i].messages[-1]]
-        canaries.append(Canary("semantic", replace(sources[i], id=f"canary-semantic-{number}", messages=turns), i))
-    # canaries may be nearest to each other, so as many neighbours are looked at as there are
-    pairs = semantic.suspects([*held, *(c.example.user_text for c in canaries)], spec, max(1, len(canaries)))
-    seen = {j - len(held) for i, j, _ in pairs if i < len(held) <= j}
-    return [(canary, number in seen) for number, canary in enumerate(canaries)]
-
-
-def rewordings(text: str) -> list[str]:
-    """The same words in another order, from the farthest to the nearest: reversed, halves swapped, the first word last;
-    and at last in their own order between other blanks."""
-    words = text.split()
-    middle = len(words) // 2
-    orders = [words[::-1], words[middle:] + words[:middle], words[1:] + words[:1]]
-    return [*(" ".join(order) for order in orders), "  ".join(words)]
 
 
 COPIES = 40
@@ -225,7 +181,7 @@ def recall_by_edit(
         if not tested.any():
             recall[kind] = {"tested": 0}
             continue
-        nearest = alike.index.nearest(loose_forms(copies, boilerplate)).text
+        nearest = alike.index.nearest(loose_forms(copies, boilerplate))[0]
         same = unit[alike.rows[nearest]] == unit[chosen]
         test = binomtest(int((tested & (nearest >= 0) & same).sum()), int(tested.sum()))
         interval = test.proportion_ci(method="wilson")

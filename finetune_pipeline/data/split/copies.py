@@ -6,18 +6,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, TABLE
+from finetune_pipeline.data.examples import stream_examples
 
 _TEST = 0.2
-
-
-class _Row(msgspec.Struct):
-    source: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,14 +49,8 @@ def copies_in(clean: Path) -> Copies:
     _, number, sizes = np.unique(rows["cluster"], return_inverse=True, return_counts=True)
     others = sizes[number] - 1
     files: dict[int, set[str]] = defaultdict(set)
-    decode = msgspec.json.Decoder(_Row).decode
-    with (clean / ALL_ROWS).open("rb") as lines:
-        for prompt, line in zip(rows["prompt"].tolist(), lines, strict=True):
-            files[prompt].add(str(decode(line).source.get("file")))
-    across = Counter(pair for names in files.values() if len(names) > 1 for pair in combinations(sorted(names), 2))
-    return Copies(
-        rows=len(rows),
-        repeated=int((others > 0).sum()),
-        leaked=float((1 - _TEST**others).mean()) if len(rows) else 0.0,
-        across=[(one.removeprefix("raw/"), other.removeprefix("raw/"), n) for (one, other), n in across.most_common()],
-    )
+    for prompt, example in zip(rows["prompt"].tolist(), stream_examples(clean / ALL_ROWS), strict=True):
+        files[prompt].add(str(example.source.get("file")).removeprefix("raw/"))
+    across = Counter(pair for names in files.values() for pair in combinations(sorted(names), 2))
+    leaked = float((1 - _TEST**others).mean()) if len(rows) else 0.0
+    return Copies(len(rows), int((others > 0).sum()), leaked, [(*pair, n) for pair, n in across.most_common()])

@@ -1,13 +1,12 @@
 """The leakage certificate: shows that no row of one split repeats a row of another, and that the search would find it.
 
 Exact (the same prompt), near (verified Jaccard similarity of prompts, boilerplate left out) and by group, between each two
-splits; semantic where the spec asks for it. Every run tests the search itself: leaks are planted in a copy of the
+splits. Every run tests the search itself: leaks are planted in a copy of the
 validation and test rows, and the same search must find them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +19,17 @@ from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_
 from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_hash
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH
 from finetune_pipeline.data.examples import SPLIT_FILES, examples_of
-from finetune_pipeline.data.split.alike import AlikeRows, shared_texts
-from finetune_pipeline.data.split.canaries import KINDS, make_canaries, prove_semantic, recall_by_edit
+from finetune_pipeline.data.split.alike import AlikeRows
+from finetune_pipeline.data.split.canaries import KINDS, make_canaries, recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
 
 LEAKAGE = "leakage.json"
-BETWEEN = (("train", "test"), ("validation", "test"), ("train", "validation"))
 _PAIRS_SHOWN = 20
 _CANARY_SOURCES = 64
 _TRAIN = SPLITS.index("train")
-PAIR_KINDS = ("exact", "group", "near", "semantic", "alike")
+PAIR_KINDS = ("exact", "group", "near", "alike")
 """Kinds of pairs between splits. The last is no leak: links of alike rows that were cut (see data/split/placement.py)."""
 Leak = tuple[int, int, float]
 """(row, other row, similarity) of two rows in different splits."""
@@ -89,9 +87,8 @@ class Search:
         of_some = self.rows(there).leaks(self.spec.data.near_duplicate_threshold)
         leaks = {kind: [(int(there[i]), int(there[j]), s) for i, j, s in pairs] for kind, pairs in of_some.items()}
         links = self.alike.links
-        alike = zip(links.left.tolist(), links.right.tolist(), links.strength.tolist(), strict=True)
-        for kind, pairs in (("alike", alike), ("semantic", self.alike.suspects)):
-            leaks[kind] = [(i, j, s) for i, j, s in pairs if -1 < self.split[i] != self.split[j] > -1]
+        pairs = zip(links.left.tolist(), links.right.tolist(), links.strength.tolist(), strict=True)
+        leaks["alike"] = [(i, j, s) for i, j, s in pairs if -1 < self.split[i] != self.split[j] > -1]
         return leaks
 
     def rows(self, which: np.ndarray) -> _Rows:
@@ -112,31 +109,25 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         leaks: What :meth:`Search.leaks` found.
 
     Returns:
-        exact, near, semantic, group, alike (pairs or groups), by_pair ({"train-test": {…}}), pairs (up to 20 shown by
-        id), threshold, rows, canaries ({planted, found, by_kind, missed}), edited (see canaries.recall_by_edit), shared (see
-        alike.shared_texts).
+        exact, near, group, alike (how many pairs), pairs (up to 20 of them by id), threshold, rows, canaries ({planted,
+        found, by_kind, missed}), edited (see canaries.recall_by_edit).
     """
-    by_pair = {f"{a}-{b}": Counter(dict.fromkeys(PAIR_KINDS, 0)) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
     ids, split = search.table.rows["id"], search.split
     for kind in PAIR_KINDS:
-        for i, j, likeness in leaks.get(kind, ()):
-            names = {SPLITS[split[i]], SPLITS[split[j]]}
-            between = next(f"{a}-{b}" for a, b in BETWEEN if {a, b} == names)
-            by_pair[between][kind] += 1
+        for i, j, likeness in leaks[kind][: _PAIRS_SHOWN - len(shown)]:
+            splits = "-".join(SPLITS[code] for code in sorted((split[i], split[j])))
             pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(likeness, 4)}
-            shown.append({"splits": between, "kind": kind, **pair})
+            shown.append({"splits": splits, "kind": kind, **pair})
     return {
-        **{kind: sum(counts[kind] for counts in by_pair.values()) for kind in PAIR_KINDS},
-        "by_pair": {name: dict(counts) for name, counts in by_pair.items()},
-        "pairs": shown[:_PAIRS_SHOWN],
+        **{kind: len(leaks[kind]) for kind in PAIR_KINDS},
+        "pairs": shown,
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
         "canaries": _prove(search),
         "edited": recall_by_edit(
             search.table, search.unit, np.flatnonzero(split > _TRAIN), search.alike, search.boilerplate
         ),
-        "shared": shared_texts(search.table, split, search.alike.long),
     }
 
 
@@ -188,9 +179,6 @@ def _prove(search: Search) -> dict[str, Any]:
     for place, canary in enumerate(canaries, n):
         seen = place in near or int(copy.prompt[place]) in prompts or int(copy.group[place]) in groups
         verdicts.append((canary, seen))
-    if spec.data.semantic is not None:
-        some = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:2000]]
-        verdicts += prove_semantic(sources, [e.user_text for e in table.fetch(some)], spec.data.semantic)
     counts = {kind: [0, 0] for kind in KINDS}
     for canary, seen in verdicts:
         counts[canary.kind][0] += 1

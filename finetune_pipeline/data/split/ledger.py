@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +17,26 @@ ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "
 """One assignment: a row's id, its key (the hash of its prompt), the cluster it was in, the split's place in SPLITS."""
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """All assignments (ENTRY, [n]) in the order they were made.
+def split_of(entries: np.ndarray, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The split (int8, place in SPLITS) that a ledger's entries gave every row last, found by key, else by id; -1: none.
 
-    A row has two names: its id (content as it came in) and its key. The id survives a change of the scrubbing rules,
-    the key a change of the answer or of the system prompt.
+    A row has two names: its id (content as it came in) and its key. The id survives a change of the scrubbing rules, the key
+    a change of the answer or of the system prompt.
     """
+    by_key = _last(entries, "key", keys)
+    return np.where(by_key >= 0, by_key, _last(entries, "id", ids))
 
-    entries: np.ndarray
 
-    def split_of(self, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """The split (int8, place in SPLITS) every row was given before, found by key, else by id; -1: none."""
-        by_key = self._last("key", keys)
-        by_id = self._last("id", ids)
-        return np.where(by_key >= 0, by_key, by_id)
-
-    def _last(self, name: str, wanted: np.ndarray) -> np.ndarray:
-        """What the latest entry with this name says."""
-        splits = np.full(len(wanted), -1, np.int8)
-        if len(self.entries):
-            order = np.argsort(self.entries[name], kind="stable")
-            ordered = self.entries[name][order]
-            at = np.searchsorted(ordered, wanted, side="right") - 1
-            hit = (at >= 0) & (ordered[at] == wanted)
-            splits[hit] = self.entries["split"][order[at[hit]]]
-        return splits
+def _last(entries: np.ndarray, name: str, wanted: np.ndarray) -> np.ndarray:
+    """What the latest entry with this name says."""
+    splits = np.full(len(wanted), -1, np.int8)
+    if len(entries):
+        order = np.argsort(entries[name], kind="stable")
+        ordered = entries[name][order]
+        at = np.searchsorted(ordered, wanted, side="right") - 1
+        hit = (at >= 0) & (ordered[at] == wanted)
+        splits[hit] = entries["split"][order[at[hit]]]
+    return splits
 
 
 _BEGUN = "begun_by_restart"
@@ -70,8 +63,9 @@ def mark_begun(ledger: Path) -> None:
     (ledger / _BEGUN).touch()
 
 
-def read_ledger(folder: Path) -> Ledger:
-    """The ledger; an empty one when there is no folder. Raises ValueError for a broken file: it must not be guessed."""
+def read_ledger(folder: Path) -> np.ndarray:
+    """All assignments (ENTRY, [n]) in the order they were made; none when there is no folder. Raises ValueError for a broken
+    file: it must not be guessed."""
     parts = [np.zeros(0, ENTRY)]
     for path in sorted(folder.glob("*.npy")):
         try:
@@ -81,7 +75,7 @@ def read_ledger(folder: Path) -> Ledger:
         if part.dtype != ENTRY or (len(part) and part["split"].max() >= len(SPLITS)):
             raise ValueError(f"{path}: not a file of split assignments; restore it from a backup")
         parts.append(part)
-    return Ledger(np.concatenate(parts))
+    return np.concatenate(parts)
 
 
 def record_assignments(assignments: np.ndarray, folder: Path) -> int:
@@ -94,8 +88,8 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ledger = read_ledger(folder)
-        new = assignments[~_listed(ledger.entries, assignments)]
-        before = ledger.split_of(new["id"], new["key"])
+        new = assignments[~_listed(ledger, assignments)]
+        before = split_of(ledger, new["id"], new["key"])
         moved = np.flatnonzero((before >= 0) & (before != new["split"]))
         if len(moved):
             shown = "; ".join(

@@ -23,7 +23,7 @@ from finetune_pipeline.data.split.leakage import (
     Search,
     certify,
 )
-from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger
+from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
 from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, place, shares_of
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
@@ -63,8 +63,8 @@ def split(
     rows = np.load(reviewed / TABLE)
     table = RowTable(rows, clean / ALL_ROWS)
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
-    alike = alike_rows(table, boilerplate, spec)
-    before = read_ledger(ledger).split_of(rows["id"], rows["prompt"])
+    alike = alike_rows(table, boilerplate)
+    before = split_of(read_ledger(ledger), rows["id"], rows["prompt"])
     placed, units, joined = place(rows, before, spec, alike.links)
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
@@ -76,7 +76,7 @@ def split(
     certificate["cut"], certificate["held"] = joined.cut, joined.held
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
-    find = finder_of(spec.data, names=False)
+    find = finder_of(spec.data)
     write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
     np.save(out / PLACED_FILE, placed)
     np.save(out / TABLE, rows)
@@ -92,10 +92,10 @@ def split(
 def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequence[Leak]]) -> np.ndarray:
     """Take rows out (split LEFT in `placed`) that a changed setting joins with rows the ledger holds in another split.
 
-    The ledger keeps every row where it was. When a looser relation (another threshold, group or scrubbing rule; removal by
-    `data.semantic`) makes rows of two splits one, the row of the split that matters less leaves: train before validation,
-    and never the test. Only rows of one unit leave, which the ledger has torn, and suspects that `data.semantic.remove`
-    calls duplicates. A leak between units is one the clustering missed: it stays, and the certificate fails.
+    The ledger keeps every row where it was. When a looser relation (another threshold, group or scrubbing rule) makes rows
+    of two splits one, the row of the split that matters less leaves: train before validation, and never the test. Only
+    rows of one unit leave, which the ledger has torn. A leak between units is one the clustering missed: it stays, and the
+    certificate fails.
 
     Returns which rows left (bool, [n]).
     """
@@ -109,8 +109,6 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
         np.maximum.at(highest, number, split[some])
         higher[some] = np.maximum(higher[some], highest[number])
     pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]]
-    if search.spec.data.semantic is not None and search.spec.data.semantic.remove:
-        pairs += [(i, j) for i, j, _ in leaks["semantic"]]
     for i, j in pairs:
         higher[i], higher[j] = max(higher[i], split[j]), max(higher[j], split[i])
     left: np.ndarray = there & (higher > split)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from finetune_pipeline.data.dedup.semantic import embed
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.correctness import scored_text
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Spent, ask
+from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.inference.generated import Answer
 
@@ -88,7 +88,7 @@ def prediction_pairs(
 
 
 def likeness(answers: Sequence[str], references: Sequence[str], model: str = "hashed") -> list[float]:
-    """Cosine similarity (-1 to 1) of each answer with its reference; model: see data.semantic."""
+    """Cosine similarity (-1 to 1) of each answer with its reference; model: see evaluation.similarity."""
     if not answers:
         return []
     vectors = embed([*answers, *references], model)

@@ -100,7 +100,6 @@ LINE_FAULTS: list[tuple[str, str, Any]] = [
 ]
 WARNINGS: list[tuple[str, str, Any]] = [
     ("HTML entity", "html_entity", chat(user="It broke &amp; burnt")),
-    ("HTML tag", "html_tag", chat(user="It broke<br>again")),
     ("lost characters", "replacement_character", chat(user="It br\ufffdke")),
     ("zero-width space", "invisible_characters", chat(user="It br\u200boke")),
     ("text turned round", "invisible_characters", chat(user="It \u202ebroke\u202c")),
@@ -111,14 +110,11 @@ WARNINGS: list[tuple[str, str, Any]] = [
         "no_input_marker",
         {"instruction": "It broke", "input": "<noinput>", "output": "bug_report"},
     ),
-    ("frame of a prompt", "prompt_boilerplate", chat(user="### Instruction:\nIt broke")),
 ]
 THOUGHT = [{"type": "reasoning", "text": "Hm."}, {"type": "text", "text": "Yes"}]
 OTHER = [{"name": "other"}]
 FREE_WARNINGS: list[tuple[str, str, Any]] = [
     ("calculator's note", "calculator_annotation", {"question": "48/2?", "answer": "<<48/2=24>>24"}),
-    ("refusal", "refusal", {"question": "Who are you?", "answer": "As an AI language model, I cannot say."}),
-    ("echo", "answer_equals_input", {"instruction": "Mend", "input": "she sings", "output": "She sings."}),
     ("reasoning", "reasoning_kept", {"messages": [S, U, turn("assistant", THOUGHT)]}),
     ("unknown tool", "unknown_tool", {"messages": [S, U, turn("assistant", None, tool_calls=[CALL])], "tools": OTHER}),
 ]

@@ -12,7 +12,6 @@ import pytest
 
 from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item, Match, read_benchmark
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.report import contamination
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline_tests.unit.data.quality.makers import make
 
@@ -33,9 +32,7 @@ def find(items: list[Item], rows: list[Example]) -> list[Match]:
 
 
 def test_clean_rows_pass() -> None:
-    matches = find(ITEMS, CLEAN)
-    report = contamination(matches, ITEMS, len(CLEAN))
-    assert not matches and report["passed"] and not report["findings"]
+    assert not find(ITEMS, CLEAN)
 
 
 def test_planted_items_are_found_one_to_one() -> None:
@@ -45,10 +42,8 @@ def test_planted_items_are_found_one_to_one() -> None:
     assert [(m.id, m.line, m.how) for m in matches] == [
         (e.id, item.line, "exact") for e, item in zip(planted, ITEMS, strict=True)
     ]
-    report = contamination(matches, ITEMS, len(rows))
-    assert not report["passed"] and report["repeated"] == 50
-    assert report["benchmarks"] == [{"file": "bench.jsonl", "items": 50, "repeated": 50, "rows": 50}]
-    assert report["findings"][0]["place"] == "raw/a.jsonl:501"
+    finding = matches[0].finding()
+    assert finding.place == "raw/a.jsonl:501" and "bench.jsonl (line 1): its prompt is that item" in finding.message
 
 
 @pytest.mark.parametrize("where", ["wrapped", "answer", "edited", "cased"])
@@ -119,8 +114,8 @@ def write(path: Path, content: Any) -> Path:
         ("a.json", [{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}], [(1, "hi")]),
         ("a.json", [{"strange": {"deep": ["ab", "abc"]}}], [(1, "abc")]),
         ("a.txt", "\none\ntwo\n\n \nthree\n", [(2, "one\ntwo"), (6, "three")]),
-        ("a.csv", 'question,gold\n"Which, then?",1\nWhy?,0\n', [(1, "Which, then?"), (2, "Why?")]),
-        ("a.tsv.gz", "context\tquestion\nIt rained.\tIs it wet?\n", [(1, "It rained.\n\nIs it wet?")]),
+        ("a.csv", 'question,gold\n"Which, then?",1\nWhy?,0\n', [(2, "Which, then?"), (3, "Why?")]),
+        ("a.tsv.gz", "context\tquestion\nIt rained.\tIs it wet?\n", [(2, "It rained.\n\nIs it wet?")]),
     ],
 )
 def test_items_of_a_file(tmp_path: Path, name: str, content: Any, expected: list[tuple[int, str]]) -> None:
@@ -132,10 +127,10 @@ def test_items_of_a_file(tmp_path: Path, name: str, content: Any, expected: list
     ("name", "content", "place"),
     [
         ("b.jsonl", '{"question": "q"}\n{oops\n', "b.jsonl:2"),
-        ("b.json", "{", "b.json"),
+        ("b.json", "{", "b.json:1"),
         ("b.xls", "x", "b.xls"),
         ("b.jsonl", "\n", "b.jsonl"),
-        ("b.csv", "question,gold\nWhich?,1,2\n", "b.csv"),
+        ("b.csv", "question,gold\nWhy?,1\nWhich?,1,2\n", "b.csv:3"),
         ("b.parquet", "PAR1", "b.parquet"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the leakage certificate says of edited copies and of shared texts, held against the planted truth."""
+"""What the leakage certificate says of edited copies, held against the planted truth."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, TABLE, RowTable
 from finetune_pipeline.data.split import canaries
-from finetune_pipeline.data.split.alike import AlikeIndex, Nearest, alike_rows
+from finetune_pipeline.data.split.alike import AlikeIndex, alike_rows
 from finetune_pipeline.data.split.canaries import EDITS as CANARIES
 from finetune_pipeline.data.split.leakage import Search, certify, leakage_report
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.steps.data_checks import no_leakage
-from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, hold, make_spec, unlike, write_clean
+from finetune_pipeline_tests.unit.data.rows import example, make_spec, unlike, write_clean
 from finetune_pipeline_tests.unit.data.test_together import EDITS, made, request
 
 LIKE = {
@@ -57,9 +57,8 @@ def test_a_search_that_finds_no_edited_copy_fails_the_check(tmp_path: Path, monk
     assert good.passed and "one typo 100%" in good.message
     real = AlikeIndex.nearest
 
-    def blind(self: AlikeIndex, forms: list[str] | None = None) -> Nearest:
-        of = real(self, forms)
-        return of if forms is None else Nearest(np.full(len(forms), -1), np.zeros(len(forms)))
+    def blind(self: AlikeIndex, forms: list[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return real(self) if forms is None else (np.full(len(forms), -1), np.zeros(len(forms)))
 
     monkeypatch.setattr(AlikeIndex, "nearest", blind)
     made(tmp_path / "blind", rows)
@@ -85,28 +84,6 @@ def test_canaries_are_drawn_over_all_labels_and_lengths(monkeypatch: pytest.Monk
     assert 10 < sum(labels[text] == "P0_incident" for text in seen) < 30
 
 
-def test_shared_answers_and_passages_are_listed(tmp_path: Path) -> None:
-    """One answer under two questions, and one source text under two templates, held in two splits by the ledger."""
-    spec = make_spec(TEXT_OUTPUT)
-    answer, passage = unlike(900, 10), unlike(901, 12).capitalize() + "."
-    rows = [example(unlike(i), unlike(1000 + i), line=i) for i in range(60)]
-    pairs = [
-        (example(unlike(500), answer, line=100), example(unlike(501), answer, line=101)),
-        (
-            example(f"Sum this up: {passage}", "a", line=102),
-            example(f"{unlike(502)}: {passage} {unlike(503)}", "b", line=103),
-        ),
-    ]
-    hold(tmp_path / "ledger", rows[30:], "validation")
-    hold(tmp_path / "ledger", [a for a, _ in pairs], "train")
-    hold(tmp_path / "ledger", [b for _, b in pairs], "test")
-    made(tmp_path, [*rows, *(e for pair in pairs for e in pair)], spec)
-    shared = leakage_report(tmp_path / "out")["shared"]
-    assert (shared["answers"], shared["passages"]) == (1, 1)
-    assert {frozenset(s["ids"]) for s in shared["shown"]} == {frozenset((a.id, b.id)) for a, b in pairs}
-    assert all(s["splits"] == ["train", "test"] for s in shared["shown"])
-
-
 def test_one_leak_of_each_kind_is_certified(tmp_path: Path) -> None:
     """Rows moved behind the back of the split: an exact copy, a near one, an edited one, and a row of the same group."""
     base = [example(unlike(i, 20), line=i, group=f"g{i}" if i == 3 else None) for i in range(60)]
@@ -120,10 +97,12 @@ def test_one_leak_of_each_kind_is_certified(tmp_path: Path) -> None:
     table = RowTable(np.load(cleaned / TABLE), cleaned / ALL_ROWS)
     boilerplate = Boilerplate.load(cleaned / BOILERPLATE)
     split = np.array([2] * 60 + [0] * 4, np.int8)
-    alike = alike_rows(table, boilerplate, make_spec())
+    alike = alike_rows(table, boilerplate)
     search = Search(table, split, table.rows["cluster"], np.load(cleaned / SKETCHES), boilerplate, alike, make_spec())
     certificate = certify(search, search.leaks())
-    assert certificate["by_pair"]["train-test"] == {"exact": 1, "group": 1, "near": 1, "semantic": 0, "alike": 2}
+    counts = {kind: certificate[kind] for kind in ("exact", "group", "near", "alike")}
+    assert counts == {"exact": 1, "group": 1, "near": 1, "alike": 2}
+    assert {pair["splits"] for pair in certificate["pairs"]} == {"train-test"}
     shown = {(pair["kind"], frozenset((pair["id"], pair["other_id"]))) for pair in certificate["pairs"]}
     kinds = ("exact", "near", "alike", "group")
     assert {(kind, frozenset((a.id, b.id))) for kind, a, b in zip(kinds, base[:4], leaks, strict=True)} <= shown

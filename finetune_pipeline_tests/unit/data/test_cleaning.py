@@ -230,21 +230,3 @@ def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) ->
     facts, kept = run(tmp_path / "warn", rows, scrub="warn")
     assert kept == rows and facts["by_rule"] == {"data.personal_data": 1} and facts["quarantined"] == 0
     assert facts["scrubbed"]["email"] == 1
-
-
-def test_rows_that_may_mean_the_same_are_told_and_removed_only_when_asked(tmp_path: Path) -> None:
-    rows = [
-        example("please export the whole invoice list now as file", line=1),
-        example("now export the invoice list as whole file please", line=2),
-        example("the map of the depot is empty since noon", line=3),
-    ]
-    semantic = {"model": "hashed", "threshold": 0.5}
-    facts, kept = run(tmp_path / "told", rows, semantic=semantic)
-    assert len(kept) == 3 and facts["by_rule"] == {"data.semantic_suspect": 1} and facts["semantic_suspects"] == 1
-    report = read_lines(tmp_path / "told/out/findings.jsonl")[0]
-    assert {report["place"], "raw/a.jsonl:2", "raw/a.jsonl:1"} <= {report["place"], *report["message"].split()}
-    names = clusters(tmp_path / "told/out")
-    assert names[rows[0].id] != names[rows[1].id]
-    run(tmp_path / "removed", rows, semantic={**semantic, "remove": True})
-    names = clusters(tmp_path / "removed/out")
-    assert names[rows[0].id] == names[rows[1].id] != names[rows[2].id]

@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_pipeline.data.draft.draft import Draft, draft, task_name
-from finetune_pipeline.data.draft.files import given_files, name_problems, place_files
+from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
 from finetune_pipeline.data.draft.reading import is_header
-from finetune_pipeline.data.draft.task_file import task_yaml
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 

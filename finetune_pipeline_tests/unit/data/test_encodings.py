@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.raw_files import detect
+from finetune_pipeline.data.raw_files import container_facts
 from finetune_pipeline_tests.unit.data.raw_rows import rules, texts, validate_bytes
 from finetune_pipeline_tests.unit.data.rows import make_spec
 
@@ -47,7 +47,7 @@ def test_western_windows_text_is_read_and_said(tmp_path: Path, language: str) ->
     assert texts(result)[1:4] == SAID[language] and (result.kept, rules(result)) == (13, {"encoding_detected": 1})
     (said,) = result.unread
     assert said["severity"] == "warning" and "read as cp1252" in said["message"]
-    assert "in cp1252" in detect(tmp_path / "a.csv", "a.csv", make_spec()).reason
+    assert "in cp1252" in container_facts(tmp_path / "a.csv", "a.csv", make_spec())["reason"]
 
 
 @pytest.mark.parametrize(

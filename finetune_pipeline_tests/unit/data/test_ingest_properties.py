@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.json_lines import is_blank
-from finetune_pipeline.data.raw_files import detect
+from finetune_pipeline.data.raw_files import container_facts
 from finetune_pipeline_tests.unit.data.raw_rows import examples, validate_file
 from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, make_spec
 
@@ -127,9 +127,8 @@ def accounted(path: Path, spec: Any, size: int) -> Any:
     assert all(any(f["severity"] == "error" for f in q["findings"]) for q in long.quarantine)
     assert sum(long.by_rule.values()) == len(long.findings)
     msgspec.json.encode([long.quarantine, long.findings, dict(long.ignored), dict(long.shapes)])
-    detected = detect(path, path.name, spec)
-    assert detected.container in ("json_lines", "json", "csv", "parquet", "workbook", "unknown") and detected.reason
-    msgspec.json.encode(detected)
+    seen = container_facts(path, path.name, spec)
+    assert seen["container"] in ("json_lines", "json", "csv", "parquet", "workbook", "unknown") and seen["reason"]
     return long
 
 

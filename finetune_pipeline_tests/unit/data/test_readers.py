@@ -12,7 +12,6 @@ import pytest
 
 from finetune_pipeline.data.examples import decode_examples
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
-from finetune_pipeline.data.readers import json_document
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline_tests.unit.data.raw_rows import (
     as_lines,
@@ -257,12 +256,6 @@ def test_a_row_longer_than_a_line_may_be(tmp_path: Path) -> None:
     monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 100) + b'", "more": [{"a": "]"}]}'
     result = validate_bytes(tmp_path, b"[" + b",\n".join([rows[0], monster, *rows[1:]]) + b"]", SPEC, "a.json")
     assert rules_by_line(result) == [("line_too_long", 2)] and result.kept == 6
-
-
-def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_document, "MAX_DOCUMENT_BYTES", 100)
-    result = validate_bytes(tmp_path, gzip.compress(json.dumps(ROWS).encode()), SPEC, "a.json.gz")
-    assert (rules(result), result.kept) == ({"document_too_large": 1}, 0)
 
 
 # --- what a file is ---------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in ledger.glob("*.npy")}
     report = assignments_in(tmp_path / "a")
     assert record_assignments(report, ledger) == 0
-    assert len(read_ledger(ledger).entries) == 30
+    assert len(read_ledger(ledger)) == 30
     report["split"][report["split"] == 2] = 0
     with pytest.raises(
         RuntimeError, match=f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_pipeline.data.raw_files import detect
+from finetune_pipeline.data.raw_files import container_facts
 from finetune_pipeline_tests.unit.data.raw_rows import (
     examples,
     records_of,
@@ -56,9 +56,9 @@ def test_the_dialect_follows_from_the_file(tmp_path: Path, delimiter: str) -> No
             assert values(tmp_path, data, spec, name) == [dict(zip(names, row, strict=True)) for row in GOOD * 3]
         result = validate_bytes(tmp_path, data, spec, "a.csv")
         assert (result.kept, result.findings) == (15, [])
-        detected = detect(tmp_path / "a.csv", "a.csv", spec)
-        assert detected.container == "csv" and "in all of the first" in detected.reason
-        assert f"delimiter {delimiter!r}" in detected.reason
+        seen = container_facts(tmp_path / "a.csv", "a.csv", spec)
+        assert seen["container"] == "csv" and "in all of the first" in seen["reason"]
+        assert f"delimiter {delimiter!r}" in seen["reason"]
 
 
 def test_rows_keep_the_line_they_start_in(tmp_path: Path) -> None:
@@ -135,14 +135,6 @@ def test_what_cannot_be_told_is_refused_with_the_line_to_add(
 ) -> None:
     result = validate_bytes(tmp_path, data.encode(), make_spec(csv=csv), "a.csv")
     assert (rules(result), result.rows_in) == ({"csv_dialect": 1}, 0) and said in result.findings[0]["fix"]
-
-
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
-def test_an_encoding_is_declared(tmp_path: Path, encoding: str) -> None:
-    said = "Café, naïve"
-    data = f'text,label\n"{said}",bug_report\n{said[:3]},bug_report\n'.encode(encoding)
-    result = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv", size=64)
-    assert texts(result) == [said, said[:3]] and set(rules(result)) <= {"byte_order_mark"}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ TRAINING = {
 DATA = {
     "raw_examples": {
         "lines": 1042,
-        "files": [{"file": "raw/a<b>.jsonl", "lines": 1042, "shape": "text_label", "sha256": "ab12" * 16}],
+        "files": [{"file": "raw/a<b>.jsonl", "sha256": "ab12" * 16}],
     },
     "validated_examples": {"rows_in": 1042, "kept": 1019, "quarantined": 23, "by_rule": {"data.bad_json": 23}},
     "clean_examples": {

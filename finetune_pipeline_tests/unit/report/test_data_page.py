@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item
-from finetune_pipeline.data.quality.report import contamination, data_quality
+from finetune_pipeline.data.quality.report import data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
 from finetune_pipeline.planning.tokens import counted_by
 from finetune_pipeline.report.data_page import data_page
@@ -37,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def faulty(base: Path) -> dict[str, Any]:
-    """A label task with hostile texts, wrong labels, unreviewed synthetic rows and a repeated benchmark."""
+    """A label task with hostile texts, wrong labels and unreviewed synthetic rows."""
     rows = requests(600)
     wrong = {i: LABELS[(LABELS.index(str(rows[i].label)) + 1) % 4] for i in range(0, 600, 15)}
     rows = [
@@ -46,11 +45,9 @@ def faulty(base: Path) -> dict[str, Any]:
         for i, e in enumerate(rows)
     ]  # fmt: skip
     rows.append(make(f"{HOSTILE} password login", HOSTILE, 601, label="parcel"))
-    items = [Item(f"{HOSTILE}.jsonl", 1, rows[0].user_text)]
-    benchmarks = contamination(list(BenchmarkIndex(items).find(rows).values()), items, len(rows))
     spec = make_spec(LABELS)
     decisions = {e.id: "drop" for e in review_sample(rows, {}, spec.data.synthetic)[:2]}
-    return data_quality(rows, dealt(rows), {}, decisions, spec, counted_by(base, spec), benchmarks)
+    return data_quality(rows, dealt(rows), {}, decisions, spec, counted_by(base, spec))
 
 
 def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> None:
@@ -62,8 +59,7 @@ def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> No
 def test_it_says_what_stops_and_what_to_look_at(faulty: dict[str, Any]) -> None:
     words = page_of(faulty, "post", "d", STAGES, LABELS).words
     assert "Training is stopped." in words and "no, stops" in words and "What stops it: synthetic rows" in words
-    for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet",
-                 "Clopper-Pearson", "1 training rows repeat 1 of the 1 items"):  # fmt: skip
+    for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet"):
         assert text in words, text
     assert faulty["noise"]["suspects"][0]["id"] in words
 

@@ -38,7 +38,6 @@ def quality(folder: Path, spec: TaskSpec, name: str) -> tuple[dict[str, Any], Pa
         reviewed=at / "reviewed",
         clean=at / "clean",
         splits=at / "splits",
-        raw=folder / "raw",
         tokenizer=None,
         stages={},
         out=at / "quality",

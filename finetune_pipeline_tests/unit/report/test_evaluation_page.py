@@ -107,7 +107,7 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
         "Cleaned 1,019 16 31 21 951",
         "all 700 80 171 bug 300 0 0 billing 300 0 0",
         "scrubbed: email 14",
-        "raw/a<b>.jsonl 1,042 text label ab12ab12ab12ab12",
+        "raw/a<b>.jsonl ab12ab12ab12ab12",
         "No test row repeats or resembles a training row.",
         "Found over all rows (balance): the largest label is 12 times the smallest.",
         "Trainable parameters 1,000 (1.0% of all)",

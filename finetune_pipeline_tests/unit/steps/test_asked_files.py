@@ -29,7 +29,9 @@ def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tup
     (folder / "task/task.yaml").write_text(yaml.safe_dump({**SPEC, **sections}))
     task, store = load_task(folder / "task"), ArtifactStore(folder / "store")
     made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)["clean_examples"]
-    return dict(made.facts), [row["file"] for row in read_lines(made.folder / "benchmark_matches.jsonl")]
+    findings = [f for row in read_lines(made.folder / "quarantine.jsonl") for f in row["findings"]]
+    repeated = [f["message"] for f in findings if f["rule"] == "data.benchmark_contamination"]
+    return dict(made.facts), [message.split("benchmark ")[1].split(" (line")[0] for message in repeated]
 
 
 def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:

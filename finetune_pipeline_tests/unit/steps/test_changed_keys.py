@@ -37,17 +37,13 @@ CHANGES: dict[str, Any] = {
     "data.max_quarantine_share": 0.5,
     "data.min_examples": 20,
     "data.min_per_label": 5,
-    "data.many_examples": 100,
     "data.max_imbalance": 2.0,
     "data.max_suspects_of_a_file": 1.0,
     "data.max_label_noise": 1.0,
     "data.near_duplicate_threshold": 0.5,
     "data.contradictions": "warn",
-    "data.semantic": {"threshold": 0.8, "remove": True},
-    "data.consistency": {"max_minority": 0.3},
     "data.synthetic": {"review_share": 0.5},
     "data.scrub": "drop",
-    "data.scrub_names": True,
     "data.scrub_region": "GB",
     "data.sheet": "Orders",
     "data.allow_truncated": True,
@@ -62,8 +58,8 @@ CHANGES: dict[str, Any] = {
     "output.labels": [*LABELS, "three"],
     "system_prompt": "Another prompt. one two three",
 }
-SAYS_WHAT_TO_DO = {"data.fields": "set split.restart: true", "data.scrub_names": "spaCy"}
-"""Keys whose change stops the run here, and what the message names: groups over all splits; a model not installed."""
+SAYS_WHAT_TO_DO = {"data.fields": "set split.restart: true"}
+"""Keys whose change stops the run here, and what the message names: groups over all splits."""
 
 
 def rows(dice: random.Random, count: int) -> list[dict[str, str]]:
@@ -136,16 +132,6 @@ def test_the_next_run_works_or_says_what_to_do(first: Path, tmp_path: Path, key:
     assert facts["left"]["test"] == 0 and min(facts["counts"].values()) > 0
     again, stopped = run(home / "task", store)
     assert again["counts"] == facts["counts"] and len(stopped) == (key == "data.fields")
-
-
-def test_semantic_removal_passes_its_first_run(first: Path, tmp_path: Path) -> None:
-    shutil.copytree(first / "task", tmp_path / "task")
-    path = tmp_path / "task/task.yaml"
-    spec = yaml.safe_load(path.read_text())
-    change(spec, "data.semantic", {"threshold": 0.8, "remove": True})
-    path.write_text(yaml.safe_dump(spec))
-    facts, stopped = run(tmp_path / "task", ArtifactStore(tmp_path / "store"))
-    assert not [a.message for a in stopped] and facts["counts"]["train"] > facts["left"]["train"]
 
 
 def test_restart_begins_a_new_ledger_once(first: Path, tmp_path: Path) -> None:

@@ -94,7 +94,6 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"held": 0, "held_by_rule": {}, "corrections": 3},
         [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}],
     ),
-    ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [{"lines": 5}]}, [{"lines": 0}]),
     ("validated_examples", "rows_accounted_for"): (
         {"rows_in": 5, "kept": 4, "quarantined": 1},
         [{"kept": 3}, {"kept": 5}],
@@ -122,20 +121,17 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1, "near_duplicates": 1},
         [{"near_duplicates": 0}],
     ),
-    ("clean_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
-    ("clean_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
+    ("reviewed_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
+    ("reviewed_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
     **{
         ("data_quality", name): (
             {"parts": {part: {"passed": True, "message": "m", "blocking": True}}},
             [{"parts": {part: {"passed": False, "message": "m", "blocking": True}}}, {"parts": {}}],
         )
         for name, part in (
-            ("enough_reviewed_examples", "size"),
             ("synthetic_rows_reviewed", "synthetic"),
             ("class_balance", "balance"),
-            ("one_output_format", "consistency"),
             ("labels_believable", "noise"),
-            ("benchmarks_kept_out", "contamination"),
             ("rows_fit", "tokens"),
         )
     },

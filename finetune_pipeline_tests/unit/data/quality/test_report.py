@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality import parts
-from finetune_pipeline.data.quality.report import PARTS, class_balance, data_quality, size_rules
+from finetune_pipeline.data.quality.report import PARTS, class_balance, data_quality
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make_spec, requests
 
 ROWS = requests(600)
@@ -31,19 +31,19 @@ def test_a_clean_set_passes_throughout() -> None:
 
 def test_what_stops_and_what_does_not() -> None:
     rows = [replace(e, origin="synthetic") if i < 50 else e for i, e in enumerate(ROWS)]
-    report = data_quality(rows, dealt(rows), {}, {}, make_spec(LABELS, max_imbalance=1, min_examples=601))
-    assert report["blocked_by"] == ["size", "synthetic"] and not report["passed"]
-    assert [f["rule"] for f in report["findings"]] == ["quality.too_few", "quality.synthetic_unreviewed"]
+    report = data_quality(rows, dealt(rows), {}, {}, make_spec(LABELS, max_imbalance=1))
+    assert report["blocked_by"] == ["synthetic"] and not report["passed"]
+    assert [f["rule"] for f in report["findings"]] == ["quality.synthetic_unreviewed"]
 
 
 def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
     before = [replace(e, origin="synthetic") if i < 20 else e for i, e in enumerate(ROWS)]
     decisions = {e.id: "drop" if i < 3 else "keep" for i, e in enumerate(before[:20])}
     after = before[3:]
-    report = data_quality(after, dealt(after), {}, decisions, make_spec(LABELS), unreviewed=before)
+    report = data_quality(after, dealt(after), {}, decisions, make_spec(LABELS), synthetic=before[:20])
     assert report["synthetic"]["rows"] == 20 and report["synthetic"]["rejected"] == 3
     assert report["synthetic"]["verdict"] == "accepted" and report["rows"] == 597
-    assert report["origins"]["origins"] == {"human": 580, "synthetic": 17}
+    assert report["origins"] == {"human": 580, "synthetic": 17}
 
 
 def test_a_part_says_how_many_rows_it_looked_at() -> None:
@@ -52,26 +52,13 @@ def test_a_part_says_how_many_rows_it_looked_at() -> None:
     assert parts.part(True, "few labels are wrong", **parts.sampled(7331, 7331))["message"] == "few labels are wrong"
 
 
-def test_enough_passes() -> None:
-    report = size_rules(EVEN, make_spec(LABELS))
-    assert report["passed"] and report["blocking"] and report["rows"] == 600 and not report["findings"]
-
-
-def test_too_few_rows_and_too_few_of_a_label_stop() -> None:
-    report = size_rules({**EVEN, "parcel": 20, "invoice": 0}, make_spec(LABELS))
-    assert not report["passed"] and report["blocking"]
-    assert [f["rule"] for f in report["findings"]] == ["quality.too_few", "quality.too_few_of_a_label"]
-    assert "320 examples, 500 asked for" in report["message"] and "invoice: 0, parcel: 20" in report["message"]
-    assert report["few"] == {"parcel": 20, "invoice": 0}
-
-
 def test_balance_and_imbalance() -> None:
     assert class_balance(EVEN, make_spec(LABELS))["passed"]
     report = class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS))
-    assert not report["passed"] and report["ratio"] == round(2000 / 150, 3)
+    assert not report["passed"] and "2,000" in report["message"]
     assert class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
 
 
 def test_a_label_without_a_row_is_named() -> None:
     report = class_balance({**EVEN, "parcel": 0}, make_spec(LABELS))
-    assert report["absent"] == ["parcel"] and not report["passed"] and "parcel" in report["message"]
+    assert not report["passed"] and "no example of parcel" in report["message"]

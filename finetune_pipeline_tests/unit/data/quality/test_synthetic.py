@@ -10,15 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.report import write_review_sample
-from finetune_pipeline.data.quality.synthetic import (
-    acceptance_number,
-    chance_of_acceptance,
-    fair_sample,
-    review_sample,
-    synthetic_rows,
-    to_review_lines,
-)
+from finetune_pipeline.data.quality.synthetic import acceptance_number, review_line, review_sample, synthetic_rows
 from finetune_pipeline.data.review import read_decisions
 from finetune_pipeline.spec.data import SyntheticSpec
 from finetune_pipeline_tests.unit.data.quality.makers import make, make_spec
@@ -37,13 +29,6 @@ def synthetic(count: int, generator: str | None = "big", start: int = 0) -> list
 HUMAN = [make(f"person asks {i}", "an answer", 5000 + i) for i in range(100)]
 
 
-def test_the_fair_sample_keeps_both_errors_within_the_risk_and_one_row_less_does_not() -> None:
-    assert fair_sample(0.02, 0.1, 0.05) == (89, 4)
-    assert binom.cdf(4, 89, 0.1) <= 0.05 and binom.sf(4, 89, 0.02) <= 0.05
-    assert not any(binom.cdf(c, 88, 0.1) <= 0.05 and binom.sf(c, 88, 0.02) <= 0.05 for c in range(88))
-    assert fair_sample(0.1, 0.1, 0.05) is None
-
-
 def test_generators_have_their_share() -> None:
     rows = HUMAN + synthetic(800, "big") + synthetic(195, "small") + synthetic(5, None)
     sample = review_sample(rows, {}, SPEC)
@@ -58,7 +43,7 @@ def test_training_waits_until_every_row_of_the_sample_is_decided() -> None:
     report = synthetic_rows(rows, {}, decisions, make_spec())
     assert report["verdict"] == "waiting" and not report["passed"] and report["blocking"]
     assert report["waiting"] == [{"place": sample[0].place, "id": sample[0].id}]
-    assert report["findings"][0]["severity"] == "error" and report["share"] == 0.9
+    assert report["findings"][0]["severity"] == "error"
     decisions[sample[0].id] = "keep"
     report = synthetic_rows(rows, {}, decisions, make_spec())
     assert report["verdict"] == "accepted" and report["passed"] and report["rejected"] == 0
@@ -71,14 +56,9 @@ def test_the_plan_decides_at_its_number(bad: int, verdict: str) -> None:
     rejecting = ("drop", "relabel")
     decisions = {e.id: rejecting[i % 2] if i < bad else "keep" for i, e in enumerate(sample)}
     report = synthetic_rows(rows, {}, decisions, make_spec())
-    assert report["plan"]["c"] == 4 and report["verdict"] == verdict and report["passed"] == (verdict == "accepted")
+    assert report["allowed"] == 4 and report["verdict"] == verdict and report["passed"] == (verdict == "accepted")
     assert report["rejected"] == bad
-    assert report["plan"]["consumer_risk"] == pytest.approx(binom.cdf(4, 90, 0.1), abs=1e-6)
-    assert report["plan"]["producer_risk"] == pytest.approx(binom.sf(4, 90, 0.02), abs=1e-6)
-    low, high = report["rejected_interval"]
-    assert low < bad / 90 < high
-    assert report["generators"][0] | {"interval": 0} == {
-        "generator": "big", "rows": 900, "sample": 90, "decided": 90, "rejected": bad, "interval": 0}  # fmt: skip
+    assert report["generators"] == [{"generator": "big", "rows": 900, "sample": 90, "decided": 90, "rejected": bad}]
 
 
 def test_a_set_reviewed_throughout_is_accepted_whatever_was_found() -> None:
@@ -90,23 +70,14 @@ def test_a_set_reviewed_throughout_is_accepted_whatever_was_found() -> None:
 
 def test_lines_filled_in_are_decisions(tmp_path: Path) -> None:
     rows = synthetic(300)
-    lines = to_review_lines(review_sample(rows, {}, SPEC))
-    first = json.loads(lines[0])
-    assert first["decision"] == "" and {"id", "text", "answer", "generator", "reviewer"} <= set(first)
-    filled = [json.loads(line) | {"decision": "keep", "reviewer": "ann"} for line in lines]
+    lines = [review_line(e) for e in review_sample(rows, {}, SPEC)]
+    assert lines[0]["decision"] == "" and {"id", "text", "answer", "generator", "reviewer"} <= set(lines[0])
+    filled = [line | {"decision": "keep", "reviewer": "ann"} for line in lines]
     (tmp_path / "filled.jsonl").write_text("".join(json.dumps(f) + "\n" for f in filled))
     decisions, findings, _ = read_decisions(tmp_path, make_spec())
     assert not findings and {d.id for d in decisions} == {f["id"] for f in filled}
     report = synthetic_rows(rows, {}, {d.id: d.decision for d in decisions}, make_spec())
     assert report["verdict"] == "accepted"
-
-
-def test_the_file_holds_only_what_still_waits(tmp_path: Path) -> None:
-    rows = HUMAN + synthetic(300)
-    sample = review_sample(rows, {}, SPEC)
-    path = tmp_path / "to_review.jsonl"
-    assert write_review_sample(path, rows, {}, {sample[0].id: "keep"}, SPEC) == 29
-    assert sample[0].id not in path.read_text("utf-8")
 
 
 def test_the_operating_curve_in_the_docs_is_the_computed_one() -> None:
@@ -117,4 +88,4 @@ def test_the_operating_curve_in_the_docs_is_the_computed_one() -> None:
     assert len(lines) >= 6
     for n, c, *shown in lines:
         assert acceptance_number(int(n), SPEC.intolerable_rejected, SPEC.risk) == int(c)
-        assert shown == [f"{chance_of_acceptance(int(n), int(c), rate):.1%}" for rate in rates]
+        assert shown == [f"{binom.cdf(int(c), int(n), rate):.1%}" for rate in rates]

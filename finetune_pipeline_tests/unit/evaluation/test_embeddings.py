@@ -9,17 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from finetune_pipeline.data.dedup.semantic import embed, suspects
-from finetune_pipeline.spec.data import SemanticSpec
-
-TEXTS = [
-    "the invoice of march shows the wrong total for our second office",
-    "how do I reset the password of the shared mailbox",
-    "for our second office the invoice of march shows the wrong total",
-    "please add another seat to the plan of the design team",
-    "the printer in the hall is out of paper again",
-    "resetting the password of the shared mailbox, how do I do that",
-]
+from finetune_pipeline.evaluation.preferences.embeddings import embed
 
 
 @pytest.fixture
@@ -34,11 +24,11 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_rows_with_the_same_words_in_another_order_are_suspects() -> None:
-    hits = suspects(TEXTS, SemanticSpec(threshold=0.6))
-    assert [(a, b) for a, b, _ in hits] == [(0, 2), (1, 5)]
-    assert all(0.6 <= likeness <= 1 for _, _, likeness in hits) and hits[0][2] > hits[1][2]
-    assert suspects(TEXTS, SemanticSpec(threshold=0.6)) == hits
+def test_hashed_texts_of_the_same_words_are_nearer_than_others() -> None:
+    vectors = embed(["the invoice shows the wrong total", "wrong total the invoice shows", "reset my password", ""])
+    likeness = vectors @ vectors[0]
+    assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1, 1, 0])
+    assert likeness[1] > 0.6 and likeness[2] < 0.2
 
 
 def test_a_folder_with_static_embeddings(model: Path) -> None:
@@ -46,8 +36,7 @@ def test_a_folder_with_static_embeddings(model: Path) -> None:
     vectors = embed(texts, str(model))
     assert vectors.shape == (5, 3) and vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1, 1, 0, 0])
-    hits = suspects(texts, SemanticSpec(model=str(model), threshold=0.85))
-    assert [(a, b) for a, b, _ in hits] == [(0, 2)]
+    assert vectors[0] @ vectors[2] > 0.85 > vectors[0] @ vectors[1]
 
 
 def test_missing_models_say_what_to_do(tmp_path: Path, model: Path) -> None:
