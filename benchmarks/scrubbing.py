@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune_pipeline.data.scrub import KINDS, find_spans
+from finetune_pipeline.data.scrub import SHAPE_KINDS, find_spans
 from finetune_pipeline_tests.unit.data.scrubbing_rows import Labelled, labelled_rows, marked_lines
 
 PROSE = (
@@ -112,7 +112,7 @@ def main() -> None:
     rows = labelled_rows()
     scores = score(rows)
     print(f"\n{len(rows)} labelled texts\n\n| kind | values | recall | precision |\n|---|---|---|---|")
-    for kind in KINDS:
+    for kind in SHAPE_KINDS:
         print(f"| {kind} | {scores.labelled[kind]} | {scores.recall(kind):.2f} | {scores.precision(kind):.2f} |")
     print(f"\na labelled text: {microseconds([row.text for row in rows]):.0f} µs")
     for name, text in (("prose", PROSE), ("prose with numbers and dates", NUMBERS)):

@@ -90,7 +90,7 @@ STEPS = [
         needs=("validated_examples", "raw_examples"),
         settings=lambda spec, outside: {
             "kind": spec.output.kind,
-            **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_region"}),
+            **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region"}),
             **spec.data.model_dump(include={"contradictions"}),
         },
         code_version="7",

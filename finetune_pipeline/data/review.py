@@ -193,6 +193,6 @@ def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
     if not spec.labels and spec.data.scrub != "warn":
         # what reviewers write is scrubbed like any other text
-        messages = scrub_turns(messages, find=finder_of(spec.data)).messages
+        messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

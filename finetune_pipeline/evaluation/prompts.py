@@ -95,8 +95,8 @@ class Prompt:
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
     most like the row that it is shown instead; embeddings: found by these (preferences.embeddings.embed), None by TF-IDF.
-    documents: number of passages of documents/ most like the row that its system prompt ends with. system: a system prompt in place of `instead_of`, None for the task's own. api:
-    asked of baseline.endpoint, not of the base model.
+    documents: number of passages of documents/ most like the row that its system prompt ends with. system: a system prompt
+    in place of `instead_of`, None for the task's own. api: asked of baseline.endpoint, not of the base model.
     """
 
     shots: int = 0

@@ -69,7 +69,7 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
         shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
         return {
             "kind": "bad",
-            "raw": scrub_text(shown, finder_of(spec.data))[:_RAW_SHOWN],
+            "raw": scrub_text(shown, finder_of(spec.data, names=False))[:_RAW_SHOWN],
             "findings": [p.to_dict() for p in problems],
             "user": hashed,
             "source": source,
@@ -184,7 +184,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         str(row.get("output") or ""),
         correction or "",
     ]
-    find = finder_of(spec.data)
+    find = finder_of(spec.data, names=False)
     scrubber = Scrubber(texts, find=find)
 
     def clean(text: str) -> str:

@@ -103,6 +103,7 @@ class DataSpec(Section):
     scrub: Literal["replace", "drop", "warn"] = Field(
         "replace", description="Personal data and secrets: `replace`, `drop` or `warn`."
     )
+    scrub_names: bool = Field(False, description="Also look for names and addresses of people; needs a spaCy model.")
     scrub_region: list[str] = Field(
         default_factory=list,
         description="Countries (ISO 3166, such as GB or [DE, AT]) whose national telephone numbers are found without a word "

@@ -197,7 +197,7 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
 def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     """Prepare the rows of whole lines of canonical JSON."""
     spec = how.spec
-    find = finder_of(spec.data)
+    find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
     prepared = PreparedRows()
@@ -239,7 +239,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.rows["state"][list(removed)] = GONE
     prepared.sketches = sketch(loose_forms(asked, how.boilerplate), spec.data.near_duplicate_threshold)
     prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
-    prepared.quarantine = [quarantine_row(examples[i], finding, find) for i, finding in sorted(removed.items())]
+    prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     return prepared
 
 

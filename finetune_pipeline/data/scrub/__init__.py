@@ -1,7 +1,8 @@
 """Personal data and secrets: found by shape, check digits and context, replaced by typed placeholders."""
 
-from finetune_pipeline.data.scrub.find import Finder, find_spans, finder_of
-from finetune_pipeline.data.scrub.kinds import KINDS, Span, fingerprint, load_key
+from finetune_pipeline.data.scrub.find import Finder, find_spans
+from finetune_pipeline.data.scrub.kinds import KINDS, SHAPE_KINDS, Span, fingerprint, load_key
+from finetune_pipeline.data.scrub.names import finder_of, load_recogniser
 from finetune_pipeline.data.scrub.placeholders import (
     Scrubbed,
     Scrubber,
@@ -13,6 +14,7 @@ from finetune_pipeline.data.scrub.placeholders import (
 
 __all__ = [
     "KINDS",
+    "SHAPE_KINDS",
     "Finder",
     "Scrubbed",
     "Scrubber",
@@ -21,6 +23,7 @@ __all__ = [
     "finder_of",
     "fingerprint",
     "load_key",
+    "load_recogniser",
     "scrub_example",
     "scrub_text",
     "scrub_turns",

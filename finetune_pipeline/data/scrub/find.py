@@ -5,16 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 
 from finetune_pipeline.data.dedup.text_similarity import has_invisible, visible_places, visible_text
 from finetune_pipeline.data.scrub import national_ids, numbers, secrets
 from finetune_pipeline.data.scrub.kinds import Span
 from finetune_pipeline.data.scrub.numbers import before
-from finetune_pipeline.spec.data import DataSpec
 
 Finder = Callable[[str], list[Span]]
-"""Finds personal data and secrets: `find_spans`, or what `finder_of` makes of a spec."""
+"""Finds personal data and secrets: `find_spans`, or what `names.finder_of` makes of a spec."""
 
 # Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
 _ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
@@ -102,22 +100,23 @@ class _Hits:
         )
 
 
-def finder_of(data: DataSpec) -> Finder:
-    """Finds what a task asks for."""
-    return partial(find_spans, regions=data.scrub_region)
-
-
-def find_spans(text: str, regions: Sequence[str] = ()) -> list[Span]:
+def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
     """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins.
 
-    regions: countries whose national telephone numbers are found, too. Invisible characters do not count. Placeholders are
-    never part of a hit.
+    With a recogniser names and postal addresses are found too, with regions the national telephone numbers of these
+    countries. Invisible characters do not count. Placeholders are never part of a hit.
     """
     if has_invisible(text):
         places = visible_places(text)
-        spans = find_spans(visible_text(text), regions)
+        spans = find_spans(visible_text(text), recogniser, regions)
         return [Span(places[s.start], places[s.end - 1] + 1, s.kind) for s in spans]
     spans = _shapes(text, regions)
+    if recogniser is not None:
+        hits = _Hits(text)
+        hits.spans = spans
+        for span in recogniser(text):
+            hits.add(span.kind, [(span.start, span.end)])
+        spans = hits.spans
     return sorted(spans, key=_start) if len(spans) > 1 else spans
 
 

@@ -14,8 +14,12 @@ from pathlib import Path
 from finetune_pipeline.data.dedup.text_similarity import visible_text
 from finetune_pipeline.findings import Finding, FindingsError
 
-KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")
-"""Found by shape, check digits and the words around them; where two fit the same characters, the earlier one wins."""
+SHAPE_KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")
+"""Found by shape, check digits and the words around them; always looked for."""
+MODEL_KINDS = ("address", "name")
+"""Found with the recogniser model, where the task asks for it (``data.scrub_names``)."""
+KINDS = SHAPE_KINDS + MODEL_KINDS
+"""All kinds; where two fit the same characters, the earlier one wins."""
 
 KEY_BYTES = 32
 _LOOSE = re.compile(r"[\W_]+")
@@ -46,7 +50,7 @@ def canonical(kind: str, value: str) -> str:
             return str(ipaddress.ip_address(value))
         except ValueError:
             return value
-    if kind == "birth_date":
+    if kind in ("name", "address", "birth_date"):
         return _LOOSE.sub(" ", value).strip().casefold()
     return value
 

@@ -76,7 +76,7 @@ def split(
     certificate["cut"], certificate["held"] = joined.cut, joined.held
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
-    find = finder_of(spec.data)
+    find = finder_of(spec.data, names=False)
     write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
     np.save(out / PLACED_FILE, placed)
     np.save(out / TABLE, rows)

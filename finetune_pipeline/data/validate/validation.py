@@ -116,7 +116,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
     totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")}
     totals["labels"].update(dict.fromkeys(spec.labels, 0))
-    find = finder_of(spec.data)
+    find = finder_of(spec.data, names=False)
     names: list[str] = []
     unread: list[dict[str, Any]] = []
 
@@ -178,7 +178,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     """Validate every row of a block."""
     result = ValidatedBlock()
     lines: list[bytes] = []
-    mapping, find = mapping_of(spec), finder_of(spec.data)
+    mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in block.records:
         no_row = record.about == "file"
         if no_row and block.file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":

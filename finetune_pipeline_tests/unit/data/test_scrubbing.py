@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.scrub import KINDS, find_spans, scrub_text
+from finetune_pipeline.data.scrub import SHAPE_KINDS, find_spans, scrub_text
 from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows, marked_lines
 
 ROWS = labelled_rows()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHAPE_KINDS)
 def test_recall_and_precision_on_the_labelled_texts(kind: str) -> None:
     hits = [(row, hit) for row in ROWS for hit in find_spans(row.text) if hit.kind == kind]
     wanted = [(row, span) for row in ROWS for span in row.spans if span.kind == kind]
@@ -104,7 +104,7 @@ HARD = st.one_of(
 @given(HARD)
 def test_any_text_is_scrubbed_once_and_for_all(text: str) -> None:
     spans = find_spans(text)
-    assert all(0 <= s.start < s.end <= len(text) and s.kind in KINDS for s in spans)
+    assert all(0 <= s.start < s.end <= len(text) and s.kind in SHAPE_KINDS for s in spans)
     assert all(a.end <= b.start for a, b in pairwise(spans))
     done = scrub_text(text)
     assert find_spans(done) == [] and scrub_text(done) == done

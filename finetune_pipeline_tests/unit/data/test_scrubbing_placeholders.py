@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.scrub import (
     Scrubber,
+    Span,
+    find_spans,
     fingerprint,
     scrub_example,
     scrub_text,
@@ -97,3 +100,13 @@ def test_whole_examples() -> None:
     assert spans_left(done) == [] and scrub_example(done) == (done, {}, [])
     clean = Example(id="1" * 16, messages=[{"role": "user", "content": "hello"}])
     assert scrub_example(clean)[0] is clean
+
+
+def test_a_recogniser_finds_what_no_shape_does_and_never_overrides_one() -> None:
+    def recogniser(text: str) -> list[Span]:
+        return [Span(i, i + 4, "name") for i in range(len(text) - 3) if text[i : i + 4].lower() in ("jane", "name")]
+
+    turns = [{"role": "user", "content": "Jane wrote from jane@example.com. JANE!"}]
+    done = scrub_turns(turns, find=partial(find_spans, recogniser=recogniser))
+    assert done.messages[0]["content"] == "[NAME_1] wrote from [EMAIL_1]. [NAME_1]!"
+    assert done.counts == {"email": 1, "name": 2}

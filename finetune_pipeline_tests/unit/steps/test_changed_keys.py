@@ -44,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "data.contradictions": "warn",
     "data.synthetic": {"review_share": 0.5},
     "data.scrub": "drop",
+    "data.scrub_names": True,
     "data.scrub_region": "GB",
     "data.sheet": "Orders",
     "data.allow_truncated": True,
@@ -58,8 +59,8 @@ CHANGES: dict[str, Any] = {
     "output.labels": [*LABELS, "three"],
     "system_prompt": "Another prompt. one two three",
 }
-SAYS_WHAT_TO_DO = {"data.fields": "set split.restart: true"}
-"""Keys whose change stops the run here, and what the message names: groups over all splits."""
+SAYS_WHAT_TO_DO = {"data.fields": "set split.restart: true", "data.scrub_names": "spaCy"}
+"""Keys whose change stops the run here, and what the message names: groups over all splits; a model not installed."""
 
 
 def rows(dice: random.Random, count: int) -> list[dict[str, str]]:
