@@ -99,7 +99,7 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
 ) -> None:
     """Killed in the search and in the pilot. What was answered and trained before a kill is not asked or trained again."""
     undisturbed, code, told = climbed
-    project = Project.continued(undisturbed, tmp_path, "prompt_search", **SETTINGS)
+    project = Project.continued(undisturbed, tmp_path, "prompt_search", cold=True, **SETTINGS)
     work = project.home / "artifacts" / "colours" / ".work"
     kept: dict[Path, int] = {}
     for step, done in (("prompt_search", "fold_*/*/result.json"), ("pilot", "*_rows/training.json")):
@@ -112,5 +112,6 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
         kill_run(running)
         kept |= {path: path.stat().st_mtime_ns for path in (work / step).glob(f"*/{done}")}
         assert not list((project.home / "artifacts" / "colours" / step).glob("*/artifact.json"))
+    project.cold = False
     again = climb(project)
     assert (again[0], without_times(again[1])) == (code, without_times(told))
