@@ -101,17 +101,31 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     undisturbed, code, told = climbed
     project = Project.continued(undisturbed, tmp_path, "prompt_search", cold=True, **SETTINGS)
     work = project.home / "artifacts" / "colours" / ".work"
-    kept: dict[Path, int] = {}
-    for step, done in (("prompt_search", "fold_*/*/result.json"), ("pilot", "*_rows/training.json")):
-        running = subprocess.Popen(
-            project.command("ladder", "colours"), env=project.environment(), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        found = wait_for(running, lambda step=step, done=done: list((work / step).glob(f"*/{done}")))
-        assert found, f"{step} ended before it could be killed"
-        kill_run(running)
-        kept |= {path: path.stat().st_mtime_ns for path in (work / step).glob(f"*/{done}")}
-        assert not list((project.home / "artifacts" / "colours" / step).glob("*/artifact.json"))
+
+    def start() -> subprocess.Popen[bytes]:
+        nowhere = subprocess.DEVNULL
+        command = project.command("ladder", "colours")
+        return subprocess.Popen(
+            command, env=project.environment(), stdout=nowhere, stderr=nowhere, start_new_session=True
+        )
+
+    def wait_until(running: subprocess.Popen[bytes], results: str, count: int) -> dict[Path, int]:
+        """When each of at least so many results of a step was written."""
+        assert wait_for(running, lambda: len(list(work.glob(results))) >= count), "it ended before it could be killed"
+        return {path: path.stat().st_mtime_ns for path in work.glob(results)}
+
+    rounds, trainings = "prompt_search/*/fold_*/*/result.json", "pilot/*/*_rows/training.json"
+    running = start()
+    answered = wait_until(running, rounds, 1)
+    kill_run(running)
+    running = start()
+    assert answered.items() <= wait_until(running, rounds, len(answered) + 1).items()
+    trained = wait_until(running, trainings, 1)
+    kill_run(running)
+    assert not list((project.home / "artifacts" / "colours" / "pilot").glob("*/artifact.json"))
+    running = start()
+    assert trained.items() <= wait_until(running, trainings, len(trained) + 1).items()
+    assert running.wait() == code
     project.cold = False
     again = climb(project)
     assert (again[0], without_times(again[1])) == (code, without_times(told))
