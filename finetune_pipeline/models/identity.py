@@ -259,6 +259,12 @@ def model_record(folder: Path) -> dict[str, Any]:
     return {"path": str(folder), "base_model": folder.name, "revision": None}
 
 
+def origin(base: Path) -> dict[str, Any]:
+    """base_model and revision, for the record of what is made of a base."""
+    record = model_record(base)
+    return {"base_model": record["base_model"], "revision": record.get("revision")}
+
+
 def record_digest(folder: Path) -> str:
     """Digest of what a model folder holds: of the weight digests in its model.json, or of its files."""
     path = folder / MODEL_FILE

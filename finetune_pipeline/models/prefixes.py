@@ -15,9 +15,9 @@ import torch
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import CONFIG, WEIGHTS, adapter_kind
-from finetune_pipeline.models.checkpoint import Checkpoint
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
-from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, origin
+from finetune_pipeline.models.streaming import TensorFile
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
@@ -32,13 +32,12 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     target.mkdir(parents=True)
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(adapter / name, target / name)
-    record, checkpoint = model_record(base), Checkpoint(source)
+    checkpoint = Checkpoint(source)
     own = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
     facts = {
         "kind": "prefix",
-        "base_model": record["base_model"],
-        "revision": record.get("revision"),
-        "dtype": "+".join(sorted({str(TORCH_TYPES[f.entries[n].dtype])[6:] for n, f in checkpoint.place.items()})),
+        **origin(base),
+        "dtype": Copy.of(checkpoint).dtypes,
         "weight_bytes": (target / WEIGHTS).stat().st_size,
         "files": {**{f.path.name: digest_file(f.path) for f in checkpoint.files}, **own},
         "adapter_sha256": own[f"adapter/{WEIGHTS}"],

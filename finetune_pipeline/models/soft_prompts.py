@@ -21,7 +21,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, origin
 from finetune_pipeline.models.inference.generation import Answer, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.models.parity import MEAN_KL_LIMIT, Rows, Side, compare, finite, logits, weights_off
@@ -41,7 +41,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     The tokens stand at the front of everything the chat template renders; ``prompt_prefix`` of the facts is the same as a
     string, for servers that get bare text. Configuration, tokenizer, template and generation config are written anew where
     they change. float32: store the embeddings in float32. Facts: kind, base_model, revision, soft_tokens, soft_ids,
-    prompt_prefix, untied, head_rows, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
+    prompt_prefix, untied, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
     Raises JobError for another kind of adapter, a base it does not fit, and a template that would not give the same tokens.
     """
     if adapter_kind(adapter) != "prompt":
@@ -70,20 +70,17 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     new.save_pretrained(target)
     _suppress(target, checkpoint.config, ids)
     _same_text(old, new, ids)
-    record = model_record(base)
     for path in sorted(target.iterdir()):
         if path.suffix != ".safetensors":
             files[path.name] = digest_file(path)
     facts = {
         "kind": "prompt",
-        "base_model": record["base_model"],
-        "revision": record.get("revision"),
+        **origin(base),
         "soft_tokens": tokens,
         "soft_ids": ids,
         "prompt_prefix": "".join(tokens),
         "untied": untied,
-        "head_rows": "mean of all rows" + (f", bias {_NEVER:g}" if bias in checkpoint.place else ""),
-        "dtype": "+".join(sorted({str(TORCH_TYPES[o.planned.dtype])[6:] for o in copy.outputs.values()})),
+        "dtype": copy.dtypes,
         "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
         "files": dict(sorted(files.items())),
         "adapter_sha256": digest_file(adapter / WEIGHTS),

@@ -16,7 +16,7 @@ from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat import for_template
-from finetune_pipeline.models.chat_templates import compile_template, own_template
+from finetune_pipeline.models.chat_templates import compile_template, own_template, special_tokens
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -41,14 +41,11 @@ class TokenCounter:
         self.tokenizer = tokenizer or Tokenizer.from_file(str(model_folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        config = json.loads((model_folder / "tokenizer_config.json").read_text("utf-8"))
         self.backend_tokenizer, self.chat_template = self.tokenizer, chat_template or own_template(model_folder)
         if not self.chat_template:
             raise FileNotFoundError(f"no chat template in {model_folder.name}: start from an instruct model")
         self.template = compile_template(self.chat_template)
-        self.special = {
-            k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token") and v
-        }
+        self.special = special_tokens(model_folder)
         eos = self.special.get("eos_token")
         self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
         generation = model_folder / "generation_config.json"

@@ -242,8 +242,6 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
             f"MLflow experiment {name!r} was deleted\n"
             f"fix: `mlflow experiments restore -x {number}`, or choose another name"
         )
-    if EXPERIMENT_KIND not in experiment.tags:  # made by an earlier version of this package
-        client.set_experiment_tag(experiment.experiment_id, EXPERIMENT_KIND, KIND_OF_MODELS)
     return str(experiment.experiment_id)
 
 

@@ -119,38 +119,27 @@ class TogetherService(Service):
             fix = "choose a model of its list of fine-tuning models, or trainer: local"
             return [self.trainer.finding("not_tunable", "model", message, fix)]
         with self.request(f"say what it allows for {self.model!r}"):
-            training, lora = self.training, low_rank(self.training)
+            training, allowed = self.training, limits.lora_training
+            evals = training.evals_per_epoch * self.epochs
             bounds = [
-                ("rank", "training.lora.r", lora.r, 1, limits.lora_training.max_rank),
-                (
-                    "limit",
-                    "training.batch_size",
-                    training.batch_size,
-                    limits.lora_training.min_batch_size,
-                    limits.lora_training.max_batch_size,
-                ),
-                ("limit", "training.epochs", self.epochs, 1, limits.max_num_epochs),
+                ("rank", "lora.r", low_rank(training).r, 1, allowed.max_rank),
+                ("limit", "batch_size", training.batch_size, allowed.min_batch_size, allowed.max_batch_size),
+                ("limit", "epochs", self.epochs, 1, limits.max_num_epochs),
                 (
                     "learning_rate",
-                    "training.learning_rate",
+                    "learning_rate",
                     training.learning_rate,
                     limits.min_learning_rate,
                     limits.max_learning_rate,
                 ),
-                (
-                    "limit",
-                    "training.evals_per_epoch",
-                    training.evals_per_epoch * self.epochs,
-                    0,
-                    limits.max_num_evals,
-                ),
+                ("limit", "evals_per_epoch", evals, 0, limits.max_num_evals),
             ]
         findings = []
         for rule, key, value, least, most in bounds:
             if not least <= value <= most:
                 message = f"{value:g} is outside what {self.place} allows for {self.model}: {least:g} to {most:g}"
                 fix = f"write {most if value > most else least:g} or {'less' if value > most else 'more'}"
-                findings.append(self.trainer.finding(rule, key, message, fix))
+                findings.append(self.trainer.finding(rule, f"training.{key}", message, fix))
         return findings
 
     def upload(self, path: Path) -> str:

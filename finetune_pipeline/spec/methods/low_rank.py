@@ -35,9 +35,6 @@ class LoraSpec(Section):
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
     dora: bool = Field(False, description="Learn magnitude and direction of the weights separately (Liu et al. 2024).")
-    init: Literal["default", "gaussian", "orthogonal"] = Field(
-        "default", description="Initial values; `default` and `gaussian` start without any change to the base."
-    )
 
 
 class LowRank(Method):
@@ -52,26 +49,19 @@ class LowRank(Method):
         lora, key = getattr(training, self.section), f"training.{self.section}"
         findings = []
         if lora.target_modules == []:
-            findings.append(("target_modules", "the list is empty: no layer would be trained",
-                             "write all-linear, or name layers such as q_proj and v_proj"))  # fmt: skip
+            fix = "write all-linear, or name layers such as q_proj and v_proj"
+            findings.append(("the list is empty: no layer would be trained", fix))
         if not isinstance(lora.target_modules, str):
             findings += [
-                ("target_modules", f"{name!r} is the embedding or the output head, which adapters here leave alone",
-                 f"remove {name}; method: full trains everything")
-                for name in lora.target_modules if name.rpartition(".")[2] in NOT_ADAPTED
-            ]  # fmt: skip
-        if lora.init == "orthogonal" and (self.holds == "four_bit" or lora.r % 2):
-            why, fix = (
-                ("the base's weights are not numbers yet once they are in four bits", "")
-                if self.holds == "four_bit"
-                else (f"it needs an even rank, and {key}.r is {lora.r}", f", or {key}.r: {lora.r + 1}")
-            )
-            findings.append(("init", f"orthogonal initialisation cannot be used: {why}",
-                             f"set {key}.init: default{fix}"))  # fmt: skip
-        rules = {"target_modules": "spec.target_modules", "init": "spec.low_rank_options"}
-        return [
-            Finding(rules[name], "error", f"task.yaml: {key}.{name}", message, fix) for name, message, fix in findings
-        ]
+                (
+                    f"{name!r} is the embedding or the output head, which adapters here leave alone",
+                    f"remove {name}; method: full trains everything",
+                )
+                for name in lora.target_modules
+                if name.rpartition(".")[2] in NOT_ADAPTED
+            ]
+        place = f"task.yaml: {key}.target_modules"
+        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in findings]
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
         """Every named layer must be there; PEFT takes a name for every module that ends with it."""
@@ -130,7 +120,6 @@ class LowRank(Method):
             lora_dropout=lora["dropout"],
             use_rslora=lora["rslora"],
             use_dora=lora["dora"],
-            init_lora_weights=True if lora["init"] == "default" else lora["init"],
             task_type="CAUSAL_LM",
             target_modules=lora["target_modules"],
         )

@@ -18,6 +18,7 @@ from finetune_pipeline.models.loading import (
     load_for_prediction,
     load_for_training,
     native_bfloat16,
+    onednn_is_there,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -88,16 +89,16 @@ def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) ->
     assert (_logits(exact) - _logits(short)).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_of_onednn_are_those_of_a_linear_layer_on_slices_too(dtype: torch.dtype) -> None:
+@pytest.mark.skipif(not onednn_is_there(), reason="this build of PyTorch has no oneDNN")
+def test_products_of_onednn_are_those_of_a_linear_layer_on_slices_too() -> None:
     torch.manual_seed(0)
-    layer, rows = torch.nn.Linear(32, 48).to(dtype), torch.randn(5, 7, 32).to(dtype)
+    layer, rows = torch.nn.Linear(32, 48).bfloat16(), torch.randn(5, 7, 32).bfloat16()
     expected = layer(rows[:, -1:]).float()
     layer.__class__ = OneDnnLinear
     with torch.no_grad():
         product = layer(rows[:, -1:])
-    assert product.dtype == dtype and product.shape == (5, 1, 48)
-    assert torch.allclose(product.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
+    assert product.dtype == torch.bfloat16 and product.shape == (5, 1, 48)
+    assert torch.allclose(product.float(), expected, atol=0.02)
 
 
 def test_validation_does_not_repack_the_weights(tiny: Path) -> None:

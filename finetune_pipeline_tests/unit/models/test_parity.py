@@ -79,7 +79,6 @@ def test_a_right_merge_passes(made: Made) -> None:
     assert facts["same_greedy_share"] >= 11 / 12
     assert facts["merge_kl"] < MERGE_KL_LIMIT / 10 < facts["mean_kl"] < MEAN_KL_LIMIT / 2
     assert (facts["weights_compared"], facts["weights_off"]) == (20, [])
-    assert facts["max_abs_logit_difference"] > 0  # the merged weights were rounded to bfloat16
 
 
 def test_a_merge_into_four_bit_weights_is_seen(made: Made, tmp_path: Path) -> None:
@@ -159,5 +158,5 @@ def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_p
     facts = made.compared(tmp_path / "out", adapter=trained)
     told = facts["parity"]
     assert facts["kind"] == "full" and told["passed"] and told["merge_kl"] is None
-    assert (told["mean_kl"], told["max_abs_logit_difference"], told["same_greedy"]) == (0.0, 0.0, 12)
+    assert (told["mean_kl"], told["same_greedy"]) == (0.0, 12)
     assert made.parity(made.base, adapter=trained)["passed"] is False

@@ -130,7 +130,7 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(
     plan = training_plan(spec(), base, examples, [], home=home, task_folder=task)
     (price,) = plan.prices
     millions = plan.tokens["total"] * 3 / 1e6
-    assert price["engine"] == "ours" and price["dollars"] == pytest.approx(2 * millions, abs=1e-4)
-    assert price["dollars_between"] == pytest.approx([millions, 4 * millions], abs=1e-4)
-    assert training_plan(spec(), base, examples, [], home=home).prices[0]["engine"] == "home"
+    assert price.where == "ours, m"
+    assert (price.low, price.high) == pytest.approx((millions, 4 * millions), abs=1e-4)
+    assert training_plan(spec(), base, examples, [], home=home).prices[0].where == "home, m"
     assert len(training_plan(spec(), base, examples, [], home=tmp_path / "none").prices) > 3

@@ -210,7 +210,7 @@ def test_an_endpoint_that_cannot_be_stopped_is_named_and_swept_later(
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL and len(server.endpoints) == 1
-    monkeypatch.setattr("finetune_pipeline.trainers.together_endpoint._PAUSE", 0.0)
+    monkeypatch.setattr("finetune_pipeline.trainers.together._PAUSE", 0.0)
     server.fault = lambda request: "refuse" if request.method in ("DELETE", "PATCH") else None
     with pytest.raises(OutsideError, match="may still run and cost money"):
         train(order)

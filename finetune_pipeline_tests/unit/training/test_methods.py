@@ -15,6 +15,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.loading import load_for_prediction
+from finetune_pipeline.training.rows import encode_split
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline_tests.tiny_model import SYSTEM
@@ -88,10 +89,9 @@ def test_full_fine_tuning_is_saved_as_a_model_in_the_bases_dtype(tmp_path: Path)
 
 
 def _loss(model: Any, inputs: Path) -> float:
-    from finetune_pipeline.models.chat import encode_all
 
     tokenizer = load_tokenizer(inputs / "base")
-    rows, _ = encode_all(tokenizer, read_examples(inputs / "validation.jsonl"))
+    rows = encode_split(tokenizer, read_examples(inputs / "validation.jsonl"), 1 << 20, "fail").rows
     batch = PaddedCollator(2)([{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows])
     with torch.no_grad():
         return torch.nn.functional.cross_entropy(logits_to_learn(model, batch), batch["labels"]).item()

@@ -129,18 +129,6 @@ def test_end_tokens_come_from_model_and_tokenizer(loaded: tuple[Any, Any], monke
     assert end_tokens(model, tokenizer) == {2, 77}
 
 
-def test_rows_of_unlike_length_are_read_apart_and_go_on_together(loaded: tuple[Any, Any]) -> None:
-    model, tokenizer = loaded
-    prompts = [[5, 6, *range(20, 20 + n)] for n in (3, 40, 9, 38, 1, 12)]
-    assert generation._alike([len(p) for p in prompts]) == [[1, 3], [5], [2], [0], [4]]
-    assert generation._alike([20, 22, 21]) == [[0, 1, 2]]  # one batch stays in its order
-    labels = [[[20, 21, 2], [22, 2]]] * len(prompts)
-    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 6)
-    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
-        text, _, scores = _plainly(model, tokenizer, prompt, ids)
-        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
-
-
 def test_only_the_token_that_ends_an_answer_is_left_out_of_its_text(loaded: tuple[Any, Any]) -> None:
     _, tokenizer = loaded
     other, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
