@@ -188,9 +188,6 @@ def _show(facts: dict[str, Any]) -> None:
     near = facts["nearest"]
     if near is None:
         return
-    for rung in near["tried"]:
-        change = ", ".join(f"{k}: {v}" for k, v in rung["change"].items()) or "as it is"
-        say(f"  {rung['mib']:>8,} MiB with a tenth to spare  {'fits' if rung['fits'] else 'no  '}  {change}")
     if not near["fits"]:
         say("no setting of task.yaml makes it fit: use a smaller base_model, or more memory")
         return

@@ -18,7 +18,7 @@ from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, weight_files
 from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors
 
 INDEX = "model.safetensors.index.json"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 """How the tensor of the input embeddings ends, in the architectures of transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Names of the output head; without one of them in the files, the head is tied to the embeddings."""

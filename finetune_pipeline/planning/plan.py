@@ -16,7 +16,7 @@ from finetune_pipeline.planning.costs import TrainingCost, method_settings, trai
 from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.search import as_yaml, changes, nearest, reasons
+from finetune_pipeline.planning.search import as_yaml, changes, ladder, reasons
 from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
@@ -35,7 +35,6 @@ class NearestPlan:
         fits: Whether any change does.
         change: The settings to change, also as lines of task.yaml (`yaml`), with what each costs (`reasons`).
         memory_mib: Peak of the changed plan.
-        tried: Every change tried on the way: {change, mib, fits}.
     """
 
     fits: bool
@@ -43,7 +42,6 @@ class NearestPlan:
     change: dict[str, Any]
     memory_mib: dict[str, int] | None
     reasons: list[str]
-    tried: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -194,12 +192,11 @@ def in_mib(memory: Memory) -> dict[str, int]:
 
 def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
     """The first settings on the ladder of costs that fit into `available` bytes."""
-    fitting, rungs = nearest(settings, lambda s: int(planner.memory(s).needed * MARGIN), available)
-    tried = [{"change": r.change, "fits": r.fits, "mib": round(r.bytes / 2**20)} for r in rungs]
+    fitting = next((s for s in ladder(settings) if planner.memory(s).needed * MARGIN <= available), None)
     if fitting is None:
-        return NearestPlan(False, "", {}, None, [], tried)
+        return NearestPlan(False, "", {}, None, [])
     change = changes(settings, fitting)
-    return NearestPlan(True, as_yaml(change), change, in_mib(planner.memory(fitting)), reasons(change), tried)
+    return NearestPlan(True, as_yaml(change), change, in_mib(planner.memory(fitting)), reasons(change))
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:

@@ -150,6 +150,7 @@ def refusals(
     findings += _hardware(spec, bfloat16)
     if base_config is not None:
         text = base_config.get("text_config") or base_config
+        findings += _layout(text)
         findings += _quantized(spec, base_config)
         findings += _lengths(spec, text)
         findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
@@ -170,6 +171,13 @@ def _hardware(spec: TaskSpec, bfloat16: bool | None) -> list[Finding]:
     message = "this processor has no native bfloat16: it is emulated, many times slower than float32"
     fix = "set training.precision: auto"
     return [_finding("precision", "training.precision", message, fix, "warning")]
+
+
+def _layout(config: Mapping[str, Any]) -> list[Finding]:
+    if "n_embd" not in config:
+        return []
+    message = "the base model keeps its weights the other way round, as GPT-2 does: nothing here trains or merges these"
+    return [_finding("layout", "base_model", message, "name a model of another family: Llama, Mistral, Qwen, Gemma")]
 
 
 def _quantized(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -52,28 +51,6 @@ def _rungs(now: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield now
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One plan that was tried: the settings changed, the bytes it needs, and whether it fits."""
-
-    change: dict[str, Any]
-    bytes: int
-    fits: bool
-
-
-def nearest(
-    settings: Mapping[str, Any], needs: Callable[[Mapping[str, Any]], int], available: int
-) -> tuple[dict[str, Any] | None, list[Rung]]:
-    """(the first settings on the ladder that need at most `available` bytes, or None; every rung tried on the way)."""
-    rungs: list[Rung] = []
-    for candidate in ladder(settings):
-        needed = needs(candidate)
-        rungs.append(Rung(changes(settings, candidate), needed, needed <= available))
-        if rungs[-1].fits:
-            return candidate, rungs
-    return None, rungs
-
-
 def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `candidate` that differ from `settings`, with their new values."""
     return {key: value for key, value in candidate.items() if value != settings.get(key)}
@@ -107,7 +84,7 @@ def _training(settings: Mapping[str, Any]) -> str:
     keys = ", ".join(
         f"training.{key}: {_yaml_value(value)} (now {_yaml_value(settings[key])})" for key, value in change.items()
     )
-    return f"set {keys}; {'; '.join(r.partition(': ')[2] for r in reasons(change))}"
+    return f"set {keys}; {'; '.join(WHY[key] for key in change if key in WHY)}"
 
 
 def _yaml_value(value: Any) -> str:

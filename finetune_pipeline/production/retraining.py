@@ -145,7 +145,8 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     if known:
         gain = evidence.curve.gain(usable, evidence.wrong_now)  # type: ignore[union-attr,arg-type]
         reasons.append(_told_gain(evidence, gain))
-    hours = evidence.hours * _growth(evidence) if evidence.hours is not None else None
+    growth = 1 + usable / evidence.curve.rows if evidence.curve is not None else 1.0
+    hours = evidence.hours * growth if evidence.hours is not None else None
     if hours is not None:
         reasons.append(f"a training takes about {hours:.1g} hours, as the last one did for its rows")
     if drifted and usable >= spec.retraining.rows_after_drift:
@@ -174,10 +175,6 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     }
     write_json(out / "decision.json", facts)
     return facts
-
-
-def _growth(evidence: Evidence) -> float:
-    return 1 + evidence.usable / evidence.curve.rows if evidence.curve is not None else 1.0
 
 
 def _points(share: float) -> str:

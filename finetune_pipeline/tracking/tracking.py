@@ -33,14 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["StepRun", "Tracking"]
 
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
-_STATUS = {
-    "FINISHED": "FINISHED",
-    "SUCCESS": "FINISHED",
-    "FAILED": "FAILED",
-    "FAILURE": "FAILED",
-    "KILLED": "KILLED",
-    "CANCELED": "KILLED",
-}
+_STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
+"""Dagster's words and MLflow's."""
 VIEW = "workflowType=machine_learning"
 """MLflow's pages then show runs, models and metrics; without it those for agents and prompts."""
 _OF_A_PROCESS = ("finetune/pid", "finetune/process_started")
@@ -140,8 +134,8 @@ class Tracking(dg.ConfigurableResource):
     def finish(self, dagster_run_id: str, status: str) -> int:
         """Close the parent run and the nested ones a killed process left open. Returns how many were closed.
 
-        status: FINISHED, FAILED, KILLED, or Dagster's SUCCESS, FAILURE, CANCELED. Nested ones left open are FAILED
-        even in a finished run: their process never said that it was done. Again with the same status: nothing happens.
+        status: Dagster's SUCCESS, FAILURE or CANCELED. Nested ones left open are FAILED even in a finished run: their
+        process never said that it was done. Again with the same status: nothing happens.
         """
         if status not in _STATUS:
             raise ValueError(f"status {status!r}: one of {', '.join(_STATUS)}")
@@ -159,7 +153,7 @@ class Tracking(dg.ConfigurableResource):
         return closed
 
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
-        parents = _parents(_runs_of(client, number, run.run_id))
+        parents = [made for made in _runs_of(client, number, run.run_id) if made.data.tags.get(KIND) == "run"]
         if parents:  # of several (made by hosts that share no lock) all agree on the oldest
             if parents[0].info.status != "RUNNING":
                 client.update_run(parents[0].info.run_id, status="RUNNING")
@@ -228,7 +222,3 @@ def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run
         token = page.token
         if not token:
             return runs
-
-
-def _parents(runs: list[Run]) -> list[Run]:
-    return [run for run in runs if run.data.tags.get(KIND) == "run"]

@@ -8,11 +8,10 @@ import shutil
 import tarfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
@@ -27,10 +26,8 @@ from finetune_pipeline.trainers.service import (
     Refused,
     Service,
     Unclear,
+    http_options,
 )
-
-if TYPE_CHECKING:
-    from together import Together
 
 ADDRESS = "https://api.together.ai"
 _STATES: dict[str, JobState] = {
@@ -57,21 +54,16 @@ class TogetherService(Service):
         self.model = section.model or str(trainer.usual_model(spec))
         self.key_name = trainer.key_name(spec)
         self.epochs = whole_epochs(spec)
-        self.client = self._client(section.request_seconds, section.project)
-        self._limits: Any = None
+        import together
 
-    def _client(self, timeout: float, project: str | None) -> Together:
-        from together import DefaultHttpxClient, Together
-
-        return Together(
-            base_url=self.url,
+        options = http_options(together, self.url, section.request_seconds)
+        self.client = together.Together(
             api_key=os.environ[self.key_name],
-            project_id=project,
-            max_retries=0,
+            project_id=section.project,
             default_headers={"Connection": "close"},
-            # no redirects: the key would go along
-            http_client=DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(self.url), timeout=timeout),
+            **options,
         )
+        self._limits: Any = None
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

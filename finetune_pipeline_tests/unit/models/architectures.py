@@ -55,8 +55,6 @@ _MADE: dict[str, Any] = {
         GPT2Config(vocab_size=400, n_embd=64, n_layer=2, n_head=4, initializer_range=0.15, **_ENDS, **more)
     ),
 }
-TARGETS = {"gpt2": ["c_attn", "c_fc"]}
-"""Adapted layers; elsewhere those below."""
 _LINEAR = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
 
@@ -89,16 +87,14 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def adapt(base: Path, folder: Path, architecture: str, *, targets: tuple[str, ...] = (), **settings: Any) -> Path:
-    """Save an adapter on `base` in which every trained tensor is random, magnitudes around what they were."""
-    targeted = [*TARGETS.get(architecture, _LINEAR), *targets]
-    usual = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "fan_in_fan_out": architecture == "gpt2"}
+    """Save an adapter on `base` in which every trained tensor is random."""
+    targeted = [*_LINEAR, *targets]
+    usual = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM"}
     model = get_peft_model(load(base), LoraConfig(target_modules=targeted, **(usual | settings)))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and "magnitude" in name:
-                parameter.mul_(torch.rand(parameter.shape, generator=generator) + 0.5)
-            elif parameter.requires_grad:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
     model.save_pretrained(folder, save_embedding_layers=False)
     return folder

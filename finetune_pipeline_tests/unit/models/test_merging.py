@@ -28,7 +28,6 @@ FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
     "rslora": {"use_rslora": True},
-    "dora": {"use_dora": True},
 }
 
 
@@ -46,8 +45,7 @@ def merged_by_peft(base: Path, adapter: Path, dtype: torch.dtype) -> dict[str, t
     ("architecture", "variant", "dtype"),
     [
         *(("llama", variant, dtype) for variant in VARIANTS for dtype in (FLOAT32, BFLOAT16)),
-        *((name, variant, BFLOAT16) for name in ("gemma3", "gpt2") for variant in ("lora", "dora")),
-        ("qwen3", "lora", BFLOAT16),
+        *((name, "lora", BFLOAT16) for name in ("gemma3", "qwen3")),
     ],
 )
 def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -58,15 +56,10 @@ def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dt
     before = load_file(base / "model.safetensors")
     assert set(written) == set(before)
     changed = [n for n in before if not torch.equal(written[n], before[n])]
-    assert len(changed) == facts["merged_tensors"] == (4 if architecture == "gpt2" else 8)
-    # GPT-2's weights lie the other way round: DoRA's norms go down the columns there, summed in another order than PEFT's
-    bits = not (architecture == "gpt2" and variant == "dora")
+    assert len(changed) == facts["merged_tensors"] == 8
     for name, tensor in written.items():
         assert tensor.dtype == dtype
-        if bits:
-            assert torch.equal(tensor, expected[name]), name
-        else:
-            torch.testing.assert_close(tensor, expected[name], rtol=2**-7 if dtype == BFLOAT16 else 1e-6, atol=1e-7)
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:

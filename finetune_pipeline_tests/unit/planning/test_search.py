@@ -9,7 +9,7 @@ import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.planning.search import as_yaml, changes, ladder, nearest, reasons
+from finetune_pipeline.planning.search import changes, ladder
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline_tests.unit.training.jobs import make_inputs
 
@@ -56,13 +56,3 @@ def test_a_rung_needs_less_than_the_one_above_it(tmp_path: Path, method: str) ->
         memory = planner.memory(rung)
         moving.append(memory.needed - memory.overhead)
     assert moving == sorted(moving, reverse=True), [(r["method"], m) for r, m in zip(rungs, moving, strict=True)]
-
-
-def test_the_first_that_fits_is_taken_and_told() -> None:
-    found, tried = nearest(settings(), lambda s: 100 * s["micro_batch_size"], 250)
-    assert found is not None and found["micro_batch_size"] == 2
-    assert [rung.fits for rung in tried] == [False, False, True]
-    change = changes(settings(), found)
-    assert as_yaml(change) == "training:\n  micro_batch_size: 2"
-    assert "stays the same" in reasons(change)[0]
-    assert nearest(settings(), lambda s: 100, 99)[0] is None

@@ -124,6 +124,7 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
         (b"{not json", 400, "no JSON"),
         (b"\xff\xfe", 400, "no JSON"),
         ([1], 400, "not a JSON object"),
+        (b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}]}', 400, "surrogate"),
         ({}, 400, "'messages' must be a list"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "the last message"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 2}, 400, "only one"),
@@ -177,19 +178,6 @@ def test_what_is_no_request_of_ours(running: Running) -> None:
     assert running.ask("/feedback", b"", **{"Content-Length": str(MAX_BODY + 1)})[0] == 413
     assert running.ask("/feedback", b"{}", Origin="https://evil.example")[0] == 403
     assert running.ask("/health")[0] == 200
-
-
-def test_a_lone_surrogate_is_answered_logged_and_taken_in_or_refused(
-    task: Task, running: Running, tmp_path: Path
-) -> None:
-    body = b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}], "user": "\\udc00"}'
-    status, answer = running.ask("/v1/chat/completions", body)
-    assert status == 400 and "surrogate" in answer["error"]["message"]
-    name = running.chat()[1]["id"]
-    feedback = json.dumps({"id": name, "correction": "\ud83d"}).encode()
-    status, answer = running.ask("/feedback", feedback)
-    assert status == 400 and "surrogate" in answer["error"]["message"]
-    assert len(lines(task)) == 1 and running.ask("/health")[1]["status"] == "ok"
 
 
 @pytest.mark.parametrize("length", ["abc", "-5", "1_0", "\u00b2", "9" * 5000])

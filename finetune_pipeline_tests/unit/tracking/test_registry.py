@@ -280,29 +280,11 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    places = f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/stored"
+    command = [sys.executable, "-m", "mlflow", "server", *places.split(), "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--backend-store-uri",
-                f"sqlite:///{tmp_path}/server.db",
-                "--artifacts-destination",
-                str(tmp_path / "stored"),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "--workers",
-                "1",
-            ],
-            env=env,
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            [*command, "--workers", "1"], env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
         )
     try:
 

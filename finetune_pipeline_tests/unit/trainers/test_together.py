@@ -14,17 +14,16 @@ import pyarrow
 import pytest
 
 from finetune_pipeline.faults import JobError, OutsideError
-from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.trainers import TRAINERS, preflight, train
+from finetune_pipeline.trainers import TRAINERS, train
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.trainers.orders import (
     QUICK,
-    files_below,
     make_order,
     make_rows,
     make_task,
@@ -217,21 +216,3 @@ def test_an_endpoint_that_cannot_be_stopped_is_named_and_swept_later(
     server.fault = lambda request: None
     train(order)
     assert not server.endpoints and len(server.jobs) == 1
-
-
-def test_the_key_is_nowhere(
-    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
-    spec = make_task("together", {"base_url": server.address})
-    train(make_order(spec, rows, tmp_path))
-    said = []
-    for fault in ("garbage after", "fail after", "drop"):
-        server.fault = lambda request, fault=fault: fault  # type: ignore[misc]
-        said += [str(f) for f in preflight(spec, tmp_path)]
-    server.fault = lambda request: None
-    monkeypatch.setenv("TOGETHER_API_KEY", f"{KEY}x")
-    (refused,) = errors(preflight(spec, tmp_path))
-    assert "TOGETHER_API_KEY" in refused.fix
-    assert KEY not in str(refused) and KEY not in "".join(said)
-    assert KEY.encode() not in b"".join(files_below(tmp_path).values())
