@@ -165,7 +165,7 @@ STEPS = [
         data.make_data_quality,
         needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
         settings=lambda spec, outside: data.quality_settings(spec),
-        code_version="5",
+        code_version="6",
         checks=data_check.QUALITY_CHECKS,
         kinds=("html", "python"),
     ),
@@ -435,7 +435,7 @@ STEPS = [
         follows=("model_version",),
         settings=lambda spec, outside: {
             "min_new_rows": spec.logs.min_new_rows,
-            **spec.retraining.model_dump(include={"min_gain", "hours_a_point", "rows_after_drift"}),
+            **spec.retraining.model_dump(include={"min_gain", "rows_after_drift"}),
             "seed": spec.split.seed,
             "trained_on": outside.trained_on,
             "champion": outside.champion,

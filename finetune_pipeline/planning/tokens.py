@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,14 +123,13 @@ def token_counts(
 ) -> dict[str, Any]:
     """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
 
-    whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; roles: {role: spread of
-    the row's tokens in that role's turns, and total}; template: tokens the chat template adds, in all; histogram: {from,
-    to, count}; total and training_tokens (times epochs), with `interval` (95%) where only a sample was counted; over: rows
-    above training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
+    whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; histogram: {from, to,
+    count}; total and training_tokens (times epochs), with `interval` (95%) where only a sample was counted; over: rows above
+    training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
     rows, of = chosen(train), of or len(train)
-    whole, roles, refused = _count(rows, counter)
+    whole, refused = _count(rows, counter)
     counted = whole[whole >= 0]
     if not len(counted):
         message = "no training rows" if not refused else "the chat template refuses every row"
@@ -161,10 +159,6 @@ def token_counts(
         epochs=epochs,
         training_tokens=round(total * epochs),
         whole=_spread(counted),
-        roles={
-            role: {"total": round(float(n.sum()) * scale), **_spread(n[n > 0])} for role, n in sorted(roles.items())
-        },
-        template=round(total - sum(float(n[whole >= 0].sum()) for n in roles.values()) * scale),
         histogram=_histogram(counted),
         max_tokens=limit,
         over=len(over),
@@ -174,14 +168,11 @@ def token_counts(
     )
 
 
-def _count(
-    rows: Sequence[Example], counter: TokenCounter
-) -> tuple[np.ndarray, dict[str, np.ndarray], list[tuple[Example, str]]]:
-    """(tokens of each rendered row, -1 where refused; {role: tokens of its turns per row}; refused rows and why)."""
+def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[tuple[Example, str]]]:
+    """(tokens of each rendered row, -1 where refused; refused rows and why)."""
     from jinja2 import TemplateError
 
     whole = np.full(len(rows), -1, np.int64)
-    roles: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(rows), np.int64))
     refused: list[tuple[Example, str]] = []
     for start in range(0, len(rows), _BATCH):
         written: dict[int, Conversation] = {}
@@ -194,13 +185,7 @@ def _count(
         for i, row in written.items():
             if row.marked is not None:
                 whole[i] = len(token_ids(counter, row))
-        turns = [(i, m) for i in written for m in rows[i].messages]
-        # a system prompt is mostly the same everywhere: each text once
-        distinct = list(dict.fromkeys(m["content"] for _, m in turns))
-        tokens = dict(zip(distinct, counter.count_texts(distinct), strict=True))
-        for i, m in turns:
-            roles[m["role"]][i] += tokens[m["content"]]
-    return whole, dict(roles), refused
+    return whole, refused
 
 
 def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:

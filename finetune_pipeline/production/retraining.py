@@ -132,8 +132,8 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     """Train again, or wait for how many more rows.
 
     After drift `retraining.rows_after_drift` new rows are enough: the curve of the old data says nothing about the new
-    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain`, or
-    where the gain is not worth its hours, it is better to wait. Where no curve can be measured (answers that are no
+    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain`
+    it is better to wait. Where no curve can be measured (answers that are no
     labels, few rows), `logs.min_new_rows` decides.
 
     Returns facts {retrain, usable_rows, wait_for_rows, gain, hours, curve, reasons, sentence}; writes decision.json.
@@ -158,7 +158,7 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
             f"wait for {wait} more, or label some (finetune review {spec.name})."
         )
     elif gain is not None:
-        retrain, wait, sentence = _by_curve(spec, evidence, gain, hours)
+        retrain, wait, sentence = _by_curve(spec, evidence, gain)
     else:
         needed = spec.logs.min_new_rows
         retrain, wait = usable >= needed, max(0, needed - usable) or None
@@ -189,14 +189,10 @@ def _told_gain(evidence: Evidence, gain: tuple[float, float, float]) -> str:
     )
 
 
-def _by_curve(
-    spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float], hours: float | None
-) -> tuple[bool, int | None, str]:
+def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float]) -> tuple[bool, int | None, str]:
     assert evidence.curve is not None
     assert evidence.wrong_now is not None
-    rate, asked = spec.retraining.hours_a_point, spec.retraining.min_gain
-    if rate is not None and hours is not None:
-        asked = max(asked, hours / rate / 100)
+    asked = spec.retraining.min_gain
     expected = f"{evidence.usable} new rows are expected to bring {_points(gain[1])} points"
     if gain[1] >= asked and evidence.usable:
         return True, None, f"Train again: {expected} ({_points(gain[0])} to {_points(gain[2])})."

@@ -69,15 +69,6 @@ def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Pat
     assert flat["sentence"].startswith("Do not train again")
 
 
-def test_cost_can_outweigh_a_gain(tmp_path: Path) -> None:
-    evidence = Evidence(500, 0.2, law(1, 0.5, 0), hours=20.0)
-    assert decide_retraining(made(), STILL, evidence, tmp_path)["retrain"], "cost is told, not judged, unless asked"
-    priced = decide_retraining(made(retraining={"hours_a_point": 2}), STILL, evidence, tmp_path)
-    assert not priced["retrain"], "3.7 points are worth 7.4 hours, and 30 are asked"
-    assert priced["hours"] == 30.0
-    assert priced["wait_for_rows"] > 0
-
-
 def test_after_drift_the_old_curve_does_not_count(tmp_path: Path) -> None:
     flat = law(0, 0.5, 0.2)
     assert decide_retraining(made(), MOVED, Evidence(20, 0.2, flat), tmp_path)["retrain"]

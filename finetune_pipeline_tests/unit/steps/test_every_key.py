@@ -71,7 +71,6 @@ CHANGES: dict[str, Any] = {
     "logs.path": "elsewhere/*.jsonl",
     "logs.retrain_cron": "0 4 * * *",
     "drift.action": "tell",
-    "retraining.hours_a_point": 2.0,
     "card.language": ["en"],
     "card.datasets": ["org/set"],
     "card.data_licenses": ["mit"],
