@@ -82,9 +82,6 @@ def load_for_prediction(
         adapter: Folder of a prefix to put in front of it, the one kind that is served as it was trained.
         precision: ``serving`` or ``float32`` (evaluation.precision). Only float32 gives the same greedy answers however
             rows are batched.
-
-    Raises:
-        JobError: The adapter is of another kind.
     """
     dtype = asked_in(folder, precision, device)
     model = _load(folder, dtype, device).eval()

@@ -42,15 +42,13 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     string, for servers that get bare text. Configuration, tokenizer, template and generation config are written anew where
     they change. float32: store the embeddings in float32. Facts: kind, base_model, revision, soft_tokens, soft_ids,
     prompt_prefix, untied, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
-    Raises JobError for another kind of adapter, a base it does not fit, and a template that would not give the same tokens.
+    Raises JobError for a base whose embeddings cannot be added to, and a template that would not give the same tokens.
     """
-    if adapter_kind(adapter) != "prompt":
-        raise JobError(
-            "only prompt tuning becomes a model with added tokens\nfix: merge LoRA; serve prefixes as adapters"
-        )
     source, target = model_folder(base), out / "model"
-    checkpoint, vectors = Checkpoint(source), _vectors(adapter)
-    name, scale = _embedding(checkpoint, vectors)
+    checkpoint = Checkpoint(source)
+    with TensorFile(adapter / WEIGHTS) as file:
+        vectors = file.tensor("prompt_embeddings").float()  # [tokens, width]
+    name, scale = _embedding(checkpoint)
     old, new, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
     copy = Copy.of(checkpoint)
@@ -89,22 +87,8 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     return facts
 
 
-def _vectors(adapter: Path) -> torch.Tensor:
-    """The trained vectors [tokens, width] in float32."""
-    with TensorFile(adapter / WEIGHTS) as file:
-        if set(file.entries) != {"prompt_embeddings"}:
-            raise JobError(
-                f"{adapter.name}/{WEIGHTS} does not hold one prompt\nfix: give the folder that training wrote"
-            )
-        return file.tensor("prompt_embeddings").float()
-
-
-def _embedding(base: Checkpoint, vectors: torch.Tensor) -> tuple[str, float]:
+def _embedding(base: Checkpoint) -> tuple[str, float]:
     """(tensor of the input embeddings, what the model multiplies its rows with)."""
-    if base.config.get("quantization_config"):
-        raise JobError(
-            f"the base model {base.folder.name!r} is quantized\nfix: name the unquantized model as base_model"
-        )
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
@@ -117,11 +101,6 @@ def _embedding(base: Checkpoint, vectors: torch.Tensor) -> tuple[str, float]:
         raise JobError(
             f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix whose rows could be added to"
             "\nfix: export the adapter alone (`finetune export --adapter`)"
-        )
-    if base.entry(name).shape[1] != vectors.shape[1]:
-        raise JobError(
-            f"the prompt's vectors have {vectors.shape[1]} numbers, the base's embeddings {base.entry(name).shape[1]}\n"
-            "fix: use the base model the prompt was trained on"
         )
     return name, float(scale)
 

@@ -137,8 +137,6 @@ class Tracking(dg.ConfigurableResource):
         status: Dagster's SUCCESS, FAILURE or CANCELED. Nested ones left open are FAILED even in a finished run: their
         process never said that it was done. Again with the same status: nothing happens.
         """
-        if status not in _STATUS:
-            raise ValueError(f"status {status!r}: one of {', '.join(_STATUS)}")
         wanted = _STATUS[status]
         client = self.client()
         closed = 0

@@ -75,13 +75,12 @@ class TogetherTrainer(HostedTrainer):
         try:
             limits = service.limits()
         except Refused:  # a finding of the service says so
-            return FileRules("Together", 1, 50 << 30, alternating=True)
+            return FileRules("Together", 1, 50 << 30)
         return FileRules(
             "Together",
             1,
             50 << 30,
             most_tokens=limits.max_seq_length_sft,
-            alternating=True,
             tools=limits.supports_tools,
         )
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_pipeline.faults import JobError
 from finetune_pipeline.models import loading
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.hardware import GPU_SHARE
@@ -65,18 +64,15 @@ def test_other_methods_get_a_frozen_unquantized_base(tiny: Path, holds: str, dty
     assert facts["quantized_modules"] == 0 and ratio <= facts["ratio"] < ratio + 0.01, "tied weights count once"
 
 
-def test_a_prefix_is_served_in_front_of_its_base_and_no_other_adapter_is(tiny: Path, tmp_path: Path) -> None:
-    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+def test_a_prefix_is_served_in_front_of_its_base(tiny: Path, tmp_path: Path) -> None:
+    from peft import PrefixTuningConfig, get_peft_model
 
     before = _logits(load_for_prediction(tiny, CPU))
-    for name, config in (("prefix", PrefixTuningConfig), ("prompt", PromptTuningConfig)):
-        torch.manual_seed(0)
-        model = get_peft_model(load_for_prediction(tiny, CPU), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
-        model.save_pretrained(tmp_path / name)
+    torch.manual_seed(0)
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    get_peft_model(load_for_prediction(tiny, CPU), config).save_pretrained(tmp_path / "prefix")
     after = _logits(load_for_prediction(tiny, CPU, tmp_path / "prefix"))
     assert after.shape == before.shape and not torch.allclose(after, before)
-    with pytest.raises(JobError, match="no prefix tuning adapter"):
-        load_for_prediction(tiny, CPU, tmp_path / "prompt")
 
 
 def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) -> None:

@@ -168,21 +168,11 @@ def test_an_interrupt_while_the_job_is_asked_for_cancels_it(
     assert server.jobs["ftjob-1"]["status"] == "cancelled" and "was cancelled" in stopped.value.__notes__[0]
 
 
-def bad_rows(folder: Path) -> Path:
-    """Rows of which the third has no answer to learn from."""
-    make_rows(folder)
-    lines = (folder / "train.jsonl").read_text().splitlines()
-    row = json.loads(lines[2])
-    row["messages"][-1]["weight"] = 0
-    (folder / "train.jsonl").write_text("\n".join([*lines[:2], json.dumps(row), *lines[3:]]) + "\n")
-    return folder
-
-
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "shut down": ({}, {}, "hosted.ended", "train open weights"),
     "over the budget": ({"model": "gpt-4o-mini"}, {"budget_usd": 0.0001}, "hosted.budget", "raise training.budget_usd"),
     "price unknown": (GPT, {"budget_usd": 100}, "hosted.price_unknown", "prices.yaml"),
-    "invalid file": (GPT, {}, "hosted.file_row", "remove a weight"),
+    "invalid file": (GPT, {}, "hosted.file_row", "shorten or remove this row"),
     "not tunable": ({"model": "gpt-6-luna"}, {}, "hosted.not_tunable", "gpt-4.1-mini"),
     "not offered": ({"profile": "nebius", "model": "org/other"}, {}, "hosted.not_offered", "list of models"),
     "a rate as a factor": ({**GPT, "learning_rate_multiplier": 2e-5}, {}, "hosted.learning_rate", "factor of about"),
@@ -203,7 +193,7 @@ def test_what_is_refused_is_refused_before_any_upload(
     if name == "shut down":
         section, server.models[GPT["model"]] = GPT, "2025-01-31"
     if name == "invalid file":
-        rows = bad_rows(tmp_path / "bad")
+        rows = make_rows(tmp_path / "long", long=3)
     if name == "too few rows":
         rows = make_rows(tmp_path / "few", 9)
     order = make_order(make_task("openai", {**section, "base_url": server.url}, **training), rows, tmp_path)

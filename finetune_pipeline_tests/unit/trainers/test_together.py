@@ -126,7 +126,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "rank over the cap": ({}, {"lora": {"r": 128}}, "hosted.rank", "write 64 or less"),
     "rate outside the limits": ({}, {"learning_rate": 0.1}, "hosted.learning_rate", "write 0.001 or less"),
     "too small a batch": ({}, {"batch_size": 4, "micro_batch_size": 4}, "hosted.limit", "write 8 or more"),
-    "turns": ({}, {}, "hosted.file_row", "join messages"),
+    "a long row": ({}, {}, "hosted.file_row", "shorten or remove this row"),
     "over the budget by the list": ({}, {"budget_usd": 1e-9}, "hosted.budget", "raise training.budget_usd"),
 }
 
@@ -137,12 +137,8 @@ def test_what_is_refused_is_refused_before_any_upload(
 ) -> None:
     section, training, rule, fix = REFUSALS[name]
     order = make_order(make_task("together", {**section, "base_url": server.address}, **training), rows, tmp_path)
-    if name == "turns":
-        rows = make_rows(tmp_path / "rows")
-        lines = [json.loads(line) for line in (rows / "train.jsonl").read_text().splitlines()]
-        lines[4]["messages"].insert(1, {"role": "user", "content": "hello?"})
-        (rows / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        order = make_order(order.spec, rows, tmp_path)
+    if name == "a long row":
+        order = make_order(order.spec, make_rows(tmp_path / "rows", long=5), tmp_path)
     if "list" in name:
         order.home.mkdir()
         price = "{engine: Together, model: org/tiny, unit: million_tokens, price: 0.48, date: 2026-11-01, note: a test}"
@@ -151,7 +147,7 @@ def test_what_is_refused_is_refused_before_any_upload(
         train(order)
     (finding,) = refused.value.findings
     assert finding.rule == rule and fix in finding.fix
-    assert name != "turns" or finding.place == "train file, line 5 (from t.jsonl:5)"
+    assert name != "a long row" or finding.place == "train file, line 5 (from t.jsonl:5)"
     assert not [r for r in server.requests if r.method in ("POST", "PUT")]
 
 
