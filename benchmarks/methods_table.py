@@ -35,7 +35,6 @@ from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import TrainingOrder, train
@@ -116,7 +115,7 @@ def test_score(
     """Accuracy on the sealed test, in float32, as test_predictions measures it; the opening is recorded in DIR."""
     settings: dict[str, Any] = {
         "labels": task.spec.labels,
-        "max_new_tokens": answer_length(task.spec),
+        "max_new_tokens": task.spec.answer_length,
         "batch_size": task.spec.baseline.batch_size,
     }
     merged = launch(
