@@ -13,7 +13,7 @@ from typing import Any
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer
-from finetune_pipeline.models.chat_templates import no_template, template_findings, usable
+from finetune_pipeline.models.chat_templates import generation_ends, no_template, template_findings, usable
 from finetune_pipeline.models.identity import (
     MODEL_FILE,
     TEXTS,
@@ -116,9 +116,7 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     # what ends generation must end training's answers, and the other way round
     path = folder / "generation_config.json"
     generation = read_json(path) if path.exists() else {}
-    listed = generation.get("eos_token_id")
-    before = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    ids = list(dict.fromkeys([tokenizer.eos_token_id, *before]))
+    ids = list(dict.fromkeys([tokenizer.eos_token_id, *generation_ends(folder)]))
     write_json(path, {**generation, "eos_token_id": ids if len(ids) > 1 else ids[0]})
     path.chmod(0o644)
     return findings

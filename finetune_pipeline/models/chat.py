@@ -15,9 +15,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat_templates import endless
+from finetune_pipeline.models.chat_templates import endless, generation_ends
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.models.identity import model_folder
 
@@ -233,7 +232,5 @@ def load_tokenizer(folder: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    path = source / "generation_config.json"
-    ends = read_json(path).get("eos_token_id") if path.exists() else None
-    tokenizer.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    tokenizer.end_token_ids = generation_ends(source)
     return tokenizer

@@ -107,6 +107,13 @@ def special_tokens(folder: Path) -> dict[str, str]:
     return {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
 
 
+def generation_ends(folder: Path) -> list[int]:
+    """The tokens that end an answer by generation_config.json; it may name one, several or none."""
+    path = folder / "generation_config.json"
+    ends = read_json(path).get("eos_token_id") if path.is_file() else None
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
 def marks(template: str) -> list[str]:
     """What the template writes by itself that looks like a special token: ``<|im_start|>``, ``<end_of_turn>``, ``[INST]``."""
     return sorted({m.group() for m in _MARK.finditer(template)})

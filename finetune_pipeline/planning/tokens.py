@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat import for_template
-from finetune_pipeline.models.chat_templates import compile_template, own_template, special_tokens
+from finetune_pipeline.models.chat_templates import compile_template, generation_ends, own_template, special_tokens
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -47,9 +46,7 @@ class TokenCounter:
         self.special = special_tokens(model_folder)
         eos = self.special.get("eos_token")
         self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
-        generation = model_folder / "generation_config.json"
-        ends = json.loads(generation.read_text("utf-8")).get("eos_token_id") if generation.exists() else None
-        self.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        self.end_token_ids = generation_ends(model_folder)
 
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
