@@ -440,7 +440,7 @@ STEPS = [
             "trained_on": outside.trained_on,
             "champion": outside.champion,
         },
-        code_version="2",
+        code_version="3",
         shows=("decision.json",),
         kinds=("python",),
     ),

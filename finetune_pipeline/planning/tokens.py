@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from finetune_pipeline.spec.training import TrainingSettings
 
 _BINS = 24
 _BATCH = 2_000
-_NORMAL = 1.959964
-_STEPS = (1, 2, 4, 5, 8)
 
 
 class TokenCounter:
@@ -121,7 +118,7 @@ def token_counts(
     """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
 
     whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; histogram: {from, to,
-    count}; total and training_tokens (times epochs), with `interval` (95%) where only a sample was counted; over: rows above
+    count}; total and training_tokens (times epochs), about so many where only a sample was counted; over: rows above
     training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
@@ -135,11 +132,6 @@ def token_counts(
     total = float(counted.sum()) * scale
     over = [e for e, n in zip(rows, whole.tolist(), strict=True) if n > limit]
     findings = _refusals(refused) + _over_length(over, len(rows), spec)
-    details: dict[str, Any] = {"interval": None}
-    if len(rows) < of:
-        # of a sample without replacement
-        spread = float(counted.std(ddof=1)) * math.sqrt((1 - 1 / scale) / len(counted)) * of * _NORMAL
-        details = {"interval": [round(total - spread), round(total + spread)], **sampled(len(rows), of)}
     about = "about " if len(rows) < of else ""
     message = (
         f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(total * epochs):,} in {epochs:g} epochs"
@@ -161,7 +153,7 @@ def token_counts(
         over=len(over),
         over_rows=named(over),
         refused=len(refused),
-        **details,
+        **(sampled(len(rows), of) if len(rows) < of else {}),
     )
 
 
@@ -221,25 +213,12 @@ def _spread(counts: np.ndarray) -> dict[str, float]:
 
 
 def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
-    """Up to 24 bins of a round width; the last takes all above the 99.5th percentile, so that one giant hides nothing."""
-    low, high = int(counts.min()), int(counts.max())
-    rim = int(np.percentile(counts, 99.5, method="higher"))
-    width = _round_up(max(1, rim - low + 1) / _BINS)
-    first = low // width * width
-    bins = min((rim - first) // width, _BINS) + 1
-    places = np.minimum((counts - first) // width, bins - 1)
-    in_bins = np.bincount(places, minlength=bins)
+    """Up to 24 bins; the last takes all above the 99.5th percentile, so that one giant hides nothing."""
+    rim = np.percentile(counts, 99.5, method="higher")
+    edges = np.unique(np.linspace(counts.min(), rim + 1, _BINS + 1).astype(int))
+    in_bins, _ = np.histogram(np.minimum(counts, rim), edges)
+    ends = [*(edges[1:-1] - 1), counts.max()]
     return [
-        {"from": first + i * width, "to": first + (i + 1) * width - 1 if i < bins - 1 else max(high, first + bins * width - 1),
-         "count": int(in_bins[i])}
-        for i in range(bins)
-    ]  # fmt: skip
-
-
-def _round_up(width: float) -> int:
-    power = 1
-    while True:
-        for step in _STEPS:
-            if step * power >= width:
-                return step * power
-        power *= 10
+        {"from": int(first), "to": int(last), "count": int(count)}
+        for first, last, count in zip(edges[:-1], ends, in_bins, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""The retraining decision: the gain expected of more rows, held against what another training costs.
+"""The retraining decision: the gain expected of more rows, held against the least that is asked for.
 
 The gain comes from a learning curve: the linear baseline, which trains in seconds, on growing parts of the training data. What
 is taken over from it is the *share of the remaining mistakes* that more rows take away, not their number.
@@ -108,9 +108,6 @@ def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return curves
 
 
-HOUR = 3600
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What a retraining decision is based on.
@@ -119,13 +116,11 @@ class Evidence:
         usable: New rows with a known answer.
         wrong_now: The champion's share of wrong test answers; None where unknown.
         curve: None where it cannot be measured.
-        hours: What the last training took.
     """
 
     usable: int
     wrong_now: float | None = None
     curve: Curve | None = None
-    hours: float | None = None
 
 
 def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Evidence, out: Path) -> dict[str, Any]:
@@ -136,7 +131,7 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     it is better to wait. Where no curve can be measured (answers that are no
     labels, few rows), `logs.min_new_rows` decides.
 
-    Returns facts {retrain, usable_rows, wait_for_rows, gain, hours, curve, reasons, sentence}; writes decision.json.
+    Returns facts {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}; writes decision.json.
     """
     drifted, usable = list(drift["drifted"]), evidence.usable
     reasons = [f"{usable} new rows with a known answer since the champion's data was taken", str(drift["sentence"])]
@@ -145,10 +140,6 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     if known:
         gain = evidence.curve.gain(usable, evidence.wrong_now)  # type: ignore[union-attr,arg-type]
         reasons.append(_told_gain(evidence, gain))
-    growth = 1 + usable / evidence.curve.rows if evidence.curve is not None else 1.0
-    hours = evidence.hours * growth if evidence.hours is not None else None
-    if hours is not None:
-        reasons.append(f"a training takes about {hours:.1g} hours, as the last one did for its rows")
     if drifted and usable >= spec.retraining.rows_after_drift:
         retrain, sentence = True, f"Train again: {usable} new rows, and drift in {', '.join(drifted)}."
     elif drifted:
@@ -168,7 +159,6 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
         "usable_rows": usable,
         "wait_for_rows": wait,
         "gain": None if gain is None else [round(g, 5) for g in gain],
-        "hours": None if hours is None else round(hours, 4),
         "curve": evidence.curve.points if evidence.curve is not None else None,
         "reasons": reasons,
         "sentence": sentence,

@@ -115,11 +115,7 @@ def _tokens(report: Report) -> Blocks:
     yield Table([("Tokens", text), ("In all", figure), *((title, figure) for title in keys.values())], [row])
     if tokens["over"]:
         yield _places("Longer than training.max_tokens", tokens["over"], tokens["over_rows"])
-    note = "Counted with the base model's tokenizer on rows rendered by its chat template."
-    if tokens["interval"]:
-        low, high = tokens["interval"]
-        note += f" From a sample of {tokens['sampled']:,} rows: the true total lies between {low:,} and {high:,} (95%)."
-    yield from notes(note)
+    yield from notes("Counted with the base model's tokenizer on rows rendered by its chat template.")
 
 
 def _labels(report: Report) -> Blocks:

@@ -55,7 +55,7 @@ def test_the_curve_of_a_learnable_task_falls_and_its_promise_holds() -> None:
 
 def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Path) -> None:
     spec = made(retraining={"min_gain": 0.01})
-    steep = decide_retraining(spec, STILL, Evidence(500, 0.2, law(1, 0.5, 0), 0.5), tmp_path)
+    steep = decide_retraining(spec, STILL, Evidence(500, 0.2, law(1, 0.5, 0)), tmp_path)
     assert steep["retrain"]
     assert steep["gain"][1] == pytest.approx(0.2 * (1 - 1.5**-0.5), abs=1e-4)
     assert steep["sentence"].startswith("Train again: 500 new rows are expected to bring 3.7 points")
