@@ -117,13 +117,12 @@ class ApiPrice(Line):
     """Dollars per million tokens of calls to a model behind an API.
 
     Attributes:
-        input, cached, output: Of tokens read, read from the service's cache, and written.
+        input, output: Of tokens read (none of them from the service's cache) and written.
         tuned: It is the price of fine-tuned models.
     """
 
     unit: Literal["million_served"]
     input: Amount
-    cached: Amount | None = None
     output: Amount
     tuned: bool = False
 

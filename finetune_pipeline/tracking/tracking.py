@@ -47,7 +47,6 @@ class Tracking(dg.ConfigurableResource):
 
     tracking_uri: str = Field(default="", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")
     experiment: str = Field(default="finetune", description="Name of the MLflow experiment.")
-    ui_url: str = Field(default="", description="Base of links; empty: the tracking server, or http://127.0.0.1:5000.")
     folder: str = Field(
         default="", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow."
     )
@@ -64,9 +63,9 @@ class Tracking(dg.ConfigurableResource):
         return file.parent if file else read_settings().home / "mlflow"
 
     def page(self) -> str:
-        """Base address of MLflow's pages."""
+        """Base address of MLflow's pages: the tracking server's, or where `mlflow ui` serves a database by itself."""
         uri = without_credentials(self.uri())
-        return (self.ui_url or (uri if uri.startswith("http") else "http://127.0.0.1:5000")).rstrip("/")
+        return (uri if uri.startswith("http") else "http://127.0.0.1:5000").rstrip("/")
 
     def prepare(self) -> None:
         """Create or migrate the store and the experiment, under a lock of all processes. Does it once per process.
