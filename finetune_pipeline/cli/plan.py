@@ -148,7 +148,7 @@ def _show(facts: dict[str, Any]) -> None:
     )
     say(
         f"tokens    {tokens['total']:,} ({tokens['mean']} a row; half up to {tokens['p50']}, 99% up to {tokens['p99']}, longest "
-        f"{tokens['longest']}); {facts['computed_share']:.0%} of them are computed, shared beginnings once a batch"
+        f"{tokens['max']}); {facts['computed_share']:.0%} of them are computed, shared beginnings once a batch"
     )
     say(f"test      {facts['power']['sentence']}")
     for phase in facts["phases"]:

@@ -83,19 +83,9 @@ class TokenCounter:
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:
-    """Tokens an example: examples, total, mean, p50, p90, p99, longest."""
-    lengths = sorted(counter.count(e.messages, tools=e.tools) for e in examples)
-
-    def at(share: float) -> int:
-        return lengths[min(int(share * len(lengths)), len(lengths) - 1)] if lengths else 0
-
-    return {
-        "examples": len(lengths),
-        "total": sum(lengths),
-        "mean": round(sum(lengths) / max(len(lengths), 1), 1),
-        **{f"p{percent}": at(percent / 100) for percent in (50, 90, 99)},
-        "longest": at(1),
-    }
+    """Tokens an example: examples, total, and the spread."""
+    counts = np.array([counter.count(e.messages, tools=e.tools) for e in examples] or [0])
+    return {"examples": len(examples), "total": int(counts.sum()), **_spread(counts)}
 
 
 def epochs_of(training: TrainingSettings) -> float:
@@ -203,8 +193,6 @@ def _over_length(over: Sequence[Example], rows: int, spec: TaskSpec) -> list[Fin
 
 
 def _spread(counts: np.ndarray) -> dict[str, float]:
-    if not len(counts):
-        return {}
     p50, p90, p99 = np.percentile(counts, [50, 90, 99], method="higher")
     return {
         "min": int(counts.min()), "p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(counts.max()),
