@@ -20,8 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal_key
@@ -32,7 +30,6 @@ from finetune_pipeline.evaluation.sealed import open_sealed
 from finetune_pipeline.models.chat_templates import read_chat_template
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.planning.plan import MEASURED_METHODS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.spec.methods import METHODS
@@ -173,27 +170,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def keep(rows: list[dict[str, Any]], task: str, base: str) -> None:
-    """Write the rows to the file that `finetune plan` shows them from."""
-    results = {
-        "date": str(datetime.date.today()),
-        "task": task,
-        "base": base,
-        "rows": [
-            {
-                "method": r["method"],
-                "passes": round(r["epochs"], 2),
-                "loss": round(r["loss"], 4),
-                "accuracy": round(r["test"]["accuracy"], 4),
-                "interval": [round(x, 4) for x in r["test"]["interval"]],
-            }
-            for r in rows
-        ],
-    }
-    head = "# Written by benchmarks/methods_table.py --write. What each method came to, once.\n"
-    MEASURED_METHODS.write_text(head + yaml.safe_dump(results, sort_keys=False), "utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where everything is kept")
@@ -204,9 +180,6 @@ def main() -> None:
     )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--passes", type=float, default=None)
-    parser.add_argument(
-        "--write", action="store_true", help="keep the rows in the package, for the table of `finetune plan`"
-    )
     a = parser.parse_args()
     task = load_task(read_settings().data_root / a.task)
     name = a.base or task.spec.base_model
@@ -227,8 +200,6 @@ def main() -> None:
     )
     print(table(rows))
     write_json(place / "rows.json", rows)
-    if a.write:
-        keep(rows, a.task, name)
 
 
 if __name__ == "__main__":

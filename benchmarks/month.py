@@ -102,7 +102,7 @@ def made(project: Project, step: str) -> list[Path]:
 @contextlib.contextmanager
 def served(project: Project, folder: Path) -> Iterator[int]:
     """`finetune serve` on a free port, which is given."""
-    command = project.command("serve", TASK, "--port", "0", "--look-seconds", "2")
+    command = project.command("serve", TASK, "--port", "0")
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(
             command, env=project.environment(), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ import torch
 
 from finetune_pipeline.models.checkpoint import INDEX, Checkpoint
 from finetune_pipeline.models.merging import merge
-from finetune_pipeline.models.streaming import Planned, TensorWriter
+from finetune_pipeline.models.streaming import Shape, write_tensors
 
 SHAPES: dict[str, dict[str, Any]] = {
     "1b": {
@@ -101,22 +102,25 @@ def write_base(folder: Path, shape: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(shape, indent=1))
     generator = torch.Generator().manual_seed(0)
     pool = (torch.randn(_POOL, generator=generator) * 0.02).bfloat16()
-    shards: list[dict[str, Planned]] = [{}]
+    shards: list[dict[str, Shape]] = [{}]
     for name, size in tensors(shape).items():
-        planned = Planned.of("BF16", size)
+        planned = Shape.of("BF16", size)
         if sum(p.size for p in shards[-1].values()) + planned.size > _SHARD:
             shards.append({})
         shards[-1][name] = planned
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+
+    def random_pieces(size: int) -> Iterator[torch.Tensor]:
+        left = size // 2
+        while left:
+            start = int(torch.randint(0, _POOL // 2, (1,), generator=generator))
+            piece = pool[start : start + min(left, _POOL // 2)]
+            yield piece
+            left -= len(piece)
+
+    sizes = {name: shape.size for shard in shards for name, shape in shard.items()}
     for file, shard in zip(names, shards, strict=True):
-        with TensorWriter(folder / file, shard, {"format": "pt"}) as writer:
-            for name in writer.order:
-                left = shard[name].size // 2
-                while left:
-                    start = int(torch.randint(0, _POOL // 2, (1,), generator=generator))
-                    piece = pool[start : start + min(left, _POOL // 2)]
-                    writer.write(name, piece)
-                    left -= len(piece)
+        write_tensors(folder / file, shard, lambda name: random_pieces(sizes[name]), {"format": "pt"})
     index = {n: file for file, shard in zip(names, shards, strict=True) for n in shard}
     total = sum(p.size for shard in shards for p in shard.values())
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}))
@@ -138,12 +142,15 @@ def write_adapter(folder: Path, shape: dict[str, Any]) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
     planned = {}
     for name, (outputs, inputs) in layers.items():
-        planned[f"base_model.model.{name}.lora_A.weight"] = Planned.of("F32", (RANK, inputs))
-        planned[f"base_model.model.{name}.lora_B.weight"] = Planned.of("F32", (outputs, RANK))
+        planned[f"base_model.model.{name}.lora_A.weight"] = Shape.of("F32", (RANK, inputs))
+        planned[f"base_model.model.{name}.lora_B.weight"] = Shape.of("F32", (outputs, RANK))
     generator = torch.Generator().manual_seed(1)
-    with TensorWriter(folder / "adapter_model.safetensors", planned, {"format": "pt"}) as writer:
-        for name in writer.order:
-            writer.write(name, torch.randn(planned[name].shape, generator=generator) * 0.01)
+    write_tensors(
+        folder / "adapter_model.safetensors",
+        planned,
+        lambda name: [torch.randn(planned[name].shape, generator=generator) * 0.01],
+        {"format": "pt"},
+    )
 
 
 def by_peft(base: Path, adapter: Path, out: Path) -> None:
@@ -234,8 +241,8 @@ def main() -> None:
     print(machine())
     for size in arguments.size or sorted(SHAPES):
         shape = SHAPES[size]
-        total = sum(Planned.of("BF16", s).size for s in tensors(shape).values())
-        largest = max(Planned.of("BF16", s).size for s in tensors(shape).values())
+        total = sum(Shape.of("BF16", s).size for s in tensors(shape).values())
+        largest = max(Shape.of("BF16", s).size for s in tensors(shape).values())
         root = Path(tempfile.mkdtemp(prefix="streaming-merge-"))
         try:
             if shutil.disk_usage(root).free < 3 * total:

@@ -24,10 +24,11 @@ import torch
 from training_tasks import make_base, make_splits
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.models.chat import encode_all, load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.training import fused, shared_prefix
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.prefix_tree import Segment
+from finetune_pipeline.training.rows import encode_split
 
 CPU = torch.device("cpu")
 
@@ -154,7 +155,7 @@ def main() -> None:
     base = make_base(folder, "chatml" if given.instructions else None)
     train, _, settings = make_splits(folder, given.instructions)
     tokenizer = load_tokenizer(base)
-    encoded, _ = encode_all(tokenizer, read_examples(train)[:32])
+    encoded = encode_split(tokenizer, read_examples(train)[:32], 1 << 20, "fail").rows
     rows = [{"id": r.id, "ids": r.ids, "loss": r.loss} for r in encoded]
     bench = Bench(base, {**settings, "unquantized_epochs": 0.0}, rows, tokenizer.pad_token_id)
     chosen = [v for v in VARIANTS if not given.only or any(part in v.name for part in given.only)]

@@ -88,14 +88,15 @@ def judge(job: dict[str, Any]) -> dict[str, Any]:
     from peft import PeftModel
 
     from finetune_pipeline.data.examples import read_examples
-    from finetune_pipeline.models.chat import encode_all, load_tokenizer
+    from finetune_pipeline.models.chat import load_tokenizer
     from finetune_pipeline.models.loading import load_for_prediction
     from finetune_pipeline.training.fused import token_losses
+    from finetune_pipeline.training.rows import encode_split
     from finetune_pipeline.training.shared_prefix import PackedCollator, logits_to_learn, supports_shared_prefix
 
     base = Path(job["base"])
     tokenizer = load_tokenizer(base)
-    encoded, _ = encode_all(tokenizer, read_examples(Path(job["validation"])))
+    encoded = encode_split(tokenizer, read_examples(Path(job["validation"])), 1 << 20, "fail").rows
     rows = sorted(({"id": r.id, "ids": r.ids, "loss": r.loss} for r in encoded), key=lambda r: len(r["ids"]))
     model: Any = load_for_prediction(base, torch.device("cpu"))
 

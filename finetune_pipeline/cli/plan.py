@@ -21,7 +21,7 @@ from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.report.training_pages import PARTS, file_size, measured_accuracy, time_range
+from finetune_pipeline.report.training_pages import PARTS, file_size, time_range
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
@@ -148,7 +148,7 @@ def _show(facts: dict[str, Any]) -> None:
     )
     say(
         f"tokens    {tokens['total']:,} ({tokens['mean']} a row; half up to {tokens['p50']}, 99% up to {tokens['p99']}, longest "
-        f"{tokens['longest']}); {facts['computed_share']:.0%} of them are computed, shared beginnings once a batch"
+        f"{tokens['max']}); {facts['computed_share']:.0%} of them are computed, shared beginnings once a batch"
     )
     say(f"test      {facts['power']['sentence']}")
     for phase in facts["phases"]:
@@ -168,17 +168,14 @@ def _show(facts: dict[str, Any]) -> None:
         say("time      not measured on this machine yet: the training says it after its first steps")
     say("money, in US dollars (planning/prices.yaml, FINETUNE_HOME or the task's folder may hold another list)")
     for price in facts["prices"]:
-        low, high = price["dollars_between"]
-        hours = f", {price['hours_between'][0]:g} to {price['hours_between'][1]:g} h" if price["hours_between"] else ""
-        say(f"          {price['engine']}, {price['model']}: {low:g} to {high:g}{hours} (of {price['date']})")
-    say(
-        f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'time':22} {'result':>9}  measured on the shipped task"
-    )
+        hours = f", {price['hours'][0]:.2g} to {price['hours'][1]:.2g} h" if price["hours"] else ""
+        say(f"          {price['where']}: {price['low']:g} to {price['high']:g}{hours} (of {price['date']})")
+    say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'time':22} {'result':>9}")
     for row in facts["methods"]:
         fits = "yes" if row["fits"] else "no"
         say(
             f"{row['method']:8} {row['trainable_parameters']:>13,} {row['memory_mib']:>6,} MiB  {fits:4}  "
-            f"{time_range(row['seconds']):22} {file_size(row['result_bytes']):>9}  {measured_accuracy(row['measured'])}"
+            f"{time_range(row['seconds']):22} {file_size(row['result_bytes']):>9}"
         )
     say()
     if facts["fits"]:
@@ -191,9 +188,6 @@ def _show(facts: dict[str, Any]) -> None:
     near = facts["nearest"]
     if near is None:
         return
-    for rung in near["tried"]:
-        change = ", ".join(f"{k}: {v}" for k, v in rung["change"].items()) or "as it is"
-        say(f"  {rung['mib']:>8,} MiB with a tenth to spare  {'fits' if rung['fits'] else 'no  '}  {change}")
     if not near["fits"]:
         say("no setting of task.yaml makes it fit: use a smaller base_model, or more memory")
         return

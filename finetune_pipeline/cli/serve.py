@@ -20,16 +20,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.command()
 @click.argument("task")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-@click.option(
-    "--labels-only", is_flag=True, help="Label tasks: answer with the most likely label, never anything else."
-)
-@click.option(
-    "--rotate-mib", type=click.FloatRange(min=0.001), default=64.0, show_default=True, help="Size of a log file."
-)
-@click.option(
-    "--look-seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Look for a new champion."
-)
-def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_seconds: float) -> int:
+def serve(task: str, port: int) -> int:
     """Answer OpenAI-style chat completions on 127.0.0.1 with the task's champion, and log every answer.
 
     POST /v1/chat/completions, GET /v1/models, GET /health, and POST /feedback {id, flag, score, correction, label}. Rows
@@ -37,16 +28,11 @@ def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_secon
     serve the folder of `finetune export` with vLLM or the like.
     """
     loaded = get_task(task)
-    if labels_only and not loaded.spec.labels:
-        problem(f"{loaded.name} has no labels: leave --labels-only out")
-        return ERROR
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
-    writer = LogWriter(loaded.folder / OWN_FOLDER, int(rotate_mib * 2**20))
+    writer = LogWriter(loaded.folder / OWN_FOLDER)
     try:
-        service = Service(
-            loaded, lambda: present_champion(loaded, store, tracking), writer, only_labels=labels_only, tell=problem
-        )
+        service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem)
         server = LocalServer(chat_app(service), port)
     except LookupError as error:
         problem(str(error.args[0]))
@@ -54,7 +40,7 @@ def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_secon
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    service.watch(look_seconds)
+    service.watch()
     with server:
         say(f"serving {service.model} at {server.url}/v1 (Ctrl-C ends it)")
         say(f"logging to {writer.path}")

@@ -11,20 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
-from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat import end_ids, load_tokenizer, render, to_ids
-from finetune_pipeline.models.chat_templates import (
-    advisable,
-    endless,
-    given_template,
-    marks,
-    missing_marks,
-    missing_tokens,
-    no_template,
-    untrained_marks,
-    untrained_tokens,
-    usable,
-)
+from finetune_pipeline.findings import Finding, FindingsError, errors
+from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer
+from finetune_pipeline.models.chat_templates import generation_ends, no_template, template_findings, usable
 from finetune_pipeline.models.identity import (
     MODEL_FILE,
     TEXTS,
@@ -77,13 +66,13 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
 
 
 def describe(folder: Path, name: str = "") -> dict[str, Any]:
-    """Facts about a model folder: parameters, dtype, weight_bytes, context_length, vocabulary, pad_is_eos, files."""
+    """Facts about a model folder: parameters, dtype, weight_bytes, context_length, vocabulary, eos, end_tokens, files."""
     from transformers import AutoConfig
 
     weights = weight_files(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer = load_tokenizer(folder)
-    check_chat_template(tokenizer, name or folder.name, folder)
+    check_chat_template(tokenizer, name or folder.name)
     tensors = [tensor for file in weights for tensor in tensor_header(file)[0].values()]
     others = [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file()]
     return {
@@ -95,16 +84,15 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "eos": tokenizer.eos_token,
         "end_tokens": tokenizer.convert_ids_to_tokens(sorted(end_ids(tokenizer))),
-        "pad_is_eos": tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id,
         "files": {p.name: digest_file(p) for p in [*weights, *others] if p.name != MODEL_FILE},
     }
 
 
-def check_chat_template(tokenizer: Any, name: str, folder: Path) -> None:
+def check_chat_template(tokenizer: Any, name: str) -> None:
     """Raises FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
     problems = []
     if not tokenizer.chat_template:
-        problems.append(no_template(name, advisable(folder, tokenizer.get_vocab())))
+        problems.append(no_template(name, usable(tokenizer.get_vocab())))
     if tokenizer.eos_token_id is None:
         message = "the tokenizer has no end-of-sequence token"
         fix = "set eos_token in tokenizer_config.json"
@@ -119,38 +107,19 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     Raises FindingsError when the vocabulary lacks a mark of the template, when it is no Jinja, or ends no turn.
     """
     tokenizer = load_tokenizer(folder)
-    had = bool(tokenizer.chat_template)
-    vocabulary = tokenizer.get_vocab()
-    missing = missing_marks(template, vocabulary)
-    if missing:
-        raise FindingsError([missing_tokens(name, missing, usable(vocabulary))])
+    findings = template_findings(folder, template, name, tokenizer.get_vocab())
+    if wrong := errors(findings):
+        raise FindingsError(wrong)
     tokenizer.chat_template = template
-    end = _end_of_turn_token(tokenizer)
-    tokenizer.eos_token = end
+    tokenizer.eos_token = end_of_turn_token(tokenizer)
     tokenizer.save_pretrained(folder)
-    path = (
-        folder / "generation_config.json"
-    )  # what ends generation must end training's answers, and the other way round
+    # what ends generation must end training's answers, and the other way round
+    path = folder / "generation_config.json"
     generation = read_json(path) if path.exists() else {}
-    listed = generation.get("eos_token_id")
-    before = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    ids = list(dict.fromkeys([tokenizer.eos_token_id, *before]))
+    ids = list(dict.fromkeys([tokenizer.eos_token_id, *generation_ends(folder)]))
     write_json(path, {**generation, "eos_token_id": ids if len(ids) > 1 else ids[0]})
     path.chmod(0o644)
-    untrained = untrained_tokens(folder, vocabulary, sorted({*marks(template), end}))
-    return [given_template(name, had), *([untrained_marks(name, untrained)] if untrained else [])]
-
-
-def _end_of_turn_token(tokenizer: Any) -> str:
-    """The first special token the template writes behind an answer. Raises FindingsError if there is none."""
-    answer = "an answer"
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
-    behind = render(tokenizer, turns).rpartition(answer)[2]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    end = next((t for t in to_ids(tokenizer, behind) if t in special), None)
-    if end is None:
-        raise FindingsError([endless(behind)])
-    return str(tokenizer.convert_ids_to_tokens(end))
+    return findings
 
 
 def _path(there: Path, here: Path, artifact: Path) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat_templates import endless, generation_ends
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.models.identity import model_folder
 
@@ -206,15 +206,18 @@ def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:
     return next((at + 1 for at in range(start, len(ids)) if ids[at] in ends), len(ids))
 
 
-def encode_all(tokenizer: Any, examples: Sequence[Any]) -> tuple[list[Encoded], list[Finding]]:
-    """Every example (`.id`, `.messages`, `.tools`) as rows; those that cannot be, as findings."""
-    done, findings = [], []
-    for example in examples:
-        try:
-            done += encode_example(tokenizer, example.messages, example.id, example.tools)
-        except FindingsError as error:
-            findings.extend(error.findings)
-    return done, findings
+def end_of_turn_token(tokenizer: Any) -> str:
+    """The first special token the template writes behind an answer. Raises FindingsError if there is none, and as
+    :func:`render`."""
+    answer = "an answer"
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
+    behind = render(tokenizer, turns).rpartition(answer)[2]
+    backend = tokenizer.backend_tokenizer
+    special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    end = next((t for t in backend.encode(behind, add_special_tokens=False).tokens if t in special), None)
+    if end is None:
+        raise FindingsError([endless(behind)])
+    return str(end)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -229,7 +232,5 @@ def load_tokenizer(folder: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    path = source / "generation_config.json"
-    ends = read_json(path).get("eos_token_id") if path.exists() else None
-    tokenizer.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    tokenizer.end_token_ids = generation_ends(source)
     return tokenizer

@@ -14,16 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
 
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.identity import tensor_header, weight_files
 
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -103,6 +100,20 @@ def own_template(folder: Path) -> str | None:
     return template or None
 
 
+def special_tokens(folder: Path) -> dict[str, str]:
+    """The special tokens that tokenizer_config.json names, as templates know them: bos_token, eos_token, …"""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    return {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
+
+
+def generation_ends(folder: Path) -> list[int]:
+    """The tokens that end an answer by generation_config.json; it may name one, several or none."""
+    path = folder / "generation_config.json"
+    ends = read_json(path).get("eos_token_id") if path.is_file() else None
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
 def marks(template: str) -> list[str]:
     """What the template writes by itself that looks like a special token: ``<|im_start|>``, ``<end_of_turn>``, ``[INST]``."""
     return sorted({m.group() for m in _MARK.finditer(template)})
@@ -156,12 +167,11 @@ def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
 
     Raises jinja2.TemplateError where the template refuses these turns.
     """
-    template, config = own_template(folder), folder / "tokenizer_config.json"
+    template = own_template(folder)
     if template is None:
         return None
-    settings = read_json(config) if config.is_file() else {}
-    special = {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
-    return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **special))
+    known = special_tokens(folder)
+    return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **known))
 
 
 def prompt_text(folder: Path, system_prompt: str) -> str | None:
@@ -198,16 +208,6 @@ def given_template(name: str, had: bool) -> Finding:
     return Finding("model.template_from_task", "warning", f"model {name}", f"{name} {message}", fix)
 
 
-def untrained_marks(name: str, tokens: Sequence[str]) -> Finding:
-    """The warning about marks that are tokens of the base and were never trained."""
-    message = (
-        f"{', '.join(tokens)} are in the vocabulary of {name} but were never trained: their embeddings are those of unused "
-        "tokens, and adapters do not train embeddings"
-    )
-    fix = "set chat_template: none, whose only mark is the end-of-sequence token; or train with method: full"
-    return Finding("model.untrained_tokens", "warning", "task.yaml: chat_template", message, fix)
-
-
 def endless(behind: str) -> Finding:
     """The refusal of a template that ends no turn; behind: what it writes after an answer."""
     message = (
@@ -218,75 +218,11 @@ def endless(behind: str) -> Finding:
     return Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)
 
 
-def advisable(folder: Path, vocabulary: dict[str, int]) -> list[str]:
-    """Names of the templates the vocabulary can write, those whose marks were never trained last."""
-    names = usable(vocabulary)
-    return sorted(names, key=lambda name: bool(untrained_tokens(folder, vocabulary, marks(NAMED[name]))))
-
-
-def template_findings(folder: Path, template: str | None, name: str, tokenizer: Tokenizer) -> list[Finding]:
-    """Errors and warnings about using the model folder with `template` (None: its own), before anything is loaded."""
+def template_findings(folder: Path, template: str | None, name: str, vocabulary: Container[str]) -> list[Finding]:
+    """Errors and warnings about using the model folder with `template` (None: its own)."""
     own = own_template(folder)
     if template is None:
-        return [] if own else [no_template(name, advisable(folder, tokenizer.get_vocab()))]
-    vocabulary = tokenizer.get_vocab()
-    missing = missing_marks(template, vocabulary)
-    if missing:
+        return [] if own else [no_template(name, usable(vocabulary))]
+    if missing := missing_marks(template, vocabulary):
         return [missing_tokens(name, missing, usable(vocabulary))]
-    untrained = untrained_tokens(folder, vocabulary, marks(template))
-    return [given_template(name, bool(own)), *([untrained_marks(name, untrained)] if untrained else [])]
-
-
-_PLACEHOLDER = re.compile(r"unused|reserved|placeholder|extra_?\d|dummy", re.IGNORECASE)
-_SAMPLE = 64
-_ALIKE = 0.5
-"""Mean cosine of unused tokens with their common direction, from which they are taken to have one."""
-_STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-
-
-def untrained_tokens(folder: Path, vocabulary: Mapping[str, int], tokens: Sequence[str]) -> list[str]:
-    """Those of `tokens` whose embedding lies nearer to the vocabulary's unused tokens than to its words.
-
-    Reads single rows of the embedding matrix. Empty where the vocabulary has no unused tokens to compare with, or where
-    those have no direction in common.
-    """
-    if not tokens:
-        return []
-    unused = sorted(t for t in vocabulary if _PLACEHOLDER.search(t) and t not in tokens)[:_SAMPLE]
-    words = sorted(t for t in vocabulary if t.isascii() and t.strip("Ġ▁ ").isalpha())
-    words = words[:: max(1, len(words) // _SAMPLE)][:_SAMPLE]
-    matrix = _embedding(folder)
-    if matrix is None or len(unused) < 4 or len(words) < 4:
-        return []
-
-    def rows(names: Sequence[str]) -> np.ndarray:
-        return _unit(_floats(matrix[[vocabulary[n] for n in names]]))
-
-    direction = _unit(rows(unused).mean(0))
-    alike, apart = float((rows(unused) @ direction).mean()), float((rows(words) @ direction).mean())
-    if alike < _ALIKE:
-        return []
-    near = rows(tokens) @ direction > (alike + apart) / 2
-    return [token for token, yes in zip(tokens, near.tolist(), strict=True) if yes]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def _floats(stored: np.ndarray) -> np.ndarray:
-    """float32 of stored numbers; bfloat16, which numpy does not know, is the upper half of a float32."""
-    if stored.dtype == np.dtype("<u2"):
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32)
-
-
-def _embedding(folder: Path) -> Any:
-    """The embedding matrix as numbers on disk (bfloat16 as whole numbers of 16 bits), or None."""
-    for file in weight_files(folder):
-        header, data = tensor_header(file)
-        for name, entry in header.items():
-            if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight")) and entry["dtype"] in _STORED:
-                start = data + entry["data_offsets"][0]
-                return np.memmap(file, _STORED[entry["dtype"]], "r", start, tuple(entry["shape"]))
-    return None
+    return [given_template(name, bool(own))]

@@ -15,10 +15,10 @@ import torch
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, weight_files
-from finetune_pipeline.models.streaming import Entry, Planned, TensorFile, TensorWriter
+from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors
 
 INDEX = "model.safetensors.index.json"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 """How the tensor of the input embeddings ends, in the architectures of transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Names of the output head; without one of them in the files, the head is tied to the embeddings."""
@@ -93,7 +93,7 @@ Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
 class Output:
     """How one tensor of the copy is made: from the stored tensor `source` by `make`, into the file named `file`."""
 
-    planned: Planned
+    planned: Shape
     file: str
     source: str
     make: Make | None = None
@@ -110,23 +110,17 @@ class Copy:
     @classmethod
     def of(cls, source: Checkpoint) -> Copy:
         """Everything as it is."""
-        outputs = {}
-        for name, file in source.place.items():
-            entry = file.entries[name]
-            outputs[name] = Output(Planned(entry.dtype, entry.shape, entry.end - entry.start), file.path.name, name)
-        return cls(source, outputs)
+        return cls(source, {n: Output(file.entries[n], file.path.name, n) for n, file in source.place.items()})
 
     def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
         """Have a tensor written by `make`, as `dtype` and with `shape` (default: as they were)."""
         old = self.outputs[name]
-        planned = Planned.of(dtype or old.planned.dtype, shape or old.planned.shape)
+        planned = Shape.of(dtype or old.planned.dtype, shape or old.planned.shape)
         self.outputs[name] = Output(planned, old.file, old.source, make)
 
     def add(self, name: str, like: str) -> None:
         """A new tensor, so far a copy of the stored tensor `like`, in the same file."""
-        old = self.outputs[like]
-        entry = self.source.entry(like)
-        self.outputs[name] = Output(Planned(entry.dtype, entry.shape, entry.end - entry.start), old.file, like)
+        self.outputs[name] = Output(self.source.entry(like), self.outputs[like].file, like)
 
     def write(self, target: Path) -> dict[str, str]:
         """Write weights, index, configuration and the other files into `target`. Returns {file: sha256}."""
@@ -140,19 +134,20 @@ class Copy:
             for file in self.source.files:
                 opened.enter_context(file)
             for file_name, outputs in sorted(by_file.items()):
-                planned = {n: o.planned for n, o in outputs.items()}
-                with TensorWriter(target / file_name, planned, metadata[file_name] or {"format": "pt"}) as writer:
-                    for name in writer.order:
-                        for piece in self._pieces(outputs[name]):
-                            writer.write(name, piece)
-                digests[file_name] = writer.sha256
+                digests[file_name] = write_tensors(
+                    target / file_name,
+                    {name: output.planned for name, output in outputs.items()},
+                    self._pieces,
+                    metadata[file_name] or {"format": "pt"},
+                )
         self._write_rest(target)
         for path in sorted(target.iterdir()):
             if path.name not in digests:
                 digests[path.name] = digest_file(path)
         return dict(sorted(digests.items()))
 
-    def _pieces(self, output: Output) -> Iterator[torch.Tensor | memoryview]:
+    def _pieces(self, name: str) -> Iterator[torch.Tensor | memoryview]:
+        output = self.outputs[name]
         file = self.source.place[output.source]
         yield from output.make(file) if output.make else file.pieces(output.source)
 
@@ -169,6 +164,12 @@ class Copy:
             index["weight_map"] = {n: o.file for n, o in sorted(self.outputs.items())}
             index["metadata"] = {**index.get("metadata", {}), "total_size": self.bytes()}
             _write(target / INDEX, index)
+
+    @property
+    def dtypes(self) -> str:
+        """The types of the tensors, as people write them: ``bfloat16+float32``."""
+        kinds = {o.planned.dtype for o in self.outputs.values()}
+        return "+".join(sorted(str(TORCH_TYPES.get(kind, kind.lower())).removeprefix("torch.") for kind in kinds))
 
     def bytes(self) -> int:
         """Bytes of all tensors together."""

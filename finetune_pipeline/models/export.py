@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.gguf import KINDS, write_gguf
@@ -181,7 +183,7 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     for old in out.parent.glob(f".{out.name}.unfinished-*"):
         number = old.name.rpartition("-")[2]
-        if number.isdigit() and not _alive(int(number)):
+        if number.isdigit() and not psutil.pid_exists(int(number)):
             shutil.rmtree(old, ignore_errors=True)
     free = shutil.disk_usage(out.parent).free
     if free < size * 1.05:
@@ -205,16 +207,6 @@ def check_place(out: Path) -> None:
         message = f"{out.name!r} is there already and is no empty folder"
         fix = "give a new folder as --to, or remove that one: nothing is ever overwritten"
         raise FindingsError([_finding("not_empty", message, fix)])
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _finding(rule: str, message: str, fix: str) -> Finding:

@@ -46,7 +46,7 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
         FindingsError: The architecture, its settings or its tokenizer cannot be written so that llama.cpp computes the
             same.
     """
-    from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType
+    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
@@ -60,7 +60,7 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
     if problems := _problems(config):
         raise refused("settings", "; ".join(problems), "export it --for vllm or transformers")
     tokenizer = gguf_tokenizer(folder, config.vocab_size)
-    writer = GGUFWriter(target, _arch_name(arch))
+    writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
     try:
         writer.add_name(name)
         writer.add_file_type(LlamaFileType.MOSTLY_F16 if kind == "f16" else LlamaFileType.MOSTLY_Q8_0)
@@ -76,12 +76,6 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
             writer.write_tensor_data(_stored(tensor, _stored_as(tensor.shape, place, kind)))
     finally:
         writer.close()
-
-
-def _arch_name(arch: Any) -> str:
-    from gguf import MODEL_ARCH_NAMES
-
-    return str(MODEL_ARCH_NAMES[arch])
 
 
 def _rope(config: Any) -> dict[str, Any]:

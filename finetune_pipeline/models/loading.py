@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16, cpu_maker
+from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder, tensor_header, weight_files
 
 
@@ -82,13 +82,10 @@ def load_for_prediction(
         adapter: Folder of a prefix to put in front of it, the one kind that is served as it was trained.
         precision: ``serving`` or ``float32`` (evaluation.precision). Only float32 gives the same greedy answers however
             rows are batched.
-
-    Raises:
-        JobError: The adapter is of another kind.
     """
     dtype = asked_in(folder, precision, device)
     model = _load(folder, dtype, device).eval()
-    if device.type == "cpu" and onednn_is_there() and (dtype == torch.bfloat16 or onednn_is_faster()):
+    if device.type == "cpu" and dtype == torch.bfloat16 and onednn_is_there():
         predict_by_onednn(model)
     if adapter is None:
         return model
@@ -184,20 +181,14 @@ def onednn_is_there() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def onednn_is_faster() -> bool:
-    """Whether this processor has vector units that oneDNN uses and MKL does not."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu_maker() != "GenuineIntel"
-
-
 class OneDnnLinear(nn.Linear):
-    """A linear layer without gradients. Where they are wanted, and for another dtype or device, it is nn.Linear's.
+    """A linear layer in bfloat16 without gradients. Where they are wanted, and for another dtype or device, it is nn.Linear's.
 
-    In bfloat16 PyTorch's own path copies the weight once per row where the input is a slice, as the output head's is.
+    PyTorch's own path copies the weight once per row where the input is a slice, as the output head's is.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        dtypes = (torch.float32, torch.bfloat16)
-        if input.dtype not in dtypes or input.device.type != "cpu" or torch.is_grad_enabled():
+        if input.dtype != torch.bfloat16 or input.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(input)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
         return product

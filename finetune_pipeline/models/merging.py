@@ -17,11 +17,12 @@ from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, model_folder, model_record, weight_files
-from finetune_pipeline.models.streaming import TORCH_TYPES
+from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, model_folder, origin, weight_files
 from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
+_LEAST_AGREEMENT = 0.9
+"""Share of equal greedy answers below which float32 is tried."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -36,21 +37,19 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     does not fit the base.
     """
     source, target = model_folder(base), out / "model"
-    record = model_record(base)
-    origin = {"base_model": record["base_model"], "revision": record.get("revision")}
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
-        facts = {"kind": "full", **origin, **_take_over(adapter, source, target)}
+        facts = {"kind": "full", **origin(base), **_take_over(adapter, source, target)}
     else:
         change = read_adapter(adapter)
         copy = plan_merge(Checkpoint(source), change, float32=float32)
         files = copy.write(target)
         facts = {
             "kind": "lora",
-            **origin,
+            **origin(base),
             "merged_tensors": len(change.changes),
             "scaling": change.scaling,
-            "dtype": _dtypes(copy),
+            "dtype": copy.dtypes,
             "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
             "files": files,
             "adapter_sha256": digest_file(adapter / WEIGHTS),
@@ -85,18 +84,9 @@ def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     if entry.dtype not in _FLOATS:
         return f"the base's {name} is stored as {entry.dtype}, which is quantized: name the unquantized model as base_model"
     shape = (own[change.b].shape[0], own[change.a].shape[1])
-    if change.magnitude is not None and own[change.magnitude].shape != shape[:1]:
-        return f"the adapter's magnitudes of {name} have the shape {own[change.magnitude].shape}, not {shape[:1]}"
-    if (shape[::-1] if adapter.transposed else shape) != entry.shape:
+    if shape != entry.shape:
         return f"the adapter's change of {name} has shape {shape}, the base's weight {entry.shape}"
     return None
-
-
-def _dtypes(copy: Copy) -> str:
-    kinds = {o.planned.dtype for o in copy.outputs.values()}
-    return "+".join(
-        sorted(str(TORCH_TYPES[k]).removeprefix("torch.") if k in TORCH_TYPES else k.lower() for k in kinds)
-    )
 
 
 def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
@@ -118,7 +108,7 @@ def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
     return {
         "merged_tensors": 0,
         "scaling": None,
-        "dtype": _dtypes(Copy.of(checkpoint)),
+        "dtype": Copy.of(checkpoint).dtypes,
         "weight_bytes": sum(p.stat().st_size for p in weights),
         "files": {p.name: digest_file(p) for p in sorted(target.iterdir())},
         "adapter_sha256": None,
@@ -139,9 +129,8 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     A merge that is right, but loses more than the limit by rounding to the base's type, is written again in float32: then
     ``stored_float32_because`` says so, and parity.rounding keeps the figures of the rounded one. A prompt-tuned adapter
     becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it. ``serving`` says
-    how the model is asked: system_prompt (the examples'; system_prompts: how many there are), labels, max_new_tokens,
-    precision (of evaluation.precision), stop_token_ids, stop_tokens. Optional key of the job: min_agreement (0.9), the share
-    of equal greedy answers below which float32 is tried, too.
+    how the model is asked: system_prompt (the examples'), labels, max_new_tokens,
+    precision (of evaluation.precision), stop_token_ids, stop_tokens.
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
@@ -155,7 +144,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
             f"{Path(job['examples']).name} holds no examples to compare the merged model on\n"
             "fix: look at the split's counts"
         )
-    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "precision", "stage")}
+    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
     write: Callable[..., dict[str, Any]] = merge
     judge: Callable[..., dict[str, Any]] = parity
@@ -164,11 +153,10 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
 
         judge = soft_parity
-        del options["precision"]  # PEFT's side reads the served answers: both in float32
         write = plain_model if kind == "prompt" else prefix_reference
     facts = write(base, adapter, out)
     comparison = judge(base, adapter, out, examples, **options)
-    enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= job.get("min_agreement", 0.9)
+    enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
     if comparison["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         why = (
             f"rounded to {facts['dtype']}, the model is {comparison['mean_kl']:.2g} nats a token from the trained one (limit "
@@ -196,7 +184,6 @@ def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[s
     ends = sorted(end_ids(tokenizer))
     return {
         "system_prompt": prompts.most_common(1)[0][0] if prompts else None,
-        "system_prompts": len(prompts),
         "labels": list(job["labels"]),
         "max_new_tokens": job["max_new_tokens"],
         "precision": job["precision"],

@@ -8,9 +8,6 @@
 3. *What did rounding cost?* The adapter on the base against the stored weights, both computed in float32 (``mean_kl``,
    ``same_greedy``). This is no fault of the merge: an update of a few steps may be smaller than half a step of bfloat16
    nearly everywhere, and is then rounded away. Above the limit the merge is stored in float32 instead (see :mod:`.merging`).
-
-The share of answers that the serving precision leaves as they are is reported, too (``same_as_served``), and
-decides nothing: the evaluation asks the model in that precision.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
-from finetune_pipeline.models.loading import asked_in, device_with_room, load_for_prediction, pick_device
+from finetune_pipeline.models.loading import device_with_room, load_for_prediction, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.reporting import say
 
@@ -74,33 +71,26 @@ def parity(
     *,
     max_new_tokens: int,
     batch_size: int,
-    precision: str = "serving",
     stage: str = "merged_model",
 ) -> dict[str, Any]:
     """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`.
 
-    Everything is computed in float32, on the CPU where that has no room on the GPU; the merged model answers in `precision`
-    (of evaluation.precision), too.
+    Everything is computed in float32, on the CPU where that has no room on the GPU.
 
-    Facts: rows, same_greedy, same_greedy_share, same_as_served (share of the merged model's answers that are the same in
-    `precision`; None where that is float32), positions, mean_kl and max_kl
-    (nats a token, KL(trained || stored)), mean_kl_limit, max_abs_logit_difference, different
-    (ids of rows with other answers), merge_kl and merge_kl_limit (None for a whole model), weights_compared, weights_off
-    (names), right (questions 1 and 2), passed (right, and mean_kl within its limit). Raises JobError when either side's
-    logits are not finite.
+    Facts: rows, same_greedy, same_greedy_share, positions, mean_kl and max_kl (nats a token, KL(trained || stored)),
+    mean_kl_limit, different (ids of rows with other answers), merge_kl and merge_kl_limit (None
+    for a whole model), weights_compared, weights_off (names), right (questions 1 and 2), passed (right, and mean_kl within
+    its limit). Raises JobError when either side's logits are not finite.
     """
-    rows = Rows.encode(load_tokenizer(base), examples)
+    tokenizer = load_tokenizer(base)
+    rows = Rows.encode(tokenizer, examples)
     device = device_with_room(base)
     if device != pick_device():
         say(f"{stage}: compared on the CPU, since the base model in float32 has no room on the GPU; this takes longer")
 
-    def answers(model: Any, name: str) -> list[Answer]:
-        return generate_and_score(
-            model, load_tokenizer(base), rows.prompts, None, max_new_tokens, batch_size, stage, name
-        )
-
     def look(model: Any, name: str) -> Side:
-        return Side(answers(model, name), finite(logits(model, rows, batch_size), name))
+        answers = generate_and_score(model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, name)
+        return Side(answers, finite(logits(model, rows, batch_size), name))
 
     merge_kl = None
     if adapter_kind(adapter) == "full":
@@ -117,16 +107,10 @@ def parity(
     compared, off = weights_off(model, merged)
     del model
     right_side = look(load_for_prediction(merged, device), "merged model")
-    as_served = None
-    if asked_in(merged, precision, pick_device()) != torch.float32:
-        served = answers(load_for_prediction(merged, pick_device(), precision=precision), "merged model, as served")
-        same = [a.text == b.text for a, b in zip(right_side.answers, served, strict=True)]
-        as_served = sum(same) / len(same)
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
     facts = compare(left, right_side, examples)
     return {
         **facts,
-        "same_as_served": as_served,
         "merge_kl": merge_kl,
         "merge_kl_limit": MERGE_KL_LIMIT,
         "weights_compared": compared,
@@ -151,7 +135,6 @@ def compare(left: Side, right: Side, examples: Sequence[Example]) -> dict[str, A
         "mean_kl": kl.mean().item(),
         "max_kl": kl.max().item(),
         "mean_kl_limit": MEAN_KL_LIMIT,
-        "max_abs_logit_difference": (left.logits - right.logits).abs().max().item(),
         "different": [e.id for e, equal in zip(examples, same, strict=True) if not equal],
     }
 

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
-from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import CONFIG, WEIGHTS, adapter_kind
-from finetune_pipeline.models.checkpoint import Checkpoint
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
-from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
+from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, origin
+from finetune_pipeline.models.streaming import TensorFile
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
@@ -32,13 +31,12 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     target.mkdir(parents=True)
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(adapter / name, target / name)
-    record, checkpoint = model_record(base), Checkpoint(source)
+    checkpoint = Checkpoint(source)
     own = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
     facts = {
         "kind": "prefix",
-        "base_model": record["base_model"],
-        "revision": record.get("revision"),
-        "dtype": "+".join(sorted({str(TORCH_TYPES[f.entries[n].dtype])[6:] for n, f in checkpoint.place.items()})),
+        **origin(base),
+        "dtype": Copy.of(checkpoint).dtypes,
         "weight_bytes": (target / WEIGHTS).stat().st_size,
         "files": {**{f.path.name: digest_file(f.path) for f in checkpoint.files}, **own},
         "adapter_sha256": own[f"adapter/{WEIGHTS}"],
@@ -54,19 +52,12 @@ class PrefixedModel:
     """
 
     def __init__(self, model: Any, adapter: Path) -> None:
-        """Raises JobError when `adapter` is no prefix, or one of a model with other layers."""
-        if adapter_kind(adapter) != "prefix":
-            raise JobError(f"{adapter.name!r} is no prefix tuning adapter\nfix: give the folder that training wrote")
         config = read_json(adapter / CONFIG)
         self.model, self.config, self.generation_config = model, model.config, model.generation_config
         with TensorFile(adapter / WEIGHTS) as file:
             flat = file.tensor("prompt_embeddings").float()
         layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
         self.tokens = len(flat)
-        if layers != model.config.get_text_config().num_hidden_layers or flat.shape[1] % (2 * layers * heads):
-            raise JobError(
-                f"the prefix is for {layers} layers, this model has others\nfix: use the base it was trained on"
-            )
         # [2 * layers, heads, tokens, d]: keys and values of each layer in turn
         parts = flat.view(self.tokens, 2 * layers, heads, -1).permute(1, 2, 0, 3).to(model.dtype).to(model.device)
         self._parts = parts.view(layers, 2, *parts.shape[1:])

@@ -21,7 +21,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, origin
 from finetune_pipeline.models.inference.generation import Answer, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.models.parity import MEAN_KL_LIMIT, Rows, Side, compare, finite, logits, weights_off
@@ -41,16 +41,14 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     The tokens stand at the front of everything the chat template renders; ``prompt_prefix`` of the facts is the same as a
     string, for servers that get bare text. Configuration, tokenizer, template and generation config are written anew where
     they change. float32: store the embeddings in float32. Facts: kind, base_model, revision, soft_tokens, soft_ids,
-    prompt_prefix, untied, head_rows, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
-    Raises JobError for another kind of adapter, a base it does not fit, and a template that would not give the same tokens.
+    prompt_prefix, untied, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
+    Raises JobError for a base whose embeddings cannot be added to, and a template that would not give the same tokens.
     """
-    if adapter_kind(adapter) != "prompt":
-        raise JobError(
-            "only prompt tuning becomes a model with added tokens\nfix: merge LoRA; serve prefixes as adapters"
-        )
     source, target = model_folder(base), out / "model"
-    checkpoint, vectors = Checkpoint(source), _vectors(adapter)
-    name, scale = _embedding(checkpoint, vectors)
+    checkpoint = Checkpoint(source)
+    with TensorFile(adapter / WEIGHTS) as file:
+        vectors = file.tensor("prompt_embeddings").float()  # [tokens, width]
+    name, scale = _embedding(checkpoint)
     old, new, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
     copy = Copy.of(checkpoint)
@@ -70,20 +68,17 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     new.save_pretrained(target)
     _suppress(target, checkpoint.config, ids)
     _same_text(old, new, ids)
-    record = model_record(base)
     for path in sorted(target.iterdir()):
         if path.suffix != ".safetensors":
             files[path.name] = digest_file(path)
     facts = {
         "kind": "prompt",
-        "base_model": record["base_model"],
-        "revision": record.get("revision"),
+        **origin(base),
         "soft_tokens": tokens,
         "soft_ids": ids,
         "prompt_prefix": "".join(tokens),
         "untied": untied,
-        "head_rows": "mean of all rows" + (f", bias {_NEVER:g}" if bias in checkpoint.place else ""),
-        "dtype": "+".join(sorted({str(TORCH_TYPES[o.planned.dtype])[6:] for o in copy.outputs.values()})),
+        "dtype": copy.dtypes,
         "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
         "files": dict(sorted(files.items())),
         "adapter_sha256": digest_file(adapter / WEIGHTS),
@@ -92,22 +87,8 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     return facts
 
 
-def _vectors(adapter: Path) -> torch.Tensor:
-    """The trained vectors [tokens, width] in float32."""
-    with TensorFile(adapter / WEIGHTS) as file:
-        if set(file.entries) != {"prompt_embeddings"}:
-            raise JobError(
-                f"{adapter.name}/{WEIGHTS} does not hold one prompt\nfix: give the folder that training wrote"
-            )
-        return file.tensor("prompt_embeddings").float()
-
-
-def _embedding(base: Checkpoint, vectors: torch.Tensor) -> tuple[str, float]:
+def _embedding(base: Checkpoint) -> tuple[str, float]:
     """(tensor of the input embeddings, what the model multiplies its rows with)."""
-    if base.config.get("quantization_config"):
-        raise JobError(
-            f"the base model {base.folder.name!r} is quantized\nfix: name the unquantized model as base_model"
-        )
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
@@ -120,11 +101,6 @@ def _embedding(base: Checkpoint, vectors: torch.Tensor) -> tuple[str, float]:
         raise JobError(
             f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix whose rows could be added to"
             "\nfix: export the adapter alone (`finetune export --adapter`)"
-        )
-    if base.entry(name).shape[1] != vectors.shape[1]:
-        raise JobError(
-            f"the prompt's vectors have {vectors.shape[1]} numbers, the base's embeddings {base.entry(name).shape[1]}\n"
-            "fix: use the base model the prompt was trained on"
         )
     return name, float(scale)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,21 +36,22 @@ TORCH_TYPES = {
     "BOOL": torch.bool,
 }
 """Types that are computed with; others (8-bit floats) are copied byte for byte."""
-
-NAMES = {kind: name for name, kind in TORCH_TYPES.items()}
 _BLOCK_ELEMENTS = 1 << 21
 _COPY_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One tensor of a file: its type as safetensors names it, and where its bytes begin and end in the file."""
+class Shape:
+    """A tensor's type, as safetensors names it, its shape, and its size in bytes."""
 
-    name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    end: int
+    size: int
+
+    @classmethod
+    def of(cls, dtype: str, shape: tuple[int, ...]) -> Shape:
+        """With the size that follows; `dtype` must be one of :data:`TORCH_TYPES`."""
+        return Shape(dtype, shape, math.prod(shape) * TORCH_TYPES[dtype].itemsize)
 
     @property
     def rows(self) -> int:
@@ -61,6 +62,19 @@ class Entry:
     def row_elements(self) -> int:
         """Elements of one row."""
         return math.prod(self.shape[1:])
+
+    @property
+    def width(self) -> int:
+        """Bytes of one element."""
+        kind = TORCH_TYPES.get(self.dtype)
+        return kind.itemsize if kind is not None else self.size // max(1, math.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Shape):
+    """One tensor of a file; start: where its bytes begin."""
+
+    start: int
 
 
 class TensorFile:
@@ -83,7 +97,7 @@ class TensorFile:
         header, data = tensor_header(path)
         for name, entry in header.items():
             start, end = entry["data_offsets"]
-            self.entries[name] = Entry(name, entry["dtype"], tuple(entry["shape"]), data + start, data + end)
+            self.entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), end - start, data + start)
 
     def __enter__(self) -> TensorFile:
         self._file = self.path.open("rb", buffering=0)
@@ -122,102 +136,65 @@ class TensorFile:
         return self.rows(name, 0, self.entries[name].rows)
 
     def blocks(self, name: str) -> Iterator[tuple[int, int]]:
-        """Ranges of rows, 2 Mi elements each, that cover a tensor in order."""
-        return row_blocks(self.entries[name])
+        """Ranges of rows, 2 Mi elements each (one row at least), that cover a tensor in order."""
+        entry = self.entries[name]
+        step = max(1, _BLOCK_ELEMENTS // max(1, entry.row_elements))
+        step -= step % 64 if step > 64 else 0  # whole tiles of the matrix product: the same sums as in one piece
+        for start in range(0, entry.rows, step):
+            yield start, min(start + step, entry.rows)
 
     def pieces(self, name: str) -> Iterator[memoryview]:
         """The bytes of a tensor, whatever its type, in pieces of 16 MiB."""
         entry = self.entries[name]
-        for start in range(entry.start, entry.end, _COPY_BYTES):
-            yield _bytes(self._read(start, min(_COPY_BYTES, entry.end - start)))
+        for start in range(0, entry.size, _COPY_BYTES):
+            yield _bytes(self._read(entry.start + start, min(_COPY_BYTES, entry.size - start)))
 
 
 def _bytes(buffer: torch.Tensor) -> memoryview:
     return memoryview(buffer.numpy())  # type: ignore[arg-type]
 
 
-def row_blocks(entry: Entry) -> Iterator[tuple[int, int]]:
-    """Ranges of rows, 2 Mi elements each (one row at least), that cover a tensor in order."""
-    step = max(1, _BLOCK_ELEMENTS // max(1, entry.row_elements))
-    step -= step % 64 if step > 64 else 0  # whole tiles of the matrix product: the same sums as in one piece
-    for start in range(0, entry.rows, step):
-        yield start, min(start + step, entry.rows)
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Shape],
+    pieces: Callable[[str], Iterable[torch.Tensor | memoryview]],
+    metadata: Mapping[str, str],
+) -> str:
+    """Write a safetensors file, tensor by tensor, in the library's order: widest type first, then by name.
 
+    Args:
+        pieces: Gives a tensor's bytes, in order.
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A tensor that is going to be written: type as safetensors names it, and shape."""
+    Returns:
+        The file's SHA-256.
 
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-
-    @property
-    def width(self) -> int:
-        """Bytes of one element."""
-        kind = TORCH_TYPES.get(self.dtype)
-        return kind.itemsize if kind is not None else self.size // max(1, math.prod(self.shape))
-
-    @classmethod
-    def of(cls, dtype: str, shape: tuple[int, ...]) -> Planned:
-        """With the size in bytes that follows; `dtype` must be one of :data:`TORCH_TYPES`."""
-        return cls(dtype, shape, math.prod(shape) * TORCH_TYPES[dtype].itemsize)
-
-
-class TensorWriter:
-    """Writes a safetensors file whose tensors are known by type and shape beforehand: header first, then their bytes.
-
-    Tensors must be written in the order of `order` (that of the safetensors library: widest type first, then by name),
-    each completely. `sha256` is the file's digest once it is closed.
+    Raises:
+        ValueError: A tensor's pieces are not as many bytes as its shape says.
     """
+    order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name in order:
+        shape = tensors[name]
+        header[name] = {"dtype": shape.dtype, "shape": list(shape.shape), "data_offsets": [at, at + shape.size]}
+        at += shape.size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
 
-    def __init__(self, path: Path, tensors: Mapping[str, Planned], metadata: Mapping[str, str]) -> None:
-        self.order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
-        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-        self._left: dict[str, int] = {}
-        self._turn = 0
-        at = 0
-        for name in self.order:
-            planned = tensors[name]
-            span = [at, at + planned.size]
-            header[name] = {"dtype": planned.dtype, "shape": list(planned.shape), "data_offsets": span}
-            at += planned.size
-            self._left[name] = planned.size
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        self.path, self.size, self.sha256 = path, 8 + len(text) + at, ""
-        self._digest = hashlib.sha256()
-        self._file = path.open("wb")
-        self._put(len(text).to_bytes(8, "little"))
-        self._put(text)
+        def put(data: bytes | memoryview) -> int:
+            digest.update(data)
+            return file.write(data)
 
-    def _put(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-
-    def write(self, name: str, data: torch.Tensor | memoryview) -> None:
-        """Append the next piece of tensor `name`. Raises ValueError when it is not this tensor's turn."""
-        if isinstance(data, torch.Tensor):
-            data = _bytes(data.contiguous().reshape(-1).view(torch.uint8))
-        if not len(data):
-            return
-        while self._turn < len(self.order) and not self._left[self.order[self._turn]]:
-            self._turn += 1
-        turn = self.order[self._turn] if self._turn < len(self.order) else None
-        if turn != name or len(data) > self._left[name]:
-            raise ValueError(f"{self.path.name}: {name!r} with {len(data)} bytes does not come next ({turn!r} does)")
-        self._put(data)
-        self._left[name] -= len(data)
-
-    def __enter__(self) -> TensorWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        if kind is None:
-            short = [name for name, left in self._left.items() if left]
-            if short:
-                raise ValueError(f"{self.path.name}: {short[0]!r} was not written completely")
-            self.sha256 = self._digest.hexdigest()
+        put(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            written = 0
+            for piece in pieces(name):
+                if isinstance(piece, torch.Tensor):
+                    written += put(_bytes(piece.contiguous().reshape(-1).view(torch.uint8)))
+                else:
+                    written += put(piece)
+            if written != tensors[name].size:
+                raise ValueError(f"{path.name}: {name!r} has {tensors[name].size} bytes, and {written} were written")
+    return digest.hexdigest()

@@ -14,7 +14,6 @@ from finetune_pipeline.production.status import Alarm, production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
-from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -34,7 +33,6 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
-        take_traces(task, store.artifacts(), Tracking())
         waits = waiting_rows(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)
@@ -90,26 +88,22 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
 
 def mlflow_closers() -> list[dg.SensorDefinition]:
     """Runs started from the UI end in MLflow as they ended in Dagster."""
-    states = {
-        "success": (dg.DagsterRunStatus.SUCCESS, "FINISHED"),
-        "failure": (dg.DagsterRunStatus.FAILURE, "FAILED"),
-        "canceled": (dg.DagsterRunStatus.CANCELED, "KILLED"),
-    }
 
-    def closer(name: str, status: dg.DagsterRunStatus, mlflow_status: str) -> dg.SensorDefinition:
+    def closer(status: dg.DagsterRunStatus) -> dg.SensorDefinition:
         @dg.run_status_sensor(
             run_status=status,
-            name=f"mlflow_closes_{name}",
+            name=f"mlflow_closes_{status.value.lower()}",
             minimum_interval_seconds=15,
             default_status=dg.DefaultSensorStatus.RUNNING,
             description=f"Ends the MLflow run of a Dagster run that ended in {status.value}.",
         )
         def close(context: dg.RunStatusSensorContext, tracking: Tracking) -> None:
-            tracking.finish(context.dagster_run.run_id, mlflow_status)
+            tracking.finish(context.dagster_run.run_id, status.value)
 
         return close
 
-    return [closer(name, status, mlflow_status) for name, (status, mlflow_status) in states.items()]
+    ended = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    return [closer(status) for status in ended]
 
 
 IN_FLIGHT = [

@@ -134,7 +134,8 @@ def answering_steps(
             ).needed
 
         rows = spec.baseline.batch_size
-        smaller = [n for n in _halves(rows) if needed(n) * margin <= room]
+        halves = [rows >> k for k in range(rows.bit_length())]
+        smaller = [n for n in halves if needed(n) * margin <= room]
         fits = rows in smaller
         fix = ""
         if smaller and not fits:
@@ -153,10 +154,6 @@ def answering_steps(
             4 if wide else compute_width("auto", device),
         ),
     ]
-
-
-def _halves(rows: int) -> list[int]:
-    return [rows >> k for k in range(rows.bit_length())]
 
 
 def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example]) -> tuple[Asked, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune_pipeline.planning.plan import method_settings
-from finetune_pipeline.planning.prices import PriceList, estimate_prices
+from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import (
     FULL_OPERATIONS,
     LOW_RANK_OPERATIONS,
@@ -20,8 +20,11 @@ from finetune_pipeline.planning.serving_costs import (
     machine_cost,
     rule_of_thumb,
 )
+from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods.base import COMMON
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class TrainingCost:
     tokens: int
     low: float
     high: float
-    hours: tuple[float, float] | None
+    hours: list[float] | None
     date: str
     warnings: list[str]
     note: str
@@ -101,31 +104,48 @@ def task_costs(
     )
 
 
+def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
+    """The task's settings with another method: what task.yaml sets stays, what a method decides is its own."""
+    if method == spec.training.method:
+        return spec.training.model_dump()
+    own = {"method", *COMMON} - {"batch_size", "micro_batch_size"}
+    if not METHODS[method].checkpointing:
+        own.add("gradient_checkpointing")
+    kept = {k: v for k, v in spec.training.model_dump(exclude_unset=True).items() if k not in own}
+    return TrainingSpec.model_validate({**kept, "method": method}).model_dump()
+
+
 def training_costs(
-    spec: TaskSpec, prices: PriceList, epoch_tokens: int, parameters: float, today: datetime.date
+    spec: TaskSpec,
+    prices: PriceList,
+    epoch_tokens: int,
+    parameters: float,
+    today: datetime.date,
+    methods: Iterable[str] = METHODS,
 ) -> list[TrainingCost]:
-    """The same training by every line of the list: on machines by every method, at services by their own."""
+    """The same training by every line of the list, the cheapest first: on machines by these methods, at services by their
+    own."""
     made: list[TrainingCost] = []
     for price in prices.training:
         if price.unit == "hour" or price.price == 0:
             together: dict[tuple[float, int], list[str]] = {}
-            for name, method in METHODS.items():
+            for name in methods:
+                method = METHODS[name]
                 epochs = sum(phase["epochs"] for phase in method.phases(method_settings(spec, name)))
                 operations = FULL_OPERATIONS if method.holds == "float32" else LOW_RANK_OPERATIONS
                 together.setdefault((epochs, operations), []).append(name)
         else:
-            together = {(spec.training.epochs, LOW_RANK_OPERATIONS): ["the service's own"]}
+            together = {(epochs_of(spec.training), LOW_RANK_OPERATIONS): ["the service's own"]}
         for (epochs, operations), names in together.items():
-            (row,) = estimate_prices(epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS, [price], parameters)
-            low, high = row["dollars_between"]
+            (low, high), hours = price.of_training(epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS, parameters)
             made.append(
                 TrainingCost(
                     where=price.name,
                     methods=", ".join(names),
                     tokens=round(epoch_tokens * epochs),
-                    low=low,
-                    high=high,
-                    hours=tuple(row["hours_between"]) if row["hours_between"] else None,
+                    low=round(low, 4),
+                    high=round(high, 4),
+                    hours=list(hours) if hours else None,
                     date=price.date.isoformat(),
                     warnings=price.warnings(today),
                     note=price.note,

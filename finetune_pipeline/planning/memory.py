@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -220,24 +220,24 @@ def _left_in(group: Path) -> int:
     return max(0, limit - used + int(stat.get("inactive_file", 0)))
 
 
-def gpu_memory() -> list[int]:
-    """Free bytes of each GPU this process may see (CUDA_VISIBLE_DEVICES), by nvidia-smi.
+def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
+    """Bytes of each GPU this process may see (CUDA_VISIBLE_DEVICES), by nvidia-smi: no library is loaded for it.
 
     Raises:
         ValueError: nvidia-smi is missing, fails, or shows no GPU. A plan must not guess.
     """
-    command = ["nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--query-gpu=index,memory.{which}", "--format=csv,noheader,nounits"]
     try:
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi failed ({error})") from error
-    free: dict[str, int] = {}
+    found: dict[str, int] = {}
     for line in output.splitlines():
         index, _, mib = line.partition(",")
         if mib.strip().isdigit():
-            free[index.strip()] = int(mib) * 2**20
+            found[index.strip()] = int(mib) * 2**20
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = [free[i.strip()] for i in visible.split(",") if i.strip() in free] if visible else list(free.values())
+    chosen = [found[i.strip()] for i in visible.split(",") if i.strip() in found] if visible else list(found.values())
     if not chosen:
         raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi shows {output.strip()[:200]!r}")
     return chosen

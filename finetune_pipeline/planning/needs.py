@@ -15,6 +15,7 @@ from finetune_pipeline.planning.costs import TrainingCost, training_costs
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, machine_name, read_rates
+from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -84,7 +85,6 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
     characters = sum(len(m["content"]) for e in rows for m in e.messages)
     of_epoch = characters / CHARACTERS_A_TOKEN * train / max(1, len(rows))
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
-    epochs = sum(phase["epochs"] for phase in phases)
     size = _SIZE.search(spec.base_model)
     parameters = float(size[1]) * (1e6 if size[2].lower() == "m" else 1e9) if size else 0.0
     rates = [r for r in read_rates(home) if (r.machine, r.model) == (machine_name(), spec.base_model)]
@@ -97,7 +97,7 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
         rows=len(rows),
         least=spec.data.min_examples,
         train_rows=train,
-        tokens=round(of_epoch * epochs),
+        tokens=round(of_epoch * epochs_of(spec.training)),
         method=spec.training.method,
         seconds=seconds,
         costs=training_costs(spec, prices, round(of_epoch), parameters, today),

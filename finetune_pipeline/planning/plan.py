@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
+from finetune_pipeline.planning.costs import TrainingCost, method_settings, training_costs
 from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
-from finetune_pipeline.planning.prices import estimate_prices, load_prices
-from finetune_pipeline.planning.search import as_yaml, changes, nearest, reasons
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.search import as_yaml, changes, ladder, reasons
 from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.spec.methods.base import COMMON
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.training import TrainingSpec
 
 MARGIN = 1.1
 """A plan fits when its formula's peak, and a tenth more, is free: the formula is right to 15%, mostly to 5%."""
-MEASURED_METHODS = Path(__file__).with_name("measured_methods.yaml")
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,6 @@ class NearestPlan:
         fits: Whether any change does.
         change: The settings to change, also as lines of task.yaml (`yaml`), with what each costs (`reasons`).
         memory_mib: Peak of the changed plan.
-        tried: Every change tried on the way: {change, mib, fits}.
     """
 
     fits: bool
@@ -47,12 +42,11 @@ class NearestPlan:
     change: dict[str, Any]
     memory_mib: dict[str, int] | None
     reasons: list[str]
-    tried: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method for this model and these data; measured: what it came to on the shipped task, if that was measured."""
+    """One method for this model and these data."""
 
     method: str
     chosen: bool
@@ -61,7 +55,6 @@ class MethodRow:
     fits: bool
     seconds: Seconds | None
     result_bytes: int
-    measured: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,7 @@ class TrainingPlan:
     nearest: NearestPlan | None
     others: list[StepMemory]
     seconds: Seconds | None
-    prices: list[dict[str, Any]]
+    prices: list[TrainingCost]
     serving: list[dict[str, Any]]
     methods: list[MethodRow]
     sentence: str
@@ -173,10 +166,13 @@ def training_plan(
         nearest=near,
         others=others,
         seconds=seconds,
-        prices=estimate_prices(
-            tokens["total"] * sum(p.epochs for p in phases),
-            prices.training,
+        prices=training_costs(
+            spec,
+            prices,
+            tokens["total"],
             planner.shape.parameters,
+            datetime.datetime.now(datetime.UTC).date(),
+            [settings["method"]],
         ),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
@@ -196,28 +192,16 @@ def in_mib(memory: Memory) -> dict[str, int]:
 
 def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
     """The first settings on the ladder of costs that fit into `available` bytes."""
-    fitting, rungs = nearest(settings, lambda s: int(planner.memory(s).needed * MARGIN), available)
-    tried = [{"change": r.change, "fits": r.fits, "mib": round(r.bytes / 2**20)} for r in rungs]
+    fitting = next((s for s in ladder(settings) if planner.memory(s).needed * MARGIN <= available), None)
     if fitting is None:
-        return NearestPlan(False, "", {}, None, [], tried)
+        return NearestPlan(False, "", {}, None, [])
     change = changes(settings, fitting)
-    return NearestPlan(True, as_yaml(change), change, in_mib(planner.memory(fitting)), reasons(change), tried)
+    return NearestPlan(True, as_yaml(change), change, in_mib(planner.memory(fitting)), reasons(change))
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:
     phases = [(p.method, p.tokens) for p in planner.phases(settings)] if rates else []
     return estimate_seconds(phases, rates, model, planner.precision(settings)) if phases else None
-
-
-def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
-    """The task's settings with another method: what task.yaml sets stays, what a method decides is its own."""
-    if method == spec.training.method:
-        return spec.training.model_dump()
-    own = {"method", *COMMON} - {"batch_size", "micro_batch_size"}
-    if not METHODS[method].checkpointing:
-        own.add("gradient_checkpointing")
-    kept = {k: v for k, v in spec.training.model_dump(exclude_unset=True).items() if k not in own}
-    return TrainingSpec.model_validate({**kept, "method": method}).model_dump()
 
 
 def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Sequence[Rate], available: int) -> MethodRow:
@@ -232,18 +216,7 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Sequence[Ra
         fits=memory.needed * MARGIN <= available,
         seconds=_seconds(planner, settings, rates, spec.base_model),
         result_bytes=4 * trainable if METHODS[method].kind.adapter else planner.shape.stored_bytes,
-        measured=measured_methods().get(method),
     )
-
-
-@cache
-def measured_methods() -> dict[str, dict[str, Any]]:
-    """{method: {accuracy, interval, loss, date, task, base, passes}} as benchmarks/methods_table.py wrote it."""
-    if not MEASURED_METHODS.exists():
-        return {}
-    table = yaml.safe_load(MEASURED_METHODS.read_text("utf-8"))
-    common = {k: table[k] for k in ("date", "task", "base")}
-    return {row["method"]: {**row, **common} for row in table["rows"]}
 
 
 def _sentence(

@@ -1,21 +1,17 @@
 """Is the test set large enough to see the gain that is wanted? Told before anything is trained.
 
 A paired test sees rows on which exactly one of two models is right. How many those will be is not known before there is
-a second model; two bounds are. Models whose mistakes have nothing to do with each other disagree most; two prompts of
-the same base model, whose agreement is measured on validation, agree more than a fine-tuned model does with its base.
-The number told is for the first, the safe side; the other one stands beside it as the best case.
+a second model. Models whose mistakes have nothing to do with each other disagree most: the plan is for these, the safe side.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.metrics.exact import Exact
 from finetune_pipeline.evaluation.rivals import Rival
@@ -34,46 +30,29 @@ RIGHT = Exact()
 LEAST_GAIN = 0.001
 
 
-def expected_disagreement(before: float, gain: float, correlation: float = 0.0) -> float:
-    """Share of rows on which exactly one of two models is right, of shares right `before` and `before + gain`.
-
-    correlation: of being right, between the two (phi); 0 for unrelated mistakes. Never under the gain itself.
-    """
+def expected_disagreement(before: float, gain: float) -> float:
+    """Share of rows on which exactly one of two models is right, of shares right `before` and `before + gain`, with
+    unrelated mistakes. Never under the gain itself."""
     after = min(1.0, before + gain)
-    unrelated = before * (1 - after) + (1 - before) * after
-    together = 2 * correlation * math.sqrt(before * (1 - before) * after * (1 - after))
-    return max(abs(after - before), unrelated - together)
-
-
-def measured_correlation(prompts: Mapping[str, Sequence[bool]]) -> float | None:
-    """Mean phi coefficient of right answers between every two prompts, on the same rows; between 0 and 0.95. None where
-    there are not two prompts that are each sometimes right and sometimes wrong."""
-    mixed = [np.asarray(right, dtype=float) for right in prompts.values() if 0 < sum(right) < len(right)]
-    if len(mixed) < 2:
-        return None
-    correlations = [float(np.corrcoef(a, b)[0, 1]) for a, b in combinations(mixed, 2)]
-    return min(0.95, max(0.0, sum(correlations) / len(correlations)))
+    return max(abs(after - before), before * (1 - after) + (1 - before) * after)
 
 
 def power_plan(
     spec: TaskSpec,
     test_rows: int,
     rival: Rival,
-    prompts: Mapping[str, Sequence[Row]],
     sources: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """How many test rows the wanted gain takes, for the first candidate.
 
-    rival: the strongest one, which has to be beaten; prompts: validation rows of every prompt, in the same order; sources:
-    what each row of the rival was made from, where rows share that. Returns test_rows, wanted_gain (gates.wanted_gain),
-    power, metric, before (the rival's score), rival (its title), disagreement (expected share of rows on which one is
-    right; null for means), design_effect,
-    rows_needed and rows_needed_at_best (null where no gain of that size is left), examples_needed (in all splits
-    together), detectable_gain (smallest gain that test_rows show; null: none), power_now, enough, sentence.
+    rival: the strongest one, which has to be beaten; sources: what each row of the rival was made from, where rows share
+    that. Returns test_rows, wanted_gain (gates.wanted_gain), power, metric, before (the rival's score), rival (its title),
+    disagreement (expected share of rows on which one is right; null for means), design_effect, rows_needed (null where no
+    gain of that size is left), examples_needed (in all splits together), detectable_gain (smallest gain that test_rows
+    show; null: none), power_now, enough, sentence.
     """
     gates = spec.gates
     alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
-    right = {name: [is_right(row, spec.output) for row in rows] for name, rows in prompts.items()}
     plan: dict[str, Any] = {
         "test_rows": test_rows,
         "wanted_gain": gates.wanted_gain,
@@ -83,20 +62,17 @@ def power_plan(
     }
     means = _mean_of_rows(spec)
     needed: int | None
-    best_case: int | None
     values = (means or RIGHT).row_scores(rival.rows, spec.output)
     before = sum(values) / len(values)
     effect = design_effect(values, sources) if sources is not None else 1.0
     if means:
         deviation = math.sqrt(2) * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        needed, best_case = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha)), None
+        needed = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha))
         reach = detectable_mean(int(test_rows / effect), deviation, gates.power, alpha)
         detectable = None if reach is None else gates.min_gain + reach
         share, now = None, None
     else:
-        correlation = measured_correlation(right) or 0.0
-        needed = _needed(before, gates.wanted_gain, gates.min_gain, gates.power, alpha, effect, 0.0)
-        best_case = _needed(before, gates.wanted_gain, gates.min_gain, gates.power, alpha, effect, correlation)
+        needed = _needed(before, gates.wanted_gain, gates.min_gain, gates.power, alpha, effect)
         share = expected_disagreement(before, gates.wanted_gain)
         worth = int(test_rows / effect)
         now = paired_power(worth, min(extra, share), share, alpha) if worth and needed is not None else None
@@ -106,7 +82,6 @@ def power_plan(
         "disagreement": share,
         "design_effect": effect,
         "rows_needed": needed,
-        "rows_needed_at_best": best_case,
         "examples_needed": None if needed is None else math.ceil(needed / spec.split.test),
         "detectable_gain": detectable,
         "power_now": now,
@@ -130,9 +105,7 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
         fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, alpha))
     else:
         shares = np.linspace(0, 1 - gates.wanted_gain, 41)
-        needed = [
-            _needed(float(share), gates.wanted_gain, gates.min_gain, gates.power, alpha, 1.0, 0.0) for share in shares
-        ]
+        needed = [_needed(float(share), gates.wanted_gain, gates.min_gain, gates.power, alpha, 1.0) for share in shares]
         possible = [n for n in needed if n is not None]
         fewest, most = min(possible), max(possible)
     gain = f"+{points(gates.wanted_gain, sign=False)} points"
@@ -163,13 +136,11 @@ def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
     return metric if isinstance(metric, RowMetric) and not metric.right_or_wrong else None
 
 
-def _needed(
-    before: float, gain: float, margin: float, power: float, alpha: float, effect: float, correlation: float
-) -> int | None:
+def _needed(before: float, gain: float, margin: float, power: float, alpha: float, effect: float) -> int | None:
     """Rows for a gain that must surely exceed a margin; None when so much is not left to be gained."""
     if before + gain > 1 + 1e-9:
         return None
-    share = expected_disagreement(before, gain, correlation)
+    share = expected_disagreement(before, gain)
     return math.ceil(effect * rows_needed_for_gain(gain - margin, share, power, alpha))
 
 
@@ -179,7 +150,7 @@ def _detectable(
     """Smallest gain, to a tenth of a point, that these rows show with the given power."""
 
     def shown(gain: float) -> bool:
-        needed = _needed(before, gain, margin, power, alpha, effect, 0.0)
+        needed = _needed(before, gain, margin, power, alpha, effect)
         return needed is not None and needed <= test_rows
 
     steps = np.arange(1, math.floor((1 - before - margin) / LEAST_GAIN + 1e-9) + 1)
@@ -195,11 +166,8 @@ def _sentence(plan: Mapping[str, Any]) -> str:
     rows = counted(plan["test_rows"], "test row")
     if plan["rows_needed"] is None:
         return f"On validation {plan['rival']} reaches {percent(plan['before'])}: {gain} are not left to be gained over it."
-    needed, best = plan["rows_needed"], plan["rows_needed_at_best"]
-    sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}"
-    if best is not None and best < needed:
-        sentence += f" ({best:,} if the models agree as much as two prompts do)"
-    sentence += "."
+    needed = plan["rows_needed"]
+    sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}."
     if plan["detectable_gain"] is not None:
         sentence += f" These rows show gains of {points(plan['detectable_gain'], sign=False)} points or more."
     else:

@@ -11,15 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.findings import Finding, FindingsError, errors
+from finetune_pipeline.models.chat import end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
     NAMED,
     compile_template,
-    endless,
     missing_marks,
     missing_tokens,
     no_template,
@@ -35,15 +35,14 @@ from finetune_pipeline.models.identity import (
     model_folder,
     model_kind,
     model_record,
-    tensor_header,
     weight_files,
 )
+from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import rules, training_rules
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
-_SAID = "an answer"
 _LEAST_ROOM = 16
 """The shortest training.max_tokens there is."""
 SPEC_RULES = (
@@ -73,20 +72,23 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
         config, where = _base(spec)
     except FindingsError as error:
         return [*refusals(spec, None), *error.findings]
-    if unknown := rules.check_chat_template(spec, folder):
-        return [*refusals(spec, config, where), *unknown]
+    return [*refusals(spec, config, where), *_template_problems(spec, folder, where)]
+
+
+def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[Finding]:
+    """What speaks against the task's chat template, or the model's own."""
+    if unknown := list(rules.check_chat_template(spec, folder)):
+        return unknown
     try:
         template = read_chat_template(spec.chat_template, folder)
         if template is not None:
             compile_template(template)
     except FindingsError as error:
-        return [*refusals(spec, config, where), *error.findings]
+        return error.findings
     except TemplateSyntaxError as error:
-        message = f"the chat template is no Jinja: {error.message}"
-        fix = "correct the template"
-        problem = Finding("model.chat_template", "error", f"{spec.chat_template}:{error.lineno}", message, fix)
-        return [*refusals(spec, config, where), problem]
-    return [*refusals(spec, config, where), *_template(spec, template, where)]
+        message, fix = f"the chat template is no Jinja: {error.message}", "correct the template"
+        return [Finding("model.chat_template", "error", f"{spec.chat_template}:{error.lineno}", message, fix)]
+    return _template(spec, template, base)
 
 
 def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
@@ -123,25 +125,15 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
     tokenizer = load_tokenizer_file(base)
     if tokenizer is None:
         return []
-    findings = template_findings(base, template, spec.base_model, tokenizer)
+    findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
     text = template or own_template(base)
-    if text and all(f.severity != "error" for f in findings):
-        findings += _ends(TokenCounter(base, text, tokenizer))
+    if text and not errors(findings):
+        try:
+            end_of_turn_token(TokenCounter(base, text, tokenizer))
+        except FindingsError as error:
+            # one that refuses these turns wants others: the rows will show whether it can write them
+            findings += [f for f in error.findings if f.rule == "model.template_without_end"]
     return findings
-
-
-def _ends(counter: TokenCounter) -> list[Finding]:
-    """Whether a special token follows what the assistant says."""
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _SAID}]
-    try:
-        behind = counter.write(turns).text.rpartition(_SAID)[2]
-    except (TemplateError, TypeError, KeyError, ValueError):
-        return []  # it wants turns of other forms; the rows will show whether it can write them
-    special = {
-        token for token, token_info in counter.tokenizer.get_added_tokens_decoder().items() if token_info.special
-    }
-    ids = counter.tokenizer.encode(behind, add_special_tokens=False).ids
-    return [] if special & set(ids) else [endless(behind)]
 
 
 def refusals(
@@ -158,10 +150,10 @@ def refusals(
     findings += _hardware(spec, bfloat16)
     if base_config is not None:
         text = base_config.get("text_config") or base_config
+        findings += _layout(text)
         findings += _quantized(spec, base_config)
         findings += _lengths(spec, text)
         findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
-        findings += _packing(spec, text)
     return findings + _system_prompt(spec, base)
 
 
@@ -179,6 +171,13 @@ def _hardware(spec: TaskSpec, bfloat16: bool | None) -> list[Finding]:
     message = "this processor has no native bfloat16: it is emulated, many times slower than float32"
     fix = "set training.precision: auto"
     return [_finding("precision", "training.precision", message, fix, "warning")]
+
+
+def _layout(config: Mapping[str, Any]) -> list[Finding]:
+    if "n_embd" not in config:
+        return []
+    message = "the base model keeps its weights the other way round, as GPT-2 does: nothing here trains or merges these"
+    return [_finding("layout", "base_model", message, "name a model of another family: Llama, Mistral, Qwen, Gemma")]
 
 
 def _quantized(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
@@ -213,33 +212,9 @@ def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[
     From the weights' headers where the folder is at hand; else the usual names for architectures known to use them.
     """
     if base is not None:
-        entries = [entry for file in weight_files(base) for entry in tensor_header(file)[0].items()]
-        names = {name for name, entry in entries if len(entry["shape"]) == 2}
-        layers = {n.removesuffix(".weight").rpartition(".")[2] for n in names if n.endswith(".weight")}
-        return layers - {"embed_tokens", "lm_head", "wte", "wpe", "embed_out"}, True
+        return {layer.name.rpartition(".")[2] for layer in model_shape(base).linears}, True
     kind = str(config.get("model_type"))
     return _OTHER_NAMES.get(kind, _USUAL_LAYERS), kind in _USUAL
-
-
-def _packing(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
-    if not spec.training.shared_prefix:
-        return []
-    why = []
-    if config.get("attention_dropout"):
-        why.append("it drops attention weights while it is trained")
-    if config.get("attn_logit_softcapping"):
-        why.append("it caps attention scores")
-    kinds = sorted(set(config.get("layer_types") or []) - {"full_attention", "sliding_attention"})
-    if kinds:
-        why.append(f"it has layers of the kind {', '.join(kinds)}")
-    if not why:
-        return []
-    message = (
-        f"beginnings that rows share cannot be computed once with this base model: {'; '.join(why)}. Batches will be "
-        "padded, with the same result"
-    )
-    fix = "nothing needs to be done; training takes longer"
-    return [_finding("shared_prefix", "training.shared_prefix", message, fix, "note")]
 
 
 @lru_cache(maxsize=2)

@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from finetune_pipeline.findings import Finding, FindingsError
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
-
-
 STALE_DAYS = 180
 """From this age on a price has to be confirmed."""
+Range = tuple[float, float]
+"""From the lowest to the highest."""
+_FEWEST, _MOST = 0.63, 2.5
+"""Hours of a rented machine, as factors of what its assumed speed says."""
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -95,18 +97,32 @@ class Price(Line):
         """The lowest and the highest price."""
         return self.price if self.low is None else self.low, self.price if self.high is None else self.high
 
+    def of_training(self, tokens: float, parameters: float | None) -> tuple[Range, Range | None]:
+        """(dollars, hours of a rented machine) that a training takes.
+
+        Args:
+            tokens: Of the rows, times the epochs.
+            parameters: Of the model; a machine's assumed speed is scaled to it where the list says for which size it is.
+        """
+        low, high = self.between
+        if not self.tokens_per_second:
+            return (low * tokens / 1e6, high * tokens / 1e6), None
+        scale = parameters / self.parameters if parameters and self.parameters else 1.0
+        hours = tokens * scale / self.tokens_per_second / 3600
+        fast, slow = hours * _FEWEST, hours * _MOST
+        return (low * fast, high * slow), (fast, slow)
+
 
 class ApiPrice(Line):
     """Dollars per million tokens of calls to a model behind an API.
 
     Attributes:
-        input, cached, output: Of tokens read, read from the service's cache, and written.
+        input, output: Of tokens read (none of them from the service's cache) and written.
         tuned: It is the price of fine-tuned models.
     """
 
     unit: Literal["million_served"]
     input: Amount
-    cached: Amount | None = None
     output: Amount
     tuned: bool = False
 
@@ -170,43 +186,3 @@ def _problem(path: Path, where: str, message: str) -> Finding:
     return Finding(
         "plan.prices", "error", f"{path.name}{where}", message, "see the comments at the head of the shipped list"
     )
-
-
-_FASTER, _SLOWER = 2.5**-0.5, 2.5
-"""Range of the hours of a rented machine, as factors of what its assumed speed says."""
-
-
-def estimate_prices(
-    training_tokens: float, prices: Sequence[Price], parameters: float | None = None
-) -> list[dict[str, Any]]:
-    """Dollars (and hours of rented machines) for a training, cheapest first, each with an interval.
-
-    Args:
-        training_tokens: Tokens of the rows, times the epochs.
-        parameters: Of the model to be trained; assumed speeds are scaled to it where the list says for which size they are.
-    """
-    rows = []
-    for p in prices:
-        hours = None
-        amount, between = training_tokens / 1e6, (training_tokens / 1e6, training_tokens / 1e6)
-        if p.tokens_per_second:
-            scale = parameters / p.parameters if parameters and p.parameters else 1.0
-            amount = hours = training_tokens * scale / p.tokens_per_second / 3600
-            between = (hours * _FASTER, hours * _SLOWER)
-        rows.append(
-            {
-                "engine": p.engine,
-                "model": p.model,
-                "dollars": round(p.price * amount, 4),
-                "dollars_between": [round(x * y, 4) for x, y in zip(p.between, between, strict=True)],
-                "hours": None if hours is None else round(hours, 3),
-                "hours_between": None if hours is None else [round(x, 3) for x in between],
-                "price": p.price,
-                "unit": p.unit,
-                "tokens_per_second": p.tokens_per_second,
-                "date": p.date.isoformat(),
-                "until": p.until.isoformat() if p.until else None,
-                "note": p.note,
-            }
-        )
-    return sorted(rows, key=lambda row: (row["dollars"], row["engine"], row["model"]))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.spec.methods import METHODS
 
 _SHORTEST = 256
@@ -55,28 +51,6 @@ def _rungs(now: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield now
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One plan that was tried: the settings changed, the bytes it needs, and whether it fits."""
-
-    change: dict[str, Any]
-    bytes: int
-    fits: bool
-
-
-def nearest(
-    settings: Mapping[str, Any], needs: Callable[[Mapping[str, Any]], int], available: int
-) -> tuple[dict[str, Any] | None, list[Rung]]:
-    """(the first settings on the ladder that need at most `available` bytes, or None; every rung tried on the way)."""
-    rungs: list[Rung] = []
-    for candidate in ladder(settings):
-        needed = needs(candidate)
-        rungs.append(Rung(changes(settings, candidate), needed, needed <= available))
-        if rungs[-1].fits:
-            return candidate, rungs
-    return None, rungs
-
-
 def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `candidate` that differ from `settings`, with their new values."""
     return {key: value for key, value in candidate.items() if value != settings.get(key)}
@@ -92,53 +66,25 @@ def reasons(change: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {WHY[key]}" for key in change if key in WHY]
 
 
-ENOUGH = 0.85
-"""What the plan must come down to, of what the settings that ran out would take beyond interpreter and libraries."""
-
-
 def nearest_smaller(job: Mapping[str, Any]) -> str:
     """One sentence for people: which keys of task.yaml to change, and what that costs, for a job of :mod:`.jobs`."""
     if job.get("action") == "train":
-        return _training(job)
+        return _training(job["settings"])
     batch = job.get("batch_size")
     if batch is not None and batch > 1:
         return f"set baseline.batch_size: {batch // 2} (now {batch}); the answers stay the same, it takes longer"
     return "use a machine with more memory, or a smaller base_model"
 
 
-def _training(job: Mapping[str, Any]) -> str:
-    settings = job["settings"]
-    needs = _formula(job)
-    if needs is None:  # nothing to compute with: the first rung of the ladder
-        smaller = next((s for s in ladder(settings) if changes(settings, s)), None)
-    else:
-        smaller, _ = nearest(settings, needs, int(ENOUGH * needs(settings)))
-        smaller = smaller or min(ladder(settings), key=needs)
-        smaller = smaller if needs(smaller) < needs(settings) else None
+def _training(settings: Mapping[str, Any]) -> str:
+    smaller = next((s for s in ladder(settings) if changes(settings, s)), None)
     if smaller is None:
         return "use a machine with more memory, or a smaller base_model"
     change = changes(settings, smaller)
     keys = ", ".join(
         f"training.{key}: {_yaml_value(value)} (now {_yaml_value(settings[key])})" for key, value in change.items()
     )
-    why = "; ".join(r.partition(": ")[2] for r in reasons(change))
-    less = f"; about {needs(smaller) / 2**20:.0f} MiB instead of {needs(settings) / 2**20:.0f}" if needs else ""
-    return f"set {keys}; {why}{less}"
-
-
-def _formula(job: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], int] | None:
-    """Bytes by the plan's formula for any settings, what no setting changes left out; None without the job's files."""
-    try:
-        planner = Planner(Path(job["base"]), read_examples(Path(job["train"])), read_examples(Path(job["validation"])))
-        planner.memory(job["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-    def needs(settings: Mapping[str, Any]) -> int:
-        memory = planner.memory(settings)
-        return memory.needed - memory.overhead
-
-    return needs
+    return f"set {keys}; {'; '.join(WHY[key] for key in change if key in WHY)}"
 
 
 def _yaml_value(value: Any) -> str:

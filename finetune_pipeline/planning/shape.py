@@ -11,7 +11,7 @@ from pathlib import Path
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.models.identity import tensor_header
 
-_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
+_EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
@@ -101,16 +101,14 @@ def model_shape(folder: Path) -> ModelShape:
         raise FileNotFoundError(f"no safetensors files in {folder.name}")
     text = config.get("text_config") or config
     kind = str(text.get("model_type", "llama"))
-    layers = text.get("num_hidden_layers") or text["n_layer"]
-    hidden = text.get("hidden_size") or text["n_embd"]
-    heads = text.get("num_attention_heads") or text["n_head"]
+    hidden, heads = text["hidden_size"], text["num_attention_heads"]
     tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", kind.startswith("gemma"))))
     linears, embedding, head, other = _by_role(tensors, tied)
     kinds = text.get("layer_types") or ["full_attention"]
     return ModelShape(
-        layers=layers,
+        layers=text["num_hidden_layers"],
         hidden=hidden,
-        inner=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden,
+        inner=text.get("intermediate_size") or 4 * hidden,
         vocabulary=text["vocab_size"],
         heads=heads,
         key_heads=text.get("num_key_value_heads") or heads,
@@ -124,7 +122,6 @@ def model_shape(folder: Path) -> ModelShape:
         own_norms=kind in _OWN_NORMS,
         packs=not text.get("attention_dropout")
         and not text.get("attn_logit_softcapping")
-        and "hidden_size" in text
         and set(kinds) <= {"full_attention", "sliding_attention"},
         stored_bytes=sum(_BYTES.get(dtype, 1) * math.prod(shape) for dtype, shape in tensors.values()),
     )
@@ -141,7 +138,7 @@ def _by_role(tensors: Mapping[str, tuple[str, Sequence[int]]], tied: bool) -> tu
             embedding += size
         elif part == "weight" and last in _HEADS:
             head += 0 if tied else size  # some files hold the tied matrix twice
-        elif part == "weight" and len(shape) == 2 and last != "wpe":
+        elif part == "weight" and len(shape) == 2:
             linears.append(Linear(module, shape[1], shape[0]))
         else:
             other += size

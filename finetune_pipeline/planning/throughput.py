@@ -16,14 +16,11 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.hardware import cpu_model
 
 FILE = "throughput.json"
-_KEPT = 8
-"""Rates kept for one kind of training."""
 _SPREAD = (0.8, 1.3)
-"""How far a time may lie from what the rates of earlier trainings say."""
+"""How far a time may lie from what the rate of an earlier training says."""
 _LEAST = 0.2
 """Share of a phase's steps that must have run in one process for its rate to count."""
 
@@ -60,7 +57,7 @@ def machine_name() -> str:
 
 
 def read_rates(home: Path) -> list[Rate]:
-    """The rates kept in a folder, oldest first; a file that cannot be read counts as none."""
+    """The rates kept in a folder, one of each kind; a file that cannot be read counts as none."""
     path = home / FILE
     try:
         return [Rate(**row) for row in read_json(path)] if path.exists() else []
@@ -69,10 +66,8 @@ def read_rates(home: Path) -> list[Rate]:
 
 
 def keep_rate(home: Path, rate: Rate) -> None:
-    """Add a rate; of each kind the newest eight stay."""
-    rates = read_rates(home)
-    same = [*(r for r in rates if r.kind == rate.kind), rate]
-    write_json(home / FILE, [asdict(r) for r in [*(r for r in rates if r.kind != rate.kind), *same[-_KEPT:]]])
+    """Keep a rate in place of the one of its kind."""
+    write_json(home / FILE, [asdict(r) for r in [*(r for r in read_rates(home) if r.kind != rate.kind), rate]])
 
 
 def record_training(
@@ -104,14 +99,11 @@ def estimate_seconds(
         phases: (method, tokens) of each phase.
         rates: Rates of any machine and kind; only those of this machine and of the phase's own kind count.
     """
-    low = expected = high = 0.0
-    used: list[Rate] = []
+    by_kind, seconds, date = {rate.kind: rate for rate in rates}, 0.0, ""
     for method, tokens in phases:
-        same = [r for r in rates if r.kind == (machine_name(), model, method, precision)]
-        if not same:
+        rate = by_kind.get((machine_name(), model, method, precision))
+        if rate is None:
             return None
-        seconds = [tokens / r.tokens_per_second for r in same]
-        low, expected, high = low + min(seconds), expected + seconds[-1], high + max(seconds)
-        used += same
-    source = f"{counted(len(used), 'training')} of this kind here, last on {used[-1].date}"
-    return Seconds(round(low * _SPREAD[0], 1), round(expected, 1), round(high * _SPREAD[1], 1), source)
+        seconds, date = seconds + tokens / rate.tokens_per_second, rate.date
+    low, high = (round(seconds * factor, 1) for factor in _SPREAD)
+    return Seconds(low, round(seconds, 1), high, f"the last training of this kind here, on {date}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat import for_template
-from finetune_pipeline.models.chat_templates import compile_template, own_template
+from finetune_pipeline.models.chat_templates import compile_template, generation_ends, own_template, special_tokens
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -24,8 +21,6 @@ from finetune_pipeline.spec.training import TrainingSettings
 
 _BINS = 24
 _BATCH = 2_000
-_NORMAL = 1.959964
-_STEPS = (1, 2, 4, 5, 8)
 
 
 class TokenCounter:
@@ -41,19 +36,14 @@ class TokenCounter:
         self.tokenizer = tokenizer or Tokenizer.from_file(str(model_folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        config = json.loads((model_folder / "tokenizer_config.json").read_text("utf-8"))
         self.backend_tokenizer, self.chat_template = self.tokenizer, chat_template or own_template(model_folder)
         if not self.chat_template:
             raise FileNotFoundError(f"no chat template in {model_folder.name}: start from an instruct model")
         self.template = compile_template(self.chat_template)
-        self.special = {
-            k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token") and v
-        }
+        self.special = special_tokens(model_folder)
         eos = self.special.get("eos_token")
         self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
-        generation = model_folder / "generation_config.json"
-        ends = json.loads(generation.read_text("utf-8")).get("eos_token_id") if generation.exists() else None
-        self.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        self.end_token_ids = generation_ends(model_folder)
 
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
@@ -93,19 +83,9 @@ class TokenCounter:
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:
-    """Tokens an example: examples, total, mean, p50, p90, p99, longest."""
-    lengths = sorted(counter.count(e.messages, tools=e.tools) for e in examples)
-
-    def at(share: float) -> int:
-        return lengths[min(int(share * len(lengths)), len(lengths) - 1)] if lengths else 0
-
-    return {
-        "examples": len(lengths),
-        "total": sum(lengths),
-        "mean": round(sum(lengths) / max(len(lengths), 1), 1),
-        **{f"p{percent}": at(percent / 100) for percent in (50, 90, 99)},
-        "longest": at(1),
-    }
+    """Tokens an example: examples, total, and the spread."""
+    counts = np.array([counter.count(e.messages, tools=e.tools) for e in examples] or [0])
+    return {"examples": len(examples), "total": int(counts.sum()), **_spread(counts)}
 
 
 def epochs_of(training: TrainingSettings) -> float:
@@ -127,14 +107,13 @@ def token_counts(
 ) -> dict[str, Any]:
     """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
 
-    whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; roles: {role: spread of
-    the row's tokens in that role's turns, and total}; template: tokens the chat template adds, in all; histogram: {from,
-    to, count}; total and training_tokens (times epochs), with `interval` (95%) where only a sample was counted; over: rows
-    above training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
+    whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; histogram: {from, to,
+    count}; total and training_tokens (times epochs), about so many where only a sample was counted; over: rows above
+    training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
     rows, of = chosen(train), of or len(train)
-    whole, roles, refused = _count(rows, counter)
+    whole, refused = _count(rows, counter)
     counted = whole[whole >= 0]
     if not len(counted):
         message = "no training rows" if not refused else "the chat template refuses every row"
@@ -143,11 +122,6 @@ def token_counts(
     total = float(counted.sum()) * scale
     over = [e for e, n in zip(rows, whole.tolist(), strict=True) if n > limit]
     findings = _refusals(refused) + _over_length(over, len(rows), spec)
-    details: dict[str, Any] = {"interval": None}
-    if len(rows) < of:
-        # of a sample without replacement
-        spread = float(counted.std(ddof=1)) * math.sqrt((1 - 1 / scale) / len(counted)) * of * _NORMAL
-        details = {"interval": [round(total - spread), round(total + spread)], **sampled(len(rows), of)}
     about = "about " if len(rows) < of else ""
     message = (
         f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(total * epochs):,} in {epochs:g} epochs"
@@ -164,27 +138,20 @@ def token_counts(
         epochs=epochs,
         training_tokens=round(total * epochs),
         whole=_spread(counted),
-        roles={
-            role: {"total": round(float(n.sum()) * scale), **_spread(n[n > 0])} for role, n in sorted(roles.items())
-        },
-        template=round(total - sum(float(n[whole >= 0].sum()) for n in roles.values()) * scale),
         histogram=_histogram(counted),
         max_tokens=limit,
         over=len(over),
         over_rows=named(over),
         refused=len(refused),
-        **details,
+        **(sampled(len(rows), of) if len(rows) < of else {}),
     )
 
 
-def _count(
-    rows: Sequence[Example], counter: TokenCounter
-) -> tuple[np.ndarray, dict[str, np.ndarray], list[tuple[Example, str]]]:
-    """(tokens of each rendered row, -1 where refused; {role: tokens of its turns per row}; refused rows and why)."""
+def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[tuple[Example, str]]]:
+    """(tokens of each rendered row, -1 where refused; refused rows and why)."""
     from jinja2 import TemplateError
 
     whole = np.full(len(rows), -1, np.int64)
-    roles: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(rows), np.int64))
     refused: list[tuple[Example, str]] = []
     for start in range(0, len(rows), _BATCH):
         written: dict[int, Conversation] = {}
@@ -197,13 +164,7 @@ def _count(
         for i, row in written.items():
             if row.marked is not None:
                 whole[i] = len(token_ids(counter, row))
-        turns = [(i, m) for i in written for m in rows[i].messages]
-        # a system prompt is mostly the same everywhere: each text once
-        distinct = list(dict.fromkeys(m["content"] for _, m in turns))
-        tokens = dict(zip(distinct, counter.count_texts(distinct), strict=True))
-        for i, m in turns:
-            roles[m["role"]][i] += tokens[m["content"]]
-    return whole, dict(roles), refused
+    return whole, refused
 
 
 def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:
@@ -232,8 +193,6 @@ def _over_length(over: Sequence[Example], rows: int, spec: TaskSpec) -> list[Fin
 
 
 def _spread(counts: np.ndarray) -> dict[str, float]:
-    if not len(counts):
-        return {}
     p50, p90, p99 = np.percentile(counts, [50, 90, 99], method="higher")
     return {
         "min": int(counts.min()), "p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(counts.max()),
@@ -242,25 +201,12 @@ def _spread(counts: np.ndarray) -> dict[str, float]:
 
 
 def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
-    """Up to 24 bins of a round width; the last takes all above the 99.5th percentile, so that one giant hides nothing."""
-    low, high = int(counts.min()), int(counts.max())
-    rim = int(np.percentile(counts, 99.5, method="higher"))
-    width = _round_up(max(1, rim - low + 1) / _BINS)
-    first = low // width * width
-    bins = min((rim - first) // width, _BINS) + 1
-    places = np.minimum((counts - first) // width, bins - 1)
-    in_bins = np.bincount(places, minlength=bins)
+    """Up to 24 bins; the last takes all above the 99.5th percentile, so that one giant hides nothing."""
+    rim = np.percentile(counts, 99.5, method="higher")
+    edges = np.unique(np.linspace(counts.min(), rim + 1, _BINS + 1).astype(int))
+    in_bins, _ = np.histogram(np.minimum(counts, rim), edges)
+    ends = [*(edges[1:-1] - 1), counts.max()]
     return [
-        {"from": first + i * width, "to": first + (i + 1) * width - 1 if i < bins - 1 else max(high, first + bins * width - 1),
-         "count": int(in_bins[i])}
-        for i in range(bins)
-    ]  # fmt: skip
-
-
-def _round_up(width: float) -> int:
-    power = 1
-    while True:
-        for step in _STEPS:
-            if step * power >= width:
-                return step * power
-        power *= 10
+        {"from": int(first), "to": int(last), "count": int(count)}
+        for first, last, count in zip(edges[:-1], ends, in_bins, strict=True)
+    ]

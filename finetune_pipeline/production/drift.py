@@ -148,8 +148,6 @@ def level_of(window: int, false_alarms: float, expected: int) -> float:
     all windows there can ever be is `false_alarms`, so that the chance of any false alarm stays under it whatever ties
     the windows to each other (union bound): they are all held against the same training rows.
     """
-    if window < 1:
-        raise ValueError(f"windows are counted from 1, not {window}")
     return false_alarms * 0.5 ** (1 + (window - 1) // expected) / expected
 
 

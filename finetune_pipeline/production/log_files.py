@@ -42,7 +42,8 @@ class LogFile:
     @property
     def local(self) -> Path | None:
         """The path on this machine, if it is on this machine."""
-        return Path(self.path) if "file" in _protocols(self.fs) else None
+        protocol = self.fs.protocol
+        return Path(self.path) if "file" in ((protocol,) if isinstance(protocol, str) else protocol) else None
 
 
 def log_files(task: Task) -> list[LogFile]:
@@ -66,10 +67,6 @@ def log_files(task: Task) -> list[LogFile]:
                     base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", name)
                     files.append(LogFile(fs, path, base, _modified(info), mark))
     return files
-
-
-def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _modified(info: dict[str, Any]) -> float | None:

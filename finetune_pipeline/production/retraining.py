@@ -1,4 +1,4 @@
-"""The retraining decision: the gain expected of more rows, held against what another training costs.
+"""The retraining decision: the gain expected of more rows, held against the least that is asked for.
 
 The gain comes from a learning curve: the linear baseline, which trains in seconds, on growing parts of the training data. What
 is taken over from it is the *share of the remaining mistakes* that more rows take away, not their number.
@@ -108,9 +108,6 @@ def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return curves
 
 
-HOUR = 3600
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What a retraining decision is based on.
@@ -119,24 +116,22 @@ class Evidence:
         usable: New rows with a known answer.
         wrong_now: The champion's share of wrong test answers; None where unknown.
         curve: None where it cannot be measured.
-        hours: What the last training took.
     """
 
     usable: int
     wrong_now: float | None = None
     curve: Curve | None = None
-    hours: float | None = None
 
 
 def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Evidence, out: Path) -> dict[str, Any]:
     """Train again, or wait for how many more rows.
 
     After drift `retraining.rows_after_drift` new rows are enough: the curve of the old data says nothing about the new
-    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain`, or
-    where the gain is not worth its hours, it is better to wait. Where no curve can be measured (answers that are no
+    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain`
+    it is better to wait. Where no curve can be measured (answers that are no
     labels, few rows), `logs.min_new_rows` decides.
 
-    Returns facts {retrain, usable_rows, wait_for_rows, gain, hours, curve, reasons, sentence}; writes decision.json.
+    Returns facts {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}; writes decision.json.
     """
     drifted, usable = list(drift["drifted"]), evidence.usable
     reasons = [f"{usable} new rows with a known answer since the champion's data was taken", str(drift["sentence"])]
@@ -145,9 +140,6 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     if known:
         gain = evidence.curve.gain(usable, evidence.wrong_now)  # type: ignore[union-attr,arg-type]
         reasons.append(_told_gain(evidence, gain))
-    hours = evidence.hours * _growth(evidence) if evidence.hours is not None else None
-    if hours is not None:
-        reasons.append(f"a training takes about {hours:.1g} hours, as the last one did for its rows")
     if drifted and usable >= spec.retraining.rows_after_drift:
         retrain, sentence = True, f"Train again: {usable} new rows, and drift in {', '.join(drifted)}."
     elif drifted:
@@ -157,7 +149,7 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
             f"wait for {wait} more, or label some (finetune review {spec.name})."
         )
     elif gain is not None:
-        retrain, wait, sentence = _by_curve(spec, evidence, gain, hours)
+        retrain, wait, sentence = _by_curve(spec, evidence, gain)
     else:
         needed = spec.logs.min_new_rows
         retrain, wait = usable >= needed, max(0, needed - usable) or None
@@ -167,17 +159,12 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
         "usable_rows": usable,
         "wait_for_rows": wait,
         "gain": None if gain is None else [round(g, 5) for g in gain],
-        "hours": None if hours is None else round(hours, 4),
         "curve": evidence.curve.points if evidence.curve is not None else None,
         "reasons": reasons,
         "sentence": sentence,
     }
     write_json(out / "decision.json", facts)
     return facts
-
-
-def _growth(evidence: Evidence) -> float:
-    return 1 + evidence.usable / evidence.curve.rows if evidence.curve is not None else 1.0
 
 
 def _points(share: float) -> str:
@@ -192,14 +179,10 @@ def _told_gain(evidence: Evidence, gain: tuple[float, float, float]) -> str:
     )
 
 
-def _by_curve(
-    spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float], hours: float | None
-) -> tuple[bool, int | None, str]:
+def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float]) -> tuple[bool, int | None, str]:
     assert evidence.curve is not None
     assert evidence.wrong_now is not None
-    rate, asked = spec.retraining.hours_a_point, spec.retraining.min_gain
-    if rate is not None and hours is not None:
-        asked = max(asked, hours / rate / 100)
+    asked = spec.retraining.min_gain
     expected = f"{evidence.usable} new rows are expected to bring {_points(gain[1])} points"
     if gain[1] >= asked and evidence.usable:
         return True, None, f"Train again: {expected} ({_points(gain[0])} to {_points(gain[2])})."

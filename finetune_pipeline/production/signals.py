@@ -127,10 +127,6 @@ def _vocabulary(spec: TaskSpec, reference: Reference, window: Window) -> Measure
     return Measured(moved_share(reference.vectors, vectors), p, {"distance": round(distance, 6)})
 
 
-def _input_length(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    return _lengths(reference.lengths, [len(w) for w in window.words])
-
-
 def _lengths(before: Sequence[int], now: Sequence[int]) -> Measured:
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
@@ -146,10 +142,6 @@ def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     p = float(scipy.stats.mannwhitneyu(now, reference.unseen, alternative="greater").pvalue)
     shares = {"before": float(np.mean(reference.unseen)), "now": float(np.mean(now))}
     return Measured(max(0.0, shares["now"] - shares["before"]), p, shares)
-
-
-def _languages(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    return categories(reference.languages, [spoken(text) for text in window.texts])
 
 
 def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
@@ -181,11 +173,6 @@ def more_often(before: int, of_before: int, now: int, of_now: int) -> Measured:
     return Measured(max(0.0, shares["now"] - shares["before"]), min(1.0, p), shares)
 
 
-def _label_mix(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    known = set(spec.labels)
-    return categories([a for a in reference.answers if a in known], [a for a in window.answers if a in known])
-
-
 def _answers(holds: Callable[[str, TaskSpec], bool]) -> Callable[[TaskSpec, Reference, Window], Measured]:
     def measure(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
         before = sum(holds(a, spec) for a in reference.answers)
@@ -193,14 +180,6 @@ def _answers(holds: Callable[[str, TaskSpec], bool]) -> Callable[[TaskSpec, Refe
         return more_often(before, len(reference.answers), now, len(window.answers))
 
     return measure
-
-
-def _bad_form(answer: str, spec: TaskSpec) -> bool:
-    return bool(form_problems(answer, spec.output))
-
-
-def _output_length(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    return _lengths([len(words(a)) for a in reference.answers], [len(words(a)) for a in window.answers])
 
 
 def _flags(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
@@ -229,13 +208,38 @@ def _wrong(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 INPUT, OUTPUT, QUALITY = "input", "output", "quality"
 _SIGNALS = [
     Signal("vocabulary", INPUT, "share of the words' weight that lies elsewhere, beyond chance", _vocabulary),
-    Signal("input_length", INPUT, "largest gap between the two distributions of words per input", _input_length),
+    Signal(
+        "input_length",
+        INPUT,
+        "largest gap between the two distributions of words per input",
+        lambda spec, reference, window: _lengths(reference.lengths, [len(text) for text in window.words]),
+    ),
     Signal("unseen_words", INPUT, "rise of the share of words that no training row holds", _unseen),
-    Signal("languages", INPUT, "largest change of one language's share", _languages),
-    Signal("label_mix", OUTPUT, "largest change of one label's share among the answers", _label_mix),
-    Signal("format_failures", OUTPUT, "rise of the share of answers out of form", _answers(_bad_form)),
+    Signal(
+        "languages",
+        INPUT,
+        "largest change of one language's share",
+        lambda spec, reference, window: categories(reference.languages, [spoken(text) for text in window.texts]),
+    ),
+    Signal(
+        "label_mix",
+        OUTPUT,
+        "largest change of one label's share among the answers",
+        lambda spec, *sides: categories(*([a for a in side.answers if a in spec.labels] for side in sides)),
+    ),
+    Signal(
+        "format_failures",
+        OUTPUT,
+        "rise of the share of answers out of form",
+        _answers(lambda a, spec: bool(form_problems(a, spec.output))),
+    ),
     Signal("refusals", OUTPUT, "rise of the share of answers that decline", _answers(lambda a, s: is_refusal(a))),
-    Signal("output_length", OUTPUT, "largest gap between the two distributions of words per answer", _output_length),
+    Signal(
+        "output_length",
+        OUTPUT,
+        "largest gap between the two distributions of words per answer",
+        lambda spec, *sides: _lengths(*([len(words(a)) for a in side.answers] for side in sides)),
+    ),
     Signal("flags", QUALITY, "rise of the share of flagged rows over earlier windows", _flags),
     Signal("score", QUALITY, "how much more often a score is below one of earlier windows than above", _score),
     Signal("wrong_answers", QUALITY, "rise of the share of wrong answers among rows with a known one", _wrong),

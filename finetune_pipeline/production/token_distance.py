@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,20 +22,29 @@ def words(text: str) -> list[str]:
 
 def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
     """One row of length 1 a text: which words occur, times `weights` (per bucket), shape (texts, BUCKETS)."""
-    columns = [sorted({zlib.crc32(w.encode("utf-8", "surrogatepass")) % BUCKETS for w in text}) for text in texts]
-    starts = np.cumsum([0, *map(len, columns)])
-    flat = np.array([c for row in columns for c in row], dtype=np.int64)
-    data = np.ones(len(flat)) if weights is None else weights[flat]
-    lengths = np.sqrt(np.add.reduceat(np.append(data**2, 0.0), starts[:-1])) if len(starts) > 1 else np.ones(0)
-    lengths[np.diff(starts) == 0] = 1.0
-    data = data / np.repeat(np.maximum(lengths, 1e-12), np.diff(starts))
-    return scipy.sparse.csr_matrix((data, flat, starts), shape=(len(texts), BUCKETS))
+    from sklearn.preprocessing import normalize
+
+    rows = _occurrences(texts)
+    return normalize(rows if weights is None else rows.multiply(weights).tocsr())
 
 
 def rarity(texts: Sequence[Sequence[str]]) -> np.ndarray:
     """Inverse document frequency per bucket: log((n + 1) / (rows with it + 1)) + 1, shape (BUCKETS,)."""
-    counts = np.asarray((word_vectors(texts) > 0).sum(axis=0)).ravel()
-    return np.log((len(texts) + 1) / (counts + 1)) + 1
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    return np.asarray(TfidfTransformer().fit(_occurrences(texts)).idf_)
+
+
+def _occurrences(texts: Sequence[Sequence[str]]) -> scipy.sparse.csr_matrix:
+    """Which words occur in which text, as ones."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashed = HashingVectorizer(analyzer=_as_bytes, n_features=BUCKETS, binary=True, norm=None, alternate_sign=False)
+    return hashed.transform(texts)
+
+
+def _as_bytes(text: Sequence[str]) -> list[bytes]:
+    return [word.encode("utf-8", "surrogatepass") for word in text]
 
 
 def permutation_p(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.step_facts import DataStep
 from finetune_pipeline.evaluation.wording import counted, number, percent
@@ -103,22 +102,15 @@ def _tokens(report: Report) -> Blocks:
         return
     yield token_histogram(tokens["histogram"], tokens["max_tokens"])
     keys = {"min": "Least", "p50": "Median", "p90": "90%", "p99": "99%", "max": "Most", "mean": "Mean"}
-
-    def row(title: str, total: Any, of: Mapping[str, Any]) -> list[str]:
-        return [title, number(total), *(number(of[key], 1) if key in of else "" for key in keys)]
-
-    roles = sorted(tokens["roles"].items(), key=lambda kv: (ROLES.index(kv[0]) if kv[0] in ROLES else 9, kv[0]))
-    rows = [row("whole row, as training renders it", tokens["total"], tokens["whole"])]
-    rows += [row(f"{role} turns", of["total"], of) for role, of in roles]
-    rows.append(row("chat template", tokens["template"], {}))
-    yield Table([("Tokens", text), ("In all", figure), *((title, figure) for title in keys.values())], rows, strong=[0])
+    row = [
+        "of a row, as training renders it",
+        number(tokens["total"]),
+        *(number(tokens["whole"][key], 1) for key in keys),
+    ]
+    yield Table([("Tokens", text), ("In all", figure), *((title, figure) for title in keys.values())], [row])
     if tokens["over"]:
         yield _places("Longer than training.max_tokens", tokens["over"], tokens["over_rows"])
-    note = "Counted with the base model's tokenizer on rows rendered by its chat template."
-    if tokens["interval"]:
-        low, high = tokens["interval"]
-        note += f" From a sample of {tokens['sampled']:,} rows: the true total lies between {low:,} and {high:,} (95%)."
-    yield from notes(note)
+    yield from notes("Counted with the base model's tokenizer on rows rendered by its chat template.")
 
 
 def _labels(report: Report) -> Blocks:

@@ -62,11 +62,11 @@ def plan_page(facts: Mapping[str, Any]) -> Page:
 
 def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
     """What others ask for as many tokens, from the dated list that people keep."""
-    columns = [("Where", text), ("For a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
+    columns = [("Where, for a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
     rows = [
         [
-            *(p["engine"], p["model"], " to ".join(dict.fromkeys(map(dollars, p["dollars_between"]))), p["date"]),
-            f"Offered until {p['until']}. {p['note']}" if p["until"] else p["note"],
+            *(p["where"], " to ".join(dict.fromkeys(map(dollars, (p["low"], p["high"])))), p["date"]),
+            "; ".join([*p["warnings"], p["note"]]),
         ]
         for p in prices
     ]
@@ -83,7 +83,7 @@ def memory_plot(facts: Mapping[str, Any]) -> Plot:
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
-    """Method, trainable parameters, memory, time, what is stored, and what was measured on the shipped task."""
+    """Method, trainable parameters, memory, time, and what is stored."""
     timed = all(row.get("seconds") for row in facts["methods"])
     rows = [
         [
@@ -93,13 +93,12 @@ def methods_table(facts: Mapping[str, Any]) -> Table:
             "yes" if row["fits"] else "no",
             *([time_range(row["seconds"])] if timed else []),
             file_size(row["result_bytes"]),
-            measured_accuracy(row["measured"]),
         ]
         for row in facts["methods"]
     ]
     columns = [("Method", text), ("Trainable parameters", figure), ("Memory", figure), ("Fits", text)]
     columns += [("Time", figure)] if timed else []
-    columns += [("Result", figure), ("Accuracy measured on the shipped task", text)]
+    columns += [("Result", figure)]
     return Table(columns, rows, [i for i, row in enumerate(facts["methods"]) if row["chosen"]])
 
 
@@ -113,14 +112,6 @@ def time_range(seconds: Mapping[str, Any] | None) -> str:
 def file_size(size: int) -> str:
     """A file's size for people."""
     return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
-
-
-def measured_accuracy(measured: Mapping[str, Any] | None) -> str:
-    """What was measured on the shipped task, which says little about another one."""
-    if not measured or measured.get("accuracy") is None:
-        return "not measured"
-    low, high = measured["interval"]
-    return f"{measured['accuracy']:.2f} ({low:.2f} to {high:.2f}), {measured['date']}"
 
 
 _LONG, _EDGE = 160, 60

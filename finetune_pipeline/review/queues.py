@@ -88,6 +88,11 @@ def safe_name(rater: str) -> str:
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 
+def _item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
+    """What the page shows of one row: titles and texts."""
+    return {"id": str(name), "blocks": [{"title": title, "text": text} for title, text in blocks]}
+
+
 def outputs_queue(
     task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Mapping[str, Any]] = ()
 ) -> ReviewQueue:
@@ -111,8 +116,7 @@ def outputs_queue(
         _RATING_CHOICES,
         [
             {
-                "id": i.id,
-                "blocks": [{"title": "Input", "text": i.text}, {"title": "Reference answer", "text": i.reference}],
+                **_item(i.id, ("Input", i.text), ("Reference answer", i.reference)),
                 "sides": [{"title": "A", "text": i.a}, {"title": "B", "text": i.b}],
             }
             for i in items
@@ -163,13 +167,11 @@ def synthetic_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueu
         "rows",
         _ROW_CHOICES,
         [
-            {
-                "id": str(row["id"]),
-                "blocks": [
-                    {"title": f"Input (written by {row.get('generator', 'unknown')})", "text": row["text"]},
-                    {"title": "Answer", "text": row["answer"]},
-                ],
-            }
+            _item(
+                row["id"],
+                (f"Input (written by {row.get('generator', 'unknown')})", row["text"]),
+                ("Answer", row["answer"]),
+            )
             for row in rows
         ],
         lambda row: _decision(row, task, known),
@@ -225,14 +227,12 @@ def flagged_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
         "rows",
         _FLAG_CHOICES,
         [
-            {
-                "id": str(row["id"]),
-                "blocks": [
-                    {"title": f"Input ({row['why']})", "text": row["input"]},
-                    {"title": f"Answer of {row['model_version']}", "text": row["output"]},
-                    *([{"title": "Proposed correction", "text": row["correction"]}] if row["correction"] else []),
-                ],
-            }
+            _item(
+                row["id"],
+                (f"Input ({row['why']})", row["input"]),
+                (f"Answer of {row['model_version']}", row["output"]),
+                *([("Proposed correction", row["correction"])] if row["correction"] else []),
+            )
             for row in rows
         ],
         take,

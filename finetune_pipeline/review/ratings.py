@@ -27,6 +27,7 @@ FOLDER = RATINGS
 """Folder of the ratings, below the task's reviews."""
 COLUMNS = ("sheet", "id", "text", "reference", "answer_a", "answer_b", "choice", "comment", "rater", "time")
 """Columns of a sheet as CSV; the first two and the last four come back."""
+_NEEDED = ("sheet", "id", "choice", "rater")
 LONGEST = 4000
 
 
@@ -93,9 +94,19 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
     last: dict[tuple[str, str, str], Rating] = {}
     findings: list[Finding] = []
     for name, path in rating_files(reviews):
-        for place, row in _rows(path, f"reviews/{FOLDER}/{name}", findings):
-            rating, wrong = parse_rating(row)
-            findings += [_finding(place, problem) for problem in wrong]
+        file = f"reviews/{FOLDER}/{name}"
+        try:
+            rows = list(table_rows(path))
+        except (OSError, UnicodeDecodeError) as error:
+            findings.append(_finding(file, f"the file cannot be read: {error}"))
+            continue
+        missing = [c for c in _NEEDED if path.suffix == ".csv" and rows and c not in rows[0][1]]
+        if missing:
+            findings.append(_finding(file, f"the columns {', '.join(missing)} are missing"))
+            continue
+        for number, row, wrong in rows:
+            rating, problems = (None, [wrong]) if wrong else parse_rating(row)
+            findings += [_finding(f"{file}:{number}", problem) for problem in problems]
             if rating:
                 key = (rating.sheet, rating.id, rating.rater)
                 if key not in last or _instant(rating) >= _instant(last[key]):
@@ -119,21 +130,19 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
             yield number, value, "; ".join(f"it is no JSON: {problem.message}" for problem in problems)
 
 
-def _rows(path: Path, place: str, findings: list[Finding]) -> list[tuple[str, Any]]:
-    try:
-        if path.suffix == ".jsonl":
-            lines = list(json_rows(path))
-            findings += [_finding(f"{place}:{number}", wrong) for number, _, wrong in lines if wrong]
-            return [(f"{place}:{number}", row) for number, row, wrong in lines if not wrong]
-        reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline=""))
-    except (OSError, UnicodeDecodeError) as error:
-        findings.append(_finding(place, f"the file cannot be read: {error}"))
-        return []
-    missing = [c for c in ("sheet", "id", "choice", "rater") if c not in (reader.fieldnames or [])]
-    if missing:
-        findings.append(_finding(place, f"the columns {', '.join(missing)} are missing"))
-        return []
-    return [(f"{place}:{reader.line_num}", row) for row in reader]
+def table_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV.
+
+    Raises:
+        OSError, UnicodeDecodeError: It cannot be read.
+    """
+    if path.suffix == ".jsonl":
+        yield from json_rows(path)
+        return
+    text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    for row in reader:
+        yield reader.line_num, row, ""
 
 
 def _finding(place: str, message: str) -> Finding:

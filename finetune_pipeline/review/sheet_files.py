@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.review.queues import ReviewQueue
-from finetune_pipeline.review.ratings import json_rows
+from finetune_pipeline.review.ratings import json_rows, table_rows
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,12 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
     Raises:
         ValueError: The file is neither CSV nor JSON Lines.
     """
-    sheet = FilledSheet()
-    lines: list[tuple[int, Any]] = []
-    if path.suffix == ".csv":
-        text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        lines = [(reader.line_num, {k: _unescaped(v) for k, v in line.items()}) for line in reader]
-    elif path.suffix == ".jsonl":
-        for number, line, wrong in json_rows(path):
-            if wrong:
-                sheet.problems.append(f"{path.name}, line {number}: {wrong}")
-            else:
-                lines.append((number, line))
-    else:
+    if path.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
-    for number, line in lines:
-        row, problems = queue.take(line)
+    sheet = FilledSheet()
+    for number, read, wrong in table_rows(path):
+        line = {k: _unescaped(v) for k, v in read.items()} if path.suffix == ".csv" else read
+        row, problems = (None, [wrong]) if wrong else queue.take(line)
         sheet.problems.extend(f"{path.name}, line {number}: {problem}" for problem in problems)
         if row is not None:
             sheet.rows.setdefault(str(line.get("rater") or line.get("reviewer")), []).append(row)

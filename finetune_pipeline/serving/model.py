@@ -8,15 +8,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from finetune_pipeline.evaluation.correctness import likelihood_label
-
 
 @dataclass(frozen=True)
 class Champion:
     """The model that serves.
 
-    model, adapter: see models.identity.Served; labels: the allowed answers, empty for free ones; precision: of
-    evaluation.precision.
+    model, adapter: see models.identity.Served; precision: of evaluation.precision.
     """
 
     task: str
@@ -25,7 +22,6 @@ class Champion:
     adapter: Path | None
     system_prompt: str
     max_new_tokens: int
-    labels: Sequence[str] = ()
     precision: str = "serving"
 
     @property
@@ -51,15 +47,14 @@ class TooLong(ValueError):
 class LoadedModel:
     """A champion in memory. One answer is made at a time; callers from several threads wait for each other."""
 
-    def __init__(self, champion: Champion, only_labels: bool = False) -> None:
-        """Load it in the precision it was evaluated in. only_labels: answer with the most likely label, always."""
+    def __init__(self, champion: Champion) -> None:
+        """Load it in the precision it was evaluated in."""
         from finetune_pipeline.models.chat import load_tokenizer
         from finetune_pipeline.models.loading import load_for_prediction, pick_device
 
         self.champion = champion
         self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)
         self._tokenizer = load_tokenizer(champion.model)
-        self._labels = list(champion.labels) if only_labels else []
         self._lock = Lock()
 
     def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Reply:
@@ -67,7 +62,6 @@ class LoadedModel:
 
         Raises TooLong, FindingsError when the chat template refuses the turns, and RuntimeError when the model fails.
         """
-        from finetune_pipeline.evaluation.predict import encode_labels
         from finetune_pipeline.models.chat import encode_prompt
         from finetune_pipeline.models.inference.generation import generate_and_score
 
@@ -75,19 +69,13 @@ class LoadedModel:
         most = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
         with self._lock:
             prompt = encode_prompt(self._tokenizer, turns)
-            labels = encode_labels(self._tokenizer, [turns], self._labels) if self._labels else None
             (made,) = generate_and_score(
-                self._model, self._tokenizer, [prompt], labels, most, 1, stage="serve", name=self.champion.name
+                self._model, self._tokenizer, [prompt], None, most, 1, stage="serve", name=self.champion.name
             )
         if made.status == "error":
             if "tokens" in made.error and "more than" in made.error:
                 raise TooLong(made.error)
             raise RuntimeError(made.error)
-        if self._labels:
-            label = likelihood_label(made.label_scores, self._labels)
-            if label is None:
-                raise RuntimeError("the model gave no label a likelihood")
-            return Reply(label, "stop", made.prompt_tokens, made.new_tokens)
         return Reply(
             made.text.strip(), "length" if made.status == "truncated" else "stop", made.prompt_tokens, made.new_tokens
         )

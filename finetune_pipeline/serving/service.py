@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -25,6 +24,7 @@ from finetune_pipeline.spec.model import Task
 
 WAITING = 64
 """Requests that may wait for the model; more are told to come again."""
+_LOOK_SECONDS = 2.0
 
 
 class Service:
@@ -38,18 +38,15 @@ class Service:
         task: Task,
         find: Callable[[], Champion],
         writer: LogWriter,
-        *,
-        only_labels: bool = False,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.task, self._find, self._writer, self._tell = task, find, writer, tell
-        self._only_labels = only_labels
-        self.loaded = LoadedModel(find(), only_labels)
+        self.loaded = LoadedModel(find())
         self.since = int(time.time())
         self.problems: dict[str, str] = {}
         self._places = BoundedSemaphore(WAITING)
         self._lock = Lock()
-        self._ids = {_short(name) for name in writer.ids()}
+        self._ids = set(writer.ids())
         self._stop = Event()
 
     @property
@@ -95,7 +92,7 @@ class Service:
             }
             self._log({**row, "user": chat.user} if chat.user else row)
             with self._lock:
-                self._ids.add(_short(made))
+                self._ids.add(made)
         message = {"role": "assistant", "content": reply.text}
         return chat, {
             "id": made,
@@ -114,7 +111,7 @@ class Service:
         """Feedback to an answer of this server, logged. Raises BadRequest, with status 404 for an id it never gave."""
         name, feedback, user = parse_feedback(body, self.task.spec)
         with self._lock:
-            known = _short(name) in self._ids
+            known = name in self._ids
         if not known:
             raise BadRequest(f"no answer has the id {name!r:.80}", "id", 404, "not_found")
         row = {"id": name, "timestamp": _now(), "feedback": feedback}
@@ -139,7 +136,7 @@ class Service:
             if champion.version == self.loaded.champion.version:
                 self.problems.pop("champion", None)
                 return False
-            self.loaded = LoadedModel(champion, self._only_labels)
+            self.loaded = LoadedModel(champion)
         except Exception as error:  # noqa: BLE001 - the registry may be away; answering goes on
             problem = f"{type(error).__name__}: {error}"
             if self.problems.get("champion") != problem:
@@ -150,11 +147,11 @@ class Service:
         self._tell(f"serving {self.model} now")
         return True
 
-    def watch(self, seconds: float) -> None:
-        """Look for another champion every so many seconds, until :meth:`close`."""
+    def watch(self) -> None:
+        """Look for another champion now and then, until :meth:`close`."""
 
         def look() -> None:
-            while not self._stop.wait(seconds):
+            while not self._stop.wait(_LOOK_SECONDS):
                 self.renew()
 
         Thread(target=look, daemon=True, name="champion").start()
@@ -168,23 +165,17 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _short(name: str) -> bytes:
-    """16 bytes of an id: a server that runs for months remembers them all."""
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 class _Id(msgspec.Struct):
     id: str
     output: str | None = None
 
 
 class LogWriter:
-    """Appends rows to ``served.jsonl`` of a folder. At `rotate_bytes` it is renamed to ``served.jsonl.<time>``."""
+    """Appends rows to ``served.jsonl`` of a folder."""
 
-    def __init__(self, folder: Path, rotate_bytes: int = 64 << 20) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / SERVED
-        self._rotate_bytes = rotate_bytes
         self._lock = Lock()
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -201,18 +192,11 @@ class LogWriter:
                     line = b"\n" + line
                 while line:
                     line = line[os.write(handle, line) :]
-                size = os.fstat(handle).st_size
             finally:
                 os.close(handle)
-            if size >= self._rotate_bytes:
-                self._rotate()
-
-    def _rotate(self) -> None:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        os.rename(self.path, self.path.with_name(f"{SERVED}.{stamp}"))
 
     def ids(self) -> Iterator[str]:
-        """Ids of the answers in the files that are there."""
+        """Ids of the answers in the file, and in what was made of it by rotation."""
         for path in sorted(self.path.parent.glob(f"{SERVED}*")):
             for _, line, cut in read_lines(path):
                 try:

@@ -16,7 +16,6 @@ class LogsSpec(Section):
         "logs",
         description="Folder of JSON Lines files, or an fsspec URL (s3://…), read besides the task's `logs/`.",
     )
-    mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are read as logs, too.")
     keep_days: int | None = Field(
         None, ge=1, description="Older rows are removed, and files in `logs/` with nothing younger."
     )
@@ -75,11 +74,6 @@ class RetrainingSpec(Section):
     """When another training is worth it."""
 
     min_gain: float = Field(0.005, gt=0, lt=1, description="Smaller expected gains (accuracy) mean wait.")
-    hours_a_point: float | None = Field(
-        None,
-        gt=0,
-        description="Training hours that one point of accuracy is worth. Unset: cost does not decide.",
-    )
     rows_after_drift: int = Field(20, ge=1, description="New rows with a known answer required after drift.")
     longest_wait_days: float = Field(
         14, gt=0, description="The sensor requests a run when the oldest new row is this old."

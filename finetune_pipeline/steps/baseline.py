@@ -20,7 +20,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
-from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
@@ -169,8 +169,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     source = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)
     counts = context.inputs["train_split"].facts["counts"]
-    prompts = {name: rows[name] for name in prompts_of(rows)}
-    power = power_plan(spec, int(counts["test"]), rival, prompts, shared_sources(rival.rows, source))
+    power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, source))
     signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal)
     decision, *reasons = advice_sentences(Advice.model_validate(advice))

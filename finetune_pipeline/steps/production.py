@@ -9,13 +9,12 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.production.drift import as_learned, drift_report, moment
 from finetune_pipeline.production.ingest import ingest, merged
 from finetune_pipeline.production.intake import log_store
-from finetune_pipeline.production.retraining import HOUR, Evidence, decide_retraining, measure_curve
+from finetune_pipeline.production.retraining import Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used_rows import logged_as, rows_of_data
 from finetune_pipeline.report.drift_page import drift_page
@@ -109,16 +108,13 @@ def _evidence(context: StepContext) -> Evidence:
     champion, splits = context.run_inputs.champion, store.find(task, "splits", trained_on)
     if champion is None or splits is None or not usable:
         return Evidence(usable)
-    adapter = store.find(task, "adapter", str(champion["adapter"]))
-    seconds = read_json(adapter.path("measured.json")).get("seconds") if adapter else None
-    hours = seconds / HOUR if seconds else None
     predictions = _champions_predictions(context)
     if not context.spec.labels or predictions is None:
-        return Evidence(usable, hours=hours)
+        return Evidence(usable)
     right = outcomes_of(predictions, context.spec.output)
     train, validation = (
         [(e.user_text, e.answer) for e in read_examples(examples_of(splits.folder, name))]
         for name in ("train", "validation")
     )
     wrong = 1 - sum(right.values()) / max(len(right), 1)
-    return Evidence(usable, wrong, measure_curve(train, validation, context.spec.split.seed), hours)
+    return Evidence(usable, wrong, measure_curve(train, validation, context.spec.split.seed))

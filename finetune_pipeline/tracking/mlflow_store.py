@@ -153,7 +153,9 @@ def migrate(uri: str) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with reaching(uri):
-        wanted, present = _wanted_revision(), _revision(file)
+        from mlflow.store.db import utils
+
+        wanted, present = str(utils._get_latest_schema_revision()), _revision(file)
         if present == wanted:
             return
         making = file.with_name(f".making-{file.name}")
@@ -163,12 +165,6 @@ def migrate(uri: str) -> None:
             _copy_database(file, making)
         _upgrade(making, fresh=present is None)
         os.replace(making, file)
-
-
-def _wanted_revision() -> str:
-    from mlflow.store.db import utils
-
-    return str(utils._get_latest_schema_revision())
 
 
 def _revision(file: Path) -> str | None:
@@ -242,8 +238,6 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
             f"MLflow experiment {name!r} was deleted\n"
             f"fix: `mlflow experiments restore -x {number}`, or choose another name"
         )
-    if EXPERIMENT_KIND not in experiment.tags:  # made by an earlier version of this package
-        client.set_experiment_tag(experiment.experiment_id, EXPERIMENT_KIND, KIND_OF_MODELS)
     return str(experiment.experiment_id)
 
 

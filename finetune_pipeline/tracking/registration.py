@@ -135,8 +135,6 @@ def _create(
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
-    if adapter is not None and not (adapter / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"{adapter} is no adapter: it holds no adapter_config.json")
     try:
         client.create_registered_model(name)
     except MlflowException as error:

@@ -216,6 +216,5 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
         model.adapter,
         str(record["system_prompt"]),
         int(record["max_new_tokens"]),
-        task.spec.labels,
         str(record.get("precision", "float32")),
     )

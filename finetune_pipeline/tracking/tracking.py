@@ -33,14 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["StepRun", "Tracking"]
 
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
-_STATUS = {
-    "FINISHED": "FINISHED",
-    "SUCCESS": "FINISHED",
-    "FAILED": "FAILED",
-    "FAILURE": "FAILED",
-    "KILLED": "KILLED",
-    "CANCELED": "KILLED",
-}
+_STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
+"""Dagster's words and MLflow's."""
 VIEW = "workflowType=machine_learning"
 """MLflow's pages then show runs, models and metrics; without it those for agents and prompts."""
 _OF_A_PROCESS = ("finetune/pid", "finetune/process_started")
@@ -53,7 +47,6 @@ class Tracking(dg.ConfigurableResource):
 
     tracking_uri: str = Field(default="", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")
     experiment: str = Field(default="finetune", description="Name of the MLflow experiment.")
-    ui_url: str = Field(default="", description="Base of links; empty: the tracking server, or http://127.0.0.1:5000.")
     folder: str = Field(
         default="", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow."
     )
@@ -70,9 +63,9 @@ class Tracking(dg.ConfigurableResource):
         return file.parent if file else read_settings().home / "mlflow"
 
     def page(self) -> str:
-        """Base address of MLflow's pages."""
+        """Base address of MLflow's pages: the tracking server's, or where `mlflow ui` serves a database by itself."""
         uri = without_credentials(self.uri())
-        return (self.ui_url or (uri if uri.startswith("http") else "http://127.0.0.1:5000")).rstrip("/")
+        return (uri if uri.startswith("http") else "http://127.0.0.1:5000").rstrip("/")
 
     def prepare(self) -> None:
         """Create or migrate the store and the experiment, under a lock of all processes. Does it once per process.
@@ -140,11 +133,9 @@ class Tracking(dg.ConfigurableResource):
     def finish(self, dagster_run_id: str, status: str) -> int:
         """Close the parent run and the nested ones a killed process left open. Returns how many were closed.
 
-        status: FINISHED, FAILED, KILLED, or Dagster's SUCCESS, FAILURE, CANCELED. Nested ones left open are FAILED
-        even in a finished run: their process never said that it was done. Again with the same status: nothing happens.
+        status: Dagster's SUCCESS, FAILURE or CANCELED. Nested ones left open are FAILED even in a finished run: their
+        process never said that it was done. Again with the same status: nothing happens.
         """
-        if status not in _STATUS:
-            raise ValueError(f"status {status!r}: one of {', '.join(_STATUS)}")
         wanted = _STATUS[status]
         client = self.client()
         closed = 0
@@ -159,7 +150,7 @@ class Tracking(dg.ConfigurableResource):
         return closed
 
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
-        parents = _parents(_runs_of(client, number, run.run_id))
+        parents = [made for made in _runs_of(client, number, run.run_id) if made.data.tags.get(KIND) == "run"]
         if parents:  # of several (made by hosts that share no lock) all agree on the oldest
             if parents[0].info.status != "RUNNING":
                 client.update_run(parents[0].info.run_id, status="RUNNING")
@@ -212,8 +203,6 @@ def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: s
 
 def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run]:
     """All runs of a Dagster run, oldest first."""
-    if "'" in dagster_run_id:
-        raise ValueError(f"{dagster_run_id!r} is not a Dagster run id")
     runs: list[Run] = []
     token = None
     while True:
@@ -228,7 +217,3 @@ def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run
         token = page.token
         if not token:
             return runs
-
-
-def _parents(runs: list[Run]) -> list[Run]:
-    return [run for run in runs if run.data.tags.get(KIND) == "run"]

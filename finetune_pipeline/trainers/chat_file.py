@@ -17,7 +17,6 @@ from finetune_pipeline.findings import Finding
 _BYTES_PER_TOKEN = 3
 """Fewer than in most texts (English has about four), so that a guess is rather too high."""
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "weight")
-_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class FileRules:
         least_rows: Fewest rows of a training file.
         most_bytes: Largest size.
         most_tokens: Longest row; longer ones are cut there without a word. None: unknown.
-        alternating: After a system message, user and assistant must take turns.
         tools: Rows may call tools.
     """
 
@@ -37,7 +35,6 @@ class FileRules:
     least_rows: int
     most_bytes: int
     most_tokens: int | None = None
-    alternating: bool = False
     tools: bool = True
 
 
@@ -103,39 +100,12 @@ def _finding(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def _row_problems(example: Example, rules: FileRules) -> Iterator[tuple[str, str]]:
-    remove = "correct or remove this row"
-    roles = [m["role"] for m in example.messages]
-    for role in sorted(set(roles) - set(_ROLES)):
-        yield f"the role {role!r} is unknown to {rules.service}", remove
-    if roles[-1] != "assistant":
-        yield "the last message is not from the assistant: there is nothing to learn", remove
-    learned = 0
-    for number, message in enumerate(example.messages, 1):
-        weight = message.get("weight")
-        if message["role"] != "assistant":
-            if weight is not None:
-                yield f"message {number}: only messages of the assistant may have a weight", "remove the weight"
-            if message["role"] == "tool" and not message.get("tool_call_id"):
-                yield f"message {number}: a tool's message without tool_call_id", remove
-            continue
-        if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
-            yield f"message {number}: the weight is {weight!r}, and must be 0 or 1", "write 0 or 1, or remove it"
-        learned += weight != 0
-        if not message["content"] and not message.get("tool_calls"):
-            yield f"message {number}: an answer with neither text nor a tool call", remove
-    if "assistant" in roles and not learned:
-        yield (
-            "every message of the assistant has the weight 0: there is nothing to learn",
-            "remove a weight, or the row",
-        )
-    if not rules.tools and (example.tools or "tool" in roles or any(m.get("tool_calls") for m in example.messages)):
+    """What of a row this service does not take; the order of turns, weights and answers are sound since `validated_examples`."""
+    calls = example.tools or any(m["role"] == "tool" or m.get("tool_calls") for m in example.messages)
+    if calls and not rules.tools:
         yield f"{rules.service} does not train this model on tool calls", "remove the row, or choose another model"
-    elif rules.alternating and "tool" not in roles:
-        turns = roles[1:] if roles[0] == "system" else roles
-        if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(turns)):
-            yield (
-                f"{rules.service} wants user and assistant to take turns after the system message; here: {', '.join(roles)}",
-                "join messages of the same role",
-            )
+    for number, message in enumerate(example.messages, 1):
+        if message["role"] == "tool" and not message.get("tool_call_id"):
+            yield f"message {number}: a tool's message without tool_call_id", "correct or remove this row"
     if rules.most_tokens is not None and (tokens := _row_tokens(example)) > rules.most_tokens:
         yield f"about {tokens} tokens; {rules.service} cuts rows at {rules.most_tokens}", "shorten or remove this row"

@@ -22,10 +22,9 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import HostedSection
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, on_interrupt
-from finetune_pipeline.trainers.budget import budget_findings, listed_price
 from finetune_pipeline.trainers.chat_file import ChatFile, FileRules, file_findings, write_chat_file
 from finetune_pipeline.trainers.hosted_result import write_result
-from finetune_pipeline.trainers.hosted_settings import common_problems
+from finetune_pipeline.trainers.hosted_settings import budget_findings, common_problems, listed_price
 from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
 from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
 from finetune_pipeline.training.rows import training_examples

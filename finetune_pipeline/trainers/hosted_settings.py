@@ -1,23 +1,30 @@
-"""What all hosted trainers read from the spec, and what can be wrong with it."""
+"""What all hosted trainers read from the spec, what can be wrong with it, and what a job may cost."""
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import math
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.baseline import address_problem, is_local
-from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.low_rank import LoraSpec, LowRank
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
-from finetune_pipeline.trainers.budget import no_budget_findings
+from finetune_pipeline.trainers.service import Estimate, Service
 
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
+
+
+_BUDGET = "task.yaml: training.budget_usd"
 
 
 def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
@@ -42,7 +49,7 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
     if not os.environ.get(key):
         fix = f"export {key}=…, or name another variable in training.{trainer.name}.api_key_env"
         findings.append(trainer.finding("key", "api_key_env", f"the environment variable {key} is not set", fix))
-    epochs = total_epochs(spec)
+    epochs = epochs_of(spec.training)
     if epochs != whole_epochs(spec):
         message = f"services train whole epochs: {epochs:g} becomes {whole_epochs(spec)}"
         findings.append(trainer.finding("epochs", "training.epochs", message, "nothing needs to be done", "note"))
@@ -50,7 +57,10 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
         message = "services get every row: training.over_length is not applied, and each cuts rows at its own limit"
         fix = "nothing, if no row is longer than training.max_tokens"
         findings.append(trainer.finding("over_length", "training.over_length", message, fix, "warning"))
-    return [*findings, *no_budget_findings(spec.training.budget_usd)]
+    if spec.training.budget_usd is None:
+        message = "there is no budget: the job is bought whatever it costs"
+        findings.append(Finding("hosted.no_budget", "warning", _BUDGET, message, "set training.budget_usd"))
+    return findings
 
 
 def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bool) -> list[Finding]:
@@ -60,7 +70,7 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
         chooses_layers: The service lets the user choose which layers to adapt.
     """
     lora = low_rank(spec.training)
-    other = {"dora": lora.dora, "rslora": lora.rslora, "init": lora.init != "default"}
+    other = {"rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
     message, fix = (
         "the service trains plain LoRA and does not know this",
@@ -69,15 +79,9 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
     return [trainer.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]
 
 
-def total_epochs(spec: TaskSpec) -> float:
-    """Passes over the training rows, those of a second phase included: services have one phase."""
-    settings = spec.training.model_dump()
-    return float(sum(phase["epochs"] for phase in METHODS[spec.training.method].phases(settings)))
-
-
 def whole_epochs(spec: TaskSpec) -> int:
-    """The same as a whole number, rounded up."""
-    return math.ceil(total_epochs(spec))
+    """Passes over the training rows, those of a second phase included, as services have one phase; rounded up."""
+    return math.ceil(epochs_of(spec.training))
 
 
 def low_rank(training: TrainingSettings) -> LoraSpec:
@@ -89,3 +93,43 @@ def low_rank(training: TrainingSettings) -> LoraSpec:
 def host_of(url: str) -> str:
     """The host of an address, for people."""
     return urlsplit(url).netloc or url
+
+
+def listed_price(engine: str, service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
+    """What a job costs by the nearest prices.yaml; unknown where it has no present price of the model.
+
+    Args:
+        engine: Name of the service in the list.
+        tokens: Of the training rows, once.
+        home, task_folder: Where a list of the user's own may be.
+    """
+    today = datetime.datetime.now(datetime.UTC).date()
+    why = f"prices.yaml has no price of {engine} for {service.model}"
+    for price in load_prices(home=home, task_folder=task_folder).training:
+        named = re.fullmatch(rf"{re.escape(price.model)}(-\d{{4}}-\d\d-\d\d)?", service.model)
+        if price.engine != engine or price.unit != "million_tokens" or not named:
+            continue
+        if price.until is not None and price.until < today:
+            why = f"the price of {engine} for {service.model} in prices.yaml was valid until {price.until}"
+            continue
+        dollars = price.between[1] * tokens * service.epochs / 1e6
+        reckoned = (
+            f"about {tokens:,} tokens × {service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
+        )
+        return Estimate(dollars, f"{reckoned} (prices.yaml, {price.date})")
+    return Estimate(None, why)
+
+
+def budget_findings(budget: float | None, estimate: Estimate, home: Path) -> list[Finding]:
+    """Whether a budget speaks against a job: its estimate is higher, or nobody knows it."""
+    if budget is None:
+        return []
+    if estimate.dollars is None:
+        message = f"what the job costs is not known: {estimate.source}"
+        fix = f"copy the shipped prices.yaml to {home} and add the price, or remove training.budget_usd"
+        return [Finding("hosted.price_unknown", "error", _BUDGET, message, fix)]
+    if estimate.dollars > budget:
+        message = f"the job is estimated at ${estimate.dollars:,.4g}, over ${budget:,.4g}: {estimate.source}"
+        fix = "raise training.budget_usd, lower training.epochs, or choose a smaller model"
+        return [Finding("hosted.budget", "error", _BUDGET, message, fix)]
+    return []

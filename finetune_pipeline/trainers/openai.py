@@ -77,9 +77,6 @@ class OpenAiTrainer(HostedTrainer):
             findings += end_findings(self, profile, profile.models_end, datetime.datetime.now(datetime.UTC).date())
         if profile.top_level:
             findings += low_rank_problems(self, spec, chooses_layers=False)
-        elif "lora" in spec.training.model_fields_set:
-            message = f"{profile.label} chooses itself which weights it trains"
-            findings.append(self.finding("low_rank", "training.lora", message, "nothing needs to be done", "note"))
         return findings
 
     def _rate_problems(self, spec: TaskSpec, profile: Profile) -> Iterator[Finding]:

@@ -11,19 +11,15 @@ import datetime
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
 from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
-from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service, http_options
 
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
@@ -112,20 +108,15 @@ class OpenAiService(Service):
         self.model = section.model or str(trainer.usual_model(spec))
         self.key_name = trainer.key_name(spec)
         self.epochs = whole_epochs(spec)
-        self.client = self._client(section.request_seconds)
+        import openai
 
-    def _client(self, timeout: float) -> OpenAI:
-        from openai import DefaultHttpxClient, OpenAI, omit
-
-        headers: dict[str, Any] = {"Connection": "close", "OpenAI-Organization": omit, "OpenAI-Project": omit}
-        return OpenAI(
-            base_url=self.url,
-            api_key=os.environ[self.key_name],
-            max_retries=0,
-            default_headers=headers,
-            # no redirects: the key would go along
-            http_client=DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(self.url), timeout=timeout),
-        )
+        headers: dict[str, Any] = {
+            "Connection": "close",
+            "OpenAI-Organization": openai.omit,
+            "OpenAI-Project": openai.omit,
+        }
+        options = http_options(openai, self.url, section.request_seconds)
+        self.client = openai.OpenAI(api_key=os.environ[self.key_name], default_headers=headers, **options)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

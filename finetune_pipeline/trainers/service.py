@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.baseline import is_local
 
 JobState = Literal["running", "succeeded", "failed", "cancelled"]
 """What a job's state comes to. States that nobody knows count as running: to take one for an end would buy another job."""
@@ -188,6 +189,17 @@ class Service(ABC):
             f"{self.place} {what} when asked to {action}: {text}\n"
             "fix: run it again once the service works; a job that was asked for is found by its key, never bought twice"
         )
+
+
+def http_options(sdk: Any, url: str, seconds: float) -> dict[str, Any]:
+    """How the client of an SDK asks: nothing is repeated by itself, and the key follows no redirect.
+
+    Args:
+        sdk: The module of the SDK, which brings its HTTP client.
+        seconds: Time for one request.
+    """
+    http = sdk.DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(url), timeout=seconds)
+    return {"base_url": url, "max_retries": 0, "http_client": http}
 
 
 def _body_message(error: Exception) -> str:

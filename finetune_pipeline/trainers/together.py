@@ -1,23 +1,39 @@
-"""Trains at Together: LoRA on open weights, whose adapter comes home, or stays behind a dedicated endpoint."""
+"""Trains at Together: LoRA on open weights, whose adapter comes home, or stays behind a dedicated endpoint.
+
+An endpoint is paid by the minute. It is stopped when the block that asks it is left, by Together itself after a time without
+requests, and by :func:`stop_forgotten`, which finds those whose process was killed: each is written down before it is made,
+in a file that its process holds locked.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from finetune_pipeline.engine.store import sync_folder
+from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hosted import HostedModel
+from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.trainers import TogetherSection
 from finetune_pipeline.trainers.base import TrainingOrder, register
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank_problems
-from finetune_pipeline.trainers.service import Refused, Service
-from finetune_pipeline.trainers.together_endpoint import running_endpoint, stop_forgotten
+from finetune_pipeline.trainers.service import Refused, Service, Unclear
 from finetune_pipeline.trainers.together_service import TogetherService
+
+_READY, _BROKEN = "DEPLOYMENT_STATE_READY", ("DEPLOYMENT_STATE_FAILED", "DEPLOYMENT_STATE_STOPPED")
+_PAUSE = 1.0
+"""First pause in seconds between two tries to stop an endpoint; it doubles."""
+_START_SECONDS = 3600.0
+"""Longest time for a deployment to become ready."""
 
 
 @register
@@ -59,13 +75,12 @@ class TogetherTrainer(HostedTrainer):
         try:
             limits = service.limits()
         except Refused:  # a finding of the service says so
-            return FileRules("Together", 1, 50 << 30, alternating=True)
+            return FileRules("Together", 1, 50 << 30)
         return FileRules(
             "Together",
             1,
             50 << 30,
             most_tokens=limits.max_seq_length_sft,
-            alternating=True,
             tools=limits.supports_tools,
         )
 
@@ -79,3 +94,109 @@ class TogetherTrainer(HostedTrainer):
     def serving(self, spec: TaskSpec, hosted: HostedModel, home: Path) -> Iterator[HostedModel]:
         with running_endpoint(self.connect(spec), spec.training.together, hosted, home) as running:
             yield running
+
+
+@contextlib.contextmanager
+def running_endpoint(
+    service: TogetherService, section: TogetherSection, hosted: HostedModel, home: Path
+) -> Iterator[HostedModel]:
+    """Start the endpoint of a trained model, wait until it answers, and stop it in any case.
+
+    Args:
+        hosted: What the training left.
+        home: Where it is written down that it runs.
+
+    Raises:
+        JobError: It cannot be started.
+    """
+    project, _, name = hosted.model.rpartition("/")
+    folder = home / "jobs" / "endpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    stop_forgotten(service, home)
+    record = folder / name
+    with record.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sync_folder(folder)  # known before it costs anything
+        try:
+            yield hosted.model_copy(update={"model": _start(service, section, project, name)})
+        finally:
+            _stop(service, name)
+            record.unlink(missing_ok=True)
+
+
+def stop_forgotten(service: TogetherService, home: Path) -> list[str]:
+    """Stop endpoints whose process no longer runs. Returns their names."""
+    stopped = []
+    for record in sorted((home / "jobs" / "endpoints").glob("*")):
+        with record.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # somebody asks it now
+            _stop(service, record.name)
+            record.unlink(missing_ok=True)
+            stopped.append(record.name)
+            say(f"the endpoint {record.name} at {service.place} had been left running, and was stopped")
+    return stopped
+
+
+def _start(service: TogetherService, section: TogetherSection, project: str, name: str) -> str:
+    """Create endpoint and deployment, wait, and route requests to it. Returns the name to ask for."""
+    endpoints, job = service.client.endpoints, name.removeprefix("finetune-")
+    with service.request(f"tell what {job} made"):
+        made: Any = service.client.fine_tuning.retrieve(job)
+        model = made.adapter_object_id
+        if not model:
+            raise JobError(f"{service.place} has no weights of {job} to deploy\nfix: look at the job there")
+    with service.request("create an endpoint"):
+        endpoint = endpoints.create(name=name)
+    with service.request("deploy the model"):
+        deployment = endpoints.deployments.create(
+            endpoint.id,
+            name="main",
+            model=f"projects/{project}/models/{model}",
+            config=str(section.hardware_config),
+            autoscaling={"min_replicas": 1, "max_replicas": 1},
+            inactive_timeout=section.inactive_minutes,
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while (state := _state(service, endpoint.id, deployment.id)) != _READY:
+        if state in _BROKEN or time.monotonic() > deadline:
+            raise JobError(
+                f"the deployment of {name} at {service.place} does not become ready: {state}\nfix: look there"
+            )
+        time.sleep(section.poll_seconds)
+    with service.request("route requests to the deployment"):
+        routed = endpoints.update(endpoint.id, traffic_split=[{"deployment_id": deployment.id, "weight": 1.0}])
+        return str(routed.name)
+
+
+def _state(service: TogetherService, endpoint: str, deployment: str) -> str:
+    try:
+        with service.request("tell the state of the deployment"):
+            return str(service.client.endpoints.deployments.retrieve(deployment, endpoint_id=endpoint).status.state)
+    except Unclear:
+        return "unknown"
+
+
+def _stop(service: TogetherService, name: str) -> None:
+    """Stop every deployment of the endpoint, and delete it. Asks again for a while; at last it says what to do by hand."""
+    for attempt in range(5):
+        try:
+            with service.request(f"stop the endpoint {name}"):
+                for endpoint in service.client.endpoints.list():
+                    if endpoint.name.rpartition("/")[2] != name:
+                        continue
+                    for deployment in endpoint.deployments:
+                        service.client.endpoints.deployments.update(
+                            deployment.id,
+                            endpoint_id=endpoint.id,
+                            autoscaling={"min_replicas": 0, "max_replicas": 0},
+                        )
+                        service.client.endpoints.deployments.delete(deployment.id, endpoint_id=endpoint.id)
+                    service.client.endpoints.delete(endpoint.id)
+            return
+        except (Unclear, Refused) as failure:
+            last = failure
+            time.sleep(_PAUSE * 2**attempt)
+    raise OutsideError(f"the endpoint {name} at {service.place} may still run and cost money: stop it there\n{last}")

@@ -8,11 +8,10 @@ import shutil
 import tarfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
@@ -27,10 +26,8 @@ from finetune_pipeline.trainers.service import (
     Refused,
     Service,
     Unclear,
+    http_options,
 )
-
-if TYPE_CHECKING:
-    from together import Together
 
 ADDRESS = "https://api.together.ai"
 _STATES: dict[str, JobState] = {
@@ -57,21 +54,16 @@ class TogetherService(Service):
         self.model = section.model or str(trainer.usual_model(spec))
         self.key_name = trainer.key_name(spec)
         self.epochs = whole_epochs(spec)
-        self.client = self._client(section.request_seconds, section.project)
-        self._limits: Any = None
+        import together
 
-    def _client(self, timeout: float, project: str | None) -> Together:
-        from together import DefaultHttpxClient, Together
-
-        return Together(
-            base_url=self.url,
+        options = http_options(together, self.url, section.request_seconds)
+        self.client = together.Together(
             api_key=os.environ[self.key_name],
-            project_id=project,
-            max_retries=0,
+            project_id=section.project,
             default_headers={"Connection": "close"},
-            # no redirects: the key would go along
-            http_client=DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(self.url), timeout=timeout),
+            **options,
         )
+        self._limits: Any = None
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -119,38 +111,27 @@ class TogetherService(Service):
             fix = "choose a model of its list of fine-tuning models, or trainer: local"
             return [self.trainer.finding("not_tunable", "model", message, fix)]
         with self.request(f"say what it allows for {self.model!r}"):
-            training, lora = self.training, low_rank(self.training)
+            training, allowed = self.training, limits.lora_training
+            evals = training.evals_per_epoch * self.epochs
             bounds = [
-                ("rank", "training.lora.r", lora.r, 1, limits.lora_training.max_rank),
-                (
-                    "limit",
-                    "training.batch_size",
-                    training.batch_size,
-                    limits.lora_training.min_batch_size,
-                    limits.lora_training.max_batch_size,
-                ),
-                ("limit", "training.epochs", self.epochs, 1, limits.max_num_epochs),
+                ("rank", "lora.r", low_rank(training).r, 1, allowed.max_rank),
+                ("limit", "batch_size", training.batch_size, allowed.min_batch_size, allowed.max_batch_size),
+                ("limit", "epochs", self.epochs, 1, limits.max_num_epochs),
                 (
                     "learning_rate",
-                    "training.learning_rate",
+                    "learning_rate",
                     training.learning_rate,
                     limits.min_learning_rate,
                     limits.max_learning_rate,
                 ),
-                (
-                    "limit",
-                    "training.evals_per_epoch",
-                    training.evals_per_epoch * self.epochs,
-                    0,
-                    limits.max_num_evals,
-                ),
+                ("limit", "evals_per_epoch", evals, 0, limits.max_num_evals),
             ]
         findings = []
         for rule, key, value, least, most in bounds:
             if not least <= value <= most:
                 message = f"{value:g} is outside what {self.place} allows for {self.model}: {least:g} to {most:g}"
                 fix = f"write {most if value > most else least:g} or {'less' if value > most else 'more'}"
-                findings.append(self.trainer.finding(rule, key, message, fix))
+                findings.append(self.trainer.finding(rule, f"training.{key}", message, fix))
         return findings
 
     def upload(self, path: Path) -> str:

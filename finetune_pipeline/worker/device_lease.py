@@ -40,8 +40,6 @@ def lease(
     shown to those who wait. log: told who holds them and for how long, at once and now and then while it waits. Raises
     TimeoutError naming the holders; Stopped when `should_stop` gives a reason while waiting.
     """
-    if not devices:
-        raise ValueError("no device to lease: name at least one, for example cpu")
     limit, reminders = time.monotonic() + timeout_s, Reminders()
     while True:
         for device in devices:

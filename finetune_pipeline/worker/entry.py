@@ -138,25 +138,17 @@ def _pipes(job: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _memory_ran_out(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OOM_SIGNS)
-
-
-def _gpu_peak(torch: Any) -> float:
-    """The most memory torch has had in use on one device, in MiB."""
-    most = max(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count()))
-    return round(most / 2**20, 1)
-
-
 def _measured(began: float) -> dict[str, Any]:
     import torch
 
     used = resource.getrusage(resource.RUSAGE_SELF)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    gpu = max((int(torch.cuda.max_memory_allocated(i)) for i in devices), default=None)
     return {
         "seconds": round(time.monotonic() - began, 2),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
         "peak_memory_mib": round(used.ru_maxrss / 1024, 1),
-        **({"peak_gpu_memory_mib": _gpu_peak(torch)} if torch.cuda.is_available() else {}),
+        **({} if gpu is None else {"peak_gpu_memory_mib": round(gpu / 2**20, 1)}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -170,7 +162,7 @@ def judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
         return EXIT_CONFIG, "findings", str(error)
     if isinstance(error, (JobError, SealedError)):
         return EXIT_CONFIG, "job", str(error)
-    if _memory_ran_out(error):
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OOM_SIGNS):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
     if words := outside_words(error, job["out"]):

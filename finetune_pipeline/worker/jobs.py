@@ -140,7 +140,7 @@ def merge_job(
 
     Low-rank: merged into the unquantized base; full: taken over; prompt: a plain model with added tokens. These write
     out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison runs on
-    the first `parity_rows` of `examples` in order of id; the merged model answers in `precision` (of evaluation.precision).
+    the first `parity_rows` of `examples` in order of id. precision: of evaluation.precision, for whoever serves it.
     Facts: see models.merging.merge_and_compare.
     """
     return _job("merge", locals())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
@@ -20,9 +19,10 @@ import psutil
 
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.hardware import cpu_has_bfloat16
-from finetune_pipeline.models.identity import model_folder, weight_files
-from finetune_pipeline.planning.memory import NF4
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.planning.memory import gpu_memory, weight_bytes
+from finetune_pipeline.planning.planner import compute_width
+from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.processes import STRATEGY, is_first
@@ -87,35 +87,20 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: 
 
 
 def _least_bytes(job: Mapping[str, Any], on_gpus: bool) -> int:
-    """Bytes that weights, gradients and optimiser states take at the least; activations come on top.
-
-    Trained in float32: weight, gradient, and two moments, 16 bytes a parameter (Rajbhandari et al. 2020, arXiv:1910.02054,
-    section 3.1, without their 16-bit copies). In 4 bits: half a byte and the constants.
-    """
-    settings = job["settings"]
-    parameters = sum(file.stat().st_size for file in weight_files(model_folder(Path(job["base"])))) // 2
-    holds = METHODS[settings["method"]].holds
-    if holds == "float32":
-        return parameters * 16
-    if holds == "four_bit":
-        return int(parameters * NF4)
-    precision = settings["precision"]
-    short = precision == "bfloat16" or (precision == "auto" and (on_gpus or cpu_has_bfloat16()))
-    return parameters * (2 if short else 4)
+    """Bytes that weights, gradients and optimiser states take at the least; activations come on top."""
+    settings, shape = job["settings"], model_shape(model_folder(Path(job["base"])))
+    method, width = METHODS[settings["method"]], compute_width(settings["precision"], "cuda" if on_gpus else "cpu")
+    return weight_bytes(shape, method, width) + 12 * method.trainable(settings, shape)
 
 
 def _cards() -> list[int]:
-    """Bytes of memory of each visible NVIDIA device; no library is loaded for it."""
-    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if not seen:
+    """Bytes of memory of each visible NVIDIA device."""
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
         return []
-    done = subprocess.run(
-        ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", ",".join(seen)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return [int(line) << 20 for line in done.stdout.split()] if done.returncode == 0 else []
+    try:
+        return gpu_memory("total")
+    except ValueError:
+        return []
 
 
 def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:

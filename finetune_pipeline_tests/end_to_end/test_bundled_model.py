@@ -85,7 +85,6 @@ def trained(place: Path, base: dict[str, Any], examples: dict[str, Path]) -> dic
 
 def test_the_base_is_unpacked_whole_into_safetensors(base: dict[str, Any], place: Path) -> None:
     assert base["parameters"] == 134_515_008
-    assert base["pad_is_eos"] is True
     assert base["eos"] == "<|im_end|>"
     assert base["dtype"] == "BF16"
     assert {p.suffix for p in (place / "base" / "model").iterdir()} <= {".safetensors", ".json", ".jinja", ".txt"}

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline import progress
@@ -26,7 +25,6 @@ from finetune_pipeline.models.inference.shared_reading import (
     branch,
     common_prefix,
     families,
-    grows_plainly,
     with_room,
 )
 from finetune_pipeline.reporting import say
@@ -49,44 +47,6 @@ class Prefilled:
     logits: torch.Tensor
 
 
-_PADDING = 1.15
-"""Rows are read together while they have at most so many times the longest one's tokens less."""
-
-
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of rows that are read together, ascending, so that little of what is computed is padding."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if groups and lengths[groups[-1][0]] <= lengths[i] * _PADDING:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return [sorted(rows) for rows in groups]  # a single group is the batch as it is
-
-
-def _joined(parts: Sequence[Prefilled], groups: Sequence[Sequence[int]]) -> Prefilled:
-    """Batches of one reader as one, rows in the order of their places. Shorter rows get unseen places in front, but behind
-    what a trained prefix has put first, which no caller counts; where a token stands in its text is in its keys already.
-    """
-    longest = max(part.seen.shape[1] for part in parts)
-    gaps = [longest - part.seen.shape[1] for part in parts]
-    back = torch.tensor([i for rows in groups for i in rows]).argsort()
-    cache, hidden = branch(parts[0].cache), parts[0].cache.get_seq_length() - parts[0].seen.shape[1]
-    for depth, layer in enumerate(cache.layers):
-        for name in ("keys", "values"):
-            own = [getattr(part.cache.layers[depth], name) for part in parts]
-            whole = torch.cat([_with_gap(t, hidden, gap) for t, gap in zip(own, gaps, strict=True)])
-            setattr(layer, name, whole[back.to(whole.device)])
-    seen = torch.cat([F.pad(part.seen, (gap, 0)) for part, gap in zip(parts, gaps, strict=True)])
-    logits = torch.cat([part.logits for part in parts])
-    return Prefilled(cache, seen[back.to(seen.device)], logits[back.to(logits.device)])
-
-
-def _with_gap(states: torch.Tensor, at: int, gap: int) -> torch.Tensor:
-    """Keys or values [rows, heads, places, width] with `gap` empty places put in."""
-    return torch.cat([states[:, :, :at], F.pad(states[:, :, at:], (0, 0, gap, 0))], 2)
-
-
 class Reader:
     """A model that has read the prefix which all prompts share. `prefix` 0: nothing is shared."""
 
@@ -101,11 +61,6 @@ class Reader:
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
         """Read the rest of each prompt (whole prompts are given; they must begin with the prefix)."""
         tails = [p[self.prefix :] for p in prompts]
-        groups = _alike([len(t) for t in tails]) if grows_plainly(self.cache) else [list(range(len(tails)))]
-        parts = [self._read_together([tails[i] for i in rows]) for rows in groups]
-        return parts[0] if len(parts) == 1 else _joined(parts, groups)
-
-    def _read_together(self, tails: Sequence[Ids]) -> Prefilled:
         longest = max(len(t) for t in tails)
         ids = torch.zeros(len(tails), longest, dtype=torch.long)
         seen = torch.ones(len(tails), self.prefix + longest, dtype=torch.long)

@@ -12,10 +12,10 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.methods.base import Kind, Method, Settings, Shape
 from finetune_pipeline.spec.outputs import Section
 
-NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out", "wte")
+NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out")
 """Embeddings and output heads, which low-rank adapters leave alone."""
 _INPUTS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "up", "up": "up", "down": "down"}
-_JOINED = {"qkv_proj": "qkv", "c_attn": "qkv", "c_proj": "o", "gate_up_proj": "up", "c_fc": "up"}
+_JOINED = {"qkv_proj": "qkv", "gate_up_proj": "up"}
 LOW_RANK = Kind(
     "lora",
     r"lora_",
@@ -34,10 +34,6 @@ class LoraSpec(Section):
     dropout: float = Field(0.05, ge=0.0, lt=1.0)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
-    dora: bool = Field(False, description="Learn magnitude and direction of the weights separately (Liu et al. 2024).")
-    init: Literal["default", "gaussian", "orthogonal"] = Field(
-        "default", description="Initial values; `default` and `gaussian` start without any change to the base."
-    )
 
 
 class LowRank(Method):
@@ -52,26 +48,19 @@ class LowRank(Method):
         lora, key = getattr(training, self.section), f"training.{self.section}"
         findings = []
         if lora.target_modules == []:
-            findings.append(("target_modules", "the list is empty: no layer would be trained",
-                             "write all-linear, or name layers such as q_proj and v_proj"))  # fmt: skip
+            fix = "write all-linear, or name layers such as q_proj and v_proj"
+            findings.append(("the list is empty: no layer would be trained", fix))
         if not isinstance(lora.target_modules, str):
             findings += [
-                ("target_modules", f"{name!r} is the embedding or the output head, which adapters here leave alone",
-                 f"remove {name}; method: full trains everything")
-                for name in lora.target_modules if name.rpartition(".")[2] in NOT_ADAPTED
-            ]  # fmt: skip
-        if lora.init == "orthogonal" and (self.holds == "four_bit" or lora.r % 2):
-            why, fix = (
-                ("the base's weights are not numbers yet once they are in four bits", "")
-                if self.holds == "four_bit"
-                else (f"it needs an even rank, and {key}.r is {lora.r}", f", or {key}.r: {lora.r + 1}")
-            )
-            findings.append(("init", f"orthogonal initialisation cannot be used: {why}",
-                             f"set {key}.init: default{fix}"))  # fmt: skip
-        rules = {"target_modules": "spec.target_modules", "init": "spec.low_rank_options"}
-        return [
-            Finding(rules[name], "error", f"task.yaml: {key}.{name}", message, fix) for name, message, fix in findings
-        ]
+                (
+                    f"{name!r} is the embedding or the output head, which adapters here leave alone",
+                    f"remove {name}; method: full trains everything",
+                )
+                for name in lora.target_modules
+                if name.rpartition(".")[2] in NOT_ADAPTED
+            ]
+        place = f"task.yaml: {key}.target_modules"
+        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in findings]
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
         """Every named layer must be there; PEFT takes a name for every module that ends with it."""
@@ -89,20 +78,14 @@ class LowRank(Method):
         return [Finding("training.target_modules", "error", place, message, fix)]
 
     def trainable(self, settings: Settings, shape: Shape) -> int:
-        """r (in + out) a layer (Hu et al. 2021, section 4.1), with DoRA one number an output more (Liu et al. 2024,
-        section 4.1)."""
+        """r (in + out) a layer (Hu et al. 2021, section 4.1)."""
         lora = settings[self.section]
-        return sum(
-            lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
-            for layer in shape.targeted(lora["target_modules"])
-        )
+        return sum(lora["r"] * (layer.fan_in + layer.fan_out) for layer in shape.targeted(lora["target_modules"]))
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """One tensor for all layers that read the same, with the mask of its dropout, and both matrices' products."""
         lora = settings[self.section]
         layers = list(shape.targeted(lora["target_modules"]))
-        if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
-            return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
         widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
         copies = 2 if lora["dropout"] else 1
         read = sum(tokens * widths[name] * width * copies for name in self._inputs(settings, shape))
@@ -129,8 +112,6 @@ class LowRank(Method):
             lora_alpha=lora["alpha"],
             lora_dropout=lora["dropout"],
             use_rslora=lora["rslora"],
-            use_dora=lora["dora"],
-            init_lora_weights=True if lora["init"] == "default" else lora["init"],
             task_type="CAUSAL_LM",
             target_modules=lora["target_modules"],
         )

@@ -42,6 +42,4 @@ class QLora(LowRank):
         return [settings, {**settings, "method": "lora", "epochs": settings["unquantized_epochs"]}]
 
     def adopt(self, settings: Settings) -> dict[str, Any]:
-        lora = settings["lora"]
-        plain = {**lora, "init": "default"} if lora["init"] == "orthogonal" else lora
-        return {**super().adopt(settings), "unquantized_epochs": 0.0, "lora": plain}
+        return {**super().adopt(settings), "unquantized_epochs": 0.0}

@@ -67,7 +67,7 @@ def advice_for(
         },
     }
     rival = strongest_rival(task, rows)
-    power = power_plan(task, test, rival, prompts)
+    power = power_plan(task, test, rival)
     counts = {"train": 700, "validation": N, "test": test}
     return advise(task, facts, power, rows, counts, rival, signal)
 
@@ -261,7 +261,7 @@ def test_extraction_is_judged_by_the_same_rules() -> None:
     def extraction(zero: int, nearest: int) -> dict[str, Any]:
         task, asked = json_spec(), {"zero_shot": rows(zero), "3_nearest": rows(nearest)}
         facts, rival = score_baselines(task, asked), strongest_rival(task, asked)
-        return advise(task, facts, power_plan(task, 400, rival, asked), asked, {"train": 700}, rival, SHOWN)
+        return advise(task, facts, power_plan(task, 400, rival), asked, {"train": 700}, rival, SHOWN)
 
     assert extraction(5, 20)["decision"] == "fine_tune"
     assert extraction(5, 150)["decision"] == "retrieve"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -113,11 +111,3 @@ def add_report(store: ArtifactStore, passed: bool) -> None:
         settings=passed,
         make=lambda b: b.facts.update({"model_version": 3}),
     )
-
-
-def change_facts(store: ArtifactStore, **changes: Any) -> None:
-    """Change the facts of the merged model in its manifest."""
-    path = store.all_versions(TASK, "merged_model")[-1].path("artifact.json")
-    result = json.loads(path.read_text())
-    result["facts"].update(changes)
-    path.write_text(json.dumps(result))

@@ -106,7 +106,7 @@ def test_everything_is_told_at_once(make: Any, capsys: pytest.CaptureFixture[str
         "gradient_checkpointing": True,
         "unquantized_epochs": 1,
         "prefix": {"tokens": 300},
-        "lora": {"dora": True},
+        "lora": {"rslora": True},
         "batch_size": 6,
         "micro_batch_size": 4,
     }

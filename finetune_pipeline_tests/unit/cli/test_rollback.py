@@ -15,7 +15,8 @@ from finetune_pipeline.orchestration.release import release
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.shared import copy_database
-from finetune_pipeline_tests.unit.tracking.served_base import make_adapter, make_base
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.tracking.test_registry import new_run
 
 SPEC = {
@@ -33,7 +34,7 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    make_base(tmp_path / "base")
+    make_tiny_model(tmp_path / "base")
     make_adapter(tmp_path / "base", tmp_path / "adapter")
     copy_database(tmp_path / "home" / "mlflow")
     return Tracking()

@@ -110,7 +110,7 @@ def test_finetune_serve_is_the_model_that_was_judged(skilled: Path, judged: list
     folder = tmp_path / "colours"
     folder.mkdir()
     (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
-    champion = Champion("colours", 1, skilled / "right", None, SYSTEM, LONGEST, LABELS)
+    champion = Champion("colours", 1, skilled / "right", None, SYSTEM, LONGEST)
     service = Service(load_task(folder), lambda: champion, LogWriter(folder / "logs"))
     with LocalServer(chat_app(service)) as server:
         endpoint = Endpoint(f"{server.url}/v1", "colours")

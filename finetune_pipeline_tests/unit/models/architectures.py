@@ -27,7 +27,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer
 
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
@@ -55,9 +54,6 @@ _MADE: dict[str, Any] = {
         GPT2Config(vocab_size=400, n_embd=64, n_layer=2, n_head=4, initializer_range=0.15, **_ENDS, **more)
     ),
 }
-TARGETS = {"gpt2": ["c_attn", "c_fc"]}
-"""Adapted layers; elsewhere those below."""
-_LINEAR = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
 
 def make_model(
@@ -84,24 +80,8 @@ def make_model(
     return folder
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-
-def adapt(base: Path, folder: Path, architecture: str, *, targets: tuple[str, ...] = (), **settings: Any) -> Path:
-    """Save an adapter on `base` in which every trained tensor is random, magnitudes around what they were."""
-    targeted = [*TARGETS.get(architecture, _LINEAR), *targets]
-    usual = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "fan_in_fan_out": architecture == "gpt2"}
-    model = get_peft_model(load(base), LoraConfig(target_modules=targeted, **(usual | settings)))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and "magnitude" in name:
-                parameter.mul_(torch.rand(parameter.shape, generator=generator) + 0.5)
-            elif parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    return folder
 
 
 def with_adapter(base: Path, adapter: Path, dtype: torch.dtype = torch.float32) -> PeftModel:
@@ -113,15 +93,11 @@ def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
     return model(input_ids=torch.arange(5, 60)[None] if ids is None else ids).logits.float()
 
 
-def make_adapter(
-    base: Path, folder: Path, *, size: float = 0.05, seed: int = 1, r: int = 4, alpha: int = 8, **more: object
-) -> Path:
-    """Save a LoRA adapter for `base` whose matrices are random with standard deviation `size`."""
-    model = load_for_prediction(base, torch.device("cpu"))
-    model = get_peft_model(
-        model, LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM", **more)
-    )  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(seed)
+def make_adapter(base: Path, folder: Path, *, size: float = 0.05, **settings: Any) -> Path:
+    """Save a LoRA adapter for `base` whose matrices are random with standard deviation `size`. settings: of LoRA."""
+    usual = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = get_peft_model(load(base, "auto"), LoraConfig(**usual | settings))
+    generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * size

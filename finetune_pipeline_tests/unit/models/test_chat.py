@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_all, encode_answer, encode_example, encode_prompt, end_ids, render
+from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, end_ids, render
 from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_tokenizer, tiny_messages
 
 
@@ -59,17 +58,6 @@ def test_a_template_that_trains_on_another_text_than_it_serves_is_refused(tokeni
     assert finding.rule == "chat.template_mismatch" and "e1" in finding.place
     with pytest.raises(FindingsError):
         encode_answer(tokenizer, tiny_messages(0)[:-1], "billing")
-
-
-def test_rows_that_cannot_be_encoded_lose_no_others(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE.replace(
-        "{{ '<|im_start|>assistant\n' }}{% endif %}",
-        "{{ '<|im_start|>' + ('helper' if messages[-1]['content'] == 'odd' else 'assistant') + '\n' }}{% endif %}",
-    )
-    odd = [{"role": "user", "content": "odd"}, {"role": "assistant", "content": "billing"}]
-    encoded, found = encode_all(tokenizer, [Example("bad", odd), Example("good", tiny_messages(0))])
-    assert [e.id for e in encoded] == ["good"]
-    assert [(f.rule, f.place) for f in found] == [("chat.template_mismatch", "example bad, turn 2")]
 
 
 DIALOGUE: list[dict[str, Any]] = [
@@ -125,19 +113,23 @@ def test_tools_and_their_calls_are_written_by_the_template_as_objects(tokenizer:
 
 
 def test_a_template_that_knows_no_tools_is_a_finding_that_names_the_example(tokenizer: Any) -> None:
-    _, found = encode_all(tokenizer, [Example("t1", WITH_TOOLS, tools=TOOLS), Example("t2", WITH_TOOLS)])
-    assert [(f.rule, f.place) for f in found] == [
-        ("chat.content_lost", "example t1"),
-        ("chat.content_lost", "example t2, turn 2"),
-    ]
-    assert "list of tools" in found[0].message and "a call of a tool" in found[1].message
+    for tools, place, lost in (
+        (TOOLS, "example t1", "list of tools"),
+        (None, "example t1, turn 2", "a call of a tool"),
+    ):
+        with pytest.raises(FindingsError) as error:
+            encode_example(tokenizer, WITH_TOOLS, "t1", tools)
+        (finding,) = error.value.findings
+        assert (finding.rule, finding.place) == ("chat.content_lost", place) and lost in finding.message
 
 
 def test_a_template_that_refuses_a_conversation_is_a_finding(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    done, found = encode_all(tokenizer, [Example("t1", tiny_messages(0))])
-    assert done == [] and found[0].rule == "chat.template_refuses"
-    assert found[0].place == "example t1" and "roles must alternate" in found[0].message
+    with pytest.raises(FindingsError) as error:
+        encode_example(tokenizer, tiny_messages(0), "t1")
+    (finding,) = error.value.findings
+    assert (finding.rule, finding.place) == ("chat.template_refuses", "example t1")
+    assert "roles must alternate" in finding.message
 
 
 THINKING = (

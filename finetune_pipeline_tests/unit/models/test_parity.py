@@ -19,7 +19,7 @@ from finetune_pipeline.models.merging import merge, merge_and_compare
 from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, parity
 from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
-from finetune_pipeline_tests.unit.models.architectures import adapt, make_adapter, make_model
+from finetune_pipeline_tests.unit.models.architectures import make_adapter
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS = "model/model.safetensors"
@@ -79,7 +79,6 @@ def test_a_right_merge_passes(made: Made) -> None:
     assert facts["same_greedy_share"] >= 11 / 12
     assert facts["merge_kl"] < MERGE_KL_LIMIT / 10 < facts["mean_kl"] < MEAN_KL_LIMIT / 2
     assert (facts["weights_compared"], facts["weights_off"]) == (20, [])
-    assert facts["max_abs_logit_difference"] > 0  # the merged weights were rounded to bfloat16
 
 
 def test_a_merge_into_four_bit_weights_is_seen(made: Made, tmp_path: Path) -> None:
@@ -147,17 +146,10 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
     assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"
 
 
-def test_dora_on_a_tied_base_passes(made: Made, tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "gemma3", dtype=torch.bfloat16)
-    adapter = adapt(base, tmp_path / "adapter", "gemma3", use_dora=True)
-    facts = made.compared(tmp_path / "out", base=base, adapter=adapter)["parity"]
-    assert facts["right"] and facts["passed"], facts
-
-
 def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_path: Path) -> None:
     trained = make_tiny_model(tmp_path / "trained", dtype="bfloat16", seed=5)
     facts = made.compared(tmp_path / "out", adapter=trained)
     told = facts["parity"]
     assert facts["kind"] == "full" and told["passed"] and told["merge_kl"] is None
-    assert (told["mean_kl"], told["max_abs_logit_difference"], told["same_greedy"]) == (0.0, 0.0, 12)
+    assert (told["mean_kl"], told["same_greedy"]) == (0.0, 12)
     assert made.parity(made.base, adapter=trained)["passed"] is False

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.streaming import NAMES, Planned, TensorFile, TensorWriter
+from finetune_pipeline.models.streaming import TORCH_TYPES, Shape, TensorFile, write_tensors
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -34,14 +34,17 @@ def tensors() -> dict[str, torch.Tensor]:
 
 def test_the_file_is_the_one_the_library_writes(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "library.safetensors", metadata={"format": "pt"})
-    planned = {n: Planned.of(NAMES[t.dtype], tuple(t.shape)) for n, t in tensors.items()}
-    with TensorWriter(tmp_path / "own.safetensors", planned, {"format": "pt"}) as writer:
-        for name in writer.order:
-            for part in tensors[name].split(3) if tensors[name].dim() else [tensors[name]]:
-                writer.write(name, part)
-    assert (tmp_path / "own.safetensors").read_bytes() == (tmp_path / "library.safetensors").read_bytes()
-    assert writer.sha256 == digest_file(tmp_path / "own.safetensors")
-    assert writer.size == (tmp_path / "own.safetensors").stat().st_size
+    names = {kind: name for name, kind in TORCH_TYPES.items()}
+    shapes = {n: Shape.of(names[t.dtype], tuple(t.shape)) for n, t in tensors.items()}
+
+    def parts(name: str) -> tuple[torch.Tensor, ...]:
+        return tensors[name].split(3) if tensors[name].dim() else (tensors[name],)
+
+    own = tmp_path / "own.safetensors"
+    assert write_tensors(own, shapes, parts, {"format": "pt"}) == digest_file(own)
+    assert own.read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="'nothing' has 0 bytes, and 12 were written"):
+        write_tensors(own, {"nothing": shapes["nothing"]}, lambda _: [torch.zeros(3)], {})
 
 
 def test_rows_and_whole_tensors_are_read_as_the_library_reads_them(
@@ -69,19 +72,6 @@ def test_a_file_that_is_cut_off_is_refused(tensors: dict[str, torch.Tensor], tmp
         TensorFile(tmp_path / "x.safetensors")
 
 
-def test_a_writer_takes_tensors_in_their_order_and_whole(tmp_path: Path) -> None:
-    planned = {"b": Planned.of("F32", (2, 2)), "a": Planned.of("BF16", (2,))}
-    with pytest.raises(ValueError, match="'a' with 4 bytes does not come next"):  # noqa: SIM117
-        with TensorWriter(tmp_path / "x", planned, {}) as writer:
-            writer.write("a", torch.zeros(2, dtype=torch.bfloat16))
-    with pytest.raises(ValueError, match="'a' was not written completely"):  # noqa: SIM117
-        with TensorWriter(tmp_path / "x", planned, {}) as writer:
-            writer.write("b", torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="'b' with 20 bytes"):  # noqa: SIM117
-        with TensorWriter(tmp_path / "x", planned, {}) as writer:
-            writer.write("b", torch.zeros(5))
-
-
 _MERGE = """
 import json, sys
 from pathlib import Path
@@ -98,10 +88,9 @@ def test_merging_takes_the_memory_of_some_rows_not_of_the_model(tmp_path: Path) 
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     base.mkdir(), adapter.mkdir()
     (base / "config.json").write_text('{"model_type": "llama"}')
-    planned = {f"{n}.weight": Planned.of("BF16", shape) for n in names}
-    with TensorWriter(base / "model.safetensors", planned, {"format": "pt"}) as writer:
-        for name in writer.order:
-            writer.write(name, torch.full(shape, 0.5, dtype=torch.bfloat16))
+    stored = {f"{n}.weight": Shape.of("BF16", shape) for n in names}
+    half = torch.full(shape, 0.5, dtype=torch.bfloat16)
+    write_tensors(base / "model.safetensors", stored, lambda _: [half], {"format": "pt"})
     low = {f"base_model.model.{n}.lora_{m}.weight": s for n in names for m, s in (("A", (8, 4096)), ("B", (2048, 8)))}
     save_file({n: torch.full(s, 0.1) for n, s in low.items()}, adapter / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8}

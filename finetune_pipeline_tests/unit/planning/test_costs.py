@@ -19,7 +19,7 @@ LIST = """
 - {engine: box, model: 8B, unit: hour, price: 1.0, low: 0.5, high: 1.5, parameters: 8.0e+9, tokens_per_second: 1000,
    answered_per_second: 500, answered_low: 100, answered_high: 500, date: 2026-11-01, note: n}
 - {engine: Shop, model: tuning, unit: million_tokens, price: 3, date: 2026-01-01, note: n}
-- {engine: Shop, model: big, unit: million_served, input: 2, cached: 1, output: 8, date: 2026-11-01, note: n}
+- {engine: Shop, model: big, unit: million_served, input: 2, output: 8, date: 2026-11-01, note: n}
 - {engine: Shop, model: small, unit: million_served, input: 0.05, output: 0.2, tuned: true, date: 2026-11-01, note: n}
 - {engine: Shop, model: gone, unit: million_served, input: 1, output: 1, date: 2026-11-01, until: 2026-11-26, note: n}
 """

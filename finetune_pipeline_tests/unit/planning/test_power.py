@@ -22,13 +22,13 @@ def _share(share: float, n: int = 100) -> list[bool]:
     return [i < share * n for i in range(n)]
 
 
-def _plan(of, test_rows, best, prompts, sources=None):
+def _plan(of, test_rows, prompt):
     """The plan where this prompt is the strongest rival."""
-    return power_plan(of, test_rows, Rival(best, 0.0, prompts[best]), prompts, sources)
+    return power_plan(of, test_rows, Rival("p", 0.0, prompt))
 
 
 def test_the_plan_of_a_label_task():
-    told = _plan(spec(), 120, "8_shot", {"8_shot": _prompt(_share(0.6))})
+    told = _plan(spec(), 120, _prompt(_share(0.6)))
     share = 0.6 * 0.35 + 0.4 * 0.65
     assert told["disagreement"] == pytest.approx(share)
     assert told["rows_needed"] == rows_needed_for_gain(0.05, share) == 1474
@@ -43,28 +43,20 @@ def test_the_plan_of_a_label_task():
 
 
 def test_enough_rows_are_enough_and_no_more_is_asked():
-    prompts = {"8_shot": _prompt(_share(0.6))}
-    assert _plan(spec(), 1474, "8_shot", prompts)["enough"] is True
-    assert _plan(spec(), 1473, "8_shot", prompts)["enough"] is False
-    told = _plan(spec(), 1474, "8_shot", prompts)
+    prompt = _prompt(_share(0.6))
+    assert _plan(spec(), 1474, prompt)["enough"] is True
+    assert _plan(spec(), 1473, prompt)["enough"] is False
+    told = _plan(spec(), 1474, prompt)
     assert told["detectable_gain"] == pytest.approx(0.05)
     assert told["power_now"] == pytest.approx(0.8, abs=0.02)
     assert "collect" not in told["sentence"]
-
-
-def test_prompts_that_agree_give_the_best_case():
-    a = _share(0.6)
-    b = a[:50] + [not x for x in a[50:60]] + a[60:]
-    told = _plan(spec(), 100, "a", {"a": _prompt(a, "a"), "b": _prompt(b, "b")})
-    assert told["rows_needed_at_best"] < 0.4 * told["rows_needed"]
-    assert f"({told['rows_needed_at_best']:,} if the models agree as much as two prompts do)" in told["sentence"]
 
 
 def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores():
     pairs = [
         (f"the parcel {i} comes today", "the parcel" if i % 2 else f"the parcel {i} comes today") for i in range(60)
     ]
-    told = _plan(text_spec(), 100, "p", {"p": rows(pairs)})
+    told = _plan(text_spec(), 100, rows(pairs))
     values = [1.0 if i % 2 == 0 else 4 / 7 for i in range(60)]
     deviation = np.sqrt(2) * np.std(values, ddof=1)
     assert told["rows_needed"] == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
@@ -76,7 +68,7 @@ def test_a_useful_model_is_found_as_often_as_planned():
     """Models whose mistakes are unrelated, test sets as large as planned, the decision the gate makes."""
     random, before, gain = np.random.default_rng(4), 0.7, 0.12
     of = spec(gates={"wanted_gain": gain})
-    n = _plan(of, 100, "p", {"p": _prompt(_share(before))})["rows_needed"]
+    n = _plan(of, 100, _prompt(_share(before)))["rows_needed"]
     found = 0
     for _ in range(300):
         base = _prompt(list(random.random(n) < before))
@@ -88,10 +80,10 @@ def test_a_useful_model_is_found_as_often_as_planned():
 @pytest.mark.parametrize("mode", ["warn", "block"])
 def test_the_check_speaks_before_training_and_blocks_only_where_the_spec_says_so(tmp_path, mode):
     check = next(c for _, c in CHECKS if c.name == "enough_test_rows")
-    of, prompts = spec(gates={"enough_test_rows": mode}), {"p": _prompt(_share(0.6))}
+    of, prompt = spec(gates={"enough_test_rows": mode}), _prompt(_share(0.6))
     assert (check.blocks(of), check.warns(of)) == (mode == "block", mode == "warn")
     for test_rows, passes in ((120, False), (2000, True)):
-        facts = {"power": _plan(of, test_rows, "p", prompts)}
+        facts = {"power": _plan(of, test_rows, prompt)}
         answer = check.ask(Artifact("t", "few_shot_baseline", "v", tmp_path, facts, {}), of)
         assert answer.passed is passes and "You have" in answer.message
         assert answer.figures["test_rows"] == test_rows
@@ -101,7 +93,7 @@ def test_the_check_speaks_before_training_and_blocks_only_where_the_spec_says_so
 def test_before_any_prompt_was_tried_the_plan_lies_between_bounds():
     told = power_bounds(spec(), 120)
     for share in (0.0, 0.3, 0.475, 0.8, 0.95):
-        needed = _plan(spec(), 120, "p", {"p": _prompt(_share(share))})["rows_needed"]
+        needed = _plan(spec(), 120, _prompt(_share(share)))["rows_needed"]
         assert told["fewest"] <= needed <= told["most"]
     assert told["most"] == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
     assert told["fewest"] == rows_needed_for_gain(0.05, 0.05)

@@ -9,9 +9,9 @@ import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.planning.search import as_yaml, changes, ladder, nearest, nearest_smaller, reasons
+from finetune_pipeline.planning.search import changes, ladder
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
+from finetune_pipeline_tests.unit.training.jobs import make_inputs
 
 
 def settings(**told: Any) -> dict[str, Any]:
@@ -56,21 +56,3 @@ def test_a_rung_needs_less_than_the_one_above_it(tmp_path: Path, method: str) ->
         memory = planner.memory(rung)
         moving.append(memory.needed - memory.overhead)
     assert moving == sorted(moving, reverse=True), [(r["method"], m) for r, m in zip(rungs, moving, strict=True)]
-
-
-def test_the_first_that_fits_is_taken_and_told() -> None:
-    found, tried = nearest(settings(), lambda s: 100 * s["micro_batch_size"], 250)
-    assert found is not None and found["micro_batch_size"] == 2
-    assert [rung.fits for rung in tried] == [False, False, True]
-    change = changes(settings(), found)
-    assert as_yaml(change) == "training:\n  micro_batch_size: 2"
-    assert "stays the same" in reasons(change)[0]
-    assert nearest(settings(), lambda s: 100, 99)[0] is None
-
-
-def test_out_of_memory_uses_the_same_search_and_formula(tmp_path: Path) -> None:
-    told = job(make_inputs(tmp_path / "inputs"), tmp_path, method="full", micro_batch_size=8)
-    message = nearest_smaller(told)
-    assert "MiB instead of" in message and message.startswith("set training.")
-    unknown = nearest_smaller({**told, "base": str(tmp_path / "gone")})
-    assert unknown.startswith("set training.micro_batch_size: 4 (now 8); what is learned stays the same")

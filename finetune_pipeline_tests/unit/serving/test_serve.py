@@ -46,12 +46,9 @@ def task(tmp_path: Path) -> Task:
 class Running:
     """A server, and a client that speaks HTTP to it."""
 
-    def __init__(self, task: Task, champion: Champion, **more: Any) -> None:
+    def __init__(self, task: Task, champion: Champion) -> None:
         self.champion, self.told = champion, list[str]()
-        rotate = more.pop("rotate", 1 << 20)
-        self.service = Service(
-            task, lambda: self.champion, LogWriter(task.folder / "logs", rotate), tell=self.told.append, **more
-        )
+        self.service = Service(task, lambda: self.champion, LogWriter(task.folder / "logs"), self.told.append)
         self.server = LocalServer(chat_app(self.service))
 
     def __enter__(self) -> Running:
@@ -80,13 +77,12 @@ class Running:
 
 @pytest.fixture
 def running(task: Task, models: Path) -> Iterator[Running]:
-    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6, LABELS)) as run:
+    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6)) as run:
         yield run
 
 
 def lines(task: Task) -> list[dict[str, Any]]:
-    files = sorted((task.folder / "logs").glob("served.jsonl*"), key=lambda p: (p.name == "served.jsonl", p.name))
-    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in (task.folder / "logs" / "served.jsonl").read_text().splitlines()]
 
 
 def test_an_answer_its_log_row_and_the_feedback_to_it(task: Task, running: Running, tmp_path: Path) -> None:
@@ -128,6 +124,7 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
         (b"{not json", 400, "no JSON"),
         (b"\xff\xfe", 400, "no JSON"),
         ([1], 400, "not a JSON object"),
+        (b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}]}', 400, "surrogate"),
         ({}, 400, "'messages' must be a list"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "the last message"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 2}, 400, "only one"),
@@ -183,19 +180,6 @@ def test_what_is_no_request_of_ours(running: Running) -> None:
     assert running.ask("/health")[0] == 200
 
 
-def test_a_lone_surrogate_is_answered_logged_and_taken_in_or_refused(
-    task: Task, running: Running, tmp_path: Path
-) -> None:
-    body = b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}], "user": "\\udc00"}'
-    status, answer = running.ask("/v1/chat/completions", body)
-    assert status == 400 and "surrogate" in answer["error"]["message"]
-    name = running.chat()[1]["id"]
-    feedback = json.dumps({"id": name, "correction": "\ud83d"}).encode()
-    status, answer = running.ask("/feedback", feedback)
-    assert status == 400 and "surrogate" in answer["error"]["message"]
-    assert len(lines(task)) == 1 and running.ask("/health")[1]["status"] == "ok"
-
-
 @pytest.mark.parametrize("length", ["abc", "-5", "1_0", "\u00b2", "9" * 5000])
 def test_a_bad_content_length_is_refused(running: Running, length: str) -> None:
     assert 400 <= raw(running, length, b"{}") < 500
@@ -222,15 +206,12 @@ def raw(running: Running, length: str, sent: bytes) -> int:
     return int(answer.split()[1])
 
 
-def test_many_at_once_each_get_their_own_answer_and_the_log_rotates_whole(
-    task: Task, models: Path, tmp_path: Path
-) -> None:
-    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 4, LABELS), rotate=1500) as run:
+def test_many_at_once_each_get_their_own_answer_and_row(task: Task, models: Path, tmp_path: Path) -> None:
+    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 4)) as run:
         alone = {i: run.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
         with ThreadPoolExecutor(12) as pool:
             got = list(pool.map(lambda i: run.chat(f"ticket {i % 3}"), range(24)))
     assert all(status == 200 and made["choices"] == alone[i % 3] for i, (status, made) in enumerate(got))
-    assert len(list((task.folder / "logs").glob("served.jsonl.*"))) >= 3
     logs = read_logs(task, ArtifactStore(tmp_path / "store"))
     assert {row["id"] for row in logs.rows} >= {made["id"] for _, made in got}
     assert (logs.lines, len(logs.rows), len(logs.quarantine)) == (27, 27, 0)

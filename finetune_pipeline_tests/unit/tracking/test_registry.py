@@ -19,8 +19,9 @@ from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.shared import copy_database
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.processes import wait_until
-from finetune_pipeline_tests.unit.tracking.served_base import answer, make_adapter, make_base
 
 PROMPT = "Classify the ticket."
 TEXT = "the export fails since monday"
@@ -29,8 +30,8 @@ TEXT = "the export fails since monday"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    make_base(folder / "base")
-    make_adapter(folder / "base", folder / "adapter")
+    make_tiny_model(folder / "base")
+    make_adapter(folder / "base", folder / "adapter", size=0.3)
     return folder
 
 
@@ -86,6 +87,29 @@ def load(tracking: Tracking, uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri())
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
     return mlflow.pyfunc.load_model(uri)
+
+
+def answer(base: Path, adapter: Path | None, system_prompt: str, text: str, max_new_tokens: int) -> str:
+    """What the model should say, by the plainest code there is: one token after the other, no cache."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+    prompt = (
+        f"<|im_start|>system\n{system_prompt}<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    made: list[int] = []
+    with torch.no_grad():
+        while len(made) < max_new_tokens:
+            chosen = int(model(torch.tensor([ids + made])).logits[0, -1].argmax())
+            if chosen == tokenizer.eos_token_id:
+                break
+            made.append(chosen)
+    return str(tokenizer.decode(made, skip_special_tokens=True)).strip()
 
 
 def test_the_registered_model_answers_as_the_adapter_does(
@@ -205,7 +229,7 @@ def test_a_moved_base_is_named_and_another_one_refused(
     shutil.rmtree(tmp_path / "models")
     with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
         load(tracking, "models:/tickets/1", monkeypatch)
-    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_base(tmp_path / "other", seed=5)))
+    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_tiny_model(tmp_path / "other", seed=5)))
     with pytest.raises(ValueError, match=r"other files than what the adapter was trained on \(model\.safetensors\)"):
         load(tracking, "models:/tickets/1", monkeypatch)
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
@@ -280,29 +304,11 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    places = f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/stored"
+    command = [sys.executable, "-m", "mlflow", "server", *places.split(), "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--backend-store-uri",
-                f"sqlite:///{tmp_path}/server.db",
-                "--artifacts-destination",
-                str(tmp_path / "stored"),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "--workers",
-                "1",
-            ],
-            env=env,
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            [*command, "--workers", "1"], env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
         )
     try:
 

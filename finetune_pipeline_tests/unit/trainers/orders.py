@@ -45,10 +45,17 @@ def make_task(
     return TaskSpec.model_validate({**declared, **(spec or {})})
 
 
-def make_rows(folder: Path, rows: int = 12) -> Path:
-    """folder/base (empty until a test wants the model), folder/train.jsonl and folder/validation.jsonl."""
+def make_rows(folder: Path, rows: int = 12, long: int | None = None) -> Path:
+    """folder/base (empty until a test wants the model), folder/train.jsonl and folder/validation.jsonl.
+
+    long: Number of a training row, from 1, that has more tokens than any service takes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_tiny_examples(folder / "train.jsonl", range(rows))
+    if long is not None:
+        lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        lines[long - 1]["messages"][1]["content"] = "long " * 50_000
+        (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_tiny_examples(folder / "validation.jsonl", range(rows, rows + 4))
     return folder
 

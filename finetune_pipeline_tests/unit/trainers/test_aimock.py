@@ -71,11 +71,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_job_is_ordered_once_followed_and_becomes_an_endpoint(aimock: Path, rows: Path, tmp_path: Path) -> None:
     with serving(aimock) as url:
-        order = make_order(
-            make_task("openai", {"model": "gpt-4.1-mini-2025-04-14", "base_url": url}),
-            rows,
-            tmp_path,
-        )
+        order = order_at(url, rows, tmp_path)
         facts = train(order)
         assert facts["returns"] == "endpoint" and str(facts["model"]).startswith(f"ft:{MODEL}")
         assert train(order)["job"] == facts["job"]
@@ -84,10 +80,6 @@ def test_a_job_is_ordered_once_followed_and_becomes_an_endpoint(aimock: Path, ro
 
 def test_refused_and_broken_requests_buy_no_second_job(aimock: Path, rows: Path, tmp_path: Path) -> None:
     with serving(aimock, "--chaos-drop", "0.15") as url:
-        order = make_order(
-            make_task("openai", {"model": "gpt-4.1-mini-2025-04-14", "base_url": url}),
-            rows,
-            tmp_path,
-        )
+        order = order_at(url, rows, tmp_path)
         facts = persist(order)
         assert [job["id"] for job in jobs(url)] == [facts["job"]]

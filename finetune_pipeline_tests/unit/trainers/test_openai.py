@@ -12,7 +12,7 @@ import pytest
 
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.step_facts import Training
-from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.pipeline import PIPELINE
@@ -25,7 +25,6 @@ from finetune_pipeline_tests.unit.trainers.orders import (
     make_order,
     make_rows,
     make_task,
-    persist,
     tiny_adapter,
 )
 
@@ -124,12 +123,6 @@ def test_azure_says_what_to_deploy_and_does_not_buy_again(server: OpenAiJobsServ
     assert endpoint["model"] == "tickets" != facts["model"] and len(server.jobs) == 1
 
 
-def test_states_that_nobody_knows_are_waited_for(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
-    server.states = ("running", "paused", "warming_up", "succeeded")
-    facts = train(make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path))
-    assert facts["job"] == "ftjob-1" and len(server.jobs) == 1
-
-
 @pytest.mark.parametrize(("state", "words"), [("failed", "line 3 has no answer"), ("cancelled", "4,321|not known")])
 def test_a_failed_job_says_why_and_the_next_run_buys_another(
     server: OpenAiJobsServer, rows: Path, tmp_path: Path, state: str, words: str
@@ -175,36 +168,11 @@ def test_an_interrupt_while_the_job_is_asked_for_cancels_it(
     assert server.jobs["ftjob-1"]["status"] == "cancelled" and "was cancelled" in stopped.value.__notes__[0]
 
 
-@pytest.mark.parametrize("answer", ["garbage after", "drop", "refuse", "slow"])
-def test_a_service_that_stops_answering_leaves_the_job_to_the_next_run(
-    server: OpenAiJobsServer, rows: Path, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("finetune_pipeline.trainers.hosted._MOST_LOOKS", 2)
-    section = {**GPT, "base_url": server.url, "request_seconds": 1.0}
-    order = make_order(make_task("openai", section), rows, tmp_path)
-    server.fault = lambda request: answer if request.method == "GET" and "/jobs/" in request.path else None
-    server.pause = 1.5
-    with pytest.raises(OutsideError, match="fix: run it again"):
-        train(order)
-    server.fault = lambda request: None
-    assert persist(order)["job"] == "ftjob-1" and len(server.jobs) == 1
-
-
-def bad_rows(folder: Path) -> Path:
-    """Rows of which the third has no answer to learn from."""
-    make_rows(folder)
-    lines = (folder / "train.jsonl").read_text().splitlines()
-    row = json.loads(lines[2])
-    row["messages"][-1]["weight"] = 0
-    (folder / "train.jsonl").write_text("\n".join([*lines[:2], json.dumps(row), *lines[3:]]) + "\n")
-    return folder
-
-
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "shut down": ({}, {}, "hosted.ended", "train open weights"),
     "over the budget": ({"model": "gpt-4o-mini"}, {"budget_usd": 0.0001}, "hosted.budget", "raise training.budget_usd"),
     "price unknown": (GPT, {"budget_usd": 100}, "hosted.price_unknown", "prices.yaml"),
-    "invalid file": (GPT, {}, "hosted.file_row", "remove a weight"),
+    "invalid file": (GPT, {}, "hosted.file_row", "shorten or remove this row"),
     "not tunable": ({"model": "gpt-6-luna"}, {}, "hosted.not_tunable", "gpt-4.1-mini"),
     "not offered": ({"profile": "nebius", "model": "org/other"}, {}, "hosted.not_offered", "list of models"),
     "a rate as a factor": ({**GPT, "learning_rate_multiplier": 2e-5}, {}, "hosted.learning_rate", "factor of about"),
@@ -225,7 +193,7 @@ def test_what_is_refused_is_refused_before_any_upload(
     if name == "shut down":
         section, server.models[GPT["model"]] = GPT, "2025-01-31"
     if name == "invalid file":
-        rows = bad_rows(tmp_path / "bad")
+        rows = make_rows(tmp_path / "long", long=3)
     if name == "too few rows":
         rows = make_rows(tmp_path / "few", 9)
     order = make_order(make_task("openai", {**section, "base_url": server.url}, **training), rows, tmp_path)
@@ -262,12 +230,12 @@ def test_preflight_names_every_problem_at_once(
 
 
 def test_settings_that_a_service_would_not_apply_are_named(nebius: OpenAiJobsServer, tmp_path: Path) -> None:
-    lora = {"r": 4, "dora": True, "target_modules": ["q_proj"]}
+    lora = {"r": 4, "rslora": True, "target_modules": ["q_proj"]}
     section = {"profile": "nebius", "base_url": nebius.url}
     findings = preflight(make_task("openai", section, lora=lora, over_length="drop", epochs=0.5), tmp_path)
     named = {f.place: f.severity for f in findings if f.rule.startswith("hosted.")}
     assert named == {
-        "task.yaml: training.lora.dora": "error",
+        "task.yaml: training.lora.rslora": "error",
         "task.yaml: training.lora.target_modules": "error",
         "task.yaml: training.over_length": "warning",
         "task.yaml: training.epochs": "note",

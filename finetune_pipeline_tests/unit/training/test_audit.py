@@ -11,8 +11,9 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.chat import Encoded, encode_all, encode_example
+from finetune_pipeline.models.chat import Encoded, encode_example
 from finetune_pipeline.training.audit import COUNTS, problems, shown_row, supervision_audit
+from finetune_pipeline.training.rows import encode_split
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer, tiny_messages
 
 
@@ -35,7 +36,7 @@ def _dialogue() -> Example:
 
 def test_sound_rows_have_no_problem(tokenizer: Any) -> None:
     examples = [*_examples(5), _dialogue()]
-    rows, _ = encode_all(tokenizer, examples)
+    rows = encode_split(tokenizer, examples, 1 << 20, "fail").rows
     facts = supervision_audit(rows, tokenizer, 200, examples)
     assert problems(facts) == []
     assert all(facts[name] == 0 for name in COUNTS)
@@ -88,7 +89,7 @@ def test_a_planted_fault_is_counted_shown_and_stops(
     tokenizer: Any, plant: Callable[[Any, Encoded], Encoded], counted: set[str]
 ) -> None:
     examples = _examples(6)
-    rows, _ = encode_all(tokenizer, examples)
+    rows = encode_split(tokenizer, examples, 1 << 20, "fail").rows
     rows[1] = plant(tokenizer, rows[1])
     facts = supervision_audit(rows, tokenizer, 200, examples)
     assert {name for name in COUNTS if facts[name]} == counted
@@ -111,7 +112,7 @@ def test_a_turn_that_is_not_to_be_learned_but_is(tokenizer: Any) -> None:
 
 def test_rows_over_length_are_counted_and_show_what_lies_behind(tokenizer: Any) -> None:
     examples = _examples(3)
-    rows, _ = encode_all(tokenizer, examples)
+    rows = encode_split(tokenizer, examples, 1 << 20, "fail").rows
     limit = sorted(len(r.ids) for r in rows)[-1] - 2
     facts = supervision_audit(rows, tokenizer, limit, examples)
     assert facts["rows_over_length"] == 1
@@ -124,7 +125,7 @@ def test_rows_over_length_are_counted_and_show_what_lies_behind(tokenizer: Any) 
 def test_residue_of_templates_in_the_text_is_found(tokenizer: Any, mark: str, turn: int) -> None:
     examples = _examples(3)
     examples[1].messages[turn]["content"] += mark + " and more"
-    rows, _ = encode_all(tokenizer, examples)
+    rows = encode_split(tokenizer, examples, 1 << 20, "fail").rows
     facts = supervision_audit(rows, tokenizer, 200, examples)
     assert facts["rows_with_special_tokens"] == 1 and facts["bad"]["rows_with_special_tokens"] == ["e1"]
     assert "audit.rows_with_special_tokens" in {f.rule for f in problems(facts)}

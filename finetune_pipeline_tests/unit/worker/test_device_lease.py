@@ -82,24 +82,6 @@ def test_several_devices_are_taken_together_or_not_at_all(tmp_path: Path) -> Non
         assert device == "cpu+cpu" and len(handles) == 1
 
 
-def test_two_that_want_the_same_devices_in_another_order_both_get_them(tmp_path: Path) -> None:
-    import threading
-
-    done: list[str] = []
-
-    def take(device: str) -> None:
-        for _ in range(5):
-            with lease([device], kept(tmp_path), timeout_s=60, poll_s=0.01):
-                done.append(device)
-
-    threads = [threading.Thread(target=take, args=(name,)) for name in ("cuda:0+cuda:1", "cuda:1+cuda:0")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(90)
-    assert len(done) == 10
-
-
 def test_homes_share_gpus_and_not_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 

@@ -26,26 +26,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_job_leaves_facts_and_measurements_and_talks_to_dagster(tiny: Path, tmp_path: Path) -> None:
     from dagster_pipes import encode_param
 
-    (tmp_path / "context").write_text(
-        json.dumps(
-            {
-                "extras": {},
-                **dict.fromkeys(
-                    (
-                        "asset_keys",
-                        "code_version_by_asset_key",
-                        "provenance_by_asset_key",
-                        "partition_key",
-                        "partition_key_range",
-                        "partition_time_window",
-                        "run_id",
-                        "job_name",
-                        "retry_number",
-                    )
-                ),
-            }
-        )
-    )
+    fields = "asset_keys code_version_by_asset_key provenance_by_asset_key partition_key partition_key_range "
+    fields += "partition_time_window run_id job_name retry_number"
+    (tmp_path / "context").write_text(json.dumps({"extras": {}, **dict.fromkeys(fields.split())}))
     (tmp_path / "messages").touch()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "error.json").write_text("{}")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.worker.process import EXIT_PREEMPTED, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
@@ -128,16 +127,3 @@ def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert not is_running(number_in(tmp_path / "child"))
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (-9, "killed by SIGKILL, most often the kernel's out-of-memory killer (exit code -9)"),
-        (-99, "killed by signal 99 (exit code -99)"),
-        (EXIT_PREEMPTED, "stopped by a signal, checkpoint kept (exit code 85)"),
-        (1, "failed (exit code 1)"),
-    ],
-)
-def test_words_for_exit_codes(code: int, words: str) -> None:
-    assert describe(code) == words

@@ -28,7 +28,7 @@ TICKET = {
     "type": "object",
     "properties": {
         "kind": {"enum": ["billing", "bug_report", "how_to"]},
-        "tags": {"type": "array", "items": {"enum": ["new", "old", None]}, "uniqueItems": True},
+        "tags": {"type": "array", "items": {"enum": ["new", "old", None]}, "maxItems": 2},
     },
     "required": ["kind"],
     "additionalProperties": False,

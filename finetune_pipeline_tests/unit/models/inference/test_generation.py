@@ -13,7 +13,6 @@ from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference import generation
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
-from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
 
@@ -74,17 +73,6 @@ def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], mon
     assert len({a.new_tokens for a in answers}) > 1
 
 
-def test_prompts_without_a_common_beginning(loaded: tuple[Any, Any]) -> None:
-    model, tokenizer = loaded
-    prompts = [[5, 6, 7, 8], [9, 10], [11]]
-    labels = [[[20, 21, 2], [22, 2]]] * 3
-    assert common_prefix(prompts) == 0
-    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 2)
-    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
-        text, _, scores = _plainly(model, tokenizer, prompt, ids)
-        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
-
-
 def test_one_bad_row_loses_no_other(loaded: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
     model, tokenizer = loaded
     prompts, labels = _prompts(tokenizer, 6)
@@ -127,18 +115,6 @@ def test_end_tokens_come_from_model_and_tokenizer(loaded: tuple[Any, Any], monke
     model, tokenizer = loaded
     monkeypatch.setattr(model.generation_config, "eos_token_id", [2, 77])
     assert end_tokens(model, tokenizer) == {2, 77}
-
-
-def test_rows_of_unlike_length_are_read_apart_and_go_on_together(loaded: tuple[Any, Any]) -> None:
-    model, tokenizer = loaded
-    prompts = [[5, 6, *range(20, 20 + n)] for n in (3, 40, 9, 38, 1, 12)]
-    assert generation._alike([len(p) for p in prompts]) == [[1, 3], [5], [2], [0], [4]]
-    assert generation._alike([20, 22, 21]) == [[0, 1, 2]]  # one batch stays in its order
-    labels = [[[20, 21, 2], [22, 2]]] * len(prompts)
-    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 6)
-    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
-        text, _, scores = _plainly(model, tokenizer, prompt, ids)
-        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
 
 
 def test_only_the_token_that_ends_an_answer_is_left_out_of_its_text(loaded: tuple[Any, Any]) -> None:

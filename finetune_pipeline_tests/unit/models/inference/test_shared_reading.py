@@ -57,13 +57,6 @@ def test_prompts_that_part_at_once_behind_a_beginning_stay_together() -> None:
     assert families([[5, 6]] * 4) == [[0, 1, 2, 3]]
 
 
-def test_a_comb_of_prompts_is_cut_off() -> None:
-    """Each prompt shares one token more with the next: beginnings within beginnings, without end."""
-    prompts = [[1] * i + [2] * 3 for i in range(1, 400)]
-    found = families(prompts)
-    assert sorted(i for rows in found for i in rows) == list(range(399))
-
-
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30))
 def test_every_prompt_is_in_one_family_and_nothing_costs_more(prompts: list[list[int]]) -> None:
     found = families(prompts)
@@ -135,18 +128,6 @@ def test_it_grows_and_loses_rows_as_any_cache_does() -> None:
             assert all(torch.equal(a, b) for a, b in zip(plain.update(*new, layer), seen, strict=True))
         assert _same(plain, roomy) and roomy.get_seq_length() == 6 + step
     assert [layer.get_seq_length() for layer in start.layers] == [5, 5], "what it came from is as it was"
-
-
-def test_nothing_is_moved_and_branches_do_not_meet() -> None:
-    start = _filled()
-    one, other = with_room(start, 4), with_room(start, 4)
-    place = one.layers[0].keys.data_ptr()
-    for _ in range(4):
-        one.update(*_states(1), 0)
-        other.update(*_states(1), 0)
-    assert one.layers[0].keys.data_ptr() == place
-    assert torch.equal(one.layers[0].keys[:, :, :5], start.layers[0].keys)
-    assert not torch.equal(one.layers[0].keys, other.layers[0].keys)
 
 
 def test_layers_that_forget_are_only_branched() -> None:
