@@ -17,17 +17,19 @@ from finetune_pipeline.production.status import Alarm, champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.tracking import registration, registry
+from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
 
 def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
-    """The inputs a run would begin with now: new log lines are taken in, and the champion is the one to compare with.
+    """The inputs a run would begin with now: new traces and log lines are taken in, and the champion is the one to compare with.
 
     Where the candidate *is* the champion already (nothing changed since it was promoted), the comparison is the one it
     was promoted by: otherwise every rerun would see other inputs and work again.
     """
     serving = registry.champion(tracking, task.name)
     artifacts = store.artifacts()
+    take_traces(task, artifacts, tracking)
     run_inputs = collect_run_inputs(task, None, artifacts)
     versions = PIPELINE.versions(task, run_inputs, artifacts)
     if serving is None:

@@ -14,6 +14,7 @@ from finetune_pipeline.production.status import Alarm, production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
+from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -33,6 +34,7 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
+        take_traces(task, store.artifacts(), Tracking())
         waits = waiting_rows(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)

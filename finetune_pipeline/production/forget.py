@@ -101,6 +101,8 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         bad = _made_of(artifacts, listed, touched)
         done.lines = sum(erase(file, wanted, kept) for file in held)
         done.artifacts = _remove(task, store, artifacts, bad, listed)
+        # traces, and what was said of them
+        kept.drop_names(lambda name: listed.holds_id(name.removesuffix("/feedback")))
         done.rows = kept.rewrite(lambda row: None if listed.holds(row) else row)
         done.splits = sorted(listed.tainted)
 
@@ -271,8 +273,10 @@ def _remove(
 
 def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> list[str]:
     """Where such rows may be that this cannot look into, in words."""
+    traces = task.spec.logs.mlflow_experiment
     return [
         *(f"{file.shown}: not on this machine; remove the rows there" for file in files if file.local is None),
+        *([f"MLflow traces of the experiment {traces!r}: delete them there"] if traces else []),
         f"{task.folder / 'raw'}: a row that somebody copied there has no user and no id of the log",
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote a row",
         "folders that `finetune export` wrote, and systems that loaded a model from them",

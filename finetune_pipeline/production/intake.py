@@ -6,13 +6,18 @@ read is a byte offset in the ledger; the hash of the bytes before it tells two f
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from gzip import BadGzipFile, GzipFile
 from pathlib import Path
 from typing import IO, Any
+
+import msgspec
 
 from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.engine.store import ArtifactStore
@@ -91,6 +96,38 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken
         if changed or batch.rows:
             batch.commit()
         _expire(task, kept, files, now)
+    return taken
+
+
+def take_records(
+    task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, Any]]], since: float
+) -> int:
+    """Take in rows that come from no file: (name, time in seconds since 1970, the object a log line would hold).
+
+    A name is taken once, and once more when its content has changed. since: the records are all there are from this time
+    on; names from before are not remembered any longer. Returns the rows taken. As safe as :func:`take_in`.
+    """
+    kept, key, taken = log_store(task, store), user_key(store), 0
+    with store.lock(task.name, LOCK):
+        ledger = kept.ledger()
+        known = ledger["others"].get(source, {})
+        ledger["others"][source] = {name: entry for name, entry in known.items() if entry[0] >= since}
+        batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
+        for number, (name, moment, record) in enumerate(records, 1):
+            try:
+                line = msgspec.json.encode(record, order="sorted")
+            except UnicodeEncodeError:  # half of a surrogate pair: quarantined for it
+                line = json.dumps(record, sort_keys=True).encode()
+            digest = hashlib.blake2b(line, key=key, digest_size=8).hexdigest()
+            if known.get(name, ["", ""])[1] == digest:
+                continue
+            row = take_line(line, False, {"file": source, "line": number}, task.spec, key)
+            if batch.forgotten.holds(row):
+                continue  # its name is not remembered either
+            ledger["others"][source][name] = [moment, digest]
+            batch.rows.append(row)
+            taken += 1
+        batch.commit()
     return taken
 
 

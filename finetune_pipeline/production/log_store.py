@@ -36,11 +36,11 @@ class LogStore:
 
     def ledger(self) -> dict[str, Any]:
         """streams: {name: {"offset", "lines", "tails": [[offset, hash], …]}} of what was read of each file; seen: {path:
-        [mark, stream]} of files read to their end; segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten or
-        have expired."""
+        [mark, stream]} of files read to their end; others: {source: {name: [time, digest]}} of what came from no file;
+        segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten or have expired."""
         if not self._ledger.exists():
-            return {"streams": {}, "seen": {}, "segments": [], "removed": 0}
-        return dict(read_json(self._ledger))
+            return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
+        return {"others": {}, **read_json(self._ledger)}
 
     def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
         """Make rows durable, then the ledger (whose streams account for them). No rows: the ledger alone."""
@@ -72,6 +72,13 @@ class LogStore:
             write_json(self._ledger, {**ledger, "segments": kept, "removed": ledger["removed"] + removed})
         self.sweep()
         return removed
+
+    def drop_names(self, drop: Callable[[str], bool]) -> None:
+        """Forget the names of rows that came from no file."""
+        ledger = self.ledger()
+        for source, names in ledger["others"].items():
+            ledger["others"][source] = {name: entry for name, entry in names.items() if not drop(name)}
+        write_json(self._ledger, ledger)
 
     def sweep(self) -> None:
         """Remove segments that the ledger does not name."""
@@ -145,6 +152,8 @@ class ForgottenList:
         self.users: set[str] = set(stored.get("users", []))
         self.ids: set[str] = set(stored.get("ids", []))
         self.tainted: set[str] = set(stored.get("tainted", []))
+        # until 2026-11 the ids of all splits were kept, and the tainted ones worked out
+        self.tainted |= {v for v, names in stored.get("trained", {}).items() if self.ids & set(names)}
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the log store is a forgotten person's, or has a forgotten id."""

@@ -16,6 +16,7 @@ class LogsSpec(Section):
         "logs",
         description="Folder of JSON Lines files, or an fsspec URL (s3://…), read besides the task's `logs/`.",
     )
+    mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are read as logs, too.")
     keep_days: int | None = Field(
         None, ge=1, description="Older rows are removed, and files in `logs/` with nothing younger."
     )

@@ -73,6 +73,7 @@ CHANGES: dict[str, Any] = {
     "logs.keep_days": 30,
     "logs.low_score": 0.2,
     "logs.path": "elsewhere/*.jsonl",
+    "logs.mlflow_experiment": "traces",
     "logs.retrain_cron": "0 4 * * *",
     "drift.action": "tell",
     "card.language": ["en"],

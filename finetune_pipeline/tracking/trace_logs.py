@@ -1,0 +1,151 @@
+"""MLflow traces as production's log: each finished trace is a row, each assessment of it is feedback."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.production.intake import take_records
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.tracking.mlflow_store import reaching
+from finetune_pipeline.tracking.tracking import Tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities import Trace
+
+WINDOW_DAYS = 30
+"""How long after an answer its assessments are looked for."""
+_PAGE = 200
+_ASKED = ("input", "question", "prompt", "query", "text", "message")
+_ANSWERED = ("output", "answer", "response", "content", "text", "label", "result")
+_TRUTHS = ("correction", "label", "expected_response", "expected_output", "expected_answer")
+
+
+def take_traces(task: Task, store: ArtifactStore, tracking: Tracking, now: float | None = None) -> int:
+    """Take in the traces of the experiment ``logs.mlflow_experiment`` names. Returns the rows; 0 without an experiment.
+
+    A trace is taken once it has ended; assessments made within 30 days of it come as feedback. now: seconds since 1970.
+    Raises FindingsError when there is no such experiment.
+    """
+    name = task.spec.logs.mlflow_experiment
+    if name is None:
+        return 0
+    since = (time.time() if now is None else now) - 86_400 * WINDOW_DAYS
+    client = tracking.client()
+    with reaching(tracking.uri()):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            message = f"there is no experiment {name!r} in MLflow"
+            fix = "correct the name, or unset it until production has written its first trace"
+            raise FindingsError(
+                [Finding("log.no_experiment", "error", "task.yaml: logs.mlflow_experiment", message, fix)]
+            )
+
+        def records() -> Iterator[tuple[str, float, dict[str, Any]]]:
+            token = None
+            while True:
+                page = client.search_traces(
+                    locations=[experiment.experiment_id],
+                    filter_string=f"timestamp_ms >= {int(since * 1000)}",
+                    order_by=["timestamp_ms ASC"],
+                    max_results=_PAGE,
+                    page_token=token,
+                )
+                for trace in page:
+                    if str(trace.info.state.value) != "IN_PROGRESS":
+                        yield from _records(trace)
+                token = page.token
+                if not token:
+                    return
+
+        return take_records(task, store, f"mlflow:{name}", records(), since)
+
+
+def _records(trace: Trace) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """A trace as the log lines it stands for. One that failed has no output, and is quarantined for that."""
+    info = trace.info
+    name, moment = info.client_request_id or info.trace_id, info.request_time / 1000
+    root = next((span for span in trace.data.spans if span.parent_id is None), None)
+    row: dict[str, Any] = {
+        "id": name,
+        "timestamp": _rfc3339(moment),
+        "output": _answer(root.outputs) if root else None,
+        "model_version": info.tags.get("model_version") or info.trace_metadata.get("mlflow.modelId") or "unknown",
+        **_question(root.inputs if root else None),
+    }
+    if user := info.trace_metadata.get("mlflow.trace.user"):
+        row["user"] = user
+    yield info.trace_id, moment, row
+    feedback, last = _feedback(info.assessments)
+    if feedback:
+        line = {"id": name, "timestamp": _rfc3339(max(last, moment)), "feedback": feedback}
+        yield f"{info.trace_id}/feedback", moment, line
+
+
+def _rfc3339(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat()
+
+
+def _question(inputs: Any) -> dict[str, Any]:
+    """The messages or the one text a call was given."""
+    if isinstance(inputs, str):
+        return {"input": inputs}
+    if not isinstance(inputs, Mapping):
+        return {}
+    if isinstance(inputs.get("messages"), list):
+        return {"messages": inputs["messages"]}
+    texts = [v for v in inputs.values() if isinstance(v, str)]
+    text = next((inputs[k] for k in _ASKED if isinstance(inputs.get(k), str)), texts[0] if len(texts) == 1 else None)
+    return {} if text is None else {"input": text}
+
+
+def _answer(outputs: Any) -> str | None:
+    """What was answered: a text, a field of an object, or the first choice of a chat completion."""
+    if isinstance(outputs, str):
+        return outputs
+    if not isinstance(outputs, Mapping):
+        return None
+    choices = outputs.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        message = choices[0].get("message")
+        return str(message["content"]) if isinstance(message, Mapping) and message.get("content") else None
+    text = next((outputs[k] for k in _ANSWERED if isinstance(outputs.get(k), str)), None)
+    return text if text is not None else json.dumps(outputs, ensure_ascii=False, sort_keys=True)
+
+
+def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
+    """(feedback as log lines have it, seconds since 1970 of the last word).
+
+    An expectation, or feedback called correction or label, is the right answer; a number is the score; False, or feedback
+    called flag, is a flag.
+    """
+    feedback: dict[str, Any] = {}
+    last = 0.0
+    for assessment in sorted(assessments or [], key=lambda a: (a.last_update_time_ms or 0, a.name)):
+        if assessment.valid is False:
+            continue
+        value = (
+            assessment.expectation.value
+            if assessment.expectation
+            else assessment.feedback.value
+            if assessment.feedback
+            else None
+        )
+        truth = assessment.name in _TRUTHS or assessment.expectation is not None
+        if truth and isinstance(value, str):
+            feedback["correction"] = value
+        elif assessment.name == "flag" and value:
+            feedback["flag"] = value if isinstance(value, str) else assessment.rationale or "flagged"
+        elif value is False:
+            feedback["flag"] = assessment.rationale or assessment.name
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            feedback["score"] = float(value)
+        else:
+            continue
+        last = max(last, (assessment.last_update_time_ms or 0) / 1000)
+    return feedback, last

@@ -1,0 +1,117 @@
+"""Traces of a real MLflow on SQLite become rows, once; assessments become feedback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.log_kills import make_task
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.production import intake
+from finetune_pipeline.production.forget import forget
+from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.tracking.trace_logs import take_traces
+from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.shared import copy_database
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    return Tracking(tracking_uri=copy_database(tmp_path / "mlflow"))
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    folder = make_task(tmp_path)
+    spec = yaml.safe_load((folder / "task.yaml").read_text())
+    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": {"mlflow_experiment": "served"}}))
+    return load_task(folder)
+
+
+def traced(tracking: Tracking, inputs: Any, outputs: Any, user: str | None = None, state: str = "OK") -> str:
+    """One production call, traced as an application does. Returns the trace's id."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking.uri())
+    mlflow.set_experiment("served")
+    with mlflow.start_span("call") as span:
+        span.set_inputs(inputs)
+        if outputs is not None:
+            span.set_outputs(outputs)
+        if user:
+            mlflow.update_current_trace(metadata={"mlflow.trace.user": user}, tags={"model_version": "7"})
+        if state == "ERROR":
+            span.set_status("ERROR")
+    mlflow.flush_trace_async_logging()
+    return str(span.trace_id)
+
+
+def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking: Tracking, tmp_path: Path) -> None:
+    import mlflow
+    from mlflow.entities import AssessmentSource
+
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+    tracking.prepare()
+    with pytest.raises(FindingsError, match="no experiment 'served'"):
+        take_traces(task, store, tracking)
+    person = AssessmentSource(source_type="HUMAN", source_id="ann")
+    chat = {"messages": [{"role": "user", "content": "write to ann@shop.example"}]}
+    first = traced(tracking, chat, {"choices": [{"message": {"role": "assistant", "content": "a"}}]}, user="ann")
+    second = traced(tracking, {"question": "is it on?"}, "b")
+    traced(tracking, {"question": "fails"}, None, state="ERROR")
+    assert take_traces(task, store, tracking) == 3
+    logs = read_logs(task, store)
+    rows = {row["id"]: row for row in logs.rows}
+    assert set(rows) == {first, second}
+    assert (rows[first]["input"], rows[first]["output"], rows[first]["model_version"]) == (
+        "write to [EMAIL_1]",
+        "a",
+        "7",
+    )
+    assert rows[first]["user"] not in (None, "ann")
+    assert (rows[second]["input"], rows[second]["output"]) == ("is it on?", "b")
+    (bad,) = logs.quarantine
+    assert "'output' is missing" in json.dumps(bad["findings"])
+    assert take_traces(task, store, tracking) == 0, "each once"
+
+    mlflow.log_feedback(trace_id=first, name="helpful", value=False, rationale="wrong label", source=person)
+    mlflow.log_expectation(trace_id=first, name="expected_response", value="b", source=person)
+    mlflow.log_feedback(trace_id=second, name="quality", value=0.25, source=person)
+    assert take_traces(task, store, tracking) == 2
+    assert take_traces(task, store, tracking) == 0
+    logs = read_logs(task, store)
+    rows = {row["id"]: row for row in logs.rows}
+    assert (rows[first]["flag"], rows[first]["correction"]) == ("wrong label", "b")
+    assert rows[second]["score"] == 0.25
+    assert (logs.lines, len(logs.rows), logs.feedback, len(logs.quarantine)) == (5, 2, 2, 1)
+    written = b"".join(p.read_bytes() for p in store.root.rglob("*.json*"))
+    assert b"shop.example" not in written and b'"ann"' not in written
+
+    done = forget(task, store, users=["ann"])
+    assert any("MLflow traces of the experiment 'served'" in place for place in done.out_of_reach)
+    assert take_traces(task, store, tracking) == 0
+    assert not [p for p in store.root.rglob("*") if p.is_file() and first.encode() in p.read_bytes()]
+    assert {row["id"] for row in read_logs(task, store).rows} == {second}
+
+
+def test_a_death_before_the_ledger_takes_nothing_twice(
+    task: Task, tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+    name = traced(tracking, {"text": "hello there"}, "a")
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune_pipeline.production.log_store.write_json", dies)
+        with pytest.raises(KeyboardInterrupt):
+            take_traces(task, store, tracking)
+    assert take_traces(task, store, tracking) == 1
+    assert [row["id"] for row in intake.log_store(task, store).rows()] == [name]
