@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.planning.prices import PriceList, estimate_prices, load_prices
+from finetune_pipeline.planning.costs import training_costs
+from finetune_pipeline.planning.prices import PriceList, load_prices
 from finetune_pipeline.planning.serving_costs import Call, call_price, seconds_of
 from finetune_pipeline.planning.shape import model_shape
-from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import passages_file
 from finetune_pipeline.steps.data import split_file
@@ -42,13 +43,14 @@ def rung_terms(
     details = context.inputs["few_shot_baseline"].facts["prompt_details"]
     plain = details.get("zero_shot") or next(iter(details.values()))
     tuned = Call(plain["mean_prompt_tokens"], max(1.0, plain["mean_new_tokens"]))
-    tokens = len(train_rows) * tuned.tokens * epochs_of(spec.training)
     parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
-    paid = [row["dollars"] for row in estimate_prices(tokens, prices.training, parameters) if row["dollars"] > 0]
+    today = datetime.datetime.now(datetime.UTC).date()
+    method = [spec.training.method]
+    costs = training_costs(spec, prices, round(len(train_rows) * tuned.tokens), parameters, today, method)
     return Terms(
         dollars={of.name: _dollars(spec, prices, of) for of in answered},
         latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
-        training=min(paid, default=None),
+        training=min((cost.high for cost in costs if cost.high > 0), default=None),
         tuned=tuned,
         tuned_dollars=_own_dollars(spec, prices, tuned),
     )
