@@ -1,7 +1,7 @@
 """Adapter folders: what kind they are, and the merged weight W + scaling * B A, a block of rows at a time.
 
 What decides the merged weight is read from the adapter's configuration and from the names in its file. Only what the
-methods of this pipeline write is understood (LoRA, rsLoRA); everything else is refused, because a merge that leaves
+methods of this pipeline write is understood (LoRA, rsLoRA, DoRA); everything else is refused, because a merge that leaves
 something out still looks like a model.
 
 One rounding at the end: the sum is made in float32 and stored in the base's type. PEFT's ``merge_and_unload`` on float32
@@ -28,7 +28,7 @@ KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 
 _UNDERSTOOD = {
     # read below
-    *("peft_type", "r", "lora_alpha", "use_rslora", "init_lora_weights"),
+    *("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "init_lora_weights"),
     # which layers were adapted: the names in the file say so themselves
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     # of training, or about the file
@@ -63,10 +63,11 @@ def adapter_kind(folder: Path) -> str:
 
 @dataclass(slots=True)
 class LowRank:
-    """The change of one weight: names of A and of B in the adapter's file."""
+    """The change of one weight: names of A, of B, and with DoRA of the magnitude, in the adapter's file."""
 
     a: str = ""
     b: str = ""
+    magnitude: str | None = None
 
 
 @dataclass
@@ -109,7 +110,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise JobError(
             "this adapter cannot be merged:\n"
             + "\n".join(f"- {p}" for p in problems)
-            + "\nfix: serve it as an adapter, or train with settings this merge knows (LoRA, rsLoRA)"
+            + "\nfix: serve it as an adapter, or train with settings this merge knows (LoRA, rsLoRA, DoRA)"
         )
     return adapter
 
@@ -132,8 +133,8 @@ def _settings_problems(config: Mapping[str, Any]) -> list[str]:
 def _read_tensors(adapter: Adapter) -> list[str]:
     """Fill adapter.changes; returns what is wrong."""
     problems = []
-    entries, r = adapter.file.entries, int(adapter.config["r"])
-    parts = {"A.weight": "a", "B.weight": "b"}
+    entries, r, dora = adapter.file.entries, int(adapter.config["r"]), bool(adapter.config.get("use_dora"))
+    parts = {"A.weight": "a", "B.weight": "b", "magnitude_vector": "magnitude"}
     for name in entries:
         module, _, part = name.removeprefix("base_model.model.").rpartition(".lora_")
         if not module or part not in parts:
@@ -150,6 +151,8 @@ def _read_tensors(adapter: Adapter) -> list[str]:
             problems.append(
                 f"the matrices for {module!r} have the shapes {shapes[0]} and {shapes[1]}, which is not rank {r}"
             )
+        if dora != (change.magnitude is not None):
+            problems.append(f"use_dora is {dora}, but {module!r} has {'a' if change.magnitude else 'no'} magnitude")
     return problems if adapter.changes or problems else ["its file holds no tensors"]
 
 
@@ -163,8 +166,11 @@ def changed_rows(adapter: Adapter, weight: str, dtype: str) -> Callable[[TensorF
     def make(base: TensorFile) -> Iterator[torch.Tensor]:
         with adapter.file as own:
             a, b = own.tensor(change.a).float(), own.tensor(change.b).float()
+            magnitude = own.tensor(change.magnitude).float() if change.magnitude else None
         for start, stop in base.blocks(weight):
             rows = base.rows(weight, start, stop).float().add_((b[start:stop] @ a).mul(adapter.scaling))
+            if magnitude is not None:  # DoRA (Liu et al. 2024): magnitude / norm over each output's inputs
+                rows *= (magnitude[start:stop] / torch.linalg.norm(rows, dim=1))[:, None]
             yield rows.to(TORCH_TYPES[dtype])
 
     return make

@@ -84,6 +84,8 @@ def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     if entry.dtype not in _FLOATS:
         return f"the base's {name} is stored as {entry.dtype}, which is quantized: name the unquantized model as base_model"
     shape = (own[change.b].shape[0], own[change.a].shape[1])
+    if change.magnitude is not None and own[change.magnitude].shape != shape[:1]:
+        return f"the adapter's magnitudes of {name} have the shape {own[change.magnitude].shape}, not {shape[:1]}"
     if shape != entry.shape:
         return f"the adapter's change of {name} has shape {shape}, the base's weight {entry.shape}"
     return None

@@ -70,7 +70,7 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
         chooses_layers: The service lets the user choose which layers to adapt.
     """
     lora = low_rank(spec.training)
-    other = {"rslora": lora.rslora}
+    other = {"dora": lora.dora, "rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
     message, fix = (
         "the service trains plain LoRA and does not know this",

@@ -34,6 +34,7 @@ class LoraSpec(Section):
     dropout: float = Field(0.05, ge=0.0, lt=1.0)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
+    dora: bool = Field(False, description="Learn magnitude and direction of the weights separately (Liu et al. 2024).")
 
 
 class LowRank(Method):
@@ -78,14 +79,20 @@ class LowRank(Method):
         return [Finding("training.target_modules", "error", place, message, fix)]
 
     def trainable(self, settings: Settings, shape: Shape) -> int:
-        """r (in + out) a layer (Hu et al. 2021, section 4.1)."""
+        """r (in + out) a layer (Hu et al. 2021, section 4.1), with DoRA one number an output more (Liu et al. 2024,
+        section 4.1)."""
         lora = settings[self.section]
-        return sum(lora["r"] * (layer.fan_in + layer.fan_out) for layer in shape.targeted(lora["target_modules"]))
+        return sum(
+            lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
+            for layer in shape.targeted(lora["target_modules"])
+        )
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """One tensor for all layers that read the same, with the mask of its dropout, and both matrices' products."""
         lora = settings[self.section]
         layers = list(shape.targeted(lora["target_modules"]))
+        if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
+            return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
         widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
         copies = 2 if lora["dropout"] else 1
         read = sum(tokens * widths[name] * width * copies for name in self._inputs(settings, shape))
@@ -112,6 +119,7 @@ class LowRank(Method):
             lora_alpha=lora["alpha"],
             lora_dropout=lora["dropout"],
             use_rslora=lora["rslora"],
+            use_dora=lora["dora"],
             task_type="CAUSAL_LM",
             target_modules=lora["target_modules"],
         )

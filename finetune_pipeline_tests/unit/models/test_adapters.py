@@ -66,6 +66,19 @@ def test_a_start_that_changed_the_base_is_refused(tmp_path: Path, start: str) ->
         read_adapter(write(tmp_path / "a", init_lora_weights=start))
 
 
+def test_dora_needs_its_magnitudes_and_others_must_not_have_them(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="use_dora is True, but .* has no magnitude"):
+        read_adapter(write(tmp_path / "a", use_dora=True))
+    shapes = {
+        f"{LAYER}.lora_A.weight": (4, 8),
+        f"{LAYER}.lora_B.weight": (6, 4),
+        f"{LAYER}.lora_magnitude_vector": (6,),
+    }
+    with pytest.raises(JobError, match="use_dora is False, but .* has a magnitude"):
+        read_adapter(write(tmp_path / "b", shapes))
+    assert read_adapter(write(tmp_path / "c", shapes, use_dora=True)).changes
+
+
 @pytest.mark.parametrize(("kind", "word"), [("PROMPT_TUNING", "added tokens"), ("PREFIX_TUNING", "export")])
 def test_soft_prompts_have_nothing_to_merge(tmp_path: Path, kind: str, word: str) -> None:
     with pytest.raises(JobError, match=f"changes no weight.*\n.*{word}"):

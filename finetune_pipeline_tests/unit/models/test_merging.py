@@ -27,6 +27,7 @@ FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
     "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
 }
 
 
@@ -45,6 +46,7 @@ def merged_by_peft(base: Path, adapter: Path, dtype: torch.dtype) -> dict[str, t
     [
         *(("llama", variant, dtype) for variant in VARIANTS for dtype in (FLOAT32, BFLOAT16)),
         *((name, "lora", BFLOAT16) for name in ("gemma3", "qwen3")),
+        ("gemma3", "dora", BFLOAT16),
     ],
 )
 def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dtype, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 METHODS: dict[str, dict[str, Any]] = {
     "qlora": {},
     "lora": {},
+    "dora": {"method": "lora", "lora": {"r": 4, "alpha": 8, "dropout": 0.05, "dora": True}},
     "rslora": {"method": "lora", "lora": {"r": 4, "alpha": 8, "dropout": 0.05, "rslora": True}},
     "full": {"learning_rate": 2e-3},
     "prefix": {"learning_rate": 0.05, "prefix": {"tokens": 6}},
@@ -43,7 +44,7 @@ def _weights(place: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "tensors"),
-    [("qlora", 28), ("lora", 28), ("rslora", 28), ("prefix", 1), ("prompt", 1)],
+    [("qlora", 28), ("lora", 28), ("dora", 42), ("rslora", 28), ("prefix", 1), ("prompt", 1)],
 )
 def test_it_learns_and_what_is_saved_is_what_was_validated(
     inputs: Path, tmp_path: Path, name: str, tensors: int
