@@ -71,6 +71,12 @@ class Needs:
         ]
 
 
+def parameters_by_name(base_model: str) -> float:
+    """Parameters of a model as its name has them (``…-135m-…``, ``…-7B``); 0 where it does not."""
+    size = _SIZE.search(base_model)
+    return float(size[1]) * (1e6 if size[2].lower() == "m" else 1e9) if size else 0.0
+
+
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
     """Work out what training on these rows would need.
 
@@ -85,8 +91,7 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
     of_epoch = characters / CHARACTERS_A_TOKEN * train / max(1, len(rows))
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
     epochs = sum(phase["epochs"] for phase in phases)
-    size = _SIZE.search(spec.base_model)
-    parameters = float(size[1]) * (1e6 if size[2].lower() == "m" else 1e9) if size else 0.0
+    parameters = parameters_by_name(spec.base_model)
     rates = [r for r in read_rates(home) if (r.machine, r.model) == (machine_name(), spec.base_model)]
     seconds = None
     for precision in {r.precision for r in rates}:
