@@ -67,10 +67,10 @@ def _trains_there(device: torch.device) -> Iterator[None]:
 
 
 def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str = "") -> dict[str, Any]:
-    """Two optimiser steps of a training, as :func:`finetune_pipeline.training.sft.train` makes it, each with a pass over the
+    """Optimiser steps of a training, as :func:`finetune_pipeline.training.sft.train` makes it, each with a pass over the
     validation rows after it.
 
-    {peak, planned: bytes; validation_peak, validation_planned: of the passes; waits: values that one pass asked for}
+    {peak, planned: bytes of training; validation_peak, validation_planned: of the passes; waits: values that one pass asked for}
     """
     settings = TrainingSpec.model_validate(settings).model_dump()
     examples = Prepared(rows=rows(number))
@@ -102,16 +102,17 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
             device.allowed = {(shape.vocabulary,)}
             device.narrow = {(layer.fan_out, layer.fan_in) for layer in shape.linears}
         validated = collator(plain)
-        waits, peaks = [], []
+        waits: list[int] = []
+        peaks: dict[str, int] = {"train": 0, "validation": 0}
 
         def validate(*_args: Any, **_more: Any) -> None:
-            before, waited = device.peak, device.waits
+            waited, peaks["train"] = device.waits, max(peaks["train"], device.peak)
             device.reset_peak()
             with device.read():
                 trainer.validation_loss()
             waits.append(device.waits - waited)
-            peaks.append(device.peak)
-            device.peak = max(before, device.peak)
+            peaks["validation"] = max(peaks["validation"], device.peak)
+            device.reset_peak()
 
         device.reset_peak()
         with (
@@ -122,16 +123,16 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
             planted(plant),
         ):
             trainer.train()
-        assert len(waits) == 2, "no step was made"
+        assert waits, "no step was made"
         batch = batch_of(plain[:size], settings, bool(packed))
         memory = training_memory(shape, settings, batch, width=width, device="cuda")
         asked = evaluation_memory(shape, settings, batch_of(plain, settings, bool(packed)), memory, width=width)
         return {
             "packed": bool(packed),
-            "peak": device.peak,
+            "peak": peaks["train"],
             "planned": memory.needed - GPU_OVERHEAD,
             "parts": memory.parts(),
-            "validation_peak": peaks[-1],
+            "validation_peak": peaks["validation"],
             "validation_planned": asked.needed - GPU_OVERHEAD,
             "waits": waits[-1],
         }

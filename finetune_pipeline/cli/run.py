@@ -46,8 +46,8 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
 
     Stopping it with Ctrl-C keeps the last checkpoint; running it again goes on from there.
     """
-    apply_environment()
     loaded = get_task(task)
+    apply_environment()
     started = time.monotonic()
     if stage in (None, "training"):
         _refuse(loaded, quiet=as_json)
@@ -92,8 +92,6 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     left = time_left(project, names)
     if not quiet:
         say(f"{task.name}: {left.words(time.time())}, by {left.source}")
-    project.tracking.prepare()  # before steps run in parallel
-    job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
     path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -104,6 +102,8 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
             Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id), left),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
+            project.tracking.prepare()  # before steps run in parallel
+            job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
             result = job.execute_in_process(
                 instance=shown_on_the_timeline(instance),
                 run_id=run_id,

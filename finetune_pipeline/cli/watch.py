@@ -99,7 +99,7 @@ class Watcher:
             self._reminders = None
             if time.monotonic() - self._spoke >= SILENT_SECONDS:
                 self._spoke = time.monotonic()
-                words = "between steps"
+                words = "between two steps" if self._begun else "getting ready"
                 if self._running:
                     words = f"{self._running}: working, {time.time() - self._begun[self._running]:.0f} s"
                 self.say(f"        {words}{self._whole(time.time())}")
