@@ -25,7 +25,7 @@ from finetune_pipeline.data.raw_files import raw_paths
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
-from finetune_pipeline.orchestration.dagster_internals import shown_on_the_timeline
+from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, made_base
 from finetune_pipeline.progress import VARIABLE
@@ -103,6 +103,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
             project.tracking.prepare()  # before steps run in parallel
+            mirror_apart()
             job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
             result = job.execute_in_process(
                 instance=shown_on_the_timeline(instance),

@@ -11,11 +11,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import save_file
 
@@ -173,12 +175,14 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     env = {**os.environ, "FINETUNE_HOME": str(tmp_path)}
     env.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", "ticket_triage", "--stage", "data"]
-    process = subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_interruptible
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen(command, env=env, text=True, preexec_fn=_interruptible, **pipes)
     assert process.stdout is not None
     assert "base_model" in next(line for line in process.stdout if line.startswith("["))
-    process.send_signal(signal.SIGINT)
+    run = psutil.Process(process.pid)
+    while not any("watch_orphans" in " ".join(child.cmdline()) for child in run.children()):
+        time.sleep(0.05)  # what mirrors the step's output is there, too
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.strip() == "stopped; what was made is kept, and the same command goes on from there"
