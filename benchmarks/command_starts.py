@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import pty
+import re
 import select
 import shutil
 import sys
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 READING = ("show", "schema", "check TASK", "show TASK", "report TASK", "report TASK --markdown", "costs TASK", "plan TASK",
            "advise TASK", "versus TASK", "ask-data TASK", "automate TASK", "review TASK --page PAGE",
            "run TASK", "rollback TASK", "forget TASK --id nobody", "doctor")  # fmt: skip
+NOTICE = re.compile(rb"finetune \S+: (starting|working, \d+ s)")
 FIRST, HELP = 1.0, 0.4
 
 
@@ -46,7 +48,7 @@ def timed(arguments: list[str], home: Path) -> tuple[float, float, float, int]:
         now = time.perf_counter() - began
         if b"\n" in text:
             first = first or now
-            lines = [line for line in text.split(b"\n")[:-1] if not line.strip().endswith(b": starting")]
+            lines = [line for line in text.split(b"\n")[:-1] if not NOTICE.fullmatch(line.strip())]
             own = own or (now if lines else None)
     os.close(terminal)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

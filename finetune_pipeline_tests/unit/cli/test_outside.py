@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from finetune_pipeline.cli import main as entry
+from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests import warm_workers
@@ -169,6 +171,25 @@ def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert not imported & unneeded, arguments
     assert not (tmp_path / "mlflow" / "mlflow.db").exists(), "who only looks makes no database"
+
+
+def test_a_command_without_a_line_says_on_a_terminal_that_it_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(output, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(output, "_first_line", threading.Event())
+    monkeypatch.setattr(sys, "argv", ["finetune", "check", "tickets"])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    said = ""
+    with output.noticed():
+        while said.count("working") < 2:
+            said += capsys.readouterr().err
+        say("4 rows")
+        for notice in (thread for thread in threading.enumerate() if thread.name == "notice"):
+            notice.join(timeout=10)
+            assert not notice.is_alive(), "what the command says itself is enough"
+    assert said.startswith("finetune check: starting\nfinetune check: working, 0 s\n")
 
 
 def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
