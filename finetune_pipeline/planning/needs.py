@@ -17,6 +17,7 @@ from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, machine_name, read_rates
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.rows import training_examples
 
 CHARACTERS_A_TOKEN = 4
 """Of English text, by the tokenizers of small models; other languages take more tokens."""
@@ -87,7 +88,8 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
     """
     test = round(len(rows) * spec.split.test)
     train = len(rows) - test - round(len(rows) * spec.split.validation)
-    characters = sum(len(m["content"]) for e in rows for m in e.messages)
+    learned = training_examples(rows, spec.training.model_dump())
+    characters = sum(len(m["content"]) for e in learned for m in e.messages)
     of_epoch = characters / CHARACTERS_A_TOKEN * train / max(1, len(rows))
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
     epochs = sum(phase["epochs"] for phase in phases)

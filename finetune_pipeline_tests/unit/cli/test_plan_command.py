@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,22 @@ def test_costs_from_raw_data_alone(project: Project) -> None:
     assert a10g["month"] == [365.0, 730.0, 1095.0]
     page = Path(facts["page"]).read_text("utf-8")
     assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
+
+
+@pytest.mark.parametrize("training", [{"augment": True}, {"method": "full"}])
+def test_the_plan_and_the_costs_name_the_same_price(
+    project: Project, tmp_path: Path, training: dict[str, object]
+) -> None:
+    task = tmp_path / "colours"
+    shutil.copytree(project.folder, task)
+    spec = {**project.spec, "training": training}
+    (task / "task.yaml").write_text(yaml.safe_dump(spec))
+    plan = json.loads(project.finetune("plan", str(task), "--json").stdout)
+    costs = json.loads(project.finetune("costs", str(task), "--json").stdout)
+    by_costs = {(c["where"], c["low"], c["high"]) for c in costs["training"]}
+    assert len(plan["prices"]) >= 3
+    for price in plan["prices"]:
+        assert (f"{price['engine']}, {price['model']}", *price["dollars_between"]) in by_costs, price
 
 
 def test_costs_by_the_prices_of_the_task(project: Project) -> None:
