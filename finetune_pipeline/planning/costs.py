@@ -6,9 +6,11 @@ import datetime
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune_pipeline.planning.plan import training_price, training_work
-from finetune_pipeline.planning.prices import PriceList
+from finetune_pipeline.planning.plan import method_settings
+from finetune_pipeline.planning.prices import PriceList, estimate_prices
 from finetune_pipeline.planning.serving_costs import (
+    FULL_OPERATIONS,
+    LOW_RANK_OPERATIONS,
     ApiCost,
     BreakEven,
     MachineCost,
@@ -74,7 +76,7 @@ def task_costs(
     """Work out every cost of a task.
 
     Args:
-        epoch_tokens: Tokens of what one epoch passes over, perturbed copies included (training.augment).
+        epoch_tokens: Tokens of the training rows.
         today: By which prices are old.
     """
     apis = [api_cost(price, traffic, today) for price in prices.apis]
@@ -105,17 +107,21 @@ def training_costs(
     """The same training by every line of the list: on machines by every method, at services by their own."""
     made: list[TrainingCost] = []
     for price in prices.training:
-        together: dict[tuple[float, int], list[str]] = {}
-        for name in METHODS:
-            together.setdefault(training_work(spec, price, name), []).append(name)
-        service = price.unit != "hour" and price.price > 0
-        for (epochs, _), names in together.items():
-            row = training_price(spec, price, names[0], epoch_tokens, parameters)
+        if price.unit == "hour" or price.price == 0:
+            together: dict[tuple[float, int], list[str]] = {}
+            for name, method in METHODS.items():
+                epochs = sum(phase["epochs"] for phase in method.phases(method_settings(spec, name)))
+                operations = FULL_OPERATIONS if method.holds == "float32" else LOW_RANK_OPERATIONS
+                together.setdefault((epochs, operations), []).append(name)
+        else:
+            together = {(spec.training.epochs, LOW_RANK_OPERATIONS): ["the service's own"]}
+        for (epochs, operations), names in together.items():
+            (row,) = estimate_prices(epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS, [price], parameters)
             low, high = row["dollars_between"]
             made.append(
                 TrainingCost(
                     where=price.name,
-                    methods="the service's own" if service else ", ".join(names),
+                    methods=", ".join(names),
                     tokens=round(epoch_tokens * epochs),
                     low=low,
                     high=high,

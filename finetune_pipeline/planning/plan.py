@@ -16,9 +16,8 @@ from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
 from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
-from finetune_pipeline.planning.prices import Price, estimate_prices, load_prices
+from finetune_pipeline.planning.prices import estimate_prices, load_prices
 from finetune_pipeline.planning.search import as_yaml, changes, nearest, reasons
-from finetune_pipeline.planning.serving_costs import FULL_OPERATIONS, LOW_RANK_OPERATIONS
 from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
@@ -174,12 +173,10 @@ def training_plan(
         nearest=near,
         others=others,
         seconds=seconds,
-        prices=sorted(
-            (
-                training_price(spec, price, settings["method"], tokens["total"], planner.shape.parameters)
-                for price in prices.training
-            ),
-            key=lambda row: (row["dollars"], row["engine"], row["model"]),
+        prices=estimate_prices(
+            tokens["total"] * sum(p.epochs for p in phases),
+            prices.training,
+            planner.shape.parameters,
         ),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
@@ -210,21 +207,6 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:
     phases = [(p.method, p.tokens) for p in planner.phases(settings)] if rates else []
     return estimate_seconds(phases, rates, model, planner.precision(settings)) if phases else None
-
-
-def training_work(spec: TaskSpec, price: Price, method: str) -> tuple[float, int]:
-    """(epochs, operations a parameter and token) of a training by `method`. A service trains by its own method."""
-    if price.unit != "hour" and price.price > 0:
-        return spec.training.epochs, LOW_RANK_OPERATIONS
-    epochs = sum(phase["epochs"] for phase in METHODS[method].phases(method_settings(spec, method)))
-    return epochs, FULL_OPERATIONS if METHODS[method].holds == "float32" else LOW_RANK_OPERATIONS
-
-
-def training_price(spec: TaskSpec, price: Price, method: str, epoch_tokens: float, parameters: float) -> dict[str, Any]:
-    """What a training costs by one line of the price list, as :func:`estimate_prices` says it."""
-    epochs, operations = training_work(spec, price, method)
-    (row,) = estimate_prices(epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS, [price], parameters)
-    return row
 
 
 def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
