@@ -164,7 +164,9 @@ class Acceptance:
 
     def near(self, measured: float, planned: float) -> str:
         """How far the plan is off. On the CPU a tiny model's peak is that of the libraries: it decides nothing."""
-        off = planned / measured - 1 if measured else 0.0
+        if not measured:
+            return "–"
+        off = planned / measured - 1
         self.well &= not self.gpu or abs(off) <= MEMORY_OFF
         return f"{off:+.0%}"
 
@@ -211,11 +213,11 @@ class Acceptance:
             began, some = time.perf_counter(), prompts[:size]
             made = asked.answers(some, None, NEW_TOKENS, size)
             seconds = time.perf_counter() - began
-            peak = torch.cuda.max_memory_allocated() / 2**20 if self.gpu else 0
+            peak = torch.cuda.max_memory_allocated() / 2**20 if self.gpu else 0.0
             batch = Asked(size, max(map(len, some)), shared, NEW_TOKENS, 0)
             planned = answering_memory(model_shape(model), batch, width=width, device=self.device.type).total / 2**20
             speed = sum(a.new_tokens for a in made) / seconds
-            row(size, f"{speed:.0f}", f"{peak:.0f}", f"{planned:.0f}", self.near(peak, planned))
+            row(size, f"{speed:.0f}", f"{peak:.0f}" if peak else "–", f"{planned:.0f}", self.near(peak, planned))
 
 
 def main() -> int:

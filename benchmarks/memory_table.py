@@ -29,6 +29,7 @@ TRAININGS = [
     ("llama-2-13b", "qlora", "12 GB"),
     ("mistral-7b", "full", "60-120 GB"),
     ("llama-3-8b", "qlora", ""),
+    ("gemma-3-4b", "qlora", ""),
 ]
 ANSWERS = [("mistral-7b", False), ("mistral-7b", True)]
 LIMIT = 0.1

@@ -3,19 +3,22 @@
     python benchmarks/precision.py HOME TASK [--rows 100]
 
 Takes the newest trained model of TASK in a FINETUNE_HOME, else the base model, and answers validation rows with the task's
-own prompt: in the serving precision and in float32, in batches of 1, 8 and 64, and each layout twice. What matters to a
-verdict is how many rows change from right to wrong or back, so that is counted, too. Gates judge base and candidate in one
-layout and one precision, and the same layout gives the same answers.
+own prompt: in the serving precision and in float32, in batches of 64, 8 and 1, and each layout of several rows twice. Every
+line is compared with the first. What matters to a verdict is how many rows change from right to wrong or back, so that is
+counted, too. Gates judge base and candidate in one layout and one precision, and the same layout gives the same answers.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
+import time
+from datetime import date
 from pathlib import Path
 
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
+
+import torch
 
 from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.engine.step import SHARED
@@ -45,29 +48,33 @@ def main() -> None:
     split = store.all_versions(arguments.task, "splits")[-1]
     examples = sorted(read_examples(examples_of(split.folder, "validation")), key=lambda e: e.id)[: arguments.rows]
     answered: dict[tuple[str, int, int], list[tuple[str, bool]]] = {}
+    seconds: dict[tuple[str, int, int], float] = {}
     for precision in ("serving", "float32"):
         asked = Answerer(model_folder(model.folder), precision=precision)
         prompts = [encode_prompt(asked.tokenizer, e.prompt_messages) for e in examples]
         gold = [gold_text(asked.tokenizer, e) for e in examples]
         for size in LAYOUTS:
-            for time in (1, 2) if size > 1 else (1,):
-                answers = asked.answers(prompts, None, spec.output.max_new_tokens, size)
+            for turn in (1, 2) if size > 1 else (1,):
+                _ = asked.model  # loaded before the clock starts
+                key, began = (asked.dtype, size, turn), time.perf_counter()
+                answers = asked.answers(prompts, None, spec.answer_length, size)
+                seconds[key] = time.perf_counter() - began
                 rows = [prediction_row(e.id, "m", a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
-                answered[asked.dtype, size, time] = [(r["text"], is_right(r, spec.output)) for r in rows]
+                answered[key] = [(r["text"], is_right(r, spec.output)) for r in rows]
     first = next(iter(answered.values()))
     what = f"trained ({trained[-1].version})" if trained else "base model, zero-shot"
     print(
-        f"{arguments.task}, {what}, {len(examples)} validation rows; torch on {cpu_model()}, {platform.python_version()}"
+        f"{arguments.task}, {what}, {len(examples)} validation rows; {date.today()}, torch {torch.__version__}, ",
+        end="",
     )
-    print(
-        f"{'precision':<10} {'batch':>5} {'time':>4} {'right':>6} {'other answers':>14} {'right became wrong':>19} {'back':>5}"
-    )
-    for (precision, size, time), rows in answered.items():
-        changed = sum(a != b for (a, _), (b, _) in zip(first, rows, strict=True))
-        lost = sum(x and not y for (_, x), (_, y) in zip(first, rows, strict=True))
-        won = sum(y and not x for (_, x), (_, y) in zip(first, rows, strict=True))
-        right = sum(y for _, y in rows)
-        print(f"{precision:<10} {size:>5} {time:>4} {right:>6} {changed:>14} {lost:>19} {won:>5}")
+    print(f"{cpu_model()}, {torch.get_num_threads()} threads")
+    print("precision  batch turn  right  other answers  right became wrong  wrong became right  seconds")
+    for key, rows in answered.items():
+        pairs = list(zip(first, rows, strict=True))
+        changed = sum(before[0] != after[0] for before, after in pairs)
+        lost, won = (sum(b == was and a != was for (_, b), (_, a) in pairs) for was in (True, False))
+        right = sum(good for _, good in rows)
+        print(f"{key[0]:<9} {key[1]:>6} {key[2]:>4} {right:>6} {changed:>14} {lost:>19} {won:>19} {seconds[key]:>8.1f}")
 
 
 if __name__ == "__main__":

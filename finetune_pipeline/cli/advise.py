@@ -27,8 +27,8 @@ def advise(task: str, as_json: bool) -> int:
     Runs the stages data and baseline where they are not made yet, and trains nothing. Exit code 2: the answer is no, or not
     yet.
     """
-    apply_environment()
     loaded = get_task(task)
+    apply_environment()
     stopped: list[str] = []
     for stage, steps in NEEDED.items():
         made = open_project(loaded).artifacts()

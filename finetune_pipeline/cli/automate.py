@@ -23,8 +23,8 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
     if on + off + status > 1:
         raise click.UsageError("give one of --on, --off and --status")
     wanted = "on" if on else "off" if off else "status"
-    apply_environment()
     name = get_task(task).name
+    apply_environment()
     with dg.DagsterInstance.get() as instance:
         rows = switch(instance, WORKSPACE, name, wanted)
     if as_json:

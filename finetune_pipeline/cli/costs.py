@@ -27,6 +27,7 @@ from finetune_pipeline.report.page import page_html
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline.training.rows import training_examples
 
 COUNTED_ROWS = 300
 """Rows whose calls are counted."""
@@ -52,7 +53,10 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
         loaded.spec,
         load_prices(home=settings.home, task_folder=loaded.folder),
         replace(traffic, calls=calls_per_month or loaded.spec.advise.calls_per_month),
-        sum(counter.count(e.messages, tools=e.tools) for e in rows.train),
+        sum(
+            counter.count(e.messages, tools=e.tools)
+            for e in training_examples(rows.train, loaded.spec.training.model_dump())
+        ),
         model_shape(folder).parameters,
         datetime.datetime.now(datetime.UTC).date(),
     )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from finetune_pipeline.spec import Task
 
 DONE, ERROR, REFUSED = 0, 1, 2
-NOTICE_SECONDS = 0.7
-"""A command that has printed nothing for so long says on a terminal that it is at work."""
+NOTICE_SECONDS, AGAIN_SECONDS = 0.5, 8.0
+"""A command that has printed nothing for so long says on a terminal that it is at work, and then every so often."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
@@ -95,14 +96,17 @@ def json_only(wanted: bool) -> Iterator[JsonAnswer]:
 
 @contextlib.contextmanager
 def noticed() -> Iterator[None]:
-    """Say on a terminal that the command is at work, unless it says something itself before :data:`NOTICE_SECONDS`."""
+    """Say on a terminal that the command is at work, until it says something itself."""
     if sys.stderr.isatty():
+        command, began = " ".join(["finetune", *sys.argv[1:2]]), time.monotonic()
 
         def notice() -> None:
             if not _first_line.wait(NOTICE_SECONDS):
-                click.echo(f"{' '.join(['finetune', *sys.argv[1:2]])}: starting", err=True)
+                click.echo(f"{command}: starting", err=True)
+                while not _first_line.wait(AGAIN_SECONDS):
+                    click.echo(f"{command}: working, {time.monotonic() - began:.0f} s", err=True)
 
-        Thread(target=notice, daemon=True).start()
+        Thread(target=notice, name="notice", daemon=True).start()
     yield
     _first_line.set()
 

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
@@ -19,17 +19,20 @@ import psutil
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import Project, open_project, unfinished, verdict_lines
+from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.data.raw_files import raw_paths
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
-from finetune_pipeline.orchestration.dagster_internals import shown_on_the_timeline
+from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, made_base
 from finetune_pipeline.progress import VARIABLE
 from finetune_pipeline.reminders import spell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.tracking.mlflow_store import TrackingError
 from finetune_pipeline.trainers import preflight
 
@@ -43,8 +46,8 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
 
     Stopping it with Ctrl-C keeps the last checkpoint; running it again goes on from there.
     """
-    apply_environment()
     loaded = get_task(task)
+    apply_environment()
     started = time.monotonic()
     if stage in (None, "training"):
         _refuse(loaded, quiet=as_json)
@@ -86,9 +89,10 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     from finetune_pipeline.definitions import build_definitions
 
     close_abandoned_runs(instance, task.name, project.tracking.finish)  # else this one waits for the slots they hold
-    project.tracking.prepare()  # before steps run in parallel
-    job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
     names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
+    left = time_left(project, names)
+    if not quiet:
+        say(f"{task.name}: {left.words(time.time())}, by {left.source}")
     path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -96,9 +100,12 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     run_id, status = str(uuid.uuid4()), "CANCELED"
     try:
         with (
-            Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id)),
+            Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id), left),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
+            project.tracking.prepare()  # before steps run in parallel
+            mirror_apart()
+            job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
             result = job.execute_in_process(
                 instance=shown_on_the_timeline(instance),
                 run_id=run_id,
@@ -123,6 +130,17 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
         except TrackingError as error:  # what the steps have to say of their own failures must not be lost by it
             problem(f"the run could not be closed in MLflow: {error}")
     return result
+
+
+def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
+    """The time that a run of these steps takes, those that are made already left out."""
+    spec, made = project.task.spec, project.artifacts()
+    splits = made["splits"] or next(reversed(project.store.all_versions(project.task.name, "splits")), None)
+    raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
+    work = work_of_steps(spec, raw_bytes, splits.facts["counts"] if splits else None)
+    phases = METHODS[spec.training.method].phases(spec.training.model_dump())
+    to_make = [name for name in names if made[name] is None]
+    return TimeLeft(project.task.name, to_make, work, read_settings().home, len(phases) == 1)
 
 
 @contextlib.contextmanager

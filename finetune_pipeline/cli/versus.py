@@ -27,8 +27,8 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
 
     Runs the task where it is not evaluated yet. The gain is paired by row and has an interval; prices come from prices.yaml.
     """
-    apply_environment()
     loaded, settings = get_task(task), read_settings()
+    apply_environment()
     if loaded.spec.baseline.endpoint is None:
         problem(
             f"{loaded.name} names no API model\nfix: set baseline.endpoint {{url, model, key_variable}}; see docs/planning.md"

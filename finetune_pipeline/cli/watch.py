@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.cli.time_left import TimeLeft
 from finetune_pipeline.reminders import Reminders
 
 QUIET_SECONDS = 4.0
 """Lines about the same stage come no closer together than this."""
 SILENT_SECONDS = 8.0
 """After so long without a line, the one that is shown says that the stage is still running."""
+LEFT_SECONDS = 10.0
+"""The time left for the whole run is said no more often than this."""
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -29,7 +32,7 @@ def describe(row: dict[str, Any]) -> str:
     ]
     if isinstance(row.get("seconds_left"), int | float) and row["seconds_left"] >= 1:
         left = int(row["seconds_left"])
-        parts.append(f"{left // 60}:{left % 60:02d} left")
+        parts.append(f"{left // 60}:{left % 60:02d} left of this step")
     message = row.get("message") or ""
     return ", ".join([message, *parts] if message else parts)
 
@@ -38,6 +41,7 @@ class Watcher:
     """A thread that reads progress lines while the block runs. `say` None: read nothing, print nothing.
 
     waits_for: asked now and then while there is no progress; what the run waits for, or None.
+    left: knows the time left for the whole run.
     """
 
     def __init__(
@@ -46,15 +50,16 @@ class Watcher:
         total: int,
         say: Callable[[str], None] | None,
         waits_for: Callable[[], str | None] = lambda: None,
+        left: TimeLeft | None = None,
     ) -> None:
-        self.path, self.total, self.say, self.waits_for = path, total, say, waits_for
+        self.path, self.total, self.say, self.waits_for, self.left = path, total, say, waits_for, left
         self._reminders: Reminders | None = None
         self._asked = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._begun: dict[str, float] = {}
         self._running: str | None = None
-        self._last = self._spoke = 0.0
+        self._last = self._spoke = self._left_told = time.monotonic()
 
     def __enter__(self) -> Watcher:
         if self.say:
@@ -92,22 +97,51 @@ class Watcher:
         words = self.waits_for()
         if words is None:
             self._reminders = None
-            if self._running and time.monotonic() - self._spoke >= SILENT_SECONDS:
+            if time.monotonic() - self._spoke >= SILENT_SECONDS:
                 self._spoke = time.monotonic()
-                self.say(f"        {self._running}: working, {time.time() - self._begun[self._running]:.0f} s")
+                words = "between two steps" if self._begun else "getting ready"
+                if self._running:
+                    words = f"{self._running}: working, {time.time() - self._begun[self._running]:.0f} s"
+                self.say(f"        {words}{self._whole(time.time())}")
             return
+        if self.left:
+            self.left.wait()
         self._reminders = self._reminders or Reminders()
         if self._reminders.due():
             self.say(f"        {words}")
 
+    def _whole(self, now: float) -> str:
+        """The time left for the whole run, where it was not just said."""
+        if self.left is None or time.monotonic() - self._left_told < LEFT_SECONDS:
+            return ""
+        self._left_told = time.monotonic()
+        return f"; {self.left.words(now)}"
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Tell the estimate of the time left what the row says."""
+        assert self.left is not None
+        stage, message, now = row["stage"], row.get("message", ""), row["time"]
+        if message == "begins":
+            self.left.begin(stage, now)
+        elif message == "unchanged" or (message == "done" and row.get("reused")):
+            self.left.skip(stage)
+        elif message == "done":
+            self.left.end(stage, now)
+        elif row.get("waiting"):
+            self.left.wait()
+        elif isinstance(row.get("seconds_left"), int | float):
+            self.left.tell(stage, row["seconds_left"], now)
+
     def _show(self, row: dict[str, Any]) -> None:
         assert self.say is not None
         stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
+        if self.left:
+            self._note(row)
         if message in ("begins", "unchanged") and stage not in self._begun:
             self._begun[stage] = row["time"]
             self._running = stage if message == "begins" else None
             place = f"[{len(self._begun):>2}/{self.total}]"
-            self.say(f"{place} {stage}" + (" (made already)" if message == "unchanged" else ""))
+            self.say(f"{place} {stage}" + (" (made already)" if message == "unchanged" else self._whole(row["time"])))
             self._last = self._spoke = now
         elif message == "done":
             self._running = None
@@ -118,5 +152,5 @@ class Watcher:
         elif message not in ("begins", "unchanged") and (
             now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None or row.get("step") is None
         ):
-            self.say(f"        {describe(row)}")
+            self.say(f"        {describe(row)}{self._whole(row['time'])}")
             self._last = self._spoke = now

@@ -11,6 +11,8 @@
   (dagster-io/dagster issue 12825); the command ``dagster sensor start`` loads all definitions anew for each of them.
 - **The code location of runs that a command starts** (:func:`shown_on_the_timeline`). ``execute_in_process`` names none, and
   the timeline leaves such runs out.
+- **What mirrors a step's output on the terminal** (:func:`mirror_apart`). Ctrl-C reaches these processes, too, and they answer
+  with tracebacks.
 - **The web server of** ``dagster dev`` (:func:`dev_with`). Which module it starts is fixed in the function that starts it.
 """
 
@@ -18,11 +20,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -115,6 +120,14 @@ def _interval(self: Any) -> float:
     now = time.time()
     left = [max(0.0, at - now) for at in getattr(self, "_pending_timeouts", {}).values()]
     return min([LONGEST_SLEEP, *left])
+
+
+def mirror_apart() -> None:
+    """Start the processes that mirror output in a session of their own. They end with this process in any case."""
+    from dagster._core.execution import compute_logs
+
+    apart = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))
+    compute_logs.subprocess = apart  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

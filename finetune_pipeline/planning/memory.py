@@ -111,14 +111,16 @@ def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, 
     return 4 * batch.tokens * shape.inner * width + read
 
 
-def logit_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
+def logit_bytes(
+    shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int, *, training: bool = True
+) -> int:
     """Logits with their gradient in float32 and the largest copy the loss makes, and what the output head adds."""
     total = batch.learned * shape.vocabulary * (width + (8 if width == 2 else 4))
     if not batch.scores and batch.mask:  # padded: those of all positions from the first learned one, and their gradient
         total += 2 * batch.logits * shape.vocabulary * width
     head, holds = shape.vocabulary * shape.hidden, METHODS[settings["method"]].holds
-    if holds == "float32":
-        total += head * (4 + (2 * 2 if width == 2 else 0))  # the head's gradient, made apart from the embedding's
+    if holds == "float32":  # the head's gradient, made apart from the embedding's, and autocast's copy of the head
+        total += head * ((4 + (2 * 2 if width == 2 else 0)) if training else 2 if width == 2 else 0)
     elif holds == "four_bit" and width == 4:
         total += head * 4  # the bfloat16 head, widened
     return total
@@ -182,7 +184,7 @@ def evaluation_memory(
 ) -> Memory:
     """Of a validation pass in the midst of that training: one block at a time, and no gradients."""
     block = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
-    logits = logit_bytes(shape, settings, batch, width)
+    logits = logit_bytes(shape, settings, batch, width, training=False)
     return Memory(
         **{**training.parts(), "gradients": 0, "activations": int(block * SLACK), "logits": int(logits * SLACK)}
     )

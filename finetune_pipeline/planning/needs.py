@@ -18,6 +18,7 @@ from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, mac
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.rows import training_examples
 
 CHARACTERS_A_TOKEN = 4
 """Of English text, by the tokenizers of small models; other languages take more tokens."""
@@ -72,6 +73,12 @@ class Needs:
         ]
 
 
+def parameters_by_name(base_model: str) -> float:
+    """Parameters of a model as its name has them (``…-135m-…``, ``…-7B``); 0 where it does not."""
+    size = _SIZE.search(base_model)
+    return float(size[1]) * (1e6 if size[2].lower() == "m" else 1e9) if size else 0.0
+
+
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
     """Work out what training on these rows would need.
 
@@ -82,11 +89,11 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
     """
     test = round(len(rows) * spec.split.test)
     train = len(rows) - test - round(len(rows) * spec.split.validation)
-    characters = sum(len(m["content"]) for e in rows for m in e.messages)
+    learned = training_examples(rows, spec.training.model_dump())
+    characters = sum(len(m["content"]) for e in learned for m in e.messages)
     of_epoch = characters / CHARACTERS_A_TOKEN * train / max(1, len(rows))
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
-    size = _SIZE.search(spec.base_model)
-    parameters = float(size[1]) * (1e6 if size[2].lower() == "m" else 1e9) if size else 0.0
+    parameters = parameters_by_name(spec.base_model)
     rates = [r for r in read_rates(home) if (r.machine, r.model) == (machine_name(), spec.base_model)]
     seconds = None
     for precision in {r.precision for r in rates}:

@@ -50,10 +50,9 @@ class Rows:
         return [len(row["ids"]) for row in self.rows]
 
 
-def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str, Any]) -> Rows:
+def encode_rows(folder: Path, examples: Sequence[Example], limit: int, over_length: str) -> Rows:
     """Encode examples with the tokenizer and chat template in `folder`, by the function that training uses."""
-    limit = longest_allowed(settings, read_json(folder / "config.json"))
-    split = encode_split(TokenCounter(folder), examples, limit, settings["over_length"])
+    split = encode_split(TokenCounter(folder), examples, limit, over_length)
     return Rows(split.plain_rows(), split.over, limit, split.refused)
 
 
@@ -86,8 +85,8 @@ class Batches:
 class Planner:
     """Answers for one base model and one pair of splits.
 
-    What is costly is done once: rows are encoded again only for other values of max_tokens and over_length, batches are
-    drawn again only for other sizes.
+    What is costly is done once: rows are encoded again only for another limit of tokens or another over_length, batches
+    are drawn again only for other sizes.
     """
 
     def __init__(
@@ -97,6 +96,7 @@ class Planner:
         self.shape: ModelShape = model_shape(self.folder)
         self.examples = {"train": train, "validation": validation}
         self.device = "cpu" if device == "cpu" else "cuda"
+        self._config = read_json(self.folder / "config.json")
         self._rows: dict[Any, Rows] = {}
         self._batches: dict[Any, Batches] = {}
         tokenizer = self.folder / "tokenizer.json"
@@ -108,16 +108,11 @@ class Planner:
 
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
         """A split's rows under these settings."""
-        key = (
-            split,
-            settings["max_tokens"],
-            settings["over_length"],
-            METHODS[settings["method"]].virtual_tokens(settings),
-            settings["augment"],
-        )
+        limit = longest_allowed(settings, self._config)
+        key = (split, limit, settings["over_length"], split == "train" and settings["augment"])
         if key not in self._rows:
             examples = self.epoch_examples(settings) if split == "train" else self.examples[split]
-            self._rows[key] = encode_rows(self.folder, examples, settings)
+            self._rows[key] = encode_rows(self.folder, examples, limit, settings["over_length"])
         return self._rows[key]
 
     def precision(self, settings: Mapping[str, Any]) -> str:

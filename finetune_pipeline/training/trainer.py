@@ -186,12 +186,13 @@ class ProgressCallback(TrainerCallback):
         self.stage = stage
         self.history_file = history_file
         self.lines = lines
-        self.started = time.monotonic()
+        self.started = self.trained_from = time.monotonic()
         self.first_step = 0
         self.on_saved: Callable[[], None] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started, self.first_step = time.monotonic(), state.global_step
+        self.started = self.trained_from = time.monotonic()
+        self.first_step = state.global_step
         if state.best_model_checkpoint:  # taken up on another machine, it lies elsewhere
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
 
@@ -214,7 +215,9 @@ class ProgressCallback(TrainerCallback):
         )
         of = state.max_steps or 0
         done = state.global_step - self.first_step
-        left = seconds / done * (of - state.global_step) if done > 0 else None
+        if done <= 0:
+            self.trained_from = time.monotonic()  # the pass over the validation rows before training is no step
+        left = (time.monotonic() - self.trained_from) / done * (of - state.global_step) if done > 0 else None
         numbers = {"step": state.global_step, "of": of, **metrics}
         if left is not None:
             numbers["seconds_left"] = round(left, 1)

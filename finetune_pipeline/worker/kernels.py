@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +34,9 @@ def check_kernels(device: torch.device, precision: torch.dtype) -> list[Kernel]:
     """Check the kernels on a device, in the precision that it trains in; the merge computes on the CPU anyway."""
     import torch
 
+    for library in ("bitsandbytes", "peft"):  # not a kernel's time; what cannot be imported is told by its kernel
+        with contextlib.suppress(Exception):
+            importlib.import_module(library)
     return [
         checked("NF4 product", 0.02, lambda: _nf4(device, precision)),
         checked("packed attention", 0.02 if precision == torch.bfloat16 else 1e-4, lambda: _packed(device, precision)),

@@ -7,6 +7,8 @@ import runpy
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -28,3 +30,12 @@ def test_every_dependency_is_locked_with_hashes() -> None:
         assert re.match(rf"{re.escape(name)}==\S+", lines, re.IGNORECASE), name
         assert "--hash=sha256:" in lines, name
     assert not [name for name in runtime if name == "torch" or name.startswith("nvidia-")]
+
+
+def test_an_installation_is_never_silent_for_long(capsys: pytest.CaptureFixture[str]) -> None:
+    install = runpy.run_path(str(ROOT / "tools" / "install.py"))
+    with install["at_work"]("torch", every=0.01):
+        lines = ""
+        while lines.count("torch: working") < 2:
+            lines += capsys.readouterr().out
+    assert lines.startswith("environment: torch\n")

@@ -29,6 +29,10 @@ def test_the_reference_is_up_to_date_and_names_every_gate() -> None:
     assert all(f"\n`{gate.name}` | " in text and gate.what_to_do in text for gate in GATES.values())
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     headings = {

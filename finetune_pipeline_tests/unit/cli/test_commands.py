@@ -104,6 +104,13 @@ def test_findings_that_say_the_same_are_one_line_and_unknown_labels_are_counted(
     assert "raw/a.jsonl:2; raw/a.jsonl:3; raw/a.jsonl:4 and 147 more: 'true' is not one of" in done.stdout
 
 
+def test_where_there_is_no_such_task_nothing_is_made(data: Path, tmp_path: Path) -> None:
+    for command in ("run", "advise", "versus", "automate"):
+        done = finetune(command, "nope", data=data, home=tmp_path / "home")
+        assert done.returncode == 1 and "there is no task 'nope'" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_misspelt_command_names_the_nearest(data: Path, tmp_path: Path) -> None:
     assert "Did you mean 'check'?" in finetune("chekc", "demo", data=data, home=tmp_path / "home").stderr
 

@@ -11,15 +11,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import save_file
 
 from finetune_pipeline.cli import main as entry
+from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests import warm_workers
@@ -169,16 +173,37 @@ def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:
     assert not (tmp_path / "mlflow" / "mlflow.db").exists(), "who only looks makes no database"
 
 
+def test_a_command_without_a_line_says_on_a_terminal_that_it_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(output, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(output, "_first_line", threading.Event())
+    monkeypatch.setattr(sys, "argv", ["finetune", "check", "tickets"])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    said = ""
+    with output.noticed():
+        while said.count("working") < 2:
+            said += capsys.readouterr().err
+        say("4 rows")
+        for notice in (thread for thread in threading.enumerate() if thread.name == "notice"):
+            notice.join(timeout=10)
+            assert not notice.is_alive(), "what the command says itself is enough"
+    assert said.startswith("finetune check: starting\nfinetune check: working, 0 s\n")
+
+
 def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     env = {**os.environ, "FINETUNE_HOME": str(tmp_path)}
     env.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", "ticket_triage", "--stage", "data"]
-    process = subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_interruptible
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen(command, env=env, text=True, preexec_fn=_interruptible, **pipes)
     assert process.stdout is not None
     assert "base_model" in next(line for line in process.stdout if line.startswith("["))
-    process.send_signal(signal.SIGINT)
+    run = psutil.Process(process.pid)
+    while not any("watch_orphans" in " ".join(child.cmdline()) for child in run.children()):
+        time.sleep(0.05)  # what mirrors the step's output is there, too
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.strip() == "stopped; what was made is kept, and the same command goes on from there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_costs_from_raw_data_alone(project: Project) -> None:
     assert a10g["month"] == [365.0, 730.0, 1095.0]
     page = Path(facts["page"]).read_text("utf-8")
     assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
+
+
+def test_plan_and_costs_count_the_same_tokens(project: Project, tmp_path: Path) -> None:
+    task = tmp_path / "colours"
+    shutil.copytree(project.folder, task)
+    training = {"method": "lora", "epochs": 3, "augment": True}
+    (task / "task.yaml").write_text(yaml.safe_dump({**project.spec, "training": training}))
+    plan = json.loads(project.finetune("plan", str(task), "--json").stdout)
+    costs = json.loads(project.finetune("costs", str(task), "--json").stdout)
+    (tokens,) = {cost["tokens"] for cost in costs["training"] if "lora" in cost["methods"].split(", ")}
+    assert tokens == 3 * plan["tokens"]["total"] and plan["rows"] > plan["train_examples"] == 84
 
 
 def test_costs_by_the_prices_of_the_task(project: Project) -> None:

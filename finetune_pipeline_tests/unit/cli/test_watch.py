@@ -14,7 +14,10 @@ from finetune_pipeline.progress import VARIABLE, tell
 
 
 def test_numbers_in_words() -> None:
-    assert describe({"step": 3, "of": 10, "loss": 0.51234, "seconds_left": 75}) == "3 of 10, loss 0.512, 1:15 left"
+    assert (
+        describe({"step": 3, "of": 10, "loss": 0.51234, "seconds_left": 75})
+        == "3 of 10, loss 0.512, 1:15 left of this step"
+    )
     assert describe({"message": "reading", "step": 1, "of": 2}) == "reading, 1 of 2"
     assert describe({}) == ""
 

@@ -39,14 +39,14 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
 
 @pytest.mark.parametrize(("over", "most"), [("fail", 1024), ("drop", 55), ("truncate_prompt", 52)])
 def test_rows_are_encoded_as_training_does(base: Path, examples: list[Example], over: str, most: int) -> None:
-    encoded = encode_rows(base, examples, settings(over_length=over, max_tokens=most))
+    encoded = encode_rows(base, examples, most, over)
     real = prepare_split(load_tokenizer(base), examples, most, over, "train split")
     assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
     assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
 
 
 def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Example]) -> None:
-    rows = encode_rows(base, examples, settings()).rows[-8:]
+    rows = encode_rows(base, examples, 1024, "fail").rows[-8:]
     packed, real = batch_of(rows, settings(), True), PackedCollator()(rows)
     assert packed.tokens == real["input_ids"].numel() < sum(len(r["ids"]) for r in rows)
     assert packed.learned == packed.logits == real["labels"].numel()
@@ -86,3 +86,13 @@ def test_a_planner_adds_up_both_phases(base: Path, examples: list[Example]) -> N
     assert len(planner.phases(one)) == 1
     assert planner.memory(both).total >= planner.memory(one).total
     assert 0 < planner.computed_share(both) < 1 <= planner.computed_share(settings(shared_prefix=False))
+
+
+def test_rows_are_encoded_once_for_all_methods_that_allow_as_many_tokens(base: Path, examples: list[Example]) -> None:
+    planner = Planner(base, examples, examples[:3])
+    rows = planner.rows("train", settings(method="lora", max_tokens=64))
+    assert planner.rows("train", settings(method="prompt", max_tokens=64)) is rows
+    context = planner._config["max_position_embeddings"]
+    most = {"max_tokens": context, "prompt": {"tokens": 7}}
+    assert planner.rows("train", settings(method="lora", **most)).limit == context
+    assert planner.rows("train", settings(method="prompt", **most)).limit == context - 7

@@ -82,6 +82,8 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
     )
     assert parent.data.tags.get("mlflow.source.git.commit", "") == commit.stdout.strip()
     assert "x" not in parent.data.tags.values()
+    kind = tracking.client().get_experiment(nested.info.experiment_id).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development", "else MLflow's page of the experiment shows no models"
     assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}?{VIEW}"]
 
 

@@ -64,6 +64,9 @@ def test_a_step_stays_on_the_device_and_takes_the_memory_that_is_planned(
     assert "error" not in result, result["error"]
     assert result["planned"] == pytest.approx(result["peak"], rel=0.1), result
     assert result.get("packed", True) == (case != "padded")
+    if "validation_peak" in result:
+        assert result["validation_planned"] == pytest.approx(result["validation_peak"], rel=0.1), result
+        assert result["waits"] == 4, "a validation pass waits for its four losses, once a batch"
 
 
 @pytest.mark.parametrize("fault", FAULTS)

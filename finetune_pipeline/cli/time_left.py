@@ -1,0 +1,160 @@
+"""How long the rest of a run takes: by what each step took before, scaled by its work, and by the speed of this run so far.
+
+Every step that is made adds its seconds to step_seconds.json in the home; where a step was never made there, the file beside
+this one counts, written by `finetune run order_intake` on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.planning.needs import parameters_by_name
+from finetune_pipeline.reminders import spell
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.model import TaskSpec
+
+FILE = "step_seconds.json"
+SHIPPED = Path(__file__).with_name(FILE)
+_ROW_BYTES = 600
+"""Of a raw row, before anything was read."""
+_WRITTEN = 4
+"""A token of an answer costs about so many of a prompt."""
+_LEAST_SHARE = 0.1
+"""Loading libraries and models takes no less for fewer rows."""
+_DAMPING_S = 30.0
+"""A run is taken to be as fast as those before until its steps have taken about as long."""
+
+Took = Mapping[str, Mapping[str, tuple[float, float]]]
+"""By step and task: seconds and the work they were for; the newest task last."""
+
+
+def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None) -> dict[str, float]:
+    """How much each step has to do, in units of its own. Steps that are not named take about as long for any task.
+
+    Args:
+        rows: Of each split; None before there are splits.
+    """
+    if rows is None:
+        whole = raw_bytes / _ROW_BYTES
+        test, validation = whole * spec.split.test, whole * spec.split.validation
+        rows = {"train": round(whole - test - validation), "validation": round(validation), "test": round(test)}
+    text = raw_bytes / max(1, sum(rows.values())) / 4
+    asked = text + _WRITTEN * spec.answer_length
+    size = parameters_by_name(spec.base_model) or 1e9
+    prompts = len(spec.baseline.shots) * (1 + len(spec.baseline.prompts)) + bool(spec.baseline.retrieved)
+    epochs = sum(p["epochs"] for p in METHODS[spec.training.method].phases(spec.training.model_dump()))
+    read = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "data_quality")
+    return {
+        **dict.fromkeys(read, float(raw_bytes)),
+        **dict.fromkeys(("base_model", "base_ability", "general_ability", "merged_model"), size),
+        "few_shot_baseline": size * asked * prompts * min(spec.baseline.rows, rows["validation"]),
+        "adapter": size * text * rows["train"] * epochs * (4 if spec.training.augment else 1),
+        "test_predictions": size * asked * rows["test"],
+    }
+
+
+def read_took(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
+    """What the steps took; a file that cannot be read counts as none."""
+    try:
+        return {
+            step: {task: (float(s), float(w)) for task, (s, w) in of.items()} for step, of in read_json(path).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+@dataclass
+class _Running:
+    step: str
+    began: float
+    left: float | None = None
+    told: float = 0.0
+    waited: bool = False
+
+
+class TimeLeft:
+    """The time left of one run. Times are given by the caller, in seconds of any clock.
+
+    Args:
+        steps: The steps that the run makes.
+        work: Of :func:`work_of_steps`.
+        one_phase: The seconds a training tells to be left are those of all of it.
+    """
+
+    def __init__(self, task: str, steps: list[str], work: Mapping[str, float], home: Path, one_phase: bool) -> None:
+        self.task, self.work, self.one_phase, self._path = task, work, one_phase, home / FILE
+        self._pending = list(steps)
+        own, shipped = read_took(self._path), read_took(SHIPPED)
+        self._before = {step: self._seconds(step, own.get(step) or shipped.get(step, {})) for step in steps}
+        self.source = (
+            f"earlier runs of {task} here"
+            if all(task in own.get(step, {}) for step in steps)
+            else "earlier runs, of other tasks or on other machines"
+        )
+        self._running: _Running | None = None
+        self._took, self._expected = _DAMPING_S, _DAMPING_S
+
+    def _seconds(self, step: str, took: Mapping[str, tuple[float, float]]) -> float:
+        if not took:
+            return 0.0
+        seconds, work = took[self.task] if self.task in took else list(took.values())[-1]
+        return seconds * max(_LEAST_SHARE, self.work.get(step, 1.0) / work)
+
+    def begin(self, step: str, now: float) -> None:
+        """A step begins."""
+        self._running = _Running(step, now)
+
+    def tell(self, step: str, seconds_left: float, now: float) -> None:
+        """The step that runs says how long it still takes."""
+        if self._running and self._running.step == step:
+            self._running.left, self._running.told = seconds_left, now
+
+    def wait(self) -> None:
+        """The step that runs waits for something: its time says nothing."""
+        if self._running:
+            self._running.waited = True
+
+    def end(self, step: str, now: float) -> None:
+        """A step is made; remembered for runs to come."""
+        if self._running and self._running.step == step and not self._running.waited:
+            seconds = now - self._running.began
+            if before := self._before.get(step, 0.0):
+                self._took, self._expected = self._took + seconds, self._expected + before
+            kept = read_took(self._path)
+            kept[step] = {t: v for t, v in kept.get(step, {}).items() if t != self.task}
+            kept[step][self.task] = (round(seconds, 2), self.work.get(step, 1.0))
+            write_json(self._path, kept)
+        self.skip(step)
+
+    def skip(self, step: str) -> None:
+        """A step was made already."""
+        self._running = None
+        if step in self._pending:
+            self._pending.remove(step)
+
+    def left(self, now: float) -> float:
+        """Seconds that the rest of the run takes."""
+        running, took, expected = self._running, self._took, self._expected
+        rest = sum(self._before[step] for step in self._pending if not running or step != running.step)
+        if running is None:
+            return rest * took / expected
+        begun = now - running.began
+        told = None if running.left is None else max(0.0, running.left - (now - running.told))
+        before = self._before.get(running.step, 0.0)
+        if told is not None and self.one_phase:
+            speed = (took + begun + told) / (expected + before)
+            return told + rest * speed
+        speed = took / expected
+        own = max(before * speed - begun, 0.1 * begun, told or 0.0)
+        return own + rest * speed
+
+    def words(self, now: float) -> str:
+        """``about 12 min left for the whole run``."""
+        return f"{_about(self.left(now))} left for the whole run"
+
+
+def _about(seconds: float) -> str:
+    return f"about {spell(60 * round(seconds / 60))}" if seconds >= 60 else "less than a minute"

@@ -1,0 +1,109 @@
+"""The time left for the whole run, by a recorded clock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.cli import time_left, watch
+from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
+from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.progress import VARIABLE
+from finetune_pipeline.spec import load_task
+from finetune_pipeline.spec.model import TaskSpec
+
+STEPS = ["splits", "adapter", "test_predictions"]
+WORK = {"splits": 10.0, "adapter": 200.0, "test_predictions": 50.0}
+
+
+@pytest.fixture
+def spec() -> TaskSpec:
+    return load_task(Path(__file__).resolve().parents[3] / "data" / "order_intake").spec
+
+
+def before(home: Path, **seconds: float) -> Path:
+    """A home where each step took so long for the same work."""
+    kept = {step: {"orders": [s, WORK[step]]} for step, s in seconds.items()}
+    (home / time_left.FILE).write_text(json.dumps(kept))
+    return home
+
+
+def test_a_second_run_takes_as_long_as_the_first_and_more_for_more_work(tmp_path: Path) -> None:
+    home = before(tmp_path, splits=60, adapter=600, test_predictions=120)
+    assert TimeLeft("orders", STEPS, WORK, home, True).words(0) == "about 13 min left for the whole run"
+    assert TimeLeft("orders", STEPS, WORK, home, True).source == "earlier runs of orders here"
+    more = TimeLeft("tickets", STEPS, {**WORK, "adapter": 400.0}, home, True)
+    assert more.left(0) == 60 + 1200 + 120 and "other tasks" in more.source
+    assert TimeLeft("orders", ["test_predictions"], WORK, home, True).left(0) == 120, "the others are made already"
+
+
+def test_it_follows_the_speed_of_the_run_and_what_the_training_says(tmp_path: Path) -> None:
+    left = TimeLeft("orders", STEPS, WORK, before(tmp_path, splits=60, adapter=600, test_predictions=120), True)
+    left.begin("splits", 0)
+    assert left.left(20) == 760, "the clock runs"
+    left.end("splits", 120)
+    slower = (120 + 30) / (60 + 30)
+    assert left.left(120) == pytest.approx(720 * slower)
+    left.begin("adapter", 120)
+    assert left.left(120 + 9000) == pytest.approx(900 + 120 * slower), "longer than ever: a tenth of it more"
+    left.tell("adapter", 400, 220)
+    speed = (120 + 30 + 100 + 400) / (60 + 30 + 600)
+    assert left.left(220) == pytest.approx(400 + 120 * speed)
+    left.end("adapter", 600)
+    left.begin("test_predictions", 600)
+    left.end("test_predictions", 700)
+    assert left.left(700) == 0 and left.words(700) == "less than a minute left for the whole run"
+    again = TimeLeft("orders", STEPS, WORK, tmp_path, True)
+    assert again.left(0) == 120 + 480 + 100, "this run is remembered"
+
+
+def test_of_several_phases_the_first_says_nothing_of_the_rest(tmp_path: Path) -> None:
+    left = TimeLeft("orders", STEPS[1:], WORK, before(tmp_path, adapter=600, test_predictions=120), False)
+    left.begin("adapter", 0)
+    left.tell("adapter", 100, 50)
+    assert left.left(50) == 550 + 120
+
+
+def test_a_step_that_waited_is_not_remembered(tmp_path: Path) -> None:
+    left = TimeLeft("orders", STEPS, WORK, before(tmp_path, splits=60, adapter=600, test_predictions=120), True)
+    left.begin("splits", 0)
+    left.wait()
+    left.end("splits", 5000)
+    assert left.left(5000) == 720
+    assert TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) == 60
+
+
+def test_the_first_run_of_all_is_estimated_by_what_is_shipped(tmp_path: Path, spec: TaskSpec) -> None:
+    (tmp_path / time_left.FILE).write_text("{")
+    counts = {"train": 841, "validation": 119, "test": 244}
+    steps = list(time_left.read_took(time_left.SHIPPED))
+    assert {"few_shot_baseline", "adapter", "test_predictions"} <= set(steps)
+
+    def minutes(size: int, **changed: object) -> float:
+        training = spec.training.model_copy(update=changed)
+        work = work_of_steps(spec.model_copy(update={"training": training}), size, counts if size < 1e6 else None)
+        return TimeLeft("order_intake", steps, work, tmp_path, True).left(0) / 60
+
+    assert 4 < minutes(795_899) < 60
+    trained = time_left.read_took(time_left.SHIPPED)["adapter"]["order_intake"][0] / 60
+    assert minutes(795_899, epochs=1.2) - minutes(795_899) == pytest.approx(trained, rel=0.05)
+    assert minutes(79_589_900) > 30 * minutes(795_899), "a hundred times the rows"
+
+
+def test_the_terminal_says_it_with_the_lines_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(path := tmp_path / "progress.jsonl"))
+    monkeypatch.setattr(watch, "LEFT_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0.0)
+    home, said = before(tmp_path, splits=60, adapter=600, test_predictions=120), []
+    rows = [(0, "splits", "unchanged", {}), (0, "splits", "done", {"reused": True}), (1, "adapter", "begins", {}),
+            (100, "adapter", "", {"step": 1, "of": 5, "seconds_left": 400})]  # fmt: skip
+    path.write_text("".join(json.dumps({"time": t, "stage": s, "message": m, **n}) + "\n" for t, s, m, n in rows))
+    with Watcher(path, 3, said.append, left=TimeLeft("orders", STEPS, WORK, home, True)):
+        pass
+    assert said == [
+        "[ 1/3] splits (made already)",
+        "[ 2/3] adapter; about 12 min left for the whole run",
+        "        1 of 5, 6:40 left of this step; about 8 min left for the whole run",
+    ]
