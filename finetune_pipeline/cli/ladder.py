@@ -25,7 +25,7 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
     """
     apply_environment()
     loaded = get_task(task)
-    step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else (LADDER, LADDER)
+    step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
     made = open_project(loaded).artifacts()[step]
     if made is None:
         with dg.DagsterInstance.get() as instance:

@@ -136,7 +136,7 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
 
 STAGES = tuple(group for group in GROUPS if group != LOGS)
 TUNED_RUNGS = "tuned_rungs"
-LADDER, TUNED_LADDER = "ladder", "ladder_tuned"
+LADDER, TUNED_LADDER = "climb_ladder", "climb_tuned_ladder"
 """The jobs that make the steps of the ladder, and what they need: without and with the tuned model."""
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_pipeline.orchestration.assets import task_assets
+import yaml
+
+from finetune_pipeline.definitions import build_definitions
+from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, task_assets
 from finetune_pipeline.pipeline import GROUPS, STEPS
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -20,3 +23,20 @@ def test_each_task_has_its_own_groups_without_a_cycle_and_assets_carry_their_cod
         assert all(order[specs[d.asset_key].group_name or ""] <= order[of.group_name] for d in of.deps), of.key
     versions = {step.name: step.code_version for step in STEPS}
     assert {key.path[-1]: of.code_version for key, of in specs.items()} == versions
+
+
+def test_dagster_loads_all_of_a_task_and_a_whole_run_leaves_out_what_is_made_on_request(tmp_path: Path) -> None:
+    (tmp_path / "triage").mkdir()
+    (tmp_path / "triage" / "task.yaml").write_text(yaml.safe_dump(spec().model_dump(mode="json", exclude_unset=True)))
+    repository = build_definitions(tmp_path).get_repository_def()
+    repository.load_all_definitions()  # names of jobs and of assets must not meet
+    asked_for = {step.name for step in STEPS if step.asked_for}
+
+    def made(job: str) -> set[str]:
+        layer = repository.get_job(f"triage__{job}").asset_layer
+        return {key.path[-1] for key in layer.selected_asset_keys}
+
+    assert made("all") == {step.name for step in STEPS} - asked_for
+    assert made("baseline") & asked_for == set()
+    assert made(LADDER) & asked_for == {"prompt_search", "pilot", "ladder"}
+    assert asked_for | {"adapter", "merged_model"} <= made(TUNED_LADDER)
