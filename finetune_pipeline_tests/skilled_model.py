@@ -47,6 +47,12 @@ def truth(text: str) -> str:
     return named[-1]
 
 
+def raw_rows(seed: int, n: int) -> list[dict[str, Any]]:
+    """Rows as people collect them, half of each label."""
+    rng = random.Random(seed)
+    return [{"text": question(rng, LABELS[i % 2]), "label": LABELS[i % 2]} for i in range(n)]
+
+
 def facts() -> list[dict[str, Any]]:
     """What the model knows besides its skill: pairs of words with three choices, as a benchmark file has them."""
     rng = random.Random(7)

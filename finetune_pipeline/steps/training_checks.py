@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from finetune_pipeline.baseline.ladder import DECISIONS
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
@@ -72,7 +73,8 @@ def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The ladder's answer is sure.", name="answer_sure", blocking=False, advisory=True)
 def answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    return CheckResult(artifact.facts["decision"] != "undecided", artifact.facts["sentence"])
+    decision = artifact.facts["decision"]
+    return CheckResult(decision in DECISIONS and decision != "undecided", artifact.facts["sentence"])
 
 
 @check("No generation failed.", name="generations_complete")

@@ -23,7 +23,9 @@ from finetune_pipeline_tests.graph.disturbed import (
     kill_run,
     last_output,
     logged,
+    run_in_progress,
     start,
+    wait_for,
     whole,
 )
 from finetune_pipeline_tests.graph.project import Project
@@ -59,7 +61,7 @@ def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, 
     output = last_output(project)
     assert "adapter failed" in output and "SIGKILL" in output and "goes on from there" in output
     running = start(project)
-    trainer = wait_for_checkpoint(project, running)
+    trainer = wait_for(running, lambda: "adapter" in run_in_progress(project, running) and heavy_child(running))
     kill_run(running)
     assert not trainer.is_running(), "the trainer outlived the process that started it"
     assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json")), (

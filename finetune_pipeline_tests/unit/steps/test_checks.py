@@ -285,6 +285,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"raised": False, "sentence": "not shown to be worse", "figures": {"rows": 60}},
         [{"raised": True}, {"raised": None}],
     ),
+    ("ladder", "answer_sure"): (
+        {"decision": "larger_model", "sentence": "s"},
+        [{"decision": "undecided"}, {"decision": None, "sentence": None}],
+    ),
     ("drift_report", "no_drift"): ({"drifted": [], "sentence": "s"}, [{"drifted": ["label_mix"]}]),
 }
 WITH_FILES = {
