@@ -226,3 +226,37 @@ def test_every_file_beside_the_code_is_part_of_a_wheel() -> None:
     packed = {path for pattern in declared["finetune_pipeline"] for path in PACKAGE.glob(pattern)}
     there = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".py" and p.parent.name != "__pycache__"}
     assert packed == there
+
+
+def defined_in(path: Path) -> set[str]:
+    """Every name that a module binds."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools", "finetune_pipeline_tests"])
+def test_what_scripts_and_tests_import_of_the_package_is_there(folder: str) -> None:
+    """Scripts are run by hand, so nothing else would tell that what they import has gone."""
+    gone = []
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("finetune_pipeline"):
+                continue
+            place = PACKAGE.parent.joinpath(*str(node.module).split("."))
+            source = place.with_suffix(".py") if place.with_suffix(".py").exists() else place / "__init__.py"
+            names = defined_in(source) if source.exists() else set()
+            gone += [
+                f"{path.name}: {node.module}.{alias.name}"
+                for alias in node.names
+                if alias.name not in names
+                and not (place / f"{alias.name}.py").exists()
+                and not (place / alias.name).is_dir()
+            ]
+    assert gone == []
