@@ -108,7 +108,7 @@ def _decide(
         return "larger_model", f"{held}, which is mostly wrong, and {beyond}: this model cannot do the task."
     if expected.gain_interval[1] < spec.gates.wanted_gain:
         return stands.kind, f"{held}, and {beyond}, less than gates.wanted_gain."
-    return "undecided", f"{held}, and {beyond}: `finetune run {spec.name}` decides on the sealed test."
+    return "undecided", f"{held}, and {beyond}: only training on all rows decides (finetune run {spec.name})."
 
 
 def _reasons(
