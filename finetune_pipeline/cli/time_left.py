@@ -46,12 +46,15 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
     size = parameters_by_name(spec.base_model) or 1e9
     prompts = len(spec.baseline.shots) * (1 + len(spec.baseline.prompts)) + bool(spec.baseline.retrieved)
     epochs = sum(p["epochs"] for p in METHODS[spec.training.method].phases(spec.training.model_dump()))
+    trained = size * text * rows["train"] * epochs * (4 if spec.training.augment else 1)
     read = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "data_quality")
     return {
         **dict.fromkeys(read, float(raw_bytes)),
         **dict.fromkeys(("base_model", "base_ability", "general_ability", "merged_model"), size),
         "few_shot_baseline": size * asked * prompts * min(spec.baseline.rows, rows["validation"]),
-        "adapter": size * text * rows["train"] * epochs * (4 if spec.training.augment else 1),
+        "prompt_search": size * asked * spec.ladder.calls,
+        "pilot": trained * sum(spec.ladder.pilot),
+        "adapter": trained,
         "test_predictions": size * asked * rows["test"],
     }
 
