@@ -150,7 +150,7 @@ def _flips(
     if stands.kind == "tuned":
         return said
     if decision == "fine_tune":
-        if stands.interval is not None:
+        if stands.interval is not None and stands.interval[0] > 0:
             said.append(
                 f"With baseline.ceiling at {percent(stands.interval[0])} or less, {inside(stands.title)} is enough."
             )
