@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _prompt(output: dict[str, Any]) -> str:
 
 
 def command(work: Path, *arguments: str) -> tuple[dict[str, Any], float]:
-    """One `finetune` command with --json. Returns what it told, and its seconds."""
+    """One `finetune` command with --json. Returns its answer, and its seconds."""
     began = time.monotonic()
     environment = {**os.environ, "FINETUNE_DATA": str(work / "data"), "FINETUNE_HOME": str(work / "home")}
     done = subprocess.run(
@@ -139,75 +139,97 @@ def command(work: Path, *arguments: str) -> tuple[dict[str, Any], float]:
     return json.loads(done.stdout), time.monotonic() - began
 
 
-def measure(name: str, work: Path, public: Path, rows: int) -> dict[str, Any]:
-    """Advice, ladder and truth of one set, with the seconds of each."""
+@dataclass(frozen=True)
+class Result:
+    """What was advised for a set before training, and what training then showed on the sealed test.
+
+    Attributes:
+        points: (share of the rows, score) of the pilot's trainings.
+        expected: Interval of what the pilot says all rows should reach; None without one.
+        rival: What leads of everything simpler; gain and interval are those of the tuned model over it.
+        seconds: By command.
+    """
+
+    name: str
+    nature: str
+    advice: str
+    advised_to_train: bool
+    ladder: str
+    points: list[list[float]]
+    expected: list[float] | None
+    flips: list[str]
+    tuned: float
+    rival: str
+    gain: float
+    interval: list[float]
+    seconds: dict[str, float]
+
+    @property
+    def wins(self) -> bool:
+        """Whether the tuned model is surely ahead."""
+        return self.interval[0] > 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the pilot's interval holds what all rows reached."""
+        return self.expected is not None and self.expected[0] <= self.tuned <= self.expected[1]
+
+
+def measure(name: str, work: Path, public: Path, rows: int) -> Result:
+    """Advice, ladder and truth of one set."""
     write_task(name, public, work / "data", rows)
     advice, advised = command(work, "advise", name)
     ladder, climbed = command(work, "ladder", name)
     ran, trained = command(work, "run", name)
     report = read_json(Path(ran["steps"]["evaluation_report"]["folder"]) / "evaluation.json")
-    # against everything simpler: the least of the paired gains over the base model at its best and the simple models
-    gains = {
-        key: (of["gain"], of["interval"])
-        for key, of in report["comparisons"].items()
-        if of and key != "champion" and of.get("interval")
-    }
-    rival = min(gains, key=lambda key: gains[key][0])
-    gain, interval = gains[rival]
-    scores = {key: of["primary"]["value"] for key, of in report["scores"].items() if of.get("primary")}
-    return {
-        "name": name,
-        "nature": SETS[name].nature,
-        "advice": advice["decision"],
-        "advised_to_train": advice["fine_tune"],
-        "ladder": ladder["decision"],
-        "points": [[p["share"], p["value"]] for p in ladder["points"]],
-        "expected": ladder["expected"],
-        "flips": ladder["flips"],
-        "tuned": scores["candidate"],
-        "rival": rival,
-        "rival_score": scores["candidate"] - gain,
-        "gain": gain,
-        "interval": interval,
-        "wins": interval[0] > 0,
-        "loses": interval[1] < 0,
-        "seconds": {"advise": advised, "ladder": climbed, "run": trained},
-    }
+    gains = {key: of for key, of in report["comparisons"].items() if of and key != "champion" and of.get("interval")}
+    rival = min(gains, key=lambda key: float(gains[key]["gain"]))
+    return Result(
+        name=name,
+        nature=SETS[name].nature,
+        advice=advice["decision"],
+        advised_to_train=advice["fine_tune"],
+        ladder=ladder["decision"],
+        points=[[point["share"], point["value"]] for point in ladder["points"]],
+        expected=ladder["expected"]["interval"] if ladder["expected"] else None,
+        flips=ladder["flips"],
+        tuned=report["scores"]["candidate"]["primary"]["value"],
+        rival=rival,
+        gain=gains[rival]["gain"],
+        interval=gains[rival]["interval"],
+        seconds={"advise": advised, "ladder": climbed, "run": trained},
+    )
 
 
-def judged(yes: bool, sure: bool, wins: bool) -> str:
-    """right, wrong or undecided."""
-    return "undecided" if not sure else "right" if yes == wins else "wrong"
+def judged(yes: bool, wins: bool) -> str:
+    """Whether an advice is right."""
+    return "right" if yes == wins else "wrong"
 
 
-def table(results: Sequence[dict[str, Any]]) -> list[str]:
+def table(results: Sequence[Result]) -> list[str]:
     """The results as Markdown, with the hit rates below."""
     lines = [
-        "| set | what it is | advice | ladder | tuned | best simpler | gain on the test | expected by the pilot | seconds |"
+        "| set | what it is | advice | ladder | tuned | best simpler | gain on the test | expected by the pilot | seconds |",
+        "|---|---|---|---|---:|---|---|---|---:|",
     ]
-    lines.append("|---|---|---|---|---:|---|---|---|---:|")
-    tally: dict[str, list[str]] = {"advice": [], "ladder": []}
-    held = asked = 0
+    verdicts: dict[str, list[str]] = {"advice": [], "ladder": []}
     for of in results:
-        first = judged(of["advised_to_train"], True, of["wins"])
-        second = judged(of["ladder"] == "fine_tune", of["ladder"] != "undecided", of["wins"])
-        tally["advice"].append(first)
-        tally["ladder"].append(second)
-        expected = "–"
-        if of["expected"]:
-            low, high = of["expected"]["interval"]
-            asked, held = asked + 1, held + (low <= of["tuned"] <= high)
-            expected = f"{percent(low)} to {percent(high)}"
+        verdicts["advice"].append(judged(of.advised_to_train, of.wins))
+        sure = of.ladder != "undecided"
+        verdicts["ladder"].append(judged(of.ladder == "fine_tune", of.wins) if sure else "undecided")
+        expected = " to ".join(map(percent, of.expected)) if of.expected else "–"
         lines.append(
-            f"| {of['name']} | {of['nature']} | {of['advice']} ({first}) | {of['ladder']} ({second}) | {percent(of['tuned'])} | "
-            f"{of['rival']} {percent(of['rival_score'])} | {points(of['gain'])} ({points_range(of['interval'])}) | {expected} | "
-            f"{sum(of['seconds'].values()):.0f} |"
+            f"| {of.name} | {of.nature} | {of.advice} ({verdicts['advice'][-1]}) | {of.ladder} ({verdicts['ladder'][-1]}) | "
+            f"{percent(of.tuned)} | {of.rival} {percent(of.tuned - of.gain)} | {points(of.gain)} "
+            f"({points_range(of.interval)}) | {expected} | {sum(of.seconds.values()):.0f} |"
         )
-    for name, said in tally.items():
-        counts = {word: said.count(word) for word in ("right", "wrong", "undecided")}
-        lines.append(f"\n{name}: " + ", ".join(f"{n} {word}" for word, n in counts.items()) + f" of {len(said)}")
+    for name, given in verdicts.items():
+        counts = ", ".join(f"{given.count(word)} {word}" for word in ("right", "wrong", "undecided"))
+        lines.append(f"\n{name}: {counts} of {len(given)}")
+    asked = [of for of in results if of.expected]
+    held = sum(of.held for of in asked)
     lines.append(
-        f"\nthe pilot's interval, made on validation, held what full training reached on the test: {held} of {asked}"
+        f"\nthe pilot's interval, made on validation, held what all rows reached on the test: {held} of {len(asked)}"
     )
     return lines
 
@@ -219,19 +241,20 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--set", nargs="*", choices=list(SETS), default=list(SETS), dest="sets")
     given = parser.parse_args()
-    results = []
+    results: list[Result] = []
     for name in given.sets:
         kept = given.work / f"{name}.json"
         if not kept.exists():
             try:
-                write_json(kept, measure(name, given.work, given.public, given.rows))
+                write_json(kept, asdict(measure(name, given.work, given.public, given.rows)))
             except RuntimeError as error:
                 print(f"{name}: failed: {error}", file=sys.stderr, flush=True)
                 continue
-        results.append(read_json(kept))
-        print(f"{name}: {results[-1]['advice']}, {results[-1]['ladder']}, gain {results[-1]['gain']:+.3f}", flush=True)
+        result = Result(**read_json(kept))
+        results.append(result)
+        print(f"{name}: {result.advice}, {result.ladder}, gain {result.gain:+.3f}", flush=True)
     print("\n".join(table(results)))
-    lost = [of["name"] for of in results if of["loses"] and "fine_tune" in (of["advice"], of["ladder"])]
+    lost = [of.name for of in results if of.interval[1] < 0 and "fine_tune" in (of.advice, of.ladder)]
     if lost:
         print(f"\na sure yes that lost: {', '.join(lost)}")
     return 1 if lost else 0

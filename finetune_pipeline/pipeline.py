@@ -35,6 +35,7 @@ from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
 from finetune_pipeline.steps import training_checks as training_check
 from finetune_pipeline.steps.run_inputs import base_of
+from finetune_pipeline.steps.rungs import ladder_settings
 
 LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
@@ -230,6 +231,8 @@ STEPS = [
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search"),
         settings=lambda spec, outside: {
             "pilot": spec.ladder.pilot,
+            "trainer": spec.training.trainer,
+            **ladder_settings(spec),
             **decisive_settings(spec.training),
             **baseline.answering_settings(spec),
         },
@@ -243,7 +246,11 @@ STEPS = [
         "No language model, prompt, retrieve, pilot: quality, cost and latency of each rung, the answer, and what would change it.",
         ladder.make_ladder,
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search", "pilot"),
-        settings=lambda spec, outside: {**baseline.advice_settings(spec), "seed": spec.split.seed},
+        settings=lambda spec, outside: {
+            **baseline.advice_settings(spec),
+            "seed": spec.split.seed,
+            "description": spec.description,
+        },
         kinds=("html", "python"),
         heavy=True,
         asked_for=True,

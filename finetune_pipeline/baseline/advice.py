@@ -57,6 +57,7 @@ DECISIONS = {
     "no_signal": "No: the answers cannot be told from the inputs.",
     "prompt": "No: prompt the model.",
     "retrieve": "No: show the model the nearest examples.",
+    "documents": "No: show the model the passages of your documents.",
     "simple": "No: use a simple model instead of a language model.",
     "collect": "Not yet: collect data first.",
     "fine_tune": "Yes: fine-tune.",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
 from finetune_pipeline.baseline.selection import cross_fitted
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -28,15 +29,10 @@ Rows = Mapping[str, Sequence[Row]]
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
 DECISIONS = {
-    "no_signal": "No: the answers cannot be told from the inputs.",
-    "simple": "No: use a simple model instead of a language model.",
-    "prompt": "No: prompt the model.",
+    **ADVICE,
     "optimised": "No: prompt the model with the better prompt that was found.",
-    "retrieve": "No: show the model the nearest examples.",
-    "documents": "No: show the model the passages of your documents.",
     "api": "No: ask the API model.",
     "larger_model": "No: use a larger model.",
-    "fine_tune": "Yes: fine-tune.",
     "undecided": "Not sure yet.",
 }
 
@@ -108,11 +104,6 @@ class Ladder(BaseModel):
         return next(rung for rung in self.rungs if rung.name == name)
 
 
-def read_ladder(facts: Mapping[str, Any]) -> Ladder:
-    """The ladder of an artifact's facts."""
-    return Ladder.model_validate(facts)
-
-
 @dataclass(frozen=True)
 class Terms:
     """What calls and trainings cost, and how long calls take.
@@ -153,8 +144,7 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
         *_rungs(spec, "optimised", "The searched prompt",
                 {OPTIMISED: optimised} if optimised else {}, {OPTIMISED: optimised}, tokens),
         *_rungs(spec, "retrieve", "Retrieval of examples", {n: rows[n] for n in nearest}, rows, tokens),
-        *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents},
-                rows, tokens),
+        *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents}, rows, tokens),
         *_rungs(spec, "api", "The API model", {n: rows[n] for n in api}, rows, tokens),
     ]  # fmt: skip
 
@@ -169,10 +159,7 @@ def _rungs(
     free = {name: of for name, of in prompts.items() if _in_form(spec, of)} or dict(prompts)
     held = {name: of for name in prompts if (of := restricted_rows(rows, name, spec.output))}
     made = []
-    for among, name, how in (
-        (free, kind, ""),
-        (held, f"{kind}_restricted", ", restricted answers"),
-    ):
+    for among, name, how in ((free, kind, ""), (held, f"{kind}_restricted", ", restricted answers")):
         if among:
             chosen = cross_fitted(spec, among)
             made.append(Answered(name, kind, f"{title}{how}", chosen.rows, tokens.get(chosen.names[0])))
@@ -183,21 +170,28 @@ def _in_form(spec: TaskSpec, rows: Sequence[Row]) -> bool:
     return (valid_share(rows, spec.output)["share"] or 0.0) >= IN_FORM
 
 
-def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> list[Rung]:
-    """Score every rung, and compare it in pairs with the best one below it that is not excluded."""
+def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> tuple[list[Rung], Answered]:
+    """Score every rung, each compared in pairs with the best allowed one below it.
+
+    Returns:
+        The rungs, and the simplest allowed one that no later allowed one surely beats; the first where all are excluded.
+    """
     metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
     rungs: list[Rung] = []
     best: Answered | None = None
     for answers in answered:
-        value = metric.value(answers.rows, spec.output) or 0.0
         p50, p95 = terms.latency.get(answers.name, (None, None))
         cost = terms.dollars.get(answers.name)
+        gain = metric.gain(best.rows, answers.rows, spec.output, confidence) if best else None
         rung = Rung(
             name=answers.name,
             kind=answers.kind,
             title=answers.title,
-            value=value,
+            value=metric.value(answers.rows, spec.output) or 0.0,
             interval=metric.interval(answers.rows, spec.output, spec.gates.confidence),
+            gain=gain.gain if gain else None,
+            gain_interval=gain.interval if gain else None,
+            over=best.title if best else "",
             prompt_tokens=answers.call.prompt if answers.call else None,
             answer_tokens=answers.call.answer if answers.call else None,
             dollars=cost,
@@ -205,23 +199,10 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> l
             p95=p95,
             excluded=_excluded(spec, cost, p95),
         )
-        if best is not None:
-            gain = metric.gain(best.rows, answers.rows, spec.output, confidence)
-            rung = rung.model_copy(update={"gain": gain.gain, "gain_interval": gain.interval, "over": best.title})
         rungs.append(rung)
-        if not rung.excluded and (best is None or (rung.gain_interval or (0.0,))[0] > 0):
+        if not rung.excluded and (gain is None or gain.surely_above()):
             best = answers
-    return rungs
-
-
-def standing(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> str:
-    """Name of the simplest allowed rung that no later allowed one surely beats; the first one where all are excluded."""
-    best = answered[0].name
-    started = False
-    for rung in score_rungs(spec, answered, terms):
-        if not rung.excluded and (not started or (rung.gain_interval or (0.0,))[0] > 0):
-            best, started = rung.name, True
-    return best
+    return rungs, best or answered[0]
 
 
 def one_of_many(spec: TaskSpec, rungs: int) -> float:

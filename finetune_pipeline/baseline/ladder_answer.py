@@ -6,19 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import (
-    DECISIONS,
-    Answered,
-    Ladder,
-    Rung,
-    Terms,
-    one_of_many,
-    score_rungs,
-    standing,
-)
-from finetune_pipeline.baseline.pilot import Extrapolation, Point, rows_for
+from finetune_pipeline.baseline.ladder import DECISIONS, Answered, Ladder, Rung, Terms, one_of_many, score_rungs
+from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
 from finetune_pipeline.evaluation.correctness import is_right
-from finetune_pipeline.evaluation.metrics import METRICS, metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
 from finetune_pipeline.evaluation.wording import counted, dollars, inside, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -30,70 +21,75 @@ MOSTLY_WRONG = 0.5
 def ladder(
     spec: TaskSpec,
     answered: Sequence[Answered],
-    advice: str,
     terms: Terms,
-    measured: Sequence[Point] = (),
+    *,
+    learnable: bool = True,
+    points: Sequence[Point] = (),
     pilot_rows: Mapping[float, Sequence[Row]] | None = None,
+    expected: Extrapolation | None = None,
     skipped: Mapping[str, str] | None = None,
     train_rows: int = 0,
-    expected: Extrapolation | None = None,
 ) -> Ladder:
     """Score the rungs, and decide.
 
     Args:
-        answered: Of :func:`climb`.
-        advice: Decision of baseline.advice, which knows whether the answers can be learnt at all.
-        measured, pilot_rows: Of the pilot's trainings, by share; the largest is a rung that trained models stand on.
+        answered: Of :func:`.ladder.climb`, and behind them the tuned model where it answered the same rows.
+        learnable: Whether anything simple tells the answers from the inputs (baseline.learnable).
+        points, pilot_rows: The pilot's trainings, and their answers by share of the training rows.
+        expected: What all rows should reach where `pilot_rows` are not given any more; else it follows from these.
         train_rows: All there are.
-        expected: What all of them should reach, against :func:`standing`.
     """
-    rungs = score_rungs(spec, answered, terms)
-    stands = next(rung for rung in rungs if rung.name == standing(spec, answered, terms))
-    decision, sentence = _decide(spec, advice, stands, expected, pilot_rows or {}, answered)
-    newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
+    rungs, best = score_rungs(spec, answered, terms)
+    stands = next(rung for rung in rungs if rung.name == best.name)
+    trained = pilot_rows or {}
+    if trained:
+        expected = extrapolate(spec, trained, best.rows)
+    decision, sentence = _decide(spec, answered, best, stands, learnable, trained, expected)
     return Ladder(
         metric=spec.metric,
         rows=len(answered[0].rows),
         confidence=spec.gates.confidence,
         rungs=rungs,
-        points=list(measured),
+        points=list(points),
         expected=expected,
         stands=stands.name,
         decision=decision,
         sentence=f"{DECISIONS[decision]} {sentence}",
-        reasons=_reasons(spec, rungs, stands, expected, measured),
-        flips=_flips(spec, decision, rungs, stands, expected, terms, train_rows, newest),
+        reasons=_reasons(rungs, expected, points),
+        flips=_flips(spec, decision, rungs, stands, expected, terms, train_rows, trained),
         skipped=dict(skipped or {}),
     )
 
 
+def leads(spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row]) -> Gain | None:
+    """The gain of a pilot's training over the best rung, where it is sure among all the comparisons of rungs and pilot."""
+    confidence = one_of_many(spec, len(answered) + len(spec.ladder.pilot))
+    gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence)
+    return gain if gain.surely_above() else None
+
+
 def _decide(
     spec: TaskSpec,
-    advice: str,
-    stands: Rung,
-    expected: Extrapolation | None,
-    pilot_rows: Mapping[float, Sequence[Row]],
     answered: Sequence[Answered],
+    best: Answered,
+    stands: Rung,
+    learnable: bool,
+    pilot_rows: Mapping[float, Sequence[Row]],
+    expected: Extrapolation | None,
 ) -> tuple[str, str]:
     """(decision, sentence)."""
-    title = metric_title(spec.metric)
-    held = f"{stands.title} reaches {percent(stands.value)} {title} on validation"
-    if advice == "no_signal":
-        return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
-    if stands.kind != "tuned" and stands.interval and stands.interval[0] >= spec.baseline.ceiling:
-        return stands.kind, f"{held}, surely at or above the {percent(spec.baseline.ceiling)} of baseline.ceiling."
+    held = f"{stands.title} reaches {percent(stands.value)} {metric_title(spec.metric)} on validation"
     if stands.kind == "tuned":
-        return (
-            "fine_tune",
-            f"{held}, surely ahead of everything simpler ({points(stands.gain)} points, {points_range(stands.gain_interval)}).",
-        )
+        lead = f"{points(stands.gain)} points, {points_range(stands.gain_interval)}"
+        return "fine_tune", f"{held}, surely ahead of everything simpler ({lead})."
+    if not learnable:
+        return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
+    if stands.interval and stands.interval[0] >= spec.baseline.ceiling:
+        return stands.kind, f"{held}, surely at or above the {percent(spec.baseline.ceiling)} of baseline.ceiling."
     if any(of.kind == "tuned" for of in answered):
         return stands.kind, f"{held}, and the tuned model is not surely ahead of it."
-    rival = next(of for of in answered if of.name == stands.name).rows
-    metric = METRICS[spec.metric]
     for share, rows in sorted(pilot_rows.items()):
-        gain = metric.gain(rival, rows, spec.output, one_of_many(spec, len(answered) + len(spec.ladder.pilot)))
-        if gain.surely_above():
+        if gain := leads(spec, answered, best.rows, rows):
             return "fine_tune", (
                 f"Trained on {percent(share)} of the rows the model already leads the best simpler way by {points(gain.gain)} "
                 f"points ({points_range(gain.interval)})."
@@ -111,9 +107,7 @@ def _decide(
     return "undecided", f"{held}, and {beyond}: only training on all rows decides (finetune run {spec.name})."
 
 
-def _reasons(
-    spec: TaskSpec, rungs: Sequence[Rung], stands: Rung, expected: Extrapolation | None, measured: Sequence[Point]
-) -> list[str]:
+def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Sequence[Point]) -> list[str]:
     made = []
     for rung in rungs:
         if rung.excluded:
@@ -126,7 +120,7 @@ def _reasons(
             )
         else:
             made.append(f"{rung.title}: {percent(rung.value)}.")
-    for point in measured:
+    for point in points_:
         made.append(f"Trained on {point.rows:,} rows ({percent(point.share)}): {percent(point.value)}.")
     if expected is not None:
         low, high = expected.interval
@@ -142,9 +136,9 @@ def _flips(
     expected: Extrapolation | None,
     terms: Terms,
     train_rows: int,
-    newest: Sequence[Row],
+    pilot_rows: Mapping[float, Sequence[Row]],
 ) -> list[str]:
-    """What would change the answer, each as a sentence with its figure. newest: answers of the pilot's last training."""
+    """What would change the answer, each as a sentence with its figure."""
     excluded = [rung for rung in rungs if rung.excluded and rung.value > stands.value]
     said = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
     if stands.kind == "tuned":
@@ -156,6 +150,7 @@ def _flips(
             )
         return said + _pays(spec, stands, terms)
     if expected is not None:
+        newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
         said += [_more_rows(expected, train_rows), *_hardest_label(spec, newest)]
     if stands.kind != "simple":
         said += _pays(spec, stands, terms, equal=True)

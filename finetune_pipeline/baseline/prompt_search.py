@@ -7,6 +7,7 @@ part in choosing it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,15 @@ def _form(spec: TaskSpec) -> str:
         keys = ", ".join(schema_of(output).get("properties", {}))
         return f"Answer with one JSON object{f' with the keys {keys}' if keys else ''}, and write nothing before or after it."
     return "Answer with the text that is asked for and nothing else."
+
+
+def texts_in(answer: str) -> list[str]:
+    """The texts of the JSON list in a model's answer, whatever stands around it; none where there is no such list."""
+    try:
+        listed = json.loads(answer[answer.index("[") : answer.rindex("]") + 1])
+    except ValueError:
+        return []
+    return [each for each in listed if isinstance(each, str)]
 
 
 def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] = ()) -> dict[str, Prompt]:

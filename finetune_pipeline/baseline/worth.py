@@ -68,7 +68,8 @@ def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, st
     found = []
     if _surely(prompts[best], least):
         sentence = f"Prompting is enough: {prompt_name(best)} is {measured_accuracy(prompts[best])}, {above}."
-        found.append(("retrieve" if best.endswith((NEAREST, EMBEDDED, DOCUMENTS)) else "prompt", best, sentence))
+        kinds = {NEAREST: "retrieve", EMBEDDED: "retrieve", DOCUMENTS: "documents"}
+        found.append((next((kind for end, kind in kinds.items() if best.endswith(end)), "prompt"), best, sentence))
     for name, scores in prompts.items():
         if _surely(restricted := scores.get("restricted"), least):
             sentence = (

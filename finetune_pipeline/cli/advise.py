@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import dagster as dg
 
 from finetune_pipeline.baseline.advice import DECISIONS
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
-from finetune_pipeline.cli.run import execute, refusals_and_failures
+from finetune_pipeline.cli.run import run_job
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.spec import Task
 
 NEEDED = {"data": ("splits", "data_quality"), "baseline": ("advice",)}
 """Stages that are run, in this order, unless these steps of them are made."""
@@ -34,7 +32,7 @@ def advise(task: str, as_json: bool) -> int:
         made = open_project(loaded).artifacts()
         if all(made[step] for step in steps):
             continue
-        stopped, failed = _run(loaded, stage, quiet=as_json)
+        stopped, failed = run_job(loaded, stage, quiet=as_json)
         if failed or (stopped and stage == "baseline" and open_project(loaded).artifacts()["advice"] is None):
             for line in [*failed, *stopped]:
                 problem(line)
@@ -52,18 +50,6 @@ def advise(task: str, as_json: bool) -> int:
         if advice is not None:
             say(f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures")
     return DONE if result["fine_tune"] else REFUSED
-
-
-def _run(task: Task, stage: str, *, quiet: bool) -> tuple[list[str], list[str]]:
-    """(what checks said that stopped it, what failed)."""
-    with dg.DagsterInstance.get() as instance:
-        result = execute(task, stage, instance, open_project(task), quiet=quiet)
-    if result.success:
-        return [], []
-    refused, failed = refusals_and_failures(result)
-    return [message for _, _, message in refused], [
-        f"{step.rpartition('__')[2]} failed: {text}" for step, text in failed
-    ]
 
 
 def _of(advice: Artifact) -> dict[str, Any]:

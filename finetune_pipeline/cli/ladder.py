@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import click
-import dagster as dg
 
-from finetune_pipeline.baseline.ladder import read_ladder
+from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
-from finetune_pipeline.cli.run import execute, refusals_and_failures
+from finetune_pipeline.cli.run import run_job
 from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, TUNED_RUNGS
 from finetune_pipeline.report.ladder_page import ladder_lines
 
@@ -28,15 +27,13 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
     step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
     made = open_project(loaded).artifacts()[step]
     if made is None:
-        with dg.DagsterInstance.get() as instance:
-            result = execute(loaded, job, instance, open_project(loaded), quiet=as_json)
-        refused, failed = refusals_and_failures(result)
+        stopped, failed = run_job(loaded, job, quiet=as_json)
         made = open_project(loaded).artifacts()[step]
         if made is None:
-            for line in [*(message for _, _, message in refused), *(f"{name} failed: {text}" for name, text in failed)]:
+            for line in [*failed, *stopped]:
                 problem(line)
             return ERROR if failed else REFUSED
-    answer = read_ladder(made.facts)
+    answer = Ladder.model_validate(made.facts)
     if as_json:
         emit({"task": loaded.name, **answer.model_dump(), "page": str(made.path("ladder.html"))})
     else:

@@ -235,6 +235,17 @@ def _failed(result: Any, task: Task, as_json: bool) -> int:
     return code
 
 
+def run_job(task: Task, job: str, *, quiet: bool) -> tuple[list[str], list[str]]:
+    """Run a job of a task. Returns what blocking checks said that stopped it, and what failed."""
+    with dg.DagsterInstance.get() as instance:
+        result = execute(task, job, instance, open_project(task), quiet=quiet)
+    if result.success:
+        return [], []
+    refused, failed = refusals_and_failures(result)
+    messages = [f"{step.rpartition('__')[2]} failed: {text}" for step, text in failed]
+    return [message for _, _, message in refused], messages
+
+
 def refusals_and_failures(result: Any) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
     """Blocking checks that said no (asset, check, message), and steps that failed for another reason (step, message)."""
     refused = [

@@ -1,7 +1,7 @@
 """How long the rest of a run takes: by what each step took before, scaled by its work, and by the speed of this run so far.
 
 Every step that is made adds its seconds to step_seconds.json in the home; where a step was never made there, the file beside
-this one counts, written by `finetune run order_intake` on two cores.
+this one counts, written by `finetune run order_intake` and `finetune ladder order_intake` on two cores.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_pipeline.data.perturbations import BLOCKING
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.planning.needs import parameters_by_name
 from finetune_pipeline.reminders import spell
@@ -46,7 +47,7 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
     size = parameters_by_name(spec.base_model) or 1e9
     prompts = len(spec.baseline.shots) * (1 + len(spec.baseline.prompts)) + bool(spec.baseline.retrieved)
     epochs = sum(p["epochs"] for p in METHODS[spec.training.method].phases(spec.training.model_dump()))
-    trained = size * text * rows["train"] * epochs * (4 if spec.training.augment else 1)
+    trained = size * text * rows["train"] * epochs * (1 + len(BLOCKING) if spec.training.augment else 1)
     read = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "data_quality")
     return {
         **dict.fromkeys(read, float(raw_bytes)),
@@ -74,7 +75,7 @@ class _Running:
     step: str
     began: float
     left: float | None = None
-    told: float = 0.0
+    reported: float = 0.0
     waited: bool = False
 
 
@@ -113,7 +114,7 @@ class TimeLeft:
     def tell(self, step: str, seconds_left: float, now: float) -> None:
         """The step that runs says how long it still takes."""
         if self._running and self._running.step == step:
-            self._running.left, self._running.told = seconds_left, now
+            self._running.left, self._running.reported = seconds_left, now
 
     def wait(self) -> None:
         """The step that runs waits for something: its time says nothing."""
@@ -145,13 +146,13 @@ class TimeLeft:
         if running is None:
             return rest * took / expected
         begun = now - running.began
-        told = None if running.left is None else max(0.0, running.left - (now - running.told))
+        reported = None if running.left is None else max(0.0, running.left - (now - running.reported))
         before = self._before.get(running.step, 0.0)
-        if told is not None and self.one_phase:
-            speed = (took + begun + told) / (expected + before)
-            return told + rest * speed
+        if reported is not None and self.one_phase:
+            speed = (took + begun + reported) / (expected + before)
+            return reported + rest * speed
         speed = took / expected
-        own = max(before * speed - begun, 0.1 * begun, told or 0.0)
+        own = max(before * speed - begun, 0.1 * begun, reported or 0.0)
         return own + rest * speed
 
     def words(self, now: float) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime
 
 import click
-import dagster as dg
 
 from finetune_pipeline.cli.output import DONE, ERROR, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
-from finetune_pipeline.cli.run import execute, refusals_and_failures
+from finetune_pipeline.cli.run import run_job
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.planning.prices import load_prices
@@ -36,12 +35,10 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         return ERROR
     report = open_project(loaded).artifacts()["evaluation_report"]
     if report is None:
-        with dg.DagsterInstance.get() as instance:
-            result = execute(loaded, "all", instance, open_project(loaded), quiet=as_json)
+        stopped, failed = run_job(loaded, "all", quiet=as_json)
         report = open_project(loaded).artifacts()["evaluation_report"]
         if report is None:
-            refused, failed = refusals_and_failures(result)
-            for line in [*(message for _, _, message in refused), *(f"{step}: {text}" for step, text in failed)]:
+            for line in [*stopped, *failed]:
                 problem(line)
             return ERROR
     evaluation = EvaluationResult.model_validate(read_json(report.path("evaluation.json")))

@@ -35,8 +35,17 @@ class Passage:
 
 def document_files(folder: Path) -> list[Path]:
     """Files of a documents folder that can be read, sorted; hidden ones are left out."""
-    files = (p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.parts))
-    return sorted(p for p in files if p.suffix.lower() in (*TEXTS, ".pdf"))
+    return [path for path in _files(folder) if path.suffix.lower() in (*TEXTS, ".pdf")]
+
+
+def left_out(folder: Path) -> list[str]:
+    """Names of the files of a documents folder of which no kind is known."""
+    return [str(path.relative_to(folder)) for path in _files(folder) if path.suffix.lower() not in (*TEXTS, ".pdf")]
+
+
+def _files(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def documents_digest(task_folder: Path) -> str:
@@ -61,13 +70,16 @@ def read_documents(folder: Path) -> list[Passage]:
     passages: list[Passage] = []
     findings: list[Finding] = []
     for path in document_files(folder):
-        place = f"{FOLDER}/{path.relative_to(folder)}"
+        place, before = f"{FOLDER}/{path.relative_to(folder)}", len(passages)
         try:
             if path.suffix.lower() == ".pdf":
                 for number, text in enumerate(_pages(path), 1):
                     passages += _passages(f"{place}, page {number}", text)
             else:
                 passages += _passages(place, path.read_text("utf-8-sig"))
+            if len(passages) == before:
+                fix = "take it out; of a scan, first make text (OCR)"
+                findings.append(Finding("documents.empty", "error", place, "holds no text", fix))
         except UnicodeDecodeError as error:
             message = f"byte {error.start} is not UTF-8"
             findings.append(Finding("documents.encoding", "error", place, message, "store it as UTF-8"))

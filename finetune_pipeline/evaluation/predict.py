@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from finetune_pipeline.data.documents import PASSAGES, read_documents, read_passages, write_passages
+from finetune_pipeline.data.documents import PASSAGES, left_out, read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import drawn, perturbed
 from finetune_pipeline.engine.store import SeenFiles, write_json
@@ -177,6 +177,9 @@ def _asked(
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.baseline_job`. Returns (facts, measured)."""
     passages = read_documents(Path(job["documents"])) if job.get("documents") else []
+    unread = left_out(Path(job["documents"])) if job.get("documents") else []
+    if unread:
+        say(f"{job['stage']}: not read, since only text, Markdown and PDF are: {', '.join(unread)}")
     write_passages(Path(job["out"]) / PASSAGES, passages)
     try:
         prompts = prompts_to_try(
@@ -208,7 +211,12 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         }
         for name, prompt in plain.items()
     }
-    return {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages)}, measured
+    return {
+        "rows": facts["rows"],
+        "prompts": by_prompt,
+        "passages": len(passages),
+        "documents_left_out": unread,
+    }, measured
 
 
 def _examples(job: dict[str, Any]) -> list[Example]:

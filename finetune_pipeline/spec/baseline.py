@@ -117,6 +117,11 @@ class AdviseSpec(Section):
     max_latency_ms: float | None = Field(None, gt=0, description="Most milliseconds of 19 calls in 20, measured here.")
     private: bool = Field(False, description="Texts must stay on your machines: remote endpoints are refused.")
 
+    @property
+    def limited(self) -> bool:
+        """Whether cost or latency may exclude a way of answering."""
+        return self.max_cost_per_1k is not None or self.max_latency_ms is not None
+
 
 class LadderSpec(Section):
     """How far `finetune ladder` goes before anybody trains on all rows."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import Ladder, read_ladder
+from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.examples import examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.step import StepContext
@@ -194,7 +194,7 @@ def _climbed(context: StepContext) -> Ladder | None:
         else None
     )
     same = made is not None and made.inputs["few_shot_baseline"] == context.inputs["few_shot_baseline"].version
-    return read_ladder(made.facts) if made is not None and same else None
+    return Ladder.model_validate(made.facts) if made is not None and same else None
 
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:

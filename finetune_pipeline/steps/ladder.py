@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.baseline.input_evidence import learnable
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Ladder, read_ladder
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Ladder
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.learnable import prompted_evidence
-from finetune_pipeline.baseline.pilot import Extrapolation, Point
+from finetune_pipeline.baseline.pilot import Point
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import read_predictions
@@ -37,24 +37,21 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     """Put all rungs together: scores, costs, latencies, the answer and what would change it."""
     spec, inputs = context.spec, context.inputs
     answered, pilot = climbed(context), inputs["pilot"]
+    # the asset `advice` says this, too, and stops what comes after it in Dagster where it is a no: the ladder goes on
     baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
     rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
     train_rows = read_examples(split_file(context, "train"))
     signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
+    skipped = {"prompt_search": search.facts["skipped"], "pilot": pilot.facts["skipped"]}
     made = ladder(
         spec,
         answered,
-        "no_signal" if signal.status == "not_shown" else "",
         rung_terms(context, answered, inputs["base_model"].folder, timed_prompts(context)),
-        measured=[Point.model_validate(point) for point in pilot.facts["points"]],
+        learnable=signal.status != "not_shown",
+        points=[Point.model_validate(point) for point in pilot.facts["points"]],
         pilot_rows={float(share): of for share, of in by_model(read_predictions(pilot.path(PREDICTIONS))).items()},
-        skipped={
-            name: why
-            for name, why in (("prompt_search", search.facts["skipped"]), ("pilot", pilot.facts["skipped"]))
-            if why
-        },
+        skipped={name: why for name, why in skipped.items() if why},
         train_rows=len(train_rows),
-        expected=Extrapolation.model_validate(pilot.facts["expected"]) if pilot.facts["expected"] else None,
     )
     return _written(context, made)
 
@@ -70,7 +67,7 @@ def _written(context: StepContext, made: Ladder) -> dict[str, Any]:
 def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     """The last rung on the same rows: the tuned model, with the nearest examples, and under the prompt that was found."""
     spec, inputs = context.spec, context.inputs
-    before = read_ladder(inputs["ladder"].facts)
+    before = Ladder.model_validate(inputs["ladder"].facts)
     plain = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"])
     shown = {f"tuned_{rung}": of for rung, of in timed_prompts(context).items() if rung != "prompt"}
     asked: dict[str, Mapping[str, Any]] = {"tuned": {}, **shown}
@@ -89,11 +86,11 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     made = ladder(
         spec,
         answered,
-        before.decision,
         replace(terms, latency={**known, **terms.latency}),
-        measured=before.points,
+        learnable=before.decision != "no_signal",
+        points=before.points,
+        expected=before.expected,
         skipped=before.skipped,
         train_rows=len(read_examples(split_file(context, "train"))),
-        expected=before.expected,
     )
     return _written(context, made)

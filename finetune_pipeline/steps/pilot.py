@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import Terms, one_of_many, standing
+from finetune_pipeline.baseline.ladder import Answered, Row, Terms, score_rungs
+from finetune_pipeline.baseline.ladder_answer import leads
 from finetune_pipeline.baseline.pilot import Point, extrapolate
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.step import StepContext
@@ -22,6 +23,7 @@ from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed, goo
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
 from finetune_pipeline.worker.jobs import merge_job, prompt_set
 
+Rows = Sequence[Row]
 PARITY_ROWS = 4
 """Rows on which a pilot's merged model is compared with the trained one: the whole training has its own comparison."""
 
@@ -30,12 +32,12 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
     """Train on growing shares of the rows and answer validation, until the curve answers the question."""
     spec, base = context.spec, context.inputs["base_model"].folder
     answered = climbed(context)
-    why = good_enough(context)
+    why = good_enough(spec, answered)
     if not TRAINERS[spec.training.trainer].on_this_machine:
         why = f"the trainer {spec.training.trainer} would be paid for every share; a pilot trains on this machine"
     rows, points, stopped = read_examples(split_file(context, "train")), [], ""
-    rival = next(of for of in answered if of.name == standing(spec, answered, Terms({}, {}))).rows
-    by_share: dict[float, list[dict[str, Any]]] = {}
+    _, rival = score_rungs(spec, answered, Terms({}, {}))
+    by_share: dict[float, Rows] = {}
     for share in () if why else sorted(spec.ladder.pilot):
         count = max(1, round(share * len(rows)))
         work = context.builder.work / f"{count}_rows"
@@ -45,19 +47,13 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         by_share[share] = by_model(read_predictions(work / "answers" / PREDICTIONS))["trained"]
         points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json")))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
-        if stopped := _answered(spec, by_share, rival, len(answered) + len(spec.ladder.pilot)):
+        if stopped := _enough(spec, answered, rival.rows, by_share):
             break
     write_predictions(
         context.out / PREDICTIONS,
         [{**row, "model": str(share)} for share, of in by_share.items() for row in of],
     )
-    expected = extrapolate(spec, by_share, rival)
-    return {
-        "skipped": why,
-        "stopped": stopped,
-        "points": [point.model_dump() for point in points],
-        "expected": expected.model_dump() if expected else None,
-    }
+    return {"skipped": why, "stopped": stopped, "points": [point.model_dump() for point in points]}
 
 
 def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], work: Path) -> None:
@@ -107,9 +103,7 @@ def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], wo
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _point(
-    spec: TaskSpec, share: float, count: int, rows: Sequence[Mapping[str, Any]], training: Mapping[str, Any]
-) -> Point:
+def _point(spec: TaskSpec, share: float, count: int, rows: Rows, training: Mapping[str, Any]) -> Point:
     metric = METRICS[spec.metric]
     return Point(
         share=share,
@@ -121,18 +115,16 @@ def _point(
     )
 
 
-def _answered(
-    spec: TaskSpec,
-    by_share: Mapping[float, Sequence[Mapping[str, Any]]],
-    rival: Sequence[Mapping[str, Any]],
-    rungs: int,
-) -> str:
-    """Why the curve needs no further point; empty where it does."""
-    metric, confidence = METRICS[spec.metric], one_of_many(spec, rungs)
-    newest = by_share[max(by_share)]
-    if metric.gain(rival, newest, spec.output, confidence).surely_above():
+def _enough(spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], by_share: Mapping[float, Rows]) -> str:
+    """Why the curve needs no further point; empty where it does.
+
+    What limits of cost and latency exclude is known later only, so that with a limit all points are taken.
+    """
+    if spec.advise.limited:
+        return ""
+    if leads(spec, answered, best, by_share[max(by_share)]):
         return "it surely leads the best simpler way already"
-    expected = extrapolate(spec, by_share, rival)
+    expected = extrapolate(spec, by_share, best)
     if expected is not None and expected.gain_interval[1] < 0:
         return "no number of rows there is would bring it to the best simpler way"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.baseline.ladder import OPTIMISED
-from finetune_pipeline.baseline.prompt_search import Search, candidates, halving
+from finetune_pipeline.baseline.prompt_search import Search, candidates, halving, texts_in
 from finetune_pipeline.baseline.selection import FOLDS, fold_of
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.step import StepContext
@@ -22,7 +21,15 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import answering_settings, ask_api, by_model, output_settings
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.rungs import PREDICTIONS, PROMPTS, answers_job, good_enough, validation_rows
+from finetune_pipeline.steps.rungs import (
+    PREDICTIONS,
+    PROMPTS,
+    answers_job,
+    climbed,
+    good_enough,
+    ladder_settings,
+    validation_rows,
+)
 from finetune_pipeline.worker.jobs import prompt_set
 
 WRITTEN = 4
@@ -72,7 +79,7 @@ def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Exa
         return f"{rows} validation rows are too few to choose on one half and score on the other"
     if spec.ladder.calls < 2 * rows:
         return f"ladder.calls is {spec.ladder.calls}: the winner alone answers {rows} rows, and choosing takes as many again"
-    return good_enough(context)
+    return good_enough(spec, climbed(context, searched=False))
 
 
 class _Asker:
@@ -108,8 +115,7 @@ class _Asker:
 
 
 def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -> list[str]:
-    """Instructions by the API model of baseline.endpoint, where there is one, in one request. An answer that is no list of
-    texts gives none."""
+    """Instructions by the API model of baseline.endpoint, where there is one, in one request."""
     spec = context.spec
     if spec.baseline.endpoint is None:
         return []
@@ -130,13 +136,10 @@ def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -
         stage="prompt_search",
         most_failed=1.0,
     )
-    text = str(rows[0]["text"])
-    try:
-        listed = json.loads(text[text.index("[") : text.rindex("]") + 1])
-    except ValueError:
+    written = texts_in(str(rows[0]["text"]))[:WRITTEN]
+    if not written:
         say("prompt_search: the API model wrote no list of instructions; the fixed edits alone are tried")
-        return []
-    return [each for each in listed if isinstance(each, str)][:WRITTEN]
+    return written
 
 
 def search_settings(spec: TaskSpec) -> dict[str, Any]:
@@ -147,6 +150,7 @@ def search_settings(spec: TaskSpec) -> dict[str, Any]:
         "description": spec.description,
         "system_prompt": spec.system_prompt,
         "metric": spec.metric,
+        **ladder_settings(spec),
         **output_settings(spec),
         **answering_settings(spec),
     }

@@ -12,6 +12,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.planning.serving_costs import Call
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import by_model, passages_file
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
@@ -39,14 +40,14 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     return climb(context.spec, rows, tokens, optimised)
 
 
-def good_enough(context: StepContext) -> str:
-    """Why no further rung need be climbed, where a rung of the baseline surely reaches baseline.ceiling already."""
-    spec = context.spec
+def good_enough(spec: TaskSpec, answered: Sequence[Answered]) -> str:
+    """Why no further rung need be climbed: one of these surely reaches baseline.ceiling. Empty where none does, or where a
+    limit of cost or latency may yet exclude it."""
     metric = METRICS[spec.metric]
-    for answered in climbed(context, searched=False):
-        interval = metric.interval(answered.rows, spec.output, spec.gates.confidence)
+    for of in () if spec.advise.limited else answered:
+        interval = metric.interval(of.rows, spec.output, spec.gates.confidence)
         if interval is not None and metric.higher_is_better and interval[0] >= spec.baseline.ceiling:
-            return f"{answered.title} surely reaches baseline.ceiling"
+            return f"{of.title} surely reaches baseline.ceiling"
     return ""
 
 
@@ -69,3 +70,8 @@ def answers_job(
         out=out,
         stage=stage,
     )
+
+
+def ladder_settings(spec: TaskSpec) -> dict[str, Any]:
+    """The part of the spec on which it depends whether further rungs are climbed."""
+    return {"ceiling": spec.baseline.ceiling, "limited": spec.advise.limited}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.attention import choose_kernel
+from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.prefix_tree import common_prefix
@@ -59,14 +61,13 @@ AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 """Makes a page of the audits by split and the settings."""
 
 
-def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) -> Trial:
     """The kernel of packed attention, as it was chosen when this training began: one that goes on keeps it, to the bit."""
     path = work / "kernel.json"
     if not path.exists():
         virtual = getattr(model, "virtual_tokens", (0, 0))[1]
-        trial = choose_kernel(model.config.get_text_config(), virtual, dtype, device)
-        write_json(path, {"kernel": trial.kernel, "kernel_why": trial.why, "seconds": trial.seconds})
-    return dict(read_json(path))
+        write_json(path, asdict(choose_kernel(model.config.get_text_config(), virtual, dtype, device)))
+    return Trial(**read_json(path))
 
 
 def train(
@@ -115,8 +116,9 @@ def train(
         supports_shared_prefix(built.model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
     )
     fused = fuse(built.model)
-    (kernel,) = broadcast_object_list([_kernel(built.model, work, compute, device) if state.is_main_process else None])
-    collator: Any = packed_collator(built.model, kernel["kernel"]) if packed else PaddedCollator(tokenizer.pad_token_id)
+    chooses = packed and state.is_main_process
+    (trial,) = broadcast_object_list([_kernel(built.model, work, compute, device) if chooses else None])
+    collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator(tokenizer.pad_token_id)
     say(
         f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at "
         f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
@@ -169,7 +171,7 @@ def train(
             "used": packed,
             "why": why,
             "prefix_tokens": common_prefix(splits["train"].plain_rows()) if packed else 0,
-            **({k: kernel[k] for k in ("kernel", "kernel_why")} if packed else {}),
+            **({"kernel": trial.kernel, "kernel_why": trial.why} if packed else {}),
         },
         "fused": fused,
         "tokens": {name: {k: s.audit[k] for k in ("rows", "tokens", "loss_tokens")} for name, s in splits.items()},

@@ -20,18 +20,18 @@ SETTINGS: dict[str, Any] = {"ladder": {"calls": 72, "pilot": [0.25, 0.5]}, "base
 
 
 def climb(project: Project) -> tuple[int, dict[str, Any]]:
-    """``finetune ladder --json``: exit code and what it told."""
+    """``finetune ladder --json``: exit code and answer."""
     done = project.finetune("ladder", project.folder.name, "--json")
-    told = json.loads(done.stdout) if done.stdout.strip() else {}
-    assert "rungs" in told, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.returncode, told
+    answer = json.loads(done.stdout) if done.stdout.strip() else {}
+    assert "rungs" in answer, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.returncode, answer
 
 
-def without_times(told: dict[str, Any]) -> dict[str, Any]:
+def without_times(answer: dict[str, Any]) -> dict[str, Any]:
     """What a ladder tells, but for what no two runs have alike."""
-    rungs = [{k: v for k, v in rung.items() if k not in ("p50", "p95")} for rung in told["rungs"]]
-    points = [{k: v for k, v in point.items() if k != "seconds"} for point in told["points"]]
-    return {**told, "rungs": rungs, "points": points, "page": ""}
+    rungs = [{k: v for k, v in rung.items() if k not in ("p50", "p95")} for rung in answer["rungs"]]
+    points = [{k: v for k, v in point.items() if k != "seconds"} for point in answer["points"]]
+    return {**answer, "rungs": rungs, "points": points, "page": ""}
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,15 @@ def climbed(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPa
 
 
 def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: tuple[Project, int, dict]) -> None:
-    project, code, told = climbed
-    names = [rung["name"] for rung in told["rungs"]]
+    project, code, answer = climbed
+    names = [rung["name"] for rung in answer["rungs"]]
     assert {"linear", "commonest", "prompt", "prompt_restricted", "optimised", "retrieve"} <= set(names)
-    assert told["rows"] == len(read_predictions(project.artifact("prompt_search") / "predictions.parquet")) >= 10
-    assert code == (0 if told["decision"] == "fine_tune" else 2)
-    assert [point["share"] for point in told["points"]] in ([0.25], [0.25, 0.5])
-    assert all(rung["p50"] > 0 for rung in told["rungs"])
-    assert told["stands"] in names and told["sentence"]
-    assert "every rung on the same rows" in Path(told["page"]).read_text("utf-8").lower()
+    assert answer["rows"] == len(read_predictions(project.artifact("prompt_search") / "predictions.parquet")) >= 10
+    assert code == (0 if answer["decision"] == "fine_tune" else 2)
+    assert [point["share"] for point in answer["points"]] in ([0.25], [0.25, 0.5])
+    assert all(rung["p50"] > 0 for rung in answer["rungs"])
+    assert answer["stands"] in names and answer["sentence"]
+    assert "every rung on the same rows" in Path(answer["page"]).read_text("utf-8").lower()
     for step in CLIMBED:
         record = json.loads((project.artifact(step.name) / "artifact.json").read_text("utf-8"))
         assert set(record["opened"]) <= set(step.needs), "read, and not shown"
@@ -59,18 +59,18 @@ def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: 
 def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
     climbed: tuple[Project, int, dict],
 ) -> None:
-    project, _, told = climbed
+    project, _, answer = climbed
     facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
     assert len(facts["searches"]) == 2
-    assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) + told["rows"] <= 72
+    assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) + answer["rows"] <= 72
     answered = read_predictions(project.artifact("prompt_search") / "predictions.parquet")
-    assert len({row["example_id"] for row in answered}) == len(answered) == told["rows"]
+    assert len({row["example_id"] for row in answered}) == len(answered) == answer["rows"]
 
 
 def test_a_second_climb_asks_and_trains_nothing(climbed: tuple[Project, int, dict]) -> None:
-    project, code, told = climbed
+    project, code, answer = climbed
     before = {step.name: project.artifact(step.name) for step in CLIMBED}
-    assert climb(project) == (code, told)
+    assert climb(project) == (code, answer)
     assert {step.name: project.artifact(step.name) for step in CLIMBED} == before
 
 
@@ -78,13 +78,13 @@ def test_the_tuned_model_stands_on_the_same_ladder(climbed: tuple[Project, int, 
     project, _, before = climbed
     done = project.finetune("ladder", "colours", "--tuned", "--json")
     assert done.returncode in (0, 2), done.stdout[-2000:] + done.stderr[-2000:]
-    told = json.loads(done.stdout)
-    assert [rung["name"] for rung in told["rungs"]][-3:] == ["tuned", "tuned_retrieve", "tuned_optimised"]
-    values = {rung["name"]: rung["value"] for rung in told["rungs"]}
+    answer = json.loads(done.stdout)
+    assert [rung["name"] for rung in answer["rungs"]][-3:] == ["tuned", "tuned_retrieve", "tuned_optimised"]
+    values = {rung["name"]: rung["value"] for rung in answer["rungs"]}
     assert {name: value for name, value in values.items() if not name.startswith("tuned")} == {
         rung["name"]: rung["value"] for rung in before["rungs"]
     }
-    assert (done.returncode == 0) == (told["decision"] == "fine_tune") == told["stands"].startswith("tuned")
+    assert (done.returncode == 0) == (answer["decision"] == "fine_tune") == answer["stands"].startswith("tuned")
     record = json.loads((project.artifact("tuned_rungs") / "artifact.json").read_text("utf-8"))
     assert set(record["opened"]) <= set(PIPELINE.steps["tuned_rungs"].needs)
 
@@ -98,7 +98,7 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     climbed: tuple[Project, int, dict], tmp_path: Path
 ) -> None:
     """Killed in the search and in the pilot. What was answered and trained before a kill is not asked or trained again."""
-    undisturbed, code, told = climbed
+    undisturbed, code, answer = climbed
     project = Project.continued(undisturbed, tmp_path, "prompt_search", cold=True, **SETTINGS)
     work = project.home / "artifacts" / "colours" / ".work"
 
@@ -128,4 +128,4 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     assert running.wait() == code
     project.cold = False
     again = climb(project)
-    assert (again[0], without_times(again[1])) == (code, without_times(told))
+    assert (again[0], without_times(again[1])) == (code, without_times(answer))

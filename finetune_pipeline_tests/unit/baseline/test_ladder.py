@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.baseline.ladder import Answered, Terms, climb, score_rungs, standing
+from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, climb, score_rungs
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.pilot import extrapolate, rows_for
-from finetune_pipeline.baseline.prompt_search import halving, instructions
+from finetune_pipeline.baseline.prompt_search import halving, instructions, texts_in
 from finetune_pipeline.baseline.selection import cross_fitted, fold_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -22,6 +22,7 @@ from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.steps.rungs import good_enough
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
 
@@ -149,20 +150,20 @@ def test_a_rung_stands_until_a_later_one_surely_beats_it() -> None:
         rung("prompt", 0.62, seed=2),
         rung("retrieval", 0.85, "retrieve", seed=3),
     ]
-    scored = score_rungs(spec(), rungs, NO_TERMS)
-    assert standing(spec(), rungs, NO_TERMS) == "retrieval"
+    scored, best = score_rungs(spec(), rungs, NO_TERMS)
+    assert best.name == "retrieval"
     assert scored[2].over == "The linear", "a prompt that is not surely better is not what the next one must beat"
-    assert standing(spec(), rungs[:2], NO_TERMS) == "linear"
+    assert score_rungs(spec(), rungs[:2], NO_TERMS)[1].name == "linear"
 
 
 def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
     rungs = [rung("linear", 0.6, "simple", seed=1), rung("retrieval", 0.85, "retrieve", seed=3)]
     terms = Terms({"linear": 0.0, "retrieval": 3.0}, {"linear": (0.1, 0.2), "retrieval": (300.0, 900.0)})
     dear, slow = limited(max_cost_per_1k=1.0), limited(max_latency_ms=500.0)
-    assert standing(spec(), rungs, terms) == "retrieval"
+    assert score_rungs(spec(), rungs, terms)[1].name == "retrieval"
     for of, why in ((dear, "max_cost_per_1k"), (slow, "max_latency_ms")):
-        assert standing(of, rungs, terms) == "linear"
-        made = ladder(of, rungs, "", terms)
+        assert score_rungs(of, rungs, terms)[1].name == "linear"
+        made = ladder(of, rungs, terms)
         assert why in made.rung("retrieval").excluded
         assert any(why in flip and "would lead" in flip for flip in made.flips)
 
@@ -201,16 +202,14 @@ def test_rows_for_a_gain_grow_with_it_and_end_where_the_curve_is_flat() -> None:
     assert rows_for(0.6, 0.01, 1000) is None
 
 
-def answer(low: float, pilot: Mapping[float, float], advice: str = "", **of: Any) -> Any:
+def answer(low: float, pilot: Mapping[float, float], *, learnable: bool = True) -> Ladder:
     """The ladder over a prompt of this share of right answers and a pilot of these scores."""
     order = random.Random(0).sample(range(300), 300)
     rungs = [
         Answered("prompt", "prompt", "The prompt", answers([order[i] < low * 300 for i in range(300)]), Call(900, 5))
     ]
-    rows = curve(pilot)
-    expected = extrapolate(spec(), rows, rungs[0].rows) if rows else None
     terms = Terms({"prompt": 0.9}, {}, training=3.0, tuned=Call(90, 5), tuned_dollars=0.1)
-    return ladder(spec(), rungs, advice, of.get("terms", terms), pilot_rows=rows, expected=expected, train_rows=800)
+    return ladder(spec(), rungs, terms, learnable=learnable, pilot_rows=curve(pilot), train_rows=800)
 
 
 def test_each_shape_of_evidence_gets_its_answer() -> None:
@@ -219,7 +218,7 @@ def test_each_shape_of_evidence_gets_its_answer() -> None:
     assert answer(0.8, {0.125: 0.3, 0.25: 0.31, 0.5: 0.3}).decision == "prompt"
     assert answer(0.1, {0.125: 0.1, 0.25: 0.1, 0.5: 0.1}).decision == "larger_model"
     assert answer(0.6, {}).decision == "undecided"
-    assert answer(0.6, {}, advice="no_signal").decision == "no_signal"
+    assert answer(0.6, {}, learnable=False).decision == "no_signal"
 
 
 def test_an_answer_says_what_would_change_it() -> None:
@@ -241,10 +240,10 @@ def test_the_frontier_leaves_out_what_is_dearer_and_no_better() -> None:
         rung("prompt", 0.4, seed=2),
         rung("retrieval", 0.85, "retrieve", seed=3),
     ]
-    made = ladder(spec(), rungs, "", Terms({"linear": 0.0, "prompt": 0.2, "retrieval": 1.0}, {}))
+    made = ladder(spec(), rungs, Terms({"linear": 0.0, "prompt": 0.2, "retrieval": 1.0}, {}))
     assert [r.name for r in frontier(made.rungs)] == ["linear", "retrieval"]
     assert cost_plot(made) is not None
-    assert cost_plot(ladder(spec(), rungs, "", NO_TERMS)) is None, "no cost is known"
+    assert cost_plot(ladder(spec(), rungs, NO_TERMS)) is None, "no cost is known"
     html = page_html(ladder_page("<tickets>", "Sort tickets.", made))
     assert "&lt;tickets&gt;" in html and "<tickets>" not in html
     lines = ladder_lines("tickets", made)
@@ -260,7 +259,31 @@ def test_a_report_made_after_a_ladder_shows_it_first_and_one_without_does_not() 
 
 def test_the_tuned_model_stands_only_where_it_surely_leads() -> None:
     simple = rung("linear", 0.6, "simple", seed=1)
-    lead, tie = (ladder(spec(), [simple, rung("tuned", share, "tuned", seed=3)], "", NO_TERMS) for share in (0.9, 0.62))
+    lead, tie = (ladder(spec(), [simple, rung("tuned", share, "tuned", seed=3)], NO_TERMS) for share in (0.9, 0.62))
     assert (lead.decision, lead.stands) == ("fine_tune", "tuned")
     assert (tie.decision, tie.stands) == ("simple", "linear")
     assert "not surely ahead" in tie.sentence
+    unlearnable = ladder(spec(), [simple, rung("tuned", 0.9, "tuned", seed=3)], NO_TERMS, learnable=False)
+    assert unlearnable.decision == "fine_tune", "what was trained and surely leads has shown that it can be learnt"
+
+
+def test_with_a_limit_no_rung_ends_the_climb_before_its_cost_and_latency_are_known() -> None:
+    good = [rung("prompt", 0.99)]
+    assert "surely reaches baseline.ceiling" in good_enough(spec(), good)
+    assert good_enough(spec(), [rung("prompt", 0.6)]) == ""
+    assert good_enough(limited(max_latency_ms=10.0), good) == ""
+
+
+def test_training_is_held_against_the_best_rung_that_is_allowed() -> None:
+    rungs = [rung("linear", 0.5, "simple", seed=1), rung("retrieval", 0.9, "retrieve", seed=3)]
+    terms, rows = Terms({"linear": 0.0, "retrieval": 3.0}, {}), curve({0.25: 0.65, 0.5: 0.75})
+    free = ladder(spec(), rungs, terms, pilot_rows=rows)
+    dear = ladder(limited(max_cost_per_1k=1.0), rungs, terms, pilot_rows=rows)
+    assert free.stands == "retrieval" and free.expected is not None and free.expected.gain < 0
+    assert (dear.decision, dear.stands) == ("fine_tune", "linear")
+    assert dear.expected is not None and dear.expected.gain > 0.15
+
+
+def test_texts_are_taken_from_an_answer_whatever_stands_around_them() -> None:
+    assert texts_in('Sure! ["Be brief.", "Name the label.", 3]\nDone') == ["Be brief.", "Name the label."]
+    assert texts_in("no list") == texts_in("[broken") == texts_in("[1, 2") == texts_in("") == []

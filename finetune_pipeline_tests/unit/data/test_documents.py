@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.documents import PASSAGE, documents_digest, read_documents, read_passages, write_passages
+from finetune_pipeline.data.documents import (
+    PASSAGE,
+    document_files,
+    documents_digest,
+    left_out,
+    read_documents,
+    read_passages,
+    write_passages,
+)
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.prompts import Prompt, Retriever, conversations
 from finetune_pipeline.findings import FindingsError
@@ -77,10 +85,23 @@ def test_nothing_of_a_long_document_is_lost_and_no_passage_is_too_long(tmp_path:
 def test_every_bad_document_is_named_at_once(folder: Path) -> None:
     (folder / "latin.txt").write_bytes("Größe".encode("cp1252"))
     (folder / "broken.pdf").write_bytes(b"%PDF-1.4\nnothing")
+    (folder / "scan.pdf").write_bytes(pdf(""))
     with pytest.raises(FindingsError) as raised:
         read_documents(folder)
-    assert [f.place for f in raised.value.findings] == ["documents/broken.pdf", "documents/latin.txt"]
-    assert "byte 2 is not UTF-8" in str(raised.value)
+    assert [f.place for f in raised.value.findings] == [
+        "documents/broken.pdf",
+        "documents/latin.txt",
+        "documents/scan.pdf",
+    ]
+    assert "byte 2 is not UTF-8" in str(raised.value) and "holds no text" in str(raised.value)
+
+
+def test_a_project_below_a_hidden_folder_has_documents_and_other_kinds_are_named(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / ".hidden" / "documents"
+    moved.parent.mkdir()
+    folder.rename(moved)
+    assert [path.name for path in document_files(moved)] == ["handbook.md", "terms.pdf"]
+    assert left_out(moved) == ["picture.png"]
 
 
 def test_the_digest_follows_the_documents_and_nothing_else(folder: Path) -> None:
