@@ -183,7 +183,14 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
 def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
     """(line, text) of the paragraphs of a text."""
     with RawStream(path) as stream:
-        text = stream.buffered().read().decode("utf-8-sig", "replace")
+        read = stream.buffered().read()
+        if stream.problem:
+            raise FindingsError([row_finding("benchmark_unreadable", name, stream.problem, "make the file readable")])
+    try:
+        text = read.decode("utf-8-sig")
+    except UnicodeDecodeError as error:  # lost characters would hide rows that repeat an item
+        message, fix = f"byte {error.start:,} is not UTF-8", "save the file as UTF-8"
+        raise FindingsError([row_finding("benchmark_unreadable", name, message, fix)]) from error
     at = 1
     for piece in _BETWEEN_PARAGRAPHS.split(text):
         if piece.strip():

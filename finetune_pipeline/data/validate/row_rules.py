@@ -21,7 +21,7 @@ from finetune_pipeline.spec import TaskSpec
 _ORDER = "at most one system turn, first; then user and assistant in turn; after a call the tool's result"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&{INVISIBLE}]")
-_SUSPECT_WORDS = ("{{", "[INST", "[/INST")
+_SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i")
 """A text without any of these passes every rule below; quicker than to apply all of them."""
 
 
@@ -55,6 +55,15 @@ _PATTERNS = (
         re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});"),
         "the HTML entity",
         "unescape the text once, at its source, unless people really write this",
+    ),
+    _Pattern(
+        "prompt_boilerplate",
+        re.compile(
+            r"Below is an instruction that describes a task|^###\s?(?:Instruction|Input|Response|Human|Assistant):",
+            re.M,
+        ),
+        "the frame of a prompt",
+        "keep what stands inside the frame only",
     ),
     _Pattern(
         "calculator_annotation",

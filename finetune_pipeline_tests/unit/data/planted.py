@@ -110,6 +110,7 @@ WARNINGS: list[tuple[str, str, Any]] = [
         "no_input_marker",
         {"instruction": "It broke", "input": "<noinput>", "output": "bug_report"},
     ),
+    ("frame of a prompt", "prompt_boilerplate", chat(user="### Instruction:\nIt broke")),
 ]
 THOUGHT = [{"type": "reasoning", "text": "Hm."}, {"type": "text", "text": "Yes"}]
 OTHER = [{"name": "other"}]

@@ -138,3 +138,18 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, p
     with pytest.raises(FindingsError) as error:
         read_benchmark(write(tmp_path / name, content))
     assert error.value.findings[0].place == place
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("b.txt", "Größe?".encode("cp1252")),
+        ("b.txt.gz", gzip.compress(question(1).encode())[:-12]),
+        ("b.jsonl.gz", gzip.compress(json.dumps({"question": question(1)}).encode() * 9)[:-12]),
+    ],
+)
+def test_a_file_that_is_read_in_part_proves_nothing(tmp_path: Path, name: str, data: bytes) -> None:
+    """Lost characters and a file cut off would hide the rows that repeat an item."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(FindingsError):
+        read_benchmark(tmp_path / name)
