@@ -184,9 +184,10 @@ def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) ->
         return []
     saved = (stands.dollars - terms.tuned_dollars) / 1000
     if saved <= 0:
-        return (
-            [] if equal else ["Its calls are not cheaper than those of the best simpler way: it pays by quality alone."]
+        dearer = (
+            "Calls of a fine-tuned model are not cheaper than those of the best simpler way: it pays by quality alone."
         )
+        return [] if equal else [dearer]
     calls, month = terms.training / saved, spec.advise.calls_per_month
     begin = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
     months = f" ({calls / month:,.1f} months of advise.calls_per_month)" if month else ""

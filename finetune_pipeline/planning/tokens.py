@@ -18,6 +18,7 @@ from finetune_pipeline.models.control_tokens import Conversation, token_ids, wri
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
+from finetune_pipeline.training.rows import training_examples
 
 _BINS = 24
 _BATCH = 2_000
@@ -108,7 +109,8 @@ def token_counts(
     """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
 
     whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; histogram: {from, to,
-    count}; total and training_tokens (times epochs), about so many where only a sample was counted; over: rows above
+    count}; total and training_tokens (with the copies of training.augment, times epochs), about so many where only a sample
+    was counted; over: rows above
     training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
@@ -120,11 +122,15 @@ def token_counts(
         return part(not refused, message, findings=_refusals(refused), applies=False)
     scale = of / len(rows)
     total = float(counted.sum()) * scale
+    copies = training_examples(rows, spec.training.model_dump())[len(rows) :]
+    learned = total + float(_count(copies, counter)[0].clip(0).sum()) * scale
     over = [e for e, n in zip(rows, whole.tolist(), strict=True) if n > limit]
     findings = _refusals(refused) + _over_length(over, len(rows), spec)
     about = "about " if len(rows) < of else ""
+    augmented = " with perturbed copies" if copies else ""
     message = (
-        f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(total * epochs):,} in {epochs:g} epochs"
+        f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(learned * epochs):,} in {epochs:g} epochs"
+        f"{augmented}"
     )
     if over:
         message += f"; {len(over):,} of {len(rows):,} rows are longer than training.max_tokens ({limit:,})"
@@ -136,7 +142,7 @@ def token_counts(
         rows=of,
         total=round(total),
         epochs=epochs,
-        training_tokens=round(total * epochs),
+        training_tokens=round(learned * epochs),
         whole=_spread(counted),
         histogram=_histogram(counted),
         max_tokens=limit,

@@ -50,6 +50,7 @@ def ladder_section(ladder: Ladder) -> Blocks:
     """The ladder as a part of another page: the answer, the plot, and what would have changed it."""
     yield ladder.sentence
     yield quality_plot(ladder)
+    yield "What would have changed this answer:" if ladder.flips else None
     yield Items(ladder.flips)
 
 

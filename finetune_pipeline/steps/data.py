@@ -104,6 +104,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
             spec.training.max_tokens,
             spec.training.over_length,
             epochs_of(spec.training),
+            spec.training.augment and spec.training.seed,
         ],
     }
 

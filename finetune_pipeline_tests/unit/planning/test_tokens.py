@@ -10,6 +10,7 @@ from finetune_pipeline.data.examples import chosen
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, load_prices
 from finetune_pipeline.planning.tokens import TokenCounter, token_counts
+from finetune_pipeline.training.rows import training_examples
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
 
@@ -29,6 +30,15 @@ def test_counts_are_exact(counter: TokenCounter) -> None:
     assert measured["passed"] and measured["total"] == sum(whole) and measured["training_tokens"] == 2 * sum(whole)
     assert (measured["whole"]["min"], measured["whole"]["max"]) == (min(whole), max(whole))
     assert sum(b["count"] for b in measured["histogram"]) == 300
+
+
+def test_perturbed_copies_are_counted_as_the_training_reads_them(counter: TokenCounter) -> None:
+    spec = make_spec(LABELS, {**LORA, "augment": True})
+    measured = token_counts(ROWS, counter, spec)
+    read = training_examples(ROWS, spec.training.model_dump())
+    assert len(read) > 2 * len(ROWS)
+    assert measured["training_tokens"] == 2 * sum(counter.count(e.messages) for e in read)
+    assert measured["total"] == sum(counter.count(e.messages) for e in ROWS), "the rows themselves are as they were"
 
 
 def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:
