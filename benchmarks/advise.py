@@ -1,4 +1,4 @@
-"""Is the advice right? Advice given before training, against what training then shows on the sealed test, over 13 data sets.
+"""Is the advice right? Advice given before training, against what training then shows on the sealed test, over 14 data sets.
 
     python benchmarks/advise.py PUBLIC --work FOLDER [--rows 400] [--set NAME …]
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.example_sets import example_set, with_answer, with_shuffled_answers
+from benchmarks.example_sets import INTENTS, example_set, with_answer, with_shuffled_answers
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import read_json, write_json
@@ -72,6 +72,7 @@ SETS: dict[str, DataSet] = {
     "snips_noisy": DataSet("seven intents, three labels in ten dealt out anew", "snips", _noisy),
     "snips_random": DataSet("seven intents, all labels dealt out anew: nothing to learn", "snips", _random),
     "tickets_noisy": DataSet("eight queues, three labels in ten dealt out anew", "ticket_triage", _noisy),
+    "dialogues": DataSet("turns of 68 dialogues: looking for an event, or buying?", INTENTS),
     "gsm8k": DataSet("word problems, the final number: reasoning-bound", "gsm8k", _final_number, output=TEXT),
     "gsm8k_large": DataSet("word problems: is the result above 40? reasoning-bound", "gsm8k-large"),
     "products": DataSet("shipped: the product of an order, knowledge of names", "orders-product"),
@@ -112,7 +113,8 @@ def write_task(name: str, public: Path, data: Path, rows: int) -> None:
 
 def _raw(example: Example, kind: str, prompt: str) -> dict[str, Any]:
     if kind == "labels":
-        return {"text": example.user_text, "label": example.answer}
+        group = {"group": example.group} if example.group else {}
+        return {"text": example.user_text, "label": example.answer, **group}
     turns = [{"role": "user", "content": example.user_text}, {"role": "assistant", "content": example.answer}]
     return {"messages": [{"role": "system", "content": prompt}, *turns]}
 

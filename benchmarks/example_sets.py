@@ -30,6 +30,7 @@ from finetune_pipeline.spec import Task, TaskSpec, load_task
 SHIPPED = Path(__file__).resolve().parents[1] / "data"
 LONG_ANSWER = 300
 LARGE_RESULT = 40
+INTENTS = "sgd-intents"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,22 @@ def _result_is_large(answer: str) -> str:
     return "large" if number > LARGE_RESULT else "small"
 
 
+def _turns_with_intent(public: Path) -> list[Example]:
+    """The user's turns of sgd with their intent as label; the turns of a dialogue are a group."""
+    rows: list[Example] = []
+    for path in sorted((public / "sgd").glob("dialogues_*.json")):
+        for dialogue in json.loads(path.read_text("utf-8")):
+            for turn in dialogue["turns"]:
+                intent = turn["frames"][0].get("state", {}).get("active_intent", "NONE")
+                if intent != "NONE":
+                    messages = [
+                        {"role": "user", "content": turn["utterance"]},
+                        {"role": "assistant", "content": intent},
+                    ]
+                    rows.append(Example(f"{len(rows):016x}", messages, intent, dialogue["dialogue_id"]))
+    return rows
+
+
 DERIVED: dict[str, tuple[str, Callable[[str], str]]] = {
     "gsm8k-large": ("gsm8k", _result_is_large),
     "dolly-long": ("dolly-hhrlhf-small", lambda answer: "long" if len(answer) > LONG_ANSWER else "short"),
@@ -58,9 +75,14 @@ def example_set(name: str, public: Path) -> ExampleSet:
     """The clean rows of a shipped task, a public set, or a derived one.
 
     Args:
-        name: of a folder in ``data/``, of public_sets.SETS, or of DERIVED.
+        name: of a folder in ``data/``, of public_sets.SETS, or of DERIVED; or INTENTS, what the user wants in a turn of sgd.
         public: folder of the public sets.
     """
+    if name == INTENTS:
+        rows = _turns_with_intent(public)
+        return ExampleSet(
+            _spec("intents", {"kind": "labels", "labels": sorted({e.answer for e in rows})}, {}), rows, {}
+        )
     if name in DERIVED:
         source, label_of = DERIVED[name]
         made = example_set(source, public)

@@ -218,6 +218,7 @@ STEPS = [
         "A better prompt for the base model, searched under a budget of calls; made by `finetune ladder` alone.",
         prompt_search.make_prompt_search,
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline"),
+        code_version="2",
         settings=lambda spec, outside: prompt_search.search_settings(spec),
         kinds=("huggingface", "parquet"),
         heavy=True,

@@ -50,17 +50,17 @@ class Search:
 
 
 def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
-    """System prompts to try: the task's own, edits of it, the other prompts of task.yaml, and those a model wrote."""
+    """System prompts to try: the task's own, the other prompts of task.yaml, those a model wrote, and edits of the own one."""
     own, form = spec.system_prompt.strip(), _form(spec)
     edits = [
-        own,
         f"{own}\n\n{form}",
         f"{form}\n\n{own}",
         f"Task: {' '.join(spec.description.split())}\n\n{own}\n\n{form}",
         f"{own}\n\nRead the whole message before you answer. {form}",
         f"{' '.join(spec.description.split())}\n{form}",
     ]
-    return list(dict.fromkeys([*edits, *spec.baseline.prompts, *(text.strip() for text in written if text.strip())]))
+    others = [*spec.baseline.prompts, *(text.strip() for text in written if text.strip())]
+    return list(dict.fromkeys([own, *others, *edits]))
 
 
 def _form(spec: TaskSpec) -> str:
@@ -83,7 +83,10 @@ def texts_in(answer: str) -> list[str]:
 
 
 def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] = ()) -> dict[str, Prompt]:
-    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples."""
+    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples.
+
+    The order goes through instructions and sets alike, so that the first ones, which a small budget tries, have some of each.
+    """
     by_id = {e.id: e for e in train}
     sets: dict[str, list[str]] = {"zero_shot": []}
     for k in sorted({k for k in spec.baseline.shots if k} or {8}):
@@ -93,12 +96,13 @@ def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] 
             except ValueError:
                 break  # fewer examples than are to be shown
     turns = {name: shots_as_turns([by_id[i] for i in ids]) for name, ids in sets.items()}
-    made = {}
+    made: list[tuple[int, str, Prompt]] = []
     for number, text in enumerate(instructions(spec, written), 1):
         system, instead = (None, None) if text == spec.system_prompt.strip() else (text, spec.system_prompt)
-        for name, ids in sets.items():
-            made[f"instruction_{number}_{name}"] = Prompt(len(ids), ids, turns[name], system=system, instead_of=instead)
-    return made
+        for place, (name, ids) in enumerate(sets.items(), 1):
+            prompt = Prompt(len(ids), ids, turns[name], system=system, instead_of=instead)
+            made.append((number + place, f"instruction_{number}_{name}", prompt))
+    return {name: prompt for _, name, prompt in sorted(made, key=lambda each: each[0])}
 
 
 def halving(

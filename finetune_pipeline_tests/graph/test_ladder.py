@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.baseline.prompt_search import instructions
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.pipeline import PIPELINE, STEPS
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.openai_server import Server, openai_server
 
 CLIMBED = [step for step in STEPS if step.asked_for and step.name != "tuned_rungs"]
 BASELINE = {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}
 SETTINGS: dict[str, Any] = {"ladder": {"calls": 72, "pilot": [0.25, 0.5]}, "baseline": BASELINE}
+WRITTEN = ["What burns is red. Say red or blue.", "What is wet is blue. Say red or blue."]
+
+
+def api_model(body: dict[str, Any], _seen: int) -> str:
+    """Writes instructions where they are asked for, and says blue to every row."""
+    return f"Here they are: {json.dumps(WRITTEN)}" if wants_instructions(body) else "blue"
+
+
+def wants_instructions(body: dict[str, Any]) -> bool:
+    return "different system prompts" in body["messages"][-1]["content"]
 
 
 def climb(project: Project) -> tuple[int, dict[str, Any]]:
@@ -35,9 +49,19 @@ def without_times(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def climbed(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, int, dict]:
+def api() -> Iterator[Server]:
+    """The API model behind baseline.endpoint."""
+    with openai_server(api_model) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def climbed(
+    finished: tuple[Project, int, dict], api: Server, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, int, dict]:
     """The ladder, undisturbed."""
-    project = Project.continued(finished[0], tmp_path_factory.mktemp("ladder"), "few_shot_baseline", **SETTINGS)
+    settings = {**SETTINGS, "baseline": {**BASELINE, "endpoint": {"url": api.url, "model": "large"}}}
+    project = Project.continued(finished[0], tmp_path_factory.mktemp("ladder"), "few_shot_baseline", **settings)
     return project, *climb(project)
 
 
@@ -67,11 +91,25 @@ def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
     assert len({row["example_id"] for row in answered}) == len(answered) == answer["rows"]
 
 
-def test_a_second_climb_asks_and_trains_nothing(climbed: tuple[Project, int, dict]) -> None:
+def test_the_api_model_writes_instructions_once_and_they_are_searched(
+    climbed: tuple[Project, int, dict], api: Server
+) -> None:
+    project, _, _ = climbed
+    assert sum(map(wants_instructions, api.requests)) == 1
+    facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
+    searched = facts["searches"][0]["rounds"][0]["scores"]
+    own, *others = instructions(TaskSpec.model_validate(project.spec), WRITTEN)
+    assert others[: len(WRITTEN)] == WRITTEN
+    assert {f"instruction_{number}_zero_shot" for number in (1, 2, 3)} <= set(searched), own
+
+
+def test_a_second_climb_asks_and_trains_nothing(climbed: tuple[Project, int, dict], api: Server) -> None:
     project, code, answer = climbed
+    asked = len(api.requests)
     before = {step.name: project.artifact(step.name) for step in CLIMBED}
     assert climb(project) == (code, answer)
     assert {step.name: project.artifact(step.name) for step in CLIMBED} == before
+    assert len(api.requests) == asked, "paid twice"
 
 
 def test_the_tuned_model_stands_on_the_same_ladder(climbed: tuple[Project, int, dict]) -> None:
@@ -95,11 +133,13 @@ def test_a_whole_run_leaves_the_ladder_out(finished: tuple[Project, int, dict]) 
 
 
 def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
-    climbed: tuple[Project, int, dict], tmp_path: Path
+    climbed: tuple[Project, int, dict], api: Server, tmp_path: Path
 ) -> None:
     """Killed in the search and in the pilot. What was answered and trained before a kill is not asked or trained again."""
     undisturbed, code, answer = climbed
-    project = Project.continued(undisturbed, tmp_path, "prompt_search", cold=True, **SETTINGS)
+    settings = {**SETTINGS, "baseline": undisturbed.spec["baseline"]}
+    project = Project.continued(undisturbed, tmp_path, "prompt_search", cold=True, **settings)
+    paid = len(api.requests)
     work = project.home / "artifacts" / "colours" / ".work"
 
     def start() -> subprocess.Popen[bytes]:
@@ -129,3 +169,4 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     project.cold = False
     again = climb(project)
     assert (again[0], without_times(again[1])) == (code, without_times(answer))
+    assert len(api.requests) - paid <= 1, "the instructions, once more for this project; no answer was bought twice"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, climb, score_rungs
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.pilot import extrapolate, rows_for
-from finetune_pipeline.baseline.prompt_search import halving, instructions, texts_in
+from finetune_pipeline.baseline.prompt_search import candidates, halving, instructions, texts_in
 from finetune_pipeline.baseline.selection import cross_fitted, fold_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -125,9 +126,17 @@ def test_halving_stops_when_the_time_is_up_and_refuses_too_few_calls() -> None:
 
 def test_instructions_begin_with_the_tasks_own_and_name_the_labels() -> None:
     made = instructions(spec(), [" One more. ", ""])
-    assert made[0] == spec().system_prompt.strip() and made[-1] == "One more."
-    assert all(label in made[1] for label in LABELS)
+    assert made[:2] == [spec().system_prompt.strip(), "One more."]
+    assert all(label in made[2] for label in LABELS)
     assert len(set(made)) == len(made)
+
+
+def test_a_small_budget_tries_instructions_and_examples_alike() -> None:
+    train = [replace(e, label=LABELS[i % len(LABELS)]) for i, e in enumerate(examples(50))]
+    made = list(candidates(spec(), train, ["One more."]))
+    assert made[0] == "instruction_1_zero_shot"
+    first = [name.split("_", 2)[1:] for name in made[:6]]
+    assert {"2"} < {number for number, _ in first} and len({shots for _, shots in first}) > 1
 
 
 def test_the_best_prompt_is_compared_as_chosen_and_simple_models_on_the_same_rows() -> None:
