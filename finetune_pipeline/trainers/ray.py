@@ -16,7 +16,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
-from finetune_pipeline.trainers.ray_cluster import answers, started_cluster
+from finetune_pipeline.trainers.ray_cluster import answers, is_platform, started_cluster
 from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of, storage_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
 
@@ -101,8 +101,16 @@ def _address_findings(section: RaySection) -> list[Finding]:
     if parts.username or parts.password:
         fix = "leave it out, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN in the environment"
         return [Finding("training.ray_address", "error", place, "the address holds a login", fix)]
+    if is_platform(address):
+        if importlib.util.find_spec(parts.scheme) is not None:
+            return []
+        message, fix = (
+            f"the package {parts.scheme} is not installed",
+            "install it (anyscale:// needs `pip install anyscale`), or write http://HEAD:8265",
+        )
+        return [Finding("training.ray_address", "error", place, message, fix)]
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        message, fix = f"{address!r} is not the address of a dashboard", "write http://HEAD:8265"
+        message, fix = f"{address!r} is not the address of a dashboard", "write http://HEAD:8265, or PLATFORM://CLUSTER"
         return [Finding("training.ray_address", "error", place, message, fix)]
     if parts.scheme == "http" and not is_local(address):
         message = f"what goes to {parts.hostname} travels in the clear, Ray's token too"

@@ -57,8 +57,19 @@ class Cluster:
         return JobSubmissionClient(self.address, headers=headers)
 
 
+def is_platform(address: str) -> bool:
+    """Whether Ray leaves an address to a platform's own package, as with anyscale://PROJECT/CLUSTER: it is the scheme's."""
+    scheme = urlsplit(address).scheme
+    return "://" in address and scheme.isidentifier() and scheme not in ("http", "https", "ray")
+
+
 def answers(address: str, seconds: float = 5.0) -> bool:
-    """Whether anybody takes a connection at an address; Ray's own client would wait for minutes."""
+    """Whether anybody takes a connection at an address; Ray's own client would wait for minutes.
+
+    What a platform's own package finds is taken to answer: only that package knows where.
+    """
+    if is_platform(address):
+        return True
     parts = urlsplit(address)
     try:
         with socket.create_connection(

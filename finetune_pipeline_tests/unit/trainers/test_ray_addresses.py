@@ -1,0 +1,78 @@
+"""Where a Ray cluster may be: a dashboard, or a platform whose own package finds it; and the cluster files of the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from finetune_pipeline.spec.trainers import RaySection
+from finetune_pipeline.trainers.ray import cluster_findings
+from finetune_pipeline.trainers.ray_cluster import Cluster
+from finetune_pipeline_tests.ray_jobs_server import RayJobsServer
+
+FILES = Path(__file__).resolve().parents[3] / "docs" / "clusters"
+PLATFORM = """
+from ray.dashboard.modules.dashboard_sdk import ClusterInfo
+
+def get_job_submission_client_cluster_info(address, **_):
+    return ClusterInfo(address="{address}" if address == "project/cluster" else "http://127.0.0.1:1", headers={{"X": "y"}})
+"""
+
+
+def rules(address: str | None, storage: Path) -> dict[str, str]:
+    """Rule and fix of every finding about a cluster at an address."""
+    section = RaySection(address=address, storage=str(storage))
+    return {f.rule: f"{f.message}; {f.fix}" for f in cluster_findings(section)}
+
+
+@pytest.mark.parametrize(
+    ("address", "rule", "told"),
+    [
+        (None, "training.ray_address", "finetune cluster up"),
+        ("https://me:secret@head:8265", "training.ray_address", "RAY_AUTH_TOKEN"),
+        ("head:8265", "training.ray_address", "http://HEAD:8265"),
+        ("nosuchplatform://project/cluster", "training.ray_address", "the package nosuchplatform is not installed"),
+        ("http://head.invalid:8265", "training.ray_clear", "in the clear"),
+        ("http://127.0.0.1:1", "training.ray_away", "no Ray cluster answers"),
+    ],
+)
+def test_an_address_that_will_not_do_is_told_before_anything_is_sent(
+    address: str | None, rule: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    found = rules(address, tmp_path)
+    assert told in found[rule] and "secret" not in str(found)
+
+
+def test_a_cluster_that_answers_is_well(tmp_path: Path) -> None:
+    with RayJobsServer() as server:
+        assert not rules(server.address, tmp_path)
+
+
+def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As anyscale://PROJECT/CLUSTER is found by the package anyscale."""
+    with RayJobsServer() as server:
+        (tmp_path / "cloudofmine.py").write_text(PLATFORM.format(address=server.address))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        assert not rules("cloudofmine://project/cluster", tmp_path)
+        submitted = Cluster("cloudofmine://project/cluster").client().submit_job(entrypoint="true", submission_id="one")
+        assert submitted == "one" and server.running() == ["one"]
+
+
+def test_the_files_of_the_docs_make_clusters_of_the_ray_that_is_pinned() -> None:
+    """Both were also held against KubeRay's schema and Anyscale's own models (docs/training.md)."""
+    kuberay: dict[str, Any] = yaml.safe_load((FILES / "kuberay.yaml").read_text("utf-8"))
+    assert (kuberay["apiVersion"], kuberay["kind"]) == ("ray.io/v1", "RayCluster")
+    head, (workers,) = kuberay["spec"]["headGroupSpec"], kuberay["spec"]["workerGroupSpecs"]
+    ports = [port["containerPort"] for port in head["template"]["spec"]["containers"][0]["ports"]]
+    assert 8265 in ports, "the dashboard, which takes the jobs"
+    assert kuberay["spec"]["rayVersion"] == ray.__version__
+    for group in (head, workers):
+        assert group["template"]["spec"]["containers"][0]["image"].endswith(f":{ray.__version__}")
+    anyscale = yaml.safe_load((FILES / "anyscale.yaml").read_text("utf-8"))
+    assert workers["minReplicas"] == anyscale["worker_nodes"][0]["min_nodes"] == 0
+    assert f"Ray {ray.__version__}" in (FILES / "anyscale.yaml").read_text("utf-8")
