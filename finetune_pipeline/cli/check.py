@@ -13,6 +13,7 @@ from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
+from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
@@ -180,6 +181,8 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
         return None, findings
     task = Task(spec=spec, folder=folder.resolve())
     findings += [f for f in preflight(spec, task.folder, made_base(task, store)) if f not in findings]
+    if spec.baseline.documents:
+        findings += document_findings(task.folder / FOLDER)
     try:
         ability_digest(task)
     except FindingsError as error:

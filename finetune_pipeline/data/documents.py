@@ -94,6 +94,20 @@ def read_documents(folder: Path) -> list[Passage]:
     return passages
 
 
+def document_findings(folder: Path) -> list[Finding]:
+    """What keeps files of a documents folder from being read, and those of other kinds, which are left out."""
+    fix = "make text, Markdown or PDF of it, or take it out"
+    others = [
+        Finding("documents.kind", "warning", f"{FOLDER}/{name}", "is of a kind that is not read", fix)
+        for name in left_out(folder)
+    ]
+    try:
+        read_documents(folder)
+    except FindingsError as error:
+        return [*error.findings, *others]
+    return others
+
+
 def _pages(path: Path) -> Iterator[str]:
     from pypdf import PdfReader
 

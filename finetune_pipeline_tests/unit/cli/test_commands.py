@@ -72,6 +72,11 @@ def test_check_of_good_data_ends_with_zero(data: Path, tmp_path: Path) -> None:
     path = data / "demo" / "raw" / "a.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
     assert finetune("check", "demo", data=data, home=tmp_path / "home").returncode == 0
+    documents = data / "demo" / "documents"
+    documents.mkdir()
+    (documents / "terms.txt").write_bytes("Größe".encode("cp1252"))
+    done = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert done.returncode == 1 and "documents/terms.txt: byte 2 is not UTF-8" in done.stdout
 
 
 def test_check_says_first_what_could_not_be_read(data: Path, tmp_path: Path) -> None:

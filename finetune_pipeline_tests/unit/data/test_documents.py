@@ -9,6 +9,7 @@ import pytest
 from finetune_pipeline.data.documents import (
     PASSAGE,
     document_files,
+    document_findings,
     documents_digest,
     left_out,
     read_documents,
@@ -94,6 +95,8 @@ def test_every_bad_document_is_named_at_once(folder: Path) -> None:
         "documents/scan.pdf",
     ]
     assert "byte 2 is not UTF-8" in str(raised.value) and "holds no text" in str(raised.value)
+    others = document_findings(folder)[len(raised.value.findings) :]
+    assert [(f.severity, f.place) for f in others] == [("warning", "documents/picture.png")]
 
 
 def test_a_project_below_a_hidden_folder_has_documents_and_other_kinds_are_named(folder: Path, tmp_path: Path) -> None:
