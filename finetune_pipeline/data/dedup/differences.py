@@ -16,6 +16,8 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
+from finetune_pipeline.data.dedup.text_similarity import latin_bytes
+
 _SENTENCE_SIGNS = ".,;:!?\"'`´’‘“”„«»…–—·•-"
 _TOKEN = re.compile(
     r"[a-z]++(?![^\W\d_])|[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+"
@@ -23,6 +25,7 @@ _TOKEN = re.compile(
 )
 """A word (one character where no blanks part words), a number with its sign, or a sign that is none of a sentence. Of text in
 lower case. The first form is the second and third for plain letters, and quicker."""
+_SIGNS_OFF = bytes(32 if chr(code) in _SENTENCE_SIGNS else code for code in range(256))
 _IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
 _SHORT_FORM = re.compile(r"(?<=\w)['’](m|re|s|ve|ll|d)\b")
@@ -152,7 +155,7 @@ def _take_apart(text: str) -> _Words:
     signs: list[str] = []
     words: list[str] = []
     negations = 0
-    tokens = _TOKEN.findall(plain)
+    tokens = _latin_words(plain) or _TOKEN.findall(plain)
     if _SPECIAL.isdisjoint(tokens) and "".join(tokens).isalpha():
         words, tokens = tokens, []
     for token in tokens:
@@ -174,6 +177,15 @@ def _take_apart(text: str) -> _Words:
     if telling[:2] in _ASKING:
         del telling[:2]
     return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(telling if len(telling) > 1 else words))
+
+
+def _latin_words(plain: str) -> list[str] | None:
+    """The tokens of a text of nothing but words and signs of sentences in Latin-1, in a quarter of the time; else None."""
+    latin = latin_bytes(plain)
+    if latin is None:
+        return None
+    words = latin.translate(_SIGNS_OFF).decode("latin-1").split()
+    return words if "".join(words).isalpha() else None
 
 
 def _exact_words(text: str) -> frozenset[str]:

@@ -47,15 +47,26 @@ class _Loose(dict[int, int | str]):
 
 
 _LOOSE = _Loose()
+_LOOSE_LATIN = bytes(code if keeps(chr(code)) else 32 for code in range(256))
+
+
+def latin_bytes(text: str) -> bytes | None:
+    """The text in Latin-1, whose bytes are searched and replaced in a tenth of the time; None where it has other characters."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return None
 
 
 def has_invisible(text: str) -> bool:
-    return not text.isascii() and _ANY.search(text) is not None
+    """Whether the text has a character that shows nothing; in Latin-1 that is the soft hyphen alone."""
+    latin = latin_bytes(text)
+    return _ANY.search(text) is not None if latin is None else b"\xad" in latin
 
 
 def visible_text(text: str) -> str:
     """The text without its invisible characters."""
-    return text if text.isascii() else _ANY.sub("", text)
+    return _ANY.sub("", text) if has_invisible(text) else text
 
 
 def visible_places(text: str) -> list[int]:
@@ -82,7 +93,9 @@ def exact_form(text: str) -> str:
 def loose_form(text: str) -> str:
     """The exact form without punctuation (`c++`, `c#` and `95%` still differ); the exact form where nothing is left."""
     exact = exact_form(text)
-    return " ".join(exact.translate(_LOOSE).split()) or exact
+    latin = latin_bytes(exact)
+    loose = exact.translate(_LOOSE) if latin is None else latin.translate(_LOOSE_LATIN).decode("latin-1")
+    return " ".join(loose.split()) or exact
 
 
 def text_key(text: str) -> str:

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from finetune_pipeline.data.dedup.text_similarity import has_invisible, visible_places, visible_text
+from finetune_pipeline.data.dedup.text_similarity import has_invisible, latin_bytes, visible_places, visible_text
 from finetune_pipeline.data.scrub import national_ids, numbers, secrets
 from finetune_pipeline.data.scrub.kinds import Span
 from finetune_pipeline.data.scrub.numbers import before
@@ -126,7 +126,8 @@ def _start(span: Span) -> int:
 
 def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
     """Hits of the kinds that have a shape. The order of the tests is the order of KINDS, but for costs."""
-    if not text.isascii():
+    latin = latin_bytes(text)
+    if latin is None or b"\xa0" in latin:  # the only one of _ODD in Latin-1
         text = _ODD.sub(_likeness, text)
     low, hits = _lower_form(text), _Hits(text)
     shape = text.encode("utf-8", "surrogatepass").translate(_SHAPE)

@@ -239,7 +239,7 @@ def check_texts(turns: Turns, place: str) -> list[Finding]:
         text, role = message["content"], message["role"]
         if role == "system":
             continue
-        if _SUSPECT.search(text) or any(word in text for word in _SUSPECT_WORDS):
+        if _SUSPECT.search(text) or any([word in text for word in _SUSPECT_WORDS]):
             findings += _check_text(text, f"the {role} text (turn {i + 1})", place)
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i + 1}) is {quoted(text)}: a word a template put where nothing was"
