@@ -229,6 +229,7 @@ STEPS = [
         BASELINE,
         "Trainings on growing shares of the rows, and what all rows should reach; made by `finetune ladder` alone.",
         pilot.make_pilot,
+        code_version="2",
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search"),
         settings=lambda spec, outside: {
             "pilot": spec.ladder.pilot,
@@ -246,6 +247,7 @@ STEPS = [
         BASELINE,
         "No language model, prompt, retrieve, pilot: quality, cost and latency of each rung, the answer, and what would change it.",
         ladder.make_ladder,
+        code_version="2",
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search", "pilot"),
         settings=lambda spec, outside: {
             **baseline.advice_settings(spec),
@@ -310,6 +312,7 @@ STEPS = [
         EVALUATION,
         "The tuned model on the ladder's rows: plain, with the nearest examples, and under the prompt that was found.",
         ladder.make_tuned_rungs,
+        code_version="2",
         needs=(
             "ladder",
             "merged_model",

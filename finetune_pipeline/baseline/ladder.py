@@ -170,28 +170,42 @@ def _in_form(spec: TaskSpec, rows: Sequence[Row]) -> bool:
     return (valid_share(rows, spec.output)["share"] or 0.0) >= IN_FORM
 
 
-def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> tuple[list[Rung], Answered]:
-    """Score every rung, each compared in pairs with the best allowed one below it.
+@dataclass(frozen=True)
+class Scored:
+    """The scored rungs.
 
-    Returns:
-        The rungs, and the simplest allowed one that no later allowed one surely beats; the first where all are excluded.
+    Attributes:
+        stands: The simplest allowed rung that no later allowed one surely beats; the first where all are excluded.
+        rival: Of the allowed rungs without training the one that scores highest: what training has to beat. With few rows it
+            may lie far above the one that stands, and not surely.
     """
+
+    rungs: list[Rung]
+    stands: Answered
+    rival: Answered
+
+
+def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> Scored:
+    """Score every rung, each compared in pairs with the allowed one below it that stands; a tuned one with the rival."""
     metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
     rungs: list[Rung] = []
-    best: Answered | None = None
+    stands: Answered | None = None
+    rival: tuple[float, Answered] | None = None
     for answers in answered:
         p50, p95 = terms.latency.get(answers.name, (None, None))
         cost = terms.dollars.get(answers.name)
-        gain = metric.gain(best.rows, answers.rows, spec.output, confidence) if best else None
+        over = rival[1] if rival and stands and answers.kind == "tuned" != stands.kind else stands
+        gain = metric.gain(over.rows, answers.rows, spec.output, confidence) if over else None
+        value = metric.value(answers.rows, spec.output)
         rung = Rung(
             name=answers.name,
             kind=answers.kind,
             title=answers.title,
-            value=metric.value(answers.rows, spec.output) or 0.0,
+            value=value or 0.0,
             interval=metric.interval(answers.rows, spec.output, spec.gates.confidence),
             gain=gain.gain if gain else None,
             gain_interval=gain.interval if gain else None,
-            over=best.title if best else "",
+            over=over.title if over else "",
             prompt_tokens=answers.call.prompt if answers.call else None,
             answer_tokens=answers.call.answer if answers.call else None,
             dollars=cost,
@@ -200,9 +214,13 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> t
             excluded=_excluded(spec, cost, p95),
         )
         rungs.append(rung)
-        if not rung.excluded and (gain is None or gain.surely_above()):
-            best = answers
-    return rungs, best or answered[0]
+        if rung.excluded:
+            continue
+        if gain is None or gain.surely_above():
+            stands = answers
+        if answers.kind != "tuned" and (rival is None or metric.rank(value) > rival[0]):
+            rival = metric.rank(value), answers
+    return Scored(rungs, stands or answered[0], rival[1] if rival else answered[0])
 
 
 def one_of_many(spec: TaskSpec, rungs: int) -> float:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import DECISIONS, Answered, Ladder, Rung, Terms, one_of_many, score_rungs
+from finetune_pipeline.baseline.ladder import DECISIONS, Answered, Ladder, Rung, Scored, Terms, one_of_many, score_rungs
 from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
@@ -39,12 +39,12 @@ def ladder(
         expected: What all rows should reach where `pilot_rows` are not given any more; else it follows from these.
         train_rows: All there are.
     """
-    rungs, best = score_rungs(spec, answered, terms)
-    stands = next(rung for rung in rungs if rung.name == best.name)
-    trained = pilot_rows or {}
+    scored = score_rungs(spec, answered, terms)
+    rungs, trained = scored.rungs, pilot_rows or {}
+    stands, rival = (next(rung for rung in rungs if rung.name == of.name) for of in (scored.stands, scored.rival))
     if trained:
-        expected = extrapolate(spec, trained, best.rows)
-    decision, sentence = _decide(spec, answered, best, stands, learnable, trained, expected)
+        expected = extrapolate(spec, trained, scored.rival.rows)
+    decision, sentence = _decide(spec, answered, scored, stands, rival, learnable, trained, expected)
     return Ladder(
         metric=spec.metric,
         rows=len(answered[0].rows),
@@ -56,7 +56,7 @@ def ladder(
         decision=decision,
         sentence=f"{DECISIONS[decision]} {sentence}",
         reasons=_reasons(rungs, expected, points),
-        flips=_flips(spec, decision, rungs, stands, expected, terms, train_rows, trained),
+        flips=_flips(spec, decision, rungs, stands, rival, expected, terms, train_rows, trained),
         skipped=dict(skipped or {}),
     )
 
@@ -71,8 +71,9 @@ def leads(spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], tra
 def _decide(
     spec: TaskSpec,
     answered: Sequence[Answered],
-    best: Answered,
+    scored: Scored,
     stands: Rung,
+    rival: Rung,
     learnable: bool,
     pilot_rows: Mapping[float, Sequence[Row]],
     expected: Extrapolation | None,
@@ -84,22 +85,30 @@ def _decide(
         return "fine_tune", f"{held}, surely ahead of everything simpler ({lead})."
     if not learnable:
         return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
-    if stands.interval and stands.interval[0] >= spec.baseline.ceiling:
-        return stands.kind, f"{held}, surely at or above the {percent(spec.baseline.ceiling)} of baseline.ceiling."
+    for rung in scored.rungs:
+        if not rung.excluded and rung.kind != "tuned" and rung.interval and rung.interval[0] >= spec.baseline.ceiling:
+            return rung.kind, (
+                f"{rung.title} reaches {percent(rung.value)} {metric_title(spec.metric)} on validation, surely at or above the "
+                f"{percent(spec.baseline.ceiling)} of baseline.ceiling."
+            )
     if any(of.kind == "tuned" for of in answered):
         return stands.kind, f"{held}, and the tuned model is not surely ahead of it."
     for share, rows in sorted(pilot_rows.items()):
-        if gain := leads(spec, answered, best.rows, rows):
+        if gain := leads(spec, answered, scored.rival.rows, rows):
             return "fine_tune", (
-                f"Trained on {percent(share)} of the rows the model already leads the best simpler way by {points(gain.gain)} "
-                f"points ({points_range(gain.interval)})."
+                f"Trained on {percent(share)} of the rows the model already leads {inside(rival.title)}, the best simpler way, by "
+                f"{points(gain.gain)} points ({points_range(gain.interval)})."
             )
     if expected is None:
         return "undecided", f"{held}; without a pilot nobody knows what training would add."
-    beyond = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
+    from_there = "that" if rival == stands else f"the {percent(rival.value)} of {inside(rival.title)}"
+    beyond = (
+        f"training on all rows should change {from_there} by {points(expected.gain)} points "
+        f"({points_range(expected.gain_interval)})"
+    )
     if expected.gain_interval[0] > 0:
         return "fine_tune", f"{held}, and {beyond}."
-    nothing_near = stands.interval is not None and stands.interval[1] < MOSTLY_WRONG
+    nothing_near = rival.interval is not None and rival.interval[1] < MOSTLY_WRONG
     if nothing_near and expected.interval[1] < MOSTLY_WRONG:
         return "larger_model", f"{held}, which is mostly wrong, and {beyond}: this model cannot do the task."
     if expected.gain_interval[1] < spec.gates.wanted_gain:
@@ -133,6 +142,7 @@ def _flips(
     decision: str,
     rungs: Sequence[Rung],
     stands: Rung,
+    rival: Rung,
     expected: Extrapolation | None,
     terms: Terms,
     train_rows: int,
@@ -144,11 +154,11 @@ def _flips(
     if stands.kind == "tuned":
         return said
     if decision == "fine_tune":
-        if stands.interval is not None and stands.interval[0] > 0:
+        if rival.interval is not None and rival.interval[0] > 0:
             said.append(
-                f"With baseline.ceiling at {percent(stands.interval[0])} or less, {inside(stands.title)} is enough."
+                f"With baseline.ceiling at {percent(rival.interval[0])} or less, {inside(rival.title)} is enough."
             )
-        return said + _pays(spec, stands, terms)
+        return said + _pays(spec, rival, terms)
     if expected is not None:
         newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
         said += [_more_rows(expected, train_rows), *_hardest_label(spec, newest)]

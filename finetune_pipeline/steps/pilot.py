@@ -36,7 +36,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
     if not TRAINERS[spec.training.trainer].on_this_machine:
         why = f"the trainer {spec.training.trainer} would be paid for every share; a pilot trains on this machine"
     rows, points, stopped = read_examples(split_file(context, "train")), [], ""
-    _, rival = score_rungs(spec, answered, Terms({}, {}))
+    rival = score_rungs(spec, answered, Terms({}, {})).rival
     by_share: dict[float, Rows] = {}
     for share in () if why else sorted(spec.ladder.pilot):
         count = max(1, round(share * len(rows)))

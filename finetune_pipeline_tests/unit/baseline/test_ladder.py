@@ -159,19 +159,33 @@ def test_a_rung_stands_until_a_later_one_surely_beats_it() -> None:
         rung("prompt", 0.62, seed=2),
         rung("retrieval", 0.85, "retrieve", seed=3),
     ]
-    scored, best = score_rungs(spec(), rungs, NO_TERMS)
-    assert best.name == "retrieval"
-    assert scored[2].over == "The linear", "a prompt that is not surely better is not what the next one must beat"
-    assert score_rungs(spec(), rungs[:2], NO_TERMS)[1].name == "linear"
+    scored = score_rungs(spec(), rungs, NO_TERMS)
+    assert scored.stands.name == "retrieval"
+    assert scored.rungs[2].over == "The linear", "a prompt that is not surely better is not what the next one must beat"
+    assert score_rungs(spec(), rungs[:2], NO_TERMS).stands.name == "linear"
+
+
+def test_training_has_to_beat_the_best_rung_and_not_the_one_that_stands() -> None:
+    """With few rows the commonest answer may stand: a linear model 13 points above it is not surely better."""
+    rungs = [rung("commonest", 0.7, "simple", n=60, seed=1), rung("linear", 0.85, "simple", n=60, seed=2)]
+    tuned = rung("tuned", 0.9, "tuned", n=60, seed=3)
+    scored = score_rungs(spec(), [*rungs, tuned], NO_TERMS)
+    assert (scored.stands.name, scored.rival.name) == ("commonest", "linear")
+    assert scored.rungs[2].over == "The linear"
+    assert METRICS["accuracy"].gain(rungs[0].rows, tuned.rows, spec().output, 0.95).surely_above(), "over the commonest"
+    trained = {0.25: rung("pilot", 0.88, n=60, seed=4).rows, 0.5: tuned.rows}
+    assert ladder(spec(), rungs, NO_TERMS, pilot_rows=trained).decision != "fine_tune"
+    dear = Terms({"linear": 9.0}, {})
+    assert score_rungs(limited(max_cost_per_1k=1.0), rungs, dear).rival.name == "commonest", "it is out of the question"
 
 
 def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
     rungs = [rung("linear", 0.6, "simple", seed=1), rung("retrieval", 0.85, "retrieve", seed=3)]
     terms = Terms({"linear": 0.0, "retrieval": 3.0}, {"linear": (0.1, 0.2), "retrieval": (300.0, 900.0)})
     dear, slow = limited(max_cost_per_1k=1.0), limited(max_latency_ms=500.0)
-    assert score_rungs(spec(), rungs, terms)[1].name == "retrieval"
+    assert score_rungs(spec(), rungs, terms).stands.name == "retrieval"
     for of, why in ((dear, "max_cost_per_1k"), (slow, "max_latency_ms")):
-        assert score_rungs(of, rungs, terms)[1].name == "linear"
+        assert score_rungs(of, rungs, terms).stands.name == "linear"
         made = ladder(of, rungs, terms)
         assert why in made.rung("retrieval").excluded
         assert any(why in flip and "would lead" in flip for flip in made.flips)
