@@ -20,7 +20,7 @@ from finetune_pipeline_tests.openai_server import Server, openai_server
 
 CLIMBED = [step for step in STEPS if step.asked_for and step.name != "tuned_rungs"]
 BASELINE = {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}
-SETTINGS: dict[str, Any] = {"ladder": {"calls": 72, "pilot": [0.25, 0.5]}, "baseline": BASELINE}
+SETTINGS: dict[str, Any] = {"ladder": {"calls": 112, "pilot": [0.25, 0.5]}, "baseline": BASELINE}
 WRITTEN = ["What burns is red. Say red or blue.", "What is wet is blue. Say red or blue."]
 
 
@@ -72,7 +72,8 @@ def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: 
     assert answer["rows"] == len(read_predictions(project.artifact("prompt_search") / "predictions.parquet")) >= 10
     assert code == (0 if answer["decision"] == "fine_tune" else 2)
     assert [point["share"] for point in answer["points"]] in ([0.25], [0.25, 0.5])
-    assert all(rung["p50"] > 0 for rung in answer["rungs"])
+    assert all(rung["p50"] > 0 for rung in answer["rungs"] if rung["kind"] != "api"), "timed on this machine"
+    assert {"api", "api_restricted"} & set(names)
     assert answer["stands"] in names and answer["sentence"]
     assert "every rung on the same rows" in Path(answer["page"]).read_text("utf-8").lower()
     for step in CLIMBED:
@@ -86,7 +87,7 @@ def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
     project, _, answer = climbed
     facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
     assert len(facts["searches"]) == 2
-    assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) + answer["rows"] <= 72
+    assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) + answer["rows"] <= 112
     answered = read_predictions(project.artifact("prompt_search") / "predictions.parquet")
     assert len({row["example_id"] for row in answered}) == len(answered) == answer["rows"]
 
