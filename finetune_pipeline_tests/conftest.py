@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 
@@ -12,6 +13,9 @@ from finetune_pipeline.engine.store import hold
 from finetune_pipeline_tests import wheel
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.shared import Shared
+
+# torch's compiler imports setuptools, which refuses a process that has imported distutils without it, as some test does
+os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     Shared.get()  # the process that starts the others ends last
 
 
+FIRST = ("test_whole_graph.py", "test_bundled_model.py", "test_ray.py")
+"""The first of these makes `finished`, which many wait for; the others take long without it."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
     if not config.getoption("--ray"):
         for item in items:
             if item.get_closest_marker("ray"):
