@@ -157,7 +157,7 @@ class Acceptance:
         self.peak = matmul_flops(self.device, self.precision)
         print(f"# {self.card}\n")
         print(f"{date.today()}, torch {torch.__version__}, {str(self.precision).removeprefix('torch.')}; ", end="")
-        print(f"a large product of matrices: {self.peak / 1e12:.1f} TFLOPS\n")
+        print(f"a large product of matrices: {self.peak / 1e12:.3g} TFLOPS\n")
 
     def rows(self, name: str, number: int, seed: int) -> Path:
         return make_rows(self.folder / f"{name}.jsonl", number, 30 if self.tiny else 300, seed)
@@ -193,10 +193,11 @@ class Acceptance:
             for who, figures in measured.items():
                 seconds = figures["train_seconds"]
                 peak = figures.get("peak_gpu_memory_mib" if self.gpu else "peak_memory_mib", 0) or 0
-                use = 4 * planner.shape.parameters * tokens / seconds / self.peak
+                share = 4 * planner.shape.parameters * tokens / seconds / self.peak
+                use = "–" if self.tiny else f"{share:.0%}"
                 ratio = f"{measured['plain TRL']['train_seconds'] / seconds:.2f}" if against else "–"
                 plan = (f"{planned:.0f}", self.near(peak, planned)) if who == "ours" else ("–", "–")
-                row(f"{name} {method}", who, f"{tokens / seconds:.0f}", f"{use:.0%}", ratio, f"{peak:.0f}", *plan)
+                row(f"{name} {method}", who, f"{tokens / seconds:.0f}", use, ratio, f"{peak:.0f}", *plan)
 
     def answers(self, model: Path) -> None:
         import torch
