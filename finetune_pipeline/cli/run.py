@@ -272,16 +272,18 @@ LIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRun
 
 
 def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
-    """Mark as failed every run that a command line of this machine started and whose process is gone.
+    """Mark as failed every run of a task that a command line of this machine started and whose process is gone.
 
-    `finish` ends the run in MLflow. Returns the run ids. Runs started by Dagster's daemon are the daemon's to watch.
+    The slots of the GPU pool that such runs hold are freed, those of other tasks too: a new run would wait for them for
+    ever. `finish` ends the run in MLflow. Returns the run ids. Runs started by Dagster's daemon are the daemon's to watch.
     """
     closed = []
-    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
-        if "finetune/pid" in run.tags and not _process_runs(run):
+    for run in instance.get_runs(dg.RunsFilter(statuses=LIVE)):
+        if "finetune/pid" not in run.tags or _process_runs(run):
+            continue
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        if run.tags.get("finetune/task") == task:  # another one is closed, in MLflow too, when its task runs again
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to go on")
-            # its steps still hold their slots of the GPU pool; a new run would wait for them for ever
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
     return closed

@@ -61,6 +61,22 @@ def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number
         assert storage.claim_concurrency_slot("gpu", running, "tickets__adapter").is_claimed, "its slot is free again"
 
 
+def test_a_killed_run_of_another_task_holds_nobody_up(tmp_path: Path) -> None:
+    @dg.job
+    def nothing() -> None: ...
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        tags = {"finetune/task": "orders", "finetune/pid": str(os.getpid()), "finetune/process_started": "1.00"}
+        gone = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
+        mine = instance.create_run_for_job(nothing, tags={"finetune/task": "tickets"}).run_id
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        assert storage.claim_concurrency_slot("gpu", gone, "orders__adapter").is_claimed
+        assert close_abandoned_runs(instance, "tickets", lambda *_: pytest.fail("it is not this task's")) == []
+        assert storage.claim_concurrency_slot("gpu", mine, "tickets__adapter").is_claimed
+        assert close_abandoned_runs(instance, "orders", lambda *_: 1) == [gone], "its own task closes it"
+
+
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, said = tmp_path / "progress.jsonl", []
     monkeypatch.setenv(VARIABLE, str(path))
