@@ -25,10 +25,16 @@ from typing import Any
 import yaml
 
 from benchmarks.example_sets import INTENTS, example_set, with_answer, with_shuffled_answers
+from finetune_pipeline.baseline.ladder import OPTIMISED, climb
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.wording import percent, points, points_range
+from finetune_pipeline.spec import load_task
+from finetune_pipeline.steps.baseline import by_model
+from finetune_pipeline.steps.rungs import PREDICTIONS
 
 Rows = list[Example]
 
@@ -236,6 +242,28 @@ def table(results: Sequence[Result]) -> list[str]:
     return lines
 
 
+def searched(name: str, work: Path) -> list[str]:
+    """Lines of a table: the searched prompt against the best of the spec's own, in pairs, both cross-fitted."""
+    spec = load_task(work / "data" / name).spec
+    store = ArtifactStore(work / "home" / "artifacts")
+    baseline, search = (list(store.all_versions(name, step))[-1:] for step in ("few_shot_baseline", "prompt_search"))
+    if not baseline or not search or not search[0].facts["best"]:
+        return []
+    rows, found = (by_model(read_predictions(of[0].path(PREDICTIONS))) for of in (baseline, search))
+    rungs = {of.name: of for of in climb(spec, rows, {}, found[OPTIMISED])}
+    metric, lines = METRICS[spec.metric], []
+    for ending, how in (("", "as written"), ("_restricted", "restricted")):
+        own, other = rungs.get(f"prompt{ending}"), rungs.get(f"{OPTIMISED}{ending}")
+        if own and other:
+            values = [percent(metric.value(of.rows, spec.output) or 0.0) for of in (own, other)]
+            gain = metric.gain(own.rows, other.rows, spec.output, spec.gates.confidence)
+            lines.append(
+                f"| {name} | {how} | {values[0]} | {values[1]} | {points(gain.gain)} ({points_range(gain.interval)}) | "
+                f"{search[0].facts['calls']} |"
+            )
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("public", type=Path)
@@ -256,6 +284,10 @@ def main() -> int:
         results.append(result)
         print(f"{name}: {result.advice}, {result.ladder}, gain {result.gain:+.3f}", flush=True)
     print("\n".join(table(results)))
+    print(
+        "\n| set | answers | prompts of task.yaml | searched prompt | gain | calls of the search |\n|---|---|---:|---:|---|---:|"
+    )
+    print("\n".join(line for of in results for line in searched(of.name, given.work)))
     lost = [of.name for of in results if of.interval[1] < 0 and "fine_tune" in (of.advice, of.ladder)]
     if lost:
         print(f"\na sure yes that lost: {', '.join(lost)}")
