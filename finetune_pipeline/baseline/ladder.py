@@ -5,7 +5,7 @@ The answer is the simplest rung that no later one surely beats, and the pilot sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
     api = [name for name in names if name.startswith(API)]
     nearest = [n for n in names if n.endswith((NEAREST, EMBEDDED)) and n not in api]
     documents = [n for n in names if n.endswith(DOCUMENTS) and n not in api]
-    fixed = [name for name in names if name not in (*api, *nearest, *documents)]
+    fixed = fixed_prompts(names)
     asked = {row["example_id"] for row in rows[names[0]]}
     simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}
     return [
@@ -147,6 +147,11 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
         *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents}, rows, tokens),
         *_rungs(spec, "api", "The API model", {n: rows[n] for n in api}, rows, tokens),
     ]  # fmt: skip
+
+
+def fixed_prompts(names: Iterable[str]) -> list[str]:
+    """Of a baseline's prompts those of the base model that show every row the same."""
+    return [n for n in names if not n.startswith(API) and not n.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
 
 
 def _rungs(

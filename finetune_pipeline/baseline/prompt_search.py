@@ -28,6 +28,9 @@ DRAWS = 3
 """Sets of demonstrations of each size."""
 LEAST_ROWS = 4
 """Rows of a round: fewer tell candidates apart by luck alone."""
+LIKELY = 0.8
+"""Confidence with which a found prompt must be better than the task's own before it takes their place. Without it, winners of
+a search of 90 calls among eleven prompts were up to ten points worse (benchmarks/results/2026-11-27-advise.md)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def halving(
     calls: int,
     ask: Ask,
     out_of_time: Callable[[], bool] = lambda: False,
-) -> Search:
+) -> tuple[Search, list[Row]]:
     """Drop the worse half of the prompts, round by round, until one is left or the calls are spent.
 
     Args:
@@ -122,6 +125,9 @@ def halving(
         calls: Answers the search may take.
         ask: See :data:`Ask`.
         out_of_time: Asked before every round but the first.
+
+    Returns:
+        The search, and what its winner answered in it.
 
     Raises:
         ValueError: The calls do not suffice for one prompt and one row.
@@ -152,14 +158,27 @@ def halving(
         rounds.append(Round(len(alive), asked, {name: round(scores[name], 4) for name in alive}))
         alive = sorted(alive, key=lambda name: -scores[name])[: math.ceil(len(alive) / 2)]
     last = rounds[-1].scores if rounds else {}
-    return Search(max(alive, key=lambda name: last.get(name, 0.0)), spent, rounds, stopped)
+    winner = max(alive, key=lambda name: last.get(name, 0.0))
+    return Search(winner, spent, rounds, stopped), answers[winner]
+
+
+def likely_better(spec: TaskSpec, own: Sequence[Row], found: Sequence[Row]) -> bool:
+    """Whether a found prompt is likely better than one of the task's own, on the rows that both answered."""
+    asked = {row["example_id"] for row in found}
+    ours, theirs = _best_way(spec, [row for row in own if row["example_id"] in asked]), _best_way(spec, found)
+    return METRICS[spec.metric].gain(ours, theirs, spec.output, LIKELY).surely_above()
 
 
 def best_value(spec: TaskSpec, rows: Sequence[Row]) -> float:
-    """The score of a prompt's answers in the metric that decides: as written or, for labels, restricted to them; whichever
-    is better."""
+    """The score of a prompt's answers in the metric that decides, in the better way of :func:`_best_way`; more is better."""
+    metric = METRICS[spec.metric]
+    return metric.rank(metric.value(_best_way(spec, rows), spec.output))
+
+
+def _best_way(spec: TaskSpec, rows: Sequence[Row]) -> Sequence[Row]:
+    """A prompt's answers as written or, for labels, restricted to them; whichever is better."""
     metric = METRICS[spec.metric]
     ways = [rows]
     if isinstance(spec.output, LabelsOutput) and (restricted := restricted_rows({"it": rows}, "it", spec.output)):
         ways.append(restricted)
-    return max(metric.rank(metric.value(way, spec.output)) for way in ways)
+    return max(ways, key=lambda way: metric.rank(metric.value(way, spec.output)))

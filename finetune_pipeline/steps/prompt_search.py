@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED
-from finetune_pipeline.baseline.prompt_search import Search, candidates, halving, texts_in
+from finetune_pipeline.baseline.ladder import OPTIMISED, fixed_prompts
+from finetune_pipeline.baseline.prompt_search import Search, best_value, candidates, halving, likely_better, texts_in
 from finetune_pipeline.baseline.selection import FOLDS, fold_of
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.evaluation.predictions import API, read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import API, prompts_of, read_predictions, write_predictions
 from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
@@ -44,31 +44,68 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
     if why := _no_search(context, len(rows), folds):
         write_predictions(context.out / PREDICTIONS, [])
         return {"skipped": why, "calls": 0, "searches": [], "best": None}
+    own = _Own(context)
     prompts = candidates(spec, train_rows, _written_instructions(context, train_rows))
     ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else None
     searches: list[Search] = []
     answers: list[dict[str, Any]] = []
     tokens: list[Mapping[str, float]] = []
+    written: dict[str, Any] = {}
     for fold, held in folds.items():
         ask = _Asker(context, context.builder.work / f"fold_{fold}")
         budget = (spec.ladder.calls - len(rows)) // 2
-        search = halving(
+        search, found = halving(
             spec, prompts, folds[1 - fold], budget, ask, lambda: ends is not None and time.monotonic() > ends
         )
-        made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
-        tokens.append(ask.tokens[search.winner])
+        best = own.best(folds[1 - fold])
+        if likely_better(spec, own.rows[best], found):
+            made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
+            tokens.append(ask.tokens[search.winner])
+            written[search.winner] = prompts[search.winner].to_dict()
+            search = replace(search, calls=search.calls + len(held))
+        else:
+            ids = {e.id for e in held}
+            made = [row for row in own.rows[best] if row["example_id"] in ids]
+            tokens.append(own.tokens[best])
+            written[best] = own.prompts[best]
+            why = f"{search.winner} is not likely better than {best} of task.yaml"
+            search = replace(search, winner=best, stopped=f"{search.stopped}; {why}" if search.stopped else why)
         searches.append(search)
         answers += [{**row, "model": OPTIMISED} for row in made]
         say(f"prompt_search: fold {fold + 1} of 2: {search.winner} won after {search.calls} calls")
     write_predictions(context.out / PREDICTIONS, sorted(answers, key=lambda row: str(row["example_id"])))
-    write_json(context.out / PROMPTS, {name: prompts[name].to_dict() for name in {s.winner for s in searches}})
+    write_json(context.out / PROMPTS, written)
     return {
         "skipped": "",
-        "calls": sum(search.calls for search in searches) + len(rows),
+        "calls": sum(search.calls for search in searches),
         "searches": [asdict(search) for search in searches],
         "best": searches[0].winner,
         "tokens": {key: sum(of[key] for of in tokens) / len(tokens) for key in tokens[0]},
     }
+
+
+class _Own:
+    """The prompts of task.yaml, which the baseline has asked: rows, tokens and prompts by name."""
+
+    def __init__(self, context: StepContext) -> None:
+        baseline = context.inputs["few_shot_baseline"]
+        rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
+        details = baseline.facts["prompt_details"]
+        self.spec = context.spec
+        self.rows = {name: rows[name] for name in fixed_prompts(prompts_of(rows))}
+        self.tokens = {
+            name: {"prompt": details[name]["mean_prompt_tokens"], "answer": details[name]["mean_new_tokens"]}
+            for name in self.rows
+        }
+        self.prompts = read_json(baseline.path(PROMPTS))
+
+    def best(self, examples: Sequence[Example]) -> str:
+        """The best one on these rows; the first of equals."""
+        ids = {e.id for e in examples}
+        return max(
+            self.rows,
+            key=lambda name: best_value(self.spec, [row for row in self.rows[name] if row["example_id"] in ids]),
+        )
 
 
 def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Example]]) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Terms
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Terms, fixed_prompts
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import API
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.costs import training_costs
@@ -60,8 +60,7 @@ def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
     """The base model's prompts by rung: the best fixed one, the one that retrieves, the one that was searched."""
     baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
     prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
-    fixed = [name for name in prompts if not name.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
-    best = max(fixed, key=lambda name: baseline.facts["prompts"][name]["primary"]["value"] or 0.0)
+    best = max(fixed_prompts(prompts), key=lambda name: baseline.facts["prompts"][name]["primary"]["value"] or 0.0)
     asked = {"prompt": prompts[best]}
     for rung, end in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
         if found := next((of for name, of in prompts.items() if name.endswith(end)), None):

@@ -13,7 +13,7 @@ import pytest
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, climb, score_rungs
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.pilot import extrapolate, rows_for
-from finetune_pipeline.baseline.prompt_search import candidates, halving, instructions, texts_in
+from finetune_pipeline.baseline.prompt_search import candidates, halving, instructions, likely_better, texts_in
 from finetune_pipeline.baseline.selection import cross_fitted, fold_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -108,7 +108,7 @@ def examples(n: int) -> list[Example]:
 def test_halving_finds_the_best_prompt_and_keeps_to_its_calls(calls: int) -> None:
     shares = {f"p{i}": 0.3 for i in range(16)} | {"p11": 0.9}
     oracle = Oracle(shares)
-    search = halving(spec(), {name: Prompt() for name in shares}, examples(100), calls, oracle)
+    search, _ = halving(spec(), {name: Prompt() for name in shares}, examples(100), calls, oracle)
     assert search.calls == len(oracle.asked) <= calls
     assert len(set(oracle.asked)) == len(oracle.asked), "no row is asked twice of one prompt"
     if calls > 40:  # with 40 calls only the first few prompts can be tried at all
@@ -118,10 +118,19 @@ def test_halving_finds_the_best_prompt_and_keeps_to_its_calls(calls: int) -> Non
 
 def test_halving_stops_when_the_time_is_up_and_refuses_too_few_calls() -> None:
     oracle = Oracle({"a": 0.2, "b": 0.9, "c": 0.5, "d": 0.1})
-    search = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 120, oracle, lambda: True)
+    search, _ = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 120, oracle, lambda: True)
     assert (len(search.rounds), search.stopped, search.winner) == (1, "the time is up", "b")
     with pytest.raises(ValueError, match="3 calls are too few"):
         halving(spec(), {"a": Prompt()}, examples(50), 3, oracle)
+
+
+def test_a_found_prompt_takes_the_place_of_an_own_one_where_it_is_likely_better_and_not_by_luck() -> None:
+    of, trials = spec(), 150
+    by_luck = sum(likely_better(of, answers(luck(0.4, 30, s)), answers(luck(0.4, 30, 999 + s))) for s in range(trials))
+    seen = sum(likely_better(of, answers(luck(0.4, 30, s)), answers(luck(0.85, 30, 999 + s))) for s in range(trials))
+    assert by_luck < 0.2 * trials and seen > 0.9 * trials, (by_luck, seen)
+    own = answers(luck(0.4, 30, 1))
+    assert not likely_better(of, own, own[:6]), "the same answers, on the rows of both"
 
 
 def test_instructions_begin_with_the_tasks_own_and_name_the_labels() -> None:
