@@ -143,6 +143,13 @@ def fingerprint(dev: bool) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
+def drop_leftovers(environment: Path) -> None:
+    """Remove what an earlier copy in site-packages leaves behind when pip takes it away: compiled kernels, in folders that
+    would hide the checkout from programs that do not start in it."""
+    for folder in environment.glob("lib/python*/site-packages/finetune_pipeline"):
+        shutil.rmtree(folder)
+
+
 def main() -> None:
     dev = "--dev" in sys.argv[1:]
     if sys.version_info < (3, 11):
@@ -160,6 +167,8 @@ def main() -> None:
     with at_work("torch" if has_gpu() else "torch, CPU build"):
         install_torch()
         pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
+    if dev:
+        drop_leftovers(VENV)
     (VENV / (".installed-dev" if dev else ".installed")).write_text(fingerprint(dev))
 
 

@@ -39,3 +39,12 @@ def test_an_installation_is_never_silent_for_long(capsys: pytest.CaptureFixture[
         while lines.count("torch: working") < 2:
             lines += capsys.readouterr().out
     assert lines.startswith("environment: torch\n")
+
+
+def test_kernels_of_an_earlier_copy_do_not_hide_the_checkout(tmp_path: Path) -> None:
+    """`make demo` and then `make test`: pip leaves the folders in which numba has put compiled kernels."""
+    left = tmp_path / "lib" / "python3.11" / "site-packages" / "finetune_pipeline" / "data" / "__pycache__"
+    left.mkdir(parents=True)
+    (left / "kernels.sketch-1.py311.nbi").write_bytes(b"")
+    runpy.run_path(str(ROOT / "tools" / "install.py"))["drop_leftovers"](tmp_path)
+    assert not list(tmp_path.glob("lib/python3.11/site-packages/*"))
