@@ -183,34 +183,34 @@ class Scored:
         stands: The simplest allowed rung that no later allowed one surely beats; the first where all are excluded.
         rival: Of the allowed rungs without training the one that scores highest: what training has to beat. With few rows it
             may lie far above the one that stands, and not surely.
+        rival_rows: Its answers.
     """
 
     rungs: list[Rung]
-    stands: Answered
-    rival: Answered
+    stands: Rung
+    rival: Rung
+    rival_rows: list[dict[str, Any]]
 
 
 def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> Scored:
     """Score every rung, each compared in pairs with the allowed one below it that stands; a tuned one with the rival."""
     metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
     rungs: list[Rung] = []
-    stands: Answered | None = None
-    rival: tuple[float, Answered] | None = None
-    for answers in answered:
+    stands = rival = None  # places in the list
+    for place, answers in enumerate(answered):
+        over = rival if answers.kind == "tuned" and stands is not None and rungs[stands].kind != "tuned" else stands
+        gain = metric.gain(answered[over].rows, answers.rows, spec.output, confidence) if over is not None else None
         p50, p95 = terms.latency.get(answers.name, (None, None))
         cost = terms.dollars.get(answers.name)
-        over = rival[1] if rival and stands and answers.kind == "tuned" != stands.kind else stands
-        gain = metric.gain(over.rows, answers.rows, spec.output, confidence) if over else None
-        value = metric.value(answers.rows, spec.output)
         rung = Rung(
             name=answers.name,
             kind=answers.kind,
             title=answers.title,
-            value=value or 0.0,
+            value=metric.value(answers.rows, spec.output) or 0.0,
             interval=metric.interval(answers.rows, spec.output, spec.gates.confidence),
             gain=gain.gain if gain else None,
             gain_interval=gain.interval if gain else None,
-            over=over.title if over else "",
+            over=answered[over].title if over is not None else "",
             prompt_tokens=answers.call.prompt if answers.call else None,
             answer_tokens=answers.call.answer if answers.call else None,
             dollars=cost,
@@ -222,10 +222,15 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> S
         if rung.excluded:
             continue
         if gain is None or gain.surely_above():
-            stands = answers
-        if answers.kind != "tuned" and (rival is None or metric.rank(value) > rival[0]):
-            rival = metric.rank(value), answers
-    return Scored(rungs, stands or answered[0], rival[1] if rival else answered[0])
+            stands = place
+        if rung.kind != "tuned" and (rival is None or metric.rank(rung.value) > metric.rank(rungs[rival].value)):
+            rival = place
+    return Scored(rungs, rungs[stands or 0], rungs[rival or 0], answered[rival or 0].rows)
+
+
+def surely_enough(spec: TaskSpec, interval: tuple[float, float] | None) -> bool:
+    """Whether a score with this interval surely reaches baseline.ceiling."""
+    return METRICS[spec.metric].higher_is_better and interval is not None and interval[0] >= spec.baseline.ceiling
 
 
 def one_of_many(spec: TaskSpec, rungs: int) -> float:

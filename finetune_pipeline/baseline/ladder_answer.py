@@ -6,7 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import DECISIONS, Answered, Ladder, Rung, Scored, Terms, one_of_many, score_rungs
+from finetune_pipeline.baseline.ladder import (
+    DECISIONS,
+    Answered,
+    Ladder,
+    Rung,
+    Scored,
+    Terms,
+    one_of_many,
+    score_rungs,
+    surely_enough,
+)
 from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
@@ -39,24 +49,22 @@ def ladder(
         expected: What all rows should reach where `pilot_rows` are not given any more; else it follows from these.
         train_rows: All there are.
     """
-    scored = score_rungs(spec, answered, terms)
-    rungs, trained = scored.rungs, pilot_rows or {}
-    stands, rival = (next(rung for rung in rungs if rung.name == of.name) for of in (scored.stands, scored.rival))
+    scored, trained = score_rungs(spec, answered, terms), pilot_rows or {}
     if trained:
-        expected = extrapolate(spec, trained, scored.rival.rows)
-    decision, sentence = _decide(spec, answered, scored, stands, rival, learnable, trained, expected)
+        expected = extrapolate(spec, trained, scored.rival_rows)
+    decision, sentence = _decide(spec, answered, scored, learnable, trained, expected)
     return Ladder(
         metric=spec.metric,
         rows=len(answered[0].rows),
         confidence=spec.gates.confidence,
-        rungs=rungs,
+        rungs=scored.rungs,
         points=list(points),
         expected=expected,
-        stands=stands.name,
+        stands=scored.stands.name,
         decision=decision,
         sentence=f"{DECISIONS[decision]} {sentence}",
-        reasons=_reasons(rungs, expected, points),
-        flips=_flips(spec, decision, rungs, stands, rival, expected, terms, train_rows, trained),
+        reasons=_reasons(scored.rungs, expected, points),
+        flips=_flips(spec, decision, scored, expected, terms, train_rows, trained),
         skipped=dict(skipped or {}),
     )
 
@@ -72,13 +80,12 @@ def _decide(
     spec: TaskSpec,
     answered: Sequence[Answered],
     scored: Scored,
-    stands: Rung,
-    rival: Rung,
     learnable: bool,
     pilot_rows: Mapping[float, Sequence[Row]],
     expected: Extrapolation | None,
 ) -> tuple[str, str]:
     """(decision, sentence)."""
+    stands, rival = scored.stands, scored.rival
     held = f"{stands.title} reaches {percent(stands.value)} {metric_title(spec.metric)} on validation"
     if stands.kind == "tuned":
         lead = f"{points(stands.gain)} points, {points_range(stands.gain_interval)}"
@@ -86,15 +93,16 @@ def _decide(
     if not learnable:
         return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
     for rung in scored.rungs:
-        if not rung.excluded and rung.kind != "tuned" and rung.interval and rung.interval[0] >= spec.baseline.ceiling:
+        if not rung.excluded and rung.kind != "tuned" and surely_enough(spec, rung.interval):
             return rung.kind, (
                 f"{rung.title} reaches {percent(rung.value)} {metric_title(spec.metric)} on validation, surely at or above the "
                 f"{percent(spec.baseline.ceiling)} of baseline.ceiling."
             )
     if any(of.kind == "tuned" for of in answered):
-        return stands.kind, f"{held}, and the tuned model is not surely ahead of it."
+        of_what = "it" if rival == stands else inside(rival.title)
+        return stands.kind, f"{held}, and the tuned model is not surely ahead of {of_what}."
     for share, rows in sorted(pilot_rows.items()):
-        if gain := leads(spec, answered, scored.rival.rows, rows):
+        if gain := leads(spec, answered, scored.rival_rows, rows):
             return "fine_tune", (
                 f"Trained on {percent(share)} of the rows the model already leads {inside(rival.title)}, the best simpler way, by "
                 f"{points(gain.gain)} points ({points_range(gain.interval)})."
@@ -140,16 +148,15 @@ def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Seq
 def _flips(
     spec: TaskSpec,
     decision: str,
-    rungs: Sequence[Rung],
-    stands: Rung,
-    rival: Rung,
+    scored: Scored,
     expected: Extrapolation | None,
     terms: Terms,
     train_rows: int,
     pilot_rows: Mapping[float, Sequence[Row]],
 ) -> list[str]:
     """What would change the answer, each as a sentence with its figure."""
-    excluded = [rung for rung in rungs if rung.excluded and rung.value > stands.value]
+    stands, rival = scored.stands, scored.rival
+    excluded = [rung for rung in scored.rungs if rung.excluded and rung.value > stands.value]
     said = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
     if stands.kind == "tuned":
         return said

@@ -98,6 +98,8 @@ def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     loaded, problems = _read(folder, store)
     if loaded is None:
         return Checked(folder.name, problems, ERROR)
+    if loaded.spec.baseline.documents:
+        problems += document_findings(loaded.folder / FOLDER)
     try:
         made = PIPELINE.run_to("reviewed_examples", loaded, collect_run_inputs(loaded, None, store), store)
     except FindingsError as error:
@@ -122,7 +124,7 @@ def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     folders = [*(made[step].folder for step in STEPS[1:]), out] if validated["kept"] else [asked[-1].folder]
     checked.rules = _by_rule(folders, out / "findings.jsonl")
     checked.power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
-    checked.code = REFUSED if checked.stops else DONE
+    checked.code = ERROR if errors(problems) else REFUSED if checked.stops else DONE
     return checked
 
 
@@ -181,8 +183,6 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
         return None, findings
     task = Task(spec=spec, folder=folder.resolve())
     findings += [f for f in preflight(spec, task.folder, made_base(task, store)) if f not in findings]
-    if spec.baseline.documents:
-        findings += document_findings(task.folder / FOLDER)
     try:
         ability_digest(task)
     except FindingsError as error:

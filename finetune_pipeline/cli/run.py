@@ -88,7 +88,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     Raises KeyboardInterrupt when a signal stopped it."""
     from finetune_pipeline.definitions import build_definitions
 
-    close_abandoned_runs(instance, task.name, project.tracking.finish)  # else this one waits for the slots they hold
+    close_abandoned_runs(instance, task.name, project.tracking.finish)
     names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
     left = time_left(project, names)
     if not quiet:
@@ -101,6 +101,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     try:
         with (
             Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id), left),
+            _abandoned_slots_freed(instance),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
             project.tracking.prepare()  # before steps run in parallel
@@ -274,19 +275,44 @@ LIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRun
 def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
     """Mark as failed every run of a task that a command line of this machine started and whose process is gone.
 
-    The slots of the GPU pool that such runs hold are freed, those of other tasks too: a new run would wait for them for
-    ever. `finish` ends the run in MLflow. Returns the run ids. Runs started by Dagster's daemon are the daemon's to watch.
+    `finish` ends the run in MLflow. Returns the run ids. Runs started by Dagster's daemon are the daemon's to watch.
     """
     closed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=LIVE)):
-        if "finetune/pid" not in run.tags or _process_runs(run):
-            continue
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        if run.tags.get("finetune/task") == task:  # another one is closed, in MLflow too, when its task runs again
+    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
+        if "finetune/pid" in run.tags and not _process_runs(run):
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to go on")
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
     return closed
+
+
+def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
+    """Free the slots of the GPU pool that killed command lines hold, of any task: who needs one would wait for ever."""
+    storage = instance.event_log_storage
+    for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
+        for slot in storage.get_concurrency_info(key).claimed_slots:
+            run = instance.get_run_by_id(slot.run_id)
+            if run is not None and "finetune/pid" in run.tags and not _process_runs(run):
+                storage.free_concurrency_slots_for_run(slot.run_id)
+
+
+@contextlib.contextmanager
+def _abandoned_slots_freed(instance: dg.DagsterInstance, seconds: float = 10.0) -> Iterator[None]:
+    """Keep freeing them while the block runs: the one that is waited for may be killed meanwhile."""
+    stop = threading.Event()
+
+    def keep_freeing() -> None:
+        while not stop.is_set():
+            free_abandoned_slots(instance)
+            stop.wait(seconds)
+
+    thread = threading.Thread(target=keep_freeing, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
 
 
 def _process_runs(run: dg.DagsterRun) -> bool:

@@ -146,11 +146,13 @@ def is_cesu8(data: bytes, start: int) -> bool:
 
 def _count_keys(value: Any) -> int:
     """Keys of all objects in a value, at every depth."""
-    count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
-    for each in inner if isinstance(value, dict | list) else ():
-        if type(each) is dict or type(each) is list:  # a call for every text would take twice as long
-            count += _count_keys(each)
-    return count
+    if isinstance(value, dict):
+        return len(value) + _count_keys([*value.values()])
+    if not isinstance(value, list):
+        return 0
+    return sum(
+        [_count_keys(each) for each in value if type(each) in (dict, list)]
+    )  # a call for every text takes longer
 
 
 def _bad_json(place: str, message: str, fix: str) -> Finding:

@@ -36,7 +36,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
     if not TRAINERS[spec.training.trainer].on_this_machine:
         why = f"the trainer {spec.training.trainer} would be paid for every share; a pilot trains on this machine"
     rows, points, stopped = read_examples(split_file(context, "train")), [], ""
-    rival = score_rungs(spec, answered, Terms({}, {})).rival
+    rival = score_rungs(spec, answered, Terms({}, {})).rival_rows
     by_share: dict[float, Rows] = {}
     for share in () if why else sorted(spec.ladder.pilot):
         count = max(1, round(share * len(rows)))
@@ -47,7 +47,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         by_share[share] = by_model(read_predictions(work / "answers" / PREDICTIONS))["trained"]
         points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json")))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
-        if stopped := _enough(spec, answered, rival.rows, by_share):
+        if stopped := _enough(spec, answered, rival, by_share):
             break
     write_predictions(
         context.out / PREDICTIONS,

@@ -58,14 +58,13 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
             spec, prompts, folds[1 - fold], budget, ask, lambda: ends is not None and time.monotonic() > ends
         )
         best = own.best(folds[1 - fold])
-        if likely_better(spec, own.rows[best], found):
+        if likely_better(spec, own.answers(best, folds[1 - fold]), found):
             made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
             tokens.append(ask.tokens[search.winner])
             written[search.winner] = prompts[search.winner].to_dict()
             search = replace(search, calls=search.calls + len(held))
         else:
-            ids = {e.id for e in held}
-            made = [row for row in own.rows[best] if row["example_id"] in ids]
+            made = own.answers(best, held)
             tokens.append(own.tokens[best])
             written[best] = own.prompts[best]
             why = f"{search.winner} is not likely better than {best} of task.yaml"
@@ -99,13 +98,14 @@ class _Own:
         }
         self.prompts = read_json(baseline.path(PROMPTS))
 
-    def best(self, examples: Sequence[Example]) -> str:
-        """The best one on these rows; the first of equals."""
+    def answers(self, name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """What a prompt answered to these rows."""
         ids = {e.id for e in examples}
-        return max(
-            self.rows,
-            key=lambda name: best_value(self.spec, [row for row in self.rows[name] if row["example_id"] in ids]),
-        )
+        return [row for row in self.rows[name] if row["example_id"] in ids]
+
+    def best(self, examples: Sequence[Example]) -> str:
+        """The best prompt on these rows; the first of equals."""
+        return max(self.rows, key=lambda name: best_value(self.spec, self.answers(name, examples)))
 
 
 def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Example]]) -> str:

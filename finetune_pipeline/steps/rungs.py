@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb, surely_enough
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -46,7 +46,7 @@ def good_enough(spec: TaskSpec, answered: Sequence[Answered]) -> str:
     metric = METRICS[spec.metric]
     for of in () if spec.advise.limited else answered:
         interval = metric.interval(of.rows, spec.output, spec.gates.confidence)
-        if interval is not None and metric.higher_is_better and interval[0] >= spec.baseline.ceiling:
+        if surely_enough(spec, interval):
             return f"{of.title} surely reaches baseline.ceiling"
     return ""
 

@@ -16,7 +16,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
-from finetune_pipeline.trainers.ray_cluster import answers, is_platform, started_cluster
+from finetune_pipeline.trainers.ray_cluster import answers, finds_clusters, is_platform, started_cluster
 from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of, storage_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
 
@@ -102,12 +102,10 @@ def _address_findings(section: RaySection) -> list[Finding]:
         fix = "leave it out, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN in the environment"
         return [Finding("training.ray_address", "error", place, "the address holds a login", fix)]
     if is_platform(address):
-        if importlib.util.find_spec(parts.scheme) is not None:
+        if finds_clusters(parts.scheme):
             return []
-        message, fix = (
-            f"the package {parts.scheme} is not installed",
-            "install it (anyscale:// needs `pip install anyscale`), or write http://HEAD:8265",
-        )
+        message = f"no package {parts.scheme} is installed that finds Ray clusters"
+        fix = "install it (anyscale:// needs `pip install anyscale`), or write http://HEAD:8265"
         return [Finding("training.ray_address", "error", place, message, fix)]
     if parts.scheme not in ("http", "https") or not parts.hostname:
         message, fix = f"{address!r} is not the address of a dashboard", "write http://HEAD:8265, or PLATFORM://CLUSTER"

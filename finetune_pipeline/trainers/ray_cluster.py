@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import shutil
@@ -61,6 +62,14 @@ def is_platform(address: str) -> bool:
     """Whether Ray leaves an address to a platform's own package, as with anyscale://PROJECT/CLUSTER: it is the scheme's."""
     scheme = urlsplit(address).scheme
     return "://" in address and scheme.isidentifier() and scheme not in ("http", "https", "ray")
+
+
+def finds_clusters(package: str) -> bool:
+    """Whether a platform's package is here, with the function by which Ray asks it for a cluster."""
+    try:
+        return hasattr(importlib.import_module(package), "get_job_submission_client_cluster_info")
+    except ImportError:
+        return False
 
 
 def answers(address: str, seconds: float = 5.0) -> bool:

@@ -77,6 +77,7 @@ def test_check_of_good_data_ends_with_zero(data: Path, tmp_path: Path) -> None:
     (documents / "terms.txt").write_bytes("Größe".encode("cp1252"))
     done = finetune("check", "demo", data=data, home=tmp_path / "home")
     assert done.returncode == 1 and "documents/terms.txt: byte 2 is not UTF-8" in done.stdout
+    assert "3 rows in 1 files = 3 valid" in done.stdout, "the rows are looked at all the same"
 
 
 def test_check_says_first_what_could_not_be_read(data: Path, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import dagster as dg
 import psutil
 import pytest
 
-from finetune_pipeline.cli.run import close_abandoned_runs, pool_wait
+from finetune_pipeline.cli.run import _abandoned_slots_freed, close_abandoned_runs, free_abandoned_slots, pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.progress import VARIABLE, tell
 from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline.worker.supervised import Stopped
+from finetune_pipeline_tests.unit.processes import wait_until
 
 
 def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
@@ -37,44 +38,43 @@ def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
         assert pool_wait(instance, waiter) is None
 
 
-def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number(tmp_path: Path) -> None:
+def begun(instance: dg.DagsterInstance, task: str, started: float) -> str:
+    """The id of a run of this process that began so many seconds since 1970: with another time, one that is gone."""
+
     @dg.job
     def nothing() -> None: ...
 
+    tags = {"finetune/task": task, "finetune/pid": str(os.getpid()), "finetune/process_started": f"{started:.2f}"}
+    return instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
+
+
+def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number(tmp_path: Path) -> None:
     now = psutil.Process().create_time()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-
-        def begun(started: float) -> str:
-            tags = {
-                **{"finetune/task": "tickets", "finetune/pid": str(os.getpid())},
-                "finetune/process_started": f"{started:.2f}",
-            }
-            run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
-            return run.run_id
-
-        gone, running = begun(now - 3600), begun(now)
-        storage, ended = instance.event_log_storage, []
-        storage.set_concurrency_slots("gpu", 1)
-        assert storage.claim_concurrency_slot("gpu", gone, "tickets__adapter").is_claimed
+        gone, other = begun(instance, "tickets", now - 3600), begun(instance, "orders", now - 3600)
+        begun(instance, "tickets", now)
+        ended: list[tuple[str, str]] = []
         closed = close_abandoned_runs(instance, "tickets", lambda run, status: ended.append((run, status)) or 1)
         assert closed == [gone] and ended == [(gone, "FAILURE")]
-        assert storage.claim_concurrency_slot("gpu", running, "tickets__adapter").is_claimed, "its slot is free again"
+        left = instance.get_run_by_id(other)
+        assert left and left.status == dg.DagsterRunStatus.STARTED, "its own task closes it, in MLflow, too"
 
 
-def test_a_killed_run_of_another_task_holds_nobody_up(tmp_path: Path) -> None:
-    @dg.job
-    def nothing() -> None: ...
-
+def test_a_killed_run_of_any_task_holds_no_slot_and_a_running_one_keeps_its_own(tmp_path: Path) -> None:
+    now = psutil.Process().create_time()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        tags = {"finetune/task": "orders", "finetune/pid": str(os.getpid()), "finetune/process_started": "1.00"}
-        gone = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
-        mine = instance.create_run_for_job(nothing, tags={"finetune/task": "tickets"}).run_id
+        gone, running = begun(instance, "orders", now - 3600), begun(instance, "orders", now)
+        waiting = begun(instance, "tickets", now)
         storage = instance.event_log_storage
-        storage.set_concurrency_slots("gpu", 1)
-        assert storage.claim_concurrency_slot("gpu", gone, "orders__adapter").is_claimed
-        assert close_abandoned_runs(instance, "tickets", lambda *_: pytest.fail("it is not this task's")) == []
-        assert storage.claim_concurrency_slot("gpu", mine, "tickets__adapter").is_claimed
-        assert close_abandoned_runs(instance, "orders", lambda *_: 1) == [gone], "its own task closes it"
+        storage.set_concurrency_slots("gpu", 2)
+        for run in (gone, running):
+            assert storage.claim_concurrency_slot("gpu", run, "orders__adapter").is_claimed
+        assert not storage.claim_concurrency_slot("gpu", waiting, "tickets__adapter").is_claimed
+        with _abandoned_slots_freed(instance):  # as a run does that waits already when another one is killed
+            wait_until(lambda: gone not in {s.run_id for s in storage.get_concurrency_info("gpu").claimed_slots})
+        free_abandoned_slots(instance)
+        assert running in {slot.run_id for slot in storage.get_concurrency_info("gpu").claimed_slots}
+        assert storage.claim_concurrency_slot("gpu", waiting, "tickets__adapter").is_claimed
 
 
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

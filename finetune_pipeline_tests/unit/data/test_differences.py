@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.dedup.differences import Difference, difference, word_key
+from finetune_pipeline.data.dedup.differences import _TOKEN, Difference, _latin_words, difference, word_key
 
 LONG = "since the update of last week the exporter writes an empty file for our second depot"
 NOTHING, MORE_WORDS, OTHER_WORDS, FACTS = Difference
@@ -92,3 +92,10 @@ def test_texts_of_nothing_but_small_words_are_compared_as_they_are(a: str, b: st
 def test_symmetric_and_never_raises(a: str, b: str) -> None:
     assert difference(a, b) == difference(b, a)
     assert difference(a, a) == NOTHING
+
+
+@given(st.text(st.sampled_from("abcdefé ßñ ' -.,;!?«»´·ª²1_\xa0\xad\t\u2019Ж漢")))
+def test_words_in_latin_1_are_those_of_any_text(text: str) -> None:
+    words = _latin_words(text)
+    assert words is None or words == _TOKEN.findall(text)
+    assert _latin_words("a naïve, «old» top-up!") == ["a", "naïve", "old", "top", "up"]

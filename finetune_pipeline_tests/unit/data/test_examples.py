@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.examples import example_id, read_examples, write_examples
+from finetune_pipeline.data.examples import example_id, read_examples, user_texts, write_examples
 from finetune_pipeline.data.json_lines import digest_files, read_lines
 from finetune_pipeline_tests.unit.data.rows import example
 
@@ -13,6 +16,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     rows = [example("line\u2028separator\nand 😀"), example("b", group="g", origin="synthetic", tags=["x"])]
     assert write_examples(tmp_path / "e.jsonl", rows) == 2
     assert read_examples(tmp_path / "e.jsonl") == rows
+    assert user_texts((tmp_path / "e.jsonl").read_bytes()) == [row.user_text for row in rows]
     first = (tmp_path / "e.jsonl").read_text("utf-8").split("\n")[0]
     assert first.startswith('{"id":"') and first.index('"messages"') < first.index('"label"') < first.index('"source"')
 
@@ -23,6 +27,16 @@ def test_id_depends_on_content_and_roles_only() -> None:
     assert example_id(a) != example_id([{"role": "assistant", "content": "café"}])
     assert example_id(a) != example_id([{"role": "user", "content": "Café"}])
     assert len(example_id(a)) == 16
+
+
+@pytest.mark.parametrize(
+    "text", ['café \u2028 \x00\x1f\x7f "\\/ 😀', "half of a pair \ud83d", "".join(map(chr, range(0x21, 0x300)))]
+)
+def test_ids_are_those_of_the_canonical_json_for_ever(text: str) -> None:
+    """Ledgers and reviews of earlier versions name rows by them."""
+    plain = json.dumps([["user", unicodedata.normalize("NFC", text)]], ensure_ascii=False, separators=(",", ":"))
+    expected = hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    assert example_id([{"role": "user", "content": f" {text} "}]) == expected
 
 
 @pytest.mark.parametrize(

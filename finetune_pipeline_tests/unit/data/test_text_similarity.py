@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from finetune_pipeline.data.dedup.text_similarity import (
     exact_form,
+    has_invisible,
     loose_form,
     near_any,
     odd_invisible,
     similarity,
     text_key,
+    visible_text,
 )
 
 
@@ -46,3 +50,12 @@ def test_a_text_is_near_when_any_other_reaches_the_threshold() -> None:
     assert near_any(texts, others, 0.8) == [True, False, False, False]
     assert near_any(texts, others, likest)[1] and not near_any(texts, others, likest + 0.01)[1]
     assert near_any([], others, 0.8) == [] and near_any(texts, [], 0.8) == [False] * 4
+
+
+@given(some.text(some.characters(max_codepoint=0xFF)))
+def test_text_in_latin_1_has_the_forms_it_has_beside_other_characters(text: str) -> None:
+    """Latin-1 goes through bytes; with a character of another script behind it, it goes the way of all others."""
+    kept = loose_form(f"{text} Ж").split()[:-1]
+    assert loose_form(text).split() == (kept or exact_form(text).split())
+    assert has_invisible(text) == has_invisible(f"{text}Ж") == ("\xad" in text)
+    assert visible_text(text) == visible_text(f"{text}Ж")[:-1]
