@@ -86,7 +86,7 @@ def _decide(
 ) -> tuple[str, str]:
     """(decision, sentence)."""
     stands, rival = scored.stands, scored.rival
-    held = f"{stands.title} reaches {percent(stands.value)} {metric_title(spec.metric)} on validation"
+    held = _reaches(spec, stands)
     if stands.kind == "tuned":
         lead = f"{points(stands.gain)} points, {points_range(stands.gain_interval)}"
         return "fine_tune", f"{held}, surely ahead of everything simpler ({lead})."
@@ -94,10 +94,8 @@ def _decide(
         return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
     for rung in scored.rungs:
         if not rung.excluded and rung.kind != "tuned" and surely_enough(spec, rung.interval):
-            return rung.kind, (
-                f"{rung.title} reaches {percent(rung.value)} {metric_title(spec.metric)} on validation, surely at or above the "
-                f"{percent(spec.baseline.ceiling)} of baseline.ceiling."
-            )
+            ceiling = percent(spec.baseline.ceiling)
+            return rung.kind, f"{_reaches(spec, rung)}, surely at or above the {ceiling} of baseline.ceiling."
     if any(of.kind == "tuned" for of in answered):
         of_what = "it" if rival == stands else inside(rival.title)
         return stands.kind, f"{held}, and the tuned model is not surely ahead of {of_what}."
@@ -107,13 +105,11 @@ def _decide(
                 f"Trained on {percent(share)} of the rows the model already leads {inside(rival.title)}, the best simpler way, by "
                 f"{points(gain.gain)} points ({points_range(gain.interval)})."
             )
+    if rival != stands:
+        held = _reaches(spec, rival) + f", not surely more than {inside(stands.title)}"
     if expected is None:
         return "undecided", f"{held}; without a pilot nobody knows what training would add."
-    from_there = "that" if rival == stands else f"the {percent(rival.value)} of {inside(rival.title)}"
-    beyond = (
-        f"training on all rows should change {from_there} by {points(expected.gain)} points "
-        f"({points_range(expected.gain_interval)})"
-    )
+    beyond = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
     if expected.gain_interval[0] > 0:
         return "fine_tune", f"{held}, and {beyond}."
     nothing_near = rival.interval is not None and rival.interval[1] < MOSTLY_WRONG
@@ -122,6 +118,10 @@ def _decide(
     if expected.gain_interval[1] < spec.gates.wanted_gain:
         return stands.kind, f"{held}, and {beyond}, less than gates.wanted_gain."
     return "undecided", f"{held}, and {beyond}: only training on all rows decides (finetune run {spec.name})."
+
+
+def _reaches(spec: TaskSpec, rung: Rung) -> str:
+    return f"{rung.title} reaches {percent(rung.value)} {metric_title(spec.metric)} on validation"
 
 
 def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Sequence[Point]) -> list[str]:

@@ -183,7 +183,9 @@ def test_training_has_to_beat_the_best_rung_and_not_the_one_that_stands() -> Non
     assert scored.rungs[2].over == "The linear"
     assert METRICS["accuracy"].gain(rungs[0].rows, tuned.rows, spec().output, 0.95).surely_above(), "over the commonest"
     trained = {0.25: rung("pilot", 0.88, n=60, seed=4).rows, 0.5: tuned.rows}
-    assert ladder(spec(), rungs, NO_TERMS, pilot_rows=trained).decision != "fine_tune"
+    made = ladder(spec(), rungs, NO_TERMS, pilot_rows=trained)
+    assert made.decision != "fine_tune" and "The linear reaches" in made.sentence, made.sentence
+    assert "not surely more than the commonest" in made.sentence
     dear = Terms({"linear": 9.0}, {})
     assert score_rungs(limited(max_cost_per_1k=1.0), rungs, dear).rival.name == "commonest", "it is out of the question"
 
