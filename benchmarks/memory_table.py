@@ -7,7 +7,9 @@ No GPU and no weights are needed. The models have published shapes; every step i
 a beginning of 300, in bfloat16, with gradient checkpointing; two optimiser steps, so that the optimiser has its states.
 Blocks are all alike: the tracker runs models of two and of three, and adds what the third one took for each of the others;
 --whole runs all blocks (some 10 minutes of one core). The plan is extended alike. Neither column holds what a CUDA
-context takes (the plan adds 700 MiB for it). Rules of thumb: the table of hardware in LLaMA-Factory's README.
+context takes (the plan adds 700 MiB for it). Below it: what the packed attention of one layer keeps for its backward pass,
+and its peak, by buckets and as FlexAttention, with a quarter of the tokens as a beginning of 16 rows. Rules of thumb: the
+table of hardware in LLaMA-Factory's README.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import torch
 
+from finetune_pipeline.training.attention import BUCKETS, FLEX
 from finetune_pipeline_tests.fake_gpu import CONFIGS
 from finetune_pipeline_tests.rehearsals import rehearse
 
@@ -32,6 +35,7 @@ TRAININGS = [
     ("gemma-3-4b", "qlora", ""),
 ]
 ANSWERS = [("mistral-7b", False), ("mistral-7b", True)]
+ATTENTION = (2048, 4096, 8192, 16384)
 LIMIT = 0.1
 
 
@@ -72,6 +76,17 @@ def main() -> int:
         worst = max(worst, abs(off))
         print(f"{name:44} {rule:>13} {planned / 1e9:>6.1f} GB {peak / 1e9:>6.1f} GB {off:>+8.1%}", flush=True)
     print(f"furthest off: {worst:.1%}, allowed {LIMIT:.0%}")
+    print(f"\n{'mistral-7b, attention of one layer':44} {'buckets':>21} {'FlexAttention':>21}")
+    print(f"{'':44} {'kept':>10} {'peak':>10} {'kept':>10} {'peak':>10}")
+    attends = [
+        {"step": "attend", "shape": "mistral-7b", "layers": 1, "kernel": kernel, "tokens": tokens}
+        for tokens in ATTENTION
+        for kernel in (BUCKETS, FLEX)
+    ]
+    found = list(rehearse(attends))
+    for tokens, buckets, flex in zip(ATTENTION, found[::2], found[1::2], strict=True):
+        cells = [result[key] / 1e6 for result in (buckets, flex) for key in ("kept", "peak")]
+        print(f"{f'{tokens} tokens':44} " + " ".join(f"{cell:>7,.0f} MB" for cell in cells))
     return 0 if worst <= LIMIT else 1
 
 

@@ -14,12 +14,13 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -95,6 +96,9 @@ def _register() -> torch.device:
     for name in _AUTOCAST:
         products.impl(name, _in_narrow_type(getattr(torch.ops.aten, name).default), "AutocastPrivateUse1")
     _libraries.extend((fallback, products))
+    for operator in (flex_attention, flex_attention_backward):
+        operator.py_impl(Device)(partial(Device.watch, func=operator))
+        operator.py_impl(_Fake)(operator.python_key_table[FakeTensorMode])
     return torch.device("gpu:0")
 
 
@@ -163,10 +167,14 @@ class Device(TorchDispatchMode):
             ("aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.allclose", "aten.unique")
         ):
             raise HostSyncError(f"{name} waits for the device")
-        results = func(*args, **(kwargs or {}))
+        return self.watch(*args, func=func, here=here, **(kwargs or {}))
+
+    def watch(self, *args: Any, func: Any, here: bool = True, **kwargs: Any) -> Any:
+        """What an operation gives; its tensors on the device are counted."""
+        results = func(*args, **kwargs)
         for result in tree_leaves(results):
             if isinstance(result, torch.Tensor):
-                self._look(name, result, here)
+                self._look(str(func), result, here)
         return results
 
     def _look(self, name: str, result: torch.Tensor, here: bool) -> None:

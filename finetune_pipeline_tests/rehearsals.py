@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 from accelerate import PartialState
+from torch._higher_order_ops.flex_attention import flex_attention
 from transformers import TrainingArguments
 
 from finetune_pipeline.models import loading, parity
@@ -29,7 +30,8 @@ from finetune_pipeline.planning.memory import GPU_OVERHEAD, evaluation_memory, t
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.training import fused, sft, shared_prefix
+from finetune_pipeline.training import flex, fused, sft, shared_prefix
+from finetune_pipeline.training.attention import FLEX, Layout, _PackedAttention
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.rows import Prepared
 from finetune_pipeline_tests.fake_gpu import make_base, rehearsal
@@ -173,6 +175,52 @@ def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False)
         return {"peak": device.peak, "planned": planned, "waits": waits}
 
 
+def attend(base: Path, kernel: str, tokens: int) -> dict[str, Any]:
+    """One layer's packed attention, forward and backward: a beginning of a quarter of the tokens, and 16 rows behind it.
+
+    {kept: bytes that wait for the backward pass; peak: bytes beside its inputs and the mask, at most}
+    """
+    shape = model_shape(base)
+    layout = Layout([tokens // 4] + [tokens * 3 // 64] * 16, [-1] + [0] * 16, kernel=kernel)
+    total = sum(layout.lengths)
+    mask: Any = flex.block_mask(layout, 0, None, torch.device("cpu"))  # on CUDA it is compiled, and made block by block
+    with rehearsal() as device, _flex_operator(mask):
+        query, key, value = (
+            torch.empty(total, heads, shape.head_dim, dtype=torch.bfloat16, device=device.device, requires_grad=True)
+            for heads in (shape.heads, shape.key_heads, shape.key_heads)
+        )
+        before = device.now
+        device.reset_peak()
+        if kernel == FLEX:
+            out = flex.flex_attend(query, key, value, layout, shape.head_dim**-0.5, None)
+        else:
+            out = _PackedAttention.apply(query, key, value, layout, shape.head_dim**-0.5, None)
+        kept = device.now - before
+        out.backward(torch.empty_like(out))
+        return {"kept": kept, "peak": device.peak - before}
+
+
+@contextlib.contextmanager
+def _flex_operator(mask: Any) -> Iterator[None]:
+    """FlexAttention as the operator that its compiled kernels stand for: it keeps and gives what they do.
+
+    Only its own checks ask for a CUDA device.
+    """
+
+    def attend(query: Any, key: Any, value: Any, block_mask: Any, scale: float, enable_gqa: bool) -> torch.Tensor:
+        given = tuple(
+            torch.empty(t.shape, dtype=t.dtype, device=query.device) if isinstance(t, torch.Tensor) else t
+            for t in mask.as_tuple()
+        )
+        options = {"OUTPUT_LOGSUMEXP": True, "OUTPUT_MAX": False, "WRITE_DQ": True, "BLOCKS_ARE_CONTIGUOUS": False}
+        scores = lambda score, *_: score  # noqa: E731
+        result: torch.Tensor = flex_attention(query, key, value, scores, given, scale, options, (), ())[0]
+        return result
+
+    with mock.patch.object(flex, "_kernel", lambda _: attend), mock.patch.object(flex, "block_mask", lambda *_: mask):
+        yield
+
+
 @contextlib.contextmanager
 def planted(fault: str) -> Iterator[None]:
     """A fault put into the training step: ``device``, ``sync`` or ``wide``; none for the empty name."""
@@ -199,7 +247,7 @@ def planted(fault: str) -> Iterator[None]:
 
 
 def rehearse(cases: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Results of cases {shape, layers, step (train_step or answer), and its arguments}; a case that fails gives {error}."""
+    """Results of cases {shape, layers, step (train_step, answer or attend), and its arguments}; a case that fails gives {error}."""
     with tempfile.TemporaryDirectory() as place:
         for case in cases:
             given = dict(case)
@@ -209,7 +257,7 @@ def rehearse(cases: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 make_base(base, name, layers)
                 make_tiny_tokenizer(base)
             try:
-                yield {"train_step": train_step, "answer": answer}[step](base, **given)
+                yield {"train_step": train_step, "answer": answer, "attend": attend}[step](base, **given)
             except Exception as error:  # noqa: BLE001 - the test asks for it
                 yield {"error": f"{type(error).__name__}: {error}"}
 

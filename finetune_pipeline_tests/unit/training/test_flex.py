@@ -1,17 +1,20 @@
 """FlexAttention over a packed batch: the outputs of the attention by buckets, and a trial that lets nothing wrong through.
 
-Its backward pass exists on CUDA only; there the trial compares gradients before it is used.
+The backward pass of its compiled kernels exists on CUDA only; there the trial compares gradients before it is used.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch._higher_order_ops.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import _identity
 
 from finetune_pipeline.training.attention import BUCKETS, FLEX, Layout, _PackedAttention, choose_kernel
-from finetune_pipeline.training.flex import _tour, flex_attend, try_kernels
+from finetune_pipeline.training.flex import _tour, block_mask, flex_attend, try_kernels
 
 HEADS, KEY_HEADS, DIM = 4, 2, 16
 
@@ -40,6 +43,34 @@ def test_it_gives_what_the_buckets_give(seed: int, cached: int, window: int | No
     expected = _PackedAttention.apply(query, key, value, layout, DIM**-0.5, window)
     got = flex_attend(query, key, value, layout, DIM**-0.5, window, compiled=False)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("cached", "window"), [(0, None), (3, 11)])
+def test_its_gradients_are_those_of_the_buckets(seed: int, cached: int, window: int | None) -> None:
+    """The operator behind FlexAttention has a backward pass on every device; only its compiled kernels have not."""
+    layout = tree(seed)
+    query, key, value = numbers(layout, cached)
+    mask = block_mask(layout, cached, window, query.device).as_tuple()
+    options = {"OUTPUT_LOGSUMEXP": True, "OUTPUT_MAX": False}
+
+    def operator(*given: torch.Tensor) -> torch.Tensor:
+        q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in given)
+        out: torch.Tensor = flex_attention(q, k, v, _identity, mask, DIM**-0.5, options, (), ())[0]
+        return out[0].transpose(0, 1)
+
+    def usual(*given: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = _PackedAttention.apply(*given, layout, DIM**-0.5, window)
+        return out
+
+    weight = torch.randn(query.shape)
+
+    def gradients(attend: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        inputs = [t.clone().requires_grad_() for t in (query, key, value)]
+        return torch.autograd.grad((attend(*inputs) * weight).sum(), inputs)
+
+    for got, expected in zip(gradients(operator), gradients(usual), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_it_gives_the_same() -> None:

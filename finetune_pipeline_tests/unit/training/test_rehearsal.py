@@ -15,6 +15,7 @@ FAULTS = {
     "sync": ("waits for the device", "HostSyncError"),
     "wide": ("in torch.float32", "WideCopyError"),
 }
+ATTENTION = [("flex", 2048), ("flex", 4096), ("flex", 8192), ("buckets", 2048), ("buckets", 8192)]
 _STEP = {"step": "train_step", "layers": 2, "number": 4}
 _SETTINGS = {"precision": "bfloat16", "batch_size": 4, "micro_batch_size": 4, "gradient_checkpointing": True}
 CASES: dict[str, dict[str, Any]] = {
@@ -23,6 +24,10 @@ CASES: dict[str, dict[str, Any]] = {
         for shape, method in [*((s, "lora") for s in SHAPES), ("llama-3-8b", "qlora"), ("gemma-3-4b", "full")]
     },
     "padded": {**_STEP, "shape": "mistral-7b", "settings": {**_SETTINGS, "method": "lora", "shared_prefix": False}},
+    **{
+        f"{kernel} {tokens}": {"step": "attend", "shape": "mistral-7b", "layers": 1, "kernel": kernel, "tokens": tokens}
+        for kernel, tokens in ATTENTION
+    },
     **{
         fault: {**_STEP, "shape": "mistral-7b", "settings": {**_SETTINGS, "method": "lora"}, "plant": fault}
         for fault in FAULTS
@@ -55,7 +60,7 @@ def results() -> dict[str, dict[str, Any]]:
     return dict(zip(CASES, lines, strict=True))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in FAULTS])
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["step"] != "attend" and case not in FAULTS])
 def test_a_step_stays_on_the_device_and_takes_the_memory_that_is_planned(
     results: dict[str, dict[str, Any]], case: str
 ) -> None:
@@ -79,3 +84,12 @@ def test_an_answer_waits_for_the_device_once_a_token(results: dict[str, dict[str
     """Three tokens of four rows are read; label scores, one for each of six labels, too."""
     assert results["mistral-7b compared"]["waits"] == 4 * 3
     assert results["mistral-7b asked"]["waits"] == 4 * 3 + 4 * 6
+
+
+def test_flex_attention_takes_memory_linear_in_the_tokens(results: dict[str, dict[str, Any]]) -> None:
+    """The attention by buckets keeps its weights, which grow with the square: it shows that the tracker sees them."""
+    for measure in ("kept", "peak"):
+        small, middle, large = (results[f"flex {tokens}"][measure] for tokens in (2048, 4096, 8192))
+        assert middle / small == pytest.approx(2, rel=0.01) and large / middle == pytest.approx(2, rel=0.01)
+        assert results["buckets 8192"][measure] > 8 * results["buckets 2048"][measure]
+    assert results["flex 8192"]["kept"] < results["buckets 8192"]["kept"] / 10
