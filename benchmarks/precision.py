@@ -38,14 +38,17 @@ LAYOUTS = (64, 8, 1)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("home", type=Path)
-    parser.add_argument("task")
+    parser.add_argument("task", help="the name of a shipped task, or the folder of one")
     parser.add_argument("--rows", type=int, default=100)
     arguments = parser.parse_args()
-    spec = load_task(Path(__file__).resolve().parents[1] / "data" / arguments.task).spec
+    folder = (
+        Path(arguments.task) if "/" in arguments.task else Path(__file__).resolve().parents[1] / "data" / arguments.task
+    )
+    spec = load_task(folder).spec
     store = ArtifactStore(arguments.home / "artifacts")
-    trained = store.all_versions(arguments.task, "merged_model")
+    trained = store.all_versions(folder.name, "merged_model")
     model = trained[-1] if trained else store.all_versions(SHARED, "base_model")[-1]
-    split = store.all_versions(arguments.task, "splits")[-1]
+    split = store.all_versions(folder.name, "splits")[-1]
     examples = sorted(read_examples(examples_of(split.folder, "validation")), key=lambda e: e.id)[: arguments.rows]
     answered: dict[tuple[str, int, int], list[tuple[str, bool]]] = {}
     seconds: dict[tuple[str, int, int], float] = {}
@@ -64,7 +67,7 @@ def main() -> None:
     first = next(iter(answered.values()))
     what = f"trained ({trained[-1].version})" if trained else "base model, zero-shot"
     print(
-        f"{arguments.task}, {what}, {len(examples)} validation rows; {date.today()}, torch {torch.__version__}, ",
+        f"{folder.name}, {what}, {len(examples)} validation rows; {date.today()}, torch {torch.__version__}, ",
         end="",
     )
     print(f"{cpu_model()}, {torch.get_num_threads()} threads")
