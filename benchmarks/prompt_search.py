@@ -1,0 +1,163 @@
+"""A searched prompt against hand-written ones at equal calls, on three tasks, paired, with 95% intervals.
+
+    python -m benchmarks.prompt_search PUBLIC [--calls 240] [--rows 120]
+
+PUBLIC holds the public sets (see public_sets.py). Hand-written: three prompts a task, each alone and with four examples.
+Searched: eight instructions, the hand-written ones among them, times four sets of examples. Both are chosen by the product's
+successive halving, on the same rows and with the same number of answers from the bundled model, on one half of the rows, and
+scored on the other half, both ways. The ladder itself takes a found prompt only where it is likely better than the best
+hand-written one on the rows that chose it: the third line of a task. No model writes instructions here, as one behind
+`baseline.endpoint` would: what needs a model that reflects (GEPA) cannot be compared on a 135M model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
+
+from benchmarks.advise import _ten_intents
+from benchmarks.example_sets import INTENTS, example_set
+from finetune_pipeline.baseline.prompt_search import _best_way, candidates, halving, likely_better
+from finetune_pipeline.baseline.selection import FOLDS, fold_of
+from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predict import encode_labels
+from finetune_pipeline.evaluation.predictions import prediction_row
+from finetune_pipeline.evaluation.prompts import Prompt, conversations, prompts_to_try
+from finetune_pipeline.evaluation.wording import percent, points, points_range
+from finetune_pipeline.models.base import prepare_base
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = dict[str, Any]
+BATCH, SHOTS, POOL = 16, 4, 60
+"""Rows of a batch, examples shown, and rows that examples are drawn from."""
+HAND_WRITTEN = {
+    "ticket_triage": [
+        "You sort the mail of a help desk. Read the message and name the queue it belongs to.",
+        "Which team should answer this customer? Choose the one whose work the message asks for, not the words it uses.",
+    ],
+    "clinc150": [
+        "You are the first step of a voice assistant. Name what the user wants to do.",
+        "Classify the intent of the sentence. Think of what the user would be glad to have done.",
+    ],
+    INTENTS: [
+        "The user talks to an assistant for events. Are they still looking for one, or do they want tickets?",
+        "Name the user's intent in this turn: finding events, or buying tickets for one.",
+    ],
+}
+
+
+def task_of(name: str, public: Path, rows: int) -> tuple[TaskSpec, list[Example], list[Example]]:
+    """(spec, rows that examples are drawn from, rows to ask) of a set."""
+    made = example_set(name, public)
+    all_rows = _ten_intents(made.rows) if name == "clinc150" else made.rows
+    picked = chosen(all_rows, rows + POOL, "prompt search")
+    labels = sorted({e.answer for e in picked})
+    listed = f"Answer with exactly one label and nothing else. Labels: {', '.join(labels)}"
+    prompt = made.spec.system_prompt if name == "ticket_triage" else listed
+    spec = made.spec.model_copy(
+        update={
+            "system_prompt": prompt,
+            "output": made.spec.output.model_copy(update={"labels": labels}),
+            "baseline": made.spec.baseline.model_copy(
+                update={"shots": [0, SHOTS], "prompts": [f"{text}\n{listed}" for text in HAND_WRITTEN[name]]}
+            ),
+        }
+    )
+    asked = [replace(e, messages=[{"role": "system", "content": prompt}, *e.messages[-2:]]) for e in picked]
+    return spec, asked[:POOL], asked[POOL:]
+
+
+class Asker:
+    """Asks prompts; a prompt answers a row once, however many arms ask it. calls: answers given to the arm that is counted."""
+
+    def __init__(self, spec: TaskSpec, model: Path) -> None:
+        self.spec, self.model, self.calls = spec, Answerer(model), 0
+        self.known: dict[tuple[str, str], Row] = {}
+
+    def __call__(self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str) -> dict[str, list[Row]]:
+        self.calls += len(prompts) * len(rows)
+        return {name: self._rows(prompt, rows) for name, prompt in prompts.items()}
+
+    def _rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[Row]:
+        key = repr(prompt)
+        new = [e for e in rows if (key, e.id) not in self.known]
+        messages = [choices[0] for choices in conversations(new, prompt.to_dict(), None)]
+        tokenizer = self.model.tokenizer
+        encoded = [encode_prompt(tokenizer, m) for m in messages]
+        labels = encode_labels(tokenizer, messages, self.spec.labels)
+        answers = self.model.answers(encoded, labels, self.spec.answer_length, BATCH) if new else []
+        for example, answer in zip(new, answers, strict=True):
+            self.known[key, example.id] = prediction_row(example.id, "it", answer, example.answer)
+        return [self.known[key, e.id] for e in rows]
+
+
+def compare(name: str, public: Path, base: Path, calls: int, number: int) -> list[str]:
+    """Lines of the table for one task."""
+    spec, pool, rows = task_of(name, public, number)
+    own = prompts_to_try(
+        pool, shots=[0, SHOTS], retrieved=0, labels=spec.labels, seed=0,
+        system_prompt=spec.system_prompt, others=spec.baseline.prompts,
+    )  # fmt: skip
+    arms = {"hand-written": own, "searched": candidates(spec, pool)}
+    ask, began = Asker(spec, base), time.monotonic()
+    answered: dict[str, list[Row]] = {arm: [] for arm in [*arms, "taken"]}
+    spent, winners = dict.fromkeys(arms, 0), {arm: [""] * len(FOLDS) for arm in arms}
+    for fold in FOLDS:
+        choosing, held = ([e for e in rows if (fold_of(e.id) == fold) == same] for same in (False, True))
+        searched_on: dict[str, list[Row]] = {}
+        for arm, prompts in arms.items():
+            search, _ = halving(spec, prompts, choosing, calls // 2, ask)
+            winner = prompts[search.winner]
+            spent[arm] += search.calls
+            winners[arm][fold] = search.winner
+            searched_on[arm] = ask({arm: winner}, choosing, "")[arm]
+            answered[arm] += [{**row, "model": arm} for row in ask({arm: winner}, held, "")[arm]]
+        taken = (
+            "searched" if likely_better(spec, searched_on["hand-written"], searched_on["searched"]) else "hand-written"
+        )
+        answered["taken"] += answered[taken][-len(held) :]
+    metric, lines = METRICS[spec.metric], []
+    ways = {arm: _best_way(spec, sorted(of, key=lambda row: str(row["example_id"]))) for arm, of in answered.items()}
+    before = metric.value(ways["hand-written"], spec.output) or 0.0
+    for arm, title in (("searched", "winner of the search"), ("taken", "what the ladder takes")):
+        gain = metric.gain(ways["hand-written"], ways[arm], spec.output, spec.gates.confidence)
+        used = f"{spent['hand-written']} / {spent['searched']}"
+        lines.append(
+            f"| {name} | {title} | {percent(before)} | {percent(metric.value(ways[arm], spec.output) or 0.0)} | "
+            f"{points(gain.gain)} ({points_range(gain.interval)}) | {used} |"
+        )
+    print(f"{name}: {winners}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("public", type=Path)
+    parser.add_argument("--calls", type=int, default=240)
+    parser.add_argument("--rows", type=int, default=120)
+    given = parser.parse_args()
+    print(f"{date.today()}, python -m benchmarks.prompt_search PUBLIC --calls {given.calls} --rows {given.rows}\n")
+    print(
+        "| task | prompt | hand-written | searched | gain | calls, hand-written / searched |\n|---|---|---:|---:|---|---:|"
+    )
+    with tempfile.TemporaryDirectory() as base:
+        prepare_base("bundled/smollm2-135m-instruct", None, Path(base), None)
+        for name in HAND_WRITTEN:
+            print("\n".join(compare(name, given.public, Path(base), given.calls, given.rows)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
