@@ -1,7 +1,7 @@
 """Takes the pictures in docs/pictures with a headless Chromium, from the history of a finished `make demo`.
 
     python tools/make_pictures.py                  # starts both web servers itself
-    python tools/make_pictures.py ladder TASK      # only the page of a ladder that was climbed
+    python tools/make_pictures.py ladder TASK …    # only the pages of ladders that were climbed, as ladder_TASK.png
 
 Needs `chromium` on the PATH.
 """
@@ -52,8 +52,9 @@ def wait_for(url: str) -> None:
 def main() -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
     if sys.argv[1:2] == ["ladder"]:
-        ladder = ArtifactStore(read_settings().artifacts).all_versions(sys.argv[2], "ladder")[-1]
-        shoot("ladder.png", ladder.path("ladder.html").as_uri(), 1280, 1900, 3000)
+        for task in sys.argv[2:]:
+            ladder = ArtifactStore(read_settings().artifacts).all_versions(task, "ladder")[-1]
+            shoot(f"ladder_{task}.png", ladder.path("ladder.html").as_uri(), 1080, 1450, 3000)
         return
     report = ArtifactStore(read_settings().artifacts).all_versions(TASK, "evaluation_report")[-1]
     shoot("report.png", report.path("report.html").as_uri(), 1180, 1500, 3000)
