@@ -32,7 +32,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
 class CardSpec(Section):
-    """What the model card says that cannot be measured (docs/export.md)."""
+    """What the model card says that cannot be measured (docs/release.md)."""
 
     license: License | None = Field(
         None,
