@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from finetune_pipeline.faults import OutsideError
@@ -148,6 +149,7 @@ def visible_gpus(environment: Mapping[str, str], dev: Path, torch_build: str) ->
     return tuple(f"cuda:{n}" for n in range(count))
 
 
+@cache
 def _torch_build() -> str:
     try:
         return importlib.metadata.version("torch")

@@ -1,8 +1,10 @@
-"""What the processes of one test session make once and share: the server of warm workers, and MLflow's migrated database."""
+"""What the processes of one test session make once and share: the server of warm workers, MLflow's migrated database, and
+models that were taught something."""
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import shutil
 import tempfile
@@ -45,3 +47,32 @@ def copy_database(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(shared / "mlflow.db", folder / "mlflow.db")
     return f"sqlite:///{folder}/mlflow.db"
+
+
+def copy_skilled_model(folder: Path, *, right: bool = True, system: str | None = None) -> Path:
+    """Put a tiny model that knows the task of colours into a folder. Teaching one takes seconds, so it is copied.
+
+    Args:
+        folder: Where it shall be.
+        right: Whether it says the right label, or always the other one.
+        system: System prompt it was taught under; that of skilled_model if None.
+
+    Returns:
+        The folder.
+    """
+    from finetune_pipeline_tests import skilled_model
+
+    system = system or skilled_model.SYSTEM
+    made = Shared.get().folder / hashlib.sha256(f"{right} {system}".encode()).hexdigest()
+    with hold(made.with_suffix(".lock")):
+        if not made.exists():
+            unfinished = made.with_suffix(".unfinished")
+            skilled_model.make_skilled_model(
+                unfinished,
+                lambda _, label: label if right else skilled_model.other_label(label),
+                steps=100,
+                system=system,
+                knowledge=False,
+            )
+            unfinished.rename(made)
+    return Path(shutil.copytree(made, folder))

@@ -30,6 +30,7 @@ class StepRun:
         self.client, self.uri, self.run_id, self.url = client, uri, run_id, url
         self.parent = parent or self
         self._sent: dict[str, set[tuple[int, float]]] = {}
+        self._logged_before: set[str] | None = None
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters. Nested mappings become dotted names; a value too long for MLflow says so and carries its hash.
@@ -131,8 +132,10 @@ class StepRun:
 
     def _known(self, name: str) -> set[tuple[int, float]]:
         """What the store holds of a metric: an earlier attempt may have logged it already."""
+        if self._logged_before is None:
+            self._logged_before = set(self.client.get_run(self.run_id).data.metrics)
         if name not in self._sent:
-            history = self.client.get_metric_history(self.run_id, name)
+            history = self.client.get_metric_history(self.run_id, name) if name in self._logged_before else []
             self._sent[name] = {(m.step, m.value) for m in history}
         return self._sent[name]
 

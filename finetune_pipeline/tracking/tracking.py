@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +150,7 @@ class Tracking(dg.ConfigurableResource):
         return closed
 
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
-        parents = [made for made in _runs_of(client, number, run.run_id) if made.data.tags.get(KIND) == "run"]
+        parents = _runs_of(client, number, run.run_id, {KIND: "run"})
         if parents:  # of several (made by hosts that share no lock) all agree on the oldest
             if parents[0].info.status != "RUNNING":
                 client.update_run(parents[0].info.run_id, status="RUNNING")
@@ -193,22 +193,24 @@ def _commit(project: Path) -> str | None:
 
 def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str) -> str:
     """Id of the nested run, found (an earlier attempt made it) or created; running."""
-    for run in _runs_of(client, number, dagster_run_id):
-        if run.data.tags.get(ASSET) == name and run.data.tags.get(VERSION) == version:
-            client.update_run(run.info.run_id, status="RUNNING")
-            return str(run.info.run_id)
+    for run in _runs_of(client, number, dagster_run_id, {ASSET: name, VERSION: version}):
+        client.update_run(run.info.run_id, status="RUNNING")
+        return str(run.info.run_id)
     tags = {"mlflow.parentRunId": parent, RUN: dagster_run_id, KIND: "asset", ASSET: name, VERSION: version}
     return str(client.create_run(number, run_name=name, tags=tags).info.run_id)
 
 
-def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run]:
-    """All runs of a Dagster run, oldest first."""
+def _runs_of(
+    client: MlflowClient, number: str, dagster_run_id: str, tags: Mapping[str, str] | None = None
+) -> list[Run]:
+    """All runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
+    wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
     runs: list[Run] = []
     token = None
     while True:
         page = client.search_runs(
             [number],
-            f"tags.`{RUN}` = '{dagster_run_id}'",
+            wanted,
             max_results=1000,
             page_token=token,
             order_by=["attributes.start_time ASC", "attributes.run_id ASC"],

@@ -1,31 +1,34 @@
 """``finetune ui`` of an installed wheel, in the folder of a project: both web servers come up on this machine only, with the
-history of the run in them."""
+history of the run in them; what a web page from elsewhere may ask them, whose port it is, and how it ends."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from finetune_pipeline.pipeline import CHECKS, STEPS
 from finetune_pipeline_tests import wheel
+from finetune_pipeline_tests.dagster_dev import ROOT, free_port
 from finetune_pipeline_tests.graph.project import Project
 
+VERSION = {"query": "{ version }"}
 MADE = {step.name for step in STEPS if not step.asked_for}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
@@ -33,6 +36,19 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
+
+
+def status_of(url: str, body: Any = None, **headers: str) -> int:
+    """The status of an answer; 0: nobody listens."""
+    data = None if body is None else json.dumps(body).encode()
+    given = {"Content-Type": "application/json", **{name.replace("_", "-"): v for name, v in headers.items()}}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, given), timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (urllib.error.URLError, ConnectionError):
+        return 0
 
 
 def wait_for(url: str, process: subprocess.Popen[str], body: dict[str, Any] | None = None) -> Any:
@@ -59,13 +75,15 @@ def servers(finished: tuple[Project, int, dict]) -> Iterator[dict[str, Any]]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     try:
-        yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()} | {"process": process}
+        wait_for(f"{urls['dagster']}/graphql", process, VERSION)
+        wait_for(f"{urls['mlflow']}/api/2.0/mlflow/experiments/search", process, {"max_results": 1})
+        yield urls | {"process": process}
     finally:
-        below = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        assert process.wait(timeout=60) == 0
-        assert not psutil.wait_procs(below, timeout=10)[1], "SIGTERM leaves servers behind"
+        if process.poll() is None:  # a test has failed, or the last one was left out
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(servers: dict[str, Any]) -> None:
@@ -126,3 +144,69 @@ def test_mlflow_shows_the_run_and_the_registered_model(servers: dict[str, Any]) 
     (experiment,) = [e for e in experiments if e["name"] == "finetune"]
     runs = ask(f"{url}/runs/search", {"experiment_ids": [experiment["experiment_id"]], "max_results": 100})["runs"]
     assert len(runs) == len(MADE) + 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "ours"}, 200),
+        ({"Host": "rebound.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+    ],
+)
+def test_dagster_answers_its_own_pages_only(servers: dict[str, Any], headers: dict[str, str], status: int) -> None:
+    given = {k: v.replace("ours", servers["dagster"]) for k, v in headers.items()}
+    assert status_of(f"{servers['dagster']}/graphql", VERSION, **given) == status
+    assert status_of(f"{servers['dagster']}/graphql?query=%7Bversion%7D", **given) == status
+
+
+def test_a_link_from_elsewhere_opens_the_page_but_sends_no_query(servers: dict[str, Any]) -> None:
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert status_of(f"{servers['dagster']}/runs", **link) == 200
+    assert status_of(f"{servers['dagster']}/graphql?query=%7Bversion%7D", **link) == 403
+
+
+def test_subscriptions_are_for_its_own_pages(servers: dict[str, Any]) -> None:
+    async def opened(origin: str) -> bool:
+        address = f"{servers['dagster'].replace('http', 'ws')}/graphql"
+        try:
+            async with connect(address, origin=origin, subprotocols=["graphql-ws"], proxy=None) as socket:
+                await socket.send(json.dumps({"type": "connection_init"}))
+                return json.loads(await socket.recv())["type"] == "connection_ack"
+        except InvalidStatus as refused:
+            assert refused.response.status_code == 403
+            return False
+
+    assert asyncio.run(opened(servers["dagster"]))
+    assert not asyncio.run(opened("https://evil.example"))
+
+
+def test_mlflow_refuses_them_too(servers: dict[str, Any]) -> None:
+    search = f"{servers['mlflow']}/api/2.0/mlflow/experiments/search"
+    assert status_of(search, {"max_results": 1}) == 200
+    assert status_of(search, {"max_results": 1}, Host="rebound.example") == 403
+    assert status_of(search, {"max_results": 1}, Origin="https://evil.example") == 403
+
+
+def test_it_takes_its_servers_with_it_when_the_terminal_hangs_up(servers: dict[str, Any]) -> None:
+    process = servers["process"]
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) >= 3
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+    _, left = psutil.wait_procs(below, timeout=10)
+    assert not left
+
+
+def test_a_busy_port_is_named_with_what_holds_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        env = {**os.environ, "FINETUNE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "finetune_pipeline.cli.main", "ui", "--dagster-port", str(port)]
+        done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"port {port} is in use by process {os.getpid()} (" in done.stderr
+    assert "end that, or choose another with --dagster-port" in done.stderr

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
 
 from finetune_pipeline_tests.graph.project import Project
-from finetune_pipeline_tests.tiny_model import make_tiny_model
-
-FAILURES = """
-import json, os
-from finetune_pipeline.settings import read_settings
-os.environ.setdefault("DAGSTER_HOME", str(read_settings().project))
-import dagster as dg
-pages = {}
-with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
-    for run in instance.get_runs():
-        for record in instance.all_logs(run.run_id):
-            event = record.dagster_event
-            failure = event.step_failure_data.user_failure_data if event and event.is_step_failure else None
-            if failure and "audit_page" in failure.metadata:
-                pages[event.step_key.rpartition("__")[2]] = failure.metadata["audit_page"].value
-print(json.dumps(pages))
-"""
 
 
-def test_the_page_is_to_be_had_where_the_training_was_stopped(tmp_path: Path) -> None:
-    base = make_tiny_model(tmp_path / "base")
-    config = base / "tokenizer_config.json"
+def audit_pages() -> dict[str, Any]:
+    """What Dagster shows as the page of a failure, by the step that failed."""
+    pages = {}
+    with dg.DagsterInstance.get() as instance:
+        for run in instance.get_runs():
+            for record in instance.all_logs(run.run_id):
+                event = record.dagster_event
+                failure = event.step_failure_data.user_failure_data if event and event.is_step_failure else None
+                if event and failure and "audit_page" in failure.metadata:
+                    pages[str(event.step_key).rpartition("__")[2]] = failure.metadata["audit_page"].value
+    return pages
+
+
+def test_the_page_is_to_be_had_where_the_training_was_stopped(
+    finished: tuple[Project, int, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.continued(finished[0], tmp_path, "base_model")
+    config = tmp_path / "base" / "tokenizer_config.json"
     # a token of ordinary texts declared special: decoding drops it from answers, and padding is taken for it
     config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token": "utt"}))
-    project = Project(tmp_path, base=base)
     code, summary = project.run()
     assert code == 1
     (failed,) = [f for f in summary["failed"] if f["step"].endswith("adapter")]
@@ -46,7 +45,6 @@ def test_the_page_is_to_be_had_where_the_training_was_stopped(tmp_path: Path) ->
     report = project.finetune("report", "colours")
     assert report.returncode == 1 and str(page) in report.stderr, report.stderr
 
-    done = subprocess.run(
-        [sys.executable, "-c", FAILURES], env=project.environment(), text=True, capture_output=True, check=True
-    )
-    assert json.loads(done.stdout) == {"adapter": str(page)}
+    monkeypatch.setenv("FINETUNE_HOME", str(project.home))
+    monkeypatch.setenv("DAGSTER_HOME", str(project.home / "dagster"))
+    assert audit_pages() == {"adapter": str(page)}

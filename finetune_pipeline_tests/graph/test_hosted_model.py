@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -187,16 +185,15 @@ def test_report_and_card_say_where_it_answers(story: Story) -> None:
     assert "`toy-model-0`" in card and "nothing was merged" in card and story.server.url in card
 
 
-def test_the_registered_model_asks_the_endpoint(story: Story) -> None:
-    code = (
-        "import mlflow, pandas; mlflow.set_tracking_uri(__import__('sys').argv[1]);"
-        "model = mlflow.pyfunc.load_model('models:/colours/1');"
-        "print(model.predict(pandas.DataFrame({'text': ['frost apple fire', 'ember stone water']})))"
-    )
+def test_the_registered_model_asks_the_endpoint(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+    import pandas
+
     place = story.project.tracking.uri()
-    env = story.project.environment()
-    done = subprocess.run([sys.executable, "-c", code, place], env=env, text=True, capture_output=True, check=False)
-    assert done.stdout.strip() == "['red', 'blue']", done.stderr[-2000:]
+    for name, value in {"MLFLOW_TRACKING_URI": place, "MLFLOW_REGISTRY_URI": place, "TOY_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    model = mlflow.pyfunc.load_model("models:/colours/1")
+    assert list(model.predict(pandas.DataFrame({"text": ["frost apple fire", "ember stone water"]}))) == ["red", "blue"]
 
 
 def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:

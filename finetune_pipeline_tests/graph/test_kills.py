@@ -20,12 +20,9 @@ from finetune_pipeline_tests.graph.disturbed import (
     grow_logs,
     heavy_child,
     kill_in,
-    kill_run,
     last_output,
     logged,
-    run_in_progress,
     start,
-    wait_for,
     whole,
 )
 from finetune_pipeline_tests.graph.project import Project
@@ -52,7 +49,6 @@ def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psu
 
 
 def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, int, dict], tmp_path: Path) -> None:
-    """First the process that trains is killed, then the command line that started it."""
     undisturbed, code, _ = finished
     project = Project.continued(undisturbed, tmp_path, "training_plan", cold=True)
     running = start(project)
@@ -60,10 +56,6 @@ def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, 
     assert running.wait(120) == 1
     output = last_output(project)
     assert "adapter failed" in output and "SIGKILL" in output and "goes on from there" in output
-    running = start(project)
-    trainer = wait_for(running, lambda: "adapter" in run_in_progress(project, running) and heavy_child(running))
-    kill_run(running)
-    assert not trainer.is_running(), "the trainer outlived the process that started it"
     assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json")), (
         "half an artifact is visible"
     )
@@ -78,17 +70,17 @@ def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, 
 
 
 def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
-    """A few of the kills of `benchmarks/chaos.py`: the data stage through the real command, with Dagster and MLflow."""
+    """One of the kills of `benchmarks/chaos.py`: the data stage through the real command, with Dagster and MLflow."""
     base, data = make_tiny_model(tmp_path / "base"), ("--stage", "data")
     undisturbed = fresh(tmp_path / "undisturbed", base)
     undisturbed.cold = False
     assert finish(undisturbed, *data) == 0
     key = undisturbed.home / "artifacts" / "scrubbing.key"
-    project, rng, killed = fresh(tmp_path / "killed", base, key, log_rows=10), random.Random(0), 0
+    project, killed = fresh(tmp_path / "killed", base, key, log_rows=10), ""
     for rows, asset in ((30, "production_logs"), (60, "clean_examples")):
-        run = start(project, *data)
-        killed += bool(kill_in(project, run, asset, 0.3, rng, child=False))
-        whole(project)
+        if not killed:  # the first may have been quicker than its kill
+            killed = kill_in(project, start(project, *data), asset, 0.3, random.Random(0), child=False)
+            whole(project)
         grow_logs(project, rows)
     assert killed, "every run was quicker than its kill"
     project.cold = False

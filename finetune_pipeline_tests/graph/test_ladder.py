@@ -14,6 +14,7 @@ from finetune_pipeline.baseline.prompt_search import instructions
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.openai_server import Server, openai_server
@@ -145,14 +146,18 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     paid = len(api.requests)
     work = project.home / "artifacts" / "colours" / ".work"
 
-    def start() -> subprocess.Popen[bytes]:
-        nowhere = subprocess.DEVNULL
-        command = project.command("ladder", "colours")
+    def start() -> subprocess.Popen[str]:
+        """The real command, which is what is killed; its workers are warm."""
         return subprocess.Popen(
-            command, env=project.environment(), stdout=nowhere, stderr=nowhere, start_new_session=True
+            project.command("ladder", "colours", "--json"),
+            env={**project.environment(), **warm_workers.start()},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
-    def wait_until(running: subprocess.Popen[bytes], results: str, count: int) -> dict[Path, int]:
+    def wait_until(running: subprocess.Popen[str], results: str, count: int) -> dict[Path, int]:
         """When each of at least so many results of a step was written."""
         assert wait_for(running, lambda: len(list(work.glob(results))) >= count), "it ended before it could be killed"
         return {path: path.stat().st_mtime_ns for path in work.glob(results)}
@@ -166,10 +171,9 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     trained = wait_until(running, trainings, 1)
     kill_run(running)
     assert not list((project.home / "artifacts" / "colours" / "pilot").glob("*/artifact.json"))
+    project.cold = False
     running = start()
     assert trained.items() <= wait_until(running, trainings, len(trained) + 1).items()
-    assert running.wait() == code
-    project.cold = False
-    again = climb(project)
-    assert (again[0], without_times(again[1])) == (code, without_times(answer))
+    told, _ = running.communicate()
+    assert (running.returncode, without_times(json.loads(told))) == (code, without_times(answer))
     assert len(api.requests) - paid <= 1, "the instructions, once more for this project; no answer was bought twice"

@@ -25,7 +25,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import export as exported
 from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.report.page import fenced
-from finetune_pipeline_tests.skilled_model import make_skilled_model, other_label
+from finetune_pipeline_tests.shared import copy_skilled_model
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
@@ -201,7 +201,7 @@ def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatc
 def made_for_ollama(project: Path, tmp_path: Path) -> None:
     """The project, with a base model that knows what it says: random ones have ties, which decide nothing."""
     shutil.rmtree(project)
-    base = make_skilled_model(tmp_path / "base", lambda _, label: label, steps=100, system=SYSTEM, knowledge=False)
+    base = copy_skilled_model(tmp_path / "base", system=SYSTEM)
     make_store(project, base, make_adapter(base, tmp_path / "adapter", size=0.001))
 
 
@@ -226,7 +226,7 @@ def test_what_answers_differently_through_llama_cpp_is_not_exported(
     run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_for_ollama(project, tmp_path)
-    other = make_skilled_model(tmp_path / "other", lambda _, label: other_label(label), steps=100, knowledge=False)
+    other = copy_skilled_model(tmp_path / "other", right=False)
     monkeypatch.setattr(
         exported, "write_gguf", lambda folder, target, kind, **more: write_gguf(other, target, kind, **more)
     )

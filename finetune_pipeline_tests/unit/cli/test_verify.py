@@ -26,8 +26,8 @@ from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.openai_server import completion, openai_server
-from finetune_pipeline_tests.shared import copy_database
-from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, make_skilled_model, other_label, question
+from finetune_pipeline_tests.shared import copy_database, copy_skilled_model
+from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
@@ -39,8 +39,8 @@ CONTROL = ["<|im_end|>", "<|im_start|>"]
 @pytest.fixture(scope="module")
 def skilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("skilled")
-    make_skilled_model(folder / "right", lambda _, label: label, steps=100, knowledge=False)
-    make_skilled_model(folder / "other", lambda _, label: other_label(label), steps=100, knowledge=False)
+    copy_skilled_model(folder / "right")
+    copy_skilled_model(folder / "other", right=False)
     return folder
 
 

@@ -16,7 +16,8 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.spec.outputs import LabelsOutput
-from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, make_skilled_model, other_label, question
+from finetune_pipeline_tests.shared import copy_skilled_model
+from finetune_pipeline_tests.skilled_model import LABELS, SYSTEM, exchange, question
 
 LONGEST = 5
 STOP = "[STOP]"
@@ -26,8 +27,8 @@ STOP = "[STOP]"
 @pytest.fixture(scope="module")
 def skilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("skilled")
-    for name, answer in (("right", lambda _, label: label), ("other", lambda _, label: other_label(label))):
-        make_skilled_model(folder / name, answer, steps=100, knowledge=False)
+    for name in ("right", "other"):
+        copy_skilled_model(folder / name, right=name == "right")
         for path in (folder / name).iterdir():
             if path.suffix in (".json", ".jinja"):
                 path.write_text(path.read_text().replace("<|im_end|>", STOP))

@@ -1,4 +1,5 @@
-"""Runs started by Dagster's own launcher in a code server, as the UI and the daemon start them: cancelled and killed."""
+"""A run started by Dagster's own launcher in a code server, as the UI and the daemon start them, whose worker is killed.
+Cancelling one: end_to_end/test_dagster_dev.py."""
 
 from __future__ import annotations
 
@@ -89,12 +90,6 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch
         for pid in (made.child, made.grandchild):
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
-
-
-def test_terminate(launched: Launched) -> None:
-    assert launched.instance.run_launcher.terminate(launched.run.run_id)
-    launched.assert_nothing_left()
-    wait_until(lambda: launched.status() == dg.DagsterRunStatus.CANCELED, 60)
 
 
 def test_a_killed_run_worker_leaves_no_training(launched: Launched) -> None:

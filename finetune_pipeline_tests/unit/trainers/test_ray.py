@@ -69,7 +69,7 @@ def order_of(inputs: Path, place: Path, **changes: Any) -> TrainingOrder:
     ray = {"runtime_env": QUICK, **changes.pop("ray", {})}
     files = inputs / "base", inputs / "train.jsonl", inputs / "validation.jsonl"
     spec = task(settings(**{**usual, **changes}, ray=ray))
-    return TrainingOrder(spec, *files, place / "out", place / "work", Starter(cold=True))
+    return TrainingOrder(spec, *files, place / "out", place / "work", Starter())
 
 
 def trained_here(inputs: Path, place: Path, **changes: Any) -> dict[str, Any]:
@@ -222,6 +222,7 @@ def test_what_the_workers_refuse_is_told_once(inputs: Path, home: Path, tmp_path
     assert "started again" not in cluster(home).client().get_job_logs(submission)
 
 
+@pytest.mark.ray
 def test_driver_and_workers_run_the_package_that_was_sent(home: Path, tmp_path: Path) -> None:
     code = (
         "import ray\n@ray.remote\ndef where():\n    import finetune_pipeline; return finetune_pipeline.__file__\n"

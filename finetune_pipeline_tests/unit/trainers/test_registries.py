@@ -58,8 +58,10 @@ class Patient(Trainer):
         return {**read_json(order.out / "result.json"), "asked": self.asked, "id": training}
 '''
 TRIP = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+from finetune_pipeline.worker import entry
+os.environ.update({**entry.DEFAULTS, **entry.ENVIRONMENT, "HF_HUB_OFFLINE": "1"})  # before torch is imported
 sys.path.insert(0, sys.argv[2])
 import make_reference
 from finetune_pipeline.data.examples import read_examples
@@ -67,7 +69,6 @@ from finetune_pipeline.models.merging import merge
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.spec import parse_spec
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
-from finetune_pipeline_tests.unit.trainers.test_local import Starter
 
 inputs = Path(sys.argv[1])
 TASK = '''
@@ -80,7 +81,12 @@ training: {method: attention, trainer: patient, epochs: 1, precision: float32, a
 spec, other = parse_spec(TASK), parse_spec(TASK.replace("method: attention", "method: full"))
 rows = [inputs / f"{split}.jsonl" for split in ("train", "validation")]
 plan = training_plan(spec, inputs / "base", *map(read_examples, rows))
-facts = train(TrainingOrder(spec, inputs / "base", *rows, inputs / "out", inputs / "work", Starter(cold=True)))
+
+def do(job):
+    entry.do_job(job)
+    return json.loads((Path(job["out"]) / "result.json").read_text())
+
+facts = train(TrainingOrder(spec, inputs / "base", *rows, inputs / "out", inputs / "work", do))
 print(json.dumps({
     "rate": spec.training.learning_rate,
     "findings": [f.rule for f in preflight(spec, Path("demo"))],
@@ -96,8 +102,7 @@ print(json.dumps({
 
 def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     code = tmp_path / "code"
-    for name in ("finetune_pipeline", "finetune_pipeline_tests"):
-        shutil.copytree(ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "finetune_pipeline", code / "finetune_pipeline")  # with what is compiled of it
     (code / "finetune_pipeline/spec/methods/attention.py").write_text(METHOD)
     (code / "finetune_pipeline/trainers/patient.py").write_text(TRAINER)
     inputs = make_inputs(tmp_path / "inputs", 24)
