@@ -13,8 +13,6 @@
   the timeline leaves such runs out.
 - **What mirrors a step's output on the terminal** (:func:`mirror_apart`). Ctrl-C reaches these processes, too, and they answer
   with tracebacks.
-- **The event log** (:class:`_EventLog`). Dagster makes an engine for each event and waits for the disk at each, several hundred
-  times in a run.
 - **The web server of** ``dagster dev`` (:func:`dev_with`). Which module it starts is fixed in the function that starts it.
 """
 
@@ -27,18 +25,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import sqlalchemy
-from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
 from finetune_pipeline.engine.store import replace_text
@@ -83,40 +78,8 @@ class _BelowHome:
         return {}
 
 
-@lru_cache(maxsize=64)
-def _engine(address: str) -> sqlalchemy.Engine:
-    """For a SQLite file in WAL mode, which is closed after each use. A commit does not wait for the disk: a killed process
-    loses nothing by it, and a power cut at most the last events (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
-    timeout = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
-    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=timeout)
-
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def set_synchronous(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    return engine
-
-
-class _EventLog(SqliteEventLogStorage):
-    """Dagster's own, with one engine for each file."""
-
-    @contextlib.contextmanager
-    def _connect(self, shard: str) -> Iterator[sqlalchemy.Connection]:
-        with self._db_lock:
-            engine = _engine(self.conn_string_for_shard(shard))
-            if shard not in self._initialized_dbs:
-                self._initdb(engine)
-                self._initialized_dbs.add(shard)
-            with engine.begin() as connection:
-                yield connection
-
-
 class HomeStorage(_BelowHome, DagsterSqliteStorage):
     """Runs, events and schedules in SQLite files."""
-
-    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data)
-        self._event_log_storage = _EventLog(_event_logs_directory(base_dir))
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:  # type: ignore[override]
