@@ -1,8 +1,5 @@
-"""Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``.
-
-Expressions are JMESPath. ``$file`` is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text
-itself.
-"""
+"""Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
+is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself."""
 
 from __future__ import annotations
 
@@ -269,10 +266,8 @@ def is_row_key(key: str, spec: TaskSpec) -> bool:
 
 
 def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
-    """(RFC 3339 in UTC or None, findings) of RFC 3339 text, of seconds since 1970, or of a date of Python's own.
-
-    A time without a zone is read as UTC, with a warning.
-    """
+    """(RFC 3339 in UTC or None, findings) of RFC 3339 text, of seconds since 1970, or of a date of Python's own. A time
+    without a zone is read as UTC, with a warning."""
     if value is None or value == "":
         return None, []
     fix, findings = "write RFC 3339, such as 2026-05-01T12:00:00Z", []

@@ -27,10 +27,8 @@ def is_blank(line: bytes) -> bool:
 
 
 def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes, bool]]:
-    """(line number from 1, bytes without the line end, cut) of every line that is not blank, in constant memory.
-
-    A line longer than `limit` bytes comes with its first `limit` bytes and ``cut=True``; the rest is skipped.
-    """
+    """(line number from 1, bytes without the line end, cut) of every line that is not blank, in constant memory. A line
+    longer than `limit` bytes comes with its first `limit` bytes and ``cut=True``."""
     with path.open("rb") as handle:
         for line in lines_of(handle, limit):
             yield line.number, line.data[:limit].rstrip(b"\r\n"), line.cut
@@ -87,15 +85,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, list[Finding], bool]:
-    """Decode one line, or any other piece of bytes that should be one JSON value.
-
-    A strict decoder takes the sound lines. What it refuses is read again by a lenient one, so that the reason can be
-    named and the row's other problems can be found.
+    """Decode one line, or any other piece of bytes that should be one JSON value. What the strict decoder refuses is
+    read again by a lenient one, so that the reason can be named and the row's other problems found.
 
     Args:
         data: The bytes.
         place: ``file:line``.
-        at: Byte offset of the line in its file, so that a broken byte can be named by its place in the file.
+        at: Byte offset of the line in its file.
 
     Returns:
         (value, findings, readable). `readable` is False when there is no value to look at.

@@ -77,15 +77,16 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
 
 
 def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins.
+    """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins,
+    and one without a time is the oldest.
 
-    A decision without a time counts as older than any with one. A relabelled row keeps its id and gets the tag
-    ``relabelled``. Decisions that cannot be used are findings. Writes ``examples.jsonl``, ``decisions.jsonl`` (those
-    applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning step's, dropped rows with the state GONE).
+    A relabelled row keeps its id and gets the tag ``relabelled``. Decisions that cannot be used are findings. Writes
+    ``examples.jsonl``, ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning
+    step's, dropped rows with the state GONE).
 
     Returns:
         Facts: rows_in, kept, dropped, relabelled, confirmed, decisions (lines), overruled, by_rule, reviewers, labels,
-        origins.
+            origins.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)

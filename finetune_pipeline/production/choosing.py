@@ -56,9 +56,7 @@ def hold_back(
     spec: TaskSpec, corrected: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]
 ) -> list[Held]:
     """The corrected rows that must not train a model yet; one entry a row, with the first rule that holds it back.
-
-    Rows as production.ingest gives them. accepted: rows nobody objected to, by which phrases are judged.
-    """
+    accepted: rows nobody objected to, by which phrases are judged."""
     held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
     left = [row for row in corrected if row["id"] not in held]
     if spec.labels:
@@ -145,8 +143,8 @@ class Chosen:
         examples: Corrected rows to learn from.
         judging: Corrected rows that train no model but judge them.
         held: Corrected rows that are held back, with the reason.
-        queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others, and
-            what is held back.
+        queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others,
+            and what is held back.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -172,12 +170,11 @@ def settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
-    """Sort logged rows into those that train, judge, are held back, or wait for people.
+    """Sort logged rows into those that train, judge, are held back, or wait for people. What is drawn, is drawn by a
+    row's id alone, so it stays as more rows come in.
 
-    What is drawn, is drawn by a row's id alone, so it stays as more rows come in.
-
-    Rows that people left out are in none of them. The first logs.judging_after corrected rows all train; of those that come
-    later logs.judging_share judge, and these stay out of training for good, so that no version has seen them.
+    Rows that people left out are in none of them. The first logs.judging_after corrected rows all train; of those that
+    come later logs.judging_share judge, and these stay out of training for good, so that no version has seen them.
     """
     corrected = [r for r in rows if r["correction"] and r["input"].strip()]
     failed = {r["id"]: sign for r in rows if not r["correction"] and (sign := _failure(r, spec))}

@@ -75,11 +75,8 @@ class Logs:
 
 
 def merged(taken: Iterable[dict[str, Any]]) -> Logs:
-    """The rows of a log store, one an answer.
-
-    Of what several lines say of one answer (flag, score, correction), the latest that says anything counts. Where the
-    latest review leaves the row out, nothing of it does: it trains, judges and accuses no model.
-    """
+    """The rows of a log store, one an answer. Of what several lines say of one (flag, score, correction), the latest
+    that says anything counts. Where the latest review leaves the row out, nothing of it does."""
     logs = Logs()
     by_id: dict[str, list[dict[str, Any]]] = {}
     for row in taken:
@@ -163,12 +160,8 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
 
 
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
-    """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl, and
-    held.jsonl (corrections that are held back).
-
-    Returns facts {lines, rows, duplicates, feedback, unmatched, quarantined, by_rule, corrections, judging, held,
-    held_by_rule, queue, left_out, flagged}; lines = rows + duplicates + feedback + quarantined.
-    """
+    """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl,
+    and held.jsonl (corrections that are held back). Returns facts; lines = rows + duplicates + feedback + quarantined."""
     sorted_out = chosen(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)

@@ -73,10 +73,8 @@ def log_store(task: Task, store: ArtifactStore) -> LogStore:
 
 
 def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken:
-    """Read every complete line that was not read yet. `now`: seconds since 1970, for logs.keep_days.
-
-    Safe to be killed at any moment, to be repeated, and to be called from several processes.
-    """
+    """Read every complete line that was not read yet. Safe to be killed, to be repeated, and to be called from several
+    processes. `now`: seconds since 1970, for logs.keep_days."""
     now = time.time() if now is None else now
     kept = log_store(task, store)
     taken = Taken()
@@ -103,9 +101,10 @@ def take_records(
     task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, Any]]], since: float
 ) -> int:
     """Take in rows that come from no file: (name, time in seconds since 1970, the object a log line would hold).
+    Returns how many.
 
-    A name is taken once, and once more when its content has changed. since: the records are all there are from this time
-    on; names from before are not remembered any longer. Returns the rows taken. As safe as :func:`take_in`.
+    A name is taken once, and once more when its content has changed. since: the records are all there are from this
+    time on; names from before are not remembered any longer. As safe as :func:`take_in`.
     """
     kept, key, taken = log_store(task, store), user_key(store), 0
     with store.lock(task.name, LOCK):
@@ -155,10 +154,8 @@ def _take_file(file: LogFile, batch: _Batch, taken: Taken, now: float) -> bool:
 
 
 def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
-    """The name under which the file is known, or a new one; None before its first line is complete.
-
-    Of files that begin with the same line, the one that has the same bytes at the last place known of it.
-    """
+    """The name under which the file is known, or a new one; None before its first line is complete. Of files that begin
+    with the same line, the one that has the same bytes at the last place known of it."""
     first = first_line(handle)
     if first is None:
         return None

@@ -54,19 +54,11 @@ def writer_of(file: LogFile) -> str | None:
 
 
 def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
-    """Write a file on this machine anew without the wanted lines. May be repeated.
+    """Write a file on this machine anew without the wanted lines, and return how many these are. May be repeated. What
+    was read of the file stays read: the ledger learns the new content before it is put in place.
 
-    What was read of the file stays read: the ledger learns the new content before it is put in place.
-
-    Args:
-        wanted: Tells of a decoded line whether it goes.
-        kept: The task's log store; the caller holds its lock.
-
-    Returns:
-        How many lines went.
-
-    Raises:
-        StillWritten: The file changed while it was rewritten.
+    kept: the task's log store; the caller holds its lock. Raises StillWritten when the file changed while it was
+    rewritten.
     """
     path = Path(file.path)
     lock = path.with_name(SERVED_LOCK)

@@ -88,11 +88,8 @@ def opened(file: LogFile) -> Iterator[IO[bytes]]:
 
 def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
     """(line without its end, bytes taken, the last of these bytes, cut) at the handle's place; None when no line *ends*
-    there yet.
-
-    A line longer than 8 MiB comes cut. Zero bytes in front are left out: a writer that keeps its place in a file that
-    was truncated under it leaves a hole of them.
-    """
+    there yet. A line longer than 8 MiB comes cut. Zero bytes in front are left out: a writer that keeps its place in a
+    file that was truncated under it leaves a hole of them."""
     kept, raw, taken = b"", b"", 0
     while piece := handle.readline(MAX_LINE_BYTES + 1):
         taken += len(piece)
@@ -108,10 +105,8 @@ def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
 
 
 def first_line(handle: IO[bytes]) -> str | None:
-    """What a file is recognised by: 24 hex digits of the hash of its first complete line; None before there is one.
-
-    It stays the same when the file grows, is renamed, copied or gzipped, and changes when it is truncated and begun anew.
-    """
+    """What a file is recognised by, also when it grows or is renamed, copied or gzipped: 24 hex digits of the hash of
+    its first complete line; None before there is one."""
     handle.seek(0)
     read = read_line(handle)
     return None if read is None else hash_line(read[0])
@@ -124,10 +119,7 @@ def hash_line(line: bytes) -> str:
 
 class LineReader:
     """Complete lines of a file from an offset on, with what the file's tail is at every place. half: the file ends in a
-    line that is not complete.
-
-    Raises LookupError when the file is shorter than the offset.
-    """
+    line that is not complete. Raises LookupError when the file is shorter than the offset."""
 
     def __init__(self, handle: IO[bytes], offset: int) -> None:
         self._handle, self.offset = handle, offset

@@ -50,11 +50,8 @@ class LogStore:
         write_json(self._ledger, ledger)
 
     def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
-        """Replace rows by what `change` makes of them (None: nothing). Returns the rows removed.
-
-        Segments without a change stay. The old ones are gone from the disk when this returns; killed in between, a second
-        call (or :meth:`sweep`) completes it.
-        """
+        """Replace rows by what `change` makes of them (None: nothing). Returns the rows removed. The old segments are
+        gone from the disk when this returns; killed in between, a second call (or :meth:`sweep`) completes it."""
         ledger, removed = self.ledger(), 0
         highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
         kept: list[dict[str, Any]] = []
@@ -93,10 +90,8 @@ class LogStore:
         return _digests(self.ledger()["segments"])[-1]
 
     def rows(self, digest: str | None = None) -> Iterator[dict[str, Any]]:
-        """The rows as they were when the digest was this (None: all there are), in the order in which they came.
-
-        Raises LookupError when there is no such state any more: rows were forgotten or have expired meanwhile.
-        """
+        """The rows as they were when the digest was this (None: all there are), in the order in which they came. Raises
+        LookupError when rows were forgotten or have expired meanwhile."""
         segments = self.ledger()["segments"]
         states = _digests(segments)
         if digest is not None:
@@ -140,11 +135,9 @@ FILE = "forgotten.json"
 
 
 class ForgottenList:
-    """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``.
-
-    users, ids: keyed hashes. tainted: versions of splits with a forgotten row, or one that a forgotten user corrected, among
-    their training or validation rows; noted before the splits are removed.
-    """
+    """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``. users, ids:
+    keyed hashes; tainted: versions of splits with a row of theirs among the training or validation rows, noted before
+    the splits are removed."""
 
     def __init__(self, folder: Path, key: bytes) -> None:
         self._path, self._key = folder / FILE, key

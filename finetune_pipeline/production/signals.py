@@ -146,9 +146,7 @@ def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 
 def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
     """The largest change of one category's share: Fisher's exact test for each, the smallest p times their number.
-
-    Exact for rare categories too, where the chi-square test at the small levels used here is not.
-    """
+    Exact for rare categories too, where the chi-square test at the small levels used here is not."""
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
     a, b = Counter(before), Counter(now)

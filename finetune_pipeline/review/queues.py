@@ -1,7 +1,5 @@
-"""What people review: answers of two models, synthetic rows, and flagged production rows.
-
-A queue holds what is shown, checks which lines may come back, and names the file of the task folder they go into.
-"""
+"""What people review: answers of two models, synthetic rows, and flagged production rows. A queue holds what is shown,
+checks which lines may come back, and names the file of the task folder they go into."""
 
 from __future__ import annotations
 
@@ -185,14 +183,8 @@ def synthetic_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueu
 
 
 def flagged_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
-    """Production rows that wait for people.
-
-    A decision becomes feedback: a log line with the same id and the correction, or with `left_out`, which the next run
-    takes in.
-
-    Args:
-        rows: Of production.choosing's queue, with `why`.
-    """
+    """Production rows of production.choosing's queue, with `why`, that wait for people. A decision becomes feedback: a
+    log line with the same id and the correction, or with `left_out`, which the next run takes in."""
     known = {str(row["id"]): row for row in rows}
 
     def take(row: Any) -> Parsed:

@@ -1,7 +1,5 @@
-"""Reads ratings from JSON Lines and CSV files, and sums them up: shares of acceptable answers, their difference, agreement.
-
-Every faulty line is reported, and costs no other line.
-"""
+"""Reads ratings from JSON Lines and CSV files, and sums them up: shares of acceptable answers, their difference,
+agreement. Every faulty line is reported, and costs no other line."""
 
 from __future__ import annotations
 
@@ -131,11 +129,8 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
-    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV.
-
-    Raises:
-        OSError, UnicodeDecodeError: It cannot be read.
-    """
+    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV. Raises OSError or
+    UnicodeDecodeError."""
     if path.suffix == ".jsonl":
         yield from json_rows(path)
         return
@@ -171,13 +166,13 @@ def summarise(
     """Facts about the ratings of one candidate.
 
     drawn: per sheet, the examples on it and how each was drawn (:func:`.sheet.draw`). Ratings of other sheets and of
-    examples that are not on theirs are counted as `unknown`. An item rated by several people is acceptable when more than
-    half of them say so.
+    examples that are not on theirs are counted as `unknown`. An item rated by several people is acceptable when more
+    than half of them say so.
 
-    Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base, both,
-    neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign test)),
-    agreement (None, or {items, kappa, share} over the items two people rated), comments [{id, candidate, base, comment,
-    rater}], items {example id: {candidate, base}}.
+    Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base,
+    both, neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign
+    test)), agreement (None, or {items, kappa, share} over the items two people rated), comments [{id, candidate, base,
+    comment, rater}], items {example id: {candidate, base}}.
     """
     votes: dict[str, list[tuple[Rating, dict[str, bool]]]] = defaultdict(list)
     how: dict[str, str] = {}

@@ -25,10 +25,8 @@ Judge = Callable[[Any], tuple[dict[str, Any] | None, list[str]]]
 
 
 def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
-    """The application: GET / gives the page, POST /ratings stores one decision.
-
-    A decision needs the page's token in the header X-Token, so that a web page from elsewhere open in the same browser
-    cannot hand one in.
+    """The application: GET / gives the page, POST /ratings stores one decision. It needs the page's token in the header
+    X-Token, so that a web page from elsewhere open in the same browser cannot hand one in.
 
     Args:
         page: HTML that knows the token.

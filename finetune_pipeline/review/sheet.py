@@ -47,9 +47,8 @@ def draw(base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool
     """Which examples are shown: {example id: `random` or `selected`}, in the order in which they are shown.
 
     base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of
-    `items` is drawn at random from all examples; the other half, from what is left, first where the candidate is wrong or
-    the two models say different things. Secret and ids decide, so the same sheet is drawn again, and the two halves are
-    mixed.
+    `items` is drawn at random; the other half, from what is left, first where the candidate is wrong or the two models
+    say different things. Secret and ids decide, so the same sheet is drawn again, and the two halves are mixed.
     """
     base_texts = {row["example_id"]: row["text"].strip() for row in base}
     candidate_texts = {row["example_id"]: row["text"].strip() for row in candidate}

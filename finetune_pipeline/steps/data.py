@@ -74,11 +74,8 @@ def make_reviewed(context: StepContext) -> dict[str, Any]:
 
 
 def make_splits(context: StepContext) -> dict[str, Any]:
-    """Splits by the ledger of earlier assignments, which then learns the new ones.
-
-    The ledger is written before the artifact is published: should the process die in between, the rerun reads back the
-    same assignments and makes the same artifact.
-    """
+    """Splits by the ledger of earlier assignments, which then learns the new ones. It is written before the artifact is
+    published: should the process die in between, the rerun reads back the same assignments and makes the same artifact."""
     ledger = context.store.state_folder(context.task.name) / context.run_inputs.split_ledger
     key = sealing_key(context)
     reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))

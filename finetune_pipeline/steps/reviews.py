@@ -71,10 +71,8 @@ def _reviews(context: StepContext) -> Path:
 
 
 def make_judge_review(context: StepContext) -> dict[str, Any]:
-    """{judge, similarity}: see evaluation.preferences.compared; each None where the spec asks for none.
-
-    Raises FindingsError where the judge's endpoint or the model of embeddings cannot be used.
-    """
+    """{judge, similarity}: see evaluation.preferences.compared; each None where the spec asks for none. Raises
+    FindingsError where the judge's endpoint or the model of embeddings cannot be used."""
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
         return {"judge": None, "similarity": None}

@@ -1,9 +1,8 @@
-"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not make
-unrelated rows look alike.
+"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not
+make unrelated rows look alike.
 
-Candidates: lines, sentences and runs of words that many rows contain. A candidate
-is boilerplate only if what its rows say besides is long enough and differs from row to row; so "I want to cancel order
-123", with whatever number, is a question and no boilerplate with a number in it.
+Candidates are lines, sentences and runs of words that many rows contain. One is boilerplate only if what its rows say
+besides is long enough and differs from row to row; so "I want to cancel order 123" is a question, whatever the number.
 """
 
 from __future__ import annotations
@@ -76,11 +75,9 @@ def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_boilerplate(texts: Iterable[str], share: float = 0.005, at_least: int = 20) -> Boilerplate:
-    """The boilerplate of a set of texts: shared by so large a share of the distinct texts and by so many of them.
-
-    The order of the texts does not matter. Of more than 20,000 distinct texts those with the smallest hashes are looked
-    at, so that a few new rows seldom change the result.
-    """
+    """The boilerplate of a set of texts, in any order: shared by so large a share of the distinct texts and by so many
+    of them. Of more than 20,000 those with the smallest hashes are looked at, so that a few new rows seldom change the
+    result."""
     sample = sorted(set(texts), key=_hash)[:SAMPLE]
     fewest = max(at_least, round(share * len(sample)))
     if len(sample) < fewest:
@@ -125,10 +122,8 @@ def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
 
 
 def _independent(rows: Mapping[str, int]) -> list[str]:
-    """The segments of which none is only a part of another, and none another and what some rows happen to say next.
-
-    A segment that goes on from another counts if it is 40 characters longer, or nearly all rows of the other have it.
-    """
+    """The segments of which none is only a part of another, or another and what some rows happen to say next: one that
+    goes on from another counts if it is 40 characters longer, or nearly all rows of the other have it."""
     chosen: list[str] = []
     for segment in sorted(rows, key=lambda s: (-rows[s], -len(s), s)):
         if any(segment in s and rows[s] >= rows[segment] for s in chosen):

@@ -42,8 +42,8 @@ from finetune_pipeline.spec import TaskSpec
 
 
 def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
-    """Name the cluster of every row in the table: rows with similar prompts, or with the same words, are one cluster, named
-    after the smallest id in it. Returns clusters, prompts and similar_pairs (how many)."""
+    """Name the cluster of every row in the table after the smallest id in it: rows with similar prompts, or with the
+    same words, are one. Returns clusters, prompts and similar_pairs (how many)."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
 
     def forms_of(which: np.ndarray) -> list[str]:
@@ -91,8 +91,8 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 
     Returns:
         Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
-        by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs.
-        Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
+            by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts,
+            similar_pairs. Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
@@ -149,10 +149,8 @@ def _known_words(rows: Path) -> Callable[[str], bool]:
 
 
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
-    """Decide about the members of every cluster; the states go into the table.
-
-    Returns (lines of duplicates.jsonl, rows that contradict others and what they contradict), in the order of rows.
-    """
+    """Decide about the members of every cluster; the states go into the table. Returns (lines of duplicates.jsonl, rows
+    that contradict others and what they contradict), in the order of rows."""
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     done = 0

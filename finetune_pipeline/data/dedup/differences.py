@@ -92,10 +92,8 @@ class _Words(NamedTuple):
 
 
 def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False) -> Difference:
-    """The most that two similar texts differ in. Symmetric; equal texts differ in nothing.
-
-    known: whether a word is one that the data use. Of two words a letter apart, one that is not known is a typing error.
-    """
+    """The most that two similar texts differ in. known: whether a word is one that the data use; of two words a letter
+    apart, one that is not known is a typing error."""
     if a == b:
         return Difference.NOTHING
     first, second = _take_apart(a), _take_apart(b)

@@ -41,12 +41,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Sameness:
-    """What decides whether rows say the same.
-
-    Attributes:
-        spec: The task.
-        known: Whether a word is one that the data use, rather than a typing error.
-    """
+    """What decides whether rows say the same. known: whether a word is one that the data use, rather than a typing error."""
 
     spec: TaskSpec
     known: Callable[[str], bool]
@@ -65,7 +60,7 @@ class Sameness:
 
 
 def resolve(members: Sequence[Example], spec: TaskSpec, known: Callable[[str], bool]) -> Resolution:
-    """Decide about the rows of one cluster. known: whether a word is one that the data use, rather than a typing error."""
+    """Decide about the rows of one cluster. known: as in Sameness."""
     sameness = Sameness(spec, known)
     resolution = Resolution([KEPT] * len(members))
     places = sorted(range(len(members)), key=lambda i: preference(members[i]))

@@ -1,6 +1,5 @@
-"""The valid rows of a stage, scrubbed and made ready for comparison: as columns and sketches, so that whole sets are compared
-without decoding their texts again.
-"""
+"""The valid rows of a stage, scrubbed and ready for comparison: as columns and sketches, so that whole sets are
+compared without decoding their texts again."""
 
 from __future__ import annotations
 
@@ -135,7 +134,6 @@ class Preparation:
     """What rows are prepared with.
 
     Attributes:
-        spec: The task.
         boilerplate: Left out of the prompts that are compared.
         benchmarks: Folder of benchmark files; rows that repeat one of their items are removed.
         key: Of the fingerprints of what was scrubbed.
@@ -154,7 +152,7 @@ class PreparedRows:
     Attributes:
         lines: The rows as canonical JSON Lines, scrubbed.
         rows: Their records (ROW); those that are removed have the state GONE.
-        sketches: Sketches of their prompts.
+        sketches: Of their prompts.
         word_keys: Hashes of their prompts' words (uint64, [n]; see differences.word_key).
         scrubbed: What was found, by row and kind: id, source, kind, count, fingerprints.
         samples: Some of it in its place, before and after.

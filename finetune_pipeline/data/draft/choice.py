@@ -43,15 +43,11 @@ class Choice:
 
 
 def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
-    """Choose the columns of the user's text and of the answer.
+    """Choose the columns of the user's text and of the answer; or say why there are none.
 
     Args:
         rows: Some rows of all files.
-        text: Column of the text, where the user names it.
-        answer: Column of the answer, where the user names it.
-
-    Returns:
-        The choice, or why there is none.
+        text, answer: Columns that the user names.
     """
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:

@@ -162,8 +162,8 @@ def key_path(key: str) -> str:
 
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
-    """(path, name, value) of everything in a row. An object is there as a whole and by its keys; a list as a whole, and by
-    its places where the row itself is one."""
+    """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, and by its
+    places where the row itself is one."""
     if path and not isinstance(value, dict):
         yield path, name, value
     if isinstance(value, dict):

@@ -38,8 +38,7 @@ class Draft:
     """A task as its files suggest it.
 
     Attributes:
-        data: The section `data` of task.yaml.
-        output: The section `output`; the schema of JSON answers stands in `schema`.
+        data, output: These sections of task.yaml.
         system_prompt: With STUB where somebody has to say what things mean.
         schema: JSON schema of the answers, where they are JSON.
         converted: By file: its rows in another form, which replace it.
@@ -74,8 +73,7 @@ def draft(
 
     Args:
         files: (name, path) of each.
-        text, answer: Columns, where the user names them.
-        encoding, sheet: As for :func:`.reading.read_raw`.
+        text, answer, encoding, sheet: Where the user names them.
 
     Returns:
         (the draft; None where no task is recognised in the files, every finding about them).

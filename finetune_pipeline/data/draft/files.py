@@ -38,10 +38,8 @@ class GivenFile:
 
 
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
-    """The raw files among these paths; a folder stands for the files of known suffixes below it.
-
-    Raises FindingsError naming every path that is no file to read.
-    """
+    """The raw files among these paths; a folder stands for the files of known suffixes below it. Raises FindingsError
+    naming every path that is no file to read."""
     problems: list[Finding] = []
     files: dict[Path, None] = {}
     for path in paths:
@@ -126,14 +124,8 @@ def _is_copy(there: Path, given: Path) -> bool:
 
 
 def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes]) -> list[str]:
-    """Copy the files below `folder`, each whole or not at all.
-
-    Args:
-        converted: By file: its rows in another form, written as JSON Lines in place of the file.
-
-    Returns:
-        The names written; files that are there already are not among them.
-    """
+    """Copy the files below `folder`, each whole or not at all; of one in `converted`, these rows as JSON Lines in its
+    place. Returns the names written: not those of files that are there already."""
     written = []
     for file in files:
         name = f"{file.name.split('.')[0]}.jsonl" if file.name in converted else file.name

@@ -1,7 +1,5 @@
-"""How raw files of unknown make are read: delimiter, header, sheet, and where in a JSON document the rows are.
-
-The readers refuse what can be read in two ways. Here the likelier way is taken, from what the cells hold, and said.
-"""
+"""How raw files of unknown make are read: delimiter, header, sheet, and where in a JSON document the rows are. The
+readers refuse what can be read in two ways; here the likelier way is taken, and said."""
 
 from __future__ import annotations
 
@@ -77,13 +75,7 @@ def decoded(record: Record) -> Any:
 
 
 def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, sheet: str | None = None) -> Reading:
-    """Read files of unknown make.
-
-    Args:
-        files: (name, path) of each.
-        encoding: Of those that are not UTF-8, where the user names it.
-        sheet: Of workbooks, where the user names it.
-    """
+    """Read files of unknown make, each (name, path). encoding, sheet: where the user names them."""
     reading = Reading(data={"csv": {"encoding": encoding}} if encoding else {})
     if sheet:
         reading.data["sheet"] = sheet
@@ -162,8 +154,8 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
 
 
 def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
-    """How well a delimiter fits: the share of whole rows of two cells or more. Of delimiters that fit alike, one that gives a
-    header fits better, and one with blanks behind it, as commas in prose have, worse."""
+    """How well a delimiter fits: the share of whole rows of two cells or more. One that gives a header fits better, and
+    one with blanks behind it, as commas in prose have, worse."""
     if not rows or max(map(len, rows)) < 2:
         return 0.0
     cells = [cell for row in rows for cell in row[1:]]

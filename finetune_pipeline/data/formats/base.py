@@ -65,8 +65,8 @@ class RawFormat(ABC):
         name: As `data.format` calls it.
         order: Formats are tried in ascending order; the first that recognises a row reads it.
         documented: Keys and their variants, for the table in docs/reference.md.
-        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row. The first one is a
-            key that a misspelt key is compared with, as those of `fields` are.
+        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row. A misspelt
+            key is compared with the first, and with `fields`.
         fields: Names in `data.fields` that together make a row of this format; empty where they cannot.
     """
 
@@ -119,14 +119,10 @@ def text_of(
     note: bool = True,
     missing: str = "",
 ) -> str | None:
-    """The text under a key without outer blanks, or None with a finding that says why not.
+    """The text under a key of a row or turn without outer blanks, or None with a finding that says why not.
 
     Args:
-        holder: A row or a turn.
-        key: Where the text is.
         name: What messages call it.
-        place: ``file:line``.
-        findings: Added to.
         note: Whether outer blanks are worth a note.
         missing: What to do where the key is missing.
     """

@@ -1,7 +1,5 @@
-"""What a raw file is, from its first bytes, and the dialect of a table; a name decides only where the bytes leave it open.
-
-What can be read in two ways is refused with the line of spec to add.
-"""
+"""What a raw file is, from its first bytes, and the dialect of a table; a name decides only where the bytes leave it
+open. What can be read in two ways is refused with the line of spec to add."""
 
 from __future__ import annotations
 
@@ -57,10 +55,10 @@ class _Reading:
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     """The dialect of a table from its first lines.
 
-    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when under it at least
-    _FIT of the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known
-    column names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, and its
-    `fix` names the line to add to task.yaml.
+    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when at least _FIT of
+    the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known column
+    names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, with the line to
+    add to task.yaml.
     """
     declared = spec.data.csv
     quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
@@ -117,14 +115,8 @@ def _plain_names(spec: TaskSpec) -> set[str]:
 
 
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
-    """The dialect with its columns: whether the first row names them is declared, or follows from what the rows hold.
-
-    Args:
-        dialect: Without its columns.
-        rows: The first rows of the table.
-        fields: Cells that a row has.
-        spec: The task.
-    """
+    """The dialect with its columns: whether the first of the `rows` names them is declared, or follows from what they
+    hold. fields: cells that a row has."""
     cells = [c.strip() for c in rows[0]]
     numbered = tuple(f"c{i}" for i in range(1, fields + 1))
     header, reason = spec.data.csv.header, "as declared"
@@ -182,13 +174,7 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 @dataclass(frozen=True)
 class Container:
-    """What a file is.
-
-    Attributes:
-        kind: json_lines, json, csv, parquet, workbook or unknown.
-        why: The reason, for people.
-        dialect: The dialect of a table.
-    """
+    """What a file is. kind: json_lines, json, csv, parquet, workbook or unknown; why: the reason, for people."""
 
     kind: str
     why: str

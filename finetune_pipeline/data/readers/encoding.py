@@ -1,8 +1,8 @@
 """What one pass over a raw file shows: its encoding, its size, and whether it can be unpacked.
 
-UTF-8 and UTF-16 can be told for sure. Of the single-byte encodings only Windows' Western one (cp1252) is told here, and
-only where what it gives looks like written words; detectors guess the others wrong too often for a text to be trusted
-to them. Those files are refused with the key to set and with what each likely encoding would make of a line.
+UTF-8 and UTF-16 can be told for sure. Of the single-byte encodings only Windows' Western one (cp1252) is told, and only
+where what it gives looks like written words; detectors guess the others wrong too often. Those files are refused with
+the key to set and with what each likely encoding would make of a line.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ class Survey:
     """What a pass over a file shows.
 
     Attributes:
-        compressed: Whether it is gzipped.
         size: Bytes, unpacked.
         lines: Number of lines that are not blank.
         encoding: In which to read it.

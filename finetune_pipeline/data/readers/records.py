@@ -24,10 +24,8 @@ _MANY_BLANK = 64
 
 
 class RawStream(io.RawIOBase):
-    """A file's bytes as UTF-8 in constant memory; gzip is recognised by its first bytes, not by the file's name.
-
-    A gzip file that is broken or cut off gives what can be unpacked before the break; then `problem` says what happened.
-    """
+    """A file's bytes as UTF-8 in constant memory; gzip is recognised by its first bytes. A gzip file that is broken or
+    cut off gives what can be unpacked before the break; then `problem` says what happened."""
 
     def __init__(self, path: Path, encoding: str = "utf-8", returns: bool = False, limit: int | None = None) -> None:
         """Open the file.
@@ -97,10 +95,8 @@ class RawStream(io.RawIOBase):
 
 
 class Line(msgspec.Struct, frozen=True, dict=True):
-    """A line with its line end: number from 1, byte offset, bytes in UTF-8.
-
-    cut: the line is longer than the limit, and only its beginning is here.
-    """
+    """A line with its line end: number from 1, byte offset, bytes in UTF-8. cut: it is longer than the limit, and only
+    its beginning is here."""
 
     number: int
     at: int
@@ -114,8 +110,8 @@ class Line(msgspec.Struct, frozen=True, dict=True):
 
 
 def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterator[Line]:
-    """The lines of a text in constant memory. Of a run of blank lines the first `blanks` are given; long runs cost next to
-    nothing. Of a line longer than `limit` bytes only the beginning is given."""
+    """The lines of a text in constant memory. Of a run of blank lines the first `blanks` are given; of a line longer
+    than `limit` bytes only the beginning."""
     number = at = blank = 0
     while data := source.readline(limit + 1):
         number, begin, at = number + 1, at, at + len(data)

@@ -57,10 +57,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its first line, how many lines it takes, its text and its cells.
-
-    problem: why the first line cannot be read as a row; then there are no cells.
-    """
+    """One row of a table: its first line, how many lines it takes, its text and its cells. problem: why the first line
+    cannot be read as a row."""
 
     first: Line
     lines: int
@@ -119,11 +117,9 @@ def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Itera
 
 
 def _swallowed(own: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
-    """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves.
-
-    Each line must have a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table
-    with commas (which prose is full of), it takes three lines to be sure.
-    """
+    """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves: each line
+    has a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table with commas
+    (which prose is full of), it takes three lines to be sure."""
     if fields is None:
         return False
     if len(cells) != fields:

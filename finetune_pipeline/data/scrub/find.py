@@ -101,10 +101,11 @@ class _Hits:
 
 
 def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
-    """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins.
+    """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins. Invisible
+    characters do not count, and placeholders are never part of a hit.
 
     With a recogniser names and postal addresses are found too, with regions the national telephone numbers of these
-    countries. Invisible characters do not count. Placeholders are never part of a hit.
+    countries.
     """
     if has_invisible(text):
         places = visible_places(text)
@@ -237,11 +238,9 @@ def spelt_emails(text: str) -> Iterator[tuple[int, int]]:
 
 
 def ipv4(text: str) -> Iterator[tuple[int, int]]:
-    """Places of four octets that name a machine: no version number, not this machine, no mask.
-
-    Octets that are all small read as a version or a section unless they are of a private network, or a word such as
-    `host` stands before, or a port or a network's length behind them.
-    """
+    """Places of four octets that name a machine: no version number, not this machine, no mask. Octets that are all
+    small are a version or a section unless they are of a private network, or a word such as `host` stands before, or a
+    port or a network's length behind them."""
     for hit in _IPV4.finditer(text):
         octets = [int(o) for o in hit[0].split(".")]
         if max(octets) > 255 or octets[0] in (0, 127) or octets[0] >= 224:
@@ -281,9 +280,7 @@ def ipv6(text: str) -> Iterator[tuple[int, int]]:
 
 
 def macs(text: str) -> Iterator[tuple[int, int]]:
-    """Places of MAC addresses; neither all zeros nor all ones, no fingerprint of a key;
-    figures alone only after a word.
-    """
+    """Places of MAC addresses; neither all zeros nor all ones, no fingerprint of a key; figures alone only after a word."""
     for hit in _MAC.finditer(text):
         digits = re.sub(r"[^0-9a-f]", "", hit[0].lower())
         if len(set(digits)) > 1 and not (digits.isdecimal() and not _MAC_WORD.search(before(text, hit.start()))):

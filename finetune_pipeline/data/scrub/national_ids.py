@@ -1,9 +1,8 @@
-"""Finds national ids: by shape and check digits where both are strict, otherwise after the name of the id.
+"""Finds national ids: by shape and check digits (python-stdnum's) where both are strict, otherwise after the name of
+the id.
 
-The check digits are python-stdnum's. Without its name before it a number is taken only if its shape is rare *and* its
-check digits are right; after its name (`SSN`, `Steuer-ID`, `PESEL`) it is taken by its length, so that one with a slip
-of the pen is not left in the text. Names that are words of other things too (`SIN`, `NIF`, `ID number`) ask for the
-check as well.
+After its name (`SSN`, `Steuer-ID`, `PESEL`) a number is taken by its length, so that one with a slip of the pen is not
+left in the text. Names that are words of other things too (`SIN`, `NIF`, `ID number`) ask for the check as well.
 """
 
 from __future__ import annotations

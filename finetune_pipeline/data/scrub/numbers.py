@@ -83,10 +83,8 @@ _UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
 
 
 def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Places of telephone numbers among the digits from start to end, extensions included.
-
-    regions: countries (ISO 3166) whose national numbers are looked for with libphonenumber's tables, whatever the words.
-    """
+    """Places of telephone numbers among the digits from start to end, extensions included. regions: countries (ISO
+    3166) whose national numbers are looked for with libphonenumber's tables, whatever the words."""
     low, high = max(0, start - 2), min(len(text), end + 2)
     for hit in _PLUS.finditer(text, low, high):
         if possible(hit[0]):
@@ -104,8 +102,7 @@ def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[
 
 def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bool:
     """A number in groups is a telephone's unless the words before call it another; three groups with blanks between
-    them may be any three numbers, and need a word such as `call`; after 00 the country must have numbers of this length.
-    """
+    them need a word such as `call`; after 00 the country must have numbers of this length."""
     words = before(text, hit.start())
     if PHONE_TIGHT.search(words):
         return True
@@ -132,11 +129,9 @@ def _bare_fits(text: str, hit: re.Match[str]) -> bool:
 
 
 def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int, int]]:
-    """Places of a country's numbers, unless a word before or a unit behind says that it is another number.
-
-    A number is grouped as its country does and of a range in use (of a mobile telephone, where it has neither groups nor
-    a prefix); or it is in groups, begins with the prefix 0, and has a length in use.
-    """
+    """Places of a country's numbers, unless a word before or a unit behind says that it is another number. A number is
+    grouped as its country does and of a range in use (of a mobile telephone, where it has neither groups nor a prefix);
+    or it is in groups, begins with the prefix 0, and has a length in use."""
     import phonenumbers
 
     mobile = (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE)
@@ -212,11 +207,8 @@ def issuer_ok(d: str) -> bool:
 
 
 def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn.
-
-    One number in ten passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card,
-    is left alone.
-    """
+    """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn. One number in ten
+    passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card, is left alone."""
     from stdnum import luhn  # type: ignore[import-untyped]
 
     for hit in _CARD.finditer(text, start, end):

@@ -208,9 +208,9 @@ def _is_password(name: str) -> bool:
 def secret_value(name: str, value: str) -> bool:
     """Whether what stands after a name is random enough to be a secret rather than a word.
 
-    A password needs two kinds of characters, a figure or a sign among them. A token, a secret or an `api key` needs eight
-    characters that are hexadecimal, or mixed with 2.8 bits each, and not words and numbers joined by hyphens; any other
-    `key` 16 characters in upper and lower case and figures with 3.5 bits each, or 32 hexadecimal ones.
+    A password needs two kinds of characters, a figure or a sign among them. A token, a secret or an `api key` needs
+    eight characters that are hexadecimal, or mixed with 2.8 bits each, and not words and numbers joined by hyphens; any
+    other `key` 16 characters in upper and lower case and figures with 3.5 bits each, or 32 hexadecimal ones.
     """
     if _MASKED.fullmatch(value) and not _is_password(name):
         return False

@@ -40,12 +40,13 @@ RESTART = (
 def split(
     reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, seal: Callable[[bytes], bytes] | None = None
 ) -> dict[str, Any]:
-    """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks.
+    """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks. The same rows give the same
+    files again, once they are recorded.
 
-    Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``, ``test/sealed.jsonl``),
-    ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows), ``placed.npy`` (placement.PLACED, for every one of
-    them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of the three files. The same rows give the
-    same files again, once they are recorded.
+    Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``,
+    ``test/sealed.jsonl``), ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows), ``placed.npy``
+    (placement.PLACED, for every one of them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
+    the three files.
 
     Args:
         reviewed: Folder of the reviewed examples.
@@ -57,8 +58,8 @@ def split(
 
     Returns:
         Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,
-        wanted_shares, clusters, by_rule, seed, leaks, left (rows that left a split since its relation to others
-        changed), alike (links followed to keep rows together, and those that were not: cut, held).
+            wanted_shares, clusters, by_rule, seed, leaks, left (rows that left a split since its relation to others
+            changed), alike (links followed to keep rows together, and those that were not: cut, held).
     """
     rows = np.load(reviewed / TABLE)
     table = RowTable(rows, clean / ALL_ROWS)
@@ -91,13 +92,11 @@ def split(
 
 def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequence[Leak]]) -> np.ndarray:
     """Take rows out (split LEFT in `placed`) that a changed setting joins with rows the ledger holds in another split.
+    Returns which (bool, [n]).
 
-    The ledger keeps every row where it was. When a looser relation (another threshold, group or scrubbing rule) makes rows
-    of two splits one, the row of the split that matters less leaves: train before validation, and never the test. Only
-    rows of one unit leave, which the ledger has torn. A leak between units is one the clustering missed: it stays, and the
-    certificate fails.
-
-    Returns which rows left (bool, [n]).
+    When a looser relation (another threshold, group or scrubbing rule) makes rows of two splits one, the row of the
+    split that matters less leaves: train before validation, and never the test. Only rows of one unit leave, which the
+    ledger has torn. A leak between units is one the clustering missed: it stays, and the certificate fails.
     """
     split, unit = search.split, search.unit
     higher = np.array(split)  # the most protected split a row is like a row of

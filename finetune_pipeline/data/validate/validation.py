@@ -66,8 +66,6 @@ class ValidatedBlock:
         examples: Canonical JSON Lines of the rows kept.
         quarantine: Each row's file, line, raw text (scrubbed, cut) and findings.
         findings: Of all rows, kept or not.
-        rows_in: Number of rows.
-        kept: Number of rows kept.
         by_rule: Findings per rule.
         labels: Rows kept per label.
         ignored: Rows per key that nothing reads.
@@ -99,15 +97,14 @@ def validation_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Validate every row of the files in ``raw/files``.
-
-    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``.
+    """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line,
+    raw, findings) and ``findings.jsonl``.
 
     Returns:
-        Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format), labels
-        (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads), labels_lost (rows in
-        quarantine per label), labels_unknown (rows per label the spec does not name, the most frequent), unread (findings
-        about files). Always rows_in == kept + quarantined.
+        Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format),
+            labels (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads),
+            labels_lost (rows in quarantine per label), labels_unknown (rows per label the spec does not name, the most
+            frequent), unread (findings about files). Always rows_in == kept + quarantined.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
