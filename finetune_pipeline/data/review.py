@@ -69,7 +69,7 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
                     _warning("review_unreadable", place, reasons, 'write {"id": …, "decision": …, "reviewer": …}')
                 )
                 continue
-            decision, problems = _read_decision(value, spec, place)
+            decision, problems = read_decision(value, spec, place)
             findings += problems
             if decision:
                 decisions.append(decision)
@@ -154,7 +154,8 @@ def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
     return row_finding(rule, f"reviews/{place}", message, fix, "warning")
 
 
-def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
+def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
+    """(the decision in a line of a decisions file, None where it cannot be used; what is wrong with it)."""
     findings = []
 
     def say(rule: str, message: str, fix: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import ArtifactStore, digest_json
+from finetune_pipeline.findings import most_first
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER
@@ -70,8 +71,7 @@ class Logs:
     @property
     def by_rule(self) -> dict[str, int]:
         """Number of findings per rule, most frequent first."""
-        counts = Counter(f["rule"] for bad in self.quarantine for f in bad["findings"])
-        return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+        return most_first(Counter(f["rule"] for bad in self.quarantine for f in bad["findings"]))
 
 
 def merged(taken: Iterable[dict[str, Any]]) -> Logs:

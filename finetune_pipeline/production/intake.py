@@ -37,18 +37,10 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 
 LOCK = "logs"
 _BATCH_BYTES = 32 << 20
+_BROKEN_OFF = (EOFError, BadGzipFile, zlib.error)
+"""What a gzip file raises that is damaged, or still being written."""
 _SETTLED = 2.0
 """Seconds a file must have been left alone before its mark is trusted: clocks of file systems have a grain."""
-
-
-@dataclass
-class Taken:
-    """What one intake did. waiting: files that end in half a line; damaged: gzip files that cannot be read to their end."""
-
-    files: int = 0
-    lines: int = 0
-    waiting: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -72,12 +64,11 @@ def log_store(task: Task, store: ArtifactStore) -> LogStore:
     return LogStore(store.state_folder(task.name) / "logs")
 
 
-def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken:
+def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
     """Read every complete line that was not read yet. Safe to be killed, to be repeated, and to be called from several
     processes. `now`: seconds since 1970, for logs.keep_days."""
     now = time.time() if now is None else now
     kept = log_store(task, store)
-    taken = Taken()
     with store.lock(task.name, LOCK):
         kept.sweep()
         ledger = kept.ledger()
@@ -88,13 +79,11 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken
         ledger["seen"] = {f.path: seen[f.path] for f in files if f.path in seen}
         changed = ledger["seen"] != seen
         for file in files:
-            taken.files += 1
             if seen.get(file.path, [""])[0] != file.mark:
-                changed |= _take_file(file, batch, taken, now)
+                changed |= _take_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
         _expire(task, kept, files, now)
-    return taken
 
 
 def take_records(
@@ -130,22 +119,17 @@ def take_records(
     return taken
 
 
-def _take_file(file: LogFile, batch: _Batch, taken: Taken, now: float) -> bool:
+def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
     """Read on in one file. Returns whether the ledger learnt something."""
     try:
         with opened(file) as handle:
             name = stream_of(handle, batch.ledger["streams"])
             if name is None:
-                taken.waiting.append(file.shown)
                 return False
-            whole, lines = _read_on(file, handle, name, batch, taken)
+            whole, lines = _read_on(file, handle, name, batch)
     except FileNotFoundError:
         return False  # rotated away meanwhile: read under its new name next time
-    except EOFError:
-        taken.waiting.append(file.shown)  # a gzip file that is still being written
-        return False
-    except (BadGzipFile, zlib.error):
-        taken.damaged.append(file.shown)
+    except _BROKEN_OFF:
         return False
     if whole and (file.modified is None or file.modified < now - _SETTLED):
         batch.ledger["seen"][file.path] = [file.mark, name]
@@ -175,7 +159,7 @@ def _agrees(handle: IO[bytes], known: dict[str, Any]) -> bool:
     return True
 
 
-def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch, taken: Taken) -> tuple[bool, int]:
+def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
     """(whether the file was read to its end and ends with a line end, lines taken)."""
     known = batch.ledger["streams"].get(name, {"offset": 0, "lines": 0, "tails": []})
     before = known["lines"]
@@ -186,11 +170,11 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch, taken: 
     while True:
         part = _Part([], known["lines"], [t for t in known["tails"] if t[0] != known["offset"]])
         start = reader.offset
-        ended: BaseException | None = None
+        broken_off = False
         try:
             part.fill(reader, file.shown, batch, start + _BATCH_BYTES)
-        except (EOFError, BadGzipFile, zlib.error) as error:
-            ended = error  # the complete lines before it count
+        except _BROKEN_OFF:  # the complete lines before it count
+            broken_off = True
         if reader.offset > start:
             if not isinstance(handle, GzipFile):
                 if first_line(handle) != name.rpartition("-")[0]:
@@ -204,15 +188,11 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch, taken: 
             batch.ledger["streams"][name] = known
             batch.rows += part.rows
             batch.ledger["removed"] += part.removed
-            taken.lines += part.number - before
-        if ended is not None:
-            (taken.waiting if isinstance(ended, EOFError) else taken.damaged).append(file.shown)
+        if broken_off:
             return False, known["lines"] - before
         if reader.offset < start + _BATCH_BYTES:
             break
         batch.commit()
-    if reader.half:
-        taken.waiting.append(file.shown)
     return not reader.half, known["lines"] - before
 
 

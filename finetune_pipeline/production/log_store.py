@@ -12,15 +12,14 @@ nothing, and its rows are read again. So no row is lost and none is there twice,
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import read_json, sync_folder, write_json
+from finetune_pipeline.engine.store import read_json, replace_text, sync_folder, write_json
 from finetune_pipeline.production.log_rows import hash_user
 
 _WHOLE = 1 << 256
@@ -40,7 +39,8 @@ class LogStore:
         segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten or have expired."""
         if not self._ledger.exists():
             return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
-        return {"others": {}, **read_json(self._ledger)}
+        ledger: dict[str, Any] = read_json(self._ledger)
+        return ledger
 
     def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
         """Make rows durable, then the ledger (whose streams account for them). No rows: the ledger alone."""
@@ -104,21 +104,15 @@ class LogStore:
     def _path(self, name: str) -> Path:
         return self._segments / f"{name}.jsonl"
 
-    def _write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         self._segments.mkdir(parents=True, exist_ok=True)
-        path, total, lines = self._path(name), 0, 0
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as out:
-            for row in rows:
-                out.write(msgspec.json.encode(row) + b"\n")
-                content = {k: v for k, v in row.items() if k != "source"}
-                total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
-                lines += 1
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
+        replace_text(self._path(name), "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
         sync_folder(self._segments)
-        return {"name": name, "lines": lines, "sum": f"{total % _WHOLE:064x}"}
+        total = 0
+        for row in rows:
+            content = {k: v for k, v in row.items() if k != "source"}
+            total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
+        return {"name": name, "lines": len(rows), "sum": f"{total % _WHOLE:064x}"}
 
 
 def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -145,8 +139,6 @@ class ForgottenList:
         self.users: set[str] = set(stored.get("users", []))
         self.ids: set[str] = set(stored.get("ids", []))
         self.tainted: set[str] = set(stored.get("tainted", []))
-        # until 2026-11 the ids of all splits were kept, and the tainted ones worked out
-        self.tainted |= {v for v, names in stored.get("trained", {}).items() if self.ids & set(names)}
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the log store is a forgotten person's, or has a forgotten id."""

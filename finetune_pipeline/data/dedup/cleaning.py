@@ -117,11 +117,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
     write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
-    return {
-        **_counts(table.rows, prepared, findings, spec),
-        "boilerplate": len(own_boilerplate.segments),
-        **clusters,
-    }
+    return {**_counts(table.rows, prepared, findings, spec), "boilerplate": len(own_boilerplate.segments), **clusters}
 
 
 def _sample_of_prompts(source: Path) -> Iterator[str]:

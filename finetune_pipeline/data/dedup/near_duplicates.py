@@ -171,14 +171,11 @@ def near_duplicate_clusters(
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Component number (int64, [n], from 0 by first row) of every row, rows being joined by pairs (int64, [m, 2])."""
+    """Component number (int64, [n], from 0) of every row, rows being joined by pairs (int64, [m, 2])."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     if not n:
         return np.zeros(0, np.int64)
     graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    _, first, number = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[number]
+    return connected_components(graph, directed=False)[1].astype(np.int64)

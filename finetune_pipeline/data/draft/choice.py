@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from finetune_pipeline.data import names
-from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, key_path, leaves
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, leaves
 from finetune_pipeline.data.draft.conversations import Chat, chat_of
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.quality.linear_model import features, predicted
@@ -79,7 +79,9 @@ def _is_answer(path: str) -> bool:
 
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:
     return (
-        columns.get(name) or columns.get(key_path(name)) or next((c for c in columns.values() if c.name == name), None)
+        columns.get(name)
+        or columns.get(names.key_path(name))
+        or next((c for c in columns.values() if c.name == name), None)
     )
 
 

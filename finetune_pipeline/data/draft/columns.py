@@ -11,12 +11,11 @@ from datetime import datetime
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import IDS, plain_name
+from finetune_pipeline.data.names import IDS, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
 _DEEPEST = 3
 _MOST_VALUES = 5_000
-_PLAIN = re.compile(r"[A-Za-z_]\w*")
 MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
 """A column with more values, or longer ones, holds no labels."""
 _SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data|rows|items|examples)(_?\w{0,4})?")
@@ -154,11 +153,6 @@ def _kind(value: Any) -> Kind:
 def as_text(value: Any) -> str:
     """A value as JMESPath's to_string gives it."""
     return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def key_path(key: str) -> str:
-    """A key as a JMESPath expression."""
-    return key if _PLAIN.fullmatch(key) else json.dumps(key, ensure_ascii=False)
 
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:

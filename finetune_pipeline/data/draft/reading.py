@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.json_lines import decode_line
-from finetune_pipeline.data.names import is_known_name
+from finetune_pipeline.data.names import is_known_name, key_path
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
@@ -30,7 +30,6 @@ MOST_ROWS = 50_000
 _DEEPEST = 4
 _SINGLE = 0.8
 """Where a smaller share of a table's lines are whole rows, other delimiters and quoting are tried."""
-_PATH = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,7 @@ def _alike(lists: Sequence[Sequence[Any]]) -> bool:
 def _lists(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
     """(length, depth, expression) of the lists of objects or lists below a value."""
     for key, item in value.items():
-        here = (*path, key if _PATH.fullmatch(key) else json.dumps(key))
+        here = (*path, key_path(key))
         if isinstance(item, list) and item and isinstance(item[0], dict | list):
             yield len(item), len(here), ".".join(here)
         elif isinstance(item, dict) and len(here) < _DEEPEST:

@@ -19,16 +19,10 @@ from finetune_pipeline.spec import TaskSpec
 
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SHAREGPT = {
-    **{
-        "human": "user",
-        "gpt": "assistant",
-        "chatgpt": "assistant",
-        "bard": "assistant",
-        "bing": "assistant",
-        "ai": "assistant",
-    },
-    **{"bot": "assistant", "model": "assistant", "observation": "tool", "tool_response": "tool"},
-    **{"function_response": "tool", "function_call": "function_call", "tool_call": "function_call"},
+    "human": "user",
+    **dict.fromkeys(("gpt", "chatgpt", "bard", "bing", "ai", "bot", "model"), "assistant"),
+    **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
     **{role: role for role in (*ROLES, *_SAME_ROLE)},
 }
 _TEXT_PARTS = ("text", "input_text", "output_text")

@@ -64,7 +64,7 @@ _AFTER_WORD: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"ahv\w*|(?-i:AVS)", r"756\.?[0-9]{4}\.?[0-9]{4}\.?[0-9]{2}", ()),
     (r"身份证号?码?", r"[0-9]{17}[0-9X]", ()),
     (r"주민등록번호", r"[0-9]{6}-?[0-9]{7}", ()),
-    (r"マイナンバー|個人番号|my\snumber", r"[0-9]{4}[- ]?[0-9]{4}[- ]?[0-9]{4}", ("my_number",)),
+    (r"マイナンバー|個人番号|my\snumber", r"[0-9]{4}[- ]?[0-9]{4}[- ]?[0-9]{4}", ("jp.in_",)),
     (r"(?-i:RUT|RUN)", r"[0-9]{1,2}\.?[0-9]{3}\.?[0-9]{3}-?[0-9kK]", ("cl.rut",)),
     (r"curp", r"[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]", ()),
     (r"rodn[eé]\s[čc][ií]slo", r"[0-9]{6}/?[0-9]{3,4}", ()),
@@ -153,20 +153,9 @@ def _other(text: str, start: int) -> bool:
 def _check(standard: str) -> Callable[[str], bool]:
     if standard == "any":
         return bool
-    if standard == "my_number":
-        return _my_number_ok
     valid: Callable[[str], bool] = import_module(f"stdnum.{standard}").is_valid
     return valid
 
 
 def _is(standard: str, value: str) -> bool:
     return bool(_check(standard)(re.sub(r"[ -]", "", value) if standard in ("luhn", "in_.pan") else value))
-
-
-def _my_number_ok(value: str) -> bool:
-    """Check digit of Japan's individual number (ordinance 85 of 2014, article 5)."""
-    digits = [int(c) for c in value if c.isdigit()]
-    if len(digits) != 12:
-        return False
-    rest = sum(d * (n + 1 if n <= 6 else n - 5) for n, d in enumerate(reversed(digits[:11]), 1)) % 11
-    return digits[11] == (0 if rest <= 1 else 11 - rest)

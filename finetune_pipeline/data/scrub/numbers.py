@@ -188,7 +188,6 @@ _WALLET = re.compile(
     r"|[48][0-9AB][1-9A-HJ-NP-Za-km-z]{93})(?![A-Za-z0-9])"
 )
 _MAESTRO = (50, 56, 57, 58, 63, 67)
-_BASE58 = {c: i for i, c in enumerate("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
 
 
 def issuer_ok(d: str) -> bool:
@@ -252,13 +251,10 @@ def wallets(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _base58_ok(value: str) -> bool:
     """Base58Check: the last four of the 25 bytes are the start of the double SHA-256 of the others."""
-    number = 0
-    for c in value:
-        number = number * 58 + _BASE58[c]
-    if number >= 1 << 200:
-        return False
-    data = number.to_bytes(25, "big")
-    return hashlib.sha256(hashlib.sha256(data[:21]).digest()).digest()[:4] == data[21:]
+    from stdnum.bitcoin import b58decode
+
+    data = b58decode(value)
+    return len(data) == 25 and hashlib.sha256(hashlib.sha256(data[:21]).digest()).digest()[:4] == data[21:]
 
 
 _MONTHS = (

@@ -109,10 +109,7 @@ class Scrubber:
 
 
 def scrub_turns(
-    messages: Sequence[Mapping[str, Any]],
-    keep: Sequence[int] = (),
-    key: bytes | None = None,
-    find: Finder = find_spans,
+    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = (), key: bytes | None = None, find: Finder = find_spans
 ) -> Scrubbed:
     """The turns with placeholders in contents and in the arguments of tool calls. System turns (the spec's own words)
     and the turns in `keep` stay. With a key, the replacements are listed."""

@@ -66,7 +66,7 @@ _CALL_OR_NAME = re.compile(
     (?:[&*!@]?[A-Za-z_$][\w$]*(?:(?:\.|::|->|\?\.|!\.)[A-Za-z_$][\w$]*)*[!?]?)?\(.*      # a call: os.environ.get(
   | [&*!@:]?[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*(?:(?:\.|::|->|\?\.)[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*)+[)?;!]*  # user.password2
   | [A-Z]+[0-9]*(?:_[A-Z0-9]+)+[);]* | [&*@:][A-Za-z_]\w*                           # DB_PASSWORD_2, &password2, :password2
-""",
+"""
 )
 _NAME_OF_SECRET = re.compile(r"(?ai)[a-z_]*[0-9]{0,2}[a-z_]*(?:pass|pwd|token|secret|key)[a-z_]*[0-9]{0,2}[a-z_]*")
 _REFERENCE = re.compile(
@@ -75,7 +75,7 @@ _REFERENCE = re.compile(
   | (?:~|\.{0,2})/[\w./-]*                                                     # a path
   | .{0,8}(?:\.{3}|…).*                                                       # cut
   | [a-z_]+(?::[\w,]+)?(?:\|[a-z_]+(?::[\w,.]+)?)+ | \^.* | .*(?:\(\?|\\[dwsS]).*   # a rule: required|min:8, a pattern
-""",
+"""
 )
 _QUALIFIED = re.compile(r"[a-z0-9_.-]*(?:(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)\s)?\Z")
 _STRONG = re.compile(

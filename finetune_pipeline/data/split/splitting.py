@@ -17,12 +17,7 @@ from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import finder_of
 from finetune_pipeline.data.split.alike import alike_rows
-from finetune_pipeline.data.split.leakage import (
-    LEAKAGE,
-    Leak,
-    Search,
-    certify,
-)
+from finetune_pipeline.data.split.leakage import LEAKAGE, Leak, Search, certify
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
 from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, place, shares_of
 from finetune_pipeline.engine.store import digest_file, write_json
