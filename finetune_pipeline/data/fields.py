@@ -160,12 +160,11 @@ def _check_functions(node: dict[str, Any]) -> None:
     """Raise ValueError for a function JMESPath does not have; it would find out only when it meets a row."""
     from jmespath.functions import Functions
 
-    stack: list[Any] = [node]
-    while stack:
-        item = stack.pop()
-        if item.get("type") == "function_expression" and item["value"] not in Functions.FUNCTION_TABLE:
-            raise ValueError(f"there is no function {item['value']!r}")
-        stack.extend(c for c in item.get("children", ()) if isinstance(c, dict))
+    if node.get("type") == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:
+        raise ValueError(f"there is no function {node['value']!r}")
+    for child in node.get("children", ()):
+        if isinstance(child, dict):
+            _check_functions(child)
 
 
 def _plain_path(node: dict[str, Any]) -> list[str] | None:

@@ -13,17 +13,17 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.readers.records import BLANKS
 from finetune_pipeline.data.readers.records import read_lines as lines_of
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import Finding
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
-_BLANK = b" \t\r\n"
 
 
 def is_blank(line: bytes) -> bool:
     """True for a line of nothing but JSON white space."""
-    return not line.strip(_BLANK)
+    return not line.strip(BLANKS)
 
 
 def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes, bool]]:

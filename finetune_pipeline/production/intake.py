@@ -22,6 +22,7 @@ import msgspec
 from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_files import (
+    NOTHING_READ,
     OWN_FOLDER,
     LineReader,
     LogFile,
@@ -161,18 +162,24 @@ def _agrees(handle: IO[bytes], known: dict[str, Any]) -> bool:
 
 def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
     """(whether the file was read to its end and ends with a line end, lines taken)."""
-    known = batch.ledger["streams"].get(name, {"offset": 0, "lines": 0, "tails": []})
-    before = known["lines"]
+    known = batch.ledger["streams"].get(name, NOTHING_READ)
     try:
-        reader = LineReader(handle, known["offset"])
+        reader = LineReader(handle, known)
     except LookupError:
         return True, 0  # a copy that is being made of a file that was read further
     while True:
-        part = _Part([], known["lines"], [t for t in known["tails"] if t[0] != known["offset"]])
-        start = reader.offset
-        broken_off = False
+        start, rows, removed, broken_off = reader.offset, [], 0, False
         try:
-            part.fill(reader, file.shown, batch, start + _BATCH_BYTES)
+            for line, cut in reader:
+                if not is_blank(line):
+                    source = {"file": file.shown, "line": reader.lines}
+                    row = take_line(line, cut, source, batch.spec, batch.key)
+                    if batch.forgotten.holds(row):
+                        removed += 1
+                    else:
+                        rows.append(row)
+                if reader.offset >= start + _BATCH_BYTES:
+                    break
         except _BROKEN_OFF:  # the complete lines before it count
             broken_off = True
         if reader.offset > start:
@@ -180,47 +187,15 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
                 if first_line(handle) != name.rpartition("-")[0]:
                     return False, 0  # truncated while it was read: what was read may be of another file
                 reader.stay()
-            known = {
-                "offset": reader.offset,
-                "lines": part.number,
-                "tails": [*part.tails, [reader.offset, reader.tail]],
-            }
-            batch.ledger["streams"][name] = known
-            batch.rows += part.rows
-            batch.ledger["removed"] += part.removed
+            batch.ledger["streams"][name] = reader.entry()
+            batch.rows += rows
+            batch.ledger["removed"] += removed
         if broken_off:
-            return False, known["lines"] - before
+            return False, reader.lines - known["lines"]
         if reader.offset < start + _BATCH_BYTES:
             break
         batch.commit()
-    return not reader.half, known["lines"] - before
-
-
-@dataclass
-class _Part:
-    """Lines of one file that are read but not in a batch yet. tails: at every line whose number is a power of two, so
-    that a part of the file can be told from another file's."""
-
-    rows: list[dict[str, Any]]
-    number: int
-    tails: list[list[Any]]
-    removed: int = 0
-
-    def fill(self, reader: LineReader, shown: str, batch: _Batch, end: int) -> None:
-        """Read lines until the offset `end`."""
-        for line, cut in reader:
-            self.number += 1
-            if self.number & (self.number - 1) == 0:
-                self.tails.append([reader.offset, reader.tail])
-            if not is_blank(line):
-                source = {"file": shown, "line": self.number}
-                row = take_line(line, cut, source, batch.spec, batch.key)
-                if batch.forgotten.holds(row):
-                    self.removed += 1
-                else:
-                    self.rows.append(row)
-            if reader.offset >= end:
-                return
+    return not reader.half, reader.lines - known["lines"]
 
 
 def _expire(task: Task, kept: LogStore, files: list[LogFile], now: float) -> None:

@@ -19,7 +19,8 @@ BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 _GZIP_PIECE = 1 << 13
 _BUFFER = 1 << 16
-_BLANK = b" \t\r\n"
+BLANKS = b" \t\r\n"
+"""JSON's white space."""
 _MANY_BLANK = 64
 
 
@@ -119,7 +120,7 @@ def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterat
         rest = data
         while cut and not rest.endswith(b"\n") and (rest := source.readline(limit)):
             at += len(rest)
-        if data.strip(_BLANK):
+        if data.strip(BLANKS):
             yield Line(number, begin, data, cut)
             blank = 0
             continue
@@ -127,7 +128,7 @@ def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterat
         if blank <= blanks:
             yield Line(number, begin, data)
         while blank > max(blanks, _MANY_BLANK) and (block := source.peek()):
-            lines = block[: len(block) - len(block.lstrip(_BLANK))].rpartition(b"\n")[0]
+            lines = block[: len(block) - len(block.lstrip(BLANKS))].rpartition(b"\n")[0]
             if not lines:
                 break
             source.read(len(lines) + 1)

@@ -50,6 +50,7 @@ _DOMAIN = re.compile(
 _SPELT = re.compile(
     r"(?i)(?<![\w.+-])\w[\w.+-]{0,62}\s?[\[(]\s?at\s?[\])]\s?(?:[\w-]{1,62}(?:\.|\s?[\[(]\s?dot\s?[\])]\s?)){1,6}[a-z]{2,24}(?![\w-])"
 )
+"""An address written against robots: ``name [at] example [dot] com``."""
 _IPV4 = re.compile(r"(?a)(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 _IPV6 = re.compile(r"(?a)(?<![\w.:])[0-9A-Fa-f:]{2,39}(?:(?<=:)[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:]|\.[0-9])")
 _MAC = re.compile(
@@ -135,7 +136,7 @@ def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
     if (b"0" in shape or "hf_" in text) and _LONG_WORD.search(text):
         _in_long_words(text, hits)
     if "-----BEGIN" in text:
-        hits.add("secret", secrets.private_keys(text))
+        hits.add("secret", _spans(secrets.PRIVATE_KEY, text))
     if "@" in text and "://" in text:
         hits.add("secret", secrets.logins(text))
     if _any_in(secrets.CREDENTIAL_SIGNS, low):
@@ -143,16 +144,20 @@ def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
     if _any_in(secrets.NAMES, low):
         hits.add("secret", secrets.named_secrets(text, low))
     if "phrase" in low or "mnemonic" in low:
-        hits.add("secret", secrets.seed_phrases(text))
+        hits.add("secret", _spans(secrets.SEED, text, "value"))
     if "@" in text:
         hits.add("email", emails(text))
     if _any_in(("at]", "at)", "at ]", "at )"), low):
-        hits.add("email", spelt_emails(text))
+        hits.add("email", _spans(_SPELT, text))
     if shape.count(b"0") >= 4:
         _in_digits(text, low, shape, hits, regions)
     elif "::" in text:
         hits.add("ip", ipv6(text))
     return hits.spans
+
+
+def _spans(pattern: re.Pattern[str], text: str, group: str | int = 0) -> Iterator[tuple[int, int]]:
+    return (hit.span(group) for hit in pattern.finditer(text))
 
 
 def _any_in(signs: Iterable[str], text: str) -> bool:
@@ -189,7 +194,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
     if b"aaaaa0000a" in shape:
         hits.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
     if _any_in(national_ids.DOCUMENTS, low):
-        hits.add_numbers("national_id", national_ids.document_numbers(text))
+        hits.add_numbers("national_id", _spans(national_ids.LETTERED, text, "value"))
     for start, end in runs:
         hits.add_numbers("national_id", national_ids.national_ids(text, start, end))
     if "::" in text or text.count(":") > 6:
@@ -229,12 +234,6 @@ def emails(text: str) -> Iterator[tuple[int, int]]:
         if local and domain and not text.startswith("_", domain.end()):
             yield local.start(), domain.end()
         at = text.find("@", at + 1)
-
-
-def spelt_emails(text: str) -> Iterator[tuple[int, int]]:
-    """Places of addresses written against robots: ``name [at] example [dot] com``."""
-    for hit in _SPELT.finditer(text):
-        yield hit.span()
 
 
 def ipv4(text: str) -> Iterator[tuple[int, int]]:

@@ -99,13 +99,12 @@ _BARE_SHAPE = re.compile(
     + "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
     + r")(?![A-Za-z0-9]|[-./][0-9])"
 )
-_LETTERED_WORD = re.compile(
+LETTERED = re.compile(
     r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w*|driv(?:ing|er'?s?)\slicen[cs]e"
     r"|f[üu]hrerschein\w*|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
     r"(?P<value>(?-i:(?=(?:[A-Z-]*[0-9]){4})[A-Z0-9-]{7,18}))(?![A-Za-z0-9])"
 )
-
-
+"""A passport or driving licence number, letters among it, after its name: the group `value`."""
 DOCUMENTS = ("passp", "pasap", "passap", "paspo", "paszp", "licen", "permis de", "hrerschein", "codice")
 """One of these is in a text, in lower case, that names a passport or a driving licence."""
 
@@ -135,12 +134,6 @@ def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         standard = _BARE[int(str(hit.lastgroup)[1:])][0]
         if standard and _is(standard, hit[0]) and not _other(text, hit.start()):
             yield hit.span()
-
-
-def document_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Places of passport and driving licence numbers, letters among them, after their name."""
-    for hit in _LETTERED_WORD.finditer(text):
-        yield hit.span("value")
 
 
 def _other(text: str, start: int) -> bool:

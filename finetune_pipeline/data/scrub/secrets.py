@@ -9,9 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-_PRIVATE_KEY = re.compile(
+PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.S
 )
+"""A private key in armour, to the end of the text where the last line is missing."""
 _KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
     sk-(?=[\w-]*[0-9])[A-Za-z0-9_-]{16,}                  # OpenAI, Anthropic and their like
@@ -81,10 +82,11 @@ _QUALIFIED = re.compile(r"[a-z0-9_.-]*(?:(?:api|access|private|secret|signing|en
 _STRONG = re.compile(
     r"(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)[\s_-]?key\Z|token\Z|secret\Z"
 )
-_SEED = re.compile(
+SEED = re.compile(
     r"(?i)(?:seed|recovery|mnemonic|backup|wallet)\s?(?:phrase|words?|seed)?(?:\s(?:is|are|was))?\s?[:=]?\s?[\"'“]?"
     r"(?<=[:=\"'“ ])(?P<value>(?-i:(?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8}))(?![\w])"
 )
+"""Twelve or more plain words after `seed phrase` or its like (BIP 39): the group `value`."""
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _MASKED = re.compile(r"[*•.xX#…_-]+.*|\$.*|.*\*{3,}.*|%.*%|.*\(\)?.*")
 
@@ -115,12 +117,6 @@ def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[
     for hit in _WEB_TOKEN.finditer(text, start, end):
         if _is_web_token(hit[0]):
             yield without_trailing_dot(text, *hit.span())
-
-
-def private_keys(text: str) -> Iterator[tuple[int, int]]:
-    """Places of private keys in armour, to the end of the text where the last line is missing."""
-    for hit in _PRIVATE_KEY.finditer(text):
-        yield hit.span()
 
 
 def logins(text: str) -> Iterator[tuple[int, int]]:
@@ -193,12 +189,6 @@ def _value_place(text: str, hit: re.Match[str]) -> tuple[int, int]:
         while end > start and text[end - 1] == ")" and text.rfind("(", max(0, start - 200), start) >= 0:
             end -= 1
     return start, end
-
-
-def seed_phrases(text: str) -> Iterator[tuple[int, int]]:
-    """Places of twelve or more plain words after `seed phrase` or its like (BIP 39)."""
-    for hit in _SEED.finditer(text):
-        yield hit.span("value")
 
 
 def _is_password(name: str) -> bool:
