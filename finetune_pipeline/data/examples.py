@@ -36,7 +36,6 @@ class Example:
 
     Attributes:
         id: 16 hex digits from the content as it came in; it survives scrubbing and relabelling.
-        messages: The last one is the assistant's.
         label: The answer of a label task, else None.
         group: Rows of one group share a split.
         origin: One of ORIGINS.

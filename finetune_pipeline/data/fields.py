@@ -48,8 +48,7 @@ class Mapping:
     """The compiled expressions of one spec.
 
     Attributes:
-        getters: A function for each field.
-        expressions: The fields as the spec writes them.
+        getters, expressions: Of each field: a function, and what the spec writes.
         content: Whether they say where all the texts are; those they leave out are found by the format.
         names: Keys of the row that they read; None: all of them.
     """

@@ -88,13 +88,7 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     """Decode one line, or any other piece of bytes that should be one JSON value. What the strict decoder refuses is
     read again by a lenient one, so that the reason can be named and the row's other problems found.
 
-    Args:
-        data: The bytes.
-        place: ``file:line``.
-        at: Byte offset of the line in its file.
-
-    Returns:
-        (value, findings, readable). `readable` is False when there is no value to look at.
+    at: byte offset of the line in its file. Returns (value, findings, readable); not readable is what gives no value.
     """
     findings: list[Finding] = []
     try:

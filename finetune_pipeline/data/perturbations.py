@@ -112,14 +112,10 @@ def perturbed(
     order. Only the last user turn is changed, or for `no_system` the system turn left out; answers never.
 
     Args:
-        examples: Rows with their right answers.
-        kind: One of `KINDS`.
+        kind: One of `KINDS`; ValueError for another.
         seed: Of the random draws, together with each row's id.
         labels: The task's labels; their words are neither made nor added.
         purpose: Whether the rows are trained on or judged; the two get different courtesies.
-
-    Raises:
-        ValueError: The kind is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")

@@ -137,15 +137,9 @@ FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
 @dataclass
 class Chosen:
-    """What becomes of the logged rows.
-
-    Attributes:
-        examples: Corrected rows to learn from.
-        judging: Corrected rows that train no model but judge them.
-        held: Corrected rows that are held back, with the reason.
-        queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others,
-            and what is held back.
-    """
+    """What becomes of the logged rows: corrected ones that train, that judge models (and train none), or are held back.
+    queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others, and
+    what is held back."""
 
     examples: list[Example] = field(default_factory=list)
     judging: list[dict[str, Any]] = field(default_factory=list)

@@ -52,8 +52,7 @@ class Forgotten:
     """What `forget` removed, and the models that were trained on it.
 
     Attributes:
-        rows: Rows removed from the log store now.
-        lines: Lines removed from log files now.
+        rows, lines: Removed from the log store and from log files now.
         artifacts: What was deleted, as STEP/VERSION or STEP/VERSION/FILE.
         splits: Versions of splits a model may have been trained on with such rows, now or earlier.
         adapters: Versions trained on these.

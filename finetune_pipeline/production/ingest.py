@@ -48,12 +48,9 @@ _COUNTED: Remembered[int] = Remembered()
 
 @dataclass
 class Logs:
-    """All production rows of a task. lines = rows + duplicates + feedback + quarantine.
+    """All production rows of a task, one an answer, by time and id. lines = rows + duplicates + feedback + quarantine.
 
     Attributes:
-        rows: One an answer, by time and id.
-        quarantine: Bad lines.
-        lines: All lines read.
         duplicates: Further lines with an id seen already.
         feedback: Lines that bring only feedback.
         unmatched: Those of them whose answer has not come yet.

@@ -26,13 +26,8 @@ _MOST = 20
 
 @dataclass(frozen=True)
 class Curve:
-    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993).
-
-    Attributes:
-        rows: Training rows there are.
-        points: (rows, share of wrong validation answers) as measured.
-        draws: a, b and c, one row a bootstrap sample of the validation rows; shape (k, 3).
-    """
+    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993). points: (rows, share of wrong
+    validation answers) as measured; draws: a, b and c, one row a bootstrap sample of the validation rows; shape (k, 3)."""
 
     rows: int
     points: list[tuple[int, float]]

@@ -48,7 +48,6 @@ class ReviewQueue:
         target: The file for a rater's decisions.
         table: The rows of a sheet to be filled in by file.
         answers: The labels another answer must be one of.
-        done: Decisions that are stored already.
     """
 
     title: str

@@ -83,9 +83,6 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     source, kind, count, fingerprints) and ``scrubbed_samples.jsonl`` (places before and after).
 
     Args:
-        validated: Folder of the validated examples.
-        spec: The task.
-        out: Where to write.
         raw: Folder of the raw artifact, for its benchmark files.
         key: Of the fingerprints of what was scrubbed.
 

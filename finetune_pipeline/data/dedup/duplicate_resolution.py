@@ -25,14 +25,9 @@ _PARTNERS = 50
 
 @dataclass
 class Resolution:
-    """What was decided about the members of one cluster.
-
-    Attributes:
-        states: Of each member: KEPT, EXACT, NEAR or CONTRADICTION.
-        repeats: For each removed repeat (by place): the place of the row it repeats, and the similarity of the prompts.
-        contradictions: (place, finding) of each member that contradicts another; with `data.contradictions: warn` these
-            stay.
-    """
+    """What was decided about the members of one cluster: the state of each; for each removed repeat (by place) the
+    place of the row it repeats, and the similarity of the prompts; and (place, finding) of each member that contradicts
+    another, which with `data.contradictions: warn` stays."""
 
     states: list[int]
     repeats: dict[int, tuple[int, float]] = field(default_factory=dict)

@@ -131,13 +131,8 @@ def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str
 
 @dataclass(frozen=True)
 class Preparation:
-    """What rows are prepared with.
-
-    Attributes:
-        boilerplate: Left out of the prompts that are compared.
-        benchmarks: Folder of benchmark files; rows that repeat one of their items are removed.
-        key: Of the fingerprints of what was scrubbed.
-    """
+    """What rows are prepared with. boilerplate: left out of the prompts that are compared; benchmarks: folder of
+    benchmark files, for rows that repeat one of their items are removed; key: of the fingerprints of what was scrubbed."""
 
     spec: TaskSpec
     boilerplate: Boilerplate
@@ -152,12 +147,9 @@ class PreparedRows:
     Attributes:
         lines: The rows as canonical JSON Lines, scrubbed.
         rows: Their records (ROW); those that are removed have the state GONE.
-        sketches: Of their prompts.
-        word_keys: Hashes of their prompts' words (uint64, [n]; see differences.word_key).
+        sketches, word_keys: Of their prompts; the latter hashes (uint64, [n]; see differences.word_key).
         scrubbed: What was found, by row and kind: id, source, kind, count, fingerprints.
-        samples: Some of it in its place, before and after.
-        quarantine: The rows removed.
-        findings: About personal data that stays or goes, and benchmark items.
+        quarantine, findings: The rows removed; personal data that stays or goes, and benchmark items.
     """
 
     lines: bytes = b""

@@ -25,8 +25,6 @@ class Answers:
     """The answers of all rows.
 
     Attributes:
-        kind: Of output.
-        rows: How many answers there are.
         counts: Rows by answer, of label tasks in the order of output.labels.
         values: Different answers, the first few thousand.
         other_spellings: By label that differs from another one in case or blanks alone: (that one, rows).

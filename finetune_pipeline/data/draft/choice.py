@@ -43,12 +43,7 @@ class Choice:
 
 
 def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
-    """Choose the columns of the user's text and of the answer; or say why there are none.
-
-    Args:
-        rows: Some rows of all files.
-        text, answer: Columns that the user names.
-    """
+    """Choose the columns of the user's text and of the answer, or those that the user names; or say why there are none."""
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"

@@ -25,13 +25,10 @@ Kind = Literal["text", "number", "bool", "object", "list", "mixed"]
 
 @dataclass
 class Column:
-    """One place in the rows.
+    """One place in the rows, by its JMESPath.
 
     Attributes:
-        path: Its JMESPath.
-        name: The last key of it.
-        rows: How many rows there are.
-        filled: How many of them have a value.
+        filled: How many rows have a value.
         kinds: Rows by the JSON type of the value.
         values: Rows by value, as text, of the first few thousand different ones.
         words: In all values together.

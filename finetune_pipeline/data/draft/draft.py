@@ -69,15 +69,8 @@ def draft(
     encoding: str | None = None,
     sheet: str | None = None,
 ) -> tuple[Draft | None, list[Finding]]:
-    """Draft a task from raw files.
-
-    Args:
-        files: (name, path) of each.
-        text, answer, encoding, sheet: Where the user names them.
-
-    Returns:
-        (the draft; None where no task is recognised in the files, every finding about them).
-    """
+    """Draft a task from raw files, each (name, path). Columns, encoding and sheet are named by the user or found.
+    Returns (the draft; None where no task is recognised in the files, every finding about them)."""
     reading = read_raw(files, encoding, sheet)
     if errors(reading.problems):
         return None, reading.problems

@@ -144,14 +144,8 @@ def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str
 
 
 def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = None) -> str:
-    """The text of task.yaml.
-
-    Args:
-        name: Of the task.
-        draft: What its files hold.
-        files: They, for the first line.
-        min_per_label: Where the default is more than the rarest label has.
-    """
+    """The text of task.yaml. files: for its first line; min_per_label: where the default is more than the rarest label
+    has."""
     data = {k: v for k, v in draft.data.items() if v not in ({}, None)}
     defaults, training = TaskSpec.model_fields, TrainingSpec()
     described = "write down" if STUB in draft.system_prompt else "look at"

@@ -48,8 +48,7 @@ class Reading:
     Attributes:
         data: Keys of `data` in task.yaml: csv, sheet, and fields.rows.
         rows: Of all files, up to MOST_ROWS of each.
-        containers: By file: what it is.
-        counts: Rows by file.
+        containers, counts: By file: what it is, and its rows.
         notes: What was chosen, for people.
         problems: What keeps files from being read, and what is odd about them.
     """

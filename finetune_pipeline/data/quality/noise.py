@@ -148,9 +148,7 @@ def label_noise(
     errors of the model (OF_ERRORS).
 
     Args:
-        examples: Rows with labels, or a sample of them.
         clusters: Near-duplicate cluster of each row, by id.
-        spec: The task.
         of: How many rows there are, where `examples` are a sample.
         decisions: {id: keep, drop or relabel} of people.
 

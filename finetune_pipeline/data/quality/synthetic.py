@@ -89,7 +89,6 @@ def synthetic_rows(
         examples: Rows before review.
         clusters: {id: near-duplicate cluster}.
         decisions: {id: keep, drop or relabel}. `drop` and `relabel` reject a row, `keep` accepts it.
-        spec: The task.
 
     Returns:
         A part of the report with verdict (``none``: no synthetic rows, ``off``: review_share is 0, ``waiting``,

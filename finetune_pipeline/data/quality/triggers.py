@@ -36,14 +36,8 @@ _MOST_ROWS, _MOST_RIVALS, _MOST_CHECKED = 2_000, 10, 10
 
 @dataclass(frozen=True)
 class Trigger:
-    """A phrase (in lower case) that decides the label.
-
-    Attributes:
-        label: Which most of its rows have.
-        rows: Places of all rows that hold it.
-        contradicted: How many of them read like another label without it.
-        reads_like: The label that most of these read like.
-    """
+    """A phrase (in lower case) that decides the label. rows: places of all rows that hold it; contradicted: how many of
+    them read like another label without it, and reads_like: which one most of these do."""
 
     phrase: str
     label: str

@@ -60,16 +60,9 @@ _STRAY = 0.01
 
 @dataclass(frozen=True)
 class Survey:
-    """What a pass over a file shows.
-
-    Attributes:
-        size: Bytes, unpacked.
-        lines: Number of lines that are not blank.
-        encoding: In which to read it.
-        returns: Lines end with a carriage return alone.
-        notes: What a reader of the rows should know.
-        problem: Why the file cannot be read.
-    """
+    """What a pass over a file shows: its size (bytes, unpacked), lines that are not blank, the encoding to read it in,
+    and why it cannot be read. returns: lines end with a carriage return alone; notes: what a reader of the rows should
+    know."""
 
     compressed: bool
     size: int = 0

@@ -35,16 +35,8 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is read.
-
-    Attributes:
-        quote: Empty where quotes mean nothing.
-        columns: Names of the columns; c1, c2, … without a header.
-        header: The first row names the columns.
-        why: What was seen, for people.
-        problem: Why the table cannot be read; then the rest means nothing.
-        fix: What to do about the problem.
-    """
+    """How a table is read. quote: empty where quotes mean nothing; columns: c1, c2, … without a header; why: what was
+    seen, for people; problem: why the table cannot be read (then the rest means nothing), and fix what to do about it."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -70,13 +62,8 @@ class Row:
 def split_rows(
     lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
-    """The rows of the lines that are not blank.
-
-    Args:
-        quote: Empty where quotes mean nothing.
-        fields: Cells a whole row has, where that is known.
-        labels: Labels of the task; lines that hold one each are rows by themselves.
-    """
+    """The rows of the lines that are not blank. quote: empty where quotes mean nothing; fields: cells a whole row has,
+    where that is known; labels: lines that hold one each are rows by themselves."""
     source = iter(lines)
     ahead: deque[Line] = deque()  # read beyond the row
     while line := ahead.popleft() if ahead else next(source, None):

@@ -152,14 +152,7 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies and look for them.
-
-    Args:
-        table: The rows.
-        unit: The name of every row's unit.
-        guarded: The rows (int64) of validation and test.
-        alike: The search.
-        boilerplate: Left out of texts.
+    """Plant edited copies of rows of validation and test (`guarded`, int64), and look for them.
 
     Returns:
         For every kind tested, found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be

@@ -20,8 +20,7 @@ class Copies:
     """Rows that ask the same, or nearly.
 
     Attributes:
-        rows: How many valid rows there are.
-        repeated: How many of them have a copy, exact or near.
+        repeated: How many of the valid rows have a copy, exact or near.
         leaked: Share of the test rows of a random split that would have a copy in training.
         across: Texts that stand in two files, for each two: (file, file, texts), the most first.
     """

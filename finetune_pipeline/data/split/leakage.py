@@ -58,15 +58,8 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Search:
-    """Everything rows are compared with.
-
-    Attributes:
-        table: The rows.
-        split: Their splits (int8, place in SPLITS; negative: none).
-        unit: The names of their units.
-        boilerplate: Left out of prompts.
-        alike: The links between rows, and the index they come from.
-    """
+    """Everything rows are compared with: the rows, their splits (int8, place in SPLITS; negative: none), the names of
+    their units, their sketches, and the links between them with the index they come from."""
 
     table: RowTable
     split: np.ndarray

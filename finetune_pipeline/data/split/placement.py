@@ -142,15 +142,13 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
     """Give every kept row a split: the one it, or a row of its unit, had before; else by `spec.split`.
 
-    New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share of
-    that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of whose
-    rows are by people.
+    New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share
+    of that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of
+    whose rows are by people.
 
     Args:
         rows: ROW, [n].
         before: The split every row was given earlier (int8, place in SPLITS; -1: none).
-        spec: The task.
-        links: Between rows that share a split where they can.
 
     Returns:
         (PLACED, [n]; number of units; what became of the links).

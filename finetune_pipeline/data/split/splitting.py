@@ -44,11 +44,7 @@ def split(
     the three files.
 
     Args:
-        reviewed: Folder of the reviewed examples.
-        clean: Folder of the clean examples.
-        spec: The task.
         ledger: Folder of earlier assignments. It is only read: see :func:`assignments_in`.
-        out: Where to write.
         seal: Makes the rows of the test unreadable (see :mod:`finetune_pipeline.data.sealing`).
 
     Returns:

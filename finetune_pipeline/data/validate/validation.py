@@ -44,8 +44,8 @@ class ValidatedRow:
     """The result for one row.
 
     Attributes:
-        example: The canonical example; None where the row goes into quarantine.
-        findings: All findings, warnings and notes too.
+        example: None where the row goes into quarantine.
+        findings: All of them, warnings and notes too.
         ignored: Keys that nothing reads.
         shape: The row's format; ``mapped`` where `data.fields` says where its texts are.
         label: The label of a row in quarantine, where it can be read.
@@ -65,13 +65,10 @@ class ValidatedBlock:
     Attributes:
         examples: Canonical JSON Lines of the rows kept.
         quarantine: Each row's file, line, raw text (scrubbed, cut) and findings.
-        findings: Of all rows, kept or not.
-        by_rule: Findings per rule.
-        labels: Rows kept per label.
+        by_rule: Findings of all rows per rule.
+        labels, lost, unknown: Rows per label: kept; not kept; with one the spec does not name.
         ignored: Rows per key that nothing reads.
         shapes: Rows per format.
-        lost: Rows not kept per label, where the label could be read.
-        unknown: Rows per label that the spec does not name.
         unread: Findings about files: what could not be read of them, or is odd. A dictionary has `about`, too.
     """
 
