@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.readers.records import BLANKS
+from finetune_pipeline.data.readers.records import BLANKS, BOM
 from finetune_pipeline.data.readers.records import read_lines as lines_of
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import Finding
@@ -194,6 +194,15 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         fix = "the text was cut inside a character (often an emoji); take it from the source again"
         findings.append(row_finding("lone_surrogate", place, message, fix))
     return value, findings, True
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(line number, value, what is wrong with it, if anything) of each line that is not blank."""
+    for number, line, cut in read_lines(path):
+        text = line.removeprefix(BOM)
+        if not is_blank(text):
+            value, problems, _ = decode_line(b"" if cut else text, "line")
+            yield number, value, "; ".join(f"it is no JSON: {problem.message}" for problem in problems)
 
 
 def is_cut_off(data: bytes) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
-from finetune_pipeline.data.json_lines import decode_line, digest_files, read_lines, write_rows
+from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
@@ -59,15 +59,12 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
-        for number, line, cut in read_lines(path):
+        for number, value, wrong in json_rows(path):
             lines += 1
             place = f"{ascii(name)[1:-1]}:{number}"
-            value, problems, readable = decode_line(b"" if cut else line, place)
-            if not readable or problems or not isinstance(value, dict):
-                reasons = "; ".join(p.message for p in problems) or "not an object"
-                findings.append(
-                    _warning("review_unreadable", place, reasons, 'write {"id": …, "decision": …, "reviewer": …}')
-                )
+            if wrong or not isinstance(value, dict):
+                fix = 'write {"id": …, "decision": …, "reviewer": …}'
+                findings.append(_warning("review_unreadable", place, wrong or "not an object", fix))
                 continue
             decision, problems = read_decision(value, spec, place)
             findings += problems

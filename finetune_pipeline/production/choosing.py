@@ -43,6 +43,9 @@ _ORDERS = [
 ]
 
 
+Rows = Sequence[Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Held:
     """A row that is held back: its id, the rule (poison_user_share, …) and the reason."""
@@ -52,9 +55,7 @@ class Held:
     reason: str
 
 
-def hold_back(
-    spec: TaskSpec, corrected: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]
-) -> list[Held]:
+def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
     """The corrected rows that must not train a model yet; one entry a row, with the first rule that holds it back.
     accepted: rows nobody objected to, by which phrases are judged."""
     held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
@@ -85,9 +86,7 @@ def cap(counts: Sequence[int], share: float) -> int:
     return FLOOR
 
 
-def _over(
-    rows: Sequence[Mapping[str, Any]], sources: Sequence[Any], share: float, rule: str, reason: str
-) -> dict[str, Held]:
+def _over(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: str) -> dict[str, Held]:
     """The rows beyond their source's share; which of a source's, the ids decide. reason: with {many}, {all} and {most}."""
     groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
@@ -105,13 +104,13 @@ def _mixed(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
-def _users(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
+def _users(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     sources = [row["user"] or ("row", row["id"]) for row in rows]
     reason = "one user gave {many} of {all} corrected rows; {most} count (logs.max_user_share)"
     return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", reason)
 
 
-def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
+def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     if len(rows) <= FLOOR:
         return {}
     families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
@@ -119,7 +118,7 @@ def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, He
     return _over(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
 
 
-def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]) -> dict[str, Held]:
+def _triggers(rows: Rows, accepted: Rows) -> dict[str, Held]:
     """Rows with a phrase that goes with one label although the rest of these texts, by all accepted answers, does not."""
     known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
     if len(known) < ACCEPTED_NEEDED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import io
-from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines
+from finetune_pipeline.data.json_lines import digest_files, json_rows
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
@@ -117,15 +116,6 @@ def _instant(rating: Rating) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
     time = datetime.fromisoformat(rating.time)
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
-    """(line number, value, what is wrong with it, if anything) of each line that is not blank."""
-    for number, line, cut in read_lines(path):
-        text = line.removeprefix(BOM_UTF8)
-        if not is_blank(text):
-            value, problems, _ = decode_line(b"" if cut else text, "line")
-            yield number, value, "; ".join(f"it is no JSON: {problem.message}" for problem in problems)
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, Any, str]]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.json_lines import json_rows
 from finetune_pipeline.review.queues import ReviewQueue
-from finetune_pipeline.review.ratings import json_rows, table_rows
+from finetune_pipeline.review.ratings import table_rows
 
 
 @dataclass(frozen=True)

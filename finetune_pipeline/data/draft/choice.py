@@ -109,28 +109,26 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         head, subject = instruction
         fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
         used = {head.path, subject.path}
+    asked = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
+    used |= {answer_column.path, KEY}
     if group := _group(columns):
         fields["group"] = group.path
-    used |= {answer_column.path, *(fields[n] for n in ("group",) if n in fields)}
-    top = [
+        used.add(group.path)
+    unused = [
         c.path
         for c in columns.values()
         if "." not in c.path
         and c.path not in used
         and not any(u.startswith((f"{c.path}.", f"{c.path}[")) for u in used)
     ]
+    possible = [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
     return Choice(
         fields=fields,
-        text=" and ".join(sorted((used - {answer_column.path}) & {c.path for c in texts}, key=list(columns).index))
-        or said,
+        text=" and ".join(asked) or said,
         answer=answer_column.path,
-        texts=list(
-            dict.fromkeys(
-                [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
-            )
-        ),
+        texts=list(dict.fromkeys(possible)),
         answers=list(dict.fromkeys([answer_column.path, *(c.path for c in answers)])),
-        unused=[path for path in top if path not in (KEY,)],
+        unused=unused,
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose
-from finetune_pipeline.data.draft.conversations import joined_turns
+from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
@@ -112,13 +112,12 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """The draft with the section `data`: nothing is declared that the rows say by themselves."""
     made = Draft(reading, choice, Answers(), notes=[*reading.notes])
     if choice.chat:
-        return _with_chat(files, made)
+        return _with_chat(files, made, choice.chat)
     declared = _with(reading.data, choice.fields)
     plain = {k: v for k, v in choice.fields.items() if k == "each"}
     without = _with(reading.data, plain)
-    if "csv" in without and "header" in without["csv"]:
-        csv = {k: v for k, v in without["csv"].items() if k != "header"}
-        without = {**without, "csv": csv} if csv else {k: v for k, v in without.items() if k != "csv"}
+    csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
+    without = {**({"csv": csv} if csv else {}), **without}
     by_fields, by_format = (_examples(files, data) for data in (declared, without))
     pairs = zip(by_fields, by_format, strict=False)
     same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
@@ -151,11 +150,8 @@ def _validated(
             yield from validate_record(record, name, spec, mapping)
 
 
-def _with_chat(files: Files, made: Draft) -> Draft:
+def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     """The draft of conversations: whose turns are whose, and what becomes of system turns."""
-    chat = made.choice.chat
-    if chat is None:
-        raise ValueError("the rows are no conversations")
     data = _with(made.reading.data, chat.fields)
     if chat.roles and chat.turns:
         data["roles"] = dict(chat.roles)
