@@ -117,7 +117,8 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
                 written.write(msgspec.json.encode(example.to_dict()) + b"\n")
     np.save(out / TABLE, rows)
     applied = [last[row] for row in sorted(last)]
-    write_rows(out / "decisions.jsonl", (_as_row(d) for d in applied))
+    times = [None if d.time == _EARLIEST else d.time.isoformat() for d in applied]
+    write_rows(out / "decisions.jsonl", ({**asdict(d), "time": t} for d, t in zip(applied, times, strict=True)))
     write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
     left = rows["state"] == KEPT
@@ -141,10 +142,6 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
 def _number(row_id: str) -> int:
     """An id as a number; -1 for what is no id."""
     return int(row_id, 16) if re.fullmatch("[0-9a-f]{16}", row_id) else -1
-
-
-def _as_row(d: Decision) -> dict[str, Any]:
-    return {**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()}
 
 
 def _warning(rule: str, place: str, message: str, fix: str) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +79,17 @@ def drift_report(
             facts["past"].append(signal.name)
     if learned is not None and facts["drifted"]:
         newest = watch(spec, learned, watched, max(1, facts["windows"] - RECENT + 1), others)
-        news = _beyond(facts, newest)
+        news = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
+        # quality is held against earlier windows of the same watch anyhow
+        news |= {name for name, s in facts["signals"].items() if s["side"] == QUALITY}
         facts["known"] = [name for name in facts["drifted"] if name not in news]
-        facts["drifted"] = news
+        facts["drifted"] = [name for name in facts["drifted"] if name in news]
     if facts["drifted"]:
         facts["since"] = min(facts["signals"][name]["since"] for name in facts["drifted"])
     facts["sentence"] = _sentence(spec, facts)
     facts["history"] = history
     write_json(out / "drift.json", facts)
     return facts
-
-
-def _beyond(facts: Mapping[str, Any], newest: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The drifted signals that differ from production as the model learned it, too; quality is held against earlier
-    windows anyhow. newest: windows held against what was learned."""
-    quality = [name for name in facts["drifted"] if facts["signals"][name]["side"] == QUALITY]
-    alarms = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
-    return [name for name in facts["drifted"] if name in quality or name in alarms]
 
 
 def as_learned(

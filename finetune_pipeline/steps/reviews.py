@@ -16,7 +16,6 @@ from finetune_pipeline.evaluation.preferences.qualify import Standards, judged_p
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise
 from finetune_pipeline.review.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
-from finetune_pipeline.spec.evaluation import JudgeSpec
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import api_answers
 
@@ -81,7 +80,8 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
             asked = settings.judge
             endpoint, answers = Endpoint.of(asked, asked.model), api_answers(context, test=True)
             model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
-            judge = judged_pairs(model, pairs, people, asked.rows, standards_of(asked))
+            standards = Standards(asked.min_rated, asked.min_kappa, asked.min_kappa_bound, asked.min_consistent)
+            judge = judged_pairs(model, pairs, people, asked.rows, standards)
         except (EndpointError, ValueError) as error:
             fix = "look at the endpoint and its key, and run again: replies that came are kept; or remove evaluation.judge"
             raise _problem("judge", error, fix) from error
@@ -91,11 +91,6 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
         except (FileNotFoundError, ValueError) as error:
             raise _problem("similarity", error, "correct it, or use: hashed") from error
     return {"judge": judge, "similarity": similarity}
-
-
-def standards_of(judge: JudgeSpec) -> Standards:
-    """What the spec asks of a judge."""
-    return Standards(judge.min_rated, judge.min_kappa, judge.min_kappa_bound, judge.min_consistent)
 
 
 def _problem(key: str, error: Exception, fix: str) -> FindingsError:

@@ -109,7 +109,7 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
                 "name it, or move it",
             )
     for same in sorted(there.keys() & given.keys()):
-        if not _is_copy(there[same], given[same]):
+        if not (there[same].samefile(given[same]) or filecmp.cmp(there[same], given[same], shallow=False)):
             say(
                 "other_content",
                 f"{raw / same}",
@@ -117,10 +117,6 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
                 "choose another --name, or remove it",
             )
     return problems
-
-
-def _is_copy(there: Path, given: Path) -> bool:
-    return there.samefile(given) or filecmp.cmp(there, given, shallow=False)
 
 
 def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes]) -> list[str]:
