@@ -36,6 +36,7 @@ _LABELS = tuple(
 SAMPLE = 20_000  # distinct texts looked at
 LONG = 40  # characters from which shared text can be boilerplate wherever it stands
 MOST = 100  # segments; the most frequent are kept
+_SHARE, _FEWEST = 0.005, 20  # distinct texts that must share it: of all, and at least
 _SHORT = 3  # characters of the shortest label on a line of its own, such as `### Input:`
 _LABEL_SHARE = 0.2  # of the rows that must have such a label
 _SAME = 0.8  # share of a segment's rows from which a longer one is the same boilerplate
@@ -74,12 +75,12 @@ def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(segments, key=lambda s: (-len(s), s)))
 
 
-def find_boilerplate(texts: Iterable[str], share: float = 0.005, at_least: int = 20) -> Boilerplate:
+def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
     """The boilerplate of a set of texts, in any order: shared by so large a share of the distinct texts and by so many
     of them. Of more than 20,000 those with the smallest hashes are looked at, so that a few new rows seldom change the
     result."""
     sample = sorted(set(texts), key=_hash)[:SAMPLE]
-    fewest = max(at_least, round(share * len(sample)))
+    fewest = max(_FEWEST, round(_SHARE * len(sample)))
     if len(sample) < fewest:
         return Boilerplate()
     rows = Counter(_pieces(sample, fewest))

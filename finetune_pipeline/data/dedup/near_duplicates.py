@@ -163,11 +163,9 @@ def near_duplicate_pairs(
     return pairs[order], likeness[order]
 
 
-def near_duplicate_clusters(
-    texts: Sequence[str], threshold: float, boilerplate: Boilerplate | None = None
-) -> np.ndarray:
+def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
     """Cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
-    return components(len(texts), near_duplicate_pairs(texts, threshold, boilerplate)[0])
+    return components(len(texts), near_duplicate_pairs(texts, threshold)[0])
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:

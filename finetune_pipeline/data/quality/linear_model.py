@@ -80,7 +80,7 @@ def _tfidf(forms: Sequence[str], **features_of: Any) -> Any:
         return csr_matrix((len(forms), 1), dtype=np.float32)
 
 
-def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str], folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str]) -> np.ndarray:
     """Fold of each row: the clusters of each label (of its majority) go round the folds in the order of their hash."""
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for label, cluster in zip(labels, clusters, strict=True):
@@ -90,17 +90,14 @@ def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str], folds: int 
         by_label[min(counts, key=lambda label: (-counts[label], label))].append(cluster)
     fold_of: dict[str, int] = {}
     for label in sorted(by_label):
-        start = hash_order(label, f"fold{seed}") % folds
-        ordered = sorted(by_label[label], key=lambda cluster: (hash_order(cluster, f"fold{seed}"), cluster))
-        fold_of |= {cluster: (start + i) % folds for i, cluster in enumerate(ordered)}
+        start = hash_order(label, "fold0") % FOLDS
+        ordered = sorted(by_label[label], key=lambda cluster: (hash_order(cluster, "fold0"), cluster))
+        fold_of |= {cluster: (start + i) % FOLDS for i, cluster in enumerate(ordered)}
     return np.array([fold_of[cluster] for cluster in clusters], np.int64)
 
 
 def out_of_fold(
-    examples: Sequence[Example],
-    clusters: Mapping[str, str],
-    seed: int = 0,
-    features_of: Callable[[Sequence[str]], Any] = features,
+    examples: Sequence[Example], clusters: Mapping[str, str], features_of: Callable[[Sequence[str]], Any] = features
 ) -> OutOfFold | None:
     """Predicted probabilities for every row with a label (a sample of a very large set). Labels with rows in fewer than
     two clusters are left out; None when fewer than two labels or ten rows remain. features_of: :func:`features` or
@@ -117,7 +114,7 @@ def out_of_fold(
     rows = _bounded(rows, set(classes))
     matrix = features_of([e.user_text for e in rows])
     given = np.searchsorted(classes, [str(e.label) for e in rows])
-    fold = folds_by_cluster([str(e.label) for e in rows], [clusters.get(e.id, e.id) for e in rows], seed=seed)
+    fold = folds_by_cluster([str(e.label) for e in rows], [clusters.get(e.id, e.id) for e in rows])
     return OutOfFold(rows, classes, given, _cross_validate(matrix, given, fold, len(classes)), left_out)
 
 
