@@ -143,10 +143,8 @@ def _pieces(paragraph: str) -> Iterator[str]:
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
-    """Write passages as JSON Lines."""
     write_rows(path, ({"place": p.place, "heading": p.heading, "text": p.text} for p in passages))
 
 
 def read_passages(path: Path) -> list[Passage]:
-    """Read what :func:`write_passages` wrote."""
     return [Passage(**row) for row in read_rows(path)]

@@ -63,12 +63,10 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """What the last assistant turn says."""
         return self.messages[-1]["content"]
 
     @property
     def prompt_messages(self) -> list[Message]:
-        """The turns before the last assistant turn."""
         return self.messages[:-1]
 
     @property

@@ -167,7 +167,6 @@ def _check_functions(node: dict[str, Any]) -> None:
 
 
 def _plain_path(node: dict[str, Any]) -> list[str] | None:
-    """The keys of an expression that is nothing but ``a.b.c``."""
     if node["type"] == "field":
         return [node["value"]]
     if node["type"] == "subexpression":

@@ -22,7 +22,6 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 
 
 def is_blank(line: bytes) -> bool:
-    """True for a line of nothing but JSON white space."""
     return not line.strip(BLANKS)
 
 

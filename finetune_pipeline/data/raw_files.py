@@ -71,7 +71,6 @@ def is_known(path: Path) -> bool:
 
 
 def _present(folder: Path) -> str:
-    """The files in the raw folder, for a message."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("raw/**/*") if p.is_file())
     if not names:
         return "raw/ is empty"

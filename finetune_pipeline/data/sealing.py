@@ -26,7 +26,6 @@ def seal_key(store_key: bytes) -> bytes:
 
 
 def seal(rows: bytes, key: bytes) -> bytes:
-    """The sealed form of whole lines."""
     return MAGIC + AESSIV(key).encrypt(rows, [MAGIC]) if rows else b""
 
 

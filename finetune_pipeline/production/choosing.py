@@ -146,7 +146,6 @@ class Chosen:
     queue: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     def queued(self) -> dict[str, int]:
-        """Rows in the queue by why."""
         reasons = [why.partition(":")[0] for _, why in self.queue]
         return {why: reasons.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in reasons}
 
@@ -220,5 +219,4 @@ def _judges(row: dict[str, Any], share: float) -> bool:
 
 
 def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
-    """A training example of a corrected row."""
     return replace(logged_example(spec, row, row["correction"]), source=row["source"])

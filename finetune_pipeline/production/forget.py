@@ -122,7 +122,6 @@ def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
 
 
 def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
-    """Every complete artifact of a task."""
     steps = [p.name for p in (store.root / task.name).iterdir() if p.is_dir() and not p.name.startswith(".")]
     return [a for step in sorted(steps) if step != "state" for a in store.all_versions(task.name, step)]
 

@@ -61,7 +61,6 @@ class _Batch:
 
 
 def log_store(task: Task, store: ArtifactStore) -> LogStore:
-    """Where the rows of a task are kept."""
     return LogStore(store.state_folder(task.name) / "logs")
 
 

@@ -35,7 +35,6 @@ class StillWritten(OutsideError):
 
 
 def count_lines(file: LogFile, wanted: Wanted) -> int:
-    """How many lines of the file are wanted."""
     with opened(file) as handle:
         return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle))
 

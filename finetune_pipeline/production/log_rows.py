@@ -104,7 +104,6 @@ def is_feedback(row: Any) -> bool:
 
 
 def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
-    """Everything wrong with one decoded line."""
     if not isinstance(row, dict):
         return [_bad(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
     findings = []
@@ -139,7 +138,6 @@ def _sound_messages(messages: Any) -> bool:
 
 
 def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding]:
-    """Everything wrong with the feedback of a line (None: there is none)."""
     if feedback is None:
         return []
     if not isinstance(feedback, dict):

@@ -147,7 +147,6 @@ class ForgottenList:
         return row.get("user") in self.users or ("id" in row and self.holds_id(row["id"]))
 
     def holds_id(self, name: str) -> bool:
-        """Whether the id of a row is forgotten."""
         return self._hash(name) in self.ids
 
     def _hash(self, name: str) -> str:

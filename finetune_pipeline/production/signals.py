@@ -51,7 +51,6 @@ class Reference:
 
     @cached_property
     def rows_with(self) -> Counter[str]:
-        """In how many texts each word occurs."""
         return Counter(w for text in self.words for w in set(text))
 
     @cached_property

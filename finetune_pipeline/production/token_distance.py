@@ -16,7 +16,6 @@ _AT_ONCE = 256
 
 
 def words(text: str) -> list[str]:
-    """Words of a text in small letters."""
     return re.findall(r"\w+", text.casefold())
 
 

@@ -27,7 +27,6 @@ SCRUBBING_KEY = "scrubbing.key"
 
 
 def sealing_key(context: StepContext) -> bytes:
-    """The key that seals the test splits of the store."""
     return seal_key(load_key(context.store.root / SCRUBBING_KEY))
 
 
@@ -88,7 +87,6 @@ def make_splits(context: StepContext) -> dict[str, Any]:
 
 
 def quality_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec the report on data quality depends on."""
     data = spec.data
     return {
         "labels": spec.labels,

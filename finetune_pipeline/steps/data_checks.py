@@ -184,7 +184,6 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 def _recall(edit: Mapping[str, Any]) -> str:
-    """The recall of a kind of edit in words."""
     if not edit["tested"]:
         return "not tested"
     low, high = edit["interval"]
@@ -241,7 +240,6 @@ def _quality(part: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
     "against the rest of the text."
 )
 def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Few labels are wrong. A "no" warns, and blocks where the report says that they are too many."""
     noise = artifact.facts["parts"]["noise"]
     return CheckResult(noise["passed"] is True, noise["message"], warns=noise["blocking"] is False)
 

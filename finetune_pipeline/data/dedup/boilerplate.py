@@ -62,12 +62,10 @@ class Boilerplate:
         return Boilerplate(_longest_first({*self.segments, *PREAMBLES, *_LABELS}))
 
     def save(self, path: Path) -> None:
-        """Write the segments as JSON."""
         write_json(path, {"segments": list(self.segments)}, durable=False)
 
     @classmethod
     def load(cls, path: Path) -> Boilerplate:
-        """The boilerplate in a file that :meth:`save` wrote."""
         return cls(tuple(read_json(path)["segments"]))
 
 

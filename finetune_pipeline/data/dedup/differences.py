@@ -137,7 +137,6 @@ def word_key(text: str) -> str:
 
 
 def words_of(text: str) -> frozenset[str]:
-    """The different words of a text, as they are compared."""
     return frozenset(_take_apart(text).words)
 
 
@@ -251,5 +250,4 @@ def _one_edit(a: str, b: str) -> bool:
 
 
 def _shared_start(a: str, b: str) -> int:
-    """How many letters two words begin with alike."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

@@ -49,7 +49,6 @@ class Sameness:
         )
 
     def same_answer(self, a: Example, b: Example, most: Difference) -> bool:
-        """Whether two rows teach the same."""
         first, second = answer_form(a, self.spec), answer_form(b, self.spec)
         return first == second or (not self.spec.labels and self.same_text(first, second, most))
 
@@ -131,7 +130,6 @@ def _same_questions(members: Sequence[Example], places: Sequence[int], sameness:
 def _contradictions(
     group: Sequence[int], members: Sequence[Example], sameness: Sameness, resolution: Resolution
 ) -> None:
-    """Note the rows of a group whose answers differ."""
     spec = sameness.spec
     answers: defaultdict[str, list[int]] = defaultdict(list)
     for i in group:

@@ -113,7 +113,6 @@ class RowTable:
 
 
 def write_kept(table: RowTable, path: Path) -> None:
-    """Write the rows that stay."""
     kept = (table.rows["state"] == KEPT).tolist()
     with table.path.open("rb") as lines, path.open("wb") as out:
         out.writelines(compress(lines, kept))

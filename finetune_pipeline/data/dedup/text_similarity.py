@@ -64,7 +64,6 @@ def has_invisible(text: str) -> bool:
 
 
 def visible_text(text: str) -> str:
-    """The text without its invisible characters."""
     return _ANY.sub("", text) if has_invisible(text) else text
 
 
@@ -109,7 +108,6 @@ def grams(form: str) -> set[str]:
 
 
 def jaccard(a: set[str], b: set[str]) -> float:
-    """Jaccard similarity of two sets."""
     return len(a & b) / len(a | b)
 
 

@@ -68,7 +68,6 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
 
 
 def _is_answer(path: str) -> bool:
-    """Whether a column's name says that it is an answer."""
     return names.rank(path.rpartition(".")[2], (*names.LABELS, *names.WRITTEN)) is not None
 
 

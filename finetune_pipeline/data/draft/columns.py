@@ -45,7 +45,6 @@ class Column:
     longest: int = 0
 
     def add(self, value: Any) -> None:
-        """Count the value of a row."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return
         self.filled += 1
@@ -120,7 +119,6 @@ _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
 
 
 def is_json_answer(text: str) -> bool:
-    """Whether a text is a JSON object or list."""
     if text.lstrip()[:1] not in ("{", "["):
         return False
     try:

@@ -203,7 +203,6 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _answers(files: Files, made: Draft) -> Iterator[str]:
-    """The answer of every row that can be read."""
     if made.converted:
         for data in made.converted.values():
             yield from (msgspec.json.decode(line)["messages"][-1]["content"] for line in data.splitlines())

@@ -97,7 +97,6 @@ def register(kind: Class) -> Class:
 
 
 def first_key(row: Collection[str], keys: tuple[str, ...]) -> str | None:
-    """The first of the keys that a row has."""
     return next((k for k in keys if k in row), None)
 
 

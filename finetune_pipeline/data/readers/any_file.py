@@ -97,7 +97,6 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
-    """The record that says why a file is not read."""
     if container.kind in ("parquet", "workbook"):
         name = {"parquet": "Parquet", "workbook": "a workbook"}[container.kind]
         why = f"it is {name} inside gzip, which cannot be read piece by piece"

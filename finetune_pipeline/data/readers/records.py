@@ -215,12 +215,10 @@ def too_large(file: str, size: int) -> Record:
 
 
 def too_long(file: str, line: int, limit: int, raw: bytes, at: int) -> Record:
-    """The record that stands for a line longer than a row may be."""
     message = f"the line is longer than {limit} bytes"
     return unreadable("line_too_long", file, line, message, "write one row a line", raw, at)
 
 
 def byte_order_mark(file: str) -> Finding:
-    """The note about a byte order mark."""
     message, fix = "the file starts with a byte order mark", "nothing to do; it was left out"
     return Finding("data.byte_order_mark", "note", f"{file}:1", message, fix)

@@ -127,7 +127,6 @@ def scrub_turns(
 
 
 def scrub_text(text: str, find: Finder = find_spans) -> str:
-    """A text with placeholders."""
     return Scrubber([text], find=find).scrub(text)
 
 

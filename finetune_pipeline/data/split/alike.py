@@ -77,7 +77,6 @@ def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
 
 
 def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> AlikeIndex:
-    """The index of the texts of these rows."""
     bits = 22 if len(rows) > _MANY else 20
     parts = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
     size = int((table.rows["end"][rows] - table.rows["start"][rows]).sum())
@@ -98,7 +97,6 @@ class AlikeIndex:
     """Texts ready to be looked up. They are not kept, only their features: a kilobyte of each."""
 
     def __init__(self, features: np.ndarray, counts: np.ndarray, bits: int) -> None:
-        """The texts as :func:`features_of` gives them."""
         from finetune_pipeline.data.split import alike_kernels as kernels
 
         self._bits, n = bits, len(counts)

@@ -31,7 +31,6 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        """The same for people."""
         made = [
             f"copies: {self.repeated:,} of {self.rows:,} rows ask what another one asks, or nearly; a random split would have a "
             f"copy of {self.leaked:.0%} of its test rows in training, here copies share a split"

@@ -39,7 +39,6 @@ PLACED = np.dtype(
 
 
 def shares_of(spec: TaskSpec) -> dict[str, float]:
-    """The wanted share of each split."""
     return {
         "train": 1 - spec.split.validation - spec.split.test,
         "validation": spec.split.validation,

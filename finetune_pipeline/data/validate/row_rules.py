@@ -73,7 +73,6 @@ _PATTERNS = (
 
 
 def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
-    """All findings of all rules."""
     return [
         *check_roles(turns, place),
         *check_system_prompt(turns, spec, place),

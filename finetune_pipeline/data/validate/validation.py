@@ -87,7 +87,6 @@ class ValidatedBlock:
 
 
 def validation_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec that validation depends on."""
     reading = {"format", "fields", "roles", "csv", "sheet", "max_unpacked_gib", "inject", "max_chars", "min_chars"}
     data = spec.data.model_dump(include=reading | {"scrub_region"})
     return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
@@ -169,7 +168,6 @@ def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) ->
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
-    """Validate every row of a block."""
     result = ValidatedBlock()
     lines: list[bytes] = []
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
