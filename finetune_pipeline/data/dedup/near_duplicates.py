@@ -176,4 +176,5 @@ def components(n: int, pairs: np.ndarray) -> np.ndarray:
     if not n:
         return np.zeros(0, np.int64)
     graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    number: np.ndarray = connected_components(graph, directed=False)[1]
+    return number.astype(np.int64)
