@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
-from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
+from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE, count_values
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
@@ -122,8 +122,6 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
     left = rows["state"] == KEPT
-    labels = np.bincount(rows["label"][left] + 1, minlength=len(ranks) + 1)
-    origins = np.bincount(rows["origin"][left], minlength=len(ORIGINS))
     return {
         "rows_in": len(kept),
         "kept": int(left.sum()),
@@ -134,8 +132,8 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         "overruled": known - len(last),
         "by_rule": count_by_rule(findings),
         "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
-        "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
-        "origins": {name: int(n) for name, n in zip(ORIGINS, origins, strict=True) if n},
+        "labels": count_values(rows["label"], left, spec.labels),
+        "origins": {name: n for name, n in count_values(rows["origin"], left, ORIGINS).items() if n},
     }
 
 

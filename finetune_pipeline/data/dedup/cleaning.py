@@ -26,6 +26,7 @@ from finetune_pipeline.data.dedup.row_table import (
     Preparation,
     PreparedRows,
     RowTable,
+    count_values,
     prepare_rows,
     quarantine_row,
     write_kept,
@@ -175,7 +176,6 @@ def _duplicate(example: Example, stays: Example, state: int, likeness: float) ->
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
     counts = np.bincount(rows["state"], minlength=GONE + 1).tolist()
-    labels = np.bincount(rows["label"][rows["state"] == KEPT] + 1, minlength=len(spec.labels) + 1)
     rules = Counter(f.rule for f in findings)
     hits = Counter(dict.fromkeys(KINDS, 0))
     for row in prepared.scrubbed:
@@ -192,5 +192,5 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
         "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
-        "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
+        "labels": count_values(rows["label"], rows["state"] == KEPT, spec.labels),
     }

@@ -84,6 +84,12 @@ def _table_of(
     return rows
 
 
+def count_values(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """How many of the chosen rows have each value: a place in `names`; -1 is none of them."""
+    counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
+    return {name: int(n) for name, n in zip(names, counts, strict=True)}
+
+
 @dataclass(frozen=True)
 class RowTable:
     """The records (ROW) of a stage's rows, and the file (``rows.jsonl``) with the rows."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, quarantine_row
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, count_values, quarantine_row
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
@@ -197,9 +197,9 @@ def _facts(
         "restored": restored,
         "quarantined": len(findings),
         "counts": counts,
-        "labels": {name: _numbers(rows["label"], split == code, spec.labels) for code, name in enumerate(SPLITS)},
+        "labels": {name: count_values(rows["label"], split == code, spec.labels) for code, name in enumerate(SPLITS)},
         "origins": {
-            name: {origin: n for origin, n in sorted(_numbers(rows["origin"], split == code, ORIGINS).items()) if n}
+            name: {origin: n for origin, n in sorted(count_values(rows["origin"], split == code, ORIGINS).items()) if n}
             for code, name in enumerate(SPLITS)
         },
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
@@ -208,9 +208,3 @@ def _facts(
         "by_rule": count_by_rule(findings),
         "seed": spec.split.seed,
     }
-
-
-def _numbers(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """How many of the chosen rows have each value: a place in `names`; -1 is none of them."""
-    counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
-    return {name: int(n) for name, n in zip(names, counts, strict=True)}
