@@ -1,7 +1,5 @@
 """The form of an answer, as the spec declares it, and JSON answers: read strictly, checked against a schema, compared.
-
-The same rules judge right answers in the data and the answers of models.
-"""
+The same rules judge right answers in the data and the answers of models."""
 
 from __future__ import annotations
 
@@ -34,10 +32,8 @@ def _no_constant(name: str) -> Any:
 
 
 def read_strict(text: str) -> tuple[Any, str]:
-    """(value, "") of a text that is one JSON value and nothing else (RFC 8259), or (NOT_JSON, why not).
-
-    Equal keys in one object, NaN and infinities are refused: readers disagree about them.
-    """
+    """(value, "") of a text that is one JSON value and nothing else (RFC 8259), or (NOT_JSON, why not). Equal keys in
+    one object, NaN and infinities are refused: readers disagree about them."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant), ""
     except RecursionError:
@@ -87,10 +83,8 @@ def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
 
 
 def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> str:
-    """A text that is the same for equal values, whatever the order of keys and of the lists at paths in `unordered`.
-
-    1 and 1.0 are the same number; true is no number.
-    """
+    """A text that is the same for equal values, whatever the order of keys and of the lists at paths in `unordered`. 1
+    and 1.0 are equal; true is no number."""
     if isinstance(value, dict):
         parts = (
             f"{json.dumps(key)}:{canonical(item, unordered, f'{path}.{key}' if path else key)}"
@@ -108,8 +102,8 @@ def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> st
 def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str]]:
     """What a value says, field by field: {dotted path: what is claimed there, with multiplicity}.
 
-    A null, an empty text, an empty list or object claims nothing, as if its key were absent. A list claims each of its
-    elements: with its place, or without where its path is in `unordered`. Anything but an object is one field, ``""``.
+    A null, an empty text, list or object claims nothing. A list claims each of its elements: with its place, or without
+    where its path is in `unordered`. Anything but an object is one field, ``""``.
     """
     claimed: dict[str, Counter[str]] = {}
 
@@ -138,11 +132,8 @@ def final_answer(text: str, pattern: str) -> str | None:
 
 
 def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
-    """(rule, message) of everything that keeps an answer from being in the declared form; empty when it is.
-
-    Rules: not_a_label, empty, not_json, schema, pattern, too_long, required, forbidden, no_final_answer. Surrounding
-    blanks are ignored.
-    """
+    """(rule, message) of everything that keeps an answer from being in the declared form. Rules: not_a_label, empty,
+    not_json, schema, pattern, too_long, required, forbidden, no_final_answer. Surrounding blanks are ignored."""
     text = text.strip()
     if isinstance(output, LabelsOutput):
         return [] if text in output.labels else [("not_a_label", f"{quoted(text)} is not one of the labels")]

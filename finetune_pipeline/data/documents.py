@@ -39,7 +39,7 @@ def document_files(folder: Path) -> list[Path]:
 
 
 def left_out(folder: Path) -> list[str]:
-    """Names of the files of a documents folder of which no kind is known."""
+    """Names of the files of no known kind."""
     return [str(path.relative_to(folder)) for path in _files(folder) if path.suffix.lower() not in (*TEXTS, ".pdf")]
 
 
@@ -62,11 +62,8 @@ def documents_digest(task_folder: Path) -> str:
 
 
 def read_documents(folder: Path) -> list[Passage]:
-    """All passages of a folder, in the order of the files.
-
-    Raises:
-        FindingsError: Every file that cannot be read, with why.
-    """
+    """All passages of a folder, in the order of the files. Raises FindingsError with every file that cannot be read,
+    and why."""
     passages: list[Passage] = []
     findings: list[Finding] = []
     for path in document_files(folder):
@@ -146,10 +143,8 @@ def _pieces(paragraph: str) -> Iterator[str]:
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
-    """Write passages as JSON Lines."""
     write_rows(path, ({"place": p.place, "heading": p.heading, "text": p.text} for p in passages))
 
 
 def read_passages(path: Path) -> list[Passage]:
-    """Read what :func:`write_passages` wrote."""
     return [Passage(**row) for row in read_rows(path)]

@@ -36,12 +36,10 @@ class Example:
 
     Attributes:
         id: 16 hex digits from the content as it came in; it survives scrubbing and relabelling.
-        messages: Chat turns, the last one by the assistant.
         label: The answer of a label task, else None.
         group: Rows of one group share a split.
-        origin: Who made it: human, production or synthetic.
+        origin: One of ORIGINS.
         source: File and line.
-        tags: Free words.
         tools: Functions the assistant may call, in OpenAI's form.
         time: When it was made (RFC 3339).
         generator: The model or program a synthetic row comes from.
@@ -65,24 +63,22 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """What the last assistant turn says."""
         return self.messages[-1]["content"]
 
     @property
     def prompt_messages(self) -> list[Message]:
-        """The turns before the last assistant turn."""
         return self.messages[:-1]
 
     @property
     def place(self) -> str:
-        """``file:line`` of the source; in a document of one line the number of the row, too."""
+        """``file:line`` of the source, and in a document of one line the number of the row."""
         item = f", item {self.source['item']}" if "item" in self.source else ""
         return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}{item}"
 
     @property
     def made_from(self) -> str:
-        """What the row was made from: its group (dialogue, customer, document, seed of a synthetic row), or else the line of
-        the raw file, from which several rows may have been cut."""
+        """Its group (dialogue, customer, document, seed of a synthetic row), or else the line of the raw file, from
+        which several rows may have been cut."""
         if self.group is not None:
             return f"group {self.group}"
         return self.place if None not in (self.source.get("file"), self.source.get("line")) else f"row {self.id}"
@@ -95,10 +91,8 @@ class Example:
 
 
 def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
-    """First 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, outer blanks off).
-
-    Roles, contents, tool calls and tools count; weights and call ids do not.
-    """
+    """First 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, outer blanks off). Roles, contents, tool
+    calls and tools count; weights and call ids do not."""
     plain: list[Any] = [[m["role"], unicodedata.normalize("NFC", m["content"].strip())] for m in messages]
     for turn, m in zip(plain, messages, strict=True):
         if calls := m.get("tool_calls"):
@@ -171,10 +165,7 @@ def _decode_one(line: bytes, number: int, place: str) -> Example:
 
 
 def examples_file(path: Path) -> Path:
-    """The file that holds the examples of `path`: the file itself, or the one in an artifact's folder.
-
-    Raises FileNotFoundError when there is none.
-    """
+    """The file that holds the examples of `path`: itself, or the one in an artifact's folder. Raises FileNotFoundError."""
     file = path / EXAMPLES if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{path} is neither an examples file nor a folder with {EXAMPLES}")
@@ -190,12 +181,8 @@ def examples_of(splits: Path, name: str) -> Path:
 
 
 def stream_examples(path: Path) -> Iterator[Example]:
-    """Examples of a file or of an artifact's folder, in order, in memory bounded by a block.
-
-    Raises:
-        SealedError: It is the sealed test (see :mod:`finetune_pipeline.data.sealing`).
-        ValueError: A row is not a canonical example; the message names file and row.
-    """
+    """Examples of a file or of an artifact's folder, in order, in memory bounded by a block. Raises SealedError for the
+    sealed test, and ValueError naming file and row of what is no canonical example."""
     file = examples_file(path)
     for block in read_blocks_of_lines(file):
         refuse_sealed(block[: len(MAGIC)], str(file))

@@ -1,8 +1,5 @@
-"""Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``.
-
-Expressions are JMESPath. ``$file`` is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text
-itself.
-"""
+"""Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
+is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself."""
 
 from __future__ import annotations
 
@@ -51,8 +48,7 @@ class Mapping:
     """The compiled expressions of one spec.
 
     Attributes:
-        getters: A function for each field.
-        expressions: The fields as the spec writes them.
+        getters, expressions: Of each field: a function, and what the spec writes.
         content: Whether they say where all the texts are; those they leave out are found by the format.
         names: Keys of the row that they read; None: all of them.
     """
@@ -163,16 +159,14 @@ def _check_functions(node: dict[str, Any]) -> None:
     """Raise ValueError for a function JMESPath does not have; it would find out only when it meets a row."""
     from jmespath.functions import Functions
 
-    stack: list[Any] = [node]
-    while stack:
-        item = stack.pop()
-        if item.get("type") == "function_expression" and item["value"] not in Functions.FUNCTION_TABLE:
-            raise ValueError(f"there is no function {item['value']!r}")
-        stack.extend(c for c in item.get("children", ()) if isinstance(c, dict))
+    if node.get("type") == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:
+        raise ValueError(f"there is no function {node['value']!r}")
+    for child in node.get("children", ()):
+        if isinstance(child, dict):
+            _check_functions(child)
 
 
 def _plain_path(node: dict[str, Any]) -> list[str] | None:
-    """The keys of an expression that is nothing but ``a.b.c``."""
     if node["type"] == "field":
         return [node["value"]]
     if node["type"] == "subexpression":
@@ -269,10 +263,8 @@ def is_row_key(key: str, spec: TaskSpec) -> bool:
 
 
 def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
-    """(RFC 3339 in UTC or None, findings) of RFC 3339 text, of seconds since 1970, or of a date of Python's own.
-
-    A time without a zone is read as UTC, with a warning.
-    """
+    """(RFC 3339 in UTC or None, findings) of RFC 3339 text, of seconds since 1970, or of a date of Python's own. A time
+    without a zone is read as UTC, with a warning."""
     if value is None or value == "":
         return None, []
     fix, findings = "write RFC 3339, such as 2026-05-01T12:00:00Z", []

@@ -13,24 +13,21 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.readers.records import BLANKS, BOM
 from finetune_pipeline.data.readers.records import read_lines as lines_of
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import Finding
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
-_BLANK = b" \t\r\n"
 
 
 def is_blank(line: bytes) -> bool:
-    """True for a line of nothing but JSON white space."""
-    return not line.strip(_BLANK)
+    return not line.strip(BLANKS)
 
 
 def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes, bool]]:
-    """(line number from 1, bytes without the line end, cut) of every line that is not blank, in constant memory.
-
-    A line longer than `limit` bytes comes with its first `limit` bytes and ``cut=True``; the rest is skipped.
-    """
+    """(line number from 1, bytes without the line end, cut) of every line that is not blank, in constant memory. A line
+    longer than `limit` bytes comes with its first `limit` bytes and ``cut=True``."""
     with path.open("rb") as handle:
         for line in lines_of(handle, limit):
             yield line.number, line.data[:limit].rstrip(b"\r\n"), line.cut
@@ -87,18 +84,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, list[Finding], bool]:
-    """Decode one line, or any other piece of bytes that should be one JSON value.
+    """Decode one line, or any other piece of bytes that should be one JSON value. What the strict decoder refuses is
+    read again by a lenient one, so that the reason can be named and the row's other problems found.
 
-    A strict decoder takes the sound lines. What it refuses is read again by a lenient one, so that the reason can be
-    named and the row's other problems can be found.
-
-    Args:
-        data: The bytes.
-        place: ``file:line``.
-        at: Byte offset of the line in its file, so that a broken byte can be named by its place in the file.
-
-    Returns:
-        (value, findings, readable). `readable` is False when there is no value to look at.
+    at: byte offset of the line in its file. Returns (value, findings, readable); not readable is what gives no value.
     """
     findings: list[Finding] = []
     try:
@@ -204,6 +193,15 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         fix = "the text was cut inside a character (often an emoji); take it from the source again"
         findings.append(row_finding("lone_surrogate", place, message, fix))
     return value, findings, True
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(line number, value, what is wrong with it, if anything) of each line that is not blank."""
+    for number, line, cut in read_lines(path):
+        text = line.removeprefix(BOM)
+        if not is_blank(text):
+            value, problems, _ = decode_line(b"" if cut else text, "line")
+            yield number, value, "; ".join(f"it is no JSON: {problem.message}" for problem in problems)
 
 
 def is_cut_off(data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -61,6 +62,11 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).strip("_").casefold()
 
 
+def key_path(key: str) -> str:
+    """A key as a JMESPath expression."""
+    return key if _PLAIN.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
 def is_known_name(cell: str) -> bool:
     return plain_name(cell) in _KNOWN
 
@@ -81,4 +87,5 @@ def by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:
     return min(ranked, key=lambda of: of[0])[1] if ranked else None
 
 
+_PLAIN = re.compile(r"[A-Za-z_]\w*")
 _KNOWN = frozenset((*TEXTS, *LABELS, *WRITTEN, *SPEAKERS, *GROUPS, *IDS))

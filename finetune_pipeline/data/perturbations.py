@@ -108,22 +108,14 @@ def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
 def perturbed(
     examples: Sequence[Example], kind: str, seed: int, labels: Sequence[str] = (), purpose: Purpose = "evaluation"
 ) -> list[Example]:
-    """The examples as another hand might have written them, under their own ids.
-
-    Only the last user turn is changed, or for `no_system` the system turn left out. Answers are never changed.
+    """The examples as another hand might have written them, under their own ids: only those that change, in their
+    order. Only the last user turn is changed, or for `no_system` the system turn left out; answers never.
 
     Args:
-        examples: Rows with their right answers.
-        kind: One of `KINDS`.
+        kind: One of `KINDS`; ValueError for another.
         seed: Of the random draws, together with each row's id.
         labels: The task's labels; their words are neither made nor added.
         purpose: Whether the rows are trained on or judged; the two get different courtesies.
-
-    Returns:
-        The rows that the perturbation changes, in their order.
-
-    Raises:
-        ValueError: The kind is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")
@@ -237,10 +229,8 @@ def _is_about_courtesy(example: Example) -> bool:
 
 
 def _with_courtesies(text: str, dice: random.Random, avoided: Collection[str], purpose: Purpose) -> str:
-    """The text with a greeting before it and a closing after it, each where it has none and a line fits.
-
-    avoided: stems (words without a plural s) that no added line may hold.
-    """
+    """The text with a greeting before it and a closing after it, each where it has none and a line fits. avoided: stems
+    (words without a plural s) that no added line may hold."""
     if not _mostly_latin(text):
         return text
 

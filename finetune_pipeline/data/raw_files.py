@@ -25,11 +25,9 @@ SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", 
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
-    """(name relative to the task folder, path) of every file the globs of ``data.raw`` match, sorted by name.
-
-    Raises FindingsError when nothing matches, for links that lead out of the task folder, and when what the spec says
-    about raw rows cannot be used.
-    """
+    """(name relative to the task folder, path) of every file the globs of ``data.raw`` match, sorted by name. Raises
+    FindingsError when nothing matches, for links that lead out of the task folder, and for what the spec says wrongly
+    about raw rows."""
     folder = task.folder.resolve()
     paths: dict[str, Path] = {}
     problems: set[Finding] = set(check_fields(task.spec))
@@ -73,7 +71,6 @@ def is_known(path: Path) -> bool:
 
 
 def _present(folder: Path) -> str:
-    """The files in the raw folder, for a message."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("raw/**/*") if p.is_file())
     if not names:
         return "raw/ is empty"
@@ -82,10 +79,8 @@ def _present(folder: Path) -> str:
 
 
 def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
-    """(name, path) of every benchmark file the globs of ``data.benchmarks`` match, sorted by name.
-
-    Raises FindingsError when a glob matches nothing: a check against no benchmark would pass for ever.
-    """
+    """(name, path) of every benchmark file the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
+    when a glob matches nothing: a check against no benchmark would pass for ever."""
     folder = task.folder.resolve()
     paths: dict[str, Path] = {}
     problems = []
@@ -102,13 +97,8 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
-    """Hex SHA-256 over names and content of the raw files and of the benchmark files.
-
-    Args:
-        task: The task.
-        seen: Digests of files that have not changed since they were digested.
-        asked: Files with what models are asked besides the task: benchmarks, too.
-    """
+    """Hex SHA-256 over names and content of the raw files and of the benchmark files. asked: files with what models are
+    asked besides the task: benchmarks, too."""
     digest = seen.digest if seen else digest_file
     files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *asked])]
     return combine_digests((name, digest(path)) for name, path in files)
@@ -119,8 +109,8 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
     benchmark files, and `asked` ones, to ``out/benchmarks/<name>``.
 
     Returns:
-        Facts: files (file, sha256, bytes, container, reason), bytes (of all files), benchmarks (names) and digest: what
-        :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
+        Facts: files (file, sha256, bytes, container, reason), bytes, benchmarks (names) and digest: what
+            :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
     """
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []

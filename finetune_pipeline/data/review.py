@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
-from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
+from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE, count_values
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
-from finetune_pipeline.data.json_lines import decode_line, digest_files, read_lines, write_rows
+from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
@@ -59,17 +59,14 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
-        for number, line, cut in read_lines(path):
+        for number, value, wrong in json_rows(path):
             lines += 1
             place = f"{ascii(name)[1:-1]}:{number}"
-            value, problems, readable = decode_line(b"" if cut else line, place)
-            if not readable or problems or not isinstance(value, dict):
-                reasons = "; ".join(p.message for p in problems) or "not an object"
-                findings.append(
-                    _warning("review_unreadable", place, reasons, 'write {"id": …, "decision": …, "reviewer": …}')
-                )
+            if wrong or not isinstance(value, dict):
+                fix = 'write {"id": …, "decision": …, "reviewer": …}'
+                findings.append(_warning("review_unreadable", place, wrong or "not an object", fix))
                 continue
-            decision, problems = _read_decision(value, spec, place)
+            decision, problems = read_decision(value, spec, place)
             findings += problems
             if decision:
                 decisions.append(decision)
@@ -77,15 +74,16 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
 
 
 def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins.
+    """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins,
+    and one without a time is the oldest.
 
-    A decision without a time counts as older than any with one. A relabelled row keeps its id and gets the tag
-    ``relabelled``. Decisions that cannot be used are findings. Writes ``examples.jsonl``, ``decisions.jsonl`` (those
-    applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning step's, dropped rows with the state GONE).
+    A relabelled row keeps its id and gets the tag ``relabelled``. Decisions that cannot be used are findings. Writes
+    ``examples.jsonl``, ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning
+    step's, dropped rows with the state GONE).
 
     Returns:
         Facts: rows_in, kept, dropped, relabelled, confirmed, decisions (lines), overruled, by_rule, reviewers, labels,
-        origins.
+            origins.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
@@ -119,12 +117,11 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
                 written.write(msgspec.json.encode(example.to_dict()) + b"\n")
     np.save(out / TABLE, rows)
     applied = [last[row] for row in sorted(last)]
-    write_rows(out / "decisions.jsonl", (_as_row(d) for d in applied))
+    times = [None if d.time == _EARLIEST else d.time.isoformat() for d in applied]
+    write_rows(out / "decisions.jsonl", ({**asdict(d), "time": t} for d, t in zip(applied, times, strict=True)))
     write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
     left = rows["state"] == KEPT
-    labels = np.bincount(rows["label"][left] + 1, minlength=len(ranks) + 1)
-    origins = np.bincount(rows["origin"][left], minlength=len(ORIGINS))
     return {
         "rows_in": len(kept),
         "kept": int(left.sum()),
@@ -135,8 +132,8 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         "overruled": known - len(last),
         "by_rule": count_by_rule(findings),
         "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
-        "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
-        "origins": {name: int(n) for name, n in zip(ORIGINS, origins, strict=True) if n},
+        "labels": count_values(rows["label"], left, spec.labels),
+        "origins": {name: n for name, n in count_values(rows["origin"], left, ORIGINS).items() if n},
     }
 
 
@@ -145,15 +142,12 @@ def _number(row_id: str) -> int:
     return int(row_id, 16) if re.fullmatch("[0-9a-f]{16}", row_id) else -1
 
 
-def _as_row(d: Decision) -> dict[str, Any]:
-    return {**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()}
-
-
 def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
     return row_finding(rule, f"reviews/{place}", message, fix, "warning")
 
 
-def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
+def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
+    """(the decision in a line of a decisions file, None where it cannot be used; what is wrong with it)."""
     findings = []
 
     def say(rule: str, message: str, fix: str) -> None:

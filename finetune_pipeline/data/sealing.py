@@ -1,9 +1,8 @@
 """Encrypts the test split, so that only the step that records its opening can read it.
 
-A sealed file is a marker line and the rows encrypted with AES-SIV (RFC 5297), which is deterministic: the same split gives the
-same bytes again. The key is derived from the store's key file, which only its
-owner can read. This protects against code that trains on or selects by the test by mistake. It does not protect against
-somebody who has access to the store and wants to read it.
+A sealed file is a marker line and the rows encrypted with AES-SIV (RFC 5297), which is deterministic: the same split
+gives the same bytes. The key is derived from the store's key file. This protects against code that trains on or selects
+by the test by mistake, not against somebody who has access to the store and wants to read it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ def seal_key(store_key: bytes) -> bytes:
 
 
 def seal(rows: bytes, key: bytes) -> bytes:
-    """The sealed form of whole lines."""
     return MAGIC + AESSIV(key).encrypt(rows, [MAGIC]) if rows else b""
 
 

@@ -43,6 +43,9 @@ _ORDERS = [
 ]
 
 
+Rows = Sequence[Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Held:
     """A row that is held back: its id, the rule (poison_user_share, …) and the reason."""
@@ -52,13 +55,9 @@ class Held:
     reason: str
 
 
-def hold_back(
-    spec: TaskSpec, corrected: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]
-) -> list[Held]:
+def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
     """The corrected rows that must not train a model yet; one entry a row, with the first rule that holds it back.
-
-    Rows as production.ingest gives them. accepted: rows nobody objected to, by which phrases are judged.
-    """
+    accepted: rows nobody objected to, by which phrases are judged."""
     held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
     left = [row for row in corrected if row["id"] not in held]
     if spec.labels:
@@ -87,9 +86,7 @@ def cap(counts: Sequence[int], share: float) -> int:
     return FLOOR
 
 
-def _over(
-    rows: Sequence[Mapping[str, Any]], sources: Sequence[Any], share: float, rule: str, reason: str
-) -> dict[str, Held]:
+def _over(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: str) -> dict[str, Held]:
     """The rows beyond their source's share; which of a source's, the ids decide. reason: with {many}, {all} and {most}."""
     groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
@@ -107,13 +104,13 @@ def _mixed(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
-def _users(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
+def _users(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     sources = [row["user"] or ("row", row["id"]) for row in rows]
     reason = "one user gave {many} of {all} corrected rows; {most} count (logs.max_user_share)"
     return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", reason)
 
 
-def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, Held]:
+def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     if len(rows) <= FLOOR:
         return {}
     families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
@@ -121,7 +118,7 @@ def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, He
     return _over(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
 
 
-def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]) -> dict[str, Held]:
+def _triggers(rows: Rows, accepted: Rows) -> dict[str, Held]:
     """Rows with a phrase that goes with one label although the rest of these texts, by all accepted answers, does not."""
     known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
     if len(known) < ACCEPTED_NEEDED:
@@ -139,15 +136,9 @@ FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
 @dataclass
 class Chosen:
-    """What becomes of the logged rows.
-
-    Attributes:
-        examples: Corrected rows to learn from.
-        judging: Corrected rows that train no model but judge them.
-        held: Corrected rows that are held back, with the reason.
-        queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others, and
-            what is held back.
-    """
+    """What becomes of the logged rows: corrected ones that train, that judge models (and train none), or are held back.
+    queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others, and
+    what is held back."""
 
     examples: list[Example] = field(default_factory=list)
     judging: list[dict[str, Any]] = field(default_factory=list)
@@ -155,7 +146,6 @@ class Chosen:
     queue: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     def queued(self) -> dict[str, int]:
-        """Rows in the queue by why."""
         reasons = [why.partition(":")[0] for _, why in self.queue]
         return {why: reasons.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in reasons}
 
@@ -172,12 +162,11 @@ def settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
-    """Sort logged rows into those that train, judge, are held back, or wait for people.
+    """Sort logged rows into those that train, judge, are held back, or wait for people. What is drawn, is drawn by a
+    row's id alone, so it stays as more rows come in.
 
-    What is drawn, is drawn by a row's id alone, so it stays as more rows come in.
-
-    Rows that people left out are in none of them. The first logs.judging_after corrected rows all train; of those that come
-    later logs.judging_share judge, and these stay out of training for good, so that no version has seen them.
+    Rows that people left out are in none of them. The first logs.judging_after corrected rows all train; of those that
+    come later logs.judging_share judge, and these stay out of training for good, so that no version has seen them.
     """
     corrected = [r for r in rows if r["correction"] and r["input"].strip()]
     failed = {r["id"]: sign for r in rows if not r["correction"] and (sign := _failure(r, spec))}
@@ -230,5 +219,4 @@ def _judges(row: dict[str, Any], share: float) -> bool:
 
 
 def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
-    """A training example of a corrected row."""
     return replace(logged_example(spec, row, row["correction"]), source=row["source"])

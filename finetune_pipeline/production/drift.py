@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,24 @@ def drift_report(
     learned: Reference | None = None,
     others: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Compare production rows with what the model was trained on, window by window (see :func:`watch`).
-
-    after: seconds since 1970; rows until then were there when the training data was taken and are left out.
-    told_of_reference: what the rows are held against, for people. learned: production as the model learned it (see
-    :func:`as_learned`). A change of inputs or outputs that does not go beyond it is no news: it is told as known, and asks
-    for nothing. others: see :func:`watch`.
-
-    Returns facts {rows, watched, by_others, windows, waiting_rows, judged, reference, signals {name: the newest judgement, with
-    meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history [windows]}; writes
+    """Compare production rows with what the model was trained on, window by window (see :func:`watch`); writes
     drift.json.
+
+    Args:
+        spec: The task.
+        reference: What the rows are held against.
+        rows: Of production.
+        out: Where to write.
+        after: Seconds since 1970; rows until then were there when the training data was taken and are left out.
+        told_of_reference: The reference in words.
+        learned: Production as the model learned it (see :func:`as_learned`). A change of inputs or outputs that does
+            not go beyond it is told as known, and asks for nothing.
+        others: See :func:`watch`.
+
+    Returns:
+        Facts {rows, watched, by_others, windows, waiting_rows, judged, reference, signals {name: the newest judgement,
+        with meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history
+        [windows]}.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
     history = list(watch(spec, reference, watched, others=others))
@@ -71,9 +79,11 @@ def drift_report(
             facts["past"].append(signal.name)
     if learned is not None and facts["drifted"]:
         newest = watch(spec, learned, watched, max(1, facts["windows"] - RECENT + 1), others)
-        news = _beyond(facts, newest)
+        news = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
+        # quality is held against earlier windows of the same watch anyhow
+        news |= {name for name, s in facts["signals"].items() if s["side"] == QUALITY}
         facts["known"] = [name for name in facts["drifted"] if name not in news]
-        facts["drifted"] = news
+        facts["drifted"] = [name for name in facts["drifted"] if name in news]
     if facts["drifted"]:
         facts["since"] = min(facts["signals"][name]["since"] for name in facts["drifted"])
     facts["sentence"] = _sentence(spec, facts)
@@ -82,22 +92,11 @@ def drift_report(
     return facts
 
 
-def _beyond(facts: Mapping[str, Any], newest: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The drifted signals that differ from production as the model learned it, too. Quality is held against earlier windows
-    of the same watch anyhow. newest: windows held against what was learned."""
-    quality = [name for name in facts["drifted"] if facts["signals"][name]["side"] == QUALITY]
-    alarms = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
-    return [name for name in facts["drifted"] if name in quality or name in alarms]
-
-
 def as_learned(
     spec: TaskSpec, rows: Sequence[Mapping[str, Any]], until: float, used: Collection[str], fewest: int
 ) -> Reference | None:
-    """Production as a model learned it: the newest window of rows until its data was taken (seconds since 1970), or as many
-    more as hold `fewest` rows that are in its data. None where there are not so many.
-
-    rows: in any order; used: ids of the rows in its data.
-    """
+    """Production as a model learned it: the newest window of rows (in any order) until its data was taken (seconds
+    since 1970), or as many more as hold `fewest` rows whose ids are among the `used`. None where there are not so many."""
     newest: list[Mapping[str, Any]] = []
     taught = 0
     for row in sorted((r for r in rows if moment(r) <= until), key=lambda r: (moment(r), str(r["id"])), reverse=True):
@@ -144,9 +143,9 @@ def version_of(logged: str) -> str:
 def level_of(window: int, false_alarms: float, expected: int) -> float:
     """Significance level of the window-th look (from 1): its part of the false alarms allowed to the whole watch.
 
-    Half is spread evenly over the first `expected` windows, half of the rest over as many again, and so on. The sum over
-    all windows there can ever be is `false_alarms`, so that the chance of any false alarm stays under it whatever ties
-    the windows to each other (union bound): they are all held against the same training rows.
+    Half is spread evenly over the first `expected` windows, half of the rest over as many again, and so on. So the
+    chance of any false alarm stays under `false_alarms` whatever ties the windows to each other (union bound): they are
+    all held against the same training rows.
     """
     return false_alarms * 0.5 ** (1 + (window - 1) // expected) / expected
 
@@ -160,11 +159,12 @@ def watch(
 ) -> Iterator[dict[str, Any]]:
     """Judge every complete window of the rows (in any order) from the `first` on, oldest first.
 
-    others: numbers of other versions of the model: what they answered is judged as asked, not as answered.
-    Each window: {window, rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single
-    test, None where it could not be judged. p_watch: p corrected for all signals and for all looks of the watch, to be
-    held against drift.false_alarms. alarm: p_watch is small enough and size is at least drift.min_size. Feedback is judged
-    once drift.feedback_days have passed in the rows' own time, inputs and outputs at once: no window is looked at twice.
+    others: numbers of other versions of the model: what they answered is judged as asked, not as answered. Each window:
+    {window, rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single test, None
+    where it could not be judged. p_watch: p corrected for all signals and for all looks of the watch, to be held
+    against drift.false_alarms. alarm: p_watch is small enough and size is at least drift.min_size. Feedback is judged
+    once drift.feedback_days have passed in the rows' own time, inputs and outputs at once: no window is looked at
+    twice.
     """
     settings = spec.drift
     ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))

@@ -52,13 +52,13 @@ class Forgotten:
     """What `forget` removed, and the models that were trained on it.
 
     Attributes:
-        rows: Rows removed from the log store now.
-        lines: Lines removed from log files now.
+        rows, lines: Removed from the log store and from log files now.
         artifacts: What was deleted, as STEP/VERSION or STEP/VERSION/FILE.
         splits: Versions of splits a model may have been trained on with such rows, now or earlier.
         adapters: Versions trained on these.
         searched: Every store, as a proof.
-        decisions: Lines of people's decision files about rows made of theirs, as FILE:LINE. They stay, for they are people's.
+        decisions: Lines of people's decision files about rows made of theirs, as FILE:LINE. They stay, for they are
+            people's.
         out_of_reach: Where such rows may be that nobody here can look, in words.
     """
 
@@ -73,14 +73,11 @@ class Forgotten:
 
 
 def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Iterable[str] = ()) -> Forgotten:
-    """Remove all rows of these users, and the rows with these ids. May be killed and repeated.
+    """Remove all rows of these users, and the rows with these ids. May be killed and repeated: what is needed to find
+    the rows again (the list, lineage) is written first, what it is found by (the log store) goes last.
 
-    The order makes a repetition safe: what is needed to find the rows again (the list, lineage) is written first, what it
-    is found by (the log store) goes last.
-
-    Raises:
-        StillWritten: A log file that holds such rows, or an artifact of the task, is still being written; nothing but the
-            list has changed.
+    Raises StillWritten where a log file that holds such rows, or an artifact of the task, is still being written;
+    nothing but the list has changed.
     """
     take_in(task, store)
     key, kept, done = user_key(store), log_store(task, store), Forgotten()
@@ -125,7 +122,6 @@ def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
 
 
 def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
-    """Every complete artifact of a task."""
     steps = [p.name for p in (store.root / task.name).iterdir() if p.is_dir() and not p.name.startswith(".")]
     return [a for step in sorted(steps) if step != "state" for a in store.all_versions(task.name, step)]
 
@@ -135,8 +131,8 @@ def _data(artifacts: Iterable[Artifact]) -> set[str]:
 
 
 def _ids_of_users(rows: list[dict[str, Any]], artifacts: list[Artifact], listed: ForgottenList) -> set[str]:
-    """Ids of the users' answers, also of those that logs.keep_days removed since. An id that another user's answer has, too,
-    stays that one's: only the lines of the forgotten go."""
+    """Ids of the users' answers, also of those that logs.keep_days removed since. An id that another user's answer has,
+    too, stays."""
     users = defaultdict(set)
     shown = []
     for artifact in artifacts:

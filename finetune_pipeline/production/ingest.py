@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import ArtifactStore, digest_json
+from finetune_pipeline.findings import most_first
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER
@@ -47,12 +48,9 @@ _COUNTED: Remembered[int] = Remembered()
 
 @dataclass
 class Logs:
-    """All production rows of a task. lines = rows + duplicates + feedback + quarantine.
+    """All production rows of a task, one an answer, by time and id. lines = rows + duplicates + feedback + quarantine.
 
     Attributes:
-        rows: One an answer, by time and id.
-        quarantine: Bad lines.
-        lines: All lines read.
         duplicates: Further lines with an id seen already.
         feedback: Lines that bring only feedback.
         unmatched: Those of them whose answer has not come yet.
@@ -70,16 +68,12 @@ class Logs:
     @property
     def by_rule(self) -> dict[str, int]:
         """Number of findings per rule, most frequent first."""
-        counts = Counter(f["rule"] for bad in self.quarantine for f in bad["findings"])
-        return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+        return most_first(Counter(f["rule"] for bad in self.quarantine for f in bad["findings"]))
 
 
 def merged(taken: Iterable[dict[str, Any]]) -> Logs:
-    """The rows of a log store, one an answer.
-
-    Of what several lines say of one answer (flag, score, correction), the latest that says anything counts. Where the
-    latest review leaves the row out, nothing of it does: it trains, judges and accuses no model.
-    """
+    """The rows of a log store, one an answer. Of what several lines say of one (flag, score, correction), the latest
+    that says anything counts. Where the latest review leaves the row out, nothing of it does."""
     logs = Logs()
     by_id: dict[str, list[dict[str, Any]]] = {}
     for row in taken:
@@ -163,12 +157,8 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
 
 
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
-    """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl, and
-    held.jsonl (corrections that are held back).
-
-    Returns facts {lines, rows, duplicates, feedback, unmatched, quarantined, by_rule, corrections, judging, held,
-    held_by_rule, queue, left_out, flagged}; lines = rows + duplicates + feedback + quarantined.
-    """
+    """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl,
+    and held.jsonl (corrections that are held back). Returns facts; lines = rows + duplicates + feedback + quarantined."""
     sorted_out = chosen(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)

@@ -22,6 +22,7 @@ import msgspec
 from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_files import (
+    NOTHING_READ,
     OWN_FOLDER,
     LineReader,
     LogFile,
@@ -37,18 +38,10 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 
 LOCK = "logs"
 _BATCH_BYTES = 32 << 20
+_BROKEN_OFF = (EOFError, BadGzipFile, zlib.error)
+"""What a gzip file raises that is damaged, or still being written."""
 _SETTLED = 2.0
 """Seconds a file must have been left alone before its mark is trusted: clocks of file systems have a grain."""
-
-
-@dataclass
-class Taken:
-    """What one intake did. waiting: files that end in half a line; damaged: gzip files that cannot be read to their end."""
-
-    files: int = 0
-    lines: int = 0
-    waiting: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -68,18 +61,14 @@ class _Batch:
 
 
 def log_store(task: Task, store: ArtifactStore) -> LogStore:
-    """Where the rows of a task are kept."""
     return LogStore(store.state_folder(task.name) / "logs")
 
 
-def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken:
-    """Read every complete line that was not read yet. `now`: seconds since 1970, for logs.keep_days.
-
-    Safe to be killed at any moment, to be repeated, and to be called from several processes.
-    """
+def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
+    """Read every complete line that was not read yet. Safe to be killed, to be repeated, and to be called from several
+    processes. `now`: seconds since 1970, for logs.keep_days."""
     now = time.time() if now is None else now
     kept = log_store(task, store)
-    taken = Taken()
     with store.lock(task.name, LOCK):
         kept.sweep()
         ledger = kept.ledger()
@@ -90,22 +79,21 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken
         ledger["seen"] = {f.path: seen[f.path] for f in files if f.path in seen}
         changed = ledger["seen"] != seen
         for file in files:
-            taken.files += 1
             if seen.get(file.path, [""])[0] != file.mark:
-                changed |= _take_file(file, batch, taken, now)
+                changed |= _take_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
         _expire(task, kept, files, now)
-    return taken
 
 
 def take_records(
     task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, Any]]], since: float
 ) -> int:
     """Take in rows that come from no file: (name, time in seconds since 1970, the object a log line would hold).
+    Returns how many.
 
-    A name is taken once, and once more when its content has changed. since: the records are all there are from this time
-    on; names from before are not remembered any longer. Returns the rows taken. As safe as :func:`take_in`.
+    A name is taken once, and once more when its content has changed. since: the records are all there are from this
+    time on; names from before are not remembered any longer. As safe as :func:`take_in`.
     """
     kept, key, taken = log_store(task, store), user_key(store), 0
     with store.lock(task.name, LOCK):
@@ -131,22 +119,17 @@ def take_records(
     return taken
 
 
-def _take_file(file: LogFile, batch: _Batch, taken: Taken, now: float) -> bool:
+def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
     """Read on in one file. Returns whether the ledger learnt something."""
     try:
         with opened(file) as handle:
             name = stream_of(handle, batch.ledger["streams"])
             if name is None:
-                taken.waiting.append(file.shown)
                 return False
-            whole, lines = _read_on(file, handle, name, batch, taken)
+            whole, lines = _read_on(file, handle, name, batch)
     except FileNotFoundError:
         return False  # rotated away meanwhile: read under its new name next time
-    except EOFError:
-        taken.waiting.append(file.shown)  # a gzip file that is still being written
-        return False
-    except (BadGzipFile, zlib.error):
-        taken.damaged.append(file.shown)
+    except _BROKEN_OFF:
         return False
     if whole and (file.modified is None or file.modified < now - _SETTLED):
         batch.ledger["seen"][file.path] = [file.mark, name]
@@ -155,10 +138,8 @@ def _take_file(file: LogFile, batch: _Batch, taken: Taken, now: float) -> bool:
 
 
 def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
-    """The name under which the file is known, or a new one; None before its first line is complete.
-
-    Of files that begin with the same line, the one that has the same bytes at the last place known of it.
-    """
+    """The name under which the file is known, or a new one; None before its first line is complete. Of files that begin
+    with the same line, the one that has the same bytes at the last place known of it."""
     first = first_line(handle)
     if first is None:
         return None
@@ -178,72 +159,42 @@ def _agrees(handle: IO[bytes], known: dict[str, Any]) -> bool:
     return True
 
 
-def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch, taken: Taken) -> tuple[bool, int]:
+def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
     """(whether the file was read to its end and ends with a line end, lines taken)."""
-    known = batch.ledger["streams"].get(name, {"offset": 0, "lines": 0, "tails": []})
-    before = known["lines"]
+    known = batch.ledger["streams"].get(name, NOTHING_READ)
     try:
-        reader = LineReader(handle, known["offset"])
+        reader = LineReader(handle, known)
     except LookupError:
         return True, 0  # a copy that is being made of a file that was read further
     while True:
-        part = _Part([], known["lines"], [t for t in known["tails"] if t[0] != known["offset"]])
-        start = reader.offset
-        ended: BaseException | None = None
+        start, rows, removed, broken_off = reader.offset, [], 0, False
         try:
-            part.fill(reader, file.shown, batch, start + _BATCH_BYTES)
-        except (EOFError, BadGzipFile, zlib.error) as error:
-            ended = error  # the complete lines before it count
+            for line, cut in reader:
+                if not is_blank(line):
+                    source = {"file": file.shown, "line": reader.lines}
+                    row = take_line(line, cut, source, batch.spec, batch.key)
+                    if batch.forgotten.holds(row):
+                        removed += 1
+                    else:
+                        rows.append(row)
+                if reader.offset >= start + _BATCH_BYTES:
+                    break
+        except _BROKEN_OFF:  # the complete lines before it count
+            broken_off = True
         if reader.offset > start:
             if not isinstance(handle, GzipFile):
                 if first_line(handle) != name.rpartition("-")[0]:
                     return False, 0  # truncated while it was read: what was read may be of another file
                 reader.stay()
-            known = {
-                "offset": reader.offset,
-                "lines": part.number,
-                "tails": [*part.tails, [reader.offset, reader.tail]],
-            }
-            batch.ledger["streams"][name] = known
-            batch.rows += part.rows
-            batch.ledger["removed"] += part.removed
-            taken.lines += part.number - before
-        if ended is not None:
-            (taken.waiting if isinstance(ended, EOFError) else taken.damaged).append(file.shown)
-            return False, known["lines"] - before
+            batch.ledger["streams"][name] = reader.entry()
+            batch.rows += rows
+            batch.ledger["removed"] += removed
+        if broken_off:
+            return False, reader.lines - known["lines"]
         if reader.offset < start + _BATCH_BYTES:
             break
         batch.commit()
-    if reader.half:
-        taken.waiting.append(file.shown)
-    return not reader.half, known["lines"] - before
-
-
-@dataclass
-class _Part:
-    """Lines of one file that are read but not in a batch yet. tails: at every line whose number is a power of two, so
-    that a part of the file can be told from another file's."""
-
-    rows: list[dict[str, Any]]
-    number: int
-    tails: list[list[Any]]
-    removed: int = 0
-
-    def fill(self, reader: LineReader, shown: str, batch: _Batch, end: int) -> None:
-        """Read lines until the offset `end`."""
-        for line, cut in reader:
-            self.number += 1
-            if self.number & (self.number - 1) == 0:
-                self.tails.append([reader.offset, reader.tail])
-            if not is_blank(line):
-                source = {"file": shown, "line": self.number}
-                row = take_line(line, cut, source, batch.spec, batch.key)
-                if batch.forgotten.holds(row):
-                    self.removed += 1
-                else:
-                    self.rows.append(row)
-            if reader.offset >= end:
-                return
+    return not reader.half, reader.lines - known["lines"]
 
 
 def _expire(task: Task, kept: LogStore, files: list[LogFile], now: float) -> None:

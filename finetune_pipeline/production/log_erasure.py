@@ -35,9 +35,8 @@ class StillWritten(OutsideError):
 
 
 def count_lines(file: LogFile, wanted: Wanted) -> int:
-    """How many lines of the file are wanted."""
     with opened(file) as handle:
-        return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle, 0))
+        return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle))
 
 
 def writer_of(file: LogFile) -> str | None:
@@ -54,19 +53,11 @@ def writer_of(file: LogFile) -> str | None:
 
 
 def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
-    """Write a file on this machine anew without the wanted lines. May be repeated.
+    """Write a file on this machine anew without the wanted lines, and return how many these are. May be repeated. What
+    was read of the file stays read: the ledger learns the new content before it is put in place.
 
-    What was read of the file stays read: the ledger learns the new content before it is put in place.
-
-    Args:
-        wanted: Tells of a decoded line whether it goes.
-        kept: The task's log store; the caller holds its lock.
-
-    Returns:
-        How many lines went.
-
-    Raises:
-        StillWritten: The file changed while it was rewritten.
+    kept: the task's log store; the caller holds its lock. Raises StillWritten when the file changed while it was
+    rewritten.
     """
     path = Path(file.path)
     lock = path.with_name(SERVED_LOCK)
@@ -78,7 +69,7 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
             handle.seek(0)
             data = handle.read()
             zipped = isinstance(handle, gzip.GzipFile)
-        read_to = ledger["streams"].get(name, {"offset": 0})["offset"] if name else 0
+        read_to = ledger["streams"].get(name, {"offset": 0})["offset"]
         read, rest, removed = _without(data, read_to, wanted)
         if not removed:
             return 0
@@ -117,7 +108,7 @@ def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, i
     read: list[bytes] = []
     rest: list[bytes] = []
     start = removed = 0
-    reader = LineReader(io.BytesIO(data), 0)
+    reader = LineReader(io.BytesIO(data))
     for line, _ in reader:
         if _is_wanted(line, wanted):
             removed += 1
@@ -129,11 +120,6 @@ def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, i
 
 def _stream(data: bytes) -> tuple[str, dict[str, Any]]:
     """(the name by which a file beginning with these lines is recognised, the ledger's entry once they are read)."""
-    reader, tails, lines, first = LineReader(io.BytesIO(data), 0), [], 0, ""
-    for line, _ in reader:
-        lines += 1
-        first = first or hash_line(line)
-        if lines & (lines - 1) == 0:
-            tails.append([reader.offset, reader.tail])
-    tails = [*(t for t in tails if t[0] != reader.offset), [reader.offset, reader.tail]]
-    return first, {"offset": reader.offset, "lines": lines, "tails": tails}
+    reader = LineReader(io.BytesIO(data))
+    first, *_ = [line for line, _ in reader]
+    return hash_line(first), reader.entry()

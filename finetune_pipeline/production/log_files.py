@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -88,11 +88,8 @@ def opened(file: LogFile) -> Iterator[IO[bytes]]:
 
 def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
     """(line without its end, bytes taken, the last of these bytes, cut) at the handle's place; None when no line *ends*
-    there yet.
-
-    A line longer than 8 MiB comes cut. Zero bytes in front are left out: a writer that keeps its place in a file that
-    was truncated under it leaves a hole of them.
-    """
+    there yet. A line longer than 8 MiB comes cut. Zero bytes in front are left out: a writer that keeps its place in a
+    file that was truncated under it leaves a hole of them."""
     kept, raw, taken = b"", b"", 0
     while piece := handle.readline(MAX_LINE_BYTES + 1):
         taken += len(piece)
@@ -108,10 +105,8 @@ def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
 
 
 def first_line(handle: IO[bytes]) -> str | None:
-    """What a file is recognised by: 24 hex digits of the hash of its first complete line; None before there is one.
-
-    It stays the same when the file grows, is renamed, copied or gzipped, and changes when it is truncated and begun anew.
-    """
+    """What a file is recognised by, also when it grows or is renamed, copied or gzipped: 24 hex digits of the hash of
+    its first complete line; None before there is one."""
     handle.seek(0)
     read = read_line(handle)
     return None if read is None else hash_line(read[0])
@@ -122,31 +117,36 @@ def hash_line(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:24]
 
 
+NOTHING_READ: dict[str, Any] = {"offset": 0, "lines": 0, "tails": []}
+
+
 class LineReader:
-    """Complete lines of a file from an offset on, with what the file's tail is at every place. half: the file ends in a
-    line that is not complete.
+    """Complete lines of a file from where its ledger entry says on. half: the file ends in a line that is not complete.
+    Raises LookupError when the file is shorter than that."""
 
-    Raises LookupError when the file is shorter than the offset.
-    """
-
-    def __init__(self, handle: IO[bytes], offset: int) -> None:
-        self._handle, self.offset = handle, offset
-        self._tail = bytes_before(handle, offset)
+    def __init__(self, handle: IO[bytes], known: Mapping[str, Any] = NOTHING_READ) -> None:
+        self._handle, self.offset, self.lines = handle, known["offset"], known["lines"]
+        self._tails = [tail for tail in known["tails"] if tail[0] != self.offset]
+        self._tail = bytes_before(handle, self.offset)
         self.half = False
 
     def __iter__(self) -> Iterator[tuple[bytes, bool]]:
-        """(line without its end, cut); `offset` and `tail` are those after the line."""
+        """(line without its end, cut); `offset` and `lines` are those after the line."""
         while (read := read_line(self._handle)) is not None:
             line, taken, raw, cut = read
             self.offset += taken
+            self.lines += 1
             self._tail = (self._tail + raw)[-TAIL:]
+            if self.lines & (self.lines - 1) == 0:
+                self._tails.append([self.offset, hash_tail(self._tail)])
             yield line, cut
         self.half = self._handle.tell() != self.offset
 
-    @property
-    def tail(self) -> str:
-        """Hash of the last 1024 bytes before the offset."""
-        return hash_tail(self._tail)
+    def entry(self) -> dict[str, Any]:
+        """What the ledger is to know of the file: offset, lines, and the hash of the tail here and at every line whose
+        number is a power of two, so that a part of the file can be told from another file's."""
+        tails = [tail for tail in self._tails if tail[0] != self.offset]
+        return {"offset": self.offset, "lines": self.lines, "tails": [*tails, [self.offset, hash_tail(self._tail)]]}
 
     def stay(self) -> None:
         """Go back to the offset after the handle was used for something else."""

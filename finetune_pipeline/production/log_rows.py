@@ -2,8 +2,8 @@
 
 One JSON object a line: ``id``, ``timestamp`` (RFC 3339), ``messages`` or ``input``, ``output``, ``model_version``,
 optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata`` (not
-taken in). What `finetune review` writes may say ``left_out`` in the feedback: the row is not to be used. A line with
-``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
+taken in). What `finetune review` writes may say ``left_out`` in the feedback. A line with ``id``, ``timestamp`` and
+``feedback`` but no ``output`` is feedback that came later.
 """
 
 from __future__ import annotations
@@ -104,7 +104,6 @@ def is_feedback(row: Any) -> bool:
 
 
 def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
-    """Everything wrong with one decoded line."""
     if not isinstance(row, dict):
         return [_bad(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
     findings = []
@@ -139,7 +138,6 @@ def _sound_messages(messages: Any) -> bool:
 
 
 def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding]:
-    """Everything wrong with the feedback of a line (None: there is none)."""
     if feedback is None:
         return []
     if not isinstance(feedback, dict):

@@ -12,15 +12,14 @@ nothing, and its rows are read again. So no row is lost and none is there twice,
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import read_json, sync_folder, write_json
+from finetune_pipeline.engine.store import read_json, replace_text, sync_folder, write_json
 from finetune_pipeline.production.log_rows import hash_user
 
 _WHOLE = 1 << 256
@@ -40,7 +39,8 @@ class LogStore:
         segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten or have expired."""
         if not self._ledger.exists():
             return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
-        return {"others": {}, **read_json(self._ledger)}
+        ledger: dict[str, Any] = read_json(self._ledger)
+        return ledger
 
     def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
         """Make rows durable, then the ledger (whose streams account for them). No rows: the ledger alone."""
@@ -50,11 +50,8 @@ class LogStore:
         write_json(self._ledger, ledger)
 
     def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
-        """Replace rows by what `change` makes of them (None: nothing). Returns the rows removed.
-
-        Segments without a change stay. The old ones are gone from the disk when this returns; killed in between, a second
-        call (or :meth:`sweep`) completes it.
-        """
+        """Replace rows by what `change` makes of them (None: nothing). Returns the rows removed. The old segments are
+        gone from the disk when this returns; killed in between, a second call (or :meth:`sweep`) completes it."""
         ledger, removed = self.ledger(), 0
         highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
         kept: list[dict[str, Any]] = []
@@ -93,10 +90,8 @@ class LogStore:
         return _digests(self.ledger()["segments"])[-1]
 
     def rows(self, digest: str | None = None) -> Iterator[dict[str, Any]]:
-        """The rows as they were when the digest was this (None: all there are), in the order in which they came.
-
-        Raises LookupError when there is no such state any more: rows were forgotten or have expired meanwhile.
-        """
+        """The rows as they were when the digest was this (None: all there are), in the order in which they came. Raises
+        LookupError when rows were forgotten or have expired meanwhile."""
         segments = self.ledger()["segments"]
         states = _digests(segments)
         if digest is not None:
@@ -109,21 +104,15 @@ class LogStore:
     def _path(self, name: str) -> Path:
         return self._segments / f"{name}.jsonl"
 
-    def _write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         self._segments.mkdir(parents=True, exist_ok=True)
-        path, total, lines = self._path(name), 0, 0
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as out:
-            for row in rows:
-                out.write(msgspec.json.encode(row) + b"\n")
-                content = {k: v for k, v in row.items() if k != "source"}
-                total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
-                lines += 1
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
+        replace_text(self._path(name), "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
         sync_folder(self._segments)
-        return {"name": name, "lines": lines, "sum": f"{total % _WHOLE:064x}"}
+        total = 0
+        for row in rows:
+            content = {k: v for k, v in row.items() if k != "source"}
+            total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
+        return {"name": name, "lines": len(rows), "sum": f"{total % _WHOLE:064x}"}
 
 
 def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -140,11 +129,9 @@ FILE = "forgotten.json"
 
 
 class ForgottenList:
-    """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``.
-
-    users, ids: keyed hashes. tainted: versions of splits with a forgotten row, or one that a forgotten user corrected, among
-    their training or validation rows; noted before the splits are removed.
-    """
+    """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``. users, ids:
+    keyed hashes; tainted: versions of splits with a row of theirs among the training or validation rows, noted before
+    the splits are removed."""
 
     def __init__(self, folder: Path, key: bytes) -> None:
         self._path, self._key = folder / FILE, key
@@ -152,8 +139,6 @@ class ForgottenList:
         self.users: set[str] = set(stored.get("users", []))
         self.ids: set[str] = set(stored.get("ids", []))
         self.tainted: set[str] = set(stored.get("tainted", []))
-        # until 2026-11 the ids of all splits were kept, and the tainted ones worked out
-        self.tainted |= {v for v, names in stored.get("trained", {}).items() if self.ids & set(names)}
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the log store is a forgotten person's, or has a forgotten id."""
@@ -162,7 +147,6 @@ class ForgottenList:
         return row.get("user") in self.users or ("id" in row and self.holds_id(row["id"]))
 
     def holds_id(self, name: str) -> bool:
-        """Whether the id of a row is forgotten."""
         return self._hash(name) in self.ids
 
     def _hash(self, name: str) -> str:

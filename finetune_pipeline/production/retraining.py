@@ -26,13 +26,8 @@ _MOST = 20
 
 @dataclass(frozen=True)
 class Curve:
-    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993).
-
-    Attributes:
-        rows: Training rows there are.
-        points: (rows, share of wrong validation answers) as measured.
-        draws: a, b and c, one row a bootstrap sample of the validation rows; shape (k, 3).
-    """
+    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993). points: (rows, share of wrong
+    validation answers) as measured; draws: a, b and c, one row a bootstrap sample of the validation rows; shape (k, 3)."""
 
     rows: int
     points: list[tuple[int, float]]
@@ -64,10 +59,8 @@ class Curve:
 def measure_curve(
     train: Sequence[tuple[str, str]], validation: Sequence[tuple[str, str]], seed: int = 0
 ) -> Curve | None:
-    """Train on growing parts of `train` and count mistakes on `validation` (pairs of text and label), three orders each.
-
-    None where there is too little to measure: fewer than 80 training or 20 validation rows, or one label only.
-    """
+    """Train on growing parts of `train` and count mistakes on `validation` (pairs of text and label), three orders
+    each. None with fewer than 80 training or 20 validation rows, or one label only."""
     if len(train) < 80 or len(validation) < 20 or len({label for _, label in train}) < 2:
         return None
     sizes = [int(part * len(train)) for part in PARTS]
@@ -110,13 +103,8 @@ def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a retraining decision is based on.
-
-    Attributes:
-        usable: New rows with a known answer.
-        wrong_now: The champion's share of wrong test answers; None where unknown.
-        curve: None where it cannot be measured.
-    """
+    """What a retraining decision is based on: new rows with a known answer; the champion's share of wrong test answers,
+    None where unknown; None for a curve that cannot be measured."""
 
     usable: int
     wrong_now: float | None = None
@@ -124,14 +112,12 @@ class Evidence:
 
 
 def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Evidence, out: Path) -> dict[str, Any]:
-    """Train again, or wait for how many more rows.
+    """Train again, or wait for how many more rows; writes decision.json.
 
     After drift `retraining.rows_after_drift` new rows are enough: the curve of the old data says nothing about the new
-    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain`
-    it is better to wait. Where no curve can be measured (answers that are no
-    labels, few rows), `logs.min_new_rows` decides.
-
-    Returns facts {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}; writes decision.json.
+    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain` it
+    is better to wait. Where no curve can be measured (answers that are no labels, few rows), `logs.min_new_rows`
+    decides. Returns facts {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}.
     """
     drifted, usable = list(drift["drifted"]), evidence.usable
     reasons = [f"{usable} new rows with a known answer since the champion's data was taken", str(drift["sentence"])]

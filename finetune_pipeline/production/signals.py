@@ -51,7 +51,6 @@ class Reference:
 
     @cached_property
     def rows_with(self) -> Counter[str]:
-        """In how many texts each word occurs."""
         return Counter(w for text in self.words for w in set(text))
 
     @cached_property
@@ -146,9 +145,7 @@ def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 
 def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
     """The largest change of one category's share: Fisher's exact test for each, the smallest p times their number.
-
-    Exact for rare categories too, where the chi-square test at the small levels used here is not.
-    """
+    Exact for rare categories too, where the chi-square test at the small levels used here is not."""
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
     a, b = Counter(before), Counter(now)

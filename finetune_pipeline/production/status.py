@@ -15,10 +15,14 @@ from finetune_pipeline.spec.model import Task
 
 @dataclass(frozen=True)
 class ProductionStatus:
-    """look: why another look at production is due, or None; look_key: changes with what there is to look at.
+    """What production asks for.
 
-    drifted and retrain: what the newest report about the present champion found, and whether a run is due for it;
-    report: that report's version, made at `made` (seconds since 1970); sentence: for people.
+    Attributes:
+        look: Why another look at production is due, or None.
+        sentence: For people.
+        look_key: Changes with what there is to look at.
+        drifted, retrain: What the newest report about the present champion found, and whether a run is due for it.
+        report, made: That report's version, and when it was made (seconds since 1970).
     """
 
     look: str | None
@@ -33,10 +37,9 @@ class ProductionStatus:
 def production_status(task: Task, store: ArtifactStore, rows: int, champion: int | None) -> ProductionStatus:
     """Hold the newest drift report about the champion's data against the rows there are now.
 
-    rows: how many production rows there are. champion: number of the version that serves. A look is due after a window of
-    new rows, and where production was not yet held against the data of this champion. A drift is acted upon once: after a
-    candidate that was refused, a run is due when as many rows came in again as it had learned from (and at least
-    `retraining.rows_after_drift`).
+    A look is due after a window of new rows, and where production was not yet held against the data of this champion
+    (the number of its version). A drift is acted upon once: after a candidate that was refused, a run is due when as
+    many rows came in again as it had learned from (and at least `retraining.rows_after_drift`).
     """
     size, name = task.spec.drift.window_rows, task.name
     versions = store.all_versions(name, "model_version")
@@ -115,13 +118,8 @@ FEWEST_BEFORE = 50
 
 @dataclass(frozen=True)
 class Alarm:
-    """Whether the champion serves worse than the one before.
-
-    Attributes:
-        raised: Whether it does, surely.
-        sentence: For people.
-        figures: Rows and failures of both versions, level and p of the look that decided.
-    """
+    """Whether the champion surely serves worse than the one before. figures: rows and failures of both versions, level
+    and p of the look that decided."""
 
     raised: bool
     sentence: str

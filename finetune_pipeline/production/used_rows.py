@@ -60,8 +60,8 @@ def learned_by(store: ArtifactStore, task: str, champion: Mapping[str, Any] | No
 
 
 def judging_rows(spec: TaskSpec, rows: Iterable[dict[str, Any]], learned: Collection[str]) -> list[dict[str, Any]]:
-    """Of choosing.Chosen.judging those the champion has not learned from either, under an earlier spec; learned: see
-    :func:`learned_by`."""
+    """Of choosing.Chosen.judging those the champion has not learned from either, under an earlier spec (see
+    :func:`learned_by`)."""
     return [row for row in rows if example_of(row, spec).id not in learned]
 
 
@@ -73,14 +73,8 @@ def judging_digest(spec: TaskSpec, logs: Logs, learned: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Corrected rows no registered candidate was made from.
-
-    Attributes:
-        ready: Whether they should start a run.
-        usable: How many there are.
-        sentence: Why a run starts, or does not.
-        digest: Of exactly these rows.
-    """
+    """Corrected rows no registered candidate was made from: whether they should start a run, how many there are, why a
+    run starts or does not, and a digest of exactly these rows."""
 
     ready: bool
     usable: int
@@ -101,10 +95,11 @@ _FRESH: Remembered[_Fresh] = Remembered()
 
 
 def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
-    """Compare the corrections in the logs with those every registered candidate was made from.
+    """Compare the corrections in the logs with those every registered candidate was made from. Asked again with nothing
+    new, it reads no rows. now: seconds since 1970.
 
     Ready: `logs.min_new_rows` of them, or any whose oldest was logged `retraining.longest_wait_days` ago; and the files
-    have been quiet for `logs.settle_seconds`. now: seconds since 1970. Asked again with nothing new, it reads no rows.
+    have been quiet for `logs.settle_seconds`.
     """
     take_in(task, store)
     key = [

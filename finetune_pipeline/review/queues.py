@@ -1,7 +1,5 @@
-"""What people review: answers of two models, synthetic rows, and flagged production rows.
-
-A queue holds what is shown, checks which lines may come back, and names the file of the task folder they go into.
-"""
+"""What people review: answers of two models, synthetic rows, and flagged production rows. A queue holds what is shown,
+checks which lines may come back, and names the file of the task folder they go into."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.answer_rules import nearest_label
-from finetune_pipeline.data.review import DECISIONS
+from finetune_pipeline.data.review import read_decision
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.report.review_page import render_review
 from finetune_pipeline.review.ratings import COLUMNS, FOLDER, parse_rating
@@ -51,7 +48,6 @@ class ReviewQueue:
         target: The file for a rater's decisions.
         table: The rows of a sheet to be filled in by file.
         answers: The labels another answer must be one of.
-        done: Decisions that are stored already.
     """
 
     title: str
@@ -136,25 +132,16 @@ def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
     """A decision about a row of data, as data.review reads it."""
     if not isinstance(row, Mapping):
         return None, ["it is no object"]
-    decision = {k: row.get(k) or "" for k in ("id", "decision", "label", "reviewer", "comment", "time")}
-    problems = [f"`{k}` must be text" for k, v in decision.items() if not isinstance(v, str)]
-    if problems or not decision["decision"].strip():
-        return None, problems
-    decision = {k: v.strip() for k, v in decision.items()}
-    if decision["decision"] not in DECISIONS:
-        problems.append(f"`decision` is {decision['decision']!r}, not one of {', '.join(DECISIONS)}")
-    if decision["id"] not in known:
-        problems.append(f"there is no row {decision['id']!r} to decide")
-    if not decision["reviewer"]:
-        problems.append("`reviewer` is missing")
-    label = decision["label"]
+    keys = ("id", "decision", "label", "reviewer", "comment", "time")
+    decision = {k: v.strip() if isinstance(v, str) else v for k in keys if (v := row.get(k))}
+    if not decision.get("decision"):
+        return None, []
+    problems = [f"{f.message}: {f.fix}" for f in read_decision(decision, task.spec, "")[1]]
+    if str(decision.get("id")) not in known:
+        problems.append(f"there is no row {decision.get('id')!r} to decide")
     if decision["decision"] != "relabel":
-        decision["label"] = ""
-    elif not label:
-        problems.append("the right answer is missing")
-    elif task.spec.labels and label not in task.spec.labels:
-        problems.append(f"{label!r} is no label of this task; {nearest_label(label, task.spec.labels)}")
-    return (None if problems else {k: v for k, v in decision.items() if v}), problems
+        decision.pop("label", None)
+    return (None if problems else decision), problems
 
 
 def synthetic_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
@@ -185,14 +172,8 @@ def synthetic_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueu
 
 
 def flagged_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
-    """Production rows that wait for people.
-
-    A decision becomes feedback: a log line with the same id and the correction, or with `left_out`, which the next run
-    takes in.
-
-    Args:
-        rows: Of production.choosing's queue, with `why`.
-    """
+    """Production rows of production.choosing's queue, with `why`, that wait for people. A decision becomes feedback: a
+    log line with the same id and the correction, or with `left_out`, which the next run takes in."""
     known = {str(row["id"]): row for row in rows}
 
     def take(row: Any) -> Parsed:

@@ -1,13 +1,10 @@
-"""Reads ratings from JSON Lines and CSV files, and sums them up: shares of acceptable answers, their difference, agreement.
-
-Every faulty line is reported, and costs no other line.
-"""
+"""Reads ratings from JSON Lines and CSV files, and sums them up: shares of acceptable answers, their difference,
+agreement. Every faulty line is reported, and costs no other line."""
 
 from __future__ import annotations
 
 import csv
 import io
-from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines
+from finetune_pipeline.data.json_lines import digest_files, json_rows
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
@@ -121,21 +118,9 @@ def _instant(rating: Rating) -> datetime:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
-    """(line number, value, what is wrong with it, if anything) of each line that is not blank."""
-    for number, line, cut in read_lines(path):
-        text = line.removeprefix(BOM_UTF8)
-        if not is_blank(text):
-            value, problems, _ = decode_line(b"" if cut else text, "line")
-            yield number, value, "; ".join(f"it is no JSON: {problem.message}" for problem in problems)
-
-
 def table_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
-    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV.
-
-    Raises:
-        OSError, UnicodeDecodeError: It cannot be read.
-    """
+    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV. Raises OSError or
+    UnicodeDecodeError."""
     if path.suffix == ".jsonl":
         yield from json_rows(path)
         return
@@ -171,13 +156,13 @@ def summarise(
     """Facts about the ratings of one candidate.
 
     drawn: per sheet, the examples on it and how each was drawn (:func:`.sheet.draw`). Ratings of other sheets and of
-    examples that are not on theirs are counted as `unknown`. An item rated by several people is acceptable when more than
-    half of them say so.
+    examples that are not on theirs are counted as `unknown`. An item rated by several people is acceptable when more
+    than half of them say so.
 
-    Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base, both,
-    neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign test)),
-    agreement (None, or {items, kappa, share} over the items two people rated), comments [{id, candidate, base, comment,
-    rater}], items {example id: {candidate, base}}.
+    Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base,
+    both, neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign
+    test)), agreement (None, or {items, kappa, share} over the items two people rated), comments [{id, candidate, base,
+    comment, rater}], items {example id: {candidate, base}}.
     """
     votes: dict[str, list[tuple[Rating, dict[str, bool]]]] = defaultdict(list)
     how: dict[str, str] = {}

@@ -25,16 +25,9 @@ Judge = Callable[[Any], tuple[dict[str, Any] | None, list[str]]]
 
 
 def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
-    """The application: GET / gives the page, POST /ratings stores one decision.
-
-    A decision needs the page's token in the header X-Token, so that a web page from elsewhere open in the same browser
-    cannot hand one in.
-
-    Args:
-        page: HTML that knows the token.
-        judge: Gives the row to store for what came back, or what is wrong with it.
-        file: Where rows are appended.
-    """
+    """The application: GET / gives the page, POST /ratings appends what `judge` makes of one decision to a file. It
+    needs the page's token in the header X-Token, so that a web page from elsewhere open in the same browser cannot hand
+    one in."""
     lock = Lock()
 
     async def show(_: Request) -> Response:

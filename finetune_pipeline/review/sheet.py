@@ -47,25 +47,20 @@ def draw(base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool
     """Which examples are shown: {example id: `random` or `selected`}, in the order in which they are shown.
 
     base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of
-    `items` is drawn at random from all examples; the other half, from what is left, first where the candidate is wrong or
-    the two models say different things. Secret and ids decide, so the same sheet is drawn again, and the two halves are
-    mixed.
+    `items` is drawn at random; the other half, from what is left, first where the candidate is wrong or the two models
+    say different things. Secret and ids decide, so the same sheet is drawn again, and the two halves are mixed.
     """
     base_texts = {row["example_id"]: row["text"].strip() for row in base}
     candidate_texts = {row["example_id"]: row["text"].strip() for row in candidate}
-
-    def place(example: str, purpose: str) -> bytes:
-        return keyed(secret, purpose, example)
-
-    everyone = sorted(candidate_texts, key=lambda i: place(i, "draw"))
+    everyone = sorted(candidate_texts, key=lambda i: keyed(secret, "draw", i))
     n = min(items, len(everyone))
     chosen = dict.fromkeys(everyone[: (n + 1) // 2], RANDOM)
     rest = sorted(
         (i for i in everyone if i not in chosen),
-        key=lambda i: (right.get(i, False) and candidate_texts[i] == base_texts[i], place(i, "pick")),
+        key=lambda i: (right.get(i, False) and candidate_texts[i] == base_texts[i], keyed(secret, "pick", i)),
     )
     chosen |= dict.fromkeys(rest[: n - len(chosen)], SELECTED)
-    return {i: chosen[i] for i in sorted(chosen, key=lambda i: place(i, "order"))}
+    return {i: chosen[i] for i in sorted(chosen, key=lambda i: keyed(secret, "order", i))}
 
 
 def make_sheet(

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.json_lines import json_rows
 from finetune_pipeline.review.queues import ReviewQueue
-from finetune_pipeline.review.ratings import json_rows, table_rows
+from finetune_pipeline.review.ratings import table_rows
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,9 @@ class Stored:
 
 
 def write_table(queue: ReviewQueue, path: Path) -> None:
-    """Write the sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix.
-
-    A cell that a spreadsheet would take for a formula gets an apostrophe in front, which :func:`read_table` takes away.
-
-    Raises:
-        ValueError: Another suffix.
-    """
+    """Write the sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix; ValueError for
+    another. A cell that a spreadsheet would take for a formula gets an apostrophe in front, which :func:`read_table`
+    takes away."""
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in queue.table), "utf-8")
     elif path.suffix == ".csv":
@@ -63,11 +60,8 @@ def _unescaped(cell: Any) -> Any:
 
 
 def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
-    """Read a file that came back. A bad line is reported and costs no other line.
-
-    Raises:
-        ValueError: The file is neither CSV nor JSON Lines.
-    """
+    """Read a file that came back; ValueError when it is neither CSV nor JSON Lines. A bad line is reported and costs no
+    other line."""
     if path.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
     sheet = FilledSheet()

@@ -27,7 +27,6 @@ SCRUBBING_KEY = "scrubbing.key"
 
 
 def sealing_key(context: StepContext) -> bytes:
-    """The key that seals the test splits of the store."""
     return seal_key(load_key(context.store.root / SCRUBBING_KEY))
 
 
@@ -74,11 +73,8 @@ def make_reviewed(context: StepContext) -> dict[str, Any]:
 
 
 def make_splits(context: StepContext) -> dict[str, Any]:
-    """Splits by the ledger of earlier assignments, which then learns the new ones.
-
-    The ledger is written before the artifact is published: should the process die in between, the rerun reads back the
-    same assignments and makes the same artifact.
-    """
+    """Splits by the ledger of earlier assignments, which then learns the new ones. It is written before the artifact is
+    published: should the process die in between, the rerun reads back the same assignments and makes the same artifact."""
     ledger = context.store.state_folder(context.task.name) / context.run_inputs.split_ledger
     key = sealing_key(context)
     reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
@@ -91,7 +87,6 @@ def make_splits(context: StepContext) -> dict[str, Any]:
 
 
 def quality_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec the report on data quality depends on."""
     data = spec.data
     return {
         "labels": spec.labels,

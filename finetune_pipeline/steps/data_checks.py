@@ -38,6 +38,21 @@ def _accounted(rows_in: int, **parts: int) -> CheckResult:
     )
 
 
+def _rows_accounted(description: str, *parts: str) -> Check:
+    """That the rows that came in are the sum of these facts."""
+
+    def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+        return _accounted(artifact.facts["rows_in"], **{part: artifact.facts[part] for part in parts})
+
+    return Check("rows_accounted_for", description, judge)
+
+
+validated_accounted = _rows_accounted("Rows in = kept + quarantined.", "kept", "quarantined")
+clean_accounted = _rows_accounted(
+    "Rows in = kept + quarantined + duplicates.", "kept", "quarantined", "exact_duplicates", "near_duplicates"
+)
+
+
 @check("Every raw file was read, to its end (or data.allow_truncated is set).", name="files_read")
 def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Every raw file was read to its end, and there were rows. A loss nobody can count is no matter of a share."""
@@ -51,12 +66,6 @@ def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         listed = f"accepted by data.allow_truncated: {listed}"
     passed = rows > 0 and not stopping
     return CheckResult(passed, listed or ("every file was read to its end" if passed else "there are no rows"))
-
-
-@check("Rows in = kept + quarantined.", name="rows_accounted_for")
-def validated_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    return _accounted(f["rows_in"], kept=f["kept"], quarantined=f["quarantined"])
 
 
 @check("The share of bad rows is within data.max_quarantine_share, in all and for every label.")
@@ -91,18 +100,6 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         not without and rows == artifact.facts["kept"],
         f"{len(without)} of {rows} examples lack the declared system prompt" if rows else "there are no examples",
         {"examples": without[:5]},
-    )
-
-
-@check("Rows in = kept + quarantined + duplicates.", name="rows_accounted_for")
-def clean_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    return _accounted(
-        f["rows_in"],
-        kept=f["kept"],
-        quarantined=f["quarantined"],
-        exact_duplicates=f["exact_duplicates"],
-        near_duplicates=f["near_duplicates"],
     )
 
 
@@ -187,7 +184,6 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 def _recall(edit: Mapping[str, Any]) -> str:
-    """The recall of a kind of edit in words."""
     if not edit["tested"]:
         return "not tested"
     low, high = edit["interval"]
@@ -244,7 +240,6 @@ def _quality(part: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
     "against the rest of the text."
 )
 def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Few labels are wrong. A "no" warns, and blocks where the report says that they are too many."""
     noise = artifact.facts["parts"]["noise"]
     return CheckResult(noise["passed"] is True, noise["message"], warns=noise["blocking"] is False)
 

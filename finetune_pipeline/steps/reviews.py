@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.json_lines import write_rows
@@ -17,7 +16,6 @@ from finetune_pipeline.evaluation.preferences.qualify import Standards, judged_p
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise
 from finetune_pipeline.review.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
-from finetune_pipeline.spec.evaluation import JudgeSpec
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import api_answers
 
@@ -48,7 +46,7 @@ def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -
 
 def make_human_review(context: StepContext) -> dict[str, Any]:
     """Ratings of the present candidate's answers; ratings of earlier ones are counted and left alone."""
-    reviews = _reviews(context)
+    reviews = context.task.folder / "reviews"
     ratings, findings = read_ratings(reviews)
     predictions, secret = context.inputs["test_predictions"], secret_of(context.store)
     own = [r for r in ratings if (read_sheet_name(r.sheet) or ("",))[0] == predictions.version]
@@ -66,15 +64,9 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
     return {**facts, "of_earlier_candidates": len(ratings) - len(own), "by_rule": count_by_rule(findings)}
 
 
-def _reviews(context: StepContext) -> Path:
-    return context.task.folder / "reviews"
-
-
 def make_judge_review(context: StepContext) -> dict[str, Any]:
-    """{judge, similarity}: see evaluation.preferences.compared; each None where the spec asks for none.
-
-    Raises FindingsError where the judge's endpoint or the model of embeddings cannot be used.
-    """
+    """{judge, similarity}: see evaluation.preferences.compared; each None where the spec asks for none. Raises
+    FindingsError where the judge's endpoint or the model of embeddings cannot be used."""
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
         return {"judge": None, "similarity": None}
@@ -85,9 +77,11 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
     judge = similarity = None
     if settings.judge is not None:
         try:
-            judge = judged_pairs(
-                _judge(context, settings.judge), pairs, people, settings.judge.rows, standards_of(settings.judge)
-            )
+            asked = settings.judge
+            endpoint, answers = Endpoint.of(asked, asked.model), api_answers(context, test=True)
+            model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
+            standards = Standards(asked.min_rated, asked.min_kappa, asked.min_kappa_bound, asked.min_consistent)
+            judge = judged_pairs(model, pairs, people, asked.rows, standards)
         except (EndpointError, ValueError) as error:
             fix = "look at the endpoint and its key, and run again: replies that came are kept; or remove evaluation.judge"
             raise _problem("judge", error, fix) from error
@@ -97,15 +91,6 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
         except (FileNotFoundError, ValueError) as error:
             raise _problem("similarity", error, "correct it, or use: hashed") from error
     return {"judge": judge, "similarity": similarity}
-
-
-def standards_of(judge: JudgeSpec) -> Standards:
-    """What the spec asks of a judge."""
-    return Standards(judge.min_rated, judge.min_kappa, judge.min_kappa_bound, judge.min_consistent)
-
-
-def _judge(context: StepContext, judge: JudgeSpec) -> Judge:
-    return Judge(Endpoint.of(judge, judge.model), cache=api_answers(context, test=True), max_tokens=judge.max_tokens)
 
 
 def _problem(key: str, error: Exception, fix: str) -> FindingsError:

@@ -1,11 +1,10 @@
-"""Finds rows that repeat a benchmark item (contamination).
-
-Texts are compared in the exact form (see text_similarity). A row repeats an item when
+"""Finds rows that repeat a benchmark item (contamination). In the exact form (see text_similarity), a row repeats an
+item when
 
 - its prompt equals the item (``exact``), or
 - runs of 13 words that both have cover at least half of the item's words (``overlap``; 13-grams as in Brown et al. 2020,
-  appendix C). Runs that many items of the file share are its boilerplate: they prove nothing, and are counted neither as
-  covered nor as words. An item with fewer than 13 words of its own is matched by equality alone.
+  appendix C). Runs that many items of the file share are its boilerplate and prove nothing. An item with fewer than 13 words
+  of its own is matched by equality alone.
 """
 
 from __future__ import annotations
@@ -74,10 +73,8 @@ class Match:
 
 @lru_cache(maxsize=2)
 def benchmark_index(folder: Path | None) -> BenchmarkIndex | None:
-    """The items of the benchmark files below a folder, read once in a process; None where there is no folder.
-
-    Raises FindingsError for unreadable ones.
-    """
+    """The items of the benchmark files below a folder, read once in a process; None where there is no folder. Raises
+    FindingsError for unreadable ones."""
     if folder is None or not folder.is_dir():
         return None
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -165,9 +162,8 @@ def is_benchmark(path: Path) -> bool:
 def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     """The items of a file: text by paragraphs, or rows in any form that raw files have.
 
-    Of an object the item is what is asked: instruction and input, context and question, the user's turns, or the first of
-    the usual fields; where no name is usual, its longest text. Raises FindingsError naming file and line of what cannot
-    be read.
+    Of an object the item is what is asked: instruction and input, context and question, the user's turns, or the first
+    of the usual fields; else its longest text. Raises FindingsError naming file and line of what cannot be read.
     """
     name, suffix = name or path.name, _suffix(path)
     if suffix not in _SUFFIXES:

@@ -1,9 +1,8 @@
-"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not make
-unrelated rows look alike.
+"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not
+make unrelated rows look alike.
 
-Candidates: lines, sentences and runs of words that many rows contain. A candidate
-is boilerplate only if what its rows say besides is long enough and differs from row to row; so "I want to cancel order
-123", with whatever number, is a question and no boilerplate with a number in it.
+Candidates are lines, sentences and runs of words that many rows contain. One is boilerplate only if what its rows say
+besides is long enough and differs from row to row; so "I want to cancel order 123" is a question, whatever the number.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ _LABELS = tuple(
 SAMPLE = 20_000  # distinct texts looked at
 LONG = 40  # characters from which shared text can be boilerplate wherever it stands
 MOST = 100  # segments; the most frequent are kept
+_SHARE, _FEWEST = 0.005, 20  # distinct texts that must share it: of all, and at least
 _SHORT = 3  # characters of the shortest label on a line of its own, such as `### Input:`
 _LABEL_SHARE = 0.2  # of the rows that must have such a label
 _SAME = 0.8  # share of a segment's rows from which a longer one is the same boilerplate
@@ -62,12 +62,10 @@ class Boilerplate:
         return Boilerplate(_longest_first({*self.segments, *PREAMBLES, *_LABELS}))
 
     def save(self, path: Path) -> None:
-        """Write the segments as JSON."""
         write_json(path, {"segments": list(self.segments)}, durable=False)
 
     @classmethod
     def load(cls, path: Path) -> Boilerplate:
-        """The boilerplate in a file that :meth:`save` wrote."""
         return cls(tuple(read_json(path)["segments"]))
 
 
@@ -75,14 +73,12 @@ def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(segments, key=lambda s: (-len(s), s)))
 
 
-def find_boilerplate(texts: Iterable[str], share: float = 0.005, at_least: int = 20) -> Boilerplate:
-    """The boilerplate of a set of texts: shared by so large a share of the distinct texts and by so many of them.
-
-    The order of the texts does not matter. Of more than 20,000 distinct texts those with the smallest hashes are looked
-    at, so that a few new rows seldom change the result.
-    """
+def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
+    """The boilerplate of a set of texts, in any order: shared by so large a share of the distinct texts and by so many
+    of them. Of more than 20,000 those with the smallest hashes are looked at, so that a few new rows seldom change the
+    result."""
     sample = sorted(set(texts), key=_hash)[:SAMPLE]
-    fewest = max(at_least, round(share * len(sample)))
+    fewest = max(_FEWEST, round(_SHARE * len(sample)))
     if len(sample) < fewest:
         return Boilerplate()
     rows = Counter(_pieces(sample, fewest))
@@ -125,10 +121,8 @@ def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
 
 
 def _independent(rows: Mapping[str, int]) -> list[str]:
-    """The segments of which none is only a part of another, and none another and what some rows happen to say next.
-
-    A segment that goes on from another counts if it is 40 characters longer, or nearly all rows of the other have it.
-    """
+    """The segments of which none is only a part of another, or another and what some rows happen to say next: one that
+    goes on from another counts if it is 40 characters longer, or nearly all rows of the other have it."""
     chosen: list[str] = []
     for segment in sorted(rows, key=lambda s: (-rows[s], -len(s), s)):
         if any(segment in s and rows[s] >= rows[segment] for s in chosen):

@@ -26,6 +26,7 @@ from finetune_pipeline.data.dedup.row_table import (
     Preparation,
     PreparedRows,
     RowTable,
+    count_values,
     prepare_rows,
     quarantine_row,
     write_kept,
@@ -42,8 +43,8 @@ from finetune_pipeline.spec import TaskSpec
 
 
 def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
-    """Name the cluster of every row in the table: rows with similar prompts, or with the same words, are one cluster, named
-    after the smallest id in it. Returns clusters, prompts and similar_pairs (how many)."""
+    """Name the cluster of every row in the table after the smallest id in it: rows with similar prompts, or with the
+    same words, are one. Returns clusters, prompts and similar_pairs (how many)."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
 
     def forms_of(which: np.ndarray) -> list[str]:
@@ -83,16 +84,13 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     source, kind, count, fingerprints) and ``scrubbed_samples.jsonl`` (places before and after).
 
     Args:
-        validated: Folder of the validated examples.
-        spec: The task.
-        out: Where to write.
         raw: Folder of the raw artifact, for its benchmark files.
         key: Of the fingerprints of what was scrubbed.
 
     Returns:
         Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
-        by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs.
-        Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
+            by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts,
+            similar_pairs. Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
@@ -117,11 +115,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
     write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
-    return {
-        **_counts(table.rows, prepared, findings, spec),
-        "boilerplate": len(own_boilerplate.segments),
-        **clusters,
-    }
+    return {**_counts(table.rows, prepared, findings, spec), "boilerplate": len(own_boilerplate.segments), **clusters}
 
 
 def _sample_of_prompts(source: Path) -> Iterator[str]:
@@ -149,10 +143,8 @@ def _known_words(rows: Path) -> Callable[[str], bool]:
 
 
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
-    """Decide about the members of every cluster; the states go into the table.
-
-    Returns (lines of duplicates.jsonl, rows that contradict others and what they contradict), in the order of rows.
-    """
+    """Decide about the members of every cluster; the states go into the table. Returns (lines of duplicates.jsonl, rows
+    that contradict others and what they contradict), in the order of rows."""
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     done = 0
@@ -184,7 +176,6 @@ def _duplicate(example: Example, stays: Example, state: int, likeness: float) ->
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
     counts = np.bincount(rows["state"], minlength=GONE + 1).tolist()
-    labels = np.bincount(rows["label"][rows["state"] == KEPT] + 1, minlength=len(spec.labels) + 1)
     rules = Counter(f.rule for f in findings)
     hits = Counter(dict.fromkeys(KINDS, 0))
     for row in prepared.scrubbed:
@@ -201,5 +192,5 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
         "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
-        "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
+        "labels": count_values(rows["label"], rows["state"] == KEPT, spec.labels),
     }

@@ -92,10 +92,8 @@ class _Words(NamedTuple):
 
 
 def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False) -> Difference:
-    """The most that two similar texts differ in. Symmetric; equal texts differ in nothing.
-
-    known: whether a word is one that the data use. Of two words a letter apart, one that is not known is a typing error.
-    """
+    """The most that two similar texts differ in. known: whether a word is one that the data use; of two words a letter
+    apart, one that is not known is a typing error."""
     if a == b:
         return Difference.NOTHING
     first, second = _take_apart(a), _take_apart(b)
@@ -139,7 +137,6 @@ def word_key(text: str) -> str:
 
 
 def words_of(text: str) -> frozenset[str]:
-    """The different words of a text, as they are compared."""
     return frozenset(_take_apart(text).words)
 
 
@@ -253,5 +250,4 @@ def _one_edit(a: str, b: str) -> bool:
 
 
 def _shared_start(a: str, b: str) -> int:
-    """How many letters two words begin with alike."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

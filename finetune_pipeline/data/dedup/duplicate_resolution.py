@@ -25,14 +25,9 @@ _PARTNERS = 50
 
 @dataclass
 class Resolution:
-    """What was decided about the members of one cluster.
-
-    Attributes:
-        states: Of each member: KEPT, EXACT, NEAR or CONTRADICTION.
-        repeats: For each removed repeat (by place): the place of the row it repeats, and the similarity of the prompts.
-        contradictions: (place, finding) of each member that contradicts another; with `data.contradictions: warn` these
-            stay.
-    """
+    """What was decided about the members of one cluster: the state of each; for each removed repeat (by place) the
+    place of the row it repeats, and the similarity of the prompts; and (place, finding) of each member that contradicts
+    another, which with `data.contradictions: warn` stays."""
 
     states: list[int]
     repeats: dict[int, tuple[int, float]] = field(default_factory=dict)
@@ -41,12 +36,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Sameness:
-    """What decides whether rows say the same.
-
-    Attributes:
-        spec: The task.
-        known: Whether a word is one that the data use, rather than a typing error.
-    """
+    """What decides whether rows say the same. known: whether a word is one that the data use, rather than a typing error."""
 
     spec: TaskSpec
     known: Callable[[str], bool]
@@ -59,13 +49,12 @@ class Sameness:
         )
 
     def same_answer(self, a: Example, b: Example, most: Difference) -> bool:
-        """Whether two rows teach the same."""
         first, second = answer_form(a, self.spec), answer_form(b, self.spec)
         return first == second or (not self.spec.labels and self.same_text(first, second, most))
 
 
 def resolve(members: Sequence[Example], spec: TaskSpec, known: Callable[[str], bool]) -> Resolution:
-    """Decide about the rows of one cluster. known: whether a word is one that the data use, rather than a typing error."""
+    """Decide about the rows of one cluster. known: as in Sameness."""
     sameness = Sameness(spec, known)
     resolution = Resolution([KEPT] * len(members))
     places = sorted(range(len(members)), key=lambda i: preference(members[i]))
@@ -141,7 +130,6 @@ def _same_questions(members: Sequence[Example], places: Sequence[int], sameness:
 def _contradictions(
     group: Sequence[int], members: Sequence[Example], sameness: Sameness, resolution: Resolution
 ) -> None:
-    """Note the rows of a group whose answers differ."""
     spec = sameness.spec
     answers: defaultdict[str, list[int]] = defaultdict(list)
     for i in group:

@@ -1,7 +1,4 @@
-"""Inner loops of the near-duplicate search, compiled by numba.
-
-Import inside functions only: loading takes half a second, and the first compilation some seconds.
-"""
+"""Inner loops of the near-duplicate search, compiled by numba. Import inside functions only: loading takes half a second."""
 
 from __future__ import annotations
 
@@ -165,11 +162,9 @@ def pair_up(
 
 @compiled
 def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, out: np.ndarray) -> None:
-    """Jaccard similarity of the 5-gram sets of each pair of rows (int64, [m, 2]), into `out` (float64, [m]).
-
-    The 5-grams of both go into an open-addressing hash table, marked with the number of the row they were put in for;
-    entries with another mark are free, so nothing is ever cleared.
-    """
+    """Jaccard similarity of the 5-gram sets of each pair of rows (int64, [m, 2]), into `out` (float64, [m]). The
+    5-grams go into an open-addressing hash table, marked with the row they were put in for; entries with another mark
+    are free, so nothing is ever cleared."""
     longest = 5
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])

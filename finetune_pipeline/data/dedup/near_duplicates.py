@@ -48,10 +48,8 @@ def rows_of_a_band(threshold: float) -> int:
 
 
 def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
-    """uint32 of shape [n, 48]: 40 band keys, then 256 bits of signature.
-
-    Sketches can be compared where they were made for the same threshold.
-    """
+    """uint32 of shape [n, 48]: 40 band keys, then 256 bits of signature. Only those made for the same threshold can be
+    compared."""
     from finetune_pipeline.data.dedup import kernels
 
     rows = rows_of_a_band(threshold)
@@ -76,11 +74,9 @@ def code_points(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
-    """Pairs of rows (int64, [m, 2], first < second, sorted) whose sketches (uint32, [n, 48]) are alike enough.
-
-    Buckets of up to 32 rows with one band key give all their pairs. Larger ones (a template with very many rows) give only
-    enough pairs to connect every row six times, so that time stays linear.
-    """
+    """Pairs of rows (int64, [m, 2], first < second, sorted) whose sketches (uint32, [n, 48]) are alike enough. Buckets
+    of up to 32 rows with one band key give all their pairs; larger ones (a template with very many rows) only enough to
+    connect every row six times, so that time stays linear."""
     from finetune_pipeline.data.dedup import kernels
 
     n = len(sketches)
@@ -105,18 +101,15 @@ def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
 
 def _differing_bits(threshold: float, errors: float) -> int:
     """How many of the 256 signature bits may differ in a candidate: at the threshold, and so many standard errors more.
-
-    A bit differs with probability p = (1 - s) / 2 where the similarity is s, so the standard error is sqrt(256 p (1 - p)).
-    """
+    A bit differs with probability p = (1 - s) / 2 where the similarity is s, so the standard error is sqrt(256 p (1 -
+    p))."""
     p = (1 - threshold) / 2
     return min(BINS, int(BINS * p + errors * (BINS * p * (1 - p)) ** 0.5) + 2)
 
 
 def _buckets(keys: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (int64) that share a key (uint32, [n]): bucket k is ``rows[starts[k]:starts[k + 1]]``.
-
-    Rows of a bucket come in an order that looks random and differs from band to band: that of ``row * odd`` modulo 2^32.
-    """
+    """Rows (int64) that share a key (uint32, [n]): bucket k is ``rows[starts[k]:starts[k + 1]]``, in an order that
+    looks random and differs from band to band: that of ``row * odd`` modulo 2^32."""
     odd = (2 * band + 1) * 0x9E3779B1 % 2**32
     order = keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint32) * np.uint32(odd)
     order.sort()
@@ -130,12 +123,8 @@ def _buckets(keys: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def similarities(pairs: np.ndarray, forms_of: Callable[[np.ndarray], Sequence[str]]) -> np.ndarray:
-    """Jaccard similarity (float64, [m]) of each pair of rows (int64, [m, 2]), in bounded memory.
-
-    Args:
-        pairs: The pairs.
-        forms_of: Gives the loose forms of rows (int64).
-    """
+    """Jaccard similarity (float64, [m]) of each pair of rows (int64, [m, 2]), in bounded memory. forms_of: gives the
+    loose forms of rows (int64)."""
     from finetune_pipeline.data.dedup import kernels
 
     likeness = np.empty(len(pairs), np.float64)
@@ -159,11 +148,8 @@ def verified_pairs(
 def near_duplicate_pairs(
     texts: Sequence[str], threshold: float, boilerplate: Boilerplate | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at the threshold or above.
-
-    Rows with equal loose forms are collapsed: each later one is paired with the first of them only, and other rows are
-    paired with the first.
-    """
+    """(pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at the threshold or above. Of
+    rows with equal loose forms each later one is paired with the first of them only, and so are other rows."""
     forms = loose_forms(texts, boilerplate)
     first: dict[str, int] = {}
     links = [(at, i) for i, form in enumerate(forms) if (at := first.setdefault(form, i)) != i]
@@ -177,22 +163,18 @@ def near_duplicate_pairs(
     return pairs[order], likeness[order]
 
 
-def near_duplicate_clusters(
-    texts: Sequence[str], threshold: float, boilerplate: Boilerplate | None = None
-) -> np.ndarray:
+def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
     """Cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
-    return components(len(texts), near_duplicate_pairs(texts, threshold, boilerplate)[0])
+    return components(len(texts), near_duplicate_pairs(texts, threshold)[0])
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Component number (int64, [n], from 0 by first row) of every row, rows being joined by pairs (int64, [m, 2])."""
+    """Component number (int64, [n], from 0) of every row, rows being joined by pairs (int64, [m, 2])."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     if not n:
         return np.zeros(0, np.int64)
     graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    _, first, number = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[number]
+    number: np.ndarray = connected_components(graph, directed=False)[1]
+    return number.astype(np.int64)

@@ -1,6 +1,5 @@
-"""The valid rows of a stage, scrubbed and made ready for comparison: as columns and sketches, so that whole sets are compared
-without decoding their texts again.
-"""
+"""The valid rows of a stage, scrubbed and ready for comparison: as columns and sketches, so that whole sets are
+compared without decoding their texts again."""
 
 from __future__ import annotations
 
@@ -85,6 +84,12 @@ def _table_of(
     return rows
 
 
+def count_values(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """How many of the chosen rows have each value: a place in `names`; -1 is none of them."""
+    counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
+    return {name: int(n) for name, n in zip(names, counts, strict=True)}
+
+
 @dataclass(frozen=True)
 class RowTable:
     """The records (ROW) of a stage's rows, and the file (``rows.jsonl``) with the rows."""
@@ -114,7 +119,6 @@ class RowTable:
 
 
 def write_kept(table: RowTable, path: Path) -> None:
-    """Write the rows that stay."""
     kept = (table.rows["state"] == KEPT).tolist()
     with table.path.open("rb") as lines, path.open("wb") as out:
         out.writelines(compress(lines, kept))
@@ -132,14 +136,8 @@ def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str
 
 @dataclass(frozen=True)
 class Preparation:
-    """What rows are prepared with.
-
-    Attributes:
-        spec: The task.
-        boilerplate: Left out of the prompts that are compared.
-        benchmarks: Folder of benchmark files; rows that repeat one of their items are removed.
-        key: Of the fingerprints of what was scrubbed.
-    """
+    """What rows are prepared with. boilerplate: left out of the prompts that are compared; benchmarks: folder of
+    benchmark files, for rows that repeat one of their items are removed; key: of the fingerprints of what was scrubbed."""
 
     spec: TaskSpec
     boilerplate: Boilerplate
@@ -154,12 +152,9 @@ class PreparedRows:
     Attributes:
         lines: The rows as canonical JSON Lines, scrubbed.
         rows: Their records (ROW); those that are removed have the state GONE.
-        sketches: Sketches of their prompts.
-        word_keys: Hashes of their prompts' words (uint64, [n]; see differences.word_key).
+        sketches, word_keys: Of their prompts; the latter hashes (uint64, [n]; see differences.word_key).
         scrubbed: What was found, by row and kind: id, source, kind, count, fingerprints.
-        samples: Some of it in its place, before and after.
-        quarantine: The rows removed.
-        findings: About personal data that stays or goes, and benchmark items.
+        quarantine, findings: The rows removed; personal data that stays or goes, and benchmark items.
     """
 
     lines: bytes = b""

@@ -1,9 +1,8 @@
-"""Normal forms of text, and the Jaccard similarity of sets of character 5-grams: the measure of likeness used everywhere.
+"""Normal forms of text, and the Jaccard similarity |A ∩ B| / |A ∪ B| of sets of character 5-grams (Jaccard 1912; Broder
+1997): the measure of likeness used everywhere.
 
-Jaccard similarity: |A ∩ B| / |A ∪ B| of the two sets (Jaccard 1912; Broder 1997 for shingles).
-
-Characters that show nothing (zero-width and bidi characters, soft hyphens, fillers) hide an address from scrubbing, and a copy
-of a row from the search for duplicates. Both look at the text without them.
+Characters that show nothing (zero-width and bidi characters, soft hyphens, fillers) hide an address from scrubbing, and
+a copy of a row from the search for duplicates. Both look at the text without them.
 """
 
 from __future__ import annotations
@@ -65,7 +64,6 @@ def has_invisible(text: str) -> bool:
 
 
 def visible_text(text: str) -> str:
-    """The text without its invisible characters."""
     return _ANY.sub("", text) if has_invisible(text) else text
 
 
@@ -110,7 +108,6 @@ def grams(form: str) -> set[str]:
 
 
 def jaccard(a: set[str], b: set[str]) -> float:
-    """Jaccard similarity of two sets."""
     return len(a & b) / len(a | b)
 
 
@@ -120,10 +117,8 @@ def similarity(text_a: str, text_b: str) -> float:
 
 
 def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> list[bool]:
-    """For each text whether its similarity with any of `others` reaches the threshold.
-
-    Every pair is compared; memory grows with `texts` alone, time with both.
-    """
+    """For each text whether its similarity with any of `others` reaches the threshold. Every pair is compared; memory
+    grows with `texts` alone."""
     import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
 

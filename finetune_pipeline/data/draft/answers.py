@@ -25,8 +25,6 @@ class Answers:
     """The answers of all rows.
 
     Attributes:
-        kind: Of output.
-        rows: How many answers there are.
         counts: Rows by answer, of label tasks in the order of output.labels.
         values: Different answers, the first few thousand.
         other_spellings: By label that differs from another one in case or blanks alone: (that one, rows).
@@ -69,12 +67,7 @@ class Answers:
             made.problem = f"every row has the same answer, {next(iter(counts))[:60]!r}: there is nothing to learn"
         if made.problem:
             return made
-        left = 0.01 * made.rows
-        for length in sorted(lengths, reverse=True):
-            left -= lengths[length]
-            made.longest = length
-            if left < 0:
-                break
+        made.longest = sorted(lengths.elements(), reverse=True)[made.rows // 100]
         made.kind = made._kind(counts)
         if written and made.kind == "labels":
             made.kind = "text"

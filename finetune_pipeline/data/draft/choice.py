@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from finetune_pipeline.data import names
-from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, key_path, leaves
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, leaves
 from finetune_pipeline.data.draft.conversations import Chat, chat_of
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.quality.linear_model import features, predicted
@@ -43,16 +43,7 @@ class Choice:
 
 
 def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
-    """Choose the columns of the user's text and of the answer.
-
-    Args:
-        rows: Some rows of all files.
-        text: Column of the text, where the user names it.
-        answer: Column of the answer, where the user names it.
-
-    Returns:
-        The choice, or why there is none.
-    """
+    """Choose the columns of the user's text and of the answer, or those that the user names; or say why there are none."""
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
@@ -77,13 +68,14 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
 
 
 def _is_answer(path: str) -> bool:
-    """Whether a column's name says that it is an answer."""
     return names.rank(path.rpartition(".")[2], (*names.LABELS, *names.WRITTEN)) is not None
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:
     return (
-        columns.get(name) or columns.get(key_path(name)) or next((c for c in columns.values() if c.name == name), None)
+        columns.get(name)
+        or columns.get(names.key_path(name))
+        or next((c for c in columns.values() if c.name == name), None)
     )
 
 
@@ -116,28 +108,26 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         head, subject = instruction
         fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
         used = {head.path, subject.path}
+    asked = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
+    used |= {answer_column.path, KEY}
     if group := _group(columns):
         fields["group"] = group.path
-    used |= {answer_column.path, *(fields[n] for n in ("group",) if n in fields)}
-    top = [
+        used.add(group.path)
+    unused = [
         c.path
         for c in columns.values()
         if "." not in c.path
         and c.path not in used
         and not any(u.startswith((f"{c.path}.", f"{c.path}[")) for u in used)
     ]
+    possible = [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
     return Choice(
         fields=fields,
-        text=" and ".join(sorted((used - {answer_column.path}) & {c.path for c in texts}, key=list(columns).index))
-        or said,
+        text=" and ".join(asked) or said,
         answer=answer_column.path,
-        texts=list(
-            dict.fromkeys(
-                [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
-            )
-        ),
+        texts=list(dict.fromkeys(possible)),
         answers=list(dict.fromkeys([answer_column.path, *(c.path for c in answers)])),
-        unused=[path for path in top if path not in (KEY,)],
+        unused=unused,
     )
 
 

@@ -11,12 +11,11 @@ from datetime import datetime
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import IDS, plain_name
+from finetune_pipeline.data.names import IDS, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
 _DEEPEST = 3
 _MOST_VALUES = 5_000
-_PLAIN = re.compile(r"[A-Za-z_]\w*")
 MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
 """A column with more values, or longer ones, holds no labels."""
 _SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data|rows|items|examples)(_?\w{0,4})?")
@@ -26,13 +25,10 @@ Kind = Literal["text", "number", "bool", "object", "list", "mixed"]
 
 @dataclass
 class Column:
-    """One place in the rows.
+    """One place in the rows, by its JMESPath.
 
     Attributes:
-        path: Its JMESPath.
-        name: The last key of it.
-        rows: How many rows there are.
-        filled: How many of them have a value.
+        filled: How many rows have a value.
         kinds: Rows by the JSON type of the value.
         values: Rows by value, as text, of the first few thousand different ones.
         words: In all values together.
@@ -49,7 +45,6 @@ class Column:
     longest: int = 0
 
     def add(self, value: Any) -> None:
-        """Count the value of a row."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return
         self.filled += 1
@@ -124,7 +119,6 @@ _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
 
 
 def is_json_answer(text: str) -> bool:
-    """Whether a text is a JSON object or list."""
     if text.lstrip()[:1] not in ("{", "["):
         return False
     try:
@@ -156,14 +150,9 @@ def as_text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def key_path(key: str) -> str:
-    """A key as a JMESPath expression."""
-    return key if _PLAIN.fullmatch(key) else json.dumps(key, ensure_ascii=False)
-
-
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
-    """(path, name, value) of everything in a row. An object is there as a whole and by its keys; a list as a whole, and by
-    its places where the row itself is one."""
+    """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, and by its
+    places where the row itself is one."""
     if path and not isinstance(value, dict):
         yield path, name, value
     if isinstance(value, dict):

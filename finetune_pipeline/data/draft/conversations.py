@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data import names
-from finetune_pipeline.data.draft.columns import Column, as_text, key_path, leaves
+from finetune_pipeline.data.draft.columns import Column, as_text, leaves
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.formats import format_of
@@ -64,7 +64,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         each = (
             ""
             if (speaker, said) == ("role", "content")
-            else f"[].{{role: {key_path(speaker)}, content: {key_path(said)}}}"
+            else f"[].{{role: {names.key_path(speaker)}, content: {names.key_path(said)}}}"
         )
         fields = {"messages": f"{column.path}{each}"}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):

@@ -15,7 +15,7 @@ import msgspec
 
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose
-from finetune_pipeline.data.draft.conversations import joined_turns
+from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
@@ -38,8 +38,7 @@ class Draft:
     """A task as its files suggest it.
 
     Attributes:
-        data: The section `data` of task.yaml.
-        output: The section `output`; the schema of JSON answers stands in `schema`.
+        data, output: These sections of task.yaml.
         system_prompt: With STUB where somebody has to say what things mean.
         schema: JSON schema of the answers, where they are JSON.
         converted: By file: its rows in another form, which replace it.
@@ -70,16 +69,8 @@ def draft(
     encoding: str | None = None,
     sheet: str | None = None,
 ) -> tuple[Draft | None, list[Finding]]:
-    """Draft a task from raw files.
-
-    Args:
-        files: (name, path) of each.
-        text, answer: Columns, where the user names them.
-        encoding, sheet: As for :func:`.reading.read_raw`.
-
-    Returns:
-        (the draft; None where no task is recognised in the files, every finding about them).
-    """
+    """Draft a task from raw files, each (name, path). Columns, encoding and sheet are named by the user or found.
+    Returns (the draft; None where no task is recognised in the files, every finding about them)."""
     reading = read_raw(files, encoding, sheet)
     if errors(reading.problems):
         return None, reading.problems
@@ -121,13 +112,12 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """The draft with the section `data`: nothing is declared that the rows say by themselves."""
     made = Draft(reading, choice, Answers(), notes=[*reading.notes])
     if choice.chat:
-        return _with_chat(files, made)
+        return _with_chat(files, made, choice.chat)
     declared = _with(reading.data, choice.fields)
     plain = {k: v for k, v in choice.fields.items() if k == "each"}
     without = _with(reading.data, plain)
-    if "csv" in without and "header" in without["csv"]:
-        csv = {k: v for k, v in without["csv"].items() if k != "header"}
-        without = {**without, "csv": csv} if csv else {k: v for k, v in without.items() if k != "csv"}
+    csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
+    without = {**({"csv": csv} if csv else {}), **without}
     by_fields, by_format = (_examples(files, data) for data in (declared, without))
     pairs = zip(by_fields, by_format, strict=False)
     same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
@@ -160,11 +150,8 @@ def _validated(
             yield from validate_record(record, name, spec, mapping)
 
 
-def _with_chat(files: Files, made: Draft) -> Draft:
+def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     """The draft of conversations: whose turns are whose, and what becomes of system turns."""
-    chat = made.choice.chat
-    if chat is None:
-        raise ValueError("the rows are no conversations")
     data = _with(made.reading.data, chat.fields)
     if chat.roles and chat.turns:
         data["roles"] = dict(chat.roles)
@@ -216,7 +203,6 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _answers(files: Files, made: Draft) -> Iterator[str]:
-    """The answer of every row that can be read."""
     if made.converted:
         for data in made.converted.values():
             yield from (msgspec.json.decode(line)["messages"][-1]["content"] for line in data.splitlines())

@@ -38,10 +38,8 @@ class GivenFile:
 
 
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
-    """The raw files among these paths; a folder stands for the files of known suffixes below it.
-
-    Raises FindingsError naming every path that is no file to read.
-    """
+    """The raw files among these paths; a folder stands for the files of known suffixes below it. Raises FindingsError
+    naming every path that is no file to read."""
     problems: list[Finding] = []
     files: dict[Path, None] = {}
     for path in paths:
@@ -111,7 +109,7 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
                 "name it, or move it",
             )
     for same in sorted(there.keys() & given.keys()):
-        if not _is_copy(there[same], given[same]):
+        if not (there[same].samefile(given[same]) or filecmp.cmp(there[same], given[same], shallow=False)):
             say(
                 "other_content",
                 f"{raw / same}",
@@ -121,19 +119,9 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
     return problems
 
 
-def _is_copy(there: Path, given: Path) -> bool:
-    return there.samefile(given) or filecmp.cmp(there, given, shallow=False)
-
-
 def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes]) -> list[str]:
-    """Copy the files below `folder`, each whole or not at all.
-
-    Args:
-        converted: By file: its rows in another form, written as JSON Lines in place of the file.
-
-    Returns:
-        The names written; files that are there already are not among them.
-    """
+    """Copy the files below `folder`, each whole or not at all; of one in `converted`, these rows as JSON Lines in its
+    place. Returns the names written: not those of files that are there already."""
     written = []
     for file in files:
         name = f"{file.name.split('.')[0]}.jsonl" if file.name in converted else file.name
@@ -152,14 +140,8 @@ def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str
 
 
 def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = None) -> str:
-    """The text of task.yaml.
-
-    Args:
-        name: Of the task.
-        draft: What its files hold.
-        files: They, for the first line.
-        min_per_label: Where the default is more than the rarest label has.
-    """
+    """The text of task.yaml. files: for its first line; min_per_label: where the default is more than the rarest label
+    has."""
     data = {k: v for k, v in draft.data.items() if v not in ({}, None)}
     defaults, training = TaskSpec.model_fields, TrainingSpec()
     described = "write down" if STUB in draft.system_prompt else "look at"

@@ -1,7 +1,5 @@
-"""How raw files of unknown make are read: delimiter, header, sheet, and where in a JSON document the rows are.
-
-The readers refuse what can be read in two ways. Here the likelier way is taken, from what the cells hold, and said.
-"""
+"""How raw files of unknown make are read: delimiter, header, sheet, and where in a JSON document the rows are. The
+readers refuse what can be read in two ways; here the likelier way is taken, and said."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from typing import Any
 
 from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.json_lines import decode_line
-from finetune_pipeline.data.names import is_known_name
+from finetune_pipeline.data.names import is_known_name, key_path
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
@@ -32,7 +30,6 @@ MOST_ROWS = 50_000
 _DEEPEST = 4
 _SINGLE = 0.8
 """Where a smaller share of a table's lines are whole rows, other delimiters and quoting are tried."""
-_PATH = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,7 @@ class Reading:
     Attributes:
         data: Keys of `data` in task.yaml: csv, sheet, and fields.rows.
         rows: Of all files, up to MOST_ROWS of each.
-        containers: By file: what it is.
-        counts: Rows by file.
+        containers, counts: By file: what it is, and its rows.
         notes: What was chosen, for people.
         problems: What keeps files from being read, and what is odd about them.
     """
@@ -77,13 +73,7 @@ def decoded(record: Record) -> Any:
 
 
 def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, sheet: str | None = None) -> Reading:
-    """Read files of unknown make.
-
-    Args:
-        files: (name, path) of each.
-        encoding: Of those that are not UTF-8, where the user names it.
-        sheet: Of workbooks, where the user names it.
-    """
+    """Read files of unknown make, each (name, path). encoding, sheet: where the user names them."""
     reading = Reading(data={"csv": {"encoding": encoding}} if encoding else {})
     if sheet:
         reading.data["sheet"] = sheet
@@ -162,8 +152,8 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
 
 
 def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
-    """How well a delimiter fits: the share of whole rows of two cells or more. Of delimiters that fit alike, one that gives a
-    header fits better, and one with blanks behind it, as commas in prose have, worse."""
+    """How well a delimiter fits: the share of whole rows of two cells or more. One that gives a header fits better, and
+    one with blanks behind it, as commas in prose have, worse."""
     if not rows or max(map(len, rows)) < 2:
         return 0.0
     cells = [cell for row in rows for cell in row[1:]]
@@ -290,7 +280,7 @@ def _alike(lists: Sequence[Sequence[Any]]) -> bool:
 def _lists(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
     """(length, depth, expression) of the lists of objects or lists below a value."""
     for key, item in value.items():
-        here = (*path, key if _PATH.fullmatch(key) else json.dumps(key))
+        here = (*path, key_path(key))
         if isinstance(item, list) and item and isinstance(item[0], dict | list):
             yield len(item), len(here), ".".join(here)
         elif isinstance(item, dict) and len(here) < _DEEPEST:

@@ -41,9 +41,7 @@ class Turns:
 
     Attributes:
         shape: Name of the row's format; None if it is in none.
-        messages: The turns that could be read.
         whole: Every turn of the row is in `messages`, so their order can be judged.
-        findings: What is wrong.
         ignored: Keys that nothing reads.
         chat: The row brings its own system turn, or says that it has none.
         tools: In OpenAI's form.
@@ -65,8 +63,8 @@ class RawFormat(ABC):
         name: As `data.format` calls it.
         order: Formats are tried in ascending order; the first that recognises a row reads it.
         documented: Keys and their variants, for the table in docs/reference.md.
-        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row. The first one is a
-            key that a misspelt key is compared with, as those of `fields` are.
+        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row. A misspelt
+            key is compared with the first, and with `fields`.
         fields: Names in `data.fields` that together make a row of this format; empty where they cannot.
     """
 
@@ -99,7 +97,6 @@ def register(kind: Class) -> Class:
 
 
 def first_key(row: Collection[str], keys: tuple[str, ...]) -> str | None:
-    """The first of the keys that a row has."""
     return next((k for k in keys if k in row), None)
 
 
@@ -119,17 +116,8 @@ def text_of(
     note: bool = True,
     missing: str = "",
 ) -> str | None:
-    """The text under a key without outer blanks, or None with a finding that says why not.
-
-    Args:
-        holder: A row or a turn.
-        key: Where the text is.
-        name: What messages call it.
-        place: ``file:line``.
-        findings: Added to.
-        note: Whether outer blanks are worth a note.
-        missing: What to do where the key is missing.
-    """
+    """The text under a key of a row or turn without outer blanks, or None with a finding that says why not. name: what
+    messages call it; note: whether outer blanks are worth a note; missing: what to do where the key is missing."""
     value = holder.get(key)
     if isinstance(value, str):
         text = clean_text(value)
@@ -189,17 +177,9 @@ def read_single_texts(
     turns: Turns,
     subject: str | None = None,
 ) -> set[str]:
-    """Read a row with one text of the user's and one answer. Returns the keys it read.
-
-    Args:
-        row: The raw row.
-        prompt_key: Key of the user's text.
-        answer_key: Key of the answer; `chosen` of a preference row is one too.
-        spec: The task; its system prompt goes in front unless the row brings one.
-        place: ``file:line``.
-        turns: Filled.
-        subject: A text that belongs below the user's.
-    """
+    """Read a row with one text of the user's and one answer (`chosen` of a preference row is one too). The system
+    prompt of the spec goes in front unless the row brings one. subject: a text that belongs below the user's. Returns
+    the keys it read."""
     findings = turns.findings
     line = "" if prompt_key in row and answer_key in row else add_fields(row, spec)
     missing = f"add to task.yaml: {line}" if line else ""

@@ -1,8 +1,7 @@
 """OpenAI's chat format: a list of turns, with tools and weights. ShareGPT's ``conversations`` are read here, too.
 
-Content is text or a list of typed parts. Text parts are joined as they are. Reasoning (a part, or the key
-``reasoning_content``) is kept in front of the answer, inside ``<think>…</think>``, with a note. Pictures, sound and files
-are refused: the pipeline trains on text.
+Content is text or a list of typed parts. Reasoning (a part, or the key ``reasoning_content``) is kept in front of the
+answer, inside ``<think>…</think>``, with a note. Pictures, sound and files are refused.
 """
 
 from __future__ import annotations
@@ -20,16 +19,10 @@ from finetune_pipeline.spec import TaskSpec
 
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SHAREGPT = {
-    **{
-        "human": "user",
-        "gpt": "assistant",
-        "chatgpt": "assistant",
-        "bard": "assistant",
-        "bing": "assistant",
-        "ai": "assistant",
-    },
-    **{"bot": "assistant", "model": "assistant", "observation": "tool", "tool_response": "tool"},
-    **{"function_response": "tool", "function_call": "function_call", "tool_call": "function_call"},
+    "human": "user",
+    **dict.fromkeys(("gpt", "chatgpt", "bard", "bing", "ai", "bot", "model"), "assistant"),
+    **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
     **{role: role for role in (*ROLES, *_SAME_ROLE)},
 }
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -58,16 +51,8 @@ class Messages(RawFormat):
 
 
 def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, turns: Turns, loose: bool) -> set[str]:
-    """Read the list of turns under `key`; a preference row's better answer ends a chat that has none.
-
-    Args:
-        row: The raw row.
-        key: Where the turns are.
-        spec: The task, for its other names of roles.
-        place: ``file:line``.
-        turns: Filled.
-        loose: ShareGPT's names of roles are known too.
-    """
+    """Read the list of turns under `key`; a preference row's better answer ends a chat that has none. loose: ShareGPT's
+    names of roles are known too. Returns the keys it read."""
     turns.chat = True
     value = unpacked(row[key])
     if not isinstance(value, list) or not value:

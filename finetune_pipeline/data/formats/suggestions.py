@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune_pipeline.data.examples import ROLES
-from finetune_pipeline.data.names import LABELS, SPEAKERS, TEXTS, WRITTEN, by_name
+from finetune_pipeline.data.names import LABELS, SPEAKERS, TEXTS, WRITTEN, by_name, key_path
 from finetune_pipeline.spec import TaskSpec
 
 _NUMBERED = re.compile(r"c\d+")
-_PLAIN = re.compile(r"[A-Za-z_]\w*")
 
 
 def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
@@ -46,7 +45,9 @@ def _dialogue(row: Mapping[str, Any]) -> str:
         speaker = by_name(texts, SPEAKERS) or min(texts, key=lambda k: len(texts[k]))
         said = max((k for k in texts if k != speaker), key=lambda k: len(texts[k]))
         plain = (speaker, said) == ("role", "content")
-        fields = {"messages": key if plain else f"{_path(key)}[].{{role: {_path(speaker)}, content: {_path(said)}}}"}
+        fields = {
+            "messages": key if plain else f"{key_path(key)}[].{{role: {key_path(speaker)}, content: {key_path(said)}}}"
+        }
         owner = next((k for k, v in row.items() if k != "id" and k.endswith("id") and isinstance(v, str | int)), None)
         if owner is not None:
             fields["group"] = owner
@@ -56,17 +57,12 @@ def _dialogue(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _path(key: str) -> str:
-    """A key as a JMESPath expression."""
-    return key if _PLAIN.fullmatch(key) else f'"{key}"'
-
-
 def declare(fields: Mapping[str, str], roles: Mapping[str, str] | None = None, expressions: Iterable[str] = ()) -> str:
     """The line of task.yaml that declares these fields. `expressions`: those that are no plain keys."""
 
     def quoted(text: str) -> str:
         return text if re.fullmatch(r"[A-Za-z_][\w()]*", text) else "'" + text.replace("'", "''") + "'"
 
-    pairs = (f"{n}: {quoted(v if n in expressions else _path(v))}" for n, v in fields.items())
+    pairs = (f"{n}: {quoted(v if n in expressions else key_path(v))}" for n, v in fields.items())
     named = ", ".join(f"{quoted(name)}: {role}" for name, role in (roles or {}).items())
     return f"`data: {{fields: {{{', '.join(pairs)}}}{f', roles: {{{named}}}' if named else ''}}}`"

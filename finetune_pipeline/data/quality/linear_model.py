@@ -1,8 +1,6 @@
-"""Out-of-fold predictions of a small linear model, for label noise and for whether a task can be learned.
-
-Logistic regression on TF-IDF features (n-grams, or ordered word pairs), k-fold cross-validation in which rows of one
-cluster never straddle two folds.
-"""
+"""Out-of-fold predictions of a small linear model, for label noise and for whether a task can be learned: logistic
+regression on TF-IDF features (n-grams, or ordered word pairs), k-fold cross-validation in which rows of one cluster
+never straddle two folds."""
 
 from __future__ import annotations
 
@@ -34,10 +32,8 @@ _PAIR_WORDS = 60
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Probabilities (rows x classes) for `rows`, each by a model that has not seen the row's cluster.
-
-    classes: labels in order; given: index of each row's label; left_out: labels with rows in fewer than two clusters.
-    """
+    """Probabilities (rows x classes) for `rows`, each by a model that has not seen the row's cluster. classes: labels
+    in order; given: index of each row's label; left_out: labels with rows in fewer than two clusters."""
 
     rows: list[Example]
     classes: list[str]
@@ -55,11 +51,9 @@ class OutOfFold:
 
 
 def features(texts: Sequence[str]) -> Any:
-    """TF-IDF of word 1- and 2-grams and of character 3- to 5-grams (sparse float32); n-grams of one text only are left out.
-
-    Of a text the first 2,000 characters count for words and the first 256 for runs of characters. Each of the two parts has
-    length one, so that neither outweighs the other.
-    """
+    """TF-IDF of word 1- and 2-grams and of character 3- to 5-grams (sparse float32); n-grams of one text only are left
+    out. Of a text the first 2,000 characters count for words and the first 256 for runs of characters. Each of the two
+    parts has length one, so that neither outweighs the other."""
     from scipy.sparse import hstack
 
     forms = [loose_form(text) for text in texts]
@@ -69,11 +63,9 @@ def features(texts: Sequence[str]) -> Any:
 
 
 def order_features(texts: Sequence[str]) -> Any:
-    """TF-IDF of ordered word pairs (sparse float32): `a … b`, at any distance, is another feature than `b … a`.
-
-    A linear model on them sees word order (which of two names comes first) and negation (`not … good`), which a model on
-    n-grams does not. Of a text the first 60 words count; the row of a text of a single word is zero.
-    """
+    """TF-IDF of ordered word pairs (sparse float32): `a … b`, at any distance, is another feature than `b … a`. So a
+    linear model sees word order (which of two names comes first) and negation (`not … good`). Of a text the first 60
+    words count."""
     forms = [loose_form(text) for text in texts]
     return _tfidf(forms, analyzer=lambda form: combinations(form.split()[:_PAIR_WORDS], 2))
 
@@ -88,7 +80,7 @@ def _tfidf(forms: Sequence[str], **features_of: Any) -> Any:
         return csr_matrix((len(forms), 1), dtype=np.float32)
 
 
-def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str], folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str]) -> np.ndarray:
     """Fold of each row: the clusters of each label (of its majority) go round the folds in the order of their hash."""
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for label, cluster in zip(labels, clusters, strict=True):
@@ -98,23 +90,18 @@ def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str], folds: int 
         by_label[min(counts, key=lambda label: (-counts[label], label))].append(cluster)
     fold_of: dict[str, int] = {}
     for label in sorted(by_label):
-        start = hash_order(label, f"fold{seed}") % folds
-        ordered = sorted(by_label[label], key=lambda cluster: (hash_order(cluster, f"fold{seed}"), cluster))
-        fold_of |= {cluster: (start + i) % folds for i, cluster in enumerate(ordered)}
+        start = hash_order(label, "fold0") % FOLDS
+        ordered = sorted(by_label[label], key=lambda cluster: (hash_order(cluster, "fold0"), cluster))
+        fold_of |= {cluster: (start + i) % FOLDS for i, cluster in enumerate(ordered)}
     return np.array([fold_of[cluster] for cluster in clusters], np.int64)
 
 
 def out_of_fold(
-    examples: Sequence[Example],
-    clusters: Mapping[str, str],
-    seed: int = 0,
-    features_of: Callable[[Sequence[str]], Any] = features,
+    examples: Sequence[Example], clusters: Mapping[str, str], features_of: Callable[[Sequence[str]], Any] = features
 ) -> OutOfFold | None:
-    """Predicted probabilities for every row with a label (a sample of a very large set).
-
-    Labels with rows in fewer than two clusters cannot be judged and are left out. None when fewer than two labels or
-    ten rows remain. Deterministic. features_of: makes the texts' matrix, :func:`features` or :func:`order_features`.
-    """
+    """Predicted probabilities for every row with a label (a sample of a very large set). Labels with rows in fewer than
+    two clusters are left out; None when fewer than two labels or ten rows remain. features_of: :func:`features` or
+    :func:`order_features`."""
     rows = chosen([e for e in examples if e.label is not None])
     held: dict[str, set[str]] = defaultdict(set)
     for e in rows:
@@ -127,7 +114,7 @@ def out_of_fold(
     rows = _bounded(rows, set(classes))
     matrix = features_of([e.user_text for e in rows])
     given = np.searchsorted(classes, [str(e.label) for e in rows])
-    fold = folds_by_cluster([str(e.label) for e in rows], [clusters.get(e.id, e.id) for e in rows], seed=seed)
+    fold = folds_by_cluster([str(e.label) for e in rows], [clusters.get(e.id, e.id) for e in rows])
     return OutOfFold(rows, classes, given, _cross_validate(matrix, given, fold, len(classes)), left_out)
 
 

@@ -5,8 +5,7 @@ counted for the label j it is confident of: the likeliest among those with p_j >
 labels' row counts, estimate how many rows labelled i are truly j; of each such pair that many rows are suspects, those
 with the largest p_j - p_i. Ranked by the normalised margin (p_i - max other + 1) / 2, lowest first.
 
-Suspects are for people to review. The share of wrong labels is estimated separately, on the rows the model is surest of: see
-:func:`estimate_noise`.
+Suspects are for people to review. The share of wrong labels is estimated on the rows the model is surest of.
 """
 
 from __future__ import annotations
@@ -79,11 +78,12 @@ def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def contradicted_files(
     rows: Sequence[Example], suspects: Sequence[int] | np.ndarray, limit: float
 ) -> list[tuple[str, int, int]]:
-    """(file, suspects, rows) of every raw file of whose labels more than `limit` are suspects, and more than twice the share
-    of the other files: there labels were exchanged, rather than hard to tell. Files with fewer than 20 rows are not judged.
+    """(file, suspects, rows) of every raw file of whose labels more than `limit` are suspects, and more than twice the
+    share of the other files: there labels were exchanged, rather than hard to tell. Files with fewer than 20 rows are
+    not judged.
 
-    suspects: places in `rows`. Sets that are hard but right have up to a third of their labels suspected, in every file alike
-    (questions of gsm8k by whether the answer is large, of dolly by whether it is long).
+    suspects: places in `rows`. Sets that are hard but right have up to a third of their labels suspected, in every file
+    alike.
     """
     many = Counter(str(e.source.get("file")) for e in rows)
     bad = Counter(str(rows[i].source.get("file")) for i in suspects)
@@ -99,13 +99,7 @@ def contradicted_files(
 
 @dataclass(frozen=True)
 class NoiseEstimate:
-    """How many labels are wrong.
-
-    Attributes:
-        share: Of all labels, from 0 to 1.
-        interval: Of the share: Wilson, 95%.
-        rows: How many rows it was counted on.
-    """
+    """How many labels are wrong: their share (0 to 1) with its 95% interval (Wilson), and the rows it was counted on."""
 
     share: float
     interval: tuple[float, float]
@@ -115,14 +109,12 @@ class NoiseEstimate:
 def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
     """Estimate the share of wrong labels by the model's errors on the rows it is surest of.
 
-    The confident joint of a weak model counts the model's own errors as wrong labels. On the rows it is surest of, a model
-    that has not seen a row's label is hardly ever wrong itself, so there a difference is a wrong label. Where wrong labels
-    are as frequent among these rows as elsewhere (they depend on the right label, not on the text: the assumption of
-    Northcutt et al. 2021), that is their share in the whole set; what errors the model still makes raise it. So it is
-    an upper estimate, except where nothing can be told from the texts: a model that then gives the commonest label is as
-    often right as that label is frequent. The rows are drawn from each predicted label in proportion to its rows.
-
-    The interval is Wilson's, for the rows counted on. It holds the error of sampling, not that of the assumption.
+    There a model that has not seen a row's label is hardly ever wrong itself. Where wrong labels depend on the right
+    label and not on the text (the assumption of Northcutt et al. 2021), that is their share in the whole set; what
+    errors the model still makes raise it. So it is an upper estimate, except where nothing can be told from the texts:
+    a model that then gives the commonest label is as often right as that label is frequent. The rows are drawn from
+    each predicted label in proportion to its rows. The interval holds the error of sampling, not that of the
+    assumption.
     """
     from scipy.stats import binomtest
 
@@ -144,28 +136,27 @@ def label_noise(
     of: int | None = None,
     decisions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The label-noise part of the report: how many labels are wrong, which ones may be, and whether that stops training.
+    """The label-noise part of the report: how many labels are wrong, which ones may be, and whether that stops
+    training.
 
-    It stops training (`blocking`) when :func:`contradicted_files` finds a file, when a phrase decides the label against the
-    rest of the text (:func:`find_triggers`) in rows that nobody has decided to keep, or when surely more labels are wrong than
-    data.max_label_noise: when the whole interval of :func:`estimate_noise` lies above it, and there are rows enough
-    (STOPS_FROM). Before it stops, a model of ordered word pairs is asked too, and the smaller estimate counts, both being
-    upper ones: labels that depend on word order look random to a model of n-grams. Labels that depend on something neither
-    model sees look random to both, and stop training until data.max_label_noise is raised. It warns when more labels are
-    estimated to be wrong than WARNS_ABOVE, or when there are many suspects for the errors of the model (OF_ERRORS).
+    It stops training (`blocking`) when :func:`contradicted_files` finds a file, when a phrase decides the label against
+    the rest of the text (:func:`find_triggers`) in rows that nobody has decided to keep, or when surely more labels are
+    wrong than data.max_label_noise: when the whole interval of :func:`estimate_noise` lies above it, and there are rows
+    enough (STOPS_FROM). Before, a model of ordered word pairs is asked too, and the smaller estimate counts: labels
+    that depend on word order look random to a model of n-grams. Those that depend on something neither model sees stop
+    training until data.max_label_noise is raised. It warns above WARNS_ABOVE, or when there are many suspects for the
+    errors of the model (OF_ERRORS).
 
     Args:
-        examples: Rows with labels, or a sample of them.
         clusters: Near-duplicate cluster of each row, by id.
-        spec: The task.
         of: How many rows there are, where `examples` are a sample.
         decisions: {id: keep, drop or relabel} of people.
 
     Returns:
-        A part of the report (see sample.part) with share and interval (of wrong labels), suspected (how many suspects there
-        are), suspects (up to 200, most suspicious first), pairs (the most frequent given and suggested labels with their
-        rows), triggers (phrase, label, reads_like, contradicted, and place and id of all rows that hold it), accuracy (of the
-        linear model on rows it has not seen), left_out.
+        A part of the report with share and interval (of wrong labels), suspected (how many suspects there are),
+        suspects (up to 200, most suspicious first), pairs (the most frequent given and suggested labels with their
+        rows), triggers (phrase, label, reads_like, contradicted, and place and id of all rows that hold it), accuracy
+        (of the linear model on rows it has not seen), left_out.
     """
     opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:

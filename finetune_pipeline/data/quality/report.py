@@ -31,22 +31,19 @@ def data_quality(
 ) -> dict[str, Any]:
     """Make the report about a set of examples as a whole. Plain JSON, deterministic.
 
-    One pass over `examples`, which may be a stream: counts are of all rows, and the rest is asked of 20,000 rows chosen by
-    hash where there are more (each such part says so: sampled, of).
+    One pass over `examples` (after review), which may be a stream: counts are of all rows, and the rest is asked of
+    20,000 rows chosen by hash where there are more (each such part says so: sampled, of).
 
     Args:
-        examples: The rows after review.
         assignments: {id: split}.
         clusters: {id: near-duplicate cluster}.
         decisions: {id: keep, drop or relabel}.
-        spec: The task.
         count_tokens: Tokens are not counted without it.
-        synthetic: The synthetic rows before review (a dropped row must count as rejected); those of the sample when not
-            given.
+        synthetic: The synthetic rows before review (a dropped row must count as rejected); else those of the sample.
 
     Returns:
-        rows, origins (rows of each), each of PARTS (with passed, message (one sentence), blocking, and findings), passed,
-        blocked_by (names of parts), and the findings of all parts.
+        rows, origins (rows of each), each of PARTS (with passed, message (one sentence), blocking, and findings),
+        passed, blocked_by (names of parts), and the findings of all parts.
     """
     labels: Counter[str | None] = Counter()
     origins: Counter[str] = Counter()

@@ -32,10 +32,8 @@ def acceptance_number(n: int, intolerable: float, risk: float) -> int:
 
 
 def sample_size(rows: int, spec: SyntheticSpec) -> int:
-    """Rows to review of `rows`: review_share of them, but never fewer than the smallest sample that can prove anything.
-
-    0 when there are none or review_share is 0.
-    """
+    """Rows to review of `rows`: review_share of them (none where it is 0), but never fewer than the smallest sample
+    that can prove anything."""
     if not rows or not spec.review_share:
         return 0
     least = math.ceil(math.log(spec.risk) / math.log1p(-spec.intolerable_rejected))
@@ -43,11 +41,11 @@ def sample_size(rows: int, spec: SyntheticSpec) -> int:
 
 
 def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec: SyntheticSpec) -> list[Example]:
-    """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples.
+    """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples: the rows
+    before review, for one that was dropped counts.
 
-    Each generator has its share, and one row at least where there are enough. Of a generator the rows come by the hash of
-    their id, one per cluster until the clusters run out. So the choice is the same on every machine, and rows that are
-    added change it little. `examples` must be the rows before review: a row that was dropped counts.
+    Each generator has its share, and one row at least where there are enough. Of a generator the rows come by the hash
+    of their id, one per cluster until the clusters run out. So rows that are added change the choice little.
     """
     strata: dict[str, list[Example]] = defaultdict(list)
     for e in examples:
@@ -74,10 +72,8 @@ def _by_cluster(rows: Sequence[Example], clusters: Mapping[str, str]) -> list[Ex
 
 
 def review_line(example: Example) -> dict[str, str]:
-    """A row for a person to fill in: `decision` (keep, drop or relabel), `label` for relabel, `reviewer`.
-
-    Filled in, it belongs into a file of the task's reviews folder. A line whose decision is empty decides nothing.
-    """
+    """A row for a person to fill in, for a file of the task's reviews folder: `decision` (keep, drop or relabel),
+    `label` for relabel, `reviewer`. A line whose decision is empty decides nothing."""
     shown = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
     said = {"text": example.user_text, "answer": example.answer}
     return {**shown, **said, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
@@ -86,15 +82,13 @@ def review_line(example: Example) -> dict[str, str]:
 def synthetic_rows(
     examples: Sequence[Example], clusters: Mapping[str, str], decisions: Mapping[str, str], spec: TaskSpec
 ) -> dict[str, Any]:
-    """The synthetic part of the report; blocking: training must wait until the sample is decided, and is accepted.
-
-    A set all of whose rows were reviewed is accepted whatever was found: its bad rows are out or corrected.
+    """The synthetic part of the report; blocking: training must wait until the sample is decided, and is accepted. A
+    set all of whose rows were reviewed is accepted whatever was found: its bad rows are out or corrected.
 
     Args:
         examples: Rows before review.
         clusters: {id: near-duplicate cluster}.
         decisions: {id: keep, drop or relabel}. `drop` and `relabel` reject a row, `keep` accepts it.
-        spec: The task.
 
     Returns:
         A part of the report with verdict (``none``: no synthetic rows, ``off``: review_share is 0, ``waiting``,

@@ -36,15 +36,8 @@ _MOST_ROWS, _MOST_RIVALS, _MOST_CHECKED = 2_000, 10, 10
 
 @dataclass(frozen=True)
 class Trigger:
-    """A phrase that decides the label.
-
-    Attributes:
-        phrase: In lower case.
-        label: Which most of its rows have.
-        rows: Places of all rows that hold it.
-        contradicted: How many of them read like another label without it.
-        reads_like: The label that most of these read like.
-    """
+    """A phrase (in lower case) that decides the label. rows: places of all rows that hold it; contradicted: how many of
+    them read like another label without it, and reads_like: which one most of these do."""
 
     phrase: str
     label: str
@@ -64,10 +57,8 @@ Labelled = tuple[Sequence[str], Sequence[str]]
 
 
 def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None = None) -> list[Trigger]:
-    """Find the trigger phrases of labelled texts, the clearest first.
-
-    trusted: other rows that are taken to be right: a model of these judges, rather than one of the rows without the phrase.
-    """
+    """Find the trigger phrases of labelled texts, the clearest first. trusted: other rows that are taken to be right; a
+    model of these judges, rather than one of the rows without the phrase."""
     from scipy.stats import binom
 
     if len(texts) < _FEWEST or len(set(trusted[1] if trusted else labels)) < 2:

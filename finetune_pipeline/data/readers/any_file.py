@@ -54,10 +54,8 @@ def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
 
 
 def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a raw file; blank lines are left out. What cannot be read is a record without a value and with findings.
-
-    Takes constant memory, but for JSON documents. `file`: its name, as its rows are to be known by.
-    """
+    """The rows of a raw file; blank lines are left out. What cannot be read is a record without a value and with
+    findings. Takes constant memory, but for JSON documents. `file`: its name, as its rows are to be known by."""
     container, seen = look_at(path, file, spec)
     if seen.problem:
         yield Record(1, None, b"", (seen.problem,), about="file")
@@ -99,7 +97,6 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
-    """The record that says why a file is not read."""
     if container.kind in ("parquet", "workbook"):
         name = {"parquet": "Parquet", "workbook": "a workbook"}[container.kind]
         why = f"it is {name} inside gzip, which cannot be read piece by piece"

@@ -1,7 +1,5 @@
-"""What a raw file is, from its first bytes, and the dialect of a table; a name decides only where the bytes leave it open.
-
-What can be read in two ways is refused with the line of spec to add.
-"""
+"""What a raw file is, from its first bytes, and the dialect of a table; a name decides only where the bytes leave it
+open. What can be read in two ways is refused with the line of spec to add."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.encoding import OLE, PARQUET, ZIP
 from finetune_pipeline.data.readers.json_document import FIRST_PAIR
-from finetune_pipeline.data.readers.records import BOM, Line, read_lines
+from finetune_pipeline.data.readers.records import BLANKS, BOM, Line, read_lines
 from finetune_pipeline.data.readers.tables import Dialect, bare, split_rows
 from finetune_pipeline.spec import TaskSpec
 
@@ -57,10 +55,10 @@ class _Reading:
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     """The dialect of a table from its first lines.
 
-    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when under it at least
-    _FIT of the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known
-    column names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, and its
-    `fix` names the line to add to task.yaml.
+    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when at least _FIT of
+    the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known column
+    names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, with the line to
+    add to task.yaml.
     """
     declared = spec.data.csv
     quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
@@ -117,14 +115,8 @@ def _plain_names(spec: TaskSpec) -> set[str]:
 
 
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
-    """The dialect with its columns: whether the first row names them is declared, or follows from what the rows hold.
-
-    Args:
-        dialect: Without its columns.
-        rows: The first rows of the table.
-        fields: Cells that a row has.
-        spec: The task.
-    """
+    """The dialect with its columns: whether the first of the `rows` names them is declared, or follows from what they
+    hold. fields: cells that a row has."""
     cells = [c.strip() for c in rows[0]]
     numbered = tuple(f"c{i}" for i in range(1, fields + 1))
     header, reason = spec.data.csv.header, "as declared"
@@ -173,7 +165,6 @@ def _is_header(
     return None, ""
 
 
-_BLANK = b" \t\r\n"
 _LINES = 50
 _TABLE_LINES = 1000
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
@@ -182,13 +173,7 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 @dataclass(frozen=True)
 class Container:
-    """What a file is.
-
-    Attributes:
-        kind: json_lines, json, csv, parquet, workbook or unknown.
-        why: The reason, for people.
-        dialect: The dialect of a table.
-    """
+    """What a file is. kind: json_lines, json, csv, parquet, workbook or unknown; why: the reason, for people."""
 
     kind: str
     why: str
@@ -207,15 +192,15 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
     declared = csv.delimiter is not None or csv.quote is not None
     table = suffix in _TABLE_SUFFIXES or (declared and suffix not in _JSON_SUFFIXES)
     body = head.removeprefix(BOM)
-    if not body.strip(_BLANK):
+    if not body.strip(BLANKS):
         return Container("json_lines", "blank lines only" if whole else "blank lines come first")
     if not table:
-        lines = [line for line in body.split(b"\n")[: 4 * _LINES] if line.strip(_BLANK)][:_LINES]
-        if body.lstrip(_BLANK)[:1] in (b"[", b"{"):
+        lines = [line for line in body.split(b"\n")[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
+        if body.lstrip(BLANKS)[:1] in (b"[", b"{"):
             kind, why = _json_kind(body, whole, spec)
             odd = suffix in _JSON_SUFFIXES and (kind == "json_lines") == (suffix == ".json")
             return Container(kind, why + (", whatever the suffix says" if odd else ""))
-        objects = sum(line.lstrip(_BLANK).startswith(b"{") for line in lines)
+        objects = sum(line.lstrip(BLANKS).startswith(b"{") for line in lines)
         if objects or suffix in _JSON_SUFFIXES:
             why = f"of the first {len(lines)} lines {objects} begin with {{" if objects else "the suffix says so"
             return Container("json_lines", f"JSON Lines: {why}")
@@ -233,9 +218,9 @@ def _text_lines(body: bytes, whole: bool) -> list[Line]:
 def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:
     """JSON Lines or a document, of a text that begins with a bracket; and the reason."""
     ended = body.split(b"\n") if whole else body.split(b"\n")[:-1]
-    lines = [line.strip(_BLANK) for line in ended[: 4 * _LINES] if line.strip(_BLANK)][:_LINES]
+    lines = [line.strip(BLANKS) for line in ended[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
     if len(lines) < 2:  # all there is, or all that was looked at, stands in one line
-        line = (lines or [body.lstrip(_BLANK)])[0]
+        line = (lines or [body.lstrip(BLANKS)])[0]
         if line[:1] == b"[":
             return "json", "JSON array in one line"
         pair = FIRST_PAIR.match(line.decode("utf-8", "replace"))

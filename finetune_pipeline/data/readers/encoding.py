@@ -1,8 +1,8 @@
 """What one pass over a raw file shows: its encoding, its size, and whether it can be unpacked.
 
-UTF-8 and UTF-16 can be told for sure. Of the single-byte encodings only Windows' Western one (cp1252) is told here, and
-only where what it gives looks like written words; detectors guess the others wrong too often for a text to be trusted
-to them. Those files are refused with the key to set and with what each likely encoding would make of a line.
+UTF-8 and UTF-16 can be told for sure. Of the single-byte encodings only Windows' Western one (cp1252) is told, and only
+where what it gives looks like written words; detectors guess the others wrong too often. Those files are refused with
+the key to set and with what each likely encoding would make of a line.
 """
 
 from __future__ import annotations
@@ -60,17 +60,9 @@ _STRAY = 0.01
 
 @dataclass(frozen=True)
 class Survey:
-    """What a pass over a file shows.
-
-    Attributes:
-        compressed: Whether it is gzipped.
-        size: Bytes, unpacked.
-        lines: Number of lines that are not blank.
-        encoding: In which to read it.
-        returns: Lines end with a carriage return alone.
-        notes: What a reader of the rows should know.
-        problem: Why the file cannot be read.
-    """
+    """What a pass over a file shows: its size (bytes, unpacked), lines that are not blank, the encoding to read it in,
+    and why it cannot be read. returns: lines end with a carriage return alone; notes: what a reader of the rows should
+    know."""
 
     compressed: bool
     size: int = 0

@@ -32,11 +32,11 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a document, each with its JSON as it stands in the file.
+    """The rows of a document, each with its JSON as it stands in the file. The document is held in memory.
 
     The standard library's scanner reads one row after the other. Where the document breaks (or is cut off), the rows
-    before the break are kept, and a last record says at which byte it broke and that nothing behind it was read. A
-    problem within a row (a bad byte, a key written twice) costs that row only. The document is held in memory.
+    before the break are kept, and a last record says at which byte it broke. A problem within a row (a bad byte, a key
+    written twice) costs that row only.
     """
     data = stream.buffered().read()
     begin = len(BOM) if data.startswith(BOM) else 0
@@ -72,10 +72,8 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
 
 
 class _Document:
-    """A place in a JSON text.
-
-    Bytes are characters here (Latin-1): JSON's own signs are ASCII, and positions are byte offsets.
-    """
+    """A place in a JSON text. Bytes are characters here (Latin-1): JSON's own signs are ASCII, and positions are byte
+    offsets."""
 
     def __init__(self, text: str, position: int) -> None:
         self._decode = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode  # int() has a limit

@@ -19,15 +19,14 @@ BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 _GZIP_PIECE = 1 << 13
 _BUFFER = 1 << 16
-_BLANK = b" \t\r\n"
+BLANKS = b" \t\r\n"
+"""JSON's white space."""
 _MANY_BLANK = 64
 
 
 class RawStream(io.RawIOBase):
-    """A file's bytes as UTF-8 in constant memory; gzip is recognised by its first bytes, not by the file's name.
-
-    A gzip file that is broken or cut off gives what can be unpacked before the break; then `problem` says what happened.
-    """
+    """A file's bytes as UTF-8 in constant memory; gzip is recognised by its first bytes. A gzip file that is broken or
+    cut off gives what can be unpacked before the break; then `problem` says what happened."""
 
     def __init__(self, path: Path, encoding: str = "utf-8", returns: bool = False, limit: int | None = None) -> None:
         """Open the file.
@@ -97,10 +96,8 @@ class RawStream(io.RawIOBase):
 
 
 class Line(msgspec.Struct, frozen=True, dict=True):
-    """A line with its line end: number from 1, byte offset, bytes in UTF-8.
-
-    cut: the line is longer than the limit, and only its beginning is here.
-    """
+    """A line with its line end: number from 1, byte offset, bytes in UTF-8. cut: it is longer than the limit, and only
+    its beginning is here."""
 
     number: int
     at: int
@@ -114,8 +111,8 @@ class Line(msgspec.Struct, frozen=True, dict=True):
 
 
 def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterator[Line]:
-    """The lines of a text in constant memory. Of a run of blank lines the first `blanks` are given; long runs cost next to
-    nothing. Of a line longer than `limit` bytes only the beginning is given."""
+    """The lines of a text in constant memory. Of a run of blank lines the first `blanks` are given; of a line longer
+    than `limit` bytes only the beginning."""
     number = at = blank = 0
     while data := source.readline(limit + 1):
         number, begin, at = number + 1, at, at + len(data)
@@ -123,7 +120,7 @@ def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterat
         rest = data
         while cut and not rest.endswith(b"\n") and (rest := source.readline(limit)):
             at += len(rest)
-        if data.strip(_BLANK):
+        if data.strip(BLANKS):
             yield Line(number, begin, data, cut)
             blank = 0
             continue
@@ -131,7 +128,7 @@ def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterat
         if blank <= blanks:
             yield Line(number, begin, data)
         while blank > max(blanks, _MANY_BLANK) and (block := source.peek()):
-            lines = block[: len(block) - len(block.lstrip(_BLANK))].rpartition(b"\n")[0]
+            lines = block[: len(block) - len(block.lstrip(BLANKS))].rpartition(b"\n")[0]
             if not lines:
                 break
             source.read(len(lines) + 1)
@@ -218,12 +215,10 @@ def too_large(file: str, size: int) -> Record:
 
 
 def too_long(file: str, line: int, limit: int, raw: bytes, at: int) -> Record:
-    """The record that stands for a line longer than a row may be."""
     message = f"the line is longer than {limit} bytes"
     return unreadable("line_too_long", file, line, message, "write one row a line", raw, at)
 
 
 def byte_order_mark(file: str) -> Finding:
-    """The note about a byte order mark."""
     message, fix = "the file starts with a byte order mark", "nothing to do; it was left out"
     return Finding("data.byte_order_mark", "note", f"{file}:1", message, fix)

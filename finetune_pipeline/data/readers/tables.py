@@ -35,16 +35,8 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is read.
-
-    Attributes:
-        quote: Empty where quotes mean nothing.
-        columns: Names of the columns; c1, c2, … without a header.
-        header: The first row names the columns.
-        why: What was seen, for people.
-        problem: Why the table cannot be read; then the rest means nothing.
-        fix: What to do about the problem.
-    """
+    """How a table is read. quote: empty where quotes mean nothing; columns: c1, c2, … without a header; why: what was
+    seen, for people; problem: why the table cannot be read (then the rest means nothing), and fix what to do about it."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -57,10 +49,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its first line, how many lines it takes, its text and its cells.
-
-    problem: why the first line cannot be read as a row; then there are no cells.
-    """
+    """One row of a table: its first line, how many lines it takes, its text and its cells. problem: why the first line
+    cannot be read as a row."""
 
     first: Line
     lines: int
@@ -72,13 +62,8 @@ class Row:
 def split_rows(
     lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
-    """The rows of the lines that are not blank.
-
-    Args:
-        quote: Empty where quotes mean nothing.
-        fields: Cells a whole row has, where that is known.
-        labels: Labels of the task; lines that hold one each are rows by themselves.
-    """
+    """The rows of the lines that are not blank. quote: empty where quotes mean nothing; fields: cells a whole row has,
+    where that is known; labels: lines that hold one each are rows by themselves."""
     source = iter(lines)
     ahead: deque[Line] = deque()  # read beyond the row
     while line := ahead.popleft() if ahead else next(source, None):
@@ -119,11 +104,9 @@ def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Itera
 
 
 def _swallowed(own: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
-    """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves.
-
-    Each line must have a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table
-    with commas (which prose is full of), it takes three lines to be sure.
-    """
+    """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves: each line
+    has a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table with commas
+    (which prose is full of), it takes three lines to be sure."""
     if fields is None:
         return False
     if len(cells) != fields:

@@ -1,8 +1,6 @@
-"""Workbooks (.xlsx): the rows of one sheet, as objects of text under the names of the columns.
-
-openpyxl reads row by row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV
-export would hold; a formula becomes the value that was stored for it, or nothing.
-"""
+"""Workbooks (.xlsx): the rows of one sheet, as objects of text under the names of the columns. openpyxl reads row by
+row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV export would hold; a
+formula the value that was stored for it, or nothing."""
 
 from __future__ import annotations
 

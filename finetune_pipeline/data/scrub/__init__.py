@@ -3,20 +3,12 @@
 from finetune_pipeline.data.scrub.find import Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, SHAPE_KINDS, Span, fingerprint, load_key
 from finetune_pipeline.data.scrub.names import finder_of, load_recogniser
-from finetune_pipeline.data.scrub.placeholders import (
-    Scrubbed,
-    Scrubber,
-    scrub_example,
-    scrub_text,
-    scrub_turns,
-    spans_left,
-)
+from finetune_pipeline.data.scrub.placeholders import Scrubber, scrub_example, scrub_text, scrub_turns, spans_left
 
 __all__ = [
     "KINDS",
     "SHAPE_KINDS",
     "Finder",
-    "Scrubbed",
     "Scrubber",
     "Span",
     "find_spans",

@@ -50,6 +50,7 @@ _DOMAIN = re.compile(
 _SPELT = re.compile(
     r"(?i)(?<![\w.+-])\w[\w.+-]{0,62}\s?[\[(]\s?at\s?[\])]\s?(?:[\w-]{1,62}(?:\.|\s?[\[(]\s?dot\s?[\])]\s?)){1,6}[a-z]{2,24}(?![\w-])"
 )
+"""An address written against robots: ``name [at] example [dot] com``."""
 _IPV4 = re.compile(r"(?a)(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 _IPV6 = re.compile(r"(?a)(?<![\w.:])[0-9A-Fa-f:]{2,39}(?:(?<=:)[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:]|\.[0-9])")
 _MAC = re.compile(
@@ -101,10 +102,11 @@ class _Hits:
 
 
 def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
-    """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins.
+    """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins. Invisible
+    characters do not count, and placeholders are never part of a hit.
 
     With a recogniser names and postal addresses are found too, with regions the national telephone numbers of these
-    countries. Invisible characters do not count. Placeholders are never part of a hit.
+    countries.
     """
     if has_invisible(text):
         places = visible_places(text)
@@ -134,7 +136,7 @@ def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
     if (b"0" in shape or "hf_" in text) and _LONG_WORD.search(text):
         _in_long_words(text, hits)
     if "-----BEGIN" in text:
-        hits.add("secret", secrets.private_keys(text))
+        hits.add("secret", _spans(secrets.PRIVATE_KEY, text))
     if "@" in text and "://" in text:
         hits.add("secret", secrets.logins(text))
     if _any_in(secrets.CREDENTIAL_SIGNS, low):
@@ -142,16 +144,20 @@ def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
     if _any_in(secrets.NAMES, low):
         hits.add("secret", secrets.named_secrets(text, low))
     if "phrase" in low or "mnemonic" in low:
-        hits.add("secret", secrets.seed_phrases(text))
+        hits.add("secret", _spans(secrets.SEED, text, "value"))
     if "@" in text:
         hits.add("email", emails(text))
     if _any_in(("at]", "at)", "at ]", "at )"), low):
-        hits.add("email", spelt_emails(text))
+        hits.add("email", _spans(_SPELT, text))
     if shape.count(b"0") >= 4:
         _in_digits(text, low, shape, hits, regions)
     elif "::" in text:
         hits.add("ip", ipv6(text))
     return hits.spans
+
+
+def _spans(pattern: re.Pattern[str], text: str, group: str | int = 0) -> Iterator[tuple[int, int]]:
+    return (hit.span(group) for hit in pattern.finditer(text))
 
 
 def _any_in(signs: Iterable[str], text: str) -> bool:
@@ -188,7 +194,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
     if b"aaaaa0000a" in shape:
         hits.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
     if _any_in(national_ids.DOCUMENTS, low):
-        hits.add_numbers("national_id", national_ids.document_numbers(text))
+        hits.add_numbers("national_id", _spans(national_ids.LETTERED, text, "value"))
     for start, end in runs:
         hits.add_numbers("national_id", national_ids.national_ids(text, start, end))
     if "::" in text or text.count(":") > 6:
@@ -230,18 +236,10 @@ def emails(text: str) -> Iterator[tuple[int, int]]:
         at = text.find("@", at + 1)
 
 
-def spelt_emails(text: str) -> Iterator[tuple[int, int]]:
-    """Places of addresses written against robots: ``name [at] example [dot] com``."""
-    for hit in _SPELT.finditer(text):
-        yield hit.span()
-
-
 def ipv4(text: str) -> Iterator[tuple[int, int]]:
-    """Places of four octets that name a machine: no version number, not this machine, no mask.
-
-    Octets that are all small read as a version or a section unless they are of a private network, or a word such as
-    `host` stands before, or a port or a network's length behind them.
-    """
+    """Places of four octets that name a machine: no version number, not this machine, no mask. Octets that are all
+    small are a version or a section unless they are of a private network, or a word such as `host` stands before, or a
+    port or a network's length behind them."""
     for hit in _IPV4.finditer(text):
         octets = [int(o) for o in hit[0].split(".")]
         if max(octets) > 255 or octets[0] in (0, 127) or octets[0] >= 224:
@@ -281,9 +279,7 @@ def ipv6(text: str) -> Iterator[tuple[int, int]]:
 
 
 def macs(text: str) -> Iterator[tuple[int, int]]:
-    """Places of MAC addresses; neither all zeros nor all ones, no fingerprint of a key;
-    figures alone only after a word.
-    """
+    """Places of MAC addresses; neither all zeros nor all ones, no fingerprint of a key; figures alone only after a word."""
     for hit in _MAC.finditer(text):
         digits = re.sub(r"[^0-9a-f]", "", hit[0].lower())
         if len(set(digits)) > 1 and not (digits.isdecimal() and not _MAC_WORD.search(before(text, hit.start()))):

@@ -56,21 +56,16 @@ def canonical(kind: str, value: str) -> str:
 
 
 def fingerprint(key: bytes, kind: str, value: str) -> str:
-    """First 32 hex digits of HMAC-SHA256 (RFC 2104) over kind, a zero byte, and the value's canonical form.
-
-    Equal for two spellings of one value, in every row and every run with this key. Without the key a value can neither
-    be read back nor be tried out: a plain hash of a telephone number is found by trying all numbers.
-    """
+    """First 32 hex digits of HMAC-SHA256 (RFC 2104) over kind, a zero byte, and the value's canonical form. Without the
+    key a value can neither be read back nor be tried out: a plain hash of a telephone number is found by trying all."""
     message = f"{kind}\0{canonical(kind, value)}".encode("utf-8", "surrogatepass")
     return hmac.digest(key, message, "sha256").hex()[:32]
 
 
 def load_key(path: Path) -> bytes:
-    """The 32 bytes of a key file; a random one that only its owner can read is made where there is none.
-
-    Whoever makes it first wins: processes that start together all get the same key, and none sees half a file. Raises
-    FindingsError when the file is no key, or when others than its owner may read it.
-    """
+    """The 32 bytes of a key file; a random one that only its owner can read is made where there is none. Whoever makes
+    it first wins, and none sees half a file. Raises FindingsError when the file is no key, or when others than its
+    owner may read it."""
     if not path.exists():
         _make(path)
     key, mode = path.read_bytes(), path.stat().st_mode

@@ -69,12 +69,9 @@ def finder_of(data: DataSpec, names: bool = True) -> Finder:
 
 @cache
 def load_recogniser() -> Finder:
-    """A function that finds names (with every installed spaCy pipeline that recognises people) and street addresses (by shape)
-    in a text.
-
-    Loaded once a process. Raises FindingsError, with the command that helps, when spaCy or such a model is missing: names are
-    never left in the text silently.
-    """
+    """A function that finds names (with every installed spaCy pipeline that recognises people) and street addresses (by
+    shape) in a text; loaded once a process. Raises FindingsError when spaCy or such a model is missing: names are never
+    left in the text silently."""
     try:
         import spacy
     except ImportError:

@@ -1,9 +1,8 @@
-"""Finds national ids: by shape and check digits where both are strict, otherwise after the name of the id.
+"""Finds national ids: by shape and check digits (python-stdnum's) where both are strict, otherwise after the name of
+the id.
 
-The check digits are python-stdnum's. Without its name before it a number is taken only if its shape is rare *and* its
-check digits are right; after its name (`SSN`, `Steuer-ID`, `PESEL`) it is taken by its length, so that one with a slip
-of the pen is not left in the text. Names that are words of other things too (`SIN`, `NIF`, `ID number`) ask for the
-check as well.
+After its name (`SSN`, `Steuer-ID`, `PESEL`) a number is taken by its length, so that one with a slip of the pen is not
+left in the text. Names that are words of other things too (`SIN`, `NIF`, `ID number`) ask for the check as well.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _AFTER_WORD: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"ahv\w*|(?-i:AVS)", r"756\.?[0-9]{4}\.?[0-9]{4}\.?[0-9]{2}", ()),
     (r"身份证号?码?", r"[0-9]{17}[0-9X]", ()),
     (r"주민등록번호", r"[0-9]{6}-?[0-9]{7}", ()),
-    (r"マイナンバー|個人番号|my\snumber", r"[0-9]{4}[- ]?[0-9]{4}[- ]?[0-9]{4}", ("my_number",)),
+    (r"マイナンバー|個人番号|my\snumber", r"[0-9]{4}[- ]?[0-9]{4}[- ]?[0-9]{4}", ("jp.in_",)),
     (r"(?-i:RUT|RUN)", r"[0-9]{1,2}\.?[0-9]{3}\.?[0-9]{3}-?[0-9kK]", ("cl.rut",)),
     (r"curp", r"[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]", ()),
     (r"rodn[eé]\s[čc][ií]slo", r"[0-9]{6}/?[0-9]{3,4}", ()),
@@ -100,13 +99,12 @@ _BARE_SHAPE = re.compile(
     + "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
     + r")(?![A-Za-z0-9]|[-./][0-9])"
 )
-_LETTERED_WORD = re.compile(
+LETTERED = re.compile(
     r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w*|driv(?:ing|er'?s?)\slicen[cs]e"
     r"|f[üu]hrerschein\w*|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
     r"(?P<value>(?-i:(?=(?:[A-Z-]*[0-9]){4})[A-Z0-9-]{7,18}))(?![A-Za-z0-9])"
 )
-
-
+"""A passport or driving licence number, letters among it, after its name: the group `value`."""
 DOCUMENTS = ("passp", "pasap", "passap", "paspo", "paszp", "licen", "permis de", "hrerschein", "codice")
 """One of these is in a text, in lower case, that names a passport or a driving licence."""
 
@@ -138,12 +136,6 @@ def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
             yield hit.span()
 
 
-def document_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Places of passport and driving licence numbers, letters among them, after their name."""
-    for hit in _LETTERED_WORD.finditer(text):
-        yield hit.span("value")
-
-
 def _other(text: str, start: int) -> bool:
     """Whether the words before say that it is an order, a part or the like."""
     words = before(text, start)
@@ -154,20 +146,9 @@ def _other(text: str, start: int) -> bool:
 def _check(standard: str) -> Callable[[str], bool]:
     if standard == "any":
         return bool
-    if standard == "my_number":
-        return _my_number_ok
     valid: Callable[[str], bool] = import_module(f"stdnum.{standard}").is_valid
     return valid
 
 
 def _is(standard: str, value: str) -> bool:
     return bool(_check(standard)(re.sub(r"[ -]", "", value) if standard in ("luhn", "in_.pan") else value))
-
-
-def _my_number_ok(value: str) -> bool:
-    """Check digit of Japan's individual number (ordinance 85 of 2014, article 5)."""
-    digits = [int(c) for c in value if c.isdigit()]
-    if len(digits) != 12:
-        return False
-    rest = sum(d * (n + 1 if n <= 6 else n - 5) for n, d in enumerate(reversed(digits[:11]), 1)) % 11
-    return digits[11] == (0 if rest <= 1 else 11 - rest)

@@ -83,10 +83,8 @@ _UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
 
 
 def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Places of telephone numbers among the digits from start to end, extensions included.
-
-    regions: countries (ISO 3166) whose national numbers are looked for with libphonenumber's tables, whatever the words.
-    """
+    """Places of telephone numbers among the digits from start to end, extensions included. regions: countries (ISO
+    3166) whose national numbers are looked for with libphonenumber's tables, whatever the words."""
     low, high = max(0, start - 2), min(len(text), end + 2)
     for hit in _PLUS.finditer(text, low, high):
         if possible(hit[0]):
@@ -104,8 +102,7 @@ def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[
 
 def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bool:
     """A number in groups is a telephone's unless the words before call it another; three groups with blanks between
-    them may be any three numbers, and need a word such as `call`; after 00 the country must have numbers of this length.
-    """
+    them need a word such as `call`; after 00 the country must have numbers of this length."""
     words = before(text, hit.start())
     if PHONE_TIGHT.search(words):
         return True
@@ -132,11 +129,9 @@ def _bare_fits(text: str, hit: re.Match[str]) -> bool:
 
 
 def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int, int]]:
-    """Places of a country's numbers, unless a word before or a unit behind says that it is another number.
-
-    A number is grouped as its country does and of a range in use (of a mobile telephone, where it has neither groups nor
-    a prefix); or it is in groups, begins with the prefix 0, and has a length in use.
-    """
+    """Places of a country's numbers, unless a word before or a unit behind says that it is another number. A number is
+    grouped as its country does and of a range in use (of a mobile telephone, where it has neither groups nor a prefix);
+    or it is in groups, begins with the prefix 0, and has a length in use."""
     import phonenumbers
 
     mobile = (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE)
@@ -193,7 +188,6 @@ _WALLET = re.compile(
     r"|[48][0-9AB][1-9A-HJ-NP-Za-km-z]{93})(?![A-Za-z0-9])"
 )
 _MAESTRO = (50, 56, 57, 58, 63, 67)
-_BASE58 = {c: i for i, c in enumerate("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
 
 
 def issuer_ok(d: str) -> bool:
@@ -212,11 +206,8 @@ def issuer_ok(d: str) -> bool:
 
 
 def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn.
-
-    One number in ten passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card,
-    is left alone.
-    """
+    """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn. One number in ten
+    passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card, is left alone."""
     from stdnum import luhn  # type: ignore[import-untyped]
 
     for hit in _CARD.finditer(text, start, end):
@@ -260,13 +251,10 @@ def wallets(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _base58_ok(value: str) -> bool:
     """Base58Check: the last four of the 25 bytes are the start of the double SHA-256 of the others."""
-    number = 0
-    for c in value:
-        number = number * 58 + _BASE58[c]
-    if number >= 1 << 200:
-        return False
-    data = number.to_bytes(25, "big")
-    return hashlib.sha256(hashlib.sha256(data[:21]).digest()).digest()[:4] == data[21:]
+    from stdnum.bitcoin import b58decode
+
+    data = b58decode(value)
+    return len(data) == 25 and hashlib.sha256(hashlib.sha256(data[:21]).digest()).digest()[:4] == data[21:]
 
 
 _MONTHS = (

@@ -1,8 +1,5 @@
-"""Replaces what was found with typed placeholders, the same one for the same value within an example.
-
-Samples of what was replaced are shown before and after, so that a person sees harm, which counts do not show. The value is
-masked in the middle, and the words around it are scrubbed themselves.
-"""
+"""Replaces what was found with typed placeholders, the same one for the same value within an example. Samples of what
+was replaced are shown before (masked) and after, so that a person sees harm, which counts do not show."""
 
 from __future__ import annotations
 
@@ -38,11 +35,8 @@ class Replacement(NamedTuple):
 
 
 class Scrubbed(NamedTuple):
-    """An example without personal data.
-
-    messages: its turns; counts: hits per kind; replacements: one per value, in the order in which the values were met;
-    none without a key.
-    """
+    """An example without personal data: its turns, hits per kind, and one replacement per value, in the order in which
+    the values were met; none without a key."""
 
     messages: list[dict[str, Any]]
     counts: dict[str, int]
@@ -50,10 +44,8 @@ class Scrubbed(NamedTuple):
 
 
 class Scrubber:
-    """Placeholders for one example: the same value gets the same placeholder wherever it stands in it.
-
-    texts: all texts of the example; numbers of placeholders that stand in them already are not given again.
-    """
+    """Placeholders for one example: the same value gets the same placeholder wherever it stands in it. texts: all texts
+    of the example; numbers of placeholders that stand in them already are not given again."""
 
     def __init__(self, texts: Iterable[str] = (), key: bytes | None = None, find: Finder = find_spans) -> None:
         self._names: dict[tuple[str, str], str] = {}
@@ -72,11 +64,9 @@ class Scrubber:
         return self._scrub_after("", text)
 
     def scrub_json(self, text: str) -> str:
-        """A JSON text with placeholders in its strings; what was valid JSON stays valid, and all else stays as it is.
-
-        A value is read together with its key (``"phone": "5550142000"``). A number that is a hit becomes a string. Keys
-        stay. What is no JSON is scrubbed as plain text.
-        """
+        """A JSON text with placeholders in its strings; what was valid JSON stays valid. A value is read together with
+        its key (``"phone": "5550142000"``). A number that is a hit becomes a string. Keys stay. What is no JSON is
+        scrubbed as plain text."""
         try:
             json.loads(text)
         except (ValueError, RecursionError):
@@ -119,15 +109,10 @@ class Scrubber:
 
 
 def scrub_turns(
-    messages: Sequence[Mapping[str, Any]],
-    keep: Sequence[int] = (),
-    key: bytes | None = None,
-    find: Finder = find_spans,
+    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = (), key: bytes | None = None, find: Finder = find_spans
 ) -> Scrubbed:
-    """The turns with placeholders in contents and in the arguments of tool calls; the turns that came are not changed.
-
-    System turns (the spec's own words) and the turns in `keep` stay. With a key, the replacements are listed.
-    """
+    """The turns with placeholders in contents and in the arguments of tool calls. System turns (the spec's own words)
+    and the turns in `keep` stay. With a key, the replacements are listed."""
     scrubber = Scrubber((m["content"] for m in messages), key, find)
     done: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
@@ -142,7 +127,6 @@ def scrub_turns(
 
 
 def scrub_text(text: str, find: Finder = find_spans) -> str:
-    """A text with placeholders."""
     return Scrubber([text], find=find).scrub(text)
 
 
@@ -157,11 +141,8 @@ def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
 def scrub_example(
     example: Example, labels: Sequence[str] = (), key: bytes | None = None, find: Finder = find_spans
 ) -> tuple[Example, dict[str, int], list[Replacement]]:
-    """(the example with placeholders, hits per kind, replacements).
-
-    System turns and tool definitions are the task's own words and stay, and so does the answer of a task with labels.
-    Arguments of tool calls are scrubbed. Without a key there are no replacements.
-    """
+    """(the example with placeholders, hits per kind, replacements). System turns and tool definitions are the task's
+    own words and stay, and so does the answer of a task with labels. Without a key there are no replacements."""
     done = scrub_turns(example.messages, _kept(example, labels), key, find)
     if not done.counts:
         return example, {}, []

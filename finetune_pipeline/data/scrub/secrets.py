@@ -9,9 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-_PRIVATE_KEY = re.compile(
+PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.S
 )
+"""A private key in armour, to the end of the text where the last line is missing."""
 _KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
     sk-(?=[\w-]*[0-9])[A-Za-z0-9_-]{16,}                  # OpenAI, Anthropic and their like
@@ -66,7 +67,7 @@ _CALL_OR_NAME = re.compile(
     (?:[&*!@]?[A-Za-z_$][\w$]*(?:(?:\.|::|->|\?\.|!\.)[A-Za-z_$][\w$]*)*[!?]?)?\(.*      # a call: os.environ.get(
   | [&*!@:]?[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*(?:(?:\.|::|->|\?\.)[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*)+[)?;!]*  # user.password2
   | [A-Z]+[0-9]*(?:_[A-Z0-9]+)+[);]* | [&*@:][A-Za-z_]\w*                           # DB_PASSWORD_2, &password2, :password2
-""",
+"""
 )
 _NAME_OF_SECRET = re.compile(r"(?ai)[a-z_]*[0-9]{0,2}[a-z_]*(?:pass|pwd|token|secret|key)[a-z_]*[0-9]{0,2}[a-z_]*")
 _REFERENCE = re.compile(
@@ -75,16 +76,17 @@ _REFERENCE = re.compile(
   | (?:~|\.{0,2})/[\w./-]*                                                     # a path
   | .{0,8}(?:\.{3}|…).*                                                       # cut
   | [a-z_]+(?::[\w,]+)?(?:\|[a-z_]+(?::[\w,.]+)?)+ | \^.* | .*(?:\(\?|\\[dwsS]).*   # a rule: required|min:8, a pattern
-""",
+"""
 )
 _QUALIFIED = re.compile(r"[a-z0-9_.-]*(?:(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)\s)?\Z")
 _STRONG = re.compile(
     r"(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)[\s_-]?key\Z|token\Z|secret\Z"
 )
-_SEED = re.compile(
+SEED = re.compile(
     r"(?i)(?:seed|recovery|mnemonic|backup|wallet)\s?(?:phrase|words?|seed)?(?:\s(?:is|are|was))?\s?[:=]?\s?[\"'“]?"
     r"(?<=[:=\"'“ ])(?P<value>(?-i:(?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8}))(?![\w])"
 )
+"""Twelve or more plain words after `seed phrase` or its like (BIP 39): the group `value`."""
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _MASKED = re.compile(r"[*•.xX#…_-]+.*|\$.*|.*\*{3,}.*|%.*%|.*\(\)?.*")
 
@@ -115,12 +117,6 @@ def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[
     for hit in _WEB_TOKEN.finditer(text, start, end):
         if _is_web_token(hit[0]):
             yield without_trailing_dot(text, *hit.span())
-
-
-def private_keys(text: str) -> Iterator[tuple[int, int]]:
-    """Places of private keys in armour, to the end of the text where the last line is missing."""
-    for hit in _PRIVATE_KEY.finditer(text):
-        yield hit.span()
 
 
 def logins(text: str) -> Iterator[tuple[int, int]]:
@@ -195,12 +191,6 @@ def _value_place(text: str, hit: re.Match[str]) -> tuple[int, int]:
     return start, end
 
 
-def seed_phrases(text: str) -> Iterator[tuple[int, int]]:
-    """Places of twelve or more plain words after `seed phrase` or its like (BIP 39)."""
-    for hit in _SEED.finditer(text):
-        yield hit.span("value")
-
-
 def _is_password(name: str) -> bool:
     return not name.endswith(("key", "token", "secret"))
 
@@ -208,9 +198,9 @@ def _is_password(name: str) -> bool:
 def secret_value(name: str, value: str) -> bool:
     """Whether what stands after a name is random enough to be a secret rather than a word.
 
-    A password needs two kinds of characters, a figure or a sign among them. A token, a secret or an `api key` needs eight
-    characters that are hexadecimal, or mixed with 2.8 bits each, and not words and numbers joined by hyphens; any other
-    `key` 16 characters in upper and lower case and figures with 3.5 bits each, or 32 hexadecimal ones.
+    A password needs two kinds of characters, a figure or a sign among them. A token, a secret or an `api key` needs
+    eight characters that are hexadecimal, or mixed with 2.8 bits each, and not words and numbers joined by hyphens; any
+    other `key` 16 characters in upper and lower case and figures with 3.5 bits each, or 32 hexadecimal ones.
     """
     if _MASKED.fullmatch(value) and not _is_password(name):
         return False

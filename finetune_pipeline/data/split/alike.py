@@ -1,16 +1,16 @@
-"""Finds for every row the one most like it, so that edited copies share a split (see placement.py). Removing duplicates is
-another, stricter relation (see data/dedup).
+"""Finds for every row the one most like it, so that edited copies share a split (see placement.py). Removing duplicates
+is another, stricter relation (see data/dedup).
 
-Texts are compared by the parts of their words (three letters), their words, and pairs of words near each other; so a typing
-error, a word more or less and another order leave most of a text as it is. A feature counts by its rarity, log(1 + n / texts
-with it), as in TF-IDF. Likeness is 0.3 times containment (what both share, over the lighter of the two: a greeting hides
-nothing) plus 0.7 times the Dice coefficient. Only a text's nearest neighbour is linked to it: chains of such links stay short,
-and an edited copy is nearly always nearer to its original than to anything else (benchmarks/edited_copies.py).
+Texts are compared by the parts of their words (three letters), their words, and pairs of words near each other; so a
+typing error, a word more or less and another order leave most of a text as it is. A feature counts by its rarity, log(1
++ n / texts with it), as in TF-IDF. Likeness is 0.3 times containment (what both share, over the lighter of the two: a
+greeting hides nothing) plus 0.7 times the Dice coefficient. Only a text's nearest neighbour is linked to it: chains of
+such links stay short, and an edited copy is nearly always nearer to its original than to anything else
+(benchmarks/edited_copies.py).
 
-The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 3,000 texts that share its 32
-rarest are looked at, and 32 of them compared: the best by what is shared, and those that share the rarest features (so that
-many rows with one long greeting do not hide each other's originals). Of these, texts with less than a tenth of the weight in
-common are passed over.
+The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 3,000 texts that share its
+32 rarest are looked at, and 32 of them compared: the best by what is shared, and those that share the rarest features
+(so that many rows with one long greeting do not hide each other's originals).
 """
 
 from __future__ import annotations
@@ -51,13 +51,8 @@ class Links:
 
 @dataclass(frozen=True)
 class AlikeRows:
-    """Which kept rows are alike.
-
-    Attributes:
-        links: Between each row and the one most like it.
-        index: Their texts.
-        rows: For each text of the index one row.
-    """
+    """Which kept rows are alike: links between each and the one most like it; the index of their texts, and for each of
+    these one row."""
 
     links: Links
     index: AlikeIndex
@@ -82,7 +77,6 @@ def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
 
 
 def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> AlikeIndex:
-    """The index of the texts of these rows."""
     bits = 22 if len(rows) > _MANY else 20
     parts = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
     size = int((table.rows["end"][rows] - table.rows["start"][rows]).sum())
@@ -103,7 +97,6 @@ class AlikeIndex:
     """Texts ready to be looked up. They are not kept, only their features: a kilobyte of each."""
 
     def __init__(self, features: np.ndarray, counts: np.ndarray, bits: int) -> None:
-        """The texts as :func:`features_of` gives them."""
         from finetune_pipeline.data.split import alike_kernels as kernels
 
         self._bits, n = bits, len(counts)

@@ -1,8 +1,8 @@
 """Plants leaks (canaries) in a copy of the rows at every run. A leakage check that misses one of them fails.
 
-Of edited copies no search finds all: how many are kept with their original is measured, by kind of edit. Rows of validation
-and test, drawn over all labels and lengths, are edited and looked up as new rows would be. A copy is found when its nearest
-row is in its original's unit: there it would be put.
+Of edited copies no search finds all: how many are kept with their original is measured, by kind of edit, on rows of
+validation and test drawn over all labels and lengths. A copy is found when its nearest row is in its original's unit:
+there it would be put.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     """Up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
 
     exact: a copy; reformatted: case, blanks and punctuation changed (within a template only where the rest still makes
-    the texts alike: a template is known by its wording to the letter); template_swapped: the same content in another
-    template; same_group: another text of the same group. Raises ValueError if there are no rows to test the check with.
+    the texts alike); template_swapped: the same content in another template; same_group: another text of the same
+    group. Raises ValueError if there are no rows to test the check with.
     """
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
@@ -152,18 +152,11 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies and look for them.
-
-    Args:
-        table: The rows.
-        unit: The name of every row's unit.
-        guarded: The rows (int64) of validation and test.
-        alike: The search.
-        boilerplate: Left out of texts.
+    """Plant edited copies of rows of validation and test (`guarded`, int64), and look for them.
 
     Returns:
-        For every kind tested, found, and recall with its 95% interval (Wilson); tested is 0, and there is no recall,
-        where no row could be edited so.
+        For every kind tested, found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be
+        edited so.
     """
     from scipy.stats import binomtest
 

@@ -20,8 +20,7 @@ class Copies:
     """Rows that ask the same, or nearly.
 
     Attributes:
-        rows: How many valid rows there are.
-        repeated: How many of them have a copy, exact or near.
+        repeated: How many of the valid rows have a copy, exact or near.
         leaked: Share of the test rows of a random split that would have a copy in training.
         across: Texts that stand in two files, for each two: (file, file, texts), the most first.
     """
@@ -32,7 +31,6 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        """The same for people."""
         made = [
             f"copies: {self.repeated:,} of {self.rows:,} rows ask what another one asks, or nearly; a random split would have a "
             f"copy of {self.leaked:.0%} of its test rows in training, here copies share a split"

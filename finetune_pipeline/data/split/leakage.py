@@ -1,9 +1,6 @@
-"""The leakage certificate: shows that no row of one split repeats a row of another, and that the search would find it.
-
-Exact (the same prompt), near (verified Jaccard similarity of prompts, boilerplate left out) and by group, between each two
-splits. Every run tests the search itself: leaks are planted in a copy of the
-validation and test rows, and the same search must find them.
-"""
+"""The leakage certificate: shows that no row of one split repeats a row of another (the same prompt, a near one by
+verified Jaccard similarity without boilerplate, or the same group), and that the search would find it: leaks are
+planted in a copy of the validation and test rows, and the same search must find them."""
 
 from __future__ import annotations
 
@@ -61,17 +58,8 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Search:
-    """Everything rows are compared with.
-
-    Attributes:
-        table: The rows.
-        split: Their splits (int8, place in SPLITS; negative: none).
-        unit: The names of their units.
-        sketches: Their sketches.
-        boilerplate: Left out of prompts.
-        alike: The links between rows, and the index they come from.
-        spec: The task.
-    """
+    """Everything rows are compared with: the rows, their splits (int8, place in SPLITS; negative: none), the names of
+    their units, their sketches, and the links between them with the index they come from."""
 
     table: RowTable
     split: np.ndarray
@@ -102,11 +90,7 @@ class Search:
 
 
 def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:
-    """Say what was found between the splits, and show that it would be found.
-
-    Args:
-        search: The rows as they are split.
-        leaks: What :meth:`Search.leaks` found.
+    """Say what was found between the splits (`leaks`, of :meth:`Search.leaks`), and show that it would be found.
 
     Returns:
         exact, near, group, alike (how many pairs), pairs (up to 20 of them by id), threshold, rows, canaries ({planted,
@@ -147,10 +131,8 @@ def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tu
 
 
 def _prove(search: Search) -> dict[str, Any]:
-    """Plant canaries among the training rows of a copy, and look for them as leaks are looked for.
-
-    Returns planted, found, by_kind ({kind: [planted, found]}) and missed (names).
-    """
+    """Plant canaries among the training rows of a copy, and look for them as leaks are looked for. Returns planted,
+    found, by_kind ({kind: [planted, found]}) and missed (names)."""
     table, spec, boilerplate = search.table, search.spec, search.boilerplate
     guarded = np.flatnonzero(search.split > _TRAIN)
     chosen = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
@@ -192,10 +174,8 @@ def _prove(search: Search) -> dict[str, Any]:
 
 
 def leakage_report(split_folder: Path) -> dict[str, Any]:
-    """The certificate in ``leakage.json``, and `changed`: the splits whose files are not those certified.
-
-    Raises FileNotFoundError without a certificate.
-    """
+    """The certificate in ``leakage.json``, and `changed`: the splits whose files are not those certified. Raises
+    FileNotFoundError without a certificate."""
     report: dict[str, Any] = read_json(split_folder / LEAKAGE)
     digests = {name: digest_file(examples_of(split_folder, name)) for name in SPLIT_FILES}
     return {**report, "changed": [name for name, digest in digests.items() if digest != report["files"].get(name)]}

@@ -18,11 +18,8 @@ ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "
 
 
 def split_of(entries: np.ndarray, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The split (int8, place in SPLITS) that a ledger's entries gave every row last, found by key, else by id; -1: none.
-
-    A row has two names: its id (content as it came in) and its key. The id survives a change of the scrubbing rules, the key
-    a change of the answer or of the system prompt.
-    """
+    """The split (int8, place in SPLITS) that a ledger's entries gave every row last, found by key, else by id; -1:
+    none. The id survives a change of the scrubbing rules, the key a change of the answer or of the system prompt."""
     by_key = _last(entries, "key", keys)
     return np.where(by_key >= 0, by_key, _last(entries, "id", ids))
 
@@ -43,11 +40,8 @@ _BEGUN = "begun_by_restart"
 
 
 def ledger_name(state: Path, restart: bool) -> str:
-    """The name of the ledger a run uses: the newest in the task's state folder; a new one where `split.restart` was set since.
-
-    Earlier ledgers are kept. :func:`mark_begun` notes that a ledger was begun, so that a `restart` that stays set does
-    nothing more.
-    """
+    """The name of the ledger a run uses: the newest in the task's state folder; a new one where `split.restart` was set
+    since. :func:`mark_begun` notes that a ledger was begun, so that a `restart` that stays set does nothing more."""
     newest = max([1, *(int(p.name.partition("-")[2] or 1) for p in state.glob(f"{LEDGER}*") if p.is_dir())])
     folder = state / (LEDGER if newest == 1 else f"{LEDGER}-{newest}")
     if not restart:
@@ -79,10 +73,11 @@ def read_ledger(folder: Path) -> np.ndarray:
 
 
 def record_assignments(assignments: np.ndarray, folder: Path) -> int:
-    """Add assignments (ENTRY, [n]) of a split to the ledger. Returns the number of entries added.
+    """Add assignments (ENTRY, [n]) of a split to the ledger: all or nothing, durable when it returns, safe to repeat
+    and to run from two processes. Returns the number of entries added.
 
-    All or nothing, durable when it returns, safe to repeat and to run from two processes. Raises RuntimeError if the
-    ledger gives one of the rows another split: two splits were made from one state of it; the later must be redone.
+    Raises RuntimeError if the ledger gives one of the rows another split: two splits were made from one state of it;
+    the later must be redone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

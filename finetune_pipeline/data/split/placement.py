@@ -1,8 +1,8 @@
 """Assigns rows to splits: whole units, stratified by label, and a row never changes its split.
 
-Units of alike rows are joined, the strongest links first. A unit never grows beyond a share of its label's rows and of all
-rows, so that a chain cannot swallow a class: the weakest links are cut and counted. Nor are units joined that the ledger holds
-in two splits.
+Units of alike rows are joined, the strongest links first. A unit never grows beyond a share of its label's rows and of
+all rows, so that a chain cannot swallow a class: the weakest links are cut and counted. Nor are units joined that the
+ledger holds in two splits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ PLACED = np.dtype(
 
 
 def shares_of(spec: TaskSpec) -> dict[str, float]:
-    """The wanted share of each split."""
     return {
         "train": 1 - spec.split.validation - spec.split.test,
         "validation": spec.split.validation,
@@ -103,7 +102,7 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
         unit: The unit of every row (int64; -1: out).
         splits: For every unit the bit mask of the splits the ledger holds its rows in.
         before: The split the ledger gives every row (int8; -1: none).
-        links: The links.
+        links: The strongest first.
     """
     kept = (rows["state"] == KEPT) & (unit >= 0)
     size = np.bincount(unit[kept], minlength=len(splits)).tolist()
@@ -142,15 +141,13 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
     """Give every kept row a split: the one it, or a row of its unit, had before; else by `spec.split`.
 
-    New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share of
-    that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of whose
-    rows are by people.
+    New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share
+    of that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of
+    whose rows are by people.
 
     Args:
         rows: ROW, [n].
         before: The split every row was given earlier (int8, place in SPLITS; -1: none).
-        spec: The task.
-        links: Between rows that share a split where they can.
 
     Returns:
         (PLACED, [n]; number of units; what became of the links).
@@ -195,9 +192,8 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
 
 def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:
     """For each unit with a BRIDGE row: one removed row for every split that was in it and has no kept row there now.
-
-    Without this a new row that is like a train row and like a test row would take the place of both, and then be refused.
-    """
+    Without this a new row that is like a train row and like a test row would take the place of both, and then be
+    refused."""
     torn = np.unique(unit[split == BRIDGE])
     inside = np.flatnonzero(np.isin(unit, torn) & (unit >= 0))
     there = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}

@@ -11,18 +11,13 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, quarantine_row
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, count_values, quarantine_row
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import finder_of
 from finetune_pipeline.data.split.alike import alike_rows
-from finetune_pipeline.data.split.leakage import (
-    LEAKAGE,
-    Leak,
-    Search,
-    certify,
-)
+from finetune_pipeline.data.split.leakage import LEAKAGE, Leak, Search, certify
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
 from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, place, shares_of
 from finetune_pipeline.engine.store import digest_file, write_json
@@ -40,25 +35,22 @@ RESTART = (
 def split(
     reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, seal: Callable[[bytes], bytes] | None = None
 ) -> dict[str, Any]:
-    """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks.
+    """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks. The same rows give the same
+    files again, once they are recorded.
 
-    Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``, ``test/sealed.jsonl``),
-    ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows), ``placed.npy`` (placement.PLACED, for every one of
-    them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of the three files. The same rows give the
-    same files again, once they are recorded.
+    Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``,
+    ``test/sealed.jsonl``), ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows), ``placed.npy``
+    (placement.PLACED, for every one of them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
+    the three files.
 
     Args:
-        reviewed: Folder of the reviewed examples.
-        clean: Folder of the clean examples.
-        spec: The task.
         ledger: Folder of earlier assignments. It is only read: see :func:`assignments_in`.
-        out: Where to write.
         seal: Makes the rows of the test unreadable (see :mod:`finetune_pipeline.data.sealing`).
 
     Returns:
         Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,
-        wanted_shares, clusters, by_rule, seed, leaks, left (rows that left a split since its relation to others
-        changed), alike (links followed to keep rows together, and those that were not: cut, held).
+            wanted_shares, clusters, by_rule, seed, leaks, left (rows that left a split since its relation to others
+            changed), alike (links followed to keep rows together, and those that were not: cut, held).
     """
     rows = np.load(reviewed / TABLE)
     table = RowTable(rows, clean / ALL_ROWS)
@@ -91,13 +83,11 @@ def split(
 
 def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequence[Leak]]) -> np.ndarray:
     """Take rows out (split LEFT in `placed`) that a changed setting joins with rows the ledger holds in another split.
+    Returns which (bool, [n]).
 
-    The ledger keeps every row where it was. When a looser relation (another threshold, group or scrubbing rule) makes rows
-    of two splits one, the row of the split that matters less leaves: train before validation, and never the test. Only
-    rows of one unit leave, which the ledger has torn. A leak between units is one the clustering missed: it stays, and the
-    certificate fails.
-
-    Returns which rows left (bool, [n]).
+    When a looser relation (another threshold, group or scrubbing rule) makes rows of two splits one, the row of the
+    split that matters less leaves: train before validation, and never the test. Only rows of one unit leave, which the
+    ledger has torn. A leak between units is one the clustering missed: it stays, and the certificate fails.
     """
     split, unit = search.split, search.unit
     higher = np.array(split)  # the most protected split a row is like a row of
@@ -207,9 +197,9 @@ def _facts(
         "restored": restored,
         "quarantined": len(findings),
         "counts": counts,
-        "labels": {name: _numbers(rows["label"], split == code, spec.labels) for code, name in enumerate(SPLITS)},
+        "labels": {name: count_values(rows["label"], split == code, spec.labels) for code, name in enumerate(SPLITS)},
         "origins": {
-            name: {origin: n for origin, n in sorted(_numbers(rows["origin"], split == code, ORIGINS).items()) if n}
+            name: {origin: n for origin, n in sorted(count_values(rows["origin"], split == code, ORIGINS).items()) if n}
             for code, name in enumerate(SPLITS)
         },
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
@@ -218,9 +208,3 @@ def _facts(
         "by_rule": count_by_rule(findings),
         "seed": spec.split.seed,
     }
-
-
-def _numbers(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """How many of the chosen rows have each value: a place in `names`; -1 is none of them."""
-    counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
-    return {name: int(n) for name, n in zip(names, counts, strict=True)}

@@ -1,7 +1,5 @@
-"""Rules for a row whose turns were read. Each ``check_*`` returns all its findings.
-
-In texts, control characters and template residue are errors, other oddities warnings.
-"""
+"""Rules for a row whose turns were read. Each ``check_*`` returns all its findings. In texts, control characters and
+template residue are errors, other oddities warnings."""
 
 from __future__ import annotations
 
@@ -75,7 +73,6 @@ _PATTERNS = (
 
 
 def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
-    """All findings of all rules."""
     return [
         *check_roles(turns, place),
         *check_system_prompt(turns, spec, place),
@@ -94,10 +91,8 @@ def final_messages(turns: Turns, spec: TaskSpec) -> list[Message]:
 
 
 def check_roles(turns: Turns, place: str) -> list[Finding]:
-    """A system turn may come first; then user and assistant take turns; the assistant speaks last.
-
-    An assistant's turn that calls tools is followed by their results, and these by the assistant.
-    """
+    """A system turn may come first; then user and assistant take turns; the assistant speaks last. An assistant's turn
+    that calls tools is followed by their results, and these by the assistant."""
     if not turns.whole:
         return []
     roles = [m["role"] for m in turns.messages]
@@ -128,10 +123,8 @@ def check_roles(turns: Turns, place: str) -> list[Finding]:
 
 
 def check_system_prompt(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
-    """The system prompt of a chat is the one of the spec, so that training and serving begin alike.
-
-    Rows that are no chats get the spec's prompt; so do chats without a system turn if `data.inject` says so.
-    """
+    """The system prompt of a chat is the one of the spec, so that training and serving begin alike. Rows that are no
+    chats get it; so do chats without a system turn if `data.inject` says so."""
     if not turns.chat or not turns.whole:
         return []
     prompt = next((m["content"] for m in turns.messages if m["role"] == "system"), None)

@@ -44,8 +44,8 @@ class ValidatedRow:
     """The result for one row.
 
     Attributes:
-        example: The canonical example; None where the row goes into quarantine.
-        findings: All findings, warnings and notes too.
+        example: None where the row goes into quarantine.
+        findings: All of them, warnings and notes too.
         ignored: Keys that nothing reads.
         shape: The row's format; ``mapped`` where `data.fields` says where its texts are.
         label: The label of a row in quarantine, where it can be read.
@@ -65,15 +65,10 @@ class ValidatedBlock:
     Attributes:
         examples: Canonical JSON Lines of the rows kept.
         quarantine: Each row's file, line, raw text (scrubbed, cut) and findings.
-        findings: Of all rows, kept or not.
-        rows_in: Number of rows.
-        kept: Number of rows kept.
-        by_rule: Findings per rule.
-        labels: Rows kept per label.
+        by_rule: Findings of all rows per rule.
+        labels, lost, unknown: Rows per label: kept; not kept; with one the spec does not name.
         ignored: Rows per key that nothing reads.
         shapes: Rows per format.
-        lost: Rows not kept per label, where the label could be read.
-        unknown: Rows per label that the spec does not name.
         unread: Findings about files: what could not be read of them, or is odd. A dictionary has `about`, too.
     """
 
@@ -92,22 +87,20 @@ class ValidatedBlock:
 
 
 def validation_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec that validation depends on."""
     reading = {"format", "fields", "roles", "csv", "sheet", "max_unpacked_gib", "inject", "max_chars", "min_chars"}
     data = spec.data.model_dump(include=reading | {"scrub_region"})
     return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
 
 
 def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Validate every row of the files in ``raw/files``.
-
-    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``.
+    """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line,
+    raw, findings) and ``findings.jsonl``.
 
     Returns:
-        Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format), labels
-        (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads), labels_lost (rows in
-        quarantine per label), labels_unknown (rows per label the spec does not name, the most frequent), unread (findings
-        about files). Always rows_in == kept + quarantined.
+        Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format),
+            labels (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads),
+            labels_lost (rows in quarantine per label), labels_unknown (rows per label the spec does not name, the most
+            frequent), unread (findings about files). Always rows_in == kept + quarantined.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
@@ -175,7 +168,6 @@ def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) ->
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
-    """Validate every row of a block."""
     result = ValidatedBlock()
     lines: list[bytes] = []
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)

@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline_tests.unit.data.raw_rows import turn
-from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
+from finetune_pipeline_tests.unit.data.raw_rows import A, S, U, turn
+from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, as_line, as_lines, chat, make_spec
 
-S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
 MANY = 40
@@ -121,10 +120,6 @@ FREE_WARNINGS: list[tuple[str, str, Any]] = [
 ]
 
 
-def _line(row: Any) -> bytes:
-    return row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode()
-
-
 def _good(i: int) -> dict[str, Any]:
     return chat(f"The export button number {i} does nothing")
 
@@ -142,11 +137,11 @@ def json_lines() -> File:
     lines: list[bytes] = []
     faults = []
     for i, (kind, rule, row) in enumerate(LINE_FAULTS):
-        lines += [_line(_good(i)), _line(row)]
+        lines += [as_line(_good(i)), as_line(row)]
         faults.append((kind, rule, len(lines)))
     sound = len(LINE_FAULTS)
     for kind, rule, row in WARNINGS:
-        lines.append(_line(row))
+        lines.append(as_line(row))
         faults.append((kind, rule, len(lines)))
     data = b"\n".join(lines) + b"\n"
     spec = make_spec(max_chars=1000)
@@ -158,7 +153,7 @@ def free_text() -> File:
     faults = [(kind, rule, i) for i, (kind, rule, _) in enumerate(FREE_WARNINGS, 1)]
     bad = sum(rule == "unknown_tool" for _, rule, _ in FREE_WARNINGS)
     return File(
-        "free.jsonl", _bytes(b"\n".join(map(_line, rows))), make_spec(TEXT_OUTPUT), faults, len(rows) - bad, bad
+        "free.jsonl", _bytes(b"\n".join(map(as_line, rows))), make_spec(TEXT_OUTPUT), faults, len(rows) - bad, bad
     )
 
 
@@ -174,7 +169,7 @@ def document() -> File:
     ]
     lines, faults = [b"["], []
     for i, (kind, rule, item) in enumerate(wrong):
-        lines += [_line(_pair(i)) + b",", item + b","]
+        lines += [as_line(_pair(i)) + b",", item + b","]
         faults.append((kind, rule, len(lines)))
     lines.append(b'{"text": "It bro')
     faults.append(("document cut off", "bad_json", len(lines)))
@@ -182,7 +177,7 @@ def document() -> File:
 
 
 def keyed_document() -> File:
-    row = _line(_pair(1)).decode()
+    row = as_line(_pair(1)).decode()
     text = f'{{"a": [\n{row}\n],\n"b": 5\n}}\nmore'
     faults = [("no list under a key", "not_rows", 4), ("text behind the document", "bad_json", 6)]
     return File("keyed.json", _bytes(text.encode()), make_spec(), faults, 1, 2)
@@ -195,7 +190,7 @@ def mapped() -> File:
         ("expression cannot be worked out", "field_expression", 3),
     ]
     spec = make_spec(fields={"text": "join('', [[0]])", "label": "[1]"})
-    return File("mapped.jsonl", _bytes(b"\n".join(map(_line, rows))), spec, faults, 1, 2)
+    return File("mapped.jsonl", _bytes(b"\n".join(map(as_line, rows))), spec, faults, 1, 2)
 
 
 def table() -> File:
@@ -236,12 +231,12 @@ def no_rows() -> File:
 
 
 def with_mark() -> File:
-    data = b"\xef\xbb\xbf" + _line(_good(1)) + b"\n"
+    data = b"\xef\xbb\xbf" + as_line(_good(1)) + b"\n"
     return File("mark.jsonl", _bytes(data), make_spec(), [("byte order mark", "byte_order_mark", 1)], 1, 0)
 
 
 def cut_gzip() -> File:
-    data = b"".join(_line(_good(i)) + b"\n" for i in range(5))
+    data = as_lines([_good(i) for i in range(5)])
     packed = gzip.compress(data[:-1] + b" " * 200_000 + b"\n", 0)
     return File("a.jsonl.gz", _bytes(packed[:-100]), make_spec(), [("gzip cut off", "bad_gzip", 5)], 4, 1)
 
@@ -331,7 +326,7 @@ def clean_files() -> list[File]:
     for shape, make in SHAPES.items():
         rows = [make(said) for said in SAID]
         stem = shape.replace(" ", "_")
-        lines = b"".join(_line(r) + b"\n" for r in rows)
+        lines = as_lines(rows)
         for name, data in (
             (f"{stem}.jsonl", lines),
             (f"{stem}.crlf.jsonl", lines.replace(b"}\n", b"}\r\n")),
@@ -355,5 +350,5 @@ def clean_files() -> list[File]:
     bare = make_spec(fields={"text": "c1", "label": "c2"})
     data = _table_bytes([SHAPES["text_label"](said) for said in SAID], ",", False)
     files.append(File("bare.csv", _bytes(data), bare, sound=4))
-    files.append(File("tools.jsonl", _bytes(_line(CHAT_WITH_TOOLS)), make_spec(TEXT_OUTPUT), sound=1))
+    files.append(File("tools.jsonl", _bytes(as_line(CHAT_WITH_TOOLS)), make_spec(TEXT_OUTPUT), sound=1))
     return files

@@ -19,7 +19,7 @@ from finetune_pipeline.data.validate.validation import (
     validate_record,
 )
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline_tests.unit.data.rows import make_spec
+from finetune_pipeline_tests.unit.data.rows import PROMPT, make_spec
 
 FILE = "raw/a.jsonl"
 SPEC = make_spec(max_chars=400)
@@ -29,9 +29,8 @@ def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
 
 
-def as_lines(rows: list[Any]) -> bytes:
-    """JSON Lines; bytes are lines as they are."""
-    return b"".join((r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n" for r in rows)
+S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
+"""The turns of a sound chat."""
 
 
 def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:

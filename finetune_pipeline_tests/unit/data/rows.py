@@ -80,13 +80,20 @@ def example(user: str, answer: str = "bug_report", line: int = 1, **more: Any) -
     return Example(id=example_id(messages), messages=messages, **fields)
 
 
+def as_line(row: Any) -> bytes:
+    """A row as JSON; bytes are a line as it is."""
+    return row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode()
+
+
+def as_lines(rows: list[Any]) -> bytes:
+    return b"".join(as_line(row) + b"\n" for row in rows)
+
+
 def write_raw(folder: Path, lines: list[Any], file: str = "raw/a.jsonl") -> Path:
-    """A raw_examples artifact of one file; bytes are written as they are, anything else as JSON."""
+    """A raw_examples artifact of one file."""
     path = folder / "files" / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
-    )
+    path.write_bytes(as_lines(lines))
     return folder
 
 

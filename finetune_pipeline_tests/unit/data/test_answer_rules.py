@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.data.answer_rules import form_problems
-from finetune_pipeline.data.review import _read_decision
+from finetune_pipeline.data.review import read_decision
 from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.raw_rows import validate_row
@@ -69,7 +69,7 @@ def test_text_answers_are_held_to_their_form() -> None:
 
 def test_corrections_are_held_to_the_same_form(tmp_path: Path) -> None:
     decision = {"id": "a", "decision": "relabel", "reviewer": "kim", "label": '{"guests": 4}'}
-    made, findings = _read_decision(decision, spec(), "r.jsonl:1")
+    made, findings = read_decision(decision, spec(), "r.jsonl:1")
     assert made is None and [f.rule for f in findings] == ["data.review_answer_schema"]
     logged = {
         "id": "1",

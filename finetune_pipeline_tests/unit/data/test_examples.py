@@ -52,11 +52,7 @@ def test_a_foreign_file_is_refused_with_its_name(tmp_path: Path, line: str) -> N
 def test_lines_are_numbered_and_long_ones_cut(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one\r\n" + b"x" * 25 + b"\n\nlast")
-    assert list(read_lines(path, limit=10)) == [
-        (1, b"one", False),
-        (2, b"x" * 10, True),
-        (4, b"last", False),
-    ]
+    assert list(read_lines(path, limit=10)) == [(1, b"one", False), (2, b"x" * 10, True), (4, b"last", False)]
     path.write_bytes(b"x" * 10 + b"\n" + b"y" * 20)
     assert list(read_lines(path, limit=10)) == [(1, b"x" * 10, False), (2, b"y" * 10, True)]
 

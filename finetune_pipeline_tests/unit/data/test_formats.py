@@ -13,11 +13,10 @@ from finetune_pipeline.data import formats
 from finetune_pipeline.data.examples import example_id
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats import FORMATS
-from finetune_pipeline_tests.unit.data.raw_rows import SPEC, kept_example, row_rules, turn, validate_row
+from finetune_pipeline_tests.unit.data.raw_rows import SPEC, S, kept_example, row_rules, turn, validate_row
 from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
 TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
-S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
 REFERENCE = Path(__file__).parents[3] / "tools" / "make_reference.py"
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 

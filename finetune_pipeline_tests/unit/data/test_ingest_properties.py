@@ -29,20 +29,7 @@ KEYS = [
     *("time", "tags", "group", "origin", "id", "system", "chosen", "generator", "é"),
 ]
 WORDS = [
-    *(
-        PROMPT,
-        "bug_report",
-        "hello\x00",
-        "<|a|>",
-        "\ud800",
-        "user",
-        "assistant",
-        "noinput",
-        "[{",
-        "{}",
-        "text",
-        "1e999",
-    ),
+    *(PROMPT, "bug_report", "hello\x00", "<|a|>", "\ud800", "user", "assistant", "noinput", "[{", "{}", "text", "1e999")
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=8),

@@ -9,15 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.perturbations import (
-    CLOSINGS,
-    GREETINGS,
-    KINDS,
-    drawn,
-    kind_of,
-    perturbed,
-    set_name,
-)
+from finetune_pipeline.data.perturbations import CLOSINGS, GREETINGS, KINDS, drawn, kind_of, perturbed, set_name
 
 TEXT = (
     "Well, my invoice RX-4411 of 2026-03-05 shows forty euros that were never ordered by Marianne. "

@@ -14,7 +14,6 @@ from finetune_pipeline.data.examples import decode_examples
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline_tests.unit.data.raw_rows import (
-    as_lines,
     examples,
     records_of,
     rules,
@@ -22,7 +21,7 @@ from finetune_pipeline_tests.unit.data.raw_rows import (
     texts,
     validate_bytes,
 )
-from finetune_pipeline_tests.unit.data.rows import make_spec
+from finetune_pipeline_tests.unit.data.rows import as_lines, make_spec
 
 SPEC = make_spec()
 ROWS = [{"text": f"It broke {i} times", "label": "bug_report"} for i in range(6)]

@@ -6,11 +6,10 @@ import pytest
 import yaml
 
 from finetune_pipeline.data.examples import example_id
-from finetune_pipeline_tests.unit.data.raw_rows import FILE, SPEC, kept_example, row_rules, turn, validate_row
+from finetune_pipeline_tests.unit.data.raw_rows import FILE, SPEC, A, S, U, kept_example, row_rules, turn, validate_row
 from finetune_pipeline_tests.unit.data.rows import PROMPT, chat, make_spec
 
 JSON_OUTPUT = {"kind": "json", "json_schema": {}}
-S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
 DIALOGUE = {
     "dialogue_id": "1_00000",
     "turns": [{"speaker": "USER", "utterance": "It broke"}, {"speaker": "SYSTEM", "utterance": "bug_report"}],

@@ -102,13 +102,7 @@ def test_addresses_of_the_labelled_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "12 angry men in court",
-        "the Main Street of 1984",
-        "via email 25",
-        "Raum 030, Weg 12",
-    ],
+    "text", ["12 angry men in court", "the Main Street of 1984", "via email 25", "Raum 030, Weg 12"]
 )
 def test_lookalikes_of_addresses_stay(text: str) -> None:
     assert list(addresses(text)) == []

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from finetune_pipeline.spec import TaskSpec
+
 LABELS = ["billing", "bug", "howto"]
 _COMMON = [f"common{i}" for i in range(400)]
 _TOPICS = {label: [f"{label}{i}" for i in range(150)] for label in LABELS}
 _NEW = [f"novel{i}" for i in range(150)]
 START = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def made(output: dict[str, Any] | None = None, **sections: Any) -> TaskSpec:
+    """The spec of a task with these labels, or with another kind of answers."""
+    output = output or {"kind": "labels", "labels": LABELS}
+    return TaskSpec.model_validate(
+        {"name": "demo", "description": "d", "system_prompt": "a b", "output": output, **sections}
+    )
 
 
 def text(rng: random.Random, label: str, new_words: float = 0.0, longer: float = 1.0) -> str:

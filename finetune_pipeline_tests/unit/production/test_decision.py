@@ -7,19 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from finetune_pipeline.production.retraining import Curve, Evidence, decide_retraining, fit, measure_curve
-from finetune_pipeline.spec import TaskSpec, parse_spec
-from finetune_pipeline_tests.unit.production.streams import LABELS, labels, text
+from finetune_pipeline_tests.unit.production.streams import labels, made, text
 
 STILL, MOVED = {"drifted": [], "sentence": "No drift."}, {"drifted": ["label_mix"], "sentence": "Drift."}
-
-
-def made(**more: object) -> TaskSpec:
-    output = {"kind": "labels", "labels": LABELS}
-    base = {"name": "demo", "description": "d", "system_prompt": "a b", "output": output}
-    return parse_spec(yaml.safe_dump({**base, **more}))
 
 
 def law(a: float, b: float, c: float, rows: int = 1000) -> Curve:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from scipy import stats
 
 from finetune_pipeline.production.drift import as_learned, drift_report, level_of, moment
@@ -16,18 +15,13 @@ from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
-from finetune_pipeline.spec import TaskSpec, parse_spec
-from finetune_pipeline_tests.unit.production.streams import LABELS, labels, served, text
-
-
-def made(output: dict, **more: object) -> TaskSpec:
-    base = {"name": "demo", "description": "d", "system_prompt": "a b", "output": output}
-    return parse_spec(yaml.safe_dump({**base, **more}))
+from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline_tests.unit.production.streams import labels, made, served, text
 
 
 @pytest.fixture
 def spec() -> TaskSpec:
-    return made({"kind": "labels", "labels": LABELS})
+    return made()
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,13 @@ def settle(folder: Path) -> None:
         os.utime(path, (time.time() - 60, time.time() - 60))
 
 
+def taken(task: Task, store: ArtifactStore, lines: bytes) -> None:
+    """Let these lines be the log that was taken in a minute ago."""
+    (task.folder / "logs" / "a.jsonl").write_bytes(lines)
+    settle(task.folder / "logs")
+    take_in(task, store)
+
+
 def ids(task: Task, store: ArtifactStore) -> list[str]:
     take_in(task, store)
     return sorted(row["id"] for row in log_store(task, store).rows())
@@ -181,13 +188,13 @@ def made_of(task: Task, store: ArtifactStore, names: list[str]) -> dict[str, Art
 
 def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, store: ArtifactStore) -> None:
     """A label, an alias, a piece of a manifest: what a row says is found in many files, and none of them is touched."""
-    (task.folder / "logs" / "a.jsonl").write_bytes(
+    taken(
+        task,
+        store,
         line(1, "a", id="champion", input='"facts": {', output="a", feedback={"label": "b"})
         + line(2, "a", id="labels", input="weights", output="b")
-        + line(3, "bob", id="a", input="a", output="a")
+        + line(3, "bob", id="a", input="a", output="a"),
     )
-    settle(task.folder / "logs")
-    take_in(task, store)
     theirs, others = made_of(task, store, ["champion", "labels", "a"]), made_of(task, store, ["a"])
     requests = store.state_folder(task.name) / "requests"
     for of in (theirs, others):
@@ -220,11 +227,9 @@ def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, 
 
 def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, store: ArtifactStore) -> None:
     later = {"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"label": "b"}, "user": "ann"}
-    (task.folder / "logs" / "a.jsonl").write_bytes(
-        line(1, "bob") + json.dumps(later).encode() + b"\n" + line(2, "bob") + line(2, "ann", output="b")
+    taken(
+        task, store, line(1, "bob") + json.dumps(later).encode() + b"\n" + line(2, "bob") + line(2, "ann", output="b")
     )
-    settle(task.folder / "logs")
-    take_in(task, store)
     first, second = made_of(task, store, ["row-0001"]), made_of(task, store, ["row-0003"])
     done = forget(task, store, users=["ann"])
     assert (done.lines, done.rows, done.adapters) == (2, 2, [first["adapter"].version])
@@ -236,9 +241,7 @@ def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, s
 
 
 def test_rows_that_have_expired_are_still_known_by_what_was_made_of_them(task: Task, store: ArtifactStore) -> None:
-    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob"))
-    settle(task.folder / "logs")
-    take_in(task, store)
+    taken(task, store, line(1, "ann") + line(2, "bob"))
     run = made_of(task, store, ["row-0001", "row-0002"])
     log_store(task, store).rewrite(lambda row: None)
     (task.folder / "logs" / "a.jsonl").unlink()
@@ -248,9 +251,7 @@ def test_rows_that_have_expired_are_still_known_by_what_was_made_of_them(task: T
 
 
 def test_a_damaged_artifact_stops_nothing_and_goes(task: Task, store: ArtifactStore) -> None:
-    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob"))
-    settle(task.folder / "logs")
-    take_in(task, store)
+    taken(task, store, line(1, "ann") + line(2, "bob"))
     run = made_of(task, store, ["row-0002"])
     (run["splits"].folder / SPLIT_FILES["train"]).unlink()
     (run["production_logs"].folder / "rows.jsonl").write_bytes(b"{cut")
@@ -261,9 +262,7 @@ def test_a_damaged_artifact_stops_nothing_and_goes(task: Task, store: ArtifactSt
 
 
 def test_nothing_is_removed_while_a_run_makes_something(task: Task, store: ArtifactStore) -> None:
-    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann"))
-    settle(task.folder / "logs")
-    take_in(task, store)
+    taken(task, store, line(1, "ann"))
     run = made_of(task, store, ["row-0001"])
 
     def asks(_: Path) -> None:

@@ -13,7 +13,6 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.ingest import ingest, read_logs
-from finetune_pipeline.production.intake import take_in
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 
@@ -68,7 +67,6 @@ def test_a_half_written_line_waits(task: Task, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "store")
     assert take(task, tmp_path)["rows"] == 1
     before = read_logs(task, store).digest
-    assert take_in(task, store).waiting == ["logs/a.jsonl"]
     write(task, [row(1), row(2)])
     assert take(task, tmp_path)["rows"] == 2
     assert read_logs(task, store).digest != before

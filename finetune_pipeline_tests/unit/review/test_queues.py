@@ -135,9 +135,9 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
     assert (decisions[0].decision, decisions[0].label, decisions[0].reviewer) == ("relabel", "no", "Ada Byron")
     assert reviews_digest(task.folder / "reviews") != before
     for bad, entry in (
-        ({"decision": "relabel", "label": "maybe"}, "no label"),
-        ({"decision": "relabel"}, "missing"),
-        ({"decision": "burn"}, "not one of"),
+        ({"decision": "relabel", "label": "maybe"}, "not a label"),
+        ({"decision": "relabel"}, "without a `label`"),
+        ({"decision": "burn"}, "use one of"),
         ({"decision": "keep", "id": "b" * 16}, "no row"),
         ({"decision": "keep", "reviewer": ""}, "`reviewer`"),
     ):

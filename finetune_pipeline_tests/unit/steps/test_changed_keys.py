@@ -1,7 +1,5 @@
 """Every key of the spec that the data stage depends on, changed after a run: the next run works, or says what to do.
-
-Each case runs the stage, changes one key, and runs again from the same store. ``pytest -s`` prints the table.
-"""
+Each case runs the stage, changes one key, and runs again from the same store. ``pytest -s`` prints the table."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Every key of the spec outside `data` and `split`, changed after a run: which steps run again; the split stays. `-s` prints it.
-
-Those two sections, and what else the data stage reads, are changed and run in test_changed_keys.
-"""
+"""Every key of the spec outside `data` and `split`, changed after a run: which steps run again; the split stays. `-s`
+prints it. Those two sections, and what else the data stage reads, are changed and run in test_changed_keys."""
 
 from __future__ import annotations
 

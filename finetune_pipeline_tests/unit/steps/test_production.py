@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
@@ -17,11 +16,10 @@ from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.production.used_rows import rows_of_data, used_rows
-from finetune_pipeline.spec import parse_spec
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.production import make_drift_report, make_retraining_decision
 from finetune_pipeline_tests.unit.evaluation.rows import row
-from finetune_pipeline_tests.unit.production.streams import LABELS, labels, served, text
+from finetune_pipeline_tests.unit.production.streams import LABELS, labels, made, served, text
 
 USED = 40
 """Of the corrected production rows, so many were there when the champion was trained."""
@@ -41,9 +39,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         rng = random.Random(0)
-        output = {"kind": "labels", "labels": LABELS}
-        spec = {"name": "demo", "description": "d", "system_prompt": "s", "output": output}
-        self.task = Task(spec=parse_spec(yaml.safe_dump(spec)), folder=self.root)
+        self.task = Task(spec=made(), folder=self.root)
         self.store = ArtifactStore(self.root / "store")
         self.rows = served(rng, 500, told=0.5)
         corrected = [r for r in self.rows if r["correction"]]

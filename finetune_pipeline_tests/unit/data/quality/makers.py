@@ -49,11 +49,6 @@ def make(user: str, answer: str, line: int = 1, **more: Any) -> Example:
     return Example(id=example_id(messages), messages=messages, **fields)
 
 
-def answers(texts: list[str]) -> list[Example]:
-    """Free-text examples with these answers."""
-    return [make(f"question {i}", text, i) for i, text in enumerate(texts, 1)]
-
-
 def requests(count: int, seed: int = 0) -> list[Example]:
     """Labelled requests made of words of their topic and common ones, labels in turn."""
     rnd = random.Random(seed)
