@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import in_order
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -59,4 +60,4 @@ def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]]) -> Cho
         best = max(seen, key=lambda name: metric.rank(metric.value(seen[name], spec.output)))
         names.append(best)
         answers += in_fold(candidates[best], fold)
-    return Chosen((names[0], names[1]), sorted(answers, key=lambda row: str(row["example_id"])))
+    return Chosen((names[0], names[1]), in_order(answers))

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import in_order
 from finetune_pipeline.evaluation.result import Decision, Decisions, Level, RivalGain
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left, looks_spent
@@ -94,11 +95,11 @@ def decisions_of(
     sources: Mapping[str, str] | None,
 ) -> Decisions:
     """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
-    after = _by_id(rows["candidate"])
+    after = in_order(rows["candidate"])
     clusters = shared_sources(after, sources)
 
     def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
-        ordered = {name: _by_id(of) for name, of in rivals.items()}
+        ordered = {name: in_order(of) for name, of in rivals.items()}
         return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
 
     gates, metrics, champion = spec.gates, decisive_metrics(spec), rows.get("champion")
@@ -108,7 +109,3 @@ def decisions_of(
         simple=decision(simple, [spec.metric], margin_of(gates.simple, gates.simple_margin)),
         champion=decision({"champion": champion}, metrics, least) if champion else None,
     )
-
-
-def _by_id(rows: Sequence[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: str(row["example_id"]))

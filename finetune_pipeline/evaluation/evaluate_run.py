@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.compare import compare, count_sources, shared_
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
 from finetune_pipeline.evaluation.deciding import decisions_of
 from finetune_pipeline.evaluation.parts import parts_of_test
-from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, restricted_name
+from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
@@ -202,7 +202,7 @@ def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec) -> 
 def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
     """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for row in sorted(rows, key=lambda row: str(row["example_id"])):
+    for row in in_order(rows):
         if (answer := answer_of(row, labels)) != row["gold"]:
             groups.setdefault((row["gold"], INVALID if answer is None else answer), []).append(row["example_id"])
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))

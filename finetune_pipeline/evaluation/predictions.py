@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,7 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("prompt_tokens", pa.int64(), nullable=False),
     ]
 )
+Row = TypeVar("Row", bound=Mapping[str, Any])
 STATUSES = ("ok", "truncated", "empty", "error")
 API = "api_"
 """Begins the names of prompts that an API model answers."""
@@ -165,6 +166,16 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
         if of_the_test(row["model"]):
             models.setdefault(row["model"], []).append(dict(row))
     return models
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows in the order of example ids."""
+    return sorted(rows, key=lambda row: str(row["example_id"]))
+
+
+def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of a predictions file by model, each model's in the order of example ids."""
+    return by_model(in_order(read_predictions(path)))
 
 
 def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:

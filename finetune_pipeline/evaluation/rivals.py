@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, restricted_name
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
 from finetune_pipeline.evaluation.scores import score, valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
@@ -114,7 +114,7 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     metric = METRICS[spec.metric]
     scored = [(float(metric.value(of, spec.output) or 0.0), title, of) for title, of in rivals]
     value, title, of = max(scored, key=lambda rival: metric.rank(rival[0]))
-    return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))
+    return Rival(title, value, in_order(map(dict, of)))
 
 
 def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -20,7 +20,15 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
-from finetune_pipeline.evaluation.predictions import API, SIMPLE, read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import (
+    API,
+    SIMPLE,
+    by_model,
+    in_order,
+    read_by_model,
+    read_predictions,
+    write_predictions,
+)
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
@@ -98,7 +106,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
         rows, api = _with_endpoint(context, rows, read_examples(train), read_examples(validation))
     return {
         **facts,
-        **score_baselines(spec, by_model(rows)),
+        **score_baselines(spec, by_model(in_order(rows))),
         "prompt_details": {**facts.get("prompts", {}), **(api["prompts"] if api else {})},
         "api": api,
     }
@@ -107,14 +115,6 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
 def simple_settings(spec: TaskSpec) -> dict[str, Any]:
     """Settings of the simple models, as jobs take them."""
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
-
-
-def by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Prediction rows by model, each model's in the order of example ids."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: str(row["example_id"])):
-        by_model.setdefault(row["model"], []).append(dict(row))
-    return {name: by_model[name] for name in dict.fromkeys(row["model"] for row in rows)}
 
 
 def _with_endpoint(
@@ -164,7 +164,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     Reads what is made and asks no model.
     """
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
-    rows = by_model(read_predictions(baseline.path("predictions.parquet")))
+    rows = read_by_model(baseline.path("predictions.parquet"))
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
     source = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)

@@ -14,13 +14,12 @@ from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.pilot import Point
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.predictions import read_by_model
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.report.ladder_page import ladder_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.steps.asked_models import trained_set, while_served
-from finetune_pipeline.steps.baseline import by_model
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rung_terms import rung_terms, timed_prompts
 from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed
@@ -39,7 +38,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     answered, pilot = climbed(context), inputs["pilot"]
     # the asset `advice` says this, too, and stops what comes after it in Dagster where it is a no: the ladder goes on
     baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
-    rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
+    rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows = read_examples(split_file(context, "train"))
     signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
     skipped = {"prompt_search": search.facts["skipped"], "pilot": pilot.facts["skipped"]}
@@ -49,7 +48,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
         rung_terms(context, answered, inputs["base_model"].folder, timed_prompts(context)),
         learnable=signal.status != "not_shown",
         points=[Point.model_validate(point) for point in pilot.facts["points"]],
-        pilot_rows={float(share): of for share, of in by_model(read_predictions(pilot.path(PREDICTIONS))).items()},
+        pilot_rows={float(share): of for share, of in read_by_model(pilot.path(PREDICTIONS)).items()},
         skipped={name: why for name, why in skipped.items() if why},
         train_rows=len(train_rows),
     )
@@ -76,7 +75,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     with ExitStack() as services:
         sets = while_served(context, [{**plain, "name": name, "prompt": of} for name, of in asked.items()], services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
-    rows = by_model(read_predictions(out / PREDICTIONS))
+    rows = read_by_model(out / PREDICTIONS)
     tokens = {name: Call(of["mean_prompt_tokens"], of["mean_new_tokens"]) for name, of in facts["sets"].items()}
     tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in asked]
     answered = [*climbed(context), *tuned]

@@ -15,11 +15,11 @@ from finetune_pipeline.baseline.selection import FOLDS, fold_of
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.evaluation.predictions import API, prompts_of, read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of, read_by_model, write_predictions
 from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import answering_settings, ask_api, by_model, output_settings
+from finetune_pipeline.steps.baseline import answering_settings, ask_api, output_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import (
     PREDICTIONS,
@@ -72,7 +72,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
         searches.append(search)
         answers += [{**row, "model": OPTIMISED} for row in made]
         say(f"prompt_search: fold {fold + 1} of 2: {search.winner} won after {search.calls} calls")
-    write_predictions(context.out / PREDICTIONS, sorted(answers, key=lambda row: str(row["example_id"])))
+    write_predictions(context.out / PREDICTIONS, in_order(answers))
     write_json(context.out / PROMPTS, written)
     return {
         "skipped": "",
@@ -88,7 +88,7 @@ class _Own:
 
     def __init__(self, context: StepContext) -> None:
         baseline = context.inputs["few_shot_baseline"]
-        rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
+        rows = read_by_model(baseline.path(PREDICTIONS))
         details = baseline.facts["prompt_details"]
         self.spec = context.spec
         self.rows = {name: rows[name] for name in fixed_prompts(prompts_of(rows))}
@@ -148,7 +148,7 @@ class _Asker:
             name: {"prompt": of["mean_prompt_tokens"], "answer": of["mean_new_tokens"]}
             for name, of in facts["sets"].items()
         }
-        return by_model(read_predictions(out / PREDICTIONS))
+        return read_by_model(out / PREDICTIONS)
 
 
 def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -> list[str]:

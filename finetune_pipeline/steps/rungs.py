@@ -10,10 +10,10 @@ from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb, surely
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import by_model, passages_file
+from finetune_pipeline.steps.baseline import passages_file
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.worker.jobs import predict_job
@@ -30,7 +30,7 @@ def validation_rows(context: StepContext) -> list[Example]:
 def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     """The rungs below training with their answers."""
     baseline = context.inputs["few_shot_baseline"]
-    rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
+    rows = read_by_model(baseline.path(PREDICTIONS))
     details = baseline.facts["prompt_details"]
     tokens = {name: Call(of["mean_prompt_tokens"], of["mean_new_tokens"]) for name, of in details.items()}
     optimised: list[dict[str, Any]] = []
