@@ -1,20 +1,27 @@
-"""Decides whether a gain is significant, at the level left for this candidate, in every metric the spec names."""
+"""Decides whether a gain is significant, at the level left for this candidate, in every metric the spec names; on the whole
+test, and on the rows of some raw files by themselves (gates.parts)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import compare, shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import in_order
-from finetune_pipeline.evaluation.result import Decision, Decisions, Level, RivalGain
+from finetune_pipeline.evaluation.result import Decision, Decisions, Level, PartOfTest, RivalGain
+from finetune_pipeline.evaluation.result_parts import ModelRow
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left, looks_spent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
 Row = Mapping[str, Any]
+FEWEST = 20
+"""Test rows of a part below which nothing is said about it: an interval over fewer spans half the scale."""
+THE_REST = "the other rows"
 
 
 def level_of(look: int, confidence: float) -> Level:
@@ -109,3 +116,58 @@ def decisions_of(
         simple=decision(simple, [spec.metric], margin_of(gates.simple, gates.simple_margin)),
         champion=decision({"champion": champion}, metrics, least) if champion else None,
     )
+
+
+def parts_of_test(
+    spec: TaskSpec,
+    base: BaseAtItsBest,
+    candidate: Sequence[Row],
+    files: Mapping[str, str],
+    level: float,
+    sources: Mapping[str, str] | None = None,
+) -> list[PartOfTest]:
+    """Compare the candidate with the base model at its best on the rows of each glob of gates.parts, and on the rest.
+
+    Every part must show the gain, so each is judged at the whole level: a candidate useless on one of them passes with that
+    probability at most (an intersection-union test, Berger 1982).
+
+    Args:
+        base: The rival, the same on every part; chosen on the whole test.
+        files: The raw file of each test example, by id.
+        level: Two-sided significance level of a decision.
+        sources: What each example was made from, by id, where examples share one.
+    """
+    if not spec.gates.parts:
+        return []
+    groups: list[tuple[str | None, set[str]]] = [
+        (pattern, {i for i, file in files.items() if fnmatch(file, pattern)}) for pattern in spec.gates.parts
+    ]
+    rest = files.keys() - set().union(*(ids for _, ids in groups))
+    parts = []
+    for pattern, ids in [*groups, (None, rest)]:
+        after = in_order(row for row in candidate if row["example_id"] in ids)
+        rivals = {
+            str(mode): in_order(row for row in of if row["example_id"] in ids) for mode, of in base.answers.items()
+        }
+        clusters, decision = shared_sources(after, sources), None
+        if pattern is not None and len(after) >= FEWEST:
+            metrics, margin = [spec.metric], spec.gates.min_gain
+            decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
+        models, compared = {}, None
+        if after:
+            before, name, confidence = rivals[base.mode], pattern or THE_REST, spec.gates.confidence
+            compared = compare(before, after, spec.output, confidence, spec.metric, sources)
+            models = {
+                "base": _model_row(spec, f"Base at its best, {name}", before),
+                "candidate": _model_row(spec, f"Fine-tuned, {name}", after),
+            }
+        parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))
+    return parts
+
+
+def _model_row(spec: TaskSpec, title: str, rows: Sequence[Row]) -> ModelRow:
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+    decides = scores["primary"]
+    shown = {name: scores[name] for name in ("n", "correct", "accuracy", "interval")}
+    value, interval = decides["value"], decides["interval"]
+    return ModelRow(title=title, set="test", value=value, value_interval=interval, **shown)

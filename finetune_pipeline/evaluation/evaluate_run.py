@@ -7,8 +7,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
-from finetune_pipeline.evaluation.deciding import decisions_of
-from finetune_pipeline.evaluation.parts import parts_of_test
+from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from finetune_pipeline.evaluation.deciding import FEWEST
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
-from finetune_pipeline.evaluation.parts import FEWEST
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
