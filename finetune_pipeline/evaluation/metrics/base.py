@@ -18,14 +18,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
+    cluster_sign_flip,
     clustered_tango_interval,
     tango_interval,
     wilson_interval,
 )
-from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_mean, paired_permutation
+from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_mean
 from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -133,8 +136,9 @@ class RowMetric(Metric):
         return Gain((sum(new) - sum(old)) / len(old), interval)
 
     def p_value(self, before: Rows, after: Rows, output: AnyOutput, clusters: Clusters = None) -> float:
-        """Two-sided p of a paired permutation test."""
-        return paired_permutation(self.row_scores(before, output), self.row_scores(after, output), clusters=clusters)
+        """Two-sided p of Fisher's sign-flip test of the mean."""
+        difference = np.subtract(self.row_scores(after, output), self.row_scores(before, output))
+        return cluster_sign_flip(difference.tolist(), clusters or range(len(difference)))
 
 
 class ShareOfRight(RowMetric):

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import scipy
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, cluster_sign_flip, z_value
+from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, z_value
 
 FAR_TAIL = 0.99
 """Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws
@@ -116,33 +116,9 @@ def _means(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np
     return means
 
 
-def bootstrap_mean(
-    values: Sequence[float],
-    resamples: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    clusters: Sequence[Hashable] | None = None,
-) -> Interval:
-    """Interval of a mean, as :func:`paired_bootstrap_mean`. Raises ValueError for fewer than two values or one that is
-    not finite."""
-    return paired_bootstrap_mean([0.0] * len(values), values, resamples, seed, confidence, clusters)
-
-
-def paired_permutation(
-    a: Sequence[float],
-    b: Sequence[float],
-    resamples: int = 10_000,
-    seed: int = 0,
-    clusters: Sequence[Hashable] | None = None,
-) -> float:
-    """Two-sided p of the hypothesis that a and b are exchangeable within pairs (Fisher's sign-flip test of the mean).
-
-    With clusters all pairs of one are exchanged together. Raises ValueError on unequal lengths or no pairs.
-    """
-    if len(a) != len(b) or not len(a):
-        raise ValueError(f"need at least one pair, and as many of either side: {len(a)}, {len(b)}")
-    difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
-    return cluster_sign_flip(list(difference), list(clusters or range(len(a))), resamples, seed)
+def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Interval of a mean, as :func:`paired_bootstrap_mean`."""
+    return paired_bootstrap_mean([0.0] * len(values), values, confidence=confidence)
 
 
 def draws_interval(
