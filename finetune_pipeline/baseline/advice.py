@@ -15,6 +15,7 @@ The rules are asked in this order, and the first that applies decides:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -138,16 +139,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
     """
     prompt = _best_fixed(baseline)
     nearest = _nearest(baseline)
-    counts: dict[str, Any] = {
-        "prompt": prompt,
-        "n": len(rows[prompt]),
-        "right": 0,
-        "form": 0,
-        "judgement": 0,
-        "unnamed": 0,
-    }
-    kinds: dict[str, int] = {}
-    knowledge = 0
+    counts, kinds = Counter[str](), Counter[str]()
     shown = rows[nearest] if nearest else [None] * len(rows[prompt])
     for row, other in zip(rows[prompt], shown, strict=True):
         if is_right(row, spec.output):
@@ -155,15 +147,20 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
         elif (failure := failure_of(row, spec.output)) is None:
             counts["unnamed"] += 1
         else:
-            kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
+            kinds[failure.kind] += 1
             if failure.kind in OF_FORM:
                 counts["form"] += 1
             elif other is not None and is_right(other, spec.output):
-                knowledge += 1
+                counts["knowledge"] += 1
             else:
                 counts["judgement"] += 1
-    ordered = {kind: kinds[kind] for kind in KINDS if kind in kinds}
-    return {**counts, "knowledge": knowledge if nearest else None, "kinds": ordered}
+    return {
+        "prompt": prompt,
+        "n": len(rows[prompt]),
+        **{name: counts[name] for name in ("right", "form", "judgement", "unnamed")},
+        "knowledge": counts["knowledge"] if nearest else None,
+        "kinds": {kind: kinds[kind] for kind in KINDS if kind in kinds},
+    }
 
 
 def retrieval_of(

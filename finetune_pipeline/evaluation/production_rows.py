@@ -32,15 +32,6 @@ from finetune_pipeline.spec.model import TaskSpec
 MOST, PER_USER, FEWEST = 200, 5, 20
 """Rows taken at most, rows of one user at most, and rows under which nothing is said."""
 
-_NO_TRUTH, _FORM, _TRAINED, _REPEATED, _USER, _BEYOND = (
-    "without_truth",
-    "truth_out_of_form",
-    "in_the_training_set",
-    "repeated",
-    "more_of_one_user",
-    "beyond_the_limit",
-)
-
 
 @dataclass(frozen=True)
 class ProductionRows:
@@ -102,11 +93,11 @@ def rows_with_truth(
         looked += 1
         truth, text = row.get("correction"), exact_form(str(row["input"]))
         if not truth or not text:
-            left[_NO_TRUTH] += 1
+            left["without_truth"] += 1
         elif form_problems(truth, spec.output):
-            left[_FORM] += 1
+            left["truth_out_of_form"] += 1
         elif text in known:
-            left[_TRAINED] += 1
+            left["in_the_training_set"] += 1
         else:
             usable.append((text, row))
     usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
@@ -114,7 +105,7 @@ def rows_with_truth(
     single = []
     for text, row in usable:
         if text in seen:
-            left[_REPEATED] += 1
+            left["repeated"] += 1
         else:
             seen.add(text)
             single.append(row)
@@ -122,9 +113,9 @@ def rows_with_truth(
     chosen: list[dict[str, Any]] = []
     for row in single:
         if str(row["id"]) not in allowed:
-            left[_USER] += 1
+            left["more_of_one_user"] += 1
         elif len(chosen) >= MOST:
-            left[_BEYOND] += 1
+            left["beyond_the_limit"] += 1
         else:
             chosen.append(_chosen(row))
     return ProductionRows(chosen, dict(left), looked)

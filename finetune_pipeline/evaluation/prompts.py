@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -155,17 +155,7 @@ def prompts_to_try(
     return made
 
 
-class LabelledExample(Protocol):
-    """The part of an example that choosing shots needs."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def label(self) -> str | None: ...
-
-
-def build_shots(train: Sequence[LabelledExample], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:
+def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:
     """Ids of k training examples to show in the prompt, as evenly spread over the labels as can be.
 
     Examples stand in the order of a seeded hash of their id and are taken label by label in turn, so the choice does

@@ -26,6 +26,8 @@ from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_c
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
 from finetune_pipeline.models.inference.generated import Answer
 
+_UNSCORED: dict[str, Any] = {"right": None, "probability": None, "bits_per_byte": None, "error": ""}
+
 
 def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.ability_job`. Returns (facts, measured)."""
@@ -94,15 +96,7 @@ def _encoded(tokenizer: Any, item: Item) -> tuple[list[int], list[list[int]]]:
 
 
 def _row(item: Item, answer: Answer) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": item.id,
-        "source": item.source,
-        "category": item.category,
-        "right": None,
-        "probability": None,
-        "bits_per_byte": None,
-        "error": "",
-    }
+    row = {"id": item.id, "source": item.source, "category": item.category, **_UNSCORED}
     if answer.status == "error" or not all(math.isfinite(s) for s in answer.label_scores):
         return row | {"error": answer.error or "a likelihood is not a number"}
     if item.text is not None:
@@ -198,17 +192,9 @@ def make_task(task: HarnessTask, scratch: str) -> Any:
 
 
 def _task_row(task: HarnessTask, made: Any, sample: Mapping[str, Any], failed: str) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": f"{task.name}:{sample['doc_id']}",
-        "source": SOURCE,
-        "category": CATEGORY + task.name,
-        "right": None,
-        "probability": None,
-        "bits_per_byte": None,
-        "error": failed,
-    }
+    row = {"id": f"{task.name}:{sample['doc_id']}", "source": SOURCE, "category": CATEGORY + task.name, **_UNSCORED}
     if failed:
-        return row
+        return row | {"error": failed}
     if task.text:
         text = sample["arguments"][0][-1]
         score = sample["filtered_resps"][0]
