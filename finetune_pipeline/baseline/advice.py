@@ -83,10 +83,8 @@ def advise(
 
     Args:
         baseline: Facts of few_shot_baseline (evaluation.baseline.score_baselines, prompt_details).
-        power: Of power.power_plan.
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
         rival: The strongest rival a fine-tuned model will meet (rivals.strongest_rival).
-        signal: Whether the answers can be told from the inputs.
 
     Returns:
         {decision (a key of DECISIONS), fine_tune, sentence, reasons (the deciding one first), must_reach (score a
@@ -132,10 +130,9 @@ def advise(
 def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     """What is wrong with the answers of the base model's best prompt without retrieval.
 
-    prompt; n; right; form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right
-    once the nearest training examples are shown: retrieval helps); judgement (in form and wrong, still); unnamed (free
-    texts that differ from the gold one in nothing a rule can name); kinds {kind: n}. knowledge is null where nothing was
-    retrieved.
+    form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right once the nearest training
+    examples are shown: retrieval helps; null where nothing was retrieved); judgement (in form and wrong, still); unnamed (free
+    texts that differ from the gold one in nothing a rule can name); kinds {kind: n}.
     """
     prompt = _best_fixed(baseline)
     nearest = _nearest(baseline)
@@ -166,9 +163,8 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
 def retrieval_of(
     spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]
 ) -> dict[str, Any] | None:
-    """What showing the nearest examples adds to the best prompt without them, in the metric that decides: prompt, over,
-    value, gain, interval, closes (share of the gap to the ceiling, or to 1 where the metric is no share of right answers;
-    null where there is none), valid_share."""
+    """What showing the nearest examples adds to the best prompt without them, in the metric that decides. closes: share of the gap
+    to the ceiling, or to 1 where the metric is no share of right answers; null where there is none."""
     nearest, fixed = _nearest(baseline), _best_fixed(baseline)
     if nearest is None:
         return None
@@ -187,8 +183,7 @@ def retrieval_of(
 
 
 def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Tokens of one call: best {prompt, answer} as it was asked, tuned {prompt} without any examples shown. Null where the
-    baseline does not tell."""
+    """Tokens of one call as the best prompt was asked, and without any examples shown. Null where the baseline does not tell."""
     details = baseline.get("prompt_details") or {}
     best, plain = details.get(baseline["best"]), details.get("zero_shot")
     if not best or not plain:

@@ -1,7 +1,4 @@
-"""The ladder: no language model, prompt, retrieve, pilot, fine-tune; each rung measured on the same validation rows.
-
-The answer is the simplest rung that no later one surely beats, and the pilot says whether training would.
-"""
+"""The ladder: no language model, prompt, retrieve, pilot, fine-tune; each rung measured on the same validation rows."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ class Rung(BaseModel):
     """One rung.
 
     Attributes:
-        value: In the metric that decides, with its interval.
+        value: In the metric that decides.
         gain: Over the best rung below it, with its interval at the confidence of one comparison among all.
         dollars: Of 1,000 calls; None where no price is known.
         p50, p95: Milliseconds of one call on this machine; None where it was not measured.
@@ -81,7 +78,6 @@ class Ladder(BaseModel):
     Attributes:
         stands: Name of the simplest rung that no later one surely beats.
         decision: A key of DECISIONS.
-        sentence: The answer in one sentence.
         flips: What would change the answer.
         skipped: Why a rung was not climbed, by rung.
     """
@@ -100,7 +96,6 @@ class Ladder(BaseModel):
     skipped: dict[str, str]
 
     def rung(self, name: str) -> Rung:
-        """A rung by its name."""
         return next(rung for rung in self.rungs if rung.name == name)
 
 
@@ -109,11 +104,9 @@ class Terms:
     """What calls and trainings cost, and how long calls take.
 
     Attributes:
-        dollars: Of 1,000 calls by rung.
+        dollars: Of 1,000 calls by rung, and of the fine-tuned model.
         latency: (p50, p95) in milliseconds by rung.
         training: Dollars of training on all rows; None where no price is known.
-        tuned: A call of the fine-tuned model.
-        tuned_dollars: Of 1,000 of them.
     """
 
     dollars: Mapping[str, float | None]
@@ -157,10 +150,8 @@ def fixed_prompts(names: Iterable[str]) -> list[str]:
 def _rungs(
     spec: TaskSpec, kind: Kind, title: str, prompts: Rows, rows: Rows, tokens: Mapping[str, Call]
 ) -> list[Answered]:
-    """The best of some prompts as it writes, and the best with answers restricted to the allowed forms, where they were made.
-
-    Of the prompts only those with enough answers in form count as written, where there are any.
-    """
+    """The best of some prompts as it writes, of those with enough answers in form where there are any; and the best with answers
+    restricted to the allowed forms, where they were made."""
     free = {name: of for name, of in prompts.items() if _in_form(spec, of)} or dict(prompts)
     held = {name: of for name in prompts if (of := restricted_rows(rows, name, spec.output))}
     made = []
@@ -181,9 +172,7 @@ class Scored:
 
     Attributes:
         stands: The simplest allowed rung that no later allowed one surely beats; the first where all are excluded.
-        rival: Of the allowed rungs without training the one that scores highest: what training has to beat. With few rows it
-            may lie far above the one that stands, and not surely.
-        rival_rows: Its answers.
+        rival: Of the allowed rungs without training the one that scores highest: what training has to beat.
     """
 
     rungs: list[Rung]

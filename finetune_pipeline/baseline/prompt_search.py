@@ -86,10 +86,8 @@ def texts_in(answer: str) -> list[str]:
 
 
 def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] = ()) -> dict[str, Prompt]:
-    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples.
-
-    The order goes through instructions and sets alike, so that the first ones, which a small budget tries, have some of each.
-    """
+    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples. The first
+    ones, which a small budget tries, have some of each."""
     by_id = {e.id: e for e in train}
     sets: dict[str, list[str]] = {"zero_shot": []}
     for k in sorted({k for k in spec.baseline.shots if k} or {8}):
@@ -122,8 +120,6 @@ def halving(
         prompts: By name; ties go to the one named first. Where the calls are too few to ask each of them LEAST_ROWS rows,
             only the first ones take part.
         rows: Of one fold; a round asks further ones of these in their order.
-        calls: Answers the search may take.
-        ask: See :data:`Ask`.
         out_of_time: Asked before every round but the first.
 
     Returns:

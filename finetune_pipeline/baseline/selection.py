@@ -1,7 +1,6 @@
 """Choosing the best of several prompts without the winner's curse.
 
-The best of k noisy scores is too high. So the rows are divided into two folds: what is chosen on one fold is scored on the
-other. Every row is scored once, by the candidate chosen without it (two-fold cross-fitting; Cawley and Talbot 2010, JMLR 11).
+What is chosen on one fold is scored on the other (two-fold cross-fitting; Cawley and Talbot 2010, JMLR 11).
 """
 
 from __future__ import annotations
@@ -38,19 +37,12 @@ def fold_of(example_id: str) -> int:
 
 
 def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
-    """The rows of a fold."""
     return [dict(row) for row in rows if fold_of(str(row["example_id"])) == fold]
 
 
 def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]]) -> Chosen:
-    """Choose on one fold and answer on the other, both ways. Ties go to the candidate named first.
-
-    Args:
-        candidates: Prediction rows by candidate, all on the same examples.
-
-    Raises:
-        ValueError: There is no candidate.
-    """
+    """Choose on one fold and answer on the other, both ways. Ties go to the candidate named first. Raises ValueError where there is
+    no candidate; all are on the same examples."""
     if not candidates:
         raise ValueError("nothing to choose from")
     metric = METRICS[spec.metric]

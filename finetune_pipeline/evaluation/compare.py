@@ -76,14 +76,8 @@ def compare(
     metric: str | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Compare two models on the same examples, row by row.
-
-    Args:
-        rows_base: Predictions of the model to beat.
-        rows_candidate: Predictions of the other one.
-        form: The kind of answer; see metrics.score.
-        metric: What decides; by default that of the kind of output.
-        sources: What each example was made from, by id. Where examples share one, intervals and p count sources.
+    """Compare two models on the same examples, row by row. Where `sources` (what each example was made from, by id) are shared,
+    intervals and p count sources.
 
     Raises:
         ValueError: The sides do not cover exactly the same ids, or gold differs.

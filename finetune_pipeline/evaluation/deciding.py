@@ -27,8 +27,8 @@ THE_REST = "the other rows"
 def level_of(look: int, confidence: float) -> Level:
     """Return the level of the look-th candidate on one test set.
 
-    The confidence of the level is that of the two-sided interval whose lower bound decides. `alpha` is what the chance of a
-    useless promotion can never exceed, however many candidates follow.
+    Its confidence is that of the two-sided interval whose lower bound decides; `alpha` what the chance of a useless promotion
+    can never exceed, however many candidates follow.
     """
     alpha = 1 - confidence
     level = level_left(look, alpha)
@@ -62,14 +62,13 @@ def decide_gain(
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
-        metrics: Metrics the gain must be shown in.
         level: Two-sided significance level of the whole decision.
-        margin: The gain must surely exceed this; negative where the candidate may be a little worse.
+        margin: Negative where the candidate may be a little worse.
         clusters: The source of every row, where rows share one.
 
     Returns:
-        The decision. An interval is the last one that was computed; a metric without an interval is not shown, and nothing
-        is shown without a rival.
+        The decision, with the last interval that was computed. A metric without an interval is not shown, and nothing is shown
+        without a rival.
     """
     measured: dict[tuple[str, str], RivalGain] = {}
     waiting = [(rival, metric) for rival in rivals for metric in metrics]
@@ -129,13 +128,7 @@ def parts_of_test(
     """Compare the candidate with the base model at its best on the rows of each glob of gates.parts, and on the rest.
 
     Every part must show the gain, so each is judged at the whole level: a candidate useless on one of them passes with that
-    probability at most (an intersection-union test, Berger 1982).
-
-    Args:
-        base: The rival, the same on every part; chosen on the whole test.
-        files: The raw file of each test example, by id.
-        level: Two-sided significance level of a decision.
-        sources: What each example was made from, by id, where examples share one.
+    probability at most (an intersection-union test, Berger 1982). files: the raw file of each test example, by id.
     """
     if not spec.gates.parts:
         return []

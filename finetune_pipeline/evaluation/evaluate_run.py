@@ -68,11 +68,9 @@ def evaluate_task(
         predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
             examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to production
             rows (see robustness.robustness).
-        facts: Of earlier steps.
         atlas: The candidate's wrong answers (atlas.failure_atlas).
         openings: The ledger of the sealed test, one entry an opening; `candidate` tells candidates apart.
-        versions: Versions of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate
-            of the ledger.
+        versions: Of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate's.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
         never_break: Ids the candidate must have right.

@@ -112,7 +112,6 @@ def prove(
     """Ask both files the rows: of float16 the judged answers are required, of 8 bits that they surely cost no score.
 
     Args:
-        rows: Rows with the judged model's answers and the right ones.
         longest: Tokens of an answer, as the model was judged with.
         context: Tokens of context.
         required, control_tokens: As in verification.verify.

@@ -131,11 +131,8 @@ def _restricted(
 
 
 def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Fit the simple models on the training rows and let them answer every example of the job's file.
-
-    Returns:
-        Prediction rows, and the facts {fitted: [names], failed: {name: why}}.
-    """
+    """Fit the simple models on the training rows and let them answer every example of the job's file. The facts are {fitted:
+    [names], failed: {name: why}}."""
     output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
     train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
     answers = [gold_text(tokenizer, example) for example in train]

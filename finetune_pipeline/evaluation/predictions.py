@@ -70,10 +70,10 @@ def _refuse(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file.
+    """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file, or nothing.
 
-    Raises ValueError, naming up to ten of the problems, when a row lacks a column or has an unknown one or an unknown status,
-    or when a (model, example) pair is there twice. Nothing is written then.
+    Raises ValueError, naming up to ten problems, for missing or unknown columns, an unknown status, or a (model, example) pair
+    that is there twice.
     """
     listed = [dict(row) for row in rows]
     _refuse(path, listed)
@@ -82,10 +82,8 @@ def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """Rows of a predictions file, in file order.
-
-    Raises ValueError when the file is not Parquet or has other columns, and as :func:`write_predictions`.
-    """
+    """Rows of a predictions file, in file order. Raises ValueError when the file is not Parquet or has other columns, and as
+    :func:`write_predictions`."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
@@ -102,13 +100,8 @@ TEST_ROWS = "test_rows.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class AskedRows:
-    """What the answers of a predictions artifact were given to, by example id.
-
-    Attributes:
-        texts: What the user says.
-        sources: What each row was made from (Example.made_from).
-        files: The raw file each row comes from, relative to the task folder.
-    """
+    """What the answers of a predictions artifact were given to, by example id: what the user says, what the row was made from
+    (Example.made_from), and the raw file it comes from, relative to the task folder."""
 
     texts: dict[str, str]
     sources: dict[str, str]
@@ -184,8 +177,8 @@ def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """By prompt: validation rows without an answer. A few failed requests are a fact of API models: they count as wrong,
-    too many stop the step itself, and none is told here."""
+    """By prompt: validation rows without an answer. A few failed requests of API models count as wrong, and too many stop the step
+    itself: none is told here."""
     details = facts["prompt_details"]
     return {name: _failed(details[name]) for name in facts["prompts"] if not name.startswith(API)}
 
@@ -204,16 +197,15 @@ def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
 def costs(
     predictions: Sequence[Mapping[str, Any]], measured: Mapping[str, Mapping[str, Any]], plan: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Facts for the report's section on cost.
+    """Facts for the report's section on cost, as step_facts.Cost.
 
     Args:
-        predictions: Rows of all models; those on other rows than the test's do not count.
         measured: What each step's process measured (step_facts.Measured).
         plan: Facts of training_plan.
 
     Returns:
-        As step_facts.Cost. saved_share: the share of the base model's tokens a request that the fine-tuned one needs no
-        more; None where either is unknown, negative where it needs more.
+        saved_share: the share of the base model's tokens a request that the fine-tuned one needs no more; None where either is
+        unknown, negative where it needs more.
     """
     steps = {
         name: {key: of_step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}

@@ -1,11 +1,8 @@
-"""Compares candidate, champion and base model on recent production rows with a known answer.
+"""Compares candidate, champion and base model on recent production rows with a known answer: what is asked now.
 
-The sealed test says how good a model is on what was collected; these rows say how good it is on what is asked now. The
-truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer).
-
-People correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that
-answered them loses by selection. The comparison therefore can only speak against a candidate, never for one (gate
-recent_production). The report says how many rows were confirmed.
+The truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer). People
+correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that answered them
+loses by selection. The comparison can therefore only speak against a candidate (gate recent_production).
 """
 
 from __future__ import annotations
@@ -67,7 +64,7 @@ def moment(timestamp: str) -> float:
 
 def unknown_rows(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], known: Sequence[Path]) -> ProductionRows:
     """Production rows that can judge a model. A row that says nearly what a row of the files `known` (training, validation
-    and test) says is left out: a model may know it."""
+    and test) says is left out."""
     texts, threshold = [str(row["input"]) for row in rows], spec.data.near_duplicate_threshold
     near = near_any(texts, (e.user_text for path in known for e in stream_examples(path)), threshold)
     return rows_with_truth(spec, rows, trained=[text for text, is_near in zip(texts, near, strict=True) if is_near])
@@ -81,9 +78,9 @@ def rows_with_truth(
 ) -> ProductionRows:
     """Production rows that can judge a model.
 
-    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; a row that reads
-    like one of them is left out. Of one user at most PER_USER rows count, of equal texts the newest, and in all the newest
-    MOST. Which rows of a user are taken follows from their ids alone, never from the answers.
+    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. Of one
+    user at most PER_USER rows count, of equal texts the newest, and in all the newest MOST. Which rows of a user are taken
+    follows from their ids alone, never from the answers.
     """
     known = {exact_form(text) for text in trained}
     left: Counter[str] = Counter()
@@ -180,9 +177,7 @@ def recent_rows(
 ) -> Production | None:
     """Compare the candidate with champion and base on the same production rows, where there are at least FEWEST.
 
-    Args:
-        predictions: The predictions table; the champion's answers may be missing.
-        chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.
+    chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.
     """
     if not chosen:
         return None

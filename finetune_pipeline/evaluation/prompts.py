@@ -61,11 +61,8 @@ class Neighbours:
         return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
 
     def nearest_each(self, texts: Sequence[str], k: int) -> list[list[TrainingRow]]:
-        """For each text the k training rows most like it, the likest first.
-
-        A row with the very same text is passed over: where rows were split with duplicates together there is none, and
-        where there is one all the same, it would give the answer away.
-        """
+        """For each text the k training rows most like it, the likest first. A row with the very same text is passed over: it would
+        give the answer away."""
         nearest = []
         for start in range(0, len(texts), AT_ONCE):
             batch = texts[start : start + AT_ONCE]
@@ -95,8 +92,8 @@ class Prompt:
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
     most like the row that it is shown instead; embeddings: found by these (preferences.embeddings.embed), None by TF-IDF.
-    documents: number of passages of documents/ most like the row that its system prompt ends with. system: a system prompt
-    in place of `instead_of`, None for the task's own. api: asked of baseline.endpoint, not of the base model.
+    documents: number of passages of documents/ that its system prompt ends with. system: a system prompt in place of
+    `instead_of`, None for the task's own. api: asked of baseline.endpoint.
     """
 
     shots: int = 0
@@ -126,10 +123,9 @@ def prompts_to_try(
     documents: int = 0,
     embeddings: str | None = None,
 ) -> dict[str, Prompt]:
-    """By name: the task's prompt with each number of shots, with the `retrieved` nearest examples (0: not) by TF-IDF and by
-    `embeddings`, with the nearest
-    passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where there are
-    too few examples to show."""
+    """By name: the task's prompt with each number of shots, with the nearest examples (0: not) by TF-IDF and by `embeddings`, with
+    the nearest passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where
+    there are too few examples to show."""
     by_id = {e.id: e for e in train}
     made: dict[str, Prompt] = {}
     fixed = {}
@@ -158,10 +154,9 @@ def prompts_to_try(
 def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:
     """Ids of k training examples to show in the prompt, as evenly spread over the labels as can be.
 
-    Examples stand in the order of a seeded hash of their id and are taken label by label in turn, so the choice does
-    not depend on the order of `train`, new data changes few shots, and the shots for a small k begin those for a
-    larger one. A label with too few examples is made up for by the others. Without labels, the first k in hash order.
-    Raises ValueError when k is negative or there are fewer than k (labelled) examples.
+    They follow from a seeded hash of their ids, so that new data changes few shots, and the shots for a small k begin those for
+    a larger one. A label with too few examples is made up for by the others. Raises ValueError when k is negative or there are
+    fewer than k (labelled) examples.
     """
     if k < 0:
         raise ValueError(f"cannot show {k} examples")
@@ -225,10 +220,7 @@ class Retriever:
     def nearest(self, examples: Sequence[Example], k: int, embeddings: str | None = None) -> list[list[Example]]:
         """For each example the k training examples most like it, the likest last: next to the question.
 
-        embeddings: None finds them by TF-IDF.
-
-        Raises:
-            FileNotFoundError: The embeddings are not there.
+        embeddings: None finds them by TF-IDF. Raises FileNotFoundError where they are not there.
         """
         texts = [e.user_text for e in examples]
         found = self._near.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
@@ -241,8 +233,7 @@ def conversations(
     """For each example the messages that ask it, best first: where they are too long for a model, the next ones hold one
     retrieved example or passage fewer. Prompts without retrieval have one choice.
 
-    prompt: of :meth:`Prompt.to_dict`; what it lacks is as in a plain Prompt. Raises ValueError where a prompt that
-    retrieves gets no retriever.
+    prompt: of :meth:`Prompt.to_dict`, or some of it. Raises ValueError where a prompt that retrieves gets no retriever.
     """
     chosen = Prompt(**prompt)
     if not chosen.retrieved and not chosen.documents:

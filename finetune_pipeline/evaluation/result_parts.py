@@ -220,12 +220,11 @@ class KindLoss(Part):
     """What one perturbation cost.
 
     Attributes:
-        kind: One of perturbations.KINDS.
         status: `failed` or `warned`: a drop above robustness.max_drop that is surely a loss; `informs`: reported only;
             `unchanged`: it could change none of the rows.
         n: Rows it changed and that were asked.
         drop: The metric on the plain rows minus that on the perturbed ones; None without rows.
-        interval: Of the drop, at the level shared by the blocking kinds; None where there is none.
+        interval: Of the drop, at the level shared by the blocking kinds.
     """
 
     kind: str
@@ -240,9 +239,7 @@ class RobustnessVerdict(Part):
 
     Attributes:
         status: `failed` holds the candidate back; `warned` does not; `not_asked`: robustness.rows is 0.
-        sentence: All kinds with rows and intervals, and what follows from them.
         worst: The blocking kind that decides, or else the one with the largest drop; None where nothing was measured.
-        largest_drop: The drop of `worst`.
         kinds: What each perturbation cost, in the order of perturbations.KINDS.
     """
 

@@ -1,7 +1,6 @@
 """Measures how much the candidate loses on perturbed test rows, and whether that is too much.
 
-:func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides; gate,
-check, report and tracking all take its answer.
+:func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides.
 """
 
 from __future__ import annotations
@@ -34,13 +33,8 @@ def robustness(
 ) -> Robustness | None:
     """Measure every perturbation: the candidate's answers beside its plain answers to the same rows.
 
-    Args:
-        predictions: Rows of all models, perturbed ones among them.
-        sources: What each example was made from, by id; see compare.compare.
-
-    Returns:
-        None where no perturbed rows were asked for. Confidence is that of the spec, shared among the kinds that can block.
-        A kind that could change no row has n = 0 and no further figures.
+    None where no perturbed rows were asked for. Confidence is that of the spec, shared among the kinds that can block. A kind
+    that could change no row has n = 0 and no further figures.
     """
     if not spec.robustness.rows:
         return None
@@ -78,11 +72,7 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
 
     A blocking kind costs too much when its drop is larger than robustness.max_drop and its interval lies above zero. It
     fails on ENOUGH_ROWS rows or more; on fewer, or with robustness.action: warn, it warns. The other kinds only inform.
-    What was asked for and not measured fails, whatever the action. Where no blocking kind could change a row, nothing is
-    known, which is a warning.
-
-    Args:
-        measured: What :func:`robustness` measured.
+    What was asked for and not measured fails, whatever the action. Where no blocking kind could change a row, it warns.
     """
     unknown = {"worst": None, "largest_drop": None}
     if not settings.rows:

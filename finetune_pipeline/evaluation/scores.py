@@ -45,10 +45,10 @@ def probabilities(label_scores: Sequence[float]) -> np.ndarray | None:
 def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any] | None:
     """Calibration of the label likelihoods; None where no row has any.
 
-    `n` rows with usable scores, `confidence` (mean probability of the label taken) beside `accuracy`; `ece`: expected
-    calibration error, the mean distance of confidence and accuracy over BINS bins of equal width, weighted by their
-    rows (Naeini et al. 2015); `brier`: mean squared distance of the probabilities from the truth, summed over the labels
-    (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that holds rows low, high, n, confidence, accuracy.
+    `confidence`: mean probability of the label taken; `ece`: expected calibration error, the mean distance of confidence and
+    accuracy over BINS bins of equal width, weighted by their rows (Naeini et al. 2015); `brier`: mean squared distance of the
+    probabilities from the truth, summed over the labels (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that
+    holds rows low, high, n, confidence, accuracy.
     """
     index = {label: i for i, label in enumerate(labels)}
     made = [(p, index[row["gold"]]) for row in rows if (p := probabilities(row["label_scores"])) is not None]
@@ -88,14 +88,10 @@ Row = Mapping[str, Any]
 def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str | None = None) -> dict[str, Any]:
     """Score one model.
 
-    Args:
-        form: An output of the spec, or a label set; empty for free text.
-        metric: What decides; by default that of the kind of output.
-
     Returns:
         n, correct, accuracy with `interval`, every metric of the kind of output by its name (with a `NAME_interval`),
         `valid`, `statuses`, what :func:`label_details`, :func:`json_details` or :func:`text_details` adds, and `primary`
-        {name, value, interval}: the metric that decides.
+        {name, value, interval}: the metric that decides, by default that of the kind of output.
     """
     output, n = as_output(form), len(rows)
     correct = sum(is_right(row, output) for row in rows)
@@ -140,9 +136,8 @@ def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
 
 
 def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float) -> dict[str, Any]:
-    """`fields` {field: precision, recall, f1, right, claimed, expected}; `schema`:
-    compliance; `strict`: answers that are JSON as they stand; `repaired`: those that become JSON by repair, of which
-    `right_if_repaired` would be right (they are wrong otherwise unless the spec accepts them); `form`."""
+    """`fields` {field: precision, recall, f1, right, claimed, expected}; rates of `schema` (compliance), `strict` (JSON as it
+    stands) and `repaired` (JSON by repair, of which `right_if_repaired` would be right); `form`."""
     n, answers = len(rows), [read_json(row, output) for row in rows]
     fields: dict[str, Counter[str]] = {}
     for answer in answers:

@@ -88,12 +88,8 @@ def evaluation_page(
     rows: ShownRows | None = None,
     ladder: Ladder | None = None,
 ) -> Page:
-    """Build the page of an evaluation and its gates.
-
-    Args:
-        rows: The texts it shows; without them rows are named by id.
-        ladder: What was measured before training, where it was.
-    """
+    """Build the page of an evaluation and its gates. rows: the texts it shows; without them rows are named by id. ladder: what was
+    measured before training, where it was."""
     shown = rows or ShownRows()
     sections = [
         *(

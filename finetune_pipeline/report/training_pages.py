@@ -131,12 +131,7 @@ _DONE = {"rows_cut": "Examples with a cut user text", "tokens_cut": "Tokens cut"
 
 
 def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Page:
-    """Build the page.
-
-    Args:
-        audits: Of audit.json: the audit of training.rows.prepare_split, by split.
-        settings: ``spec.training``.
-    """
+    """Build the page of audit.json (training.rows.prepare_split, by split). settings: ``spec.training``."""
     read = {split: Audit.model_validate(audit) for split, audit in audits.items()}
     note = (
         f"Longest example: {settings['max_tokens']} tokens (training.max_tokens); longer ones: {settings['over_length']} "
@@ -156,7 +151,6 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
 
 
 def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
-    """The page as HTML."""
     return page_html(audit_page(audits, settings))
 
 

@@ -22,7 +22,7 @@ class Side:
     """One of the two models on the sealed test.
 
     Attributes:
-        value: In the metric that decides, with its interval.
+        value: In the metric that decides.
         call: Mean tokens of a request.
         thousand: Dollars of 1,000 requests by what they depend on; empty where the list has no price.
         month: Dollars a month at the traffic, likewise.
@@ -61,14 +61,7 @@ class Versus:
 def versus(
     spec: TaskSpec, evaluation: EvaluationResult, prices: PriceList, calls: int | None, today: datetime.date
 ) -> Versus | str:
-    """Put the two beside each other.
-
-    Args:
-        spec: The task.
-        evaluation: Of the fine-tuned model.
-        prices: The list.
-        calls: Requests a month, where somebody said.
-        today: By which prices are old.
+    """Put the two beside each other. calls: requests a month, where somebody said; today: by which prices are old.
 
     Returns:
         Why there is nothing to compare with, where no API model answered the sealed test.

@@ -120,8 +120,7 @@ def simple_settings(spec: TaskSpec) -> dict[str, Any]:
 def _with_endpoint(
     context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows, and those of the API model on the same examples in the same ways; and what it took. Rewrites
-    predictions.parquet and prompts.json."""
+    """The rows, and those of the API model on the same examples; and what it took. Rewrites both files."""
     prompts = read_json(context.out / "prompts.json")
     asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
@@ -159,10 +158,7 @@ def passages_file(context: StepContext) -> Path:
 
 
 def make_advice(context: StepContext) -> dict[str, Any]:
-    """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?
-
-    Reads what is made and asks no model.
-    """
+    """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?"""
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path("predictions.parquet"))
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
@@ -183,12 +179,9 @@ def make_advice(context: StepContext) -> dict[str, Any]:
 
 
 def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:
-    """Fit the simple model with the best score again, on the training rows it was scored with.
+    """Fit the simple model with the best score again, on the training rows it was scored with; or say why there is none.
 
     The score is that on the sealed test where the newest baseline was evaluated, else that on validation.
-
-    Returns:
-        The model and what a card says of it, or why there is none.
     """
     spec = task.spec
     baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)

@@ -1,5 +1,4 @@
-"""Checks of the EVALUATION, RELEASE and PRODUCTION stages. Gates stop the alias `champion`, not the graph: a refused candidate is
-still registered, so that people can look at it."""
+"""Checks of the EVALUATION, RELEASE and PRODUCTION stages. Gates stop the alias `champion`, not the graph."""
 
 from __future__ import annotations
 

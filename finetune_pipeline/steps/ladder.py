@@ -68,7 +68,6 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
 
 
 def _written(context: StepContext, made: Ladder) -> dict[str, Any]:
-    """Write the page and give the facts."""
     page = ladder_page(context.task.name, context.spec.description, made)
     (context.out / "ladder.html").write_text(page_html(page), "utf-8")
     (context.out / "ladder.md").write_text(page_markdown(page), "utf-8")
@@ -110,12 +109,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
 def rung_terms(
     context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
 ) -> Terms:
-    """Costs and latencies of the rungs.
-
-    Args:
-        model: Folder of the model that is timed; None times none.
-        prompts: Its prompts by rung.
-    """
+    """Costs and latencies of the rungs. model: folder of the model that is timed under its `prompts` by rung; None times none."""
     spec, train_rows = context.spec, read_examples(split_file(context, "train"))
     prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
     details = context.inputs["few_shot_baseline"].facts["prompt_details"]
@@ -160,8 +154,7 @@ def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | N
 
 
 def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
-    """Dollars of 1,000 calls on a machine of one's own: at the task's price of tokens, else on the cheapest rented machine
-    of the list, always busy."""
+    """Dollars of 1,000 calls on a machine of one's own: at the task's price of tokens, else on the cheapest machine of the list."""
     if spec.advise.dollars_per_million_tokens is not None:
         return call.tokens * spec.advise.dollars_per_million_tokens / 1000
     return min(
@@ -180,8 +173,7 @@ def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
 def _model_latencies(
     context: StepContext, model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, tuple[float, float]]:
-    """(p50, p95) in milliseconds of one call under each prompt, measured in a child process. Answers restricted to the
-    allowed forms are taken to last as long."""
+    """(p50, p95) in milliseconds of one call under each prompt, measured in a child process. Restricted answers last as long."""
     spec = context.spec
     if model is None:
         return {}

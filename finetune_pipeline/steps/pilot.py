@@ -116,10 +116,7 @@ def _point(spec: TaskSpec, share: float, count: int, rows: Rows, training: Mappi
 
 
 def _enough(spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], by_share: Mapping[float, Rows]) -> str:
-    """Why the curve needs no further point; empty where it does.
-
-    What limits of cost and latency exclude is known later only, so that with a limit all points are taken.
-    """
+    """Why the curve needs no further point; empty where it does, and with limits of cost or latency, which exclude rungs later."""
     if spec.advise.limited:
         return ""
     if leads(spec, answered, best, by_share[max(by_share)]):

@@ -120,10 +120,7 @@ def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Exa
 
 
 class _Asker:
-    """Asks prompts in child processes; what a round was answered before a kill is read again.
-
-    tokens: mean tokens of the last call of each prompt.
-    """
+    """Asks prompts in child processes; what came before a kill is read again. tokens: by prompt, of its last call."""
 
     def __init__(self, context: StepContext, folder: Path) -> None:
         self.context, self.folder, self.number = context, folder, 0

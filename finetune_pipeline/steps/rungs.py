@@ -41,8 +41,8 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
 
 
 def good_enough(spec: TaskSpec, answered: Sequence[Answered]) -> str:
-    """Why no further rung need be climbed: one of these surely reaches baseline.ceiling. Empty where none does, or where a
-    limit of cost or latency may yet exclude it."""
+    """Why no further rung need be climbed: one of these surely reaches baseline.ceiling, and no limit of cost or latency may yet
+    exclude it. Else empty."""
     metric = METRICS[spec.metric]
     for of in () if spec.advise.limited else answered:
         interval = metric.interval(of.rows, spec.output, spec.gates.confidence)

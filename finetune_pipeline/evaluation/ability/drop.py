@@ -27,10 +27,10 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
     """How much general ability the second model has lost against the first. Rows as of :func:`.scoring.score_items`.
 
     Returns n (items with choices), before, after (each {accuracy, interval}), drop (accuracy lost, positive: worse) with
-    its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five at this
-    size), text {n, before, after, rise, interval} or None (bits per byte of plain text, positive: worse), categories
-    {name: {n, unit, before, after, drop, interval, and lost, gained, mcnemar_p of questions}}, benchmarks {category that is
-    not the suite's: {n, drop, interval}} (intervals that hold together for all of them), lost_items (ids), failed.
+    its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five), text {n, before,
+    after, rise, interval} or None (bits per byte, positive: worse), categories {name: {n, unit, before, after, drop, interval,
+    and lost, gained, mcnemar_p of questions}}, benchmarks {category that is not the suite's: {n, drop, interval}} (intervals
+    that hold together for all of them), lost_items (ids), failed.
 
     Raises ValueError when the two do not hold the same items, or one has no choices at all.
     """

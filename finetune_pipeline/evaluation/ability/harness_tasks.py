@@ -108,8 +108,7 @@ def read_tasks(folder: Path, patterns: Sequence[str]) -> list[HarnessTask]:
 
 
 def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
-    """16 hex digits of what is asked and how: the tasks, the content of their files, and the version of lm_eval.
-    No tasks: empty."""
+    """16 hex digits of what is asked and how: tasks, content of their files, version of lm_eval. No tasks: empty."""
     if not tasks:
         return ""
     content = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in {p for t in tasks for p in t.files}}

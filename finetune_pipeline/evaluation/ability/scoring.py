@@ -119,12 +119,10 @@ _SEED = 1234
 def run_tasks(
     asked: Answerer, tasks: Sequence[HarnessTask], limit: int, chat: bool, batch_size: int, stage: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows as of :func:`.scoring.score_items`, facts). Every task's first `limit` rows are asked, all models the same.
+    """(rows as of :func:`score_items`, facts). Every task's first `limit` rows are asked.
 
-    right: of the task's metric, as lm_eval judges it. probability: of the right one among choices, else None.
-    bits_per_byte: where the metric is made of a text's likelihood. error: why a row could not be scored.
-    facts: lm_eval (version), tasks {name: {rows, metric, shots, results: {metric: value}, of lm_eval's own making; {} where
-    a row could not be scored}}.
+    right: of the task's metric, as lm_eval judges it. bits_per_byte: where the metric is made of a text's likelihood.
+    facts: lm_eval (version), tasks {name: {rows, metric, shots, results: {metric: value}, {} where a row was not scored}}.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.evaluator import evaluate

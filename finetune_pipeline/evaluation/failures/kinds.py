@@ -99,8 +99,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """kind: one of KINDS; detail: which label pair, field or rule, empty where the kind says all; also: further details
-    of the same answer, such as other wrong fields."""
+    """kind: one of KINDS; detail: which label pair, field or rule; also: further details of the same answer."""
 
     kind: str
     detail: str = ""
@@ -108,11 +107,7 @@ class Failure:
 
 
 def failure_of(row: Row, output: AnyOutput) -> Failure | None:
-    """The mistake in one answer; None for a right one.
-
-    A free text (without output.extract) that differs from the gold text is no mistake by itself: only what a rule can
-    name is.
-    """
+    """The mistake in one answer; None for a right one. Of free texts (without output.extract) only what a rule can name is one."""
     if row["status"] in ("error", "empty"):
         return Failure(row["status"])
     text = str(row["text"])

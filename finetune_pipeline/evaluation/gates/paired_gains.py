@@ -21,11 +21,7 @@ RIVALS: dict[Side, str] = {
 def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, rivals: Mapping[str, str]) -> Outcome:
     """The decision on `side` (see deciding.decide_gain): the lower bound of every gain above the threshold.
 
-    Args:
-        evaluation: Of evaluate_run.evaluate_task.
-        side: Which of its decisions.
-        threshold: What every lower bound must lie above; a decision made with another margin does not pass.
-        rivals: How messages call each rival, by name.
+    threshold: a decision made with another margin does not pass. rivals: how messages call each rival, by name.
     """
     decision: Decision | None = getattr(evaluation.decisions, side)
     gains = decision.gains if decision else []

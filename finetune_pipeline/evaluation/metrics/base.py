@@ -40,12 +40,7 @@ Clusters = Sequence[Hashable] | None
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """By how much a model is better than another on the same rows, positive where it is better.
-
-    Attributes:
-        gain: Of the whole set.
-        interval: None where there are too few rows.
-    """
+    """By how much a model is better than another on the same rows; `interval` is None where there are too few rows."""
 
     gain: float
     interval: Interval | None
@@ -59,11 +54,9 @@ class Metric(ABC):
     """How answers are scored.
 
     Attributes:
-        name: As `gates.metric` calls it.
         kinds: Kinds of output it fits.
         title: As reports call it inside a sentence.
         described: What it measures, for the reference page.
-        higher_is_better: False where a smaller value is the better one.
         right_or_wrong: It is the share of right answers.
         mean_of_rows: It is a mean over rows, so that rows can be tested in pairs.
         interval_always: Scores show its interval also where it does not decide.
@@ -92,13 +85,8 @@ class Metric(ABC):
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
-        """Compare two models on the same rows.
-
-        Args:
-            before: Rows of the model to beat.
-            after: Rows of the other one, in the same order.
-            clusters: The source of every row, where rows share one; the interval then counts sources.
-        """
+        """Compare two models on the same rows, in the same order. clusters: the source of every row, where rows share one; the
+        interval then counts sources."""
 
     def rank(self, value: float | None) -> float:
         """Return the value such that more is better, to choose the best of several models by."""

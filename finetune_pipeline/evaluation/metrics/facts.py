@@ -86,10 +86,7 @@ def _plain(number: str) -> str:
 
 
 def fact_score(prediction: str, reference: str) -> float:
-    """F1 of the facts of a prediction against those of its reference, from 0 to 1; 0 for a text without a word.
-
-    Whether the text negates is a fact of every text, so that there is always one to compare.
-    """
+    """F1 of the facts of a prediction against those of its reference, from 0 to 1; 0 for a text without a word."""
     if not re.search(r"\w", prediction):
         return 0.0
     given, wanted = facts(prediction), facts(reference)

@@ -27,9 +27,9 @@ def paired_bootstrap_f1(
 ) -> Interval:
     """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`, resampling examples (both answers together), or whole clusters.
 
-    Macro-F1 is the plain mean over the labels that occur in `gold`. None is an answer outside the set. The result does
-    not depend on the order of the examples: resamples are drawn over the distinct (gold, a, b) triples, and confusion
-    counts follow from those. Raises ValueError on unequal lengths or no examples.
+    Macro-F1 is the plain mean over the labels that occur in `gold`. None is an answer outside the set. Resamples are drawn over
+    the distinct (gold, a, b) triples, so that the order of the examples does not count. Raises ValueError on unequal lengths or
+    no examples.
     """
     if not len(gold) == len(a) == len(b) or not gold or (clusters is not None and len(clusters) != len(gold)):
         raise ValueError(f"need the same number of gold, a and b, at least one: {len(gold)}, {len(a)}, {len(b)}")
@@ -86,8 +86,8 @@ def paired_bootstrap_mean(
 ) -> Interval:
     """Interval of the mean of `b - a` over paired examples, corrected for bias and skewness (BCa, Efron 1987).
 
-    With clusters, whole clusters are resampled (means of the drawn rows). Raises ValueError on unequal lengths, fewer
-    than two pairs, or a value that is not finite.
+    With clusters, whole clusters are resampled. Raises ValueError on unequal lengths, fewer than two pairs, or a value that is
+    not finite.
     """
     if len(a) != len(b) or len(a) < 2 or (clusters is not None and len(clusters) != len(a)):
         raise ValueError(f"need at least two pairs, and as many of either side: {len(a)}, {len(b)}")
