@@ -42,14 +42,7 @@ from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.wording import (
-    counted,
-    is_interval,
-    is_number,
-    percent,
-    points,
-    points_range,
-)
+from finetune_pipeline.evaluation.wording import counted, is_interval, is_number, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]

@@ -64,7 +64,6 @@ class Answerer:
 
     @cached_property
     def dtype(self) -> str:
-        """What the model computes in, as ``bfloat16``."""
         return str(asked_in(self.folder, self.precision, pick_device())).removeprefix("torch.")
 
     @cached_property

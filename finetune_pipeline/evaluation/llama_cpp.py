@@ -64,8 +64,6 @@ class Quantized:
 
 @dataclass(frozen=True)
 class GgufProof:
-    """What llama.cpp made of the exported files."""
-
     llama_cpp: str
     exact: Verification
     quantized: Quantized
@@ -82,7 +80,6 @@ class GgufProof:
         return None if self.quantized.passed else self.quantized.sentence
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
         return {"llama_cpp": self.llama_cpp, "passed": self.passed} | {
             "f16": {**asdict(self.exact), "passed": self.exact.passed},
             "q8_0": asdict(self.quantized),

@@ -63,7 +63,6 @@ class Spent:
         return self.prompt_tokens + self.new_tokens
 
     def to_dict(self) -> dict[str, int]:
-        """Plain JSON."""
         return asdict(self)
 
 

@@ -281,10 +281,7 @@ def gold_text(tokenizer: Any, example: Example) -> str:
 
 
 def encode_labels(
-    tokenizer: Any,
-    prompts: Sequence[Sequence[Message]],
-    labels: Sequence[str],
-    tools: Sequence[Any] | None = None,
+    tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str], tools: Sequence[Any] | None = None
 ) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 

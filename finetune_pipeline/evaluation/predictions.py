@@ -41,7 +41,6 @@ _COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
 def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> dict[str, Any]:
-    """Make the row of one answer."""
     return {"example_id": example_id, "model": model, "gold": gold} | {
         name: getattr(answer, name)
         for name in ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
@@ -118,7 +117,6 @@ def write_test_rows(examples: Path, out: Path) -> None:
 
 
 def read_test_rows(predictions: Path) -> AskedRows:
-    """Read the texts, sources and files that belong to a folder of predictions."""
     rows = list(read_rows(predictions / TEST_ROWS))
     texts, sources, files = ({row["id"]: row[key] for row in rows} for key in ("text", "source", "file"))
     return AskedRows(texts, sources, files)
@@ -148,7 +146,6 @@ def of_the_test(model: str) -> bool:
 
 
 def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-    """The rows of one model, in order."""
     return [dict(row) for row in rows if row["model"] == model]
 
 
@@ -162,7 +159,6 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Rows in the order of example ids."""
     return sorted(rows, key=lambda row: str(row["example_id"]))
 
 

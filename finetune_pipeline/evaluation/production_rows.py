@@ -41,7 +41,6 @@ class ProductionRows:
 
     @property
     def confirmed(self) -> int:
-        """Rows whose answer a person found right."""
         return sum(bool(row["confirmed"]) for row in self.rows)
 
     def facts(self) -> ChosenRows:
@@ -70,12 +69,7 @@ def unknown_rows(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], known: Seque
     return rows_with_truth(spec, rows, trained=[text for text, is_near in zip(texts, near, strict=True) if is_near])
 
 
-def rows_with_truth(
-    spec: TaskSpec,
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    trained: Collection[str],
-) -> ProductionRows:
+def rows_with_truth(spec: TaskSpec, rows: Iterable[Mapping[str, Any]], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
     rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. Of one

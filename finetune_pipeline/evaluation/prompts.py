@@ -24,8 +24,6 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One training row: id, what the user says, the answer."""
-
     id: str
     text: str
     answer: str
@@ -188,7 +186,7 @@ def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[di
 
 
 def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
-    """Examples as user and assistant turns, in order, without their system prompts."""
+    """Examples as user and assistant turns, without their system prompts."""
     return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 

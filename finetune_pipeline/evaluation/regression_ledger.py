@@ -24,7 +24,6 @@ SHOWN = 20
 
 
 def outcomes_of(rows: Iterable[Mapping[str, Any]], output: AnyOutput) -> dict[str, bool]:
-    """Right or wrong, per example id."""
     return {row["example_id"]: is_right(row, output) for row in rows}
 
 

@@ -296,5 +296,5 @@ class EvaluationResult(StepFacts):
     gates: dict[str, JsonValue]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values under the published names, as in evaluation.json."""
+        """Plain JSON under the published names, as in evaluation.json."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

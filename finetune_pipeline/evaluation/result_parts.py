@@ -167,11 +167,10 @@ class Scores(Facts):
     refusal: Rate | None = None
 
     def metric(self, name: str) -> float | None:
-        """Return a metric by its name, None where this kind of output does not have it."""
+        """A metric by its name, None where this kind of output does not have it."""
         return finite(getattr(self, name, None))
 
     def metric_interval(self, name: str) -> tuple[float, float] | None:
-        """Return the interval of a metric by its name."""
         interval = getattr(self, f"{name}_interval", None) if not is_right_or_wrong(name) else self.interval
         return (interval[0], interval[1]) if is_interval(interval) else None
 
@@ -251,7 +250,6 @@ class RobustnessVerdict(Part):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing here holds the candidate back."""
         return self.status != "failed"
 
 

@@ -202,12 +202,11 @@ class Audit(Facts):
     problems: list[AuditProblem] = []
 
     def count(self, name: str) -> int:
-        """Return one counter of the audit."""
         return int(getattr(self, name))
 
 
 class RequestTokens(Facts):
-    """Mean tokens of a request."""
+    """Means of a request."""
 
     prompt: float
     answer: float

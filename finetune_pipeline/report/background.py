@@ -33,7 +33,6 @@ _SHORT_HASH = 16
 
 
 def learning_section(evaluation: EvaluationResult) -> Blocks:
-    """How the losses went."""
     yield curve_sentence(evaluation)
     yield learning_plot(evaluation)
 
@@ -47,7 +46,6 @@ def learning_plot(evaluation: EvaluationResult) -> Plot | None:
 
 
 def curve_sentence(evaluation: EvaluationResult) -> str:
-    """How the validation loss went."""
     training = evaluation.training
     first, best, step = training.first_eval_loss, training.best_eval_loss, training.best_step
     if first is None or best is None:

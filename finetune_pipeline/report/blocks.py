@@ -39,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Text(Block):
-    """A paragraph. Backticks mark code; a note is small print."""
+    """A paragraph, or small print. Backticks mark code."""
 
     text: str
     note: bool = False
@@ -52,8 +52,6 @@ class Heading(Block):
 
 @dataclass(frozen=True)
 class Items(Block):
-    """A list of sentences."""
-
     rows: Sequence[str]
     ordered: bool = False
 
@@ -106,8 +104,6 @@ class Table(Block):
 
 @dataclass(frozen=True)
 class Bars(Block):
-    """Names with counts, shares of `total` and bars."""
-
     title: str
     rows: Sequence[tuple[str, int]]
     total: int
@@ -185,8 +181,6 @@ class Tokens(Block):
 
 @dataclass(frozen=True)
 class Legend(Block):
-    """What the colours of tokens mean."""
-
     audience: Audience = field(default="page", kw_only=True)
 
 
@@ -225,7 +219,6 @@ Blocks = Iterable[Block | str | None]
 
 
 def notes(*texts: str) -> list[Text]:
-    """Small print."""
     return [Text(each, note=True) for each in texts if each]
 
 

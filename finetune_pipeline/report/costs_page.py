@@ -36,7 +36,6 @@ def costs_page(costs: Costs) -> Page:
 
 
 def traffic_sentence(costs: Costs) -> str:
-    """What a call reads and writes, and how many there are."""
     tuned, prompted = costs.traffic.tuned, costs.traffic.prompted
     calls = (
         f"{number(costs.traffic.calls)} calls a month." if costs.traffic.calls else "How many calls, nobody says yet."

@@ -25,7 +25,6 @@ def page_markdown(page: Page) -> str:
 
 
 def tidy(markdown: str) -> str:
-    """Markdown with one empty line between paragraphs."""
     return re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n"
 
 

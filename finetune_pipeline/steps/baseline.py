@@ -113,7 +113,6 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
 
 
 def simple_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Settings of the simple models, as jobs take them."""
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
 
 
@@ -251,6 +250,5 @@ def advice_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def best_prompt(context: StepContext) -> dict[str, Any]:
-    """The best prompt on validation (evaluation.prompts.Prompt)."""
     baseline = context.inputs["few_shot_baseline"]
     return dict(read_json(baseline.path("prompts.json"))[baseline.facts["best"]])

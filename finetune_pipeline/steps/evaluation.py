@@ -16,13 +16,7 @@ from finetune_pipeline.engine.store import Artifact, read_json, write_json
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.gates import decide, verdict
-from finetune_pipeline.evaluation.predictions import (
-    costs,
-    of_model,
-    read_predictions,
-    read_test_rows,
-    write_test_rows,
-)
+from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, read_test_rows, write_test_rows
 from finetune_pipeline.evaluation.production_rows import SET, as_examples, sources_of, unknown_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded

@@ -123,7 +123,6 @@ def champion_serves_well(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 def of_alarm(alarm: Alarm) -> CheckResult:
-    """The answer to `champion_serves_well` that an alarm gives."""
     return _answer(asdict(alarm))
 
 

@@ -50,8 +50,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         if stopped := _enough(spec, answered, rival, by_share):
             break
     write_predictions(
-        context.out / PREDICTIONS,
-        [{**row, "model": str(share)} for share, of in by_share.items() for row in of],
+        context.out / PREDICTIONS, [{**row, "model": str(share)} for share, of in by_share.items() for row in of]
     )
     return {"skipped": why, "stopped": stopped, "points": [point.model_dump() for point in points]}
 

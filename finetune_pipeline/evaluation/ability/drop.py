@@ -19,7 +19,6 @@ SHOWN = 12
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows that :func:`.scoring.ability` wrote."""
     return [json.loads(line) for line in (folder / ROWS).read_text("utf-8").splitlines()]
 
 
@@ -76,13 +75,7 @@ def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, 
     before, after = ([float(t) for t in side] for side in zip(*texts, strict=True))
     low, high = paired_bootstrap_mean(before, after, confidence=confidence)
     mean = sum(before) / len(texts), sum(after) / len(texts)
-    return {
-        "n": len(texts),
-        "before": mean[0],
-        "after": mean[1],
-        "rise": mean[1] - mean[0],
-        "interval": [low, high],
-    }
+    return {"n": len(texts), "before": mean[0], "after": mean[1], "rise": mean[1] - mean[0], "interval": [low, high]}
 
 
 def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:

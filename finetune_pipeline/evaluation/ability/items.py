@@ -37,7 +37,6 @@ class Item:
 
 
 def suite() -> list[Item]:
-    """The items that ship with the package."""
     return read_items(SUITE, SUITE_NAME)
 
 

@@ -234,15 +234,14 @@ class ShownRows(Part):
     training: dict[str, TrainingRow] = Field(default_factory=dict)
 
     def test_rows(self, ids: Iterable[str]) -> list[ShownRow]:
-        """Return test rows; those whose texts were not kept have an id alone."""
+        """Test rows; those whose texts were not kept have an id alone."""
         return [self.tested.get(i) or ShownRow(id=i) for i in ids]
 
     def of_group(self, group: AtlasGroup) -> list[ShownRow]:
-        """Return the first rows of a group of failures."""
         return self.test_rows(group.ids[:SHOWN_OF_GROUP])
 
     def nearest_to(self, group: AtlasGroup) -> list[TrainingRow]:
-        """Return the training rows nearest to a group of failures, the nearest first."""
+        """The training rows nearest to a group of failures, the nearest first."""
         return [self.training[i] for i in group.nearest if i in self.training]
 
 

@@ -67,7 +67,6 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the gate lets the candidate through."""
         return self.status != "failed"
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,7 +75,6 @@ class GateResult:
 
     @classmethod
     def from_dict(cls, gate: Mapping[str, Any]) -> GateResult:
-        """The result that :meth:`to_dict` wrote."""
         return cls(**{key: value for key, value in gate.items() if key != "passed"})
 
 
@@ -102,7 +100,6 @@ class Gate:
     judge: Callable[[TaskSpec, Any], Outcome]
 
     def __call__(self, spec: TaskSpec, part: Any) -> GateResult:
-        """Judge the part of an evaluation that this gate reads."""
         outcome = self.judge(spec, part)
         status = outcome.status
         if isinstance(status, bool):

@@ -51,7 +51,6 @@ def _all_gains(gains: Sequence[RivalGain], worst: RivalGain, rivals: Mapping[str
 
 
 def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
-    """One gain with its interval, in words."""
     level = "paired" if gain.confidence is None else f"{100 * gain.confidence:.4g}%"
     return (
         f"{rivals[gain.rival]}: {points(gain.gain)} points of {metric_title(gain.metric)} "

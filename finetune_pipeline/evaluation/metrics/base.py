@@ -89,7 +89,7 @@ class Metric(ABC):
         interval then counts sources."""
 
     def rank(self, value: float | None) -> float:
-        """Return the value such that more is better, to choose the best of several models by."""
+        """The value such that more is better, to choose the best of several models by."""
         return (value or 0.0) if self.higher_is_better else -(value or 0.0)
 
 
@@ -100,10 +100,9 @@ class RowMetric(Metric):
 
     @abstractmethod
     def row_score(self, row: Row, output: AnyOutput) -> float:
-        """Score one row."""
+        pass
 
     def row_scores(self, rows: Sequence[Row], output: AnyOutput) -> list[float]:
-        """Score every row."""
         return [self.row_score(row, output) for row in rows]
 
     def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
@@ -164,7 +163,6 @@ def register(metric: M) -> M:
 
 
 def metrics_of(output: AnyOutput) -> list[Metric]:
-    """Return the metrics that fit a kind of output."""
     return [metric for metric in METRICS.values() if output.kind in metric.kinds]
 
 

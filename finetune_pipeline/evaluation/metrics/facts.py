@@ -95,8 +95,6 @@ def fact_score(prediction: str, reference: str) -> float:
 
 @register
 class Facts(RowMetric):
-    """F1 of the facts of a text: what word overlap is blind to."""
-
     name, kinds, title = "facts", ("text",), "F1 of the facts"
     described = "numbers, dates, times, identifiers and negation shared with the right text, F1"
 

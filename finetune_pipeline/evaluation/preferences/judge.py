@@ -32,7 +32,6 @@ class Pair:
     b: str
 
     def swapped(self) -> Pair:
-        """The same pair with the answers' places exchanged."""
         return replace(self, a=self.b, b=self.a)
 
 
@@ -132,13 +131,7 @@ class Judge:
         spent: What the questions cost; together at most `max_tokens`.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        cache: AnswerCache | None = None,
-        max_tokens: int | None = None,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, *, cache: AnswerCache | None = None, max_tokens: int | None = None) -> None:
         self._endpoint, self._cache, self._max_tokens = endpoint, cache, max_tokens
         self.failures: list[str] = []
         self.spent = Spent()

@@ -53,15 +53,7 @@ def stopped(rows: list[dict[str, Any]]) -> Any:
 
 
 def endpoint(url: str, **more: Any) -> dict[str, Any]:
-    return {
-        "url": url,
-        "base": "small",
-        "candidate": "large",
-        "timeout": 30.0,
-        "concurrency": 2,
-        "tries": 2,
-        **more,
-    }
+    return {"url": url, "base": "small", "candidate": "large", "timeout": 30.0, "concurrency": 2, "tries": 2, **more}
 
 
 def served(made: Path, name: str, as_: str) -> dict[str, Any]:
@@ -109,10 +101,7 @@ def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("fault", "status", "scored"),
-    [
-        ((500, {}, b"broken"), "error", "refused: 500"),
-        (completion("how_to and", "length"), "truncated", ""),
-    ],
+    [((500, {}, b"broken"), "error", "refused: 500"), (completion("how_to and", "length"), "truncated", "")],
     ids=["exception", "cut"],
 )
 def test_a_fault_of_the_endpoint_is_one_failed_row(

@@ -10,12 +10,7 @@ import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.preferences.judge import (
-    Choice,
-    Judge,
-    Pair,
-    prediction_pairs,
-)
+from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair, prediction_pairs
 from finetune_pipeline.evaluation.preferences.qualify import (
     Standards,
     judged,
