@@ -17,7 +17,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Message, Spent, TooManyRows, ask
-from finetune_pipeline.evaluation.predictions import count_statuses, prediction_row
+from finetune_pipeline.evaluation.predictions import answered, prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -187,6 +187,7 @@ def ask_endpoint(
             f"{len(failed)} of {len(asked)} rows failed ({failed[0]}): too many for a fair baseline",
             "look at the endpoint and at its limits in task.yaml, and run again: the answers that came are kept",
         )
+    by_prompt = [(name, answer) for (name, _, _), answer in zip(asked, result.answers, strict=True)]
     rows = [
         prediction_row(e.id, name, answer, gold[e.id])
         for (name, e, _), answer in zip(asked, result.answers, strict=True)
@@ -195,19 +196,10 @@ def ask_endpoint(
         "endpoint": endpoint.name,
         "known": result.known,
         "spent": result.spent.to_dict(),
-        "prompts": {name: _summary([row for row in rows if row["model"] == name]) for name in prompts},
+        "prompts": {name: answered([answer for of, answer in by_prompt if of == name]) for name in prompts},
     }
 
 
 def _problem(key: str, message: str, fix: str) -> FindingsError:
     where = "baseline.endpoint" if key == "endpoint" else f"baseline.endpoint.{key}"
     return FindingsError([Finding("baseline.endpoint", "error", f"task.yaml: {where}", message, fix)])
-
-
-def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "rows": len(rows),
-        "statuses": count_statuses(row["status"] for row in rows),
-        "mean_prompt_tokens": round(sum(r["prompt_tokens"] for r in rows) / len(rows), 2),
-        "mean_new_tokens": round(sum(r["new_tokens"] for r in rows) / len(rows), 2),
-    }

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finetune_pipeline.data.examples import stream_examples
+from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.evaluation.wording import is_number
 from finetune_pipeline.models.inference.generated import Answer
@@ -45,6 +45,13 @@ def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> di
         name: getattr(answer, name)
         for name in ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
     }
+
+
+def prediction_rows(
+    examples: Sequence[Example], model: str, answers: Sequence[Answer], gold: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of one model: an answer and a right one for each example."""
+    return [prediction_row(e.id, model, a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
 
 
 def _problems(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -126,6 +133,16 @@ def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
     """Answers per generation status, every status named."""
     counts = Counter(statuses)
     return {status: counts[status] for status in STATUSES}
+
+
+def answered(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Facts of the answers of one model: rows, statuses, mean_prompt_tokens, mean_new_tokens."""
+    return {
+        "rows": len(answers),
+        "statuses": count_statuses(a.status for a in answers),
+        "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
+        "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
+    }
 
 
 def restricted_name(model: str) -> str:

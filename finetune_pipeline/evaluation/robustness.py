@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.compare import compare
@@ -25,6 +25,7 @@ from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
+Status = Literal["passed", "failed", "warned", "informs", "unchanged"]
 _SEVERITY = ("unchanged", "informs", "passed", "warned", "failed")
 
 
@@ -105,17 +106,17 @@ def _loss(settings: RobustnessSpec, kind: str, scores: PerturbedScores | None) -
     """Judge one kind; None where it was not measured."""
     if scores is None or scores.n is None:
         return None
+    drop, interval = scores.drop, scores.interval
     if not scores.n:
         return KindLoss(kind=kind, status="unchanged", n=0, drop=None, interval=None)
-    if scores.drop is None:
+    if drop is None:
         return None
-    drop, interval = scores.drop, scores.interval
+    status: Status = "failed" if scores.n >= ENOUGH_ROWS and settings.action == "block" else "warned"
     if kind not in BLOCKING:
-        return KindLoss(kind=kind, status="informs", n=scores.n, drop=drop, interval=interval)
-    if drop <= settings.max_drop or interval is None or interval[0] <= 0:
-        return KindLoss(kind=kind, status="passed", n=scores.n, drop=drop, interval=interval)
-    blocks = scores.n >= ENOUGH_ROWS and settings.action == "block"
-    return KindLoss(kind=kind, status="failed" if blocks else "warned", n=scores.n, drop=drop, interval=interval)
+        status = "informs"
+    elif drop <= settings.max_drop or interval is None or interval[0] <= 0:
+        status = "passed"
+    return KindLoss(kind=kind, status=status, n=scores.n, drop=drop, interval=interval)
 
 
 def _changes(kinds: Sequence[KindLoss], metric: str) -> str:

@@ -42,7 +42,7 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, api_answers
-from finetune_pipeline.worker.jobs import base_job, baseline_job
+from finetune_pipeline.worker.jobs import base_job, baseline_job, predict_job
 
 
 def make_base_model(context: StepContext) -> dict[str, Any]:
@@ -148,6 +148,23 @@ def ask_api(
     passages = read_passages(passages_file(context))
     length = context.spec.answer_length
     return ask_endpoint(endpoint, prompts, examples, train, length, gold, cache=cache, passages=passages, **how)
+
+
+def asking_job(
+    context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, **how: Any
+) -> dict[str, Any]:
+    """A job that asks these sets the rows of a file, as the spec says. how: further arguments of predict_job."""
+    spec = context.spec
+    return predict_job(
+        sets=sets,
+        examples=examples,
+        labels=spec.labels,
+        train=split_file(context, "train"),
+        passages=passages_file(context),
+        out=out,
+        **answering_settings(spec),
+        **how,
+    )
 
 
 def passages_file(context: StepContext) -> Path:

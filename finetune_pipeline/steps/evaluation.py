@@ -38,10 +38,10 @@ from finetune_pipeline.steps.asked_models import (
     trained_set,
     while_served,
 )
-from finetune_pipeline.steps.baseline import best_prompt, passages_file, simple_settings
+from finetune_pipeline.steps.baseline import asking_job, best_prompt, simple_settings
 from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
-from finetune_pipeline.worker.jobs import other_rows_set, predict_job
+from finetune_pipeline.worker.jobs import other_rows_set
 
 PLOTS, SHOWN_ROWS = "plots", "rows.json"
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
@@ -77,19 +77,14 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     with opened as examples, ExitStack() as services:
         sets += _recent(context, examples, sets)
         facts = context.launch(
-            predict_job(
-                sets=while_served(context, sets, services),
-                examples=examples,
-                labels=spec.labels,
-                max_new_tokens=spec.answer_length,
-                batch_size=spec.baseline.batch_size,
+            asking_job(
+                context,
+                while_served(context, sets, services),
+                examples,
+                context.out,
                 answers=answers_of(context, test=True),
                 endpoint=endpoint_of(spec),
                 simple=simple_settings(spec),
-                precision=spec.evaluation.precision,
-                out=context.out,
-                train=split_file(context, "train"),
-                passages=passages_file(context),
             )
         )
         api = add_api_answers(context, examples)

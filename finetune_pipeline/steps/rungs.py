@@ -13,10 +13,9 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import passages_file
+from finetune_pipeline.steps.baseline import asking_job
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
-from finetune_pipeline.worker.jobs import predict_job
 
 PREDICTIONS, PROMPTS = "predictions.parquet", "prompts.json"
 
@@ -55,21 +54,8 @@ def answers_job(
     context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, stage: str
 ) -> dict[str, Any]:
     """A job that asks these sets the validation rows of a file, as the baseline asks them."""
-    spec = context.spec
-    return predict_job(
-        sets=sets,
-        examples=examples,
-        labels=spec.labels,
-        max_new_tokens=spec.answer_length,
-        batch_size=spec.baseline.batch_size,
-        answers=answers_of(context),
-        precision=spec.evaluation.precision,
-        train=split_file(context, "train"),
-        passages=passages_file(context),
-        limit=spec.baseline.rows,
-        out=out,
-        stage=stage,
-    )
+    kept, limit = answers_of(context), context.spec.baseline.rows
+    return asking_job(context, sets, examples, out, answers=kept, limit=limit, stage=stage)
 
 
 def ladder_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -133,11 +133,7 @@ def _form_detail(text: str, rule: str, row: Row, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
         held = [label for label in output.labels if label.casefold() in text.casefold()]
         if len(held) == 1:
-            return (
-                "a label with something around it"
-                if held[0] == row["gold"]
-                else "a wrong label with something around it"
-            )
+            return f"a {'' if held[0] == row['gold'] else 'wrong '}label with something around it"
         return "several labels at once" if held else "no label at all"
     if isinstance(output, JsonOutput) and rule == "not_json" and read_json(row, output).same:
         return "right once repaired"

@@ -85,16 +85,9 @@ def crossing(falling: Callable[[float], float], low: float, high: float) -> floa
     return (low + high) / 2
 
 
-def _discordant(b: int, c: int) -> int:
-    if min(b, c) < 0:
-        raise ValueError(f"b={b}, c={c}: counts cannot be negative")
-    return b + c
-
-
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided p of the exact McNemar test: a binomial test of b against c discordant pairs. No such pair gives 1."""
-    n = _discordant(b, c)
-    return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), n, 0.5))) if n else 1.0
+    return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
 def sign_test(wins: int, losses: int, ties: int = 0) -> dict[str, Any]:
@@ -103,9 +96,9 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> dict[str, Any]:
     `share`: wins among the decided pairs with its Wilson `interval`; `p`: two-sided exact binomial. Nothing decided: share null,
     interval (0, 1), p 1.
     """
-    decided = _discordant(losses, wins)
-    if ties < 0:
-        raise ValueError(f"ties={ties}: counts cannot be negative")
+    decided = wins + losses
+    if min(wins, losses, ties) < 0:
+        raise ValueError(f"wins={wins}, losses={losses}, ties={ties}: counts cannot be negative")
     return {
         "wins": wins,
         "losses": losses,
