@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.correctness import Form, as_output, is_right, is_valid
+from finetune_pipeline.evaluation.correctness import is_right, is_valid
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
@@ -71,7 +71,7 @@ def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tupl
 def compare(
     rows_base: Sequence[Row],
     rows_candidate: Sequence[Row],
-    form: Form,
+    output: AnyOutput,
     confidence: float = 0.95,
     metric: str | None = None,
     sources: Mapping[str, str] | None = None,
@@ -83,7 +83,7 @@ def compare(
         ValueError: The sides do not cover exactly the same ids, or gold differs.
     """
     pairs = _pairs(rows_base, rows_candidate)
-    output, n = as_output(form), len(pairs)
+    n = len(pairs)
     base, candidate = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     before, after = ([is_right(row, output) for row in side] for side in (base, candidate))
     clusters = shared_sources(base, sources)

@@ -22,7 +22,7 @@ from finetune_pipeline.data.answer_rules import (
     schema_problems,
     strict,
 )
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 INVALID = "invalid"
 """Name of the extra column of a confusion matrix: answers outside the label set. Never a label (see spec rules)."""
@@ -96,19 +96,9 @@ def _words(text: str) -> str:
 
 
 Row = Mapping[str, Any]
-Form = AnyOutput | Sequence[str] | None
-"""An output as the spec declares it; or a label set, empty or None for free text."""
-
 _NUMBER = re.compile(r"[-+]?[$€£]?\s?[-+]?\d[\d,]*(?:\.\d+)?%?")
 
 _DECODER = json.JSONDecoder()
-
-
-def as_output(form: Form) -> AnyOutput:
-    """The output a form stands for."""
-    if isinstance(form, (LabelsOutput, TextOutput, JsonOutput)):
-        return form
-    return LabelsOutput.model_construct(labels=list(form)) if form else TextOutput()
 
 
 def scored_text(row: Row) -> str:

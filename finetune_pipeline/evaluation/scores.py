@@ -12,8 +12,6 @@ import numpy as np
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
 from finetune_pipeline.evaluation.correctness import (
     INVALID,
-    Form,
-    as_output,
     complies,
     is_right,
     is_valid,
@@ -27,7 +25,7 @@ from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
-from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, default_metric
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, default_metric
 
 BINS = 10
 
@@ -85,7 +83,9 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
 Row = Mapping[str, Any]
 
 
-def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str | None = None) -> dict[str, Any]:
+def score(
+    rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95, metric: str | None = None
+) -> dict[str, Any]:
     """Score one model.
 
     Returns:
@@ -93,7 +93,7 @@ def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str
         `valid`, `statuses`, what :func:`label_details`, :func:`json_details` or :func:`text_details` adds, and `primary`
         {name, value, interval}: the metric that decides, by default that of the kind of output.
     """
-    output, n = as_output(form), len(rows)
+    n = len(rows)
     correct = sum(is_right(row, output) for row in rows)
     made: dict[str, Any] = {
         "n": n,
@@ -196,9 +196,8 @@ def rate(k: int, n: int, confidence: float) -> dict[str, Any]:
     return {"k": k, "n": n, "share": k / n if n else None, "interval": list(wilson_interval(k, n, confidence))}
 
 
-def valid_share(rows: Sequence[Row], form: Form, confidence: float = 0.95) -> dict[str, Any]:
+def valid_share(rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95) -> dict[str, Any]:
     """{valid, n, share, interval}: finished answers in the declared form (see answer_rules.form_problems)."""
-    output = as_output(form)
     counted = rate(sum(is_valid(row, output) for row in rows), len(rows), confidence)
     return {"valid": counted.pop("k"), **counted}
 

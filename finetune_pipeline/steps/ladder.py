@@ -32,7 +32,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import trained_set, while_served
 from finetune_pipeline.steps.baseline import passages_file
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.rungs import PREDICTIONS, PROMPTS, answers_job, climbed, validation_rows
+from finetune_pipeline.steps.rungs import PREDICTIONS, PROMPTS, answers_job, call_of, climbed, validation_rows
 from finetune_pipeline.worker.jobs import latency_job
 
 LATENCY_CALLS = 12
@@ -87,7 +87,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
         sets = while_served(context, [{**plain, "name": name, "prompt": of} for name, of in asked.items()], services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
     rows = read_by_model(out / PREDICTIONS)
-    tokens = {name: Call(of["mean_prompt_tokens"], of["mean_new_tokens"]) for name, of in facts["sets"].items()}
+    tokens = {name: call_of(of) for name, of in facts["sets"].items()}
     tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in asked]
     answered = [*climbed(context), *tuned]
     loaded = None if "hosted" in plain else served(inputs["merged_model"], inputs["base_model"])

@@ -17,6 +17,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of, read_by_model, write_predictions
 from finetune_pipeline.evaluation.prompts import Prompt
+from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import answering_settings, ask_api, output_settings
@@ -25,6 +26,7 @@ from finetune_pipeline.steps.rungs import (
     PREDICTIONS,
     PROMPTS,
     answers_job,
+    call_of,
     climbed,
     good_enough,
     ladder_settings,
@@ -49,7 +51,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
     ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else None
     searches: list[Search] = []
     answers: list[dict[str, Any]] = []
-    tokens: list[Mapping[str, float]] = []
+    tokens: list[Call] = []
     written: dict[str, Any] = {}
     for fold, held in folds.items():
         ask = _Asker(context, context.builder.work / f"fold_{fold}")
@@ -79,7 +81,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
         "calls": sum(search.calls for search in searches),
         "searches": [asdict(search) for search in searches],
         "best": searches[0].winner,
-        "tokens": {key: sum(of[key] for of in tokens) / len(tokens) for key in tokens[0]},
+        "tokens": {key: sum(getattr(of, key) for of in tokens) / len(tokens) for key in ("prompt", "answer")},
     }
 
 
@@ -92,10 +94,7 @@ class _Own:
         details = baseline.facts["prompt_details"]
         self.spec = context.spec
         self.rows = {name: rows[name] for name in fixed_prompts(prompts_of(rows))}
-        self.tokens = {
-            name: {"prompt": details[name]["mean_prompt_tokens"], "answer": details[name]["mean_new_tokens"]}
-            for name in self.rows
-        }
+        self.tokens = {name: call_of(details[name]) for name in self.rows}
         self.prompts = read_json(baseline.path(PROMPTS))
 
     def answers(self, name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -124,7 +123,7 @@ class _Asker:
 
     def __init__(self, context: StepContext, folder: Path) -> None:
         self.context, self.folder, self.number = context, folder, 0
-        self.tokens: dict[str, Mapping[str, float]] = {}
+        self.tokens: dict[str, Call] = {}
 
     def __call__(
         self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str
@@ -141,10 +140,7 @@ class _Asker:
             model = self.context.inputs["base_model"].folder
             sets = [prompt_set(name=name, model=model, prompt=p.to_dict()) for name, p in prompts.items()]
             facts = self.context.launch(answers_job(self.context, sets, asked, out, "prompt_search"))
-        self.tokens |= {
-            name: {"prompt": of["mean_prompt_tokens"], "answer": of["mean_new_tokens"]}
-            for name, of in facts["sets"].items()
-        }
+        self.tokens |= {name: call_of(of) for name, of in facts["sets"].items()}
         return read_by_model(out / PREDICTIONS)
 
 

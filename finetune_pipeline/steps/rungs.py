@@ -30,13 +30,17 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     """The rungs below training with their answers."""
     baseline = context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path(PREDICTIONS))
-    details = baseline.facts["prompt_details"]
-    tokens = {name: Call(of["mean_prompt_tokens"], of["mean_new_tokens"]) for name, of in details.items()}
+    tokens = {name: call_of(of) for name, of in baseline.facts["prompt_details"].items()}
     optimised: list[dict[str, Any]] = []
     if searched and (found := context.inputs["prompt_search"]).facts["best"]:
         optimised = read_predictions(found.path(PREDICTIONS))
         tokens[OPTIMISED] = Call(**found.facts["tokens"])
     return climb(context.spec, rows, tokens, optimised)
+
+
+def call_of(asked: Mapping[str, Any]) -> Call:
+    """The mean tokens of what a set or a prompt was asked."""
+    return Call(asked["mean_prompt_tokens"], asked["mean_new_tokens"])
 
 
 def good_enough(spec: TaskSpec, answered: Sequence[Answered]) -> str:

@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.inference import generation
+from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import completion, openai_server
@@ -48,7 +49,7 @@ def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None, **more: A
 
 def stopped(rows: list[dict[str, Any]]) -> Any:
     """The gate, on these rows as a candidate's."""
-    scored = score(rows, LABELS, 0.95)
+    scored = score(rows, LabelsOutput(labels=LABELS), 0.95)
     return no_failed_generation(spec(), changed(evaluation(), {"scores": {"base": scored, "candidate": scored}}))
 
 
