@@ -152,7 +152,9 @@ def _rungs(
 ) -> list[Answered]:
     """The best of some prompts as it writes, of those with enough answers in form where there are any; and the best with answers
     restricted to the allowed forms, where they were made."""
-    free = {name: of for name, of in prompts.items() if _in_form(spec, of)} or dict(prompts)
+    free = {
+        name: of for name, of in prompts.items() if (valid_share(of, spec.output)["share"] or 0.0) >= IN_FORM
+    } or dict(prompts)
     held = {name: of for name in prompts if (of := restricted_rows(rows, name, spec.output))}
     made = []
     for among, name, how in ((free, kind, ""), (held, f"{kind}_restricted", ", restricted answers")):
@@ -160,10 +162,6 @@ def _rungs(
             chosen = cross_fitted(spec, among)
             made.append(Answered(name, kind, f"{title}{how}", chosen.rows, tokens.get(chosen.names[0])))
     return made
-
-
-def _in_form(spec: TaskSpec, rows: Sequence[Row]) -> bool:
-    return (valid_share(rows, spec.output)["share"] or 0.0) >= IN_FORM
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ def verify(
     steady = both > 0 and _is_expected(changed, both, changes)
     repeated = f"{changed} of {both} answers changed when asked again at temperature 0"
     bound = at_least(same, len(rows))
-    equal = Question("answers", bound >= required, _equal_words(same, len(rows), bound, required))
+    words = f"{same} of {len(rows)} answers are the judged ones: a share of at least {bound:.3f}; {required:.3f} is required."
+    equal = Question("answers", bound >= required, words)
 
     questions = [prompt, stop, Question("greedy", steady, repeated + "."), equal]
     notes = _notes(rows, first, without, unread) if has_system else []
@@ -217,10 +218,6 @@ def _stop(
 def _goes_on(judged: str, served: str) -> bool:
     judged, served = judged.strip(), served.strip()
     return bool(judged) and len(served) > len(judged) and served.startswith(judged)
-
-
-def _equal_words(same: int, n: int, bound: float, required: float) -> str:
-    return f"{same} of {n} answers are the judged ones: a share of at least {bound:.3f}; {required:.3f} is required."
 
 
 def _notes(rows: Sequence[JudgedRow], first: Sequence[Answer], without: Sequence[Answer], unread: bool) -> list[str]:

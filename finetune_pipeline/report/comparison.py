@@ -94,10 +94,6 @@ def models_plot(evaluation: EvaluationResult) -> Plot | None:
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
 
 
-def advice_section(evaluation: EvaluationResult) -> Blocks:
-    return advice_sentences(evaluation.baseline.advice)
-
-
 def advice_sentences(advice: Advice | None) -> list[str]:
     return [DECISIONS[advice.decision], *advice.reasons] if advice else []
 

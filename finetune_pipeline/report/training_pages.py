@@ -137,7 +137,7 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
         note += " Training rows are learned as they are and perturbed in every way that can block (training.augment)."
     sections = [Section.of("counters", "Counters", [counters(read), Text(note, note=True)])]
     for split, audit in read.items():
-        rows = token_rows(audit.shown) or Text("No rows to show.")
+        rows = Tokens([_row(row) for row in audit.shown]) or Text("No rows to show.")
         key = Legend() if split == next(iter(read)) else None
         sections.append(Section.of(split, f"Rows of {split}", [key, rows]))
     lead = "What the model is taught, token by token, before the first step."
@@ -177,10 +177,6 @@ def counters(audits: Mapping[str, Audit]) -> Table:
             marks |= {(len(rows), j): "bad" if n else "not_asked" for j, n in enumerate(counts, 1)}
         rows.append([title, *counts])
     return Table([("", text), *((split, number) for split in audits)], rows, marks=marks)
-
-
-def token_rows(rows: Sequence[AuditedRow]) -> Tokens:
-    return Tokens([_row(row) for row in rows])
 
 
 def _row(row: AuditedRow) -> TokenRow:
