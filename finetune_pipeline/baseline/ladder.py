@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +11,8 @@ from pydantic import BaseModel
 
 from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
-from finetune_pipeline.baseline.selection import cross_fitted
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import API, prompts_of
+from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.scores import valid_share
@@ -25,6 +25,8 @@ Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
+FOLDS = (0, 1)
+"""What is chosen on one is scored on the other: the best of k noisy scores is too high (Cawley and Talbot 2010, JMLR 11)."""
 DECISIONS = {
     **ADVICE,
     "optimised": "No: prompt the model with the better prompt that was found.",
@@ -162,6 +164,43 @@ def _rungs(
             chosen = cross_fitted(spec, among)
             made.append(Answered(name, kind, f"{title}{how}", chosen.rows, tokens.get(chosen.names[0])))
     return made
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What cross-fitting chose.
+
+    Attributes:
+        names: The candidate chosen for each fold, by the rows of the other one.
+        rows: For every example the answer of the candidate chosen without it, in the order of example ids.
+    """
+
+    names: tuple[str, str]
+    rows: list[dict[str, Any]]
+
+
+def fold_of(example_id: str) -> int:
+    """The fold of a row: a hash of its id, so that new rows leave old ones where they are."""
+    return hashlib.sha256(f"fold:{example_id}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
+
+
+def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
+    return [dict(row) for row in rows if fold_of(str(row["example_id"])) == fold]
+
+
+def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]]) -> Chosen:
+    """Choose on one fold and answer on the other, both ways. Ties go to the candidate named first. Raises ValueError where there is
+    no candidate; all are on the same examples."""
+    if not candidates:
+        raise ValueError("nothing to choose from")
+    metric = METRICS[spec.metric]
+    names, answers = [], []
+    for fold in FOLDS:
+        seen = {name: in_fold(rows, 1 - fold) for name, rows in candidates.items()}
+        best = max(seen, key=lambda name: metric.rank(metric.value(seen[name], spec.output)))
+        names.append(best)
+        answers += in_fold(candidates[best], fold)
+    return Chosen((names[0], names[1]), in_order(answers))
 
 
 @dataclass(frozen=True)

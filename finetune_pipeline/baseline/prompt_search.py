@@ -1,7 +1,7 @@
 """A search for a better prompt: instructions x demonstrations, by successive halving under a budget of calls.
 
 Every round asks the candidates that are left the same further rows, and drops the worse half (Jamieson and Talwalkar 2016,
-AISTATS). Each of the two folds of :mod:`.selection` has a search of its own, so that a winner is scored on rows that had no
+AISTATS). Each of the two folds of :mod:`.ladder` has a search of its own, so that a winner is scored on rows that had no
 part in choosing it.
 """
 

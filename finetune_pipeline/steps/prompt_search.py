@@ -9,9 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, fixed_prompts
+from finetune_pipeline.baseline.ladder import FOLDS, OPTIMISED, fixed_prompts, fold_of
 from finetune_pipeline.baseline.prompt_search import Search, best_value, candidates, halving, likely_better, texts_in
-from finetune_pipeline.baseline.selection import FOLDS, fold_of
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json, write_json
