@@ -72,11 +72,8 @@ def extrapolate(
     weights = draws.multinomial(n, [1 / n] * n, size=DRAWS) / n
     means = weights @ scores.T + draws.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
     carried = draws.uniform(0, CARRIES, DRAWS)
-    end, expected = (
-        _end(means, shares, carried, sign),
-        _end(scores.mean(axis=1)[None], shares, np.array([CARRIES / 2]), sign),
-    )
-    end = end + draws.normal(0, TRAINING_NOISE, DRAWS)
+    end = _end(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS)
+    expected = _end(scores.mean(axis=1)[None], shares, np.array([CARRIES / 2]), sign)
     tails = ((1 - spec.gates.confidence) / 2, (1 + spec.gates.confidence) / 2)
     low, high = (float(np.clip(end_, 0, 1)) for end_ in np.quantile(end, tails))
     gains = sign * (end - weights @ before)

@@ -156,12 +156,7 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
 def training_section(evaluation: EvaluationResult) -> Blocks:
     """How the adapter was made, and what it took."""
     of = evaluation.training
-    trainable, total, memory, prefix = (
-        of.trainable_parameters,
-        of.total_parameters,
-        of.measured.peak_memory_mib,
-        of.shared_prefix,
-    )
+    trainable, total, prefix = of.trainable_parameters, of.total_parameters, of.shared_prefix
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
     shared = NOTHING
     if prefix.used is not None:
@@ -183,7 +178,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
         ["Trainable parameters", number(trainable) + share],
         ["Base weights in memory, of their 16-bit size", percent(of.weights.ratio)],
         ["Shared prefix computed once", shared],
-        ["Peak memory", _mebibytes(memory)],
+        ["Peak memory", _mebibytes(of.measured.peak_memory_mib)],
         ["Time", duration(of.measured.seconds)],
         ["Taken up again from", of.measured.resumed_from or "no, one go"],
     ]

@@ -177,13 +177,11 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 def _climbed(context: StepContext) -> Ladder | None:
     """The ladder that was climbed on the same baseline, if one was."""
-    made = (
-        context.store.find(context.task.name, "ladder", context.run_inputs.ladder)
-        if context.run_inputs.ladder
-        else None
-    )
-    same = made is not None and made.inputs["few_shot_baseline"] == context.inputs["few_shot_baseline"].version
-    return Ladder.model_validate(made.facts) if made is not None and same else None
+    version, baseline = context.run_inputs.ladder, context.inputs["few_shot_baseline"].version
+    made = context.store.find(context.task.name, "ladder", version) if version else None
+    if made is None or made.inputs["few_shot_baseline"] != baseline:
+        return None
+    return Ladder.model_validate(made.facts)
 
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
