@@ -39,7 +39,7 @@ from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
+from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import counted, is_interval, is_number, percent, points, points_range
@@ -127,7 +127,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
     examples are shown: retrieval helps; null where nothing was retrieved); judgement (in form and wrong, still); unnamed (free
     texts that differ from the gold one in nothing a rule can name); kinds {kind: n}.
     """
-    prompt = _best_fixed(baseline)
+    prompt = best_fixed(baseline)
     nearest = _nearest(baseline)
     counts, kinds = Counter[str](), Counter[str]()
     shown = rows[nearest] if nearest else [None] * len(rows[prompt])
@@ -158,7 +158,7 @@ def retrieval_of(
 ) -> dict[str, Any] | None:
     """What showing the nearest examples adds to the best prompt without them, in the metric that decides. closes: share of the gap
     to the ceiling, or to 1 where the metric is no share of right answers; null where there is none."""
-    nearest, fixed = _nearest(baseline), _best_fixed(baseline)
+    nearest, fixed = _nearest(baseline), best_fixed(baseline)
     if nearest is None:
         return None
     gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
@@ -193,10 +193,10 @@ def _nearest(baseline: Mapping[str, Any]) -> str | None:
     return next((name for name in own if name.endswith(NEAREST)), None)
 
 
-def _best_fixed(baseline: Mapping[str, Any]) -> str:
-    prompts, nearest = baseline["prompts"], _nearest(baseline)
-    fixed = [n for n in prompts if n != nearest and not n.startswith(API) and not n.endswith((EMBEDDED, DOCUMENTS))]
-    return max(fixed, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
+def best_fixed(baseline: Mapping[str, Any]) -> str:
+    """The base model's best prompt that shows every row the same."""
+    prompts = baseline["prompts"]
+    return max(fixed_prompts(prompts), key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 
 def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tuple[str, str] | None:

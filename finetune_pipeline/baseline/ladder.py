@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST, fixed_prompts
 from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.scores import valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
@@ -142,11 +142,6 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
         *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents}, rows, tokens),
         *_rungs(spec, "api", "The API model", {n: rows[n] for n in api}, rows, tokens),
     ]  # fmt: skip
-
-
-def fixed_prompts(names: Iterable[str]) -> list[str]:
-    """Of a baseline's prompts those of the base model that show every row the same."""
-    return [n for n in names if not n.startswith(API) and not n.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
 
 
 def _rungs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 
 MOST_ROWS = 20_000
@@ -177,6 +178,11 @@ def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: i
             if waiting[label] and len(chosen) < k:
                 chosen.append(waiting[label].pop(0))
     return chosen
+
+
+def fixed_prompts(names: Iterable[str]) -> list[str]:
+    """Of a baseline's prompts those of the base model that show every row the same."""
+    return [n for n in names if not n.startswith(API) and not n.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
 
 
 def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.baseline.advice import best_fixed
 from finetune_pipeline.baseline.input_evidence import learnable
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Ladder, Terms, fixed_prompts
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Ladder, Terms
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.pilot import Point
@@ -132,8 +133,7 @@ def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
     """The base model's prompts by rung: the best fixed one, the one that retrieves, the one that was searched."""
     baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
     prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
-    best = max(fixed_prompts(prompts), key=lambda name: baseline.facts["prompts"][name]["primary"]["value"] or 0.0)
-    asked = {"prompt": prompts[best]}
+    asked = {"prompt": prompts[best_fixed(baseline.facts)]}
     for rung, end in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
         if found := next((of for name, of in prompts.items() if name.endswith(end)), None):
             asked[rung] = found
