@@ -30,10 +30,9 @@ from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.predictions import read_by_model
 from finetune_pipeline.evaluation.wording import percent, points, points_range
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.baseline import by_model
 from finetune_pipeline.steps.rungs import PREDICTIONS
 
 Rows = list[Example]
@@ -249,7 +248,7 @@ def searched(name: str, work: Path) -> list[str]:
     baseline, search = (list(store.all_versions(name, step))[-1:] for step in ("few_shot_baseline", "prompt_search"))
     if not baseline or not search or not search[0].facts["best"]:
         return []
-    rows, found = (by_model(read_predictions(of[0].path(PREDICTIONS))) for of in (baseline, search))
+    rows, found = (read_by_model(of[0].path(PREDICTIONS)) for of in (baseline, search))
     rungs = {of.name: of for of in climb(spec, rows, {}, found[OPTIMISED])}
     metric, lines = METRICS[spec.metric], []
     for ending, how in (("", "as written"), ("_restricted", "restricted")):

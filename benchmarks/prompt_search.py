@@ -27,8 +27,8 @@ os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
 
 from benchmarks.advise import _ten_intents
 from benchmarks.example_sets import INTENTS, example_set
+from finetune_pipeline.baseline.ladder import FOLDS, fold_of
 from finetune_pipeline.baseline.prompt_search import _best_way, candidates, halving, likely_better
-from finetune_pipeline.baseline.selection import FOLDS, fold_of
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.metrics import METRICS

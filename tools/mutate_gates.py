@@ -40,7 +40,7 @@ TARGETS = {
     },
     "evaluation.gates": ["evaluation/test_gates.py"],
     "evaluation.robustness": ["evaluation/test_robustness.py"],
-    "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_gates.py"],
+    "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_parts.py", "evaluation/test_gates.py"],
     "evaluation.rivals": ["evaluation/test_rivals.py", "evaluation/test_gates.py", "baseline/test_advice.py"],
     "baseline.worth": ["baseline/test_worth.py"],
     "baseline.input_evidence": ["baseline/test_learnable.py"],

@@ -15,6 +15,7 @@ The rules are asked in this order, and the first that applies decides:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -38,17 +39,10 @@ from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
+from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.wording import (
-    counted,
-    is_interval,
-    is_number,
-    percent,
-    points,
-    points_range,
-)
+from finetune_pipeline.evaluation.wording import counted, is_interval, is_number, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -82,10 +76,8 @@ def advise(
 
     Args:
         baseline: Facts of few_shot_baseline (evaluation.baseline.score_baselines, prompt_details).
-        power: Of power.power_plan.
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
         rival: The strongest rival a fine-tuned model will meet (rivals.strongest_rival).
-        signal: Whether the answers can be told from the inputs.
 
     Returns:
         {decision (a key of DECISIONS), fine_tune, sentence, reasons (the deciding one first), must_reach (score a
@@ -131,23 +123,13 @@ def advise(
 def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     """What is wrong with the answers of the base model's best prompt without retrieval.
 
-    prompt; n; right; form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right
-    once the nearest training examples are shown: retrieval helps); judgement (in form and wrong, still); unnamed (free
-    texts that differ from the gold one in nothing a rule can name); kinds {kind: n}. knowledge is null where nothing was
-    retrieved.
+    form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right once the nearest training
+    examples are shown: retrieval helps; null where nothing was retrieved); judgement (in form and wrong, still); unnamed (free
+    texts that differ from the gold one in nothing a rule can name); kinds {kind: n}.
     """
-    prompt = _best_fixed(baseline)
+    prompt = best_fixed(baseline)
     nearest = _nearest(baseline)
-    counts: dict[str, Any] = {
-        "prompt": prompt,
-        "n": len(rows[prompt]),
-        "right": 0,
-        "form": 0,
-        "judgement": 0,
-        "unnamed": 0,
-    }
-    kinds: dict[str, int] = {}
-    knowledge = 0
+    counts, kinds = Counter[str](), Counter[str]()
     shown = rows[nearest] if nearest else [None] * len(rows[prompt])
     for row, other in zip(rows[prompt], shown, strict=True):
         if is_right(row, spec.output):
@@ -155,24 +137,28 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
         elif (failure := failure_of(row, spec.output)) is None:
             counts["unnamed"] += 1
         else:
-            kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
+            kinds[failure.kind] += 1
             if failure.kind in OF_FORM:
                 counts["form"] += 1
             elif other is not None and is_right(other, spec.output):
-                knowledge += 1
+                counts["knowledge"] += 1
             else:
                 counts["judgement"] += 1
-    ordered = {kind: kinds[kind] for kind in KINDS if kind in kinds}
-    return {**counts, "knowledge": knowledge if nearest else None, "kinds": ordered}
+    return {
+        "prompt": prompt,
+        "n": len(rows[prompt]),
+        **{name: counts[name] for name in ("right", "form", "judgement", "unnamed")},
+        "knowledge": counts["knowledge"] if nearest else None,
+        "kinds": {kind: kinds[kind] for kind in KINDS if kind in kinds},
+    }
 
 
 def retrieval_of(
     spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]
 ) -> dict[str, Any] | None:
-    """What showing the nearest examples adds to the best prompt without them, in the metric that decides: prompt, over,
-    value, gain, interval, closes (share of the gap to the ceiling, or to 1 where the metric is no share of right answers;
-    null where there is none), valid_share."""
-    nearest, fixed = _nearest(baseline), _best_fixed(baseline)
+    """What showing the nearest examples adds to the best prompt without them, in the metric that decides. closes: share of the gap
+    to the ceiling, or to 1 where the metric is no share of right answers; null where there is none."""
+    nearest, fixed = _nearest(baseline), best_fixed(baseline)
     if nearest is None:
         return None
     gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
@@ -190,8 +176,7 @@ def retrieval_of(
 
 
 def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Tokens of one call: best {prompt, answer} as it was asked, tuned {prompt} without any examples shown. Null where the
-    baseline does not tell."""
+    """Tokens of one call as the best prompt was asked, and without any examples shown. Null where the baseline does not tell."""
     details = baseline.get("prompt_details") or {}
     best, plain = details.get(baseline["best"]), details.get("zero_shot")
     if not best or not plain:
@@ -208,10 +193,10 @@ def _nearest(baseline: Mapping[str, Any]) -> str | None:
     return next((name for name in own if name.endswith(NEAREST)), None)
 
 
-def _best_fixed(baseline: Mapping[str, Any]) -> str:
-    prompts, nearest = baseline["prompts"], _nearest(baseline)
-    fixed = [n for n in prompts if n != nearest and not n.startswith(API) and not n.endswith((EMBEDDED, DOCUMENTS))]
-    return max(fixed, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
+def best_fixed(baseline: Mapping[str, Any]) -> str:
+    """The base model's best prompt that shows every row the same."""
+    prompts = baseline["prompts"]
+    return max(fixed_prompts(prompts), key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 
 def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tuple[str, str] | None:

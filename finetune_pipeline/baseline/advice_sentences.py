@@ -9,14 +9,7 @@ from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, met
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, CommonestAnswer
-from finetune_pipeline.evaluation.wording import (
-    counted,
-    percent,
-    percent_range,
-    points,
-    points_range,
-    prompt_name,
-)
+from finetune_pipeline.evaluation.wording import counted, percent, percent_range, points, points_range, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
 

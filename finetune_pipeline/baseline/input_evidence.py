@@ -1,5 +1,4 @@
-"""Tests whether the inputs predict the answers at all: compares simple models, and the inputs themselves, with what does not
-look at the input, on training rows.
+"""Tests whether the inputs predict the answers at all, on training rows.
 
 Labels: simple models on rows they have not seen, against always the commonest answer. Text and JSON: does the nearest row's
 answer fit a row better than it fits another row, and does an answer share more with its own input than with another row's?
@@ -87,7 +86,7 @@ def answer_text(example: Example) -> str:
 
 
 def units_of(rows: Sequence[Example], clusters: Mapping[str, str]) -> dict[str, str]:
-    """Name of the set of rows each row must stay with, by id: rows that share a near-duplicate cluster or a source."""
+    """Name of the set of rows each row must stay with, by id: those that share a near-duplicate cluster or a source."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -160,9 +159,9 @@ def written_evidence(
     """As :func:`label_evidence`, for text and JSON: how well answers fit their own rows and other rows.
 
     One row of each unit is looked at, and rows are compared in random pairs: a model's guesses for the two rows are scored
-    against their own answers, and against each other's. If answers had nothing to do with inputs, the pair's two answers
-    could be exchanged; so the differences of pairs have random signs, whatever their distribution. For this to hold of the
-    nearest row's answer, that row is of the other half, whose own guesses are not scored.
+    against their own answers, and against each other's. If answers had nothing to do with inputs, the differences of pairs would
+    have random signs, whatever their distribution. For this to hold of the nearest row's answer, that row is of the other half,
+    whose own guesses are not scored.
     """
     first_of_unit = {units[e.id]: e for e in chosen(train, len(train))}
     rows = chosen(list(first_of_unit.values()), WRITTEN_ROWS, "learnable")
@@ -196,8 +195,7 @@ def _fit(
     pairs: Sequence[tuple[int, int]],
     confidence: float,
 ) -> tuple[Evidence, float]:
-    """How much better guesses fit their own rows' answers than those of the other row of the pair; and the standard
-    deviation of that over pairs."""
+    """How much better guesses fit their own rows' answers than those of the other row of the pair; and the standard deviation."""
     own = [(score(guesses[i], answers[i]) + score(guesses[j], answers[j])) / 2 for i, j in pairs]
     other = [(score(guesses[i], answers[j]) + score(guesses[j], answers[i])) / 2 for i, j in pairs]
     difference = np.subtract(own, other)

@@ -1,11 +1,9 @@
-"""The ladder: no language model, prompt, retrieve, pilot, fine-tune; each rung measured on the same validation rows.
-
-The answer is the simplest rung that no later one surely beats, and the pilot says whether training would.
-"""
+"""The ladder: no language model, prompt, retrieve, pilot, fine-tune; each rung measured on the same validation rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,10 +11,9 @@ from pydantic import BaseModel
 
 from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
-from finetune_pipeline.baseline.selection import cross_fitted
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import API, prompts_of
-from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
+from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST, fixed_prompts
 from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.scores import valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
@@ -28,6 +25,8 @@ Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
+FOLDS = (0, 1)
+"""What is chosen on one is scored on the other: the best of k noisy scores is too high (Cawley and Talbot 2010, JMLR 11)."""
 DECISIONS = {
     **ADVICE,
     "optimised": "No: prompt the model with the better prompt that was found.",
@@ -52,7 +51,7 @@ class Rung(BaseModel):
     """One rung.
 
     Attributes:
-        value: In the metric that decides, with its interval.
+        value: In the metric that decides.
         gain: Over the best rung below it, with its interval at the confidence of one comparison among all.
         dollars: Of 1,000 calls; None where no price is known.
         p50, p95: Milliseconds of one call on this machine; None where it was not measured.
@@ -81,7 +80,6 @@ class Ladder(BaseModel):
     Attributes:
         stands: Name of the simplest rung that no later one surely beats.
         decision: A key of DECISIONS.
-        sentence: The answer in one sentence.
         flips: What would change the answer.
         skipped: Why a rung was not climbed, by rung.
     """
@@ -100,7 +98,6 @@ class Ladder(BaseModel):
     skipped: dict[str, str]
 
     def rung(self, name: str) -> Rung:
-        """A rung by its name."""
         return next(rung for rung in self.rungs if rung.name == name)
 
 
@@ -109,11 +106,9 @@ class Terms:
     """What calls and trainings cost, and how long calls take.
 
     Attributes:
-        dollars: Of 1,000 calls by rung.
+        dollars: Of 1,000 calls by rung, and of the fine-tuned model.
         latency: (p50, p95) in milliseconds by rung.
         training: Dollars of training on all rows; None where no price is known.
-        tuned: A call of the fine-tuned model.
-        tuned_dollars: Of 1,000 of them.
     """
 
     dollars: Mapping[str, float | None]
@@ -149,19 +144,14 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
     ]  # fmt: skip
 
 
-def fixed_prompts(names: Iterable[str]) -> list[str]:
-    """Of a baseline's prompts those of the base model that show every row the same."""
-    return [n for n in names if not n.startswith(API) and not n.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
-
-
 def _rungs(
     spec: TaskSpec, kind: Kind, title: str, prompts: Rows, rows: Rows, tokens: Mapping[str, Call]
 ) -> list[Answered]:
-    """The best of some prompts as it writes, and the best with answers restricted to the allowed forms, where they were made.
-
-    Of the prompts only those with enough answers in form count as written, where there are any.
-    """
-    free = {name: of for name, of in prompts.items() if _in_form(spec, of)} or dict(prompts)
+    """The best of some prompts as it writes, of those with enough answers in form where there are any; and the best with answers
+    restricted to the allowed forms, where they were made."""
+    free = {
+        name: of for name, of in prompts.items() if (valid_share(of, spec.output)["share"] or 0.0) >= IN_FORM
+    } or dict(prompts)
     held = {name: of for name in prompts if (of := restricted_rows(rows, name, spec.output))}
     made = []
     for among, name, how in ((free, kind, ""), (held, f"{kind}_restricted", ", restricted answers")):
@@ -171,8 +161,41 @@ def _rungs(
     return made
 
 
-def _in_form(spec: TaskSpec, rows: Sequence[Row]) -> bool:
-    return (valid_share(rows, spec.output)["share"] or 0.0) >= IN_FORM
+@dataclass(frozen=True)
+class Chosen:
+    """What cross-fitting chose.
+
+    Attributes:
+        names: The candidate chosen for each fold, by the rows of the other one.
+        rows: For every example the answer of the candidate chosen without it, in the order of example ids.
+    """
+
+    names: tuple[str, str]
+    rows: list[dict[str, Any]]
+
+
+def fold_of(example_id: str) -> int:
+    """The fold of a row: a hash of its id, so that new rows leave old ones where they are."""
+    return hashlib.sha256(f"fold:{example_id}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
+
+
+def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
+    return [dict(row) for row in rows if fold_of(str(row["example_id"])) == fold]
+
+
+def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]]) -> Chosen:
+    """Choose on one fold and answer on the other, both ways. Ties go to the candidate named first. Raises ValueError where there is
+    no candidate; all are on the same examples."""
+    if not candidates:
+        raise ValueError("nothing to choose from")
+    metric = METRICS[spec.metric]
+    names, answers = [], []
+    for fold in FOLDS:
+        seen = {name: in_fold(rows, 1 - fold) for name, rows in candidates.items()}
+        best = max(seen, key=lambda name: metric.rank(metric.value(seen[name], spec.output)))
+        names.append(best)
+        answers += in_fold(candidates[best], fold)
+    return Chosen((names[0], names[1]), in_order(answers))
 
 
 @dataclass(frozen=True)
@@ -181,9 +204,7 @@ class Scored:
 
     Attributes:
         stands: The simplest allowed rung that no later allowed one surely beats; the first where all are excluded.
-        rival: Of the allowed rungs without training the one that scores highest: what training has to beat. With few rows it
-            may lie far above the one that stands, and not surely.
-        rival_rows: Its answers.
+        rival: Of the allowed rungs without training the one that scores highest: what training has to beat.
     """
 
     rungs: list[Rung]

@@ -47,7 +47,6 @@ def ladder(
         learnable: Whether anything simple tells the answers from the inputs (baseline.learnable).
         points, pilot_rows: The pilot's trainings, and their answers by share of the training rows.
         expected: What all rows should reach where `pilot_rows` are not given any more; else it follows from these.
-        train_rows: All there are.
     """
     scored, trained = score_rungs(spec, answered, terms), pilot_rows or {}
     if trained:

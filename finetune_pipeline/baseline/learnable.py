@@ -1,7 +1,5 @@
-"""Decides from comparisons whether the inputs predict the answers at all (:mod:`.input_evidence` makes them).
-
-Shuffled columns, a wrong join, and labels that depend on something the text does not hold fail all of them.
-"""
+"""Decides from comparisons whether the inputs predict the answers at all (:mod:`.input_evidence` makes them). Shuffled columns
+and wrong joins fail all of them."""
 
 from __future__ import annotations
 
@@ -28,12 +26,8 @@ class Evidence:
     """One comparison of something with what does not look at the input.
 
     Attributes:
-        name: Of what was tried.
-        title: The same for people.
-        score: What it reached, from 0 to 1.
-        reference_title: What it is compared with, for people.
-        reference_score: What that reached on the same rows.
-        gain: score - reference_score.
+        title, reference_title: For people.
+        score, reference_score: What either reached on the same rows, from 0 to 1.
         interval: Of the gain, at gates.confidence.
         p: Two-sided, that the gain is zero; not adjusted for the number of comparisons.
         measure: What the scores are: shares of right answers, or a mean overlap of texts (chrF, or F1 of JSON fields).
@@ -57,10 +51,8 @@ class Learnable:
     Attributes:
         status: shown: something tells them better than chance, surely. not_shown: nothing does, on rows that could have
             shown it. too_few_rows: nothing does, and these rows could not have shown it.
-        evidence: The comparisons that were made.
         rows: How many training rows were looked at.
         rows_needed: How many training rows it takes to show a gain worth having; None where that is not known.
-        sentence: The answer for people.
     """
 
     status: Status
@@ -75,14 +67,7 @@ class Learnable:
 
 
 def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: float) -> Learnable:
-    """Decide from comparisons that were made.
-
-    Args:
-        evidence: The comparisons; empty where none could be made.
-        rows: How many training rows they looked at.
-        needed: How many it takes to show a gain worth having; None where that is not known.
-        level: Chance of a wrong "shown" over all comparisons together (Holm).
-    """
+    """Decide from comparisons that were made; `level`: chance of a wrong "shown" over all of them together (Holm)."""
     adjusted = holm([e.p for e in evidence])
     shown = [e for e, p in zip(evidence, adjusted, strict=True) if e.gain > 0 and p <= level]
     best = max(shown or evidence, key=lambda e: e.gain, default=None)
@@ -110,11 +95,7 @@ def _scores(evidence: Evidence) -> str:
 def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Evidence | None:
     """How the base model at its best does against always the commonest answer, on validation.
 
-    Args:
-        rows: Validation rows by model (prompts, restricted answers, simple models).
-
-    Returns:
-        None where the commonest answer was not tried, or its metric is no mean over rows that has a test.
+    None where the commonest answer was not tried, or its metric is no mean over rows that has a test.
     """
     base = base_at_its_best(rows, spec.output, best)
     before, after = same_rows(rows.get(SIMPLE + CommonestAnswer.name, ()), base.answers[base.mode])

@@ -1,8 +1,8 @@
 """What training on all rows will reach, from trainings on an eighth, a quarter and a half of them.
 
-A doubling of the rows adds between nothing and CARRIES times what the doubling before it added. Learning curves flatten
-(Hestness et al. 2017, arXiv:1712.00409), and a curve that has not begun to rise says nothing. The interval holds that
-uncertainty, that of the rows it was measured on, and that of one training against the next.
+A doubling of the rows adds between nothing and CARRIES times what the doubling before it added: learning curves flatten
+(Hestness et al. 2017, arXiv:1712.00409). The interval holds that uncertainty, that of the rows it was measured on, and that
+of one training against the next.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class Extrapolation(BaseModel):
     """What all rows should reach.
 
     Attributes:
-        value: The score to expect, with its interval.
-        gain: Over the best simpler rung on the same rows, with its interval.
+        gain: Over the best simpler rung on the same rows.
         slope: What the last doubling of the rows added.
     """
 
@@ -55,14 +54,11 @@ class Extrapolation(BaseModel):
 def extrapolate(
     spec: TaskSpec, points: Mapping[float, Sequence[Row]], rival: Sequence[Row], seed: int = 0
 ) -> Extrapolation | None:
-    """Extrapolate to all rows.
+    """Extrapolate to all rows. None with fewer than two points, or for a metric that is no mean over rows.
 
     Args:
         points: Prediction rows on validation by share of the training rows.
         rival: Rows of the best simpler rung on the same examples, in the same order.
-
-    Returns:
-        None with fewer than two points, or for a metric that is no mean over rows.
     """
     metric = METRICS[spec.metric]
     if len(points) < 2 or not isinstance(metric, RowMetric) or not rival:
@@ -76,11 +72,8 @@ def extrapolate(
     weights = draws.multinomial(n, [1 / n] * n, size=DRAWS) / n
     means = weights @ scores.T + draws.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
     carried = draws.uniform(0, CARRIES, DRAWS)
-    end, expected = (
-        _end(means, shares, carried, sign),
-        _end(scores.mean(axis=1)[None], shares, np.array([CARRIES / 2]), sign),
-    )
-    end = end + draws.normal(0, TRAINING_NOISE, DRAWS)
+    end = _end(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS)
+    expected = _end(scores.mean(axis=1)[None], shares, np.array([CARRIES / 2]), sign)
     tails = ((1 - spec.gates.confidence) / 2, (1 + spec.gates.confidence) / 2)
     low, high = (float(np.clip(end_, 0, 1)) for end_ in np.quantile(end, tails))
     gains = sign * (end - weights @ before)
@@ -96,7 +89,7 @@ def extrapolate(
 
 
 def _doubling(means: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """What a doubling of the rows added lately: over the last three points, where there are as many, for a steadier figure."""
+    """What a doubling of the rows added lately: over the last three points, where there are as many."""
     first = max(-3, -len(shares))
     return np.asarray((means[:, -1] - means[:, first]) / math.log2(shares[-1] / shares[first]))
 

@@ -1,7 +1,7 @@
 """A search for a better prompt: instructions x demonstrations, by successive halving under a budget of calls.
 
 Every round asks the candidates that are left the same further rows, and drops the worse half (Jamieson and Talwalkar 2016,
-AISTATS). Each of the two folds of :mod:`.selection` has a search of its own, so that a winner is scored on rows that had no
+AISTATS). Each of the two folds of :mod:`.ladder` has a search of its own, so that a winner is scored on rows that had no
 part in choosing it.
 """
 
@@ -86,10 +86,8 @@ def texts_in(answer: str) -> list[str]:
 
 
 def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] = ()) -> dict[str, Prompt]:
-    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples.
-
-    The order goes through instructions and sets alike, so that the first ones, which a small budget tries, have some of each.
-    """
+    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples. The first
+    ones, which a small budget tries, have some of each."""
     by_id = {e.id: e for e in train}
     sets: dict[str, list[str]] = {"zero_shot": []}
     for k in sorted({k for k in spec.baseline.shots if k} or {8}):
@@ -122,8 +120,6 @@ def halving(
         prompts: By name; ties go to the one named first. Where the calls are too few to ask each of them LEAST_ROWS rows,
             only the first ones take part.
         rows: Of one fold; a round asks further ones of these in their order.
-        calls: Answers the search may take.
-        ask: See :data:`Ask`.
         out_of_time: Asked before every round but the first.
 
     Returns:

@@ -64,10 +64,7 @@ class SimpleSource:
     """What a card says of a simple model besides the model itself.
 
     Attributes:
-        task: Name of the task.
-        description: What it is for.
         dataset_version: Version of the splits whose training rows it was fitted on.
-        rows: Number of those rows.
         scores: {validation or test: {n, accuracy, interval, primary {name, value, interval}}}, where it was scored.
         compared: What the evaluation says of the fine-tuned model beside it; empty where there is none.
     """

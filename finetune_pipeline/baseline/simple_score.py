@@ -46,15 +46,12 @@ class SimpleScore:
 
 
 def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
-    """TF-IDF and logistic regression where answers are labels or JSON, the nearest row's answer where they are free text.
+    """TF-IDF and logistic regression where answers are labels or JSON, the nearest row's answer where they are free text. None
+    where the rows are too few.
 
     Args:
-        spec: The task.
         rows: Clean rows, of which near-duplicates were removed.
         noise: The report on label noise (quality.noise.label_noise), whose cross-validation is used.
-
-    Returns:
-        None where the rows are too few.
     """
     if spec.labels:
         return _of_labels(spec, rows, noise)

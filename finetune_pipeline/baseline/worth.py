@@ -19,8 +19,7 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
     """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`.
 
     Training is not worth it when anything simpler is surely (by the lower bound of its interval) at or above
-    baseline.ceiling: a prompt as it answers, its answers restricted to the allowed forms, or a simple model. Facts that are
-    missing or no numbers are a no: nobody should train on a guess. For text tasks accuracy is exact match.
+    baseline.ceiling: a prompt, its restricted answers, or a simple model. Facts that are missing or no numbers are a no.
 
     Returns:
         {passed, reason (a sentence for people), best, accuracy, interval, ceiling, enough: name of what is good enough, or

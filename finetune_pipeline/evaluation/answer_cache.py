@@ -1,13 +1,11 @@
 """A cache of model answers, keyed by everything an answer depends on. No torch.
 
-The key of an answer covers everything it depends on (:mod:`.answering`), so a hit equals a fresh answer and entries never
-go stale. The cache also holds answers to test rows, so it is encrypted like the sealed test: keys are keyed hashes, answers
-are encrypted with AES-SIV (RFC 5297) with their key as associated data. Both derive from the store's key file and a
-`scope`. A step of one scope cannot find entries of another: only the step that may open the test can see whether a text is
-in it.
+A hit equals a fresh answer, so entries never go stale. Answers to test rows are among them, so the cache is encrypted: keys
+are keyed hashes, answers are encrypted with AES-SIV (RFC 5297) with their key as associated data. Both derive from the
+store's key file and a `scope`: only the step that may open the test can see whether a text is in it.
 
-One SQLite file: a killed writer leaves whole batches or nothing, and processes take turns. A damaged file is moved aside and
-a new one is started. A full disk or a read-only file loses no answer: the cache is then not used.
+One SQLite file: a killed writer leaves whole batches or nothing, and processes take turns. A damaged file is moved aside. A
+full disk or a read-only file loses no answer: the cache is then not used.
 """
 
 from __future__ import annotations
@@ -41,8 +39,7 @@ _AT_ONCE = 500
 
 
 class AnswerCache:
-    """folder: where the file lies; key: the store's key; scope: who may read it; limit_mib: how large the
-    file may grow (what was used longest ago goes first), 0 keeps nothing.
+    """scope: who may read it; limit_mib: how large the file may grow (what was used longest ago goes first), 0 keeps nothing.
 
     hits, misses: of this object. problem: why the file cannot be used, where it cannot.
     """

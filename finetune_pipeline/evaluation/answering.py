@@ -28,8 +28,7 @@ _SEEN = "seen_models.json"
 class Answerer:
     """One model, with a prefix `adapter` in front of it or None, asked greedily.
 
-    precision: of evaluation.precision. cache: None keeps nothing. seen: remembered digests of model files. seconds:
-    {"load", "answer"}, what each took.
+    precision: of evaluation.precision. seen: remembered digests of model files. seconds: {"load", "answer"}.
     """
 
     def __init__(
@@ -65,13 +64,11 @@ class Answerer:
 
     @cached_property
     def dtype(self) -> str:
-        """What the model computes in, as ``bfloat16``."""
         return str(asked_in(self.folder, self.precision, pick_device())).removeprefix("torch.")
 
     @cached_property
     def digest(self) -> str:
-        """Of everything that is loaded: weights, configuration, tokenizer, template, prefix. Nothing is sampled: a few
-        changed numbers in a large file are another model."""
+        """Of everything that is loaded: weights, configuration, tokenizer, template, prefix. Nothing is sampled."""
         folders = {"model": model_folder(self.folder)} | ({"adapter": self.adapter} if self.adapter else {})
         return digest_json(
             {

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.correctness import Form, as_output, is_right, is_valid
+from finetune_pipeline.evaluation.correctness import is_right, is_valid
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
@@ -71,25 +71,19 @@ def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tupl
 def compare(
     rows_base: Sequence[Row],
     rows_candidate: Sequence[Row],
-    form: Form,
+    output: AnyOutput,
     confidence: float = 0.95,
     metric: str | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Compare two models on the same examples, row by row.
-
-    Args:
-        rows_base: Predictions of the model to beat.
-        rows_candidate: Predictions of the other one.
-        form: The kind of answer; see metrics.score.
-        metric: What decides; by default that of the kind of output.
-        sources: What each example was made from, by id. Where examples share one, intervals and p count sources.
+    """Compare two models on the same examples, row by row. Where `sources` (what each example was made from, by id) are shared,
+    intervals and p count sources.
 
     Raises:
         ValueError: The sides do not cover exactly the same ids, or gold differs.
     """
     pairs = _pairs(rows_base, rows_candidate)
-    output, n = as_output(form), len(pairs)
+    n = len(pairs)
     base, candidate = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     before, after = ([is_right(row, output) for row in side] for side in (base, candidate))
     clusters = shared_sources(base, sources)

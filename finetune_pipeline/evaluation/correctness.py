@@ -22,7 +22,7 @@ from finetune_pipeline.data.answer_rules import (
     schema_problems,
     strict,
 )
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 INVALID = "invalid"
 """Name of the extra column of a confusion matrix: answers outside the label set. Never a label (see spec rules)."""
@@ -31,24 +31,22 @@ INVALID = "invalid"
 def parse_answer(text: str, labels: Sequence[str]) -> str | None:
     """The label `text` is, once surrounding blanks are stripped; None when it is not exactly one of `labels`.
 
-    Case, quotes, a trailing period or an explanation make an answer invalid: whoever calls the model in production
-    receives the raw string, and a score that repairs answers would promise more than they get.
+    Production receives the raw string, and a score that repairs answers would promise more.
     """
     stripped = text.strip()
     return stripped if stripped in labels else None
 
 
 def answer_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The label a prediction row answers with. None (invalid) for any status but `ok`: a truncated answer that happens
-    to read as a label has not ended, and an empty or failed one has not been given."""
+    """The label a prediction row answers with. None (invalid) for any status but `ok`: a cut answer that reads as a label has not
+    ended."""
     return parse_answer(row["text"], labels) if row["status"] == "ok" else None
 
 
 def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> str | None:
-    """The label with the highest log-likelihood: the answer constrained decoding would give.
+    """The label with the highest log-likelihood: the answer constrained decoding would give. Ties go to the earlier label.
 
-    Ties go to the earlier label. None when there are no scores, one is NaN, or all are minus infinity. Raises
-    ValueError when the number of scores is not the number of labels.
+    None when there are no scores, one is NaN, or all are minus infinity. Raises ValueError when there is not one a label.
     """
     if not label_scores:
         return None
@@ -60,10 +58,8 @@ def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> st
 
 
 def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The same rows, answering with the most likely label instead of the generated text (empty where there is none).
-
-    A row whose generation failed (status error) stays failed.
-    """
+    """The same rows, answering with the most likely label instead of the generated text (empty where there is none). Failed rows
+    stay failed."""
     answered = []
     for row in rows:
         label = None if row["status"] == "error" else likelihood_label(row["label_scores"], labels)
@@ -75,8 +71,7 @@ def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) ->
 def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[dict[str, Any]]:
     """The same rows, their finished answers read as leniently as a few lines of code around the model could.
 
-    Labels: the one label the text names, whatever its case; none where it names several. JSON: the value a lenient
-    parser finds. Other answers stay as they are.
+    Labels: the one label the text names, whatever its case. JSON: the value a lenient parser finds. Others stay as they are.
     """
     return [
         {**row, "text": _read_leniently(row["text"], output)} if row["status"] == "ok" else dict(row) for row in rows
@@ -101,19 +96,9 @@ def _words(text: str) -> str:
 
 
 Row = Mapping[str, Any]
-Form = AnyOutput | Sequence[str] | None
-"""An output as the spec declares it; or a label set, empty or None for free text."""
-
 _NUMBER = re.compile(r"[-+]?[$€£]?\s?[-+]?\d[\d,]*(?:\.\d+)?%?")
 
 _DECODER = json.JSONDecoder()
-
-
-def as_output(form: Form) -> AnyOutput:
-    """The output a form stands for."""
-    if isinstance(form, (LabelsOutput, TextOutput, JsonOutput)):
-        return form
-    return LabelsOutput.model_construct(labels=list(form)) if form else TextOutput()
 
 
 def scored_text(row: Row) -> str:
@@ -129,9 +114,8 @@ def is_valid(row: Row, output: AnyOutput) -> bool:
 def is_right(row: Row, output: AnyOutput) -> bool:
     """Whether an answer is the gold one. Failed, empty and cut answers never are.
 
-    Labels: letter by letter. JSON: the same value, whatever the order of keys and of unordered lists; strictly parsed
-    unless the spec accepts repaired answers. Text: the same text, calls
-    of tools by their content; with `extract`, the same final answer.
+    Labels: letter by letter. JSON: the same value, whatever the order of keys and of unordered lists; strictly parsed unless the
+    spec accepts repaired answers. Text: the same text, calls of tools by their content; with `extract`, the same final answer.
     """
     if row["status"] != "ok":
         return False
@@ -148,8 +132,7 @@ def is_right(row: Row, output: AnyOutput) -> bool:
 def same_calls(text: str, gold: str) -> bool:
     """Whether two texts that hold calls of tools hold the same ones: the same text but for how the JSON in it is written.
 
-    Order of keys, blanks and escapes do not count; names, values and the order of the calls do. Only for texts in which
-    every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}); other JSON is text like any other.
+    Only for texts in which every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}).
     """
     a, b = _with_plain_calls(text), _with_plain_calls(gold)
     return a is not None and a == b
@@ -189,8 +172,7 @@ def _as_number(text: str) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class JsonRow:
-    """One extraction. parse: strict, repaired or none; value: what was read; claimed and gold: see answer_rules.claims;
-    same: the value is the gold one."""
+    """One extraction. parse: strict, repaired or none; claimed, gold: see answer_rules.claims; same: the value is the gold one."""
 
     parse: str
     value: Any
@@ -213,11 +195,8 @@ def _size(of: Mapping[str, Counter[str]]) -> int:
 
 
 def read_json(row: Row, output: JsonOutput) -> JsonRow:
-    """A prediction row as an extraction.
-
-    A finished answer is parsed strictly. One that does not parse, or was cut, is repaired, to tell bad form from bad
-    reading; what it says claims nothing unless the spec accepts repaired answers. An error or nothing is `none`.
-    """
+    """A prediction row as an extraction. What does not parse strictly, or was cut, is repaired, to tell bad form from bad reading;
+    it claims nothing unless the spec accepts repaired answers."""
     gold = strict(row["gold"])
     if gold is NOT_JSON:
         raise ValueError(f"the gold answer of example {row['example_id']} is not JSON")

@@ -1,26 +1,34 @@
-"""Decides whether a gain is significant, at the level left for this candidate, in every metric the spec names."""
+"""Decides whether a gain is significant, at the level left for this candidate, in every metric the spec names; on the whole
+test, and on the rows of some raw files by themselves (gates.parts)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import compare, shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.result import Decision, Decisions, Level, RivalGain
+from finetune_pipeline.evaluation.predictions import in_order
+from finetune_pipeline.evaluation.result import Decision, Decisions, Level, PartOfTest, RivalGain
+from finetune_pipeline.evaluation.result_parts import ModelRow
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left, looks_spent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
 Row = Mapping[str, Any]
+FEWEST = 20
+"""Test rows of a part below which nothing is said about it: an interval over fewer spans half the scale."""
+THE_REST = "the other rows"
 
 
 def level_of(look: int, confidence: float) -> Level:
     """Return the level of the look-th candidate on one test set.
 
-    The confidence of the level is that of the two-sided interval whose lower bound decides. `alpha` is what the chance of a
-    useless promotion can never exceed, however many candidates follow.
+    Its confidence is that of the two-sided interval whose lower bound decides; `alpha` what the chance of a useless promotion
+    can never exceed, however many candidates follow.
     """
     alpha = 1 - confidence
     level = level_left(look, alpha)
@@ -54,14 +62,13 @@ def decide_gain(
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
-        metrics: Metrics the gain must be shown in.
         level: Two-sided significance level of the whole decision.
-        margin: The gain must surely exceed this; negative where the candidate may be a little worse.
+        margin: Negative where the candidate may be a little worse.
         clusters: The source of every row, where rows share one.
 
     Returns:
-        The decision. An interval is the last one that was computed; a metric without an interval is not shown, and nothing
-        is shown without a rival.
+        The decision, with the last interval that was computed. A metric without an interval is not shown, and nothing is shown
+        without a rival.
     """
     measured: dict[tuple[str, str], RivalGain] = {}
     waiting = [(rival, metric) for rival in rivals for metric in metrics]
@@ -94,11 +101,11 @@ def decisions_of(
     sources: Mapping[str, str] | None,
 ) -> Decisions:
     """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
-    after = _by_id(rows["candidate"])
+    after = in_order(rows["candidate"])
     clusters = shared_sources(after, sources)
 
     def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
-        ordered = {name: _by_id(of) for name, of in rivals.items()}
+        ordered = {name: in_order(of) for name, of in rivals.items()}
         return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
 
     gates, metrics, champion = spec.gates, decisive_metrics(spec), rows.get("champion")
@@ -110,5 +117,50 @@ def decisions_of(
     )
 
 
-def _by_id(rows: Sequence[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: str(row["example_id"]))
+def parts_of_test(
+    spec: TaskSpec,
+    base: BaseAtItsBest,
+    candidate: Sequence[Row],
+    files: Mapping[str, str],
+    level: float,
+    sources: Mapping[str, str] | None = None,
+) -> list[PartOfTest]:
+    """Compare the candidate with the base model at its best on the rows of each glob of gates.parts, and on the rest.
+
+    Every part must show the gain, so each is judged at the whole level: a candidate useless on one of them passes with that
+    probability at most (an intersection-union test, Berger 1982). files: the raw file of each test example, by id.
+    """
+    if not spec.gates.parts:
+        return []
+    groups: list[tuple[str | None, set[str]]] = [
+        (pattern, {i for i, file in files.items() if fnmatch(file, pattern)}) for pattern in spec.gates.parts
+    ]
+    rest = files.keys() - set().union(*(ids for _, ids in groups))
+    parts = []
+    for pattern, ids in [*groups, (None, rest)]:
+        after = in_order(row for row in candidate if row["example_id"] in ids)
+        rivals = {
+            str(mode): in_order(row for row in of if row["example_id"] in ids) for mode, of in base.answers.items()
+        }
+        clusters, decision = shared_sources(after, sources), None
+        if pattern is not None and len(after) >= FEWEST:
+            metrics, margin = [spec.metric], spec.gates.min_gain
+            decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
+        models, compared = {}, None
+        if after:
+            before, name, confidence = rivals[base.mode], pattern or THE_REST, spec.gates.confidence
+            compared = compare(before, after, spec.output, confidence, spec.metric, sources)
+            models = {
+                "base": _model_row(spec, f"Base at its best, {name}", before),
+                "candidate": _model_row(spec, f"Fine-tuned, {name}", after),
+            }
+        parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))
+    return parts
+
+
+def _model_row(spec: TaskSpec, title: str, rows: Sequence[Row]) -> ModelRow:
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+    decides = scores["primary"]
+    shown = {name: scores[name] for name in ("n", "correct", "accuracy", "interval")}
+    value, interval = decides["value"], decides["interval"]
+    return ModelRow(title=title, set="test", value=value, value_interval=interval, **shown)

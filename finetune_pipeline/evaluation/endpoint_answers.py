@@ -1,7 +1,7 @@
 """Answers of models behind an OpenAI-style endpoint: of served models, and of API models to the baseline's prompts.
 
-What a name stands for is the endpoint's affair: a digest cannot be asked for. So names of trained models hold their version
-(:mod:`finetune_pipeline.spec.engines`), the endpoint must list the name, and answers are kept by address, name and request.
+A digest cannot be asked for. So names of trained models hold their version (:mod:`finetune_pipeline.spec.engines`), the
+endpoint must list the name, and answers are kept by address, name and request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Message, Spent, TooManyRows, ask
-from finetune_pipeline.evaluation.predictions import count_statuses, prediction_row
+from finetune_pipeline.evaluation.predictions import answered, prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -30,10 +30,7 @@ from finetune_pipeline.spec.evaluation import ServedModelsSpec
 
 
 class EndpointAnswerer:
-    """One model at an endpoint.
-
-    Args:
-        folder: A model whose tokenizer writes calls of tools as text.
+    """One model at an endpoint. folder: a model whose tokenizer writes calls of tools as text.
 
     Raises:
         JobError: The endpoint cannot be used as it is described.
@@ -70,11 +67,7 @@ class EndpointAnswerer:
         stage: str,
         name: str,
     ) -> list[Answer]:
-        """One answer per conversation, in order, without label likelihoods.
-
-        Raises:
-            JobError: Nothing can be answered there.
-        """
+        """One answer per conversation, in order, without label likelihoods. Raises JobError where nothing can be answered."""
         began = time.monotonic()
         try:
             result = ask(
@@ -97,11 +90,7 @@ class EndpointAnswerer:
 
 
 class ServedAnswerer(EndpointAnswerer):
-    """One model of ours that a server is to have under a name.
-
-    Args:
-        folder: The model that is to be served: for its tokenizer, and for telling people what to serve.
-        used: Tokens that other models of the same run have spent.
+    """One model of ours that a server is to have under a name. used: tokens that other models of the same run have spent.
 
     Raises:
         JobError: The endpoint cannot be had or does not list the name.
@@ -126,12 +115,7 @@ class ServedAnswerer(EndpointAnswerer):
 
 
 class HostedAnswerer(EndpointAnswerer):
-    """A model that the service that trained it serves under a name of its own, which is that of no other model.
-
-    Args:
-        folder: A model whose tokenizer writes calls of tools as text.
-        concurrency: Requests at once; None: as at every endpoint.
-    """
+    """A model that the service that trained it serves under a name of its own, which is that of no other model."""
 
     def __init__(
         self, hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None = None
@@ -163,7 +147,6 @@ def ask_endpoint(
     Args:
         prompts: evaluation.prompts.Prompt as JSON, by model name.
         most_failed: Share of failed rows that is still fair.
-        cache: Answers that are known; those that come are kept in it at once.
 
     Returns:
         Prediction rows, and the facts {endpoint, known, spent, prompts {name: {rows, statuses, mean_prompt_tokens,
@@ -204,6 +187,7 @@ def ask_endpoint(
             f"{len(failed)} of {len(asked)} rows failed ({failed[0]}): too many for a fair baseline",
             "look at the endpoint and at its limits in task.yaml, and run again: the answers that came are kept",
         )
+    by_prompt = [(name, answer) for (name, _, _), answer in zip(asked, result.answers, strict=True)]
     rows = [
         prediction_row(e.id, name, answer, gold[e.id])
         for (name, e, _), answer in zip(asked, result.answers, strict=True)
@@ -212,19 +196,10 @@ def ask_endpoint(
         "endpoint": endpoint.name,
         "known": result.known,
         "spent": result.spent.to_dict(),
-        "prompts": {name: _summary([row for row in rows if row["model"] == name]) for name in prompts},
+        "prompts": {name: answered([answer for of, answer in by_prompt if of == name]) for name in prompts},
     }
 
 
 def _problem(key: str, message: str, fix: str) -> FindingsError:
     where = "baseline.endpoint" if key == "endpoint" else f"baseline.endpoint.{key}"
     return FindingsError([Finding("baseline.endpoint", "error", f"task.yaml: {where}", message, fix)])
-
-
-def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "rows": len(rows),
-        "statuses": count_statuses(row["status"] for row in rows),
-        "mean_prompt_tokens": round(sum(r["prompt_tokens"] for r in rows) / len(rows), 2),
-        "mean_new_tokens": round(sum(r["new_tokens"] for r in rows) / len(rows), 2),
-    }

@@ -49,8 +49,6 @@ class Endpoint:
 
     Attributes:
         url: Up to and without ``/chat/completions``; https, or http on this machine.
-        model: The model's name there.
-        key_variable: Environment variable that holds the key.
         timeout: Seconds for a whole request.
         concurrency: Requests at once.
         tries: How often a request is sent at most.
@@ -91,11 +89,8 @@ class Endpoint:
 
 
 def models_of(endpoint: Endpoint) -> list[str]:
-    """Names the endpoint lists under ``/models``. The request is free, so the SDK repeats it after any passing failure.
-
-    Raises:
-        EndpointError: The list cannot be had.
-    """
+    """Names the endpoint lists under ``/models``. The request is free, so the SDK repeats it after any passing failure. Raises
+    EndpointError where the list cannot be had."""
     return asyncio.run(_models(endpoint))
 
 
@@ -110,8 +105,7 @@ async def _models(endpoint: Endpoint) -> list[str]:
 def client_of(endpoint: Endpoint, retries: int = 0) -> AsyncOpenAI:
     """The SDK's client: nothing but what the endpoint's settings say is sent, and nothing through a proxy to this machine.
 
-    A connection serves one request: a kept one may be closed while the next request is on its way, and nobody could tell
-    whether that was worked on.
+    A connection serves one request: nobody could tell whether one sent on a connection that was just closed was worked on.
     """
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout, omit
 

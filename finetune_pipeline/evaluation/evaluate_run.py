@@ -7,9 +7,8 @@ from typing import Any
 
 from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
-from finetune_pipeline.evaluation.deciding import decisions_of
-from finetune_pipeline.evaluation.parts import parts_of_test
-from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, restricted_name
+from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
+from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
@@ -69,11 +68,9 @@ def evaluate_task(
         predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
             examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to production
             rows (see robustness.robustness).
-        facts: Of earlier steps.
         atlas: The candidate's wrong answers (atlas.failure_atlas).
         openings: The ledger of the sealed test, one entry an opening; `candidate` tells candidates apart.
-        versions: Versions of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate
-            of the ledger.
+        versions: Of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate's.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
         never_break: Ids the candidate must have right.
@@ -202,7 +199,7 @@ def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec) -> 
 def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
     """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for row in sorted(rows, key=lambda row: str(row["example_id"])):
+    for row in in_order(rows):
         if (answer := answer_of(row, labels)) != row["gold"]:
             groups.setdefault((row["gold"], INVALID if answer is None else answer), []).append(row["example_id"])
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))

@@ -69,10 +69,7 @@ class Harness(Facts):
 
 
 class Ability(AbilityLoss):
-    """Of general_ability, against the base model and against the champion in service.
-
-    `not_asked`: why nothing could be asked of this candidate.
-    """
+    """Of general_ability, against base model and champion. `not_asked`: why nothing could be asked of this candidate."""
 
     harness: Harness | None = None
     champion: AbilityLoss | None = None

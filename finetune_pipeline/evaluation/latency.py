@@ -19,7 +19,7 @@ from finetune_pipeline.reporting import say
 def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.latency_job`. Returns (facts, measured).
 
-    The first call of a prompt is not counted: it warms kernels and memory up. Nothing comes from the cache of answers.
+    The first call of a prompt is not counted: it warms kernels and memory up. The cache of answers is not used.
     """
     examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["calls"] + 1]
     asked = Answerer(Path(job["model"]), precision=job["precision"])

@@ -64,8 +64,6 @@ class Quantized:
 
 @dataclass(frozen=True)
 class GgufProof:
-    """What llama.cpp made of the exported files."""
-
     llama_cpp: str
     exact: Verification
     quantized: Quantized
@@ -82,7 +80,6 @@ class GgufProof:
         return None if self.quantized.passed else self.quantized.sentence
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
         return {"llama_cpp": self.llama_cpp, "passed": self.passed} | {
             "f16": {**asdict(self.exact), "passed": self.exact.passed},
             "q8_0": asdict(self.quantized),
@@ -112,7 +109,6 @@ def prove(
     """Ask both files the rows: of float16 the judged answers are required, of 8 bits that they surely cost no score.
 
     Args:
-        rows: Rows with the judged model's answers and the right ones.
         longest: Tokens of an answer, as the model was judged with.
         context: Tokens of context.
         required, control_tokens: As in verification.verify.

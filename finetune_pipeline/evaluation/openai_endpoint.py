@@ -1,8 +1,7 @@
 """Answers from an OpenAI-style chat endpoint, with a budget, a limit on requests at once, and a cache.
 
 A request costs money, so it is sent again only where the endpoint cannot have worked on it: no connection came about, or
-it answered 429 or 503. Every other failure (another status, no answer in time, a broken reply) makes that row a failed
-generation, which is scored as wrong and never as text.
+it answered 429 or 503. Every other failure makes that row a failed generation, which is scored as wrong.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ class Budget:
 
 @dataclass
 class Spent:
-    """What was used. untold: requests whose cost the endpoint did not report (failed ones it may have worked on among
-    them); they count as the most they can have cost."""
+    """What was used. untold: requests whose cost the endpoint did not report; they count as the most they can have cost."""
 
     requests: int = 0
     repeated: int = 0
@@ -65,7 +63,6 @@ class Spent:
         return self.prompt_tokens + self.new_tokens
 
     def to_dict(self) -> dict[str, int]:
-        """Plain JSON."""
         return asdict(self)
 
 
@@ -93,9 +90,6 @@ def ask(
 
     An answer that cannot be had has status error, and its `error` begins with a :data:`~.endpoint_client.Kind`. Answers go
     into the cache as they come, so that nothing paid for is lost when the process dies.
-
-    Args:
-        prompts: Messages ending with a user or tool turn.
 
     Raises:
         TooManyRows: More rows are unknown than budget.rows.

@@ -18,8 +18,9 @@ from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.endpoint_answers import EndpointAnswerer, HostedAnswerer, ServedAnswerer
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
+    answered,
     count_statuses,
-    prediction_row,
+    prediction_rows,
     restricted_name,
     write_predictions,
 )
@@ -64,9 +65,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             facts["sets"][model_set["name"]]["asked"] = asked.endpoint.name
             measured["spent"][model_set["name"]] = asked.spent.to_dict()
         gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
-        rows += [
-            prediction_row(e.id, model_set["name"], a, g) for e, a, g in zip(asked_examples, answers, gold, strict=True)
-        ]
+        rows += prediction_rows(asked_examples, model_set["name"], answers, gold)
         if model_set.get("restricted") is not None:
             name, before = restricted_name(model_set["name"]), dict(asked.seconds)
             restricted, facts["sets"][model_set["name"]]["restricted"] = _restricted(
@@ -74,9 +73,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             )
             measured["seconds_by_set"][name] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
             if restricted is not None:
-                rows += [
-                    prediction_row(e.id, name, a, g) for e, a, g in zip(asked_examples, restricted, gold, strict=True)
-                ]
+                rows += prediction_rows(asked_examples, name, restricted, gold)
     if job.get("simple"):
         assert asked is not None  # a job asks at least one model
         answered, facts["simple"] = _simple_rows(job, asked.tokenizer)
@@ -131,11 +128,8 @@ def _restricted(
 
 
 def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Fit the simple models on the training rows and let them answer every example of the job's file.
-
-    Returns:
-        Prediction rows, and the facts {fitted: [names], failed: {name: why}}.
-    """
+    """Fit the simple models on the training rows and let them answer every example of the job's file. The facts are {fitted:
+    [names], failed: {name: why}}."""
     output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
     train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
     answers = [gold_text(tokenizer, example) for example in train]
@@ -145,7 +139,7 @@ def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str,
     for name, model in fitted.items():
         texts = model.predict([e.user_text for e in examples])
         made = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
-        rows += [prediction_row(e.id, SIMPLE + name, a, g) for e, a, g in zip(examples, made, gold, strict=True)]
+        rows += prediction_rows(examples, SIMPLE + name, made, gold)
     return rows, {"fitted": list(fitted), "failed": failed}
 
 
@@ -253,14 +247,7 @@ def _answer(
         shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
         answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name, grammar)
-    return answers, {
-        "rows": len(answers),
-        "statuses": count_statuses(a.status for a in answers),
-        "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
-        "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
-        "shared_prefix_tokens": shared,
-        "rows_shown_fewer": fewer,
-    }
+    return answers, {**answered(answers), "shared_prefix_tokens": shared, "rows_shown_fewer": fewer}
 
 
 def _fitting(
@@ -284,10 +271,7 @@ def gold_text(tokenizer: Any, example: Example) -> str:
 
 
 def encode_labels(
-    tokenizer: Any,
-    prompts: Sequence[Sequence[Message]],
-    labels: Sequence[str],
-    tools: Sequence[Any] | None = None,
+    tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str], tools: Sequence[Any] | None = None
 ) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finetune_pipeline.data.examples import stream_examples
+from finetune_pipeline.data.examples import Example, stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.evaluation.wording import is_number
 from finetune_pipeline.models.inference.generated import Answer
@@ -31,6 +31,7 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("prompt_tokens", pa.int64(), nullable=False),
     ]
 )
+Row = TypeVar("Row", bound=Mapping[str, Any])
 STATUSES = ("ok", "truncated", "empty", "error")
 API = "api_"
 """Begins the names of prompts that an API model answers."""
@@ -40,11 +41,17 @@ _COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
 def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> dict[str, Any]:
-    """Make the row of one answer."""
     return {"example_id": example_id, "model": model, "gold": gold} | {
         name: getattr(answer, name)
         for name in ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
     }
+
+
+def prediction_rows(
+    examples: Sequence[Example], model: str, answers: Sequence[Answer], gold: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of one model: an answer and a right one for each example."""
+    return [prediction_row(e.id, model, a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
 
 
 def _problems(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -69,10 +76,10 @@ def _refuse(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file.
+    """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file, or nothing.
 
-    Raises ValueError, naming up to ten of the problems, when a row lacks a column or has an unknown one or an unknown status,
-    or when a (model, example) pair is there twice. Nothing is written then.
+    Raises ValueError, naming up to ten problems, for missing or unknown columns, an unknown status, or a (model, example) pair
+    that is there twice.
     """
     listed = [dict(row) for row in rows]
     _refuse(path, listed)
@@ -81,10 +88,8 @@ def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """Rows of a predictions file, in file order.
-
-    Raises ValueError when the file is not Parquet or has other columns, and as :func:`write_predictions`.
-    """
+    """Rows of a predictions file, in file order. Raises ValueError when the file is not Parquet or has other columns, and as
+    :func:`write_predictions`."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
@@ -101,13 +106,8 @@ TEST_ROWS = "test_rows.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class AskedRows:
-    """What the answers of a predictions artifact were given to, by example id.
-
-    Attributes:
-        texts: What the user says.
-        sources: What each row was made from (Example.made_from).
-        files: The raw file each row comes from, relative to the task folder.
-    """
+    """What the answers of a predictions artifact were given to, by example id: what the user says, what the row was made from
+    (Example.made_from), and the raw file it comes from, relative to the task folder."""
 
     texts: dict[str, str]
     sources: dict[str, str]
@@ -124,7 +124,6 @@ def write_test_rows(examples: Path, out: Path) -> None:
 
 
 def read_test_rows(predictions: Path) -> AskedRows:
-    """Read the texts, sources and files that belong to a folder of predictions."""
     rows = list(read_rows(predictions / TEST_ROWS))
     texts, sources, files = ({row["id"]: row[key] for row in rows} for key in ("text", "source", "file"))
     return AskedRows(texts, sources, files)
@@ -134,6 +133,16 @@ def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
     """Answers per generation status, every status named."""
     counts = Counter(statuses)
     return {status: counts[status] for status in STATUSES}
+
+
+def answered(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Facts of the answers of one model: rows, statuses, mean_prompt_tokens, mean_new_tokens."""
+    return {
+        "rows": len(answers),
+        "statuses": count_statuses(a.status for a in answers),
+        "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
+        "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
+    }
 
 
 def restricted_name(model: str) -> str:
@@ -154,7 +163,6 @@ def of_the_test(model: str) -> bool:
 
 
 def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-    """The rows of one model, in order."""
     return [dict(row) for row in rows if row["model"] == model]
 
 
@@ -167,14 +175,23 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
     return models
 
 
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: str(row["example_id"]))
+
+
+def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of a predictions file by model, each model's in the order of example ids."""
+    return by_model(in_order(read_predictions(path)))
+
+
 def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
     """By model: test rows without an answer. Perturbed rows and production rows are no part of the test."""
     return {name: _failed(of_set) for name, of_set in facts["sets"].items() if of_the_test(name)}
 
 
 def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """By prompt: validation rows without an answer. A few failed requests are a fact of API models: they count as wrong,
-    too many stop the step itself, and none is told here."""
+    """By prompt: validation rows without an answer. A few failed requests of API models count as wrong, and too many stop the step
+    itself: none is told here."""
     details = facts["prompt_details"]
     return {name: _failed(details[name]) for name in facts["prompts"] if not name.startswith(API)}
 
@@ -193,16 +210,15 @@ def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
 def costs(
     predictions: Sequence[Mapping[str, Any]], measured: Mapping[str, Mapping[str, Any]], plan: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Facts for the report's section on cost.
+    """Facts for the report's section on cost, as step_facts.Cost.
 
     Args:
-        predictions: Rows of all models; those on other rows than the test's do not count.
         measured: What each step's process measured (step_facts.Measured).
         plan: Facts of training_plan.
 
     Returns:
-        As step_facts.Cost. saved_share: the share of the base model's tokens a request that the fine-tuned one needs no
-        more; None where either is unknown, negative where it needs more.
+        saved_share: the share of the base model's tokens a request that the fine-tuned one needs no more; None where either is
+        unknown, negative where it needs more.
     """
     steps = {
         name: {key: of_step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}

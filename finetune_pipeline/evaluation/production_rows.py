@@ -1,11 +1,8 @@
-"""Compares candidate, champion and base model on recent production rows with a known answer.
+"""Compares candidate, champion and base model on recent production rows with a known answer: what is asked now.
 
-The sealed test says how good a model is on what was collected; these rows say how good it is on what is asked now. The
-truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer).
-
-People correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that
-answered them loses by selection. The comparison therefore can only speak against a candidate, never for one (gate
-recent_production). The report says how many rows were confirmed.
+The truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer). People
+correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that answered them
+loses by selection. The comparison can therefore only speak against a candidate (gate recent_production).
 """
 
 from __future__ import annotations
@@ -32,15 +29,6 @@ from finetune_pipeline.spec.model import TaskSpec
 MOST, PER_USER, FEWEST = 200, 5, 20
 """Rows taken at most, rows of one user at most, and rows under which nothing is said."""
 
-_NO_TRUTH, _FORM, _TRAINED, _REPEATED, _USER, _BEYOND = (
-    "without_truth",
-    "truth_out_of_form",
-    "in_the_training_set",
-    "repeated",
-    "more_of_one_user",
-    "beyond_the_limit",
-)
-
 
 @dataclass(frozen=True)
 class ProductionRows:
@@ -53,7 +41,6 @@ class ProductionRows:
 
     @property
     def confirmed(self) -> int:
-        """Rows whose answer a person found right."""
         return sum(bool(row["confirmed"]) for row in self.rows)
 
     def facts(self) -> ChosenRows:
@@ -76,23 +63,18 @@ def moment(timestamp: str) -> float:
 
 def unknown_rows(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], known: Sequence[Path]) -> ProductionRows:
     """Production rows that can judge a model. A row that says nearly what a row of the files `known` (training, validation
-    and test) says is left out: a model may know it."""
+    and test) says is left out."""
     texts, threshold = [str(row["input"]) for row in rows], spec.data.near_duplicate_threshold
     near = near_any(texts, (e.user_text for path in known for e in stream_examples(path)), threshold)
     return rows_with_truth(spec, rows, trained=[text for text, is_near in zip(texts, near, strict=True) if is_near])
 
 
-def rows_with_truth(
-    spec: TaskSpec,
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    trained: Collection[str],
-) -> ProductionRows:
+def rows_with_truth(spec: TaskSpec, rows: Iterable[Mapping[str, Any]], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
-    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; a row that reads
-    like one of them is left out. Of one user at most PER_USER rows count, of equal texts the newest, and in all the newest
-    MOST. Which rows of a user are taken follows from their ids alone, never from the answers.
+    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. Of one
+    user at most PER_USER rows count, of equal texts the newest, and in all the newest MOST. Which rows of a user are taken
+    follows from their ids alone, never from the answers.
     """
     known = {exact_form(text) for text in trained}
     left: Counter[str] = Counter()
@@ -102,11 +84,11 @@ def rows_with_truth(
         looked += 1
         truth, text = row.get("correction"), exact_form(str(row["input"]))
         if not truth or not text:
-            left[_NO_TRUTH] += 1
+            left["without_truth"] += 1
         elif form_problems(truth, spec.output):
-            left[_FORM] += 1
+            left["truth_out_of_form"] += 1
         elif text in known:
-            left[_TRAINED] += 1
+            left["in_the_training_set"] += 1
         else:
             usable.append((text, row))
     usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
@@ -114,7 +96,7 @@ def rows_with_truth(
     single = []
     for text, row in usable:
         if text in seen:
-            left[_REPEATED] += 1
+            left["repeated"] += 1
         else:
             seen.add(text)
             single.append(row)
@@ -122,9 +104,9 @@ def rows_with_truth(
     chosen: list[dict[str, Any]] = []
     for row in single:
         if str(row["id"]) not in allowed:
-            left[_USER] += 1
+            left["more_of_one_user"] += 1
         elif len(chosen) >= MOST:
-            left[_BEYOND] += 1
+            left["beyond_the_limit"] += 1
         else:
             chosen.append(_chosen(row))
     return ProductionRows(chosen, dict(left), looked)
@@ -189,9 +171,7 @@ def recent_rows(
 ) -> Production | None:
     """Compare the candidate with champion and base on the same production rows, where there are at least FEWEST.
 
-    Args:
-        predictions: The predictions table; the champion's answers may be missing.
-        chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.
+    chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.
     """
     if not chosen:
         return None

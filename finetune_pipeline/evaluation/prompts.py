@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 
 MOST_ROWS = 20_000
@@ -24,8 +25,6 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One training row: id, what the user says, the answer."""
-
     id: str
     text: str
     answer: str
@@ -61,11 +60,8 @@ class Neighbours:
         return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
 
     def nearest_each(self, texts: Sequence[str], k: int) -> list[list[TrainingRow]]:
-        """For each text the k training rows most like it, the likest first.
-
-        A row with the very same text is passed over: where rows were split with duplicates together there is none, and
-        where there is one all the same, it would give the answer away.
-        """
+        """For each text the k training rows most like it, the likest first. A row with the very same text is passed over: it would
+        give the answer away."""
         nearest = []
         for start in range(0, len(texts), AT_ONCE):
             batch = texts[start : start + AT_ONCE]
@@ -95,8 +91,8 @@ class Prompt:
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
     most like the row that it is shown instead; embeddings: found by these (preferences.embeddings.embed), None by TF-IDF.
-    documents: number of passages of documents/ most like the row that its system prompt ends with. system: a system prompt
-    in place of `instead_of`, None for the task's own. api: asked of baseline.endpoint, not of the base model.
+    documents: number of passages of documents/ that its system prompt ends with. system: a system prompt in place of
+    `instead_of`, None for the task's own. api: asked of baseline.endpoint.
     """
 
     shots: int = 0
@@ -126,10 +122,9 @@ def prompts_to_try(
     documents: int = 0,
     embeddings: str | None = None,
 ) -> dict[str, Prompt]:
-    """By name: the task's prompt with each number of shots, with the `retrieved` nearest examples (0: not) by TF-IDF and by
-    `embeddings`, with the nearest
-    passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where there are
-    too few examples to show."""
+    """By name: the task's prompt with each number of shots, with the nearest examples (0: not) by TF-IDF and by `embeddings`, with
+    the nearest passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where
+    there are too few examples to show."""
     by_id = {e.id: e for e in train}
     made: dict[str, Prompt] = {}
     fixed = {}
@@ -155,23 +150,12 @@ def prompts_to_try(
     return made
 
 
-class LabelledExample(Protocol):
-    """The part of an example that choosing shots needs."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def label(self) -> str | None: ...
-
-
-def build_shots(train: Sequence[LabelledExample], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:
+def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:
     """Ids of k training examples to show in the prompt, as evenly spread over the labels as can be.
 
-    Examples stand in the order of a seeded hash of their id and are taken label by label in turn, so the choice does
-    not depend on the order of `train`, new data changes few shots, and the shots for a small k begin those for a
-    larger one. A label with too few examples is made up for by the others. Without labels, the first k in hash order.
-    Raises ValueError when k is negative or there are fewer than k (labelled) examples.
+    They follow from a seeded hash of their ids, so that new data changes few shots, and the shots for a small k begin those for
+    a larger one. A label with too few examples is made up for by the others. Raises ValueError when k is negative or there are
+    fewer than k (labelled) examples.
     """
     if k < 0:
         raise ValueError(f"cannot show {k} examples")
@@ -196,6 +180,11 @@ def build_shots(train: Sequence[LabelledExample], k: int, labels: Sequence[str],
     return chosen
 
 
+def fixed_prompts(names: Iterable[str]) -> list[str]:
+    """Of a baseline's prompts those of the base model that show every row the same."""
+    return [n for n in names if not n.startswith(API) and not n.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
+
+
 def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, Any]]:
     """`turns` put after the system prompt (if any) and before the first user turn."""
     lead = 1 if messages and messages[0]["role"] == "system" else 0
@@ -203,7 +192,7 @@ def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[di
 
 
 def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
-    """Examples as user and assistant turns, in order, without their system prompts."""
+    """Examples as user and assistant turns, without their system prompts."""
     return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 
@@ -235,10 +224,7 @@ class Retriever:
     def nearest(self, examples: Sequence[Example], k: int, embeddings: str | None = None) -> list[list[Example]]:
         """For each example the k training examples most like it, the likest last: next to the question.
 
-        embeddings: None finds them by TF-IDF.
-
-        Raises:
-            FileNotFoundError: The embeddings are not there.
+        embeddings: None finds them by TF-IDF. Raises FileNotFoundError where they are not there.
         """
         texts = [e.user_text for e in examples]
         found = self._near.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
@@ -251,8 +237,7 @@ def conversations(
     """For each example the messages that ask it, best first: where they are too long for a model, the next ones hold one
     retrieved example or passage fewer. Prompts without retrieval have one choice.
 
-    prompt: of :meth:`Prompt.to_dict`; what it lacks is as in a plain Prompt. Raises ValueError where a prompt that
-    retrieves gets no retriever.
+    prompt: of :meth:`Prompt.to_dict`, or some of it. Raises ValueError where a prompt that retrieves gets no retriever.
     """
     chosen = Prompt(**prompt)
     if not chosen.retrieved and not chosen.documents:

@@ -1,7 +1,6 @@
 """Records which test rows each evaluated model version has right, and which rows a new version fixes or breaks.
 
-One Parquet file a candidate in ``outcomes/`` of the task's state (columns example_id, candidate, right): together one
-table, which pyarrow and pandas read as such. Each file is a pure function of one candidate's predictions.
+One Parquet file a candidate in ``outcomes/`` of the task's state (columns example_id, candidate, right).
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ SHOWN = 20
 
 
 def outcomes_of(rows: Iterable[Mapping[str, Any]], output: AnyOutput) -> dict[str, bool]:
-    """Right or wrong, per example id."""
     return {row["example_id"]: is_right(row, output) for row in rows}
 
 
@@ -52,15 +50,10 @@ def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool
 
 
 def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool]) -> History:
-    """Compare the candidate's outcomes with those of earlier candidates.
+    """Compare the candidate's outcomes with those of earlier candidates, in the order they were judged.
 
-    Args:
-        before: Outcomes by earlier candidate, in the order they were judged.
-        now: The candidate's outcomes by example id.
-
-    Returns:
-        Counts per earlier candidate over the rows both answered; test rows by how often they were right (never: hard, or
-        labelled wrongly); and up to SHOWN ids that every earlier candidate had right and this one has wrong.
+    Counts per earlier candidate over the rows both answered; test rows by how often they were right; and up to SHOWN ids that
+    every earlier candidate had right and this one has wrong.
     """
     versions = []
     for name, then in before.items():

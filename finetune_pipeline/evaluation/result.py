@@ -1,6 +1,6 @@
 """What an evaluation found about one candidate: a typed result with a published JSON schema.
 
-Report, gates and tracking read these fields. A number that was not measured, or is not finite, is None.
+A number that was not measured, or is not finite, is None.
 """
 
 from __future__ import annotations
@@ -42,15 +42,12 @@ class Comparison(Part):
     """The candidate against another model, paired by row (see compare.compare).
 
     Attributes:
-        base: The other model's `metric`; `candidate`: the candidate's.
-        b: Rows only the other model has right.
-        c: Rows only the candidate has right.
-        gain: Of the candidate, in `metric`.
-        right_before: Rows the other model has right.
+        b, c: Rows only the other model has right, and rows only the candidate has.
+        gain: Of the candidate, in `metric`, which `base` and `candidate` are in.
         design_effect: How many rows are worth one independent row, where rows share a source; else 1.
         smallest_detectable_gain: Of right answers, at power 0.8; None: no gain at this size.
         metric_p: Of the metric that decides; None for F1.
-        fixed: Ids that are right only now; `broken`: ids that were right only before. Both sorted.
+        fixed, broken: Ids that are right only now, and only before. Sorted.
     """
 
     metric: str
@@ -107,9 +104,8 @@ class PartOfTest(Part):
 
     Attributes:
         files: The glob of gates.parts; None: every other row.
-        models: The rows of the side-by-side table about it: base and candidate.
         comparison: Candidate against the base model at its best; None where no row is of these files.
-        decision: Whether the gain is shown on these rows; None where nothing is asked of them, or they are too few.
+        decision: None where nothing is asked of these rows, or they are too few.
     """
 
     files: str | None
@@ -136,8 +132,8 @@ class FormOf(Part):
 
 
 class FormGap(Part):
-    """How much of a model's error is form. `closed_by_decoding`: share of the candidate's gain that restricting the base
-    model's answers reaches without training; None where the candidate gains nothing."""
+    """How much of a model's error is form. `closed_by_decoding`: share of the candidate's gain that restricting the base model's
+    answers reaches without training; None where the candidate gains nothing."""
 
     base: FormOf
     candidate: FormOf
@@ -145,8 +141,8 @@ class FormGap(Part):
 
 
 class Level(Part):
-    """The level at which this candidate is judged (see deciding.level_of). `look`: how many candidates the test has
-    judged, this one included; `spent`: bound on the chance of a useless promotion up to now."""
+    """The level at which this candidate is judged (see deciding.level_of). `look`: how many candidates the test has judged, with
+    this one; `spent`: bound on the chance of a useless promotion up to now."""
 
     look: Count = None
     level: Number = None
@@ -258,13 +254,12 @@ class Production(Part):
 
 
 class EvaluationResult(StepFacts):
-    """Everything that report and gates need to know about one candidate: numbers, names and ids, and no row's text. The
-    texts that the report shows are apart (see atlas.ShownRows).
+    """Everything that report and gates need to know about one candidate: numbers, names and ids, and no row's text (see
+    atlas.ShownRows).
 
     Attributes:
         metric: The metric that decides.
         confidence: Of all intervals but those of `decisions`.
-        n: Rows of the sealed test.
         models: Rows of the table that shows all models side by side, by name.
         scores: On the sealed test, by model: base (as it writes freely), candidate, champion, api, simple_NAME.
         restricted: The same of answers restricted to the allowed forms, of base and candidate.
@@ -301,5 +296,5 @@ class EvaluationResult(StepFacts):
     gates: dict[str, JsonValue]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values under the published names, as in evaluation.json."""
+        """Plain JSON under the published names, as in evaluation.json."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -167,11 +167,10 @@ class Scores(Facts):
     refusal: Rate | None = None
 
     def metric(self, name: str) -> float | None:
-        """Return a metric by its name, None where this kind of output does not have it."""
+        """A metric by its name, None where this kind of output does not have it."""
         return finite(getattr(self, name, None))
 
     def metric_interval(self, name: str) -> tuple[float, float] | None:
-        """Return the interval of a metric by its name."""
         interval = getattr(self, f"{name}_interval", None) if not is_right_or_wrong(name) else self.interval
         return (interval[0], interval[1]) if is_interval(interval) else None
 
@@ -220,12 +219,11 @@ class KindLoss(Part):
     """What one perturbation cost.
 
     Attributes:
-        kind: One of perturbations.KINDS.
         status: `failed` or `warned`: a drop above robustness.max_drop that is surely a loss; `informs`: reported only;
             `unchanged`: it could change none of the rows.
         n: Rows it changed and that were asked.
         drop: The metric on the plain rows minus that on the perturbed ones; None without rows.
-        interval: Of the drop, at the level shared by the blocking kinds; None where there is none.
+        interval: Of the drop, at the level shared by the blocking kinds.
     """
 
     kind: str
@@ -240,9 +238,7 @@ class RobustnessVerdict(Part):
 
     Attributes:
         status: `failed` holds the candidate back; `warned` does not; `not_asked`: robustness.rows is 0.
-        sentence: All kinds with rows and intervals, and what follows from them.
         worst: The blocking kind that decides, or else the one with the largest drop; None where nothing was measured.
-        largest_drop: The drop of `worst`.
         kinds: What each perturbation cost, in the order of perturbations.KINDS.
     """
 
@@ -254,7 +250,6 @@ class RobustnessVerdict(Part):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing here holds the candidate back."""
         return self.status != "failed"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, restricted_name
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
 from finetune_pipeline.evaluation.scores import score, valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
@@ -35,7 +35,7 @@ class BaseAtItsBest:
     """The base model's answers a candidate is compared with.
 
     Attributes:
-        mode: Which of them decides: as written freely, restricted to the allowed forms, or read leniently.
+        mode: Which of them decides.
         answers: Rows by mode, the deciding one first. A mode that is no rival (free answers out of form) is left out.
         valid_share: Share of the freely written answers in the declared form.
     """
@@ -46,14 +46,10 @@ class BaseAtItsBest:
 
 
 def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name: str = "base") -> BaseAtItsBest:
-    """Choose the base model's answers that a candidate is compared with.
+    """Choose the base model's answers that a candidate is compared with; `name`: of the model (or prompt) in `rows`.
 
     Free answers decide while at least IN_FORM of them are in form; then restricted answers are a second rival. Below,
     restricted answers decide; where none could be made, free ones read leniently. Free text has no restricted form.
-
-    Args:
-        rows: Prediction rows by model.
-        name: The model (or prompt) whose answers these are.
     """
     free = [dict(row) for row in rows[name]]
     share = valid_share(free, output)["share"] or 0.0
@@ -68,10 +64,8 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
 
 
 def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOutput) -> list[dict[str, Any]] | None:
-    """A model's answers restricted to the allowed forms: the likeliest label, or JSON decoded under the schema.
-
-    Returns None where they were not made: free text, or an engine that can only write freely.
-    """
+    """A model's answers restricted to the allowed forms: the likeliest label, or JSON decoded under the schema. None where they
+    were not made: free text, or an engine that can only write freely."""
     if isinstance(output, LabelsOutput):
         scored = rows.get(name, ())
         return likelihood_rows(scored, output.labels) if any(row["label_scores"] for row in scored) else None
@@ -89,9 +83,9 @@ class Rival:
     """One rival on validation.
 
     Attributes:
-        title: How people call it, to stand inside a sentence.
+        title: To stand inside a sentence.
         value: Its score in the metric that decides.
-        rows: Its prediction rows, in the order of example ids.
+        rows: In the order of example ids.
     """
 
     title: str
@@ -102,8 +96,7 @@ class Rival:
 def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     """The best of everything simpler than fine-tuning on validation: prompts, restricted answers, simple models.
 
-    Args:
-        rows: Validation rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+    rows: by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
     """
     rivals: list[tuple[str, Sequence[Row]]] = []
     for name in prompts_of(rows):
@@ -114,7 +107,7 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     metric = METRICS[spec.metric]
     scored = [(float(metric.value(of, spec.output) or 0.0), title, of) for title, of in rivals]
     value, title, of = max(scored, key=lambda rival: metric.rank(rival[0]))
-    return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))
+    return Rival(title, value, in_order(map(dict, of)))
 
 
 def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -128,11 +121,8 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
     The best prompt is that with the best answers as written, in the metric that decides, among the prompts with enough
-    answers in form (rivals.IN_FORM). Where there is none, it is the one whose restricted answers are best: a base model
-    that is wrong only in form is no reason to train. Ties go to the prompt named first.
-
-    Args:
-        rows: Prediction rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+    answers in form (IN_FORM). Where there is none, it is the one whose restricted answers are best: a base model that is wrong
+    only in form is no reason to train. Ties go to the prompt named first. rows: as in :func:`strongest_rival`.
 
     Returns:
         {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, statuses, restricted:
@@ -170,14 +160,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
 
 
 def best_api_prompt(prompts: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The name of the prompt with which the API model does best on validation, as it writes freely.
-
-    Args:
-        prompts: Scores by prompt, of :func:`score_baselines`.
-
-    Returns:
-        None where no API model was asked.
-    """
+    """The name of the prompt with which the API model does best on validation, as it writes freely; None where none was asked."""
     return max((name for name in prompts if name.startswith(API)), key=lambda n: _rank(prompts[n]), default=None)
 
 

@@ -1,13 +1,12 @@
 """Measures how much the candidate loses on perturbed test rows, and whether that is too much.
 
-:func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides; gate,
-check, report and tracking all take its answer.
+:func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.compare import compare
@@ -26,6 +25,7 @@ from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
+Status = Literal["passed", "failed", "warned", "informs", "unchanged"]
 _SEVERITY = ("unchanged", "informs", "passed", "warned", "failed")
 
 
@@ -34,13 +34,8 @@ def robustness(
 ) -> Robustness | None:
     """Measure every perturbation: the candidate's answers beside its plain answers to the same rows.
 
-    Args:
-        predictions: Rows of all models, perturbed ones among them.
-        sources: What each example was made from, by id; see compare.compare.
-
-    Returns:
-        None where no perturbed rows were asked for. Confidence is that of the spec, shared among the kinds that can block.
-        A kind that could change no row has n = 0 and no further figures.
+    None where no perturbed rows were asked for. Confidence is that of the spec, shared among the kinds that can block. A kind
+    that could change no row has n = 0 and no further figures.
     """
     if not spec.robustness.rows:
         return None
@@ -78,11 +73,7 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
 
     A blocking kind costs too much when its drop is larger than robustness.max_drop and its interval lies above zero. It
     fails on ENOUGH_ROWS rows or more; on fewer, or with robustness.action: warn, it warns. The other kinds only inform.
-    What was asked for and not measured fails, whatever the action. Where no blocking kind could change a row, nothing is
-    known, which is a warning.
-
-    Args:
-        measured: What :func:`robustness` measured.
+    What was asked for and not measured fails, whatever the action. Where no blocking kind could change a row, it warns.
     """
     unknown = {"worst": None, "largest_drop": None}
     if not settings.rows:
@@ -115,17 +106,17 @@ def _loss(settings: RobustnessSpec, kind: str, scores: PerturbedScores | None) -
     """Judge one kind; None where it was not measured."""
     if scores is None or scores.n is None:
         return None
+    drop, interval = scores.drop, scores.interval
     if not scores.n:
         return KindLoss(kind=kind, status="unchanged", n=0, drop=None, interval=None)
-    if scores.drop is None:
+    if drop is None:
         return None
-    drop, interval = scores.drop, scores.interval
+    status: Status = "failed" if scores.n >= ENOUGH_ROWS and settings.action == "block" else "warned"
     if kind not in BLOCKING:
-        return KindLoss(kind=kind, status="informs", n=scores.n, drop=drop, interval=interval)
-    if drop <= settings.max_drop or interval is None or interval[0] <= 0:
-        return KindLoss(kind=kind, status="passed", n=scores.n, drop=drop, interval=interval)
-    blocks = scores.n >= ENOUGH_ROWS and settings.action == "block"
-    return KindLoss(kind=kind, status="failed" if blocks else "warned", n=scores.n, drop=drop, interval=interval)
+        status = "informs"
+    elif drop <= settings.max_drop or interval is None or interval[0] <= 0:
+        status = "passed"
+    return KindLoss(kind=kind, status=status, n=scores.n, drop=drop, interval=interval)
 
 
 def _changes(kinds: Sequence[KindLoss], metric: str) -> str:

@@ -12,8 +12,6 @@ import numpy as np
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
 from finetune_pipeline.evaluation.correctness import (
     INVALID,
-    Form,
-    as_output,
     complies,
     is_right,
     is_valid,
@@ -27,7 +25,7 @@ from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
-from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, default_metric
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, default_metric
 
 BINS = 10
 
@@ -45,10 +43,10 @@ def probabilities(label_scores: Sequence[float]) -> np.ndarray | None:
 def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any] | None:
     """Calibration of the label likelihoods; None where no row has any.
 
-    `n` rows with usable scores, `confidence` (mean probability of the label taken) beside `accuracy`; `ece`: expected
-    calibration error, the mean distance of confidence and accuracy over BINS bins of equal width, weighted by their
-    rows (Naeini et al. 2015); `brier`: mean squared distance of the probabilities from the truth, summed over the labels
-    (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that holds rows low, high, n, confidence, accuracy.
+    `confidence`: mean probability of the label taken; `ece`: expected calibration error, the mean distance of confidence and
+    accuracy over BINS bins of equal width, weighted by their rows (Naeini et al. 2015); `brier`: mean squared distance of the
+    probabilities from the truth, summed over the labels (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that
+    holds rows low, high, n, confidence, accuracy.
     """
     index = {label: i for i, label in enumerate(labels)}
     made = [(p, index[row["gold"]]) for row in rows if (p := probabilities(row["label_scores"])) is not None]
@@ -85,19 +83,17 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
 Row = Mapping[str, Any]
 
 
-def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str | None = None) -> dict[str, Any]:
+def score(
+    rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95, metric: str | None = None
+) -> dict[str, Any]:
     """Score one model.
-
-    Args:
-        form: An output of the spec, or a label set; empty for free text.
-        metric: What decides; by default that of the kind of output.
 
     Returns:
         n, correct, accuracy with `interval`, every metric of the kind of output by its name (with a `NAME_interval`),
         `valid`, `statuses`, what :func:`label_details`, :func:`json_details` or :func:`text_details` adds, and `primary`
-        {name, value, interval}: the metric that decides.
+        {name, value, interval}: the metric that decides, by default that of the kind of output.
     """
-    output, n = as_output(form), len(rows)
+    n = len(rows)
     correct = sum(is_right(row, output) for row in rows)
     made: dict[str, Any] = {
         "n": n,
@@ -140,9 +136,8 @@ def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
 
 
 def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float) -> dict[str, Any]:
-    """`fields` {field: precision, recall, f1, right, claimed, expected}; `schema`:
-    compliance; `strict`: answers that are JSON as they stand; `repaired`: those that become JSON by repair, of which
-    `right_if_repaired` would be right (they are wrong otherwise unless the spec accepts them); `form`."""
+    """`fields` {field: precision, recall, f1, right, claimed, expected}; rates of `schema` (compliance), `strict` (JSON as it
+    stands) and `repaired` (JSON by repair, of which `right_if_repaired` would be right); `form`."""
     n, answers = len(rows), [read_json(row, output) for row in rows]
     fields: dict[str, Counter[str]] = {}
     for answer in answers:
@@ -201,9 +196,8 @@ def rate(k: int, n: int, confidence: float) -> dict[str, Any]:
     return {"k": k, "n": n, "share": k / n if n else None, "interval": list(wilson_interval(k, n, confidence))}
 
 
-def valid_share(rows: Sequence[Row], form: Form, confidence: float = 0.95) -> dict[str, Any]:
+def valid_share(rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95) -> dict[str, Any]:
     """{valid, n, share, interval}: finished answers in the declared form (see answer_rules.form_problems)."""
-    output = as_output(form)
     counted = rate(sum(is_valid(row, output) for row in rows), len(rows), confidence)
     return {"valid": counted.pop("k"), **counted}
 

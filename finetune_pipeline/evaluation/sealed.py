@@ -1,8 +1,7 @@
 """Opens the sealed test set, and keeps a ledger of every opening.
 
-Who may judge how often: see :func:`.multiple_testing.level_left`. What counts as one test set: an
-opening counts against today's test when more than half of today's rows were in it, so that a few new rows (or a new
-training row, which changes the splits' version too) do not make a used test new.
+An opening counts against today's test when more than half of today's rows were in it, so that a few new rows (or a new
+training row, which changes the splits' version too) do not make a used test new. See :func:`.multiple_testing.level_left`.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ SAME_TEST = 0.5
 def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The recorded openings that count against the test set of this version, oldest first.
 
-    test: version of the splits; rows: ids of its test rows, looked up in the ledger where not given. Each entry as
-    recorded (test, candidate, reason, who, time), with `shared`: the share of today's rows it showed.
+    rows: ids of its test rows, looked up in the ledger where not given. Each entry as recorded (test, candidate, reason, who,
+    time), with `shared`: the share of today's rows it showed.
     """
     recorded = _recorded(state)
     if rows is None:
@@ -67,8 +66,8 @@ def _ids(state: Path, name: str) -> frozenset[str]:
 
 
 def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
-    """The number of this candidate among all that the test has judged, from 1. A candidate keeps its number when it is
-    judged again; one that is not on record comes last. Entries without a candidate count as one each."""
+    """The number of this candidate among all that the test has judged, from 1. It keeps its number when it is judged again; one
+    that is not on record comes last. Entries without a candidate count as one each."""
     order = list(dict.fromkeys(str(row["candidate"]) for row in counted if row.get("candidate")))
     nameless = sum(1 for row in counted if not row.get("candidate"))
     return nameless + 1 + (order.index(candidate) if candidate in order else len(order))
@@ -80,9 +79,8 @@ def open_sealed(
 ) -> Iterator[Path]:
     """Record an opening of the test set for a candidate, durably, and only then hand out a readable copy of its rows.
 
-    sealed: the sealed file; work: where the copy lies, readable by its owner alone, until
-    the block is left; test, candidate: versions. The same candidate again (a rerun after a kill, a new champion to
-    compare with) is the same opening, not a second look. Raises SealedError when the file was not sealed with `key`.
+    work: where the copy lies, readable by its owner alone, until the block is left; test, candidate: versions. The same
+    candidate again is the same opening. Raises SealedError when the file was not sealed with `key`.
     """
     rows = unseal(sealed.read_bytes(), key)
     ids = sorted(example.id for example in decode_examples(rows, sealed.name))

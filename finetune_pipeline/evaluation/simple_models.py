@@ -54,11 +54,7 @@ class SimpleModel(ABC):
 
     @abstractmethod
     def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
-        """Fit on training rows and return self.
-
-        Raises:
-            ValueError: There are no rows, or no text holds anything the model could count.
-        """
+        """Fit on training rows and return self. Raises ValueError where there are no rows, or no text holds anything to count."""
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The answer to every text."""
@@ -156,11 +152,6 @@ def fit_simple_models(
 ) -> tuple[dict[str, SimpleModel], dict[str, str]]:
     """Fit every simple model that can answer in this form.
 
-    Args:
-        texts: What the user says, one training row each.
-        answers: The right answers, in the same order.
-        seed: Of the cross-validation that chooses the regularisation.
-
     Returns:
         The fitted models by name; and, by name, why a model could not be fitted.
     """
@@ -188,14 +179,10 @@ def tfidf_logistic(
 
 
 def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, strength: float | None = None) -> Any:
-    """Logistic regression on TF-IDF of word 1- and 2-grams and of character 3- to 5-grams within words.
+    """Logistic regression on TF-IDF of word 1- and 2-grams and of character 3- to 5-grams within words, fitted.
 
-    Args:
-        seed: Shuffles the folds.
-        strength: scikit-learn's C; None chooses it from REGULARISATION by cross-validation on the training rows.
-
-    Returns:
-        The fitted pipeline. With a single label among the rows, one that always gives it.
+    strength: scikit-learn's C; None chooses it from REGULARISATION by cross-validation on the training rows, `seed` shuffling
+    the folds. With a single label among the rows it always gives that.
 
     Raises:
         ValueError: Texts and labels do not match, there are none, or no text holds a character to count.

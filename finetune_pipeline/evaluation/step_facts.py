@@ -80,9 +80,7 @@ class Weights(Facts):
 
 class Measured(Facts):
     """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step a training was taken up again at.
-
-    `billed_tokens`, `dollars`: What a service says a training cost.
-    """
+    `billed_tokens`, `dollars`: what a service says a training cost."""
 
     seconds: Number = None
     cpu_seconds: Number = None
@@ -204,12 +202,11 @@ class Audit(Facts):
     problems: list[AuditProblem] = []
 
     def count(self, name: str) -> int:
-        """Return one counter of the audit."""
         return int(getattr(self, name))
 
 
 class RequestTokens(Facts):
-    """Mean tokens of a request."""
+    """Means of a request."""
 
     prompt: float
     answer: float
@@ -264,16 +261,7 @@ class Quality(Facts):
 
 
 class StepFacts(Part):
-    """What earlier steps found, each part as far as the evaluation reads it.
-
-    Attributes:
-        baseline: Of few_shot_baseline (see rivals.score_baselines) and advice.
-        training: Of adapter, with `measured`.
-        data: By data step, in order.
-        parity: Of the merge.
-        supervision: The counters of the audit, by split.
-        cost: See predictions.costs.
-    """
+    """What earlier steps found, each part as far as the evaluation reads it. `supervision`: the audit's counters, by split."""
 
     baseline: Baseline
     training: Training

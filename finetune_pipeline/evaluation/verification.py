@@ -1,8 +1,7 @@
 """Whether a served model is the one that was judged: the same prompt, the same answers, an end where it belongs.
 
-The rows are asked at temperature 0. Some are asked again as they are (a server that samples answers differently), without
-`temperature` (as a careless client asks), and without the system prompt (does the server add it, and does it read the one it
-is sent?). Prompts are compared by the number of tokens the server reports for them.
+The rows are asked at temperature 0. Some are asked again as they are, without `temperature` (as a careless client asks), and
+without the system prompt. Prompts are compared by the number of tokens the server reports for them.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ CHANGES = 0.02
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """The turns of a prompt, and what the judged model makes of it; `answer.prompt_tokens` are those of its own template.
-    gold: the right answer."""
+    """The turns of a prompt, what the judged model makes of it (with the tokens of its own template), and the right answer."""
 
     messages: Sequence[Mapping[str, Any]]
     answer: Answer
@@ -72,9 +70,8 @@ def at_least(k: int, n: int) -> float:
 def required_share(min_agreement: float, same_greedy_share: float) -> float:
     """The share of equal answers to ask of a server.
 
-    Args:
-        min_agreement: gates.parity_min_agreement; one minus it is what rounding may change.
-        same_greedy_share: Share of equal answers of the trained and the merged model.
+    min_agreement: gates.parity_min_agreement; one minus it is what rounding may change. same_greedy_share: share of equal
+    answers of the trained and the merged model.
     """
     return max(0.0, min(min_agreement, same_greedy_share - (1 - min_agreement)))
 
@@ -91,7 +88,6 @@ def verify(
     """Ask an endpoint the rows, and say whether it is the model that was judged.
 
     Args:
-        max_new_tokens: As the model was judged with.
         control_tokens: Pieces of text that no answer holds, unless the judged one does.
         required: The share of equal answers whose lower bound must be reached (:func:`required_share`). A row that could
             not be asked is not equal.
@@ -117,7 +113,8 @@ def verify(
     steady = both > 0 and _is_expected(changed, both, changes)
     repeated = f"{changed} of {both} answers changed when asked again at temperature 0"
     bound = at_least(same, len(rows))
-    equal = Question("answers", bound >= required, _equal_words(same, len(rows), bound, required))
+    words = f"{same} of {len(rows)} answers are the judged ones: a share of at least {bound:.3f}; {required:.3f} is required."
+    equal = Question("answers", bound >= required, words)
 
     questions = [prompt, stop, Question("greedy", steady, repeated + "."), equal]
     notes = _notes(rows, first, without, unread) if has_system else []
@@ -221,10 +218,6 @@ def _stop(
 def _goes_on(judged: str, served: str) -> bool:
     judged, served = judged.strip(), served.strip()
     return bool(judged) and len(served) > len(judged) and served.startswith(judged)
-
-
-def _equal_words(same: int, n: int, bound: float, required: float) -> str:
-    return f"{same} of {n} answers are the judged ones: a share of at least {bound:.3f}; {required:.3f} is required."
 
 
 def _notes(rows: Sequence[JudgedRow], first: Sequence[Answer], without: Sequence[Answer], unread: bool) -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.correctness import INVALID
@@ -84,16 +83,12 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
         [("Metric", text), ("Model", text), ("Mean", unsigned), ("Interval", figure)],
         [
             [metric_title(name), model, of.metric(name), " to ".join(map(unsigned, interval)) if interval else ""]
-            for name, model, of, interval in _overlap(models)
+            for name in (metric.name for metric in METRICS.values() if metric.kinds == ("text",))
+            for model, of in models.items()
+            if of.metric(name) is not None
+            for interval in [of.metric_interval(name)]
         ],
     )
-
-
-def _overlap(models: Mapping[str, Scores]) -> Iterator[tuple[str, str, Scores, Any]]:
-    for name in [metric.name for metric in METRICS.values() if metric.kinds == ("text",)]:
-        for model, of in models.items():
-            if of.metric(name) is not None:
-                yield name, model, of, of.metric_interval(name)
 
 
 def _fields(evaluation: EvaluationResult) -> Table:

@@ -33,7 +33,6 @@ _SHORT_HASH = 16
 
 
 def learning_section(evaluation: EvaluationResult) -> Blocks:
-    """How the losses went."""
     yield curve_sentence(evaluation)
     yield learning_plot(evaluation)
 
@@ -47,7 +46,6 @@ def learning_plot(evaluation: EvaluationResult) -> Plot | None:
 
 
 def curve_sentence(evaluation: EvaluationResult) -> str:
-    """How the validation loss went."""
     training = evaluation.training
     first, best, step = training.first_eval_loss, training.best_eval_loss, training.best_step
     if first is None or best is None:
@@ -158,12 +156,7 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
 def training_section(evaluation: EvaluationResult) -> Blocks:
     """How the adapter was made, and what it took."""
     of = evaluation.training
-    trainable, total, memory, prefix = (
-        of.trainable_parameters,
-        of.total_parameters,
-        of.measured.peak_memory_mib,
-        of.shared_prefix,
-    )
+    trainable, total, prefix = of.trainable_parameters, of.total_parameters, of.shared_prefix
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
     shared = NOTHING
     if prefix.used is not None:
@@ -185,7 +178,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
         ["Trainable parameters", number(trainable) + share],
         ["Base weights in memory, of their 16-bit size", percent(of.weights.ratio)],
         ["Shared prefix computed once", shared],
-        ["Peak memory", _mebibytes(memory)],
+        ["Peak memory", _mebibytes(of.measured.peak_memory_mib)],
         ["Time", duration(of.measured.seconds)],
         ["Taken up again from", of.measured.resumed_from or "no, one go"],
     ]

@@ -31,7 +31,6 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """The name of the class, in small letters."""
         return type(self).__name__.lower()
 
     def __bool__(self) -> bool:
@@ -40,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Text(Block):
-    """A paragraph. Backticks mark code; a note is small print."""
+    """A paragraph, or small print. Backticks mark code."""
 
     text: str
     note: bool = False
@@ -48,23 +47,17 @@ class Text(Block):
 
 @dataclass(frozen=True)
 class Heading(Block):
-    """A heading inside a section."""
-
     text: str
 
 
 @dataclass(frozen=True)
 class Items(Block):
-    """A list of sentences."""
-
     rows: Sequence[str]
     ordered: bool = False
 
 
 @dataclass(frozen=True)
 class Code(Block):
-    """Lines of code or of a file."""
-
     text: str
     language: str = "text"
 
@@ -89,21 +82,17 @@ class Table(Block):
 
     @property
     def headers(self) -> list[str]:
-        """Titles of the columns."""
         return [title for title, _ in self.columns]
 
     @property
     def right(self) -> list[bool]:
-        """Whether each column is aligned to the right."""
         return [format_ is not text for _, format_ in self.columns]
 
     @property
     def cells(self) -> list[list[str]]:
-        """The written values."""
         return [[f(value) for (_, f), value in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def without_empty_columns(self) -> Table:
-        """The table without columns in which nothing is written."""
         kept = [j for j in range(len(self.columns)) if j == 0 or any(row[j] for row in self.cells)]
         return replace(
             self,
@@ -115,8 +104,6 @@ class Table(Block):
 
 @dataclass(frozen=True)
 class Bars(Block):
-    """Names with counts, shares of `total` and bars."""
-
     title: str
     rows: Sequence[tuple[str, int]]
     total: int
@@ -155,7 +142,6 @@ class Matrix(Block):
 
     @property
     def lines(self) -> list[list[str]]:
-        """Rows of the matrix as text, each with its label."""
         return [[label, *map(str, counts)] for label, counts in zip(self.labels, self.counts, strict=True)]
 
 
@@ -189,16 +175,12 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Tokens(Block):
-    """Rows token by token."""
-
     rows: Sequence[TokenRow]
     audience: Audience = field(default="page", kw_only=True)
 
 
 @dataclass(frozen=True)
 class Legend(Block):
-    """What the colours of tokens mean."""
-
     audience: Audience = field(default="page", kw_only=True)
 
 
@@ -208,7 +190,6 @@ class Plot(Block):
 
     Attributes:
         name: Of the plot's file.
-        title: What the plot shows.
         embedded: Whether Markdown holds the plot too, as an image.
         values: What Markdown shows in its place.
     """
@@ -238,7 +219,6 @@ Blocks = Iterable[Block | str | None]
 
 
 def notes(*texts: str) -> list[Text]:
-    """Small print."""
     return [Text(each, note=True) for each in texts if each]
 
 
@@ -252,7 +232,6 @@ class Section:
 
     @classmethod
     def of(cls, id_: str, title: str, blocks: Blocks) -> Section:
-        """A section of what there is to show."""
         return cls(id_, title, [Text(block) if isinstance(block, str) else block for block in blocks if block])
 
     def public(self) -> list[Block]:
@@ -269,7 +248,7 @@ class Verdict:
         answer: In a few words; the sentence says why.
         more: What belongs directly below it.
         faults: What is wrong, and what to do.
-        next_steps: What to do next, the most pressing first.
+        next_steps: The most pressing first.
         facts: What was judged, when, and on what, by name.
     """
 
@@ -294,5 +273,4 @@ class Page:
 
     @property
     def shown(self) -> list[Section]:
-        """Sections in which there is something to show."""
         return [section for section in self.sections if section.blocks]

@@ -38,7 +38,6 @@ OTHERS = {
 
 
 def unsigned(value: Any) -> str:
-    """A share in points, without a sign."""
     return points(value, sign=False)
 
 
@@ -95,13 +94,7 @@ def models_plot(evaluation: EvaluationResult) -> Plot | None:
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
 
 
-def advice_section(evaluation: EvaluationResult) -> Blocks:
-    """What was advised before training. Empty for evaluations without advice."""
-    return advice_sentences(evaluation.baseline.advice)
-
-
 def advice_sentences(advice: Advice | None) -> list[str]:
-    """The decision before training, and its reasons."""
     return [DECISIONS[advice.decision], *advice.reasons] if advice else []
 
 

@@ -19,7 +19,6 @@ SHOWN_APIS = 5
 
 
 def costs_page(costs: Costs) -> Page:
-    """Build the page."""
     return Page(
         f"{costs.task}: what it costs",
         f"In US dollars by {costs.prices}, worked out on {costs.day}. {traffic_sentence(costs)}",
@@ -37,7 +36,6 @@ def costs_page(costs: Costs) -> Page:
 
 
 def traffic_sentence(costs: Costs) -> str:
-    """What a call reads and writes, and how many there are."""
     tuned, prompted = costs.traffic.tuned, costs.traffic.prompted
     calls = (
         f"{number(costs.traffic.calls)} calls a month." if costs.traffic.calls else "How many calls, nobody says yet."
@@ -158,10 +156,7 @@ def _training(costs: Costs) -> Blocks:
 
 
 def break_even_plot(costs: Costs) -> Plot | None:
-    """Draw the month's bill over the month's tokens, both on scales of powers of ten.
-
-    APIs rise from the first token; machines are level up to what one can answer, and then two are needed.
-    """
+    """Draw the month's bill over the month's tokens, on scales of powers of ten. A machine is level up to what it can answer."""
     even = [of for of in costs.break_even if costs.machines and of.machine == costs.machines[0].name]
     if not even:
         return None

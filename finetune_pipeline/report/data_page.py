@@ -28,31 +28,14 @@ from finetune_pipeline.report.plots import token_histogram
 
 Report = Mapping[str, Any]
 SHOWN_SUSPECTS, SHOWN_FIXES = 20, 4
-TITLES = {
-    "balance": "Class balance",
-    "synthetic": "Synthetic rows",
-    "noise": "Label noise",
-    "tokens": "Tokens",
-}
+TITLES = {"balance": "Class balance", "synthetic": "Synthetic rows", "noise": "Label noise", "tokens": "Tokens"}
 _ANCHORS = {"balance": "labels"}
 
 
 def data_page(
-    report: Report,
-    name: str,
-    description: str,
-    stages: Mapping[str, Any] | None = None,
-    labels: Sequence[str] = (),
+    report: Report, name: str, description: str, stages: Mapping[str, Any] | None = None, labels: Sequence[str] = ()
 ) -> Page:
-    """Build the page of a report.
-
-    Args:
-        report: Of data.quality.report.data_quality.
-        name: Of the task.
-        description: Of the task.
-        stages: Facts of the data steps by name, for the counts from one to the next.
-        labels: Of the task, in their order.
-    """
+    """Build the page of a report of data.quality.report.data_quality. stages: facts of the data steps by name, for the counts."""
     steps = {step: DataStep.model_validate(facts) for step, facts in (stages or {}).items()}
     sections = [
         Section.of("glance", "At a glance", [_glance(report)]),

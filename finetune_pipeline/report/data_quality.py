@@ -41,8 +41,7 @@ def write_quality(
 
     Arguments are folders of artifacts; `stages`: facts of the data steps by name. Writes ``quality.json`` (everything),
     ``findings.jsonl``, ``report.html``, ``report.md`` and ``to_review.jsonl`` (synthetic rows that wait for a decision:
-    fill in and put into the task's ``reviews/``). Facts: rows, passed, blocked_by, parts ({name: {passed, message,
-    blocking}}), by_rule, to_review, and tokens (the summary, where counted).
+    fill in and put into the task's ``reviews/``). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = np.load(clean / TABLE)

@@ -10,13 +10,8 @@ from finetune_pipeline.report.plots import signal_over_time
 
 
 def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page:
-    """Build the page of a drift report.
-
-    Args:
-        task: Name of the task.
-        false_alarms: Accepted chance of any alarm over a whole watch though nothing changed.
-        facts: Of the step drift_report.
-    """
+    """Build the page of the facts of the step drift_report. false_alarms: accepted chance of any alarm over a whole watch though
+    nothing changed."""
     lead = (
         f"{facts['rows']:,} production rows, {facts['watched']:,} of them watched, {facts['waiting_rows']} waiting for a full "
         "window."

@@ -9,72 +9,38 @@ from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.report.answers import (
-    calibration_section,
-    confusion_section,
-    detail_section,
-    labels_section,
-    production_section,
-    robustness_section,
-)
-from finetune_pipeline.report.background import (
-    cost_section,
-    data_section,
-    learning_plot,
-    learning_section,
-    seal_section,
-    supervision_section,
-    training_section,
-    versions_section,
-)
+from finetune_pipeline.report import answers, background, comparison, failures, judgements
 from finetune_pipeline.report.blocks import Blocks, Page, Section
-from finetune_pipeline.report.comparison import (
-    advice_section,
-    form_section,
-    gains_plot,
-    models_plot,
-    models_section,
-    paired_section,
-    prompts_section,
-)
-from finetune_pipeline.report.failures import atlas_section, rows_section
-from finetune_pipeline.report.judgements import ability_section, judge_section, people_section
 from finetune_pipeline.report.ladder_page import ladder_section
-from finetune_pipeline.report.verdict import (
-    caveats,
-    gates_section,
-    next_steps,
-    page_verdict,
-    verdict_sentences,
-)
+from finetune_pipeline.report.verdict import caveats, gates_section, next_steps, page_verdict, verdict_sentences
 
 SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
-    ("models", "Models side by side", models_section),
-    ("rows", "Rows", rows_section),
-    ("atlas", "Failure atlas", atlas_section),
-    ("prompts", "Prompts and simple models on validation", prompts_section),
-    ("advice", "Was it worth training?", advice_section),
-    ("form", "Form or judgement", form_section),
-    ("paired", "Paired comparison", paired_section),
-    ("confusion", "Confusion", confusion_section),
-    ("labels", "Labels", labels_section),
-    ("detail", "Answers in detail", detail_section),
-    ("calibration", "Calibration", calibration_section),
-    ("learning", "Learning curves", learning_section),
-    ("robustness", "The same rows, perturbed", robustness_section),
-    ("production", "Recent production rows", production_section),
-    ("ability", "General ability", ability_section),
-    ("people", "Judgement by people", people_section),
-    ("judge", "Judgement by a model", judge_section),
-    ("data", "Data card", data_section),
-    ("training", "Training", training_section),
-    ("supervision", "Supervision", supervision_section),
-    ("cost", "Cost", cost_section),
-    ("seal", "The sealed test", seal_section),
-    ("versions", "Lineage and hashes", versions_section),
+    ("models", "Models side by side", comparison.models_section),
+    ("rows", "Rows", failures.rows_section),
+    ("atlas", "Failure atlas", failures.atlas_section),
+    ("prompts", "Prompts and simple models on validation", comparison.prompts_section),
+    ("advice", "Was it worth training?", lambda evaluation: comparison.advice_sentences(evaluation.baseline.advice)),
+    ("form", "Form or judgement", comparison.form_section),
+    ("paired", "Paired comparison", comparison.paired_section),
+    ("confusion", "Confusion", answers.confusion_section),
+    ("labels", "Labels", answers.labels_section),
+    ("detail", "Answers in detail", answers.detail_section),
+    ("calibration", "Calibration", answers.calibration_section),
+    ("learning", "Learning curves", background.learning_section),
+    ("robustness", "The same rows, perturbed", answers.robustness_section),
+    ("production", "Recent production rows", answers.production_section),
+    ("ability", "General ability", judgements.ability_section),
+    ("people", "Judgement by people", judgements.people_section),
+    ("judge", "Judgement by a model", judgements.judge_section),
+    ("data", "Data card", background.data_section),
+    ("training", "Training", background.training_section),
+    ("supervision", "Supervision", background.supervision_section),
+    ("cost", "Cost", background.cost_section),
+    ("seal", "The sealed test", background.seal_section),
+    ("versions", "Lineage and hashes", background.versions_section),
 )
 """Anchor, title and content of every section that rests on the evaluation, in the order of the page."""
-SHOW_ROWS = (rows_section, atlas_section)
+SHOW_ROWS = (failures.rows_section, failures.atlas_section)
 """They show texts of rows and get them; no other section does."""
 SCHEMA_VERSION = 3
 """Of report.json. Raised when a key goes or changes its meaning; new keys may come at any time."""
@@ -88,12 +54,8 @@ def evaluation_page(
     rows: ShownRows | None = None,
     ladder: Ladder | None = None,
 ) -> Page:
-    """Build the page of an evaluation and its gates.
-
-    Args:
-        rows: The texts it shows; without them rows are named by id.
-        ladder: What was measured before training, where it was.
-    """
+    """Build the page of an evaluation and its gates. rows: the texts it shows; without them rows are named by id. ladder: what was
+    measured before training, where it was."""
     shown = rows or ShownRows()
     sections = [
         *(
@@ -119,7 +81,11 @@ def evaluation_page(
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
     """The plots as SVG documents by name, for Dagster's metadata and MLflow's artifacts."""
-    plots = (models_plot(evaluation), gains_plot(evaluation), learning_plot(evaluation))
+    plots = (
+        comparison.models_plot(evaluation),
+        comparison.gains_plot(evaluation),
+        background.learning_plot(evaluation),
+    )
     return {plot.name: plot.document for plot in plots if plot}
 
 

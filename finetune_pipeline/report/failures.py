@@ -135,8 +135,7 @@ def in_order(atlas: Atlas) -> list[AtlasGroup]:
 def request_rows(atlas: Atlas, rows: ShownRows, task: str, version: str = "") -> list[dict[str, Any]]:
     """Build one row of the request for every group of the atlas, those with rows to collect first.
 
-    `like` holds the words that set the group apart; it is empty where none do. The texts of the sealed test are left out:
-    whoever collects must not see them.
+    `like` holds the words that set the group apart. The texts of the sealed test are left out: whoever collects must not see them.
     """
     return [
         {

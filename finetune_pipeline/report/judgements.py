@@ -47,7 +47,6 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def ability_sentences(ability: Ability) -> list[str]:
-    """What was lost, in words."""
     compared = "what tasks of lm-evaluation-harness compare is theirs" if ability.harness else "nothing is generated"
     sentences = [
         f"Of {counted(ability.n or 0, 'question')} that have nothing to do with the task, the base model has "
@@ -193,7 +192,6 @@ def judge_sentences(judge: JudgeFindings) -> list[str]:
 
 
 def similarity_sentences(of: Similarity) -> list[str]:
-    """Likeness to the references before and after."""
     low, high = of.interval
     agreement = "Nobody has rated these answers, so nothing is known of its agreement with people."
     if of.rated:

@@ -26,7 +26,6 @@ SKIPPED = {"prompt_search": "Search for a better prompt", "pilot": "Pilot"}
 
 
 def ladder_page(task: str, description: str, ladder: Ladder) -> Page:
-    """Build the page."""
     status = {"fine_tune": "passed", "undecided": "warned"}.get(ladder.decision, "failed")
     answer, why = DECISIONS[ladder.decision], ladder.sentence.removeprefix(DECISIONS[ladder.decision]).strip()
     return Page(
@@ -123,10 +122,8 @@ def frontier(rungs: list[Rung]) -> list[Rung]:
 
 
 def cost_plot(ladder: Ladder) -> Plot | None:
-    """Draw quality over the dollars of 1,000 calls, with intervals and the frontier; rungs by their number in the table.
-
-    None where fewer than two rungs have a cost.
-    """
+    """Draw quality over the dollars of 1,000 calls, with intervals and the frontier; rungs by their number in the table. None where
+    fewer than two rungs have a cost."""
     priced = [(number, rung) for number, rung in enumerate(ladder.rungs, 1) if rung.dollars is not None]
     paid = [rung.dollars for _, rung in priced if rung.dollars]
     if len(priced) < 2 or not paid:

@@ -37,10 +37,7 @@ def card_of(report: Artifact | None, manifest: Manifest) -> str:
 def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, gates: Sequence[GateResult] = ()) -> str:
     """Write the card: Markdown behind a YAML header, without a row of the data. Texts of strangers start no markup.
 
-    Args:
-        manifest: See models.export.describe.
-        evaluation: That judged this very model, if any.
-        gates: Its gates.
+    manifest: of models.export.describe. evaluation: that judged this very model, if any, with its gates.
     """
     sections: dict[str, list[Block]] = {"data": []}
     titles: list[tuple[str, str]] = []
@@ -97,10 +94,8 @@ def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:
 
 
 def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelCardData:
-    """Metadata of the card, built and checked by huggingface_hub's own classes.
-
-    Every score is a result of its own, with its interval in the metric's name: the format has no other place for it.
-    """
+    """Metadata of the card, built and checked by huggingface_hub's own classes. Scores have their intervals in the metric's name,
+    since the format has no other place for them."""
     base, card = manifest["base_model"], manifest["card"]
     adapter = manifest["what"] == "adapter"
     results = _results(manifest, evaluation) if evaluation else []

@@ -25,7 +25,6 @@ def page_markdown(page: Page) -> str:
 
 
 def tidy(markdown: str) -> str:
-    """Markdown with one empty line between paragraphs."""
     return re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n"
 
 
@@ -45,16 +44,12 @@ def html_templates() -> Environment:
 def markdown_templates() -> Environment:
     """Templates of Markdown: every value reads as itself and starts no markup, unless a filter wrote it as Markdown."""
     environment = _environment(finalize=_as_markdown)
-    environment.filters |= {"fenced": _fenced, "code": _code, "verbatim": Markup}
+    environment.filters |= {"fenced": fenced, "code": _code, "verbatim": Markup}
     return environment
 
 
 def _as_markdown(value: Any) -> Markup:
     return value if isinstance(value, Markup) else Markup(plain(str(value)))  # noqa: S704 - plain escapes it
-
-
-def _fenced(value: Any, language: str = "text") -> Markup:
-    return Markup(fenced(str(value), language))  # noqa: S704 - no text ends the fence
 
 
 def _code(value: Any) -> Markup:
@@ -97,8 +92,8 @@ def plain(value: str) -> str:
     return escaped.replace("://", ":\u200b//").replace("@", "@\u200b")
 
 
-def fenced(value: str, language: str = "text") -> str:
+def fenced(value: str, language: str = "text") -> Markup:
     """Text as a code block, behind a fence longer than any in it."""
     longest = max((len(m) for m in re.findall(r"`+", value)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{value}\n{fence}"
+    return Markup(f"{fence}{language}\n{value}\n{fence}")  # noqa: S704 - no text ends the fence

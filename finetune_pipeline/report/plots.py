@@ -43,14 +43,8 @@ class Dot:
 
 
 def draw(name: str, title: str, figure: Callable[[int], Figure], embedded: bool = False) -> Plot:
-    """Draw a plot at both widths.
-
-    Args:
-        name: Of the plot's file.
-        title: What the plot shows, for who cannot see it.
-        figure: Draws it at a width in pixels.
-        embedded: Whether Markdown holds the plot as well.
-    """
+    """Draw a plot at both widths. name: of its file; title: for who cannot see it; figure: draws it at a width in pixels;
+    embedded: whether Markdown holds the plot as well."""
     return Plot(name, title, _svg(name, title, figure, WIDE), _svg(name, title, figure, NARROW), embedded)
 
 
@@ -150,12 +144,7 @@ def dot_plot(
 ) -> Plot | None:
     """Draw values with intervals, one under the other. On narrow screens names and values stand above the dots.
 
-    Args:
-        name: Of the plot's file.
-        title: What the plot shows.
-        dots: From top to bottom; without any there is no plot.
-        axis: Title of the scale.
-        limits: Ends of the scale; otherwise around all intervals and zero.
+    axis: title of the scale. limits: its ends; otherwise around all intervals and zero.
     """
     if not dots:
         return None
@@ -193,9 +182,7 @@ def dot_plot(
 def learning_curve(history: Sequence[tuple[float | None, float | None, float | None]], kept: int | None) -> Plot | None:
     """Draw training and validation loss over the steps; None without two points of either.
 
-    Args:
-        history: Step, training loss and validation loss of every logged step.
-        kept: The step whose checkpoint was kept.
+    history: step, training loss and validation loss of every logged step. kept: the step whose checkpoint was kept.
     """
     series = {
         "training": [(step, loss) for step, loss, _ in history if step is not None and loss is not None],
@@ -238,11 +225,9 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
 
 
 def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | None:
-    """Draw rows by number of tokens, with a line at the longest allowed length where it lies inside.
+    """Draw rows by number of tokens, with a line at training.max_tokens where it lies inside.
 
-    Args:
-        bins: `from`, `to` and `count` of each; all of one width but the last, which may take the long tail.
-        limit: training.max_tokens.
+    bins: `from`, `to` and `count` of each; all of one width but the last, which may take the long tail.
     """
     if not bins:
         return None
@@ -275,10 +260,7 @@ def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | Non
 def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tuple[float, bool, bool]]) -> Plot:
     """Draw the size of a drift signal over the windows.
 
-    Args:
-        name: Of the signal.
-        windows: The last day of every window.
-        sizes: By number of the window: size, whether it was judged, and whether it is an alarm.
+    windows: the last day of each. sizes: by number of the window: size, whether it was judged, and whether it is an alarm.
     """
 
     def figure(width: int) -> Figure:
@@ -300,11 +282,7 @@ def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tupl
 def stacked_bar(name: str, title: str, parts: Mapping[str, tuple[float, str]], mark: tuple[float, str]) -> Plot:
     """Draw one bar of parts with a legend, and a line at a limit.
 
-    Args:
-        name: Of the plot's file.
-        title: What it shows.
-        parts: Size and colour by name.
-        mark: Where the line stands, and what it means.
+    parts: size and colour by name. mark: where the line stands, and what it means.
     """
 
     def figure(width: int) -> Figure:

@@ -1,8 +1,7 @@
 """The page on which people review: one self-contained file, driven by keys, that works without a network and a server.
 
-Decisions are kept in the browser as they are made, so a reload loses nothing, and are handed in as a download; served by
-``finetune review`` they are also stored at every key press. Texts of strangers get into the page as data, and from there
-into the document as text: never as markup.
+Decisions are kept in the browser as they are made, and are handed in as a download; served by ``finetune review`` they are
+also stored at every key press. Texts of strangers get into the document as text: never as markup.
 """
 
 from __future__ import annotations
@@ -30,15 +29,12 @@ def render_review(
     """Render the page.
 
     Args:
-        title: Of the page.
-        intro: What is to be judged.
         sheet: A name under which browsers keep what is decided.
         mode: ``outputs`` (ratings of answers, people.ratings) or ``rows`` (decisions about data, data.review). It decides
             the form of the lines that come out.
         choices: {value, label, key, answer: whether the right answer has to be given}.
         items: {id, blocks: [{title, text}], sides: two of them, beside each other, or None}.
         file: Name of the download, in which RATER is replaced.
-        rater: The name to begin with.
         token: Set when a server stores what is decided.
         done: Decisions made before, {id, choice, rater, comment, time, answer}.
         answers: The labels to choose the right answer from; empty: a text field; None: no choice asks for one.

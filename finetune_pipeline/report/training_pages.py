@@ -41,7 +41,7 @@ PARTS = {
 
 
 def plan_page(facts: Mapping[str, Any]) -> Page:
-    """Build the page of a plan. `facts`: of planning.plan.training_plan."""
+    """Build the page of planning.plan.training_plan."""
     memory, nearest = facts["memory_mib"], facts["nearest"]
     parts = [[name, f"{memory[name]:,}"] for name in PARTS if memory[name]]
     table = Table(
@@ -74,7 +74,6 @@ def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def memory_plot(facts: Mapping[str, Any]) -> Plot:
-    """One bar of the peak's parts, and a line at what is free."""
     memory, free = facts["memory_mib"], facts["available_mib"]
     parts = {f"{name} {memory[name]:,} MiB": (memory[name], color) for name, color in PARTS.items() if memory[name]}
     return stacked_bar(
@@ -83,7 +82,6 @@ def memory_plot(facts: Mapping[str, Any]) -> Plot:
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
-    """Method, trainable parameters, memory, time, and what is stored."""
     timed = all(row.get("seconds") for row in facts["methods"])
     rows = [
         [
@@ -103,14 +101,12 @@ def methods_table(facts: Mapping[str, Any]) -> Table:
 
 
 def time_range(seconds: Mapping[str, Any] | None) -> str:
-    """An interval of time for people."""
     if not seconds:
         return "not measured here"
     return f"{duration(seconds['low'])} to {duration(seconds['high'])}"
 
 
 def file_size(size: int) -> str:
-    """A file's size for people."""
     return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
 
 
@@ -131,12 +127,7 @@ _DONE = {"rows_cut": "Examples with a cut user text", "tokens_cut": "Tokens cut"
 
 
 def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Page:
-    """Build the page.
-
-    Args:
-        audits: Of audit.json: the audit of training.rows.prepare_split, by split.
-        settings: ``spec.training``.
-    """
+    """Build the page of audit.json (training.rows.prepare_split, by split). settings: ``spec.training``."""
     read = {split: Audit.model_validate(audit) for split, audit in audits.items()}
     note = (
         f"Longest example: {settings['max_tokens']} tokens (training.max_tokens); longer ones: {settings['over_length']} "
@@ -144,11 +135,9 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
     )
     if settings.get("augment"):
         note += " Training rows are learned as they are and perturbed in every way that can block (training.augment)."
-    sections = [
-        Section.of("counters", "Counters", [counters(read), Text(note, note=True)]),
-    ]
+    sections = [Section.of("counters", "Counters", [counters(read), Text(note, note=True)])]
     for split, audit in read.items():
-        rows = token_rows(audit.shown) or Text("No rows to show.")
+        rows = Tokens([_row(row) for row in audit.shown]) or Text("No rows to show.")
         key = Legend() if split == next(iter(read)) else None
         sections.append(Section.of(split, f"Rows of {split}", [key, rows]))
     lead = "What the model is taught, token by token, before the first step."
@@ -156,7 +145,6 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
 
 
 def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
-    """The page as HTML."""
     return page_html(audit_page(audits, settings))
 
 
@@ -175,7 +163,6 @@ def _verdict(audits: Mapping[str, Audit]) -> Verdict:
 
 
 def counters(audits: Mapping[str, Audit]) -> Table:
-    """All counters of the audit, a column a split."""
     rows: list[list[Any]] = [["Rows", *(a.rows for a in audits.values())]]
     rows.append(["Tokens", *(a.tokens for a in audits.values())])
     rows.append(["Tokens with loss", *(a.loss_tokens for a in audits.values())])
@@ -190,11 +177,6 @@ def counters(audits: Mapping[str, Audit]) -> Table:
             marks |= {(len(rows), j): "bad" if n else "not_asked" for j, n in enumerate(counts, 1)}
         rows.append([title, *counts])
     return Table([("", text), *((split, number) for split in audits)], rows, marks=marks)
-
-
-def token_rows(rows: Sequence[AuditedRow]) -> Tokens:
-    """Rows token by token, as the audit wrote them down."""
-    return Tokens([_row(row) for row in rows])
 
 
 def _row(row: AuditedRow) -> TokenRow:

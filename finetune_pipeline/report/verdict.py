@@ -34,7 +34,6 @@ _STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
 
 
 def level(evaluation: EvaluationResult) -> str:
-    """The confidence level of all intervals, as `95%`."""
     return f"{100 * evaluation.confidence:g}%"
 
 

@@ -22,7 +22,7 @@ class Side:
     """One of the two models on the sealed test.
 
     Attributes:
-        value: In the metric that decides, with its interval.
+        value: In the metric that decides.
         call: Mean tokens of a request.
         thousand: Dollars of 1,000 requests by what they depend on; empty where the list has no price.
         month: Dollars a month at the traffic, likewise.
@@ -61,14 +61,7 @@ class Versus:
 def versus(
     spec: TaskSpec, evaluation: EvaluationResult, prices: PriceList, calls: int | None, today: datetime.date
 ) -> Versus | str:
-    """Put the two beside each other.
-
-    Args:
-        spec: The task.
-        evaluation: Of the fine-tuned model.
-        prices: The list.
-        calls: Requests a month, where somebody said.
-        today: By which prices are old.
+    """Put the two beside each other. calls: requests a month, where somebody said; today: by which prices are old.
 
     Returns:
         Why there is nothing to compare with, where no API model answered the sealed test.
@@ -82,7 +75,8 @@ def versus(
         )
     comparison = evaluation.comparisons[API_MODEL if name == API_MODEL else "baseline"]
     assert comparison is not None
-    tokens = evaluation.cost.tokens
+    tokens, scores = evaluation.cost.tokens, evaluation.scores
+    ours, theirs = scores["candidate"].primary, scores[name].primary
     own_call, api_call = (Call(tokens[of].prompt, tokens[of].answer) for of in ("candidate", name))
     traffic = Traffic(own_call, api_call, prompt, calls, "the sealed test")
     model = spec.baseline.endpoint.model
@@ -113,14 +107,14 @@ def versus(
         rows=comparison.n,
         metric=evaluation.metric,
         confidence=evaluation.confidence,
-        tuned=_side(
-            evaluation, "candidate", evaluation.models["candidate"].title, traffic.tuned, tuned_thousand, tuned_month
+        tuned=Side(
+            evaluation.models["candidate"].title, ours.value, ours.interval, own_call, tuned_thousand, tuned_month
         ),
-        api=_side(
-            evaluation,
-            name,
+        api=Side(
             f"{model}, {prompt_name(prompt.removeprefix('api_'))}",
-            traffic.prompted,
+            theirs.value,
+            theirs.interval,
+            api_call,
             {where: 1000 * price for where, price in of_api.items()},
             {where: calls * price for where, price in of_api.items()} if calls else {},
         ),
@@ -140,18 +134,6 @@ def _tuned_price(prices: PriceList, base_model: str) -> ApiPrice | None:
     """The price of a fine-tuned model by the name of its base; dated names (`gpt-4o-mini-2024-07-18`) begin with it."""
     fitting = [p for p in prices.apis if p.tuned and base_model.startswith(p.model.partition(",")[0])]
     return max(fitting, key=lambda p: len(p.model), default=None)
-
-
-def _side(
-    evaluation: EvaluationResult,
-    name: str,
-    title: str,
-    call: Call,
-    thousand: dict[str, float],
-    month: dict[str, float],
-) -> Side:
-    primary = evaluation.scores[name].primary
-    return Side(title, primary.value, primary.interval, call, thousand, month)
 
 
 def _conclusion(comparison: Comparison) -> str:

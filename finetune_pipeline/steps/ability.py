@@ -73,11 +73,7 @@ def make_base_ability(context: StepContext) -> dict[str, Any]:
 
 
 def make_general_ability(context: StepContext) -> dict[str, Any]:
-    """The candidate's answers, and what was lost against the base: see evaluation.ability.drop.ability_drop.
-
-    Where there is a champion, it is asked the same: champion {n, before, after, drop, interval, lost, gained, mcnemar_p,
-    categories}, the candidate against it.
-    """
+    """The candidate's answers, and what was lost against the base and the champion (evaluation.ability.drop.ability_drop)."""
     if hosted := read_hosted(context.inputs["merged_model"].folder):
         why = f"{hosted.place} gives no likelihoods, by which general ability is scored."
         return {"items": 0, "not_asked": why, "sentence": why}

@@ -28,7 +28,7 @@ def ability_files(task: Task) -> list[Path]:
 
 def asked_files(task: Task) -> list[tuple[str, Path]]:
     """(name, path) of the files with what models are asked besides the task, so that no row repeats it: the shipped suite,
-    ability.files, and what the tasks of lm-evaluation-harness read, of the kinds that can be read as benchmarks."""
+    ability.files, and what tasks of lm-evaluation-harness read, where it can be read as a benchmark."""
     tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
     files = [*ability_files(task), *sorted({path for task_file in tasks for path in task_file.files})]
     folder = task.folder.resolve()

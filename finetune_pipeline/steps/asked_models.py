@@ -93,9 +93,9 @@ def while_served(context: StepContext, sets: list[dict[str, Any]], services: Exi
 
 
 def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | None:
-    """Put the answers of the API model with its best prompt before the others in predictions.parquet.
+    """Put the answers of the API model with its best prompt before the others in predictions.parquet. Returns what was spent.
 
-    They are the model `base` where nothing was better on validation, else API_MODEL. Returns what was spent.
+    They are the model `base` where nothing was better on validation, else API_MODEL.
     """
     baseline = context.inputs["few_shot_baseline"]
     name = best_api_prompt(baseline.facts["prompts"])

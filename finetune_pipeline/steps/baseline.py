@@ -20,7 +20,15 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
-from finetune_pipeline.evaluation.predictions import API, SIMPLE, read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import (
+    API,
+    SIMPLE,
+    by_model,
+    in_order,
+    read_by_model,
+    read_predictions,
+    write_predictions,
+)
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
@@ -34,7 +42,7 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, api_answers
-from finetune_pipeline.worker.jobs import base_job, baseline_job
+from finetune_pipeline.worker.jobs import base_job, baseline_job, predict_job
 
 
 def make_base_model(context: StepContext) -> dict[str, Any]:
@@ -98,30 +106,20 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
         rows, api = _with_endpoint(context, rows, read_examples(train), read_examples(validation))
     return {
         **facts,
-        **score_baselines(spec, by_model(rows)),
+        **score_baselines(spec, by_model(in_order(rows))),
         "prompt_details": {**facts.get("prompts", {}), **(api["prompts"] if api else {})},
         "api": api,
     }
 
 
 def simple_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Settings of the simple models, as jobs take them."""
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
-
-
-def by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Prediction rows by model, each model's in the order of example ids."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: str(row["example_id"])):
-        by_model.setdefault(row["model"], []).append(dict(row))
-    return {name: by_model[name] for name in dict.fromkeys(row["model"] for row in rows)}
 
 
 def _with_endpoint(
     context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows, and those of the API model on the same examples in the same ways; and what it took. Rewrites
-    predictions.parquet and prompts.json."""
+    """The rows, and those of the API model on the same examples; and what it took. Rewrites both files."""
     prompts = read_json(context.out / "prompts.json")
     asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
@@ -152,6 +150,23 @@ def ask_api(
     return ask_endpoint(endpoint, prompts, examples, train, length, gold, cache=cache, passages=passages, **how)
 
 
+def asking_job(
+    context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, **how: Any
+) -> dict[str, Any]:
+    """A job that asks these sets the rows of a file, as the spec says. how: further arguments of predict_job."""
+    spec = context.spec
+    return predict_job(
+        sets=sets,
+        examples=examples,
+        labels=spec.labels,
+        train=split_file(context, "train"),
+        passages=passages_file(context),
+        out=out,
+        **answering_settings(spec),
+        **how,
+    )
+
+
 def passages_file(context: StepContext) -> Path:
     """The passages of the task's documents, which the baseline writes."""
     made = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in list(context.inputs) else context.out
@@ -159,12 +174,9 @@ def passages_file(context: StepContext) -> Path:
 
 
 def make_advice(context: StepContext) -> dict[str, Any]:
-    """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?
-
-    Reads what is made and asks no model.
-    """
+    """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?"""
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
-    rows = by_model(read_predictions(baseline.path("predictions.parquet")))
+    rows = read_by_model(baseline.path("predictions.parquet"))
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
     source = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)
@@ -183,12 +195,9 @@ def make_advice(context: StepContext) -> dict[str, Any]:
 
 
 def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:
-    """Fit the simple model with the best score again, on the training rows it was scored with.
+    """Fit the simple model with the best score again, on the training rows it was scored with; or say why there is none.
 
     The score is that on the sealed test where the newest baseline was evaluated, else that on validation.
-
-    Returns:
-        The model and what a card says of it, or why there is none.
     """
     spec = task.spec
     baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)
@@ -258,6 +267,5 @@ def advice_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def best_prompt(context: StepContext) -> dict[str, Any]:
-    """The best prompt on validation (evaluation.prompts.Prompt)."""
     baseline = context.inputs["few_shot_baseline"]
     return dict(read_json(baseline.path("prompts.json"))[baseline.facts["best"]])

@@ -16,13 +16,7 @@ from finetune_pipeline.engine.store import Artifact, read_json, write_json
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.gates import decide, verdict
-from finetune_pipeline.evaluation.predictions import (
-    costs,
-    of_model,
-    read_predictions,
-    read_test_rows,
-    write_test_rows,
-)
+from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, read_test_rows, write_test_rows
 from finetune_pipeline.evaluation.production_rows import SET, as_examples, sources_of, unknown_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
@@ -44,10 +38,10 @@ from finetune_pipeline.steps.asked_models import (
     trained_set,
     while_served,
 )
-from finetune_pipeline.steps.baseline import best_prompt, passages_file, simple_settings
+from finetune_pipeline.steps.baseline import asking_job, best_prompt, simple_settings
 from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
-from finetune_pipeline.worker.jobs import other_rows_set, predict_job
+from finetune_pipeline.worker.jobs import other_rows_set
 
 PLOTS, SHOWN_ROWS = "plots", "rows.json"
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
@@ -83,19 +77,14 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     with opened as examples, ExitStack() as services:
         sets += _recent(context, examples, sets)
         facts = context.launch(
-            predict_job(
-                sets=while_served(context, sets, services),
-                examples=examples,
-                labels=spec.labels,
-                max_new_tokens=spec.answer_length,
-                batch_size=spec.baseline.batch_size,
+            asking_job(
+                context,
+                while_served(context, sets, services),
+                examples,
+                context.out,
                 answers=answers_of(context, test=True),
                 endpoint=endpoint_of(spec),
                 simple=simple_settings(spec),
-                precision=spec.evaluation.precision,
-                out=context.out,
-                train=split_file(context, "train"),
-                passages=passages_file(context),
             )
         )
         api = add_api_answers(context, examples)
@@ -188,13 +177,11 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 def _climbed(context: StepContext) -> Ladder | None:
     """The ladder that was climbed on the same baseline, if one was."""
-    made = (
-        context.store.find(context.task.name, "ladder", context.run_inputs.ladder)
-        if context.run_inputs.ladder
-        else None
-    )
-    same = made is not None and made.inputs["few_shot_baseline"] == context.inputs["few_shot_baseline"].version
-    return Ladder.model_validate(made.facts) if made is not None and same else None
+    version, baseline = context.run_inputs.ladder, context.inputs["few_shot_baseline"].version
+    made = context.store.find(context.task.name, "ladder", version) if version else None
+    if made is None or made.inputs["few_shot_baseline"] != baseline:
+        return None
+    return Ladder.model_validate(made.facts)
 
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:

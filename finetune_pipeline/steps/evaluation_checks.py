@@ -1,5 +1,4 @@
-"""Checks of the EVALUATION, RELEASE and PRODUCTION stages. Gates stop the alias `champion`, not the graph: a refused candidate is
-still registered, so that people can look at it."""
+"""Checks of the EVALUATION, RELEASE and PRODUCTION stages. Gates stop the alias `champion`, not the graph."""
 
 from __future__ import annotations
 
@@ -124,7 +123,6 @@ def champion_serves_well(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 def of_alarm(alarm: Alarm) -> CheckResult:
-    """The answer to `champion_serves_well` that an alarm gives."""
     return _answer(asdict(alarm))
 
 

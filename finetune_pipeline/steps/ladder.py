@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.baseline.advice import best_fixed
 from finetune_pipeline.baseline.input_evidence import learnable
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Ladder
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Ladder, Terms
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.pilot import Point
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.models.identity import served
-from finetune_pipeline.planning.serving_costs import Call
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.evaluation.predictions import API, read_by_model
+from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.models.identity import model_folder, served
+from finetune_pipeline.planning.costs import training_costs
+from finetune_pipeline.planning.prices import PriceList, load_prices
+from finetune_pipeline.planning.serving_costs import Call, call_price, seconds_of
+from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.report.ladder_page import ladder_page
 from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import trained_set, while_served
-from finetune_pipeline.steps.baseline import by_model
+from finetune_pipeline.steps.baseline import passages_file
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.rung_terms import rung_terms, timed_prompts
-from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed
+from finetune_pipeline.steps.rungs import PREDICTIONS, PROMPTS, answers_job, call_of, climbed, validation_rows
+from finetune_pipeline.worker.jobs import latency_job
 
+LATENCY_CALLS = 12
 TUNED = {
     "tuned": "The tuned model",
     "tuned_retrieve": "The tuned model, retrieval of examples",
@@ -39,7 +51,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     answered, pilot = climbed(context), inputs["pilot"]
     # the asset `advice` says this, too, and stops what comes after it in Dagster where it is a no: the ladder goes on
     baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
-    rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
+    rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows = read_examples(split_file(context, "train"))
     signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
     skipped = {"prompt_search": search.facts["skipped"], "pilot": pilot.facts["skipped"]}
@@ -49,7 +61,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
         rung_terms(context, answered, inputs["base_model"].folder, timed_prompts(context)),
         learnable=signal.status != "not_shown",
         points=[Point.model_validate(point) for point in pilot.facts["points"]],
-        pilot_rows={float(share): of for share, of in by_model(read_predictions(pilot.path(PREDICTIONS))).items()},
+        pilot_rows={float(share): of for share, of in read_by_model(pilot.path(PREDICTIONS)).items()},
         skipped={name: why for name, why in skipped.items() if why},
         train_rows=len(train_rows),
     )
@@ -57,7 +69,6 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
 
 
 def _written(context: StepContext, made: Ladder) -> dict[str, Any]:
-    """Write the page and give the facts."""
     page = ladder_page(context.task.name, context.spec.description, made)
     (context.out / "ladder.html").write_text(page_html(page), "utf-8")
     (context.out / "ladder.md").write_text(page_markdown(page), "utf-8")
@@ -76,8 +87,8 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     with ExitStack() as services:
         sets = while_served(context, [{**plain, "name": name, "prompt": of} for name, of in asked.items()], services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
-    rows = by_model(read_predictions(out / PREDICTIONS))
-    tokens = {name: Call(of["mean_prompt_tokens"], of["mean_new_tokens"]) for name, of in facts["sets"].items()}
+    rows = read_by_model(out / PREDICTIONS)
+    tokens = {name: call_of(of) for name, of in facts["sets"].items()}
     tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in asked]
     answered = [*climbed(context), *tuned]
     loaded = None if "hosted" in plain else served(inputs["merged_model"], inputs["base_model"])
@@ -94,3 +105,114 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
         train_rows=len(read_examples(split_file(context, "train"))),
     )
     return _written(context, made)
+
+
+def rung_terms(
+    context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
+) -> Terms:
+    """Costs and latencies of the rungs. model: folder of the model that is timed under its `prompts` by rung; None times none."""
+    spec, train_rows = context.spec, read_examples(split_file(context, "train"))
+    prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
+    details = context.inputs["few_shot_baseline"].facts["prompt_details"]
+    plain = details.get("zero_shot") or next(iter(details.values()))
+    tuned = Call(plain["mean_prompt_tokens"], max(1.0, plain["mean_new_tokens"]))
+    parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
+    today = datetime.datetime.now(datetime.UTC).date()
+    method = [spec.training.method]
+    costs = training_costs(spec, prices, round(len(train_rows) * tuned.tokens), parameters, today, method)
+    return Terms(
+        dollars={of.name: _dollars(spec, prices, of) for of in answered},
+        latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
+        training=min((cost.high for cost in costs if cost.high > 0), default=None),
+        tuned=tuned,
+        tuned_dollars=_own_dollars(spec, prices, tuned),
+    )
+
+
+def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
+    """The base model's prompts by rung: the best fixed one, the one that retrieves, the one that was searched."""
+    baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
+    prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
+    asked = {"prompt": prompts[best_fixed(baseline.facts)]}
+    for rung, end in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
+        if found := next((of for name, of in prompts.items() if name.endswith(end)), None):
+            asked[rung] = found
+    if search.facts["best"]:
+        asked[OPTIMISED] = read_json(search.path(PROMPTS))[search.facts["best"]]
+    return asked
+
+
+def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
+    """Dollars of 1,000 calls of a rung."""
+    if answered.call is None:
+        return 0.0  # a linear model answers a thousand calls within a second of a CPU
+    if answered.kind != "api":
+        return _own_dollars(spec, prices, answered.call)
+    asked = spec.baseline.endpoint.model if spec.baseline.endpoint else None
+    price = next((p for p in prices.apis if p.model == asked and not p.tuned), None)
+    return 1000 * call_price(price, answered.call) if price else None
+
+
+def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
+    """Dollars of 1,000 calls on a machine of one's own: at the task's price of tokens, else on the cheapest machine of the list."""
+    if spec.advise.dollars_per_million_tokens is not None:
+        return call.tokens * spec.advise.dollars_per_million_tokens / 1000
+    return min(
+        (
+            1000
+            * machine.price
+            * seconds_of(machine, call, machine.answered_high or machine.answered_per_second)
+            / 3600
+            for machine in prices.machines
+            if machine.answered_per_second
+        ),
+        default=None,
+    )
+
+
+def _model_latencies(
+    context: StepContext, model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[float, float]]:
+    """(p50, p95) in milliseconds of one call under each prompt, measured in a child process. Restricted answers last as long."""
+    spec = context.spec
+    if model is None:
+        return {}
+    folder = context.builder.work / "latency"
+    folder.mkdir(parents=True, exist_ok=True)
+    context.launch(
+        latency_job(
+            model=model,
+            prompts=prompts,
+            examples=split_file(context, "validation"),
+            train=split_file(context, "train"),
+            passages=passages_file(context),
+            max_new_tokens=spec.answer_length,
+            precision=spec.evaluation.precision,
+            calls=LATENCY_CALLS,
+            out=folder,
+        )
+    )
+    measured = read_json(folder / "measured.json")["latency"]
+    found = {rung: (float(of["p50"]), float(of["p95"])) for rung, of in measured.items()}
+    return found | {f"{rung}_restricted": taken for rung, taken in found.items()}
+
+
+def _simple_latencies(
+    context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]
+) -> dict[str, tuple[float, float]]:
+    """The same of the simple models, in this process."""
+    texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
+    asked, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
+    found = {}
+    for of in answered:
+        if of.kind == "simple":
+            model = SIMPLE_MODELS[of.name]().fit(asked, answers, context.spec.output, context.spec.split.seed)
+            taken = sorted(_milliseconds(model.predict, [text]) for text in texts)
+            found[of.name] = (taken[len(taken) // 2], taken[-1])
+    return found
+
+
+def _milliseconds(call: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> float:
+    began = time.perf_counter()
+    call(texts)
+    return round(1000 * (time.perf_counter() - began), 2)

@@ -14,10 +14,10 @@ from finetune_pipeline.data.examples import Example, chosen, read_examples, writ
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import read_by_model, write_predictions
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import answering_settings, by_model
+from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed, good_enough
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
@@ -44,14 +44,13 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         work.mkdir(parents=True, exist_ok=True)
         if not (work / "answers" / "result.json").exists():
             _train_and_ask(context, base, chosen(rows, count, "pilot"), work)
-        by_share[share] = by_model(read_predictions(work / "answers" / PREDICTIONS))["trained"]
+        by_share[share] = read_by_model(work / "answers" / PREDICTIONS)["trained"]
         points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json")))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
         if stopped := _enough(spec, answered, rival, by_share):
             break
     write_predictions(
-        context.out / PREDICTIONS,
-        [{**row, "model": str(share)} for share, of in by_share.items() for row in of],
+        context.out / PREDICTIONS, [{**row, "model": str(share)} for share, of in by_share.items() for row in of]
     )
     return {"skipped": why, "stopped": stopped, "points": [point.model_dump() for point in points]}
 
@@ -116,10 +115,7 @@ def _point(spec: TaskSpec, share: float, count: int, rows: Rows, training: Mappi
 
 
 def _enough(spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], by_share: Mapping[float, Rows]) -> str:
-    """Why the curve needs no further point; empty where it does.
-
-    What limits of cost and latency exclude is known later only, so that with a limit all points are taken.
-    """
+    """Why the curve needs no further point; empty where it does, and with limits of cost or latency, which exclude rungs later."""
     if spec.advise.limited:
         return ""
     if leads(spec, answered, best, by_share[max(by_share)]):

@@ -9,22 +9,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, fixed_prompts
+from finetune_pipeline.baseline.ladder import FOLDS, OPTIMISED, fold_of
 from finetune_pipeline.baseline.prompt_search import Search, best_value, candidates, halving, likely_better, texts_in
-from finetune_pipeline.baseline.selection import FOLDS, fold_of
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.evaluation.predictions import API, prompts_of, read_predictions, write_predictions
-from finetune_pipeline.evaluation.prompts import Prompt
+from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of, read_by_model, write_predictions
+from finetune_pipeline.evaluation.prompts import Prompt, fixed_prompts
+from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import answering_settings, ask_api, by_model, output_settings
+from finetune_pipeline.steps.baseline import answering_settings, ask_api, output_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import (
     PREDICTIONS,
     PROMPTS,
     answers_job,
+    call_of,
     climbed,
     good_enough,
     ladder_settings,
@@ -49,7 +50,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
     ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else None
     searches: list[Search] = []
     answers: list[dict[str, Any]] = []
-    tokens: list[Mapping[str, float]] = []
+    tokens: list[Call] = []
     written: dict[str, Any] = {}
     for fold, held in folds.items():
         ask = _Asker(context, context.builder.work / f"fold_{fold}")
@@ -72,14 +73,14 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
         searches.append(search)
         answers += [{**row, "model": OPTIMISED} for row in made]
         say(f"prompt_search: fold {fold + 1} of 2: {search.winner} won after {search.calls} calls")
-    write_predictions(context.out / PREDICTIONS, sorted(answers, key=lambda row: str(row["example_id"])))
+    write_predictions(context.out / PREDICTIONS, in_order(answers))
     write_json(context.out / PROMPTS, written)
     return {
         "skipped": "",
         "calls": sum(search.calls for search in searches),
         "searches": [asdict(search) for search in searches],
         "best": searches[0].winner,
-        "tokens": {key: sum(of[key] for of in tokens) / len(tokens) for key in tokens[0]},
+        "tokens": {key: sum(getattr(of, key) for of in tokens) / len(tokens) for key in ("prompt", "answer")},
     }
 
 
@@ -88,14 +89,11 @@ class _Own:
 
     def __init__(self, context: StepContext) -> None:
         baseline = context.inputs["few_shot_baseline"]
-        rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
+        rows = read_by_model(baseline.path(PREDICTIONS))
         details = baseline.facts["prompt_details"]
         self.spec = context.spec
         self.rows = {name: rows[name] for name in fixed_prompts(prompts_of(rows))}
-        self.tokens = {
-            name: {"prompt": details[name]["mean_prompt_tokens"], "answer": details[name]["mean_new_tokens"]}
-            for name in self.rows
-        }
+        self.tokens = {name: call_of(details[name]) for name in self.rows}
         self.prompts = read_json(baseline.path(PROMPTS))
 
     def answers(self, name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -120,14 +118,11 @@ def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Exa
 
 
 class _Asker:
-    """Asks prompts in child processes; what a round was answered before a kill is read again.
-
-    tokens: mean tokens of the last call of each prompt.
-    """
+    """Asks prompts in child processes; what came before a kill is read again. tokens: by prompt, of its last call."""
 
     def __init__(self, context: StepContext, folder: Path) -> None:
         self.context, self.folder, self.number = context, folder, 0
-        self.tokens: dict[str, Mapping[str, float]] = {}
+        self.tokens: dict[str, Call] = {}
 
     def __call__(
         self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str
@@ -144,11 +139,8 @@ class _Asker:
             model = self.context.inputs["base_model"].folder
             sets = [prompt_set(name=name, model=model, prompt=p.to_dict()) for name, p in prompts.items()]
             facts = self.context.launch(answers_job(self.context, sets, asked, out, "prompt_search"))
-        self.tokens |= {
-            name: {"prompt": of["mean_prompt_tokens"], "answer": of["mean_new_tokens"]}
-            for name, of in facts["sets"].items()
-        }
-        return by_model(read_predictions(out / PREDICTIONS))
+        self.tokens |= {name: call_of(of) for name, of in facts["sets"].items()}
+        return read_by_model(out / PREDICTIONS)
 
 
 def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -> list[str]:

@@ -10,13 +10,12 @@ from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb, surely
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import by_model, passages_file
+from finetune_pipeline.steps.baseline import asking_job
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
-from finetune_pipeline.worker.jobs import predict_job
 
 PREDICTIONS, PROMPTS = "predictions.parquet", "prompts.json"
 
@@ -30,9 +29,8 @@ def validation_rows(context: StepContext) -> list[Example]:
 def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     """The rungs below training with their answers."""
     baseline = context.inputs["few_shot_baseline"]
-    rows = by_model(read_predictions(baseline.path(PREDICTIONS)))
-    details = baseline.facts["prompt_details"]
-    tokens = {name: Call(of["mean_prompt_tokens"], of["mean_new_tokens"]) for name, of in details.items()}
+    rows = read_by_model(baseline.path(PREDICTIONS))
+    tokens = {name: call_of(of) for name, of in baseline.facts["prompt_details"].items()}
     optimised: list[dict[str, Any]] = []
     if searched and (found := context.inputs["prompt_search"]).facts["best"]:
         optimised = read_predictions(found.path(PREDICTIONS))
@@ -40,9 +38,14 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     return climb(context.spec, rows, tokens, optimised)
 
 
+def call_of(asked: Mapping[str, Any]) -> Call:
+    """The mean tokens of what a set or a prompt was asked."""
+    return Call(asked["mean_prompt_tokens"], asked["mean_new_tokens"])
+
+
 def good_enough(spec: TaskSpec, answered: Sequence[Answered]) -> str:
-    """Why no further rung need be climbed: one of these surely reaches baseline.ceiling. Empty where none does, or where a
-    limit of cost or latency may yet exclude it."""
+    """Why no further rung need be climbed: one of these surely reaches baseline.ceiling, and no limit of cost or latency may yet
+    exclude it. Else empty."""
     metric = METRICS[spec.metric]
     for of in () if spec.advise.limited else answered:
         interval = metric.interval(of.rows, spec.output, spec.gates.confidence)
@@ -55,21 +58,8 @@ def answers_job(
     context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, stage: str
 ) -> dict[str, Any]:
     """A job that asks these sets the validation rows of a file, as the baseline asks them."""
-    spec = context.spec
-    return predict_job(
-        sets=sets,
-        examples=examples,
-        labels=spec.labels,
-        max_new_tokens=spec.answer_length,
-        batch_size=spec.baseline.batch_size,
-        answers=answers_of(context),
-        precision=spec.evaluation.precision,
-        train=split_file(context, "train"),
-        passages=passages_file(context),
-        limit=spec.baseline.rows,
-        out=out,
-        stage=stage,
-    )
+    kept, limit = answers_of(context), context.spec.baseline.rows
+    return asking_job(context, sets, examples, out, answers=kept, limit=limit, stage=stage)
 
 
 def ladder_settings(spec: TaskSpec) -> dict[str, Any]:

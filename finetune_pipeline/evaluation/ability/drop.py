@@ -19,7 +19,6 @@ SHOWN = 12
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows that :func:`.scoring.ability` wrote."""
     return [json.loads(line) for line in (folder / ROWS).read_text("utf-8").splitlines()]
 
 
@@ -27,10 +26,10 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
     """How much general ability the second model has lost against the first. Rows as of :func:`.scoring.score_items`.
 
     Returns n (items with choices), before, after (each {accuracy, interval}), drop (accuracy lost, positive: worse) with
-    its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five at this
-    size), text {n, before, after, rise, interval} or None (bits per byte of plain text, positive: worse), categories
-    {name: {n, unit, before, after, drop, interval, and lost, gained, mcnemar_p of questions}}, benchmarks {category that is
-    not the suite's: {n, drop, interval}} (intervals that hold together for all of them), lost_items (ids), failed.
+    its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five), text {n, before,
+    after, rise, interval} or None (bits per byte, positive: worse), categories {name: {n, unit, before, after, drop, interval,
+    and lost, gained, mcnemar_p of questions}}, benchmarks {category that is not the suite's: {n, drop, interval}} (intervals
+    that hold together for all of them), lost_items (ids), failed.
 
     Raises ValueError when the two do not hold the same items, or one has no choices at all.
     """
@@ -76,13 +75,7 @@ def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, 
     before, after = ([float(t) for t in side] for side in zip(*texts, strict=True))
     low, high = paired_bootstrap_mean(before, after, confidence=confidence)
     mean = sum(before) / len(texts), sum(after) / len(texts)
-    return {
-        "n": len(texts),
-        "before": mean[0],
-        "after": mean[1],
-        "rise": mean[1] - mean[0],
-        "interval": [low, high],
-    }
+    return {"n": len(texts), "before": mean[0], "after": mean[1], "rise": mean[1] - mean[0], "interval": [low, high]}
 
 
 def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:

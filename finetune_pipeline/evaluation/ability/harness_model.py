@@ -1,7 +1,6 @@
 """A model of this pipeline as lm-evaluation-harness asks models: through the cache of answers, contexts read once.
 
-Texts become tokens exactly as in lm_eval's own HFLM, so that scores are equal to it; a test compares the two. One thing is
-not done alike: what is too long for the model is told, and never cut.
+Texts become tokens exactly as in lm_eval's own HFLM, but what is too long for the model is told, and never cut.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ NO_ANSWER = (math.nan, False)
 
 
 class AnswererLM(TemplateLM):  # type: ignore[misc]
-    """asked: the model. written: names of the tasks that ask whether a continuation would have been written greedily;
-    for the others that is not found out, and False is told.
+    """written: names of the tasks that ask whether a continuation would have been written greedily; the others are told False.
 
     failed: {(task, row): why it could not be answered}; lm_eval gets NaN or an empty text for these.
     """

@@ -108,8 +108,7 @@ def read_tasks(folder: Path, patterns: Sequence[str]) -> list[HarnessTask]:
 
 
 def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
-    """16 hex digits of what is asked and how: the tasks, the content of their files, and the version of lm_eval.
-    No tasks: empty."""
+    """16 hex digits of what is asked and how: tasks, content of their files, version of lm_eval. No tasks: empty."""
     if not tasks:
         return ""
     content = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in {p for t in tasks for p in t.files}}
@@ -214,12 +213,11 @@ def _settings_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
         fix = f"save the rows in the task folder; write dataset_path: {FORMATS[0]} (or {', '.join(FORMATS[1:])}) and "
         problems.append((message, fix + "dataset_kwargs: {data_files: {test: FILE}}"))
-    kwargs = config.get("dataset_kwargs") or {}
-    for key in sorted(set(kwargs) - set(_LOADING)) if isinstance(kwargs, Mapping) else ():
-        problems.append((f"dataset_kwargs.{key} cannot be used here", f"use no others than {', '.join(_LOADING)}"))
+    for section, usable in (("dataset_kwargs", _LOADING), ("generation_kwargs", _WRITING)):
+        given = config.get(section) or {}
+        for key in sorted(set(given) - set(usable)) if isinstance(given, Mapping) else ():
+            problems.append((f"{section}.{key} cannot be used here", f"use no others than {', '.join(usable)}"))
     writing = config.get("generation_kwargs") or {}
-    for key in sorted(set(writing) - set(_WRITING)) if isinstance(writing, Mapping) else ():
-        problems.append((f"generation_kwargs.{key} cannot be used here", f"use no others than {', '.join(_WRITING)}"))
     if isinstance(writing, Mapping) and (writing.get("do_sample") or writing.get("temperature") not in (None, 0)):
         problems.append(
             ("its answers are drawn at random", "write do_sample: false; two models are compared row by row")

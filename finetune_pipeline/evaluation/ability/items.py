@@ -37,8 +37,6 @@ class Item:
 
 
 def suite() -> list[Item]:
-    """The items that ship with the package: arithmetic, reading, instructions, knowledge, JSON, safety, common sense
-    (questions with choices), and plain text."""
     return read_items(SUITE, SUITE_NAME)
 
 
@@ -50,8 +48,7 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
     - ``{context, continuation}``: a text whose end is to be predicted (its likelihood alone counts)
     - ``{text}``: a text to be predicted
 
-    limit: at most so many rows, chosen by a hash of their content, so that the choice does not depend on their order.
-    Raises FindingsError naming every line that is none of these.
+    limit: at most so many rows, chosen by a hash of their content. Raises FindingsError naming every line that is none of these.
     """
     name = source or path.name
     findings: list[Finding] = []

@@ -26,6 +26,8 @@ from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_c
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
 from finetune_pipeline.models.inference.generated import Answer
 
+_UNSCORED: dict[str, Any] = {"right": None, "probability": None, "bits_per_byte": None, "error": ""}
+
 
 def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.ability_job`. Returns (facts, measured)."""
@@ -94,15 +96,7 @@ def _encoded(tokenizer: Any, item: Item) -> tuple[list[int], list[list[int]]]:
 
 
 def _row(item: Item, answer: Answer) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": item.id,
-        "source": item.source,
-        "category": item.category,
-        "right": None,
-        "probability": None,
-        "bits_per_byte": None,
-        "error": "",
-    }
+    row = {"id": item.id, "source": item.source, "category": item.category, **_UNSCORED}
     if answer.status == "error" or not all(math.isfinite(s) for s in answer.label_scores):
         return row | {"error": answer.error or "a likelihood is not a number"}
     if item.text is not None:
@@ -125,12 +119,10 @@ _SEED = 1234
 def run_tasks(
     asked: Answerer, tasks: Sequence[HarnessTask], limit: int, chat: bool, batch_size: int, stage: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows as of :func:`.scoring.score_items`, facts). Every task's first `limit` rows are asked, all models the same.
+    """(rows as of :func:`score_items`, facts). Every task's first `limit` rows are asked.
 
-    right: of the task's metric, as lm_eval judges it. probability: of the right one among choices, else None.
-    bits_per_byte: where the metric is made of a text's likelihood. error: why a row could not be scored.
-    facts: lm_eval (version), tasks {name: {rows, metric, shots, results: {metric: value}, of lm_eval's own making; {} where
-    a row could not be scored}}.
+    right: of the task's metric, as lm_eval judges it. bits_per_byte: where the metric is made of a text's likelihood.
+    facts: lm_eval (version), tasks {name: {rows, metric, shots, results: {metric: value}, {} where a row was not scored}}.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.evaluator import evaluate
@@ -198,17 +190,9 @@ def make_task(task: HarnessTask, scratch: str) -> Any:
 
 
 def _task_row(task: HarnessTask, made: Any, sample: Mapping[str, Any], failed: str) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": f"{task.name}:{sample['doc_id']}",
-        "source": SOURCE,
-        "category": CATEGORY + task.name,
-        "right": None,
-        "probability": None,
-        "bits_per_byte": None,
-        "error": failed,
-    }
+    row = {"id": f"{task.name}:{sample['doc_id']}", "source": SOURCE, "category": CATEGORY + task.name, **_UNSCORED}
     if failed:
-        return row
+        return row | {"error": failed}
     if task.text:
         text = sample["arguments"][0][-1]
         score = sample["filtered_resps"][0]

@@ -61,8 +61,8 @@ _NO_MORE_DATA = {
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """ids: members; terms: what names them, most telling first, empty for those that nothing sets apart; held: texts of
-    the whole test with the first term; hit: members with it."""
+    """terms: what names the members, most telling first, empty for those that nothing sets apart; held: texts of the whole test
+    with the first term; hit: members with it."""
 
     ids: tuple[str, ...]
     terms: tuple[str, ...]
@@ -77,11 +77,10 @@ def terms_of(text: str) -> set[str]:
 
 
 def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]:
-    """Groups among the ids `failed`, largest first, and at the end the rest that no word sets apart.
+    """Groups among the ids `failed`, largest first, and at the end the rest that no word sets apart. texts: of the whole test.
 
-    texts: of every row of the test. Again and again the word is taken that stands in failed texts far more often than in
-    the others (one-sided Fisher's exact test); the texts with it, and those that share two more of the words that
-    come with it, are a group. Deterministic. A failed id without a text is in the rest.
+    Again and again the word is taken that stands in failed texts far more often than in the others (one-sided Fisher's exact
+    test); the texts with it, and those that share two more of the words that come with it, are a group.
     """
     words = {i: terms_of(text) for i, text in texts.items()}
     left = sorted(i for i in failed if i in words)
@@ -126,12 +125,7 @@ def _names(terms: Sequence[str]) -> tuple[str, ...]:
 def failure_atlas(
     rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, str], neighbours: Neighbours | None = None
 ) -> Atlas:
-    """Group every wrong answer of one model by kind and likeness, kinds and groups by size.
-
-    Args:
-        texts: User text by example id, of all rows.
-        neighbours: To find the nearest training rows.
-    """
+    """Group every wrong answer of one model by kind and likeness, kinds and groups by size. texts: of the users, by example id."""
     failures = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
     together: dict[tuple[str, str], list[str]] = defaultdict(list)
     for i, failure in failures.items():
@@ -188,8 +182,7 @@ def what_to_do(
 
     More rows are asked for where texts like these are rarer in training than texts like those answered rightly: as
     many as are missing to their median, and at least so many that the group's share of failures can be measured next
-    time. Where they are not rarer, more of the same is no cure, and none are asked for. answers: of the nearest
-    training rows.
+    time. answers: of the nearest training rows.
     """
     if kind in _NO_MORE_DATA:
         return 0, _NO_MORE_DATA[kind]
@@ -222,10 +215,8 @@ def what_to_do(
 
 
 class ShownRow(Part):
-    """A test row that the report shows: its text (None where it was not kept), the right answer, and what was answered.
-
-    `base_right` and `right`: whether the base model's answer and the candidate's are right.
-    """
+    """A test row that the report shows: its text (None where it was not kept), the right answer, what was answered, and whether
+    base model and candidate are right."""
 
     id: str
     text: str | None = None
@@ -243,15 +234,14 @@ class ShownRows(Part):
     training: dict[str, TrainingRow] = Field(default_factory=dict)
 
     def test_rows(self, ids: Iterable[str]) -> list[ShownRow]:
-        """Return test rows; those whose texts were not kept have an id alone."""
+        """Test rows; those whose texts were not kept have an id alone."""
         return [self.tested.get(i) or ShownRow(id=i) for i in ids]
 
     def of_group(self, group: AtlasGroup) -> list[ShownRow]:
-        """Return the first rows of a group of failures."""
         return self.test_rows(group.ids[:SHOWN_OF_GROUP])
 
     def nearest_to(self, group: AtlasGroup) -> list[TrainingRow]:
-        """Return the training rows nearest to a group of failures, the nearest first."""
+        """The training rows nearest to a group of failures, the nearest first."""
         return [self.training[i] for i in group.nearest if i in self.training]
 
 

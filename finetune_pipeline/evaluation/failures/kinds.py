@@ -99,8 +99,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """kind: one of KINDS; detail: which label pair, field or rule, empty where the kind says all; also: further details
-    of the same answer, such as other wrong fields."""
+    """kind: one of KINDS; detail: which label pair, field or rule; also: further details of the same answer."""
 
     kind: str
     detail: str = ""
@@ -108,11 +107,7 @@ class Failure:
 
 
 def failure_of(row: Row, output: AnyOutput) -> Failure | None:
-    """The mistake in one answer; None for a right one.
-
-    A free text (without output.extract) that differs from the gold text is no mistake by itself: only what a rule can
-    name is.
-    """
+    """The mistake in one answer; None for a right one. Of free texts (without output.extract) only what a rule can name is one."""
     if row["status"] in ("error", "empty"):
         return Failure(row["status"])
     text = str(row["text"])
@@ -138,11 +133,7 @@ def _form_detail(text: str, rule: str, row: Row, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
         held = [label for label in output.labels if label.casefold() in text.casefold()]
         if len(held) == 1:
-            return (
-                "a label with something around it"
-                if held[0] == row["gold"]
-                else "a wrong label with something around it"
-            )
+            return f"a {'' if held[0] == row['gold'] else 'wrong '}label with something around it"
         return "several labels at once" if held else "no label at all"
     if isinstance(output, JsonOutput) and rule == "not_json" and read_json(row, output).same:
         return "right once repaired"

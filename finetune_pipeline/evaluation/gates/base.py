@@ -36,9 +36,7 @@ class Outcome:
 
     Attributes:
         status: True is `passed`, False `failed`.
-        measured: The number compared; anything that is no number counts as not measured.
-        threshold: What it is compared with.
-        message: What was measured, for people.
+        measured: The number compared with the threshold; anything that is no number counts as not measured.
         to_do: What to do about a no, where it is not what the gate says in general.
     """
 
@@ -54,12 +52,9 @@ class GateResult:
     """One gate's answer.
 
     Attributes:
-        name: Of the gate.
-        status: `warned`: it says no, and the spec has it hold nothing back. `not_asked`: the spec asks nothing of it, or
-            there is nothing to ask, such as no champion to beat.
-        measured: The number compared, or None where nothing could be measured.
-        threshold: What it is compared with.
-        message: What was measured, for people.
+        status: `warned`: it says no, and the spec has it hold nothing back. `not_asked`: there is nothing to ask, such as no
+            champion to beat.
+        measured: The number compared with the threshold, or None where nothing could be measured.
         what_to_do: Empty where nothing has to be done.
     """
 
@@ -72,7 +67,6 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the gate lets the candidate through."""
         return self.status != "failed"
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +75,6 @@ class GateResult:
 
     @classmethod
     def from_dict(cls, gate: Mapping[str, Any]) -> GateResult:
-        """The result that :meth:`to_dict` wrote."""
         return cls(**{key: value for key, value in gate.items() if key != "passed"})
 
 
@@ -90,14 +83,11 @@ class Gate:
     """A condition that a candidate must meet.
 
     Attributes:
-        name: Of the function that judges.
         order: Gates are asked and shown in ascending order.
         needs: What must be shown, for the reference page and the asset check.
         default: The threshold where task.yaml sets none.
         holds_back: What a no stops.
-        what_to_do: When it says no.
-        reads: The part of the evaluation that the function gets.
-        judge: The function: from the spec and that part to an outcome.
+        reads: The part of the evaluation that `judge` gets.
     """
 
     name: str
@@ -110,7 +100,6 @@ class Gate:
     judge: Callable[[TaskSpec, Any], Outcome]
 
     def __call__(self, spec: TaskSpec, part: Any) -> GateResult:
-        """Judge the part of an evaluation that this gate reads."""
         outcome = self.judge(spec, part)
         status = outcome.status
         if isinstance(status, bool):

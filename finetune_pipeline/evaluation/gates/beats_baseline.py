@@ -23,7 +23,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "interval is wide, enlarge the test set.",
 )
 def beats_baseline(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """The base model at its best is surely beaten, in every metric named, at the level this look has left."""
     best = prompt_name(evaluation.baseline.best)
     names = {
         "free": f"the base model with its {best} prompt",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from finetune_pipeline.evaluation.deciding import FEWEST
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
-from finetune_pipeline.evaluation.parts import FEWEST
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
@@ -19,7 +19,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "of it, collect more of them.",
 )
 def beats_baseline_on_parts(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """The base model at its best is surely beaten on every part the spec names, not only where the two are mixed."""
     threshold = spec.gates.min_gain
     named = [part for part in evaluation.parts if part.files is not None]
     if not spec.gates.parts:

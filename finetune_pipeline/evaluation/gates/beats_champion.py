@@ -18,7 +18,6 @@ from finetune_pipeline.spec.model import TaskSpec
     what_to_do="Keep the champion. Look at the regressions against it; retrain with the production rows that it gets wrong.",
 )
 def beats_champion(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """The champion is surely beaten; with gates.champion: not_worse, surely lost little to, and the candidate ahead."""
     gates = spec.gates
     threshold = margin_of(gates.champion, gates.champion_margin)
     decision = evaluation.decisions.champion

@@ -23,7 +23,6 @@ BLIND = ("commonest", "commonest_fields")
     "columns), and for answers that depend on something the input does not hold.",
 )
 def beats_commonest(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """The answers that look at no input are surely beaten: what does not beat them has learned nothing."""
     blind = [gain for gain in evaluation.decisions.simple.gains if gain.rival in BLIND]
     measured = [(gain.interval[0], gain) for gain in blind if gain.gain is not None and gain.interval is not None]
     if not blind or len(measured) < len(blind):

@@ -30,7 +30,6 @@ def tied_with(evaluation: EvaluationResult) -> list[str]:
     "the language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",
 )
 def beats_simple(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """Every model without a language model is surely beaten; with gates.simple: not_worse, surely not much better."""
     threshold = margin_of(spec.gates.simple, spec.gates.simple_margin)
     names = {model: inside(kind.title) for model, kind in SIMPLE_MODELS.items()}
     result = paired_gain(evaluation, "simple", threshold, names)

@@ -19,11 +19,7 @@ from finetune_pipeline.spec.model import TaskSpec
     "more of the same data; raise gates.max_regression only if those losses are acceptable.",
 )
 def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """Upper bound of the share of lost rows, of those the champion has right, at or below gates.max_regression.
-
-    The interval is Wilson's; where rows share sources, for the number of rows divided by the design effect of the
-    comparison. Passes, saying so, where there is no champion, or one that has no row right.
-    """
+    """The interval is Wilson's; where rows share sources, for the number of rows divided by the comparison's design effect."""
     limit = spec.gates.max_regression
     comparison = evaluation.comparisons.get("champion")
     if comparison is None:

@@ -19,7 +19,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
 )
 def format_compliance(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """Wilson lower bound of the candidate's valid share at or above gates.min_valid_share."""
     threshold = spec.gates.min_valid_share
     valid = evaluation.scores["candidate"].valid
     if not valid.n or valid.valid is None or valid.interval is None:

@@ -22,7 +22,7 @@ from finetune_pipeline.spec.model import TaskSpec
     "some general examples into the training data. If only this one task will ever be asked of the model, raise the limits.",
 )
 def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
-    """The upper bound of what was lost lies below the limits. Measured: the upper bound of the lost accuracy."""
+    """Measured: the upper bound of the lost accuracy."""
     limit = spec.gates.max_ability_loss
     asked = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
     if ability is not None and ability.items == 0 and (ability.not_asked or not asked):

@@ -19,7 +19,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "in the report and add training rows like the ones that were refused.",
 )
 def human_review(spec: TaskSpec, people: People | None) -> Outcome:
-    """Enough answers of the random half were judged, and enough of them are surely accepted."""
     wanted, least = spec.gates.min_rated, spec.gates.min_accepted
     if not wanted:
         return Outcome("not_asked", None, least, "The spec asks for no judgement by people.")

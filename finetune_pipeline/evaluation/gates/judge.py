@@ -19,7 +19,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "model. Where it is: read the pairs it decides against the candidate, and add training rows like them.",
 )
 def judge(spec: TaskSpec, findings: JudgeFindings | None) -> Outcome:
-    """The judge is believed, and surely prefers the candidate often enough."""
     least = spec.gates.min_preferred
     if not least:
         return Outcome("not_asked", None, least, "The spec lets no judge decide.")

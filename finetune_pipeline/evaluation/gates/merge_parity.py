@@ -20,11 +20,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "again, serve base and adapter as they were trained, and report the fault.",
 )
 def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
-    """What was trained and what is served give the same greedy answer on at least gates.parity_min_agreement of the rows.
-
-    Where a limit of the mean divergence per token is given, it must hold too; a comparison that itself says it did not pass
-    fails here as well.
-    """
     threshold, share = spec.gates.parity_min_agreement, parity.same_greedy_share
     if parity.kind == ENDPOINT.name:
         return Outcome("not_asked", None, threshold, "The model answers where it was trained: nothing was merged.")

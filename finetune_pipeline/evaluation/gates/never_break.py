@@ -17,7 +17,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "id off gates.never_break only if its answer no longer matters.",
 )
 def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """Every listed example is in the test and the candidate has it right; passes, saying so, where none is listed."""
     listed, missing, broken = (getattr(evaluation.never_break, key) for key in ("listed", "missing", "broken"))
     if listed is None or missing is None or broken is None:
         return Outcome(False, None, 0.0, "The never-break list was not looked at.")

@@ -17,7 +17,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "test_predictions again.",
 )
 def no_failed_generation(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """No prediction of any compared model ended in an error: a failed row would count against one side only."""
     scores = evaluation.scores
     compared = evaluation.comparisons.get("champion") is not None or "champion" in scores
     models = ["base", "candidate"] + (["champion"] if compared else [])

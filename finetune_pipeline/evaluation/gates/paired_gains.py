@@ -21,11 +21,7 @@ RIVALS: dict[Side, str] = {
 def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, rivals: Mapping[str, str]) -> Outcome:
     """The decision on `side` (see deciding.decide_gain): the lower bound of every gain above the threshold.
 
-    Args:
-        evaluation: Of evaluate_run.evaluate_task.
-        side: Which of its decisions.
-        threshold: What every lower bound must lie above; a decision made with another margin does not pass.
-        rivals: How messages call each rival, by name.
+    threshold: a decision made with another margin does not pass. rivals: how messages call each rival, by name.
     """
     decision: Decision | None = getattr(evaluation.decisions, side)
     gains = decision.gains if decision else []
@@ -55,7 +51,6 @@ def _all_gains(gains: Sequence[RivalGain], worst: RivalGain, rivals: Mapping[str
 
 
 def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
-    """One gain with its interval, in words."""
     level = "paired" if gain.confidence is None else f"{100 * gain.confidence:.4g}%"
     return (
         f"{rivals[gain.rival]}: {points(gain.gain)} points of {metric_title(gain.metric)} "

@@ -22,8 +22,8 @@ from finetune_pipeline.spec.model import TaskSpec
 def recent_production(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     """Refuse a candidate whose whole interval of the gain on recent production rows lies below zero.
 
-    Corrected rows favour whoever did not answer them, which is the candidate: that it loses all the same is evidence, that
-    it wins is not, and nobody is promoted by it. Too few rows refuse nobody; enough rows that were not compared do.
+    Corrected rows favour the candidate, who did not answer them: that it loses all the same is evidence, that it wins is not.
+    Too few rows refuse nobody; enough rows that were not compared do.
     """
     production = evaluation.production
     if production is None:

@@ -23,7 +23,6 @@ PERTURBED = RobustnessSpec.model_validate({})
     "way. Or take the perturbation away before the model sees it (strip greetings and thanks).",
 )
 def robust(spec: TaskSpec, measured: PerturbedRows | None) -> Outcome:
-    """No perturbation production brings surely costs too much (robustness.robustness_verdict)."""
     verdict = robustness_verdict(spec.robustness, measured)
     limit = spec.robustness.max_drop
     return Outcome(verdict.status, verdict.largest_drop, limit, verdict.sentence)

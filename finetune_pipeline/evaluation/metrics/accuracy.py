@@ -7,8 +7,6 @@ from finetune_pipeline.evaluation.metrics.base import ShareOfRight, register
 
 @register
 class Accuracy(ShareOfRight):
-    """The share of right labels."""
-
     name, kinds, title = "accuracy", ("labels",), "accuracy"
     described = "the share of answers that are the right label, letter by letter"
     hub_name = "accuracy"

@@ -18,14 +18,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
+    cluster_sign_flip,
     clustered_tango_interval,
     tango_interval,
     wilson_interval,
 )
-from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_mean, paired_permutation
+from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_mean
 from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -37,12 +40,7 @@ Clusters = Sequence[Hashable] | None
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """By how much a model is better than another on the same rows, positive where it is better.
-
-    Attributes:
-        gain: Of the whole set.
-        interval: None where there are too few rows.
-    """
+    """By how much a model is better than another on the same rows; `interval` is None where there are too few rows."""
 
     gain: float
     interval: Interval | None
@@ -56,11 +54,9 @@ class Metric(ABC):
     """How answers are scored.
 
     Attributes:
-        name: As `gates.metric` calls it.
         kinds: Kinds of output it fits.
         title: As reports call it inside a sentence.
         described: What it measures, for the reference page.
-        higher_is_better: False where a smaller value is the better one.
         right_or_wrong: It is the share of right answers.
         mean_of_rows: It is a mean over rows, so that rows can be tested in pairs.
         interval_always: Scores show its interval also where it does not decide.
@@ -89,16 +85,11 @@ class Metric(ABC):
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
-        """Compare two models on the same rows.
-
-        Args:
-            before: Rows of the model to beat.
-            after: Rows of the other one, in the same order.
-            clusters: The source of every row, where rows share one; the interval then counts sources.
-        """
+        """Compare two models on the same rows, in the same order. clusters: the source of every row, where rows share one; the
+        interval then counts sources."""
 
     def rank(self, value: float | None) -> float:
-        """Return the value such that more is better, to choose the best of several models by."""
+        """The value such that more is better, to choose the best of several models by."""
         return (value or 0.0) if self.higher_is_better else -(value or 0.0)
 
 
@@ -109,10 +100,9 @@ class RowMetric(Metric):
 
     @abstractmethod
     def row_score(self, row: Row, output: AnyOutput) -> float:
-        """Score one row."""
+        pass
 
     def row_scores(self, rows: Sequence[Row], output: AnyOutput) -> list[float]:
-        """Score every row."""
         return [self.row_score(row, output) for row in rows]
 
     def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
@@ -133,8 +123,9 @@ class RowMetric(Metric):
         return Gain((sum(new) - sum(old)) / len(old), interval)
 
     def p_value(self, before: Rows, after: Rows, output: AnyOutput, clusters: Clusters = None) -> float:
-        """Two-sided p of a paired permutation test."""
-        return paired_permutation(self.row_scores(before, output), self.row_scores(after, output), clusters=clusters)
+        """Two-sided p of Fisher's sign-flip test of the mean."""
+        difference = np.subtract(self.row_scores(after, output), self.row_scores(before, output))
+        return cluster_sign_flip(difference.tolist(), clusters or range(len(difference)))
 
 
 class ShareOfRight(RowMetric):
@@ -172,7 +163,6 @@ def register(metric: M) -> M:
 
 
 def metrics_of(output: AnyOutput) -> list[Metric]:
-    """Return the metrics that fit a kind of output."""
     return [metric for metric in METRICS.values() if output.kind in metric.kinds]
 
 

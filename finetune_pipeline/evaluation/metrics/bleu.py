@@ -8,8 +8,6 @@ from finetune_pipeline.evaluation.metrics.overlap import SacreBleu
 
 @register
 class Bleu(SacreBleu):
-    """Smoothed sentence BLEU (Papineni et al. 2002)."""
-
     name, title = "bleu", "sentence BLEU"
     described = "sequences of one to four words shared with the right text, sentence by sentence"
     hub_name = "bleu"

@@ -8,8 +8,6 @@ from finetune_pipeline.evaluation.metrics.overlap import SacreBleu
 
 @register
 class ChrF(SacreBleu):
-    """chrF (Popovic 2015)."""
-
     name, title = "chrf", "chrF"
     described = "sequences of characters shared with the right text"
     hub_name = "chrf"

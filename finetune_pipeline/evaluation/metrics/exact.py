@@ -7,8 +7,6 @@ from finetune_pipeline.evaluation.metrics.base import ShareOfRight, register
 
 @register
 class Exact(ShareOfRight):
-    """The share of JSON values and texts that are the right answer."""
-
     name, kinds, title = "exact", ("json", "text"), "exact answers"
     described = (
         "the share of answers that are the right JSON value, the right text or, with output.extract, final answer"

@@ -86,10 +86,7 @@ def _plain(number: str) -> str:
 
 
 def fact_score(prediction: str, reference: str) -> float:
-    """F1 of the facts of a prediction against those of its reference, from 0 to 1; 0 for a text without a word.
-
-    Whether the text negates is a fact of every text, so that there is always one to compare.
-    """
+    """F1 of the facts of a prediction against those of its reference, from 0 to 1; 0 for a text without a word."""
     if not re.search(r"\w", prediction):
         return 0.0
     given, wanted = facts(prediction), facts(reference)
@@ -98,8 +95,6 @@ def fact_score(prediction: str, reference: str) -> float:
 
 @register
 class Facts(RowMetric):
-    """F1 of the facts of a text: what word overlap is blind to."""
-
     name, kinds, title = "facts", ("text",), "F1 of the facts"
     described = "numbers, dates, times, identifiers and negation shared with the right text, F1"
 

@@ -60,11 +60,8 @@ def sacrebleu_metric(name: str, of_corpus: bool) -> Any:
 
 
 def corpus_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """chrF and BLEU (0 to 1) over all texts at once.
-
-    They are `evaluate` metrics made here: ``evaluate.load("bleu")`` fetches a script from the Hub even where the scorer is
-    installed. Importing `evaluate` imports torch, which tasks without free text need not wait for.
-    """
+    """chrF and BLEU (0 to 1) over all texts at once, as `evaluate` metrics made here: ``evaluate.load("bleu")`` fetches a script
+    from the Hub. Importing `evaluate` imports torch, which tasks without free text need not wait for."""
     import datasets
     import evaluate
 

@@ -8,7 +8,5 @@ from finetune_pipeline.evaluation.metrics.overlap import Overlap
 
 @register
 class Rouge2(Overlap):
-    """ROUGE-2 (Lin 2004)."""
-
     name, title = "rouge2", "ROUGE-2"
     described = "pairs of words shared with the right text, F-measure"

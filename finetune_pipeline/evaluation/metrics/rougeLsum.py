@@ -8,8 +8,6 @@ from finetune_pipeline.evaluation.metrics.overlap import Overlap
 
 @register
 class RougeL(Overlap):
-    """ROUGE-L over the sentences of a text (Lin 2004)."""
-
     name, title = "rougeLsum", "ROUGE-L"
     described = "longest common sequences of words, sentence by sentence, F-measure"
     hub_name = "rouge"

@@ -17,9 +17,9 @@ _FEATURES = 2**12
 def embed(texts: Sequence[str], model: str = "hashed") -> np.ndarray:
     """Vectors of length 1 (float32, [n, dimensions]; 0 for a text without known words).
 
-    model: ``hashed`` (words, pairs of words and parts of words, weighted by their rarity in `texts`);
-    ``wordllama`` (static embeddings inside the package of that name); or a folder with ``tokenizer.json`` and a
-    safetensors file of static embeddings (as model2vec writes it). Nothing is fetched from anywhere.
+    model: ``hashed`` (words, pairs and parts of words, weighted by their rarity in `texts`); ``wordllama`` (static embeddings
+    inside the package of that name); or a folder with ``tokenizer.json`` and a safetensors file of static embeddings (as
+    model2vec writes it). Nothing is fetched.
     """
     vectors = _hashed(texts) if model == "hashed" else _static(texts, model)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

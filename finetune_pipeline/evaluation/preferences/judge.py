@@ -32,7 +32,6 @@ class Pair:
     b: str
 
     def swapped(self) -> Pair:
-        """The same pair with the answers' places exchanged."""
         return replace(self, a=self.b, b=self.a)
 
 
@@ -55,8 +54,8 @@ def other(choice: Choice) -> Choice:
 
 @dataclass(frozen=True, slots=True)
 class BothWays:
-    """A pair asked in both orders. first, second: choices in the order of the pair as it stands; choice: theirs where they
-    agree, `tie` where they contradict one another, `failed` where either is."""
+    """A pair asked in both orders. choice: theirs where they agree, `tie` where they contradict one another, `failed` where
+    either is."""
 
     first: Choice
     second: Choice
@@ -98,8 +97,7 @@ def likeness(answers: Sequence[str], references: Sequence[str], model: str = "ha
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """Embedding similarity as a preference; differences below `margin` are ties. Has no say about facts: a wrong number
-    leaves an embedding almost where it was."""
+    """Embedding similarity as a preference; differences below `margin` are ties. Has no say about facts."""
 
     model: str = "hashed"
     margin: float = 0.02
@@ -126,24 +124,14 @@ MOST_FAILED = 0.05
 
 
 class Judge:
-    """Asks a chat endpoint which of two answers is better.
-
-    Args:
-        cache: Replies that are known: nothing is asked (nor paid) twice, whenever the process died.
-        max_tokens: What all questions of this object may cost together.
+    """Asks a chat endpoint which of two answers is better. Nothing is asked (nor paid) twice.
 
     Attributes:
         failures: What the endpoint failed at, or answered with other words.
-        spent: What the questions cost.
+        spent: What the questions cost; together at most `max_tokens`.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        cache: AnswerCache | None = None,
-        max_tokens: int | None = None,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, *, cache: AnswerCache | None = None, max_tokens: int | None = None) -> None:
         self._endpoint, self._cache, self._max_tokens = endpoint, cache, max_tokens
         self.failures: list[str] = []
         self.spent = Spent()

@@ -71,8 +71,8 @@ def qualify(
 ) -> Qualification:
     """Ask a judge about pairs that people have rated, in both orders, and about the same answers with padding.
 
-    people: their choice per pair (a, b or tie). With fewer pairs than asked for, nothing is asked, since it would prove
-    nothing. Raises ValueError when there is not one choice a pair.
+    people: their choice per pair (a, b or tie). With fewer pairs than asked for, nothing is asked. Raises ValueError when there
+    is not one choice a pair.
     """
     if len(pairs) != len(people) or "failed" in people:
         raise ValueError(f"{len(pairs)} pairs and {len(people)} ratings of people: there must be one choice a pair")
@@ -185,9 +185,9 @@ def judged_pairs(
 ) -> dict[str, Any]:
     """Qualify a judge by the pairs people rated; if it passes, ask it about up to `rows` of all pairs, drawn by their id.
 
-    Answers that are equal are not shown to it: they prove nothing about the judge, and are ties in the verdict. Returns
-    the fields of :class:`Qualification` but passed, believed, equal (rated pairs that were left out so), verdict (None, or
-    statistics.sign_test of candidate against base, `failed`, `equal` and `choices` by id), failures, spent.
+    Answers that are equal are not shown to it. Returns the fields of :class:`Qualification` but passed, believed, equal (rated
+    pairs that were left out so), verdict (None, or statistics.sign_test of candidate against base, `failed`, `equal` and
+    `choices` by id), failures, spent.
     """
     rated = [pair for pair in pairs if pair.id in people]
     differing = [pair for pair in rated if pair.a != pair.b]
@@ -209,8 +209,7 @@ def _drawn(pair: Pair) -> bytes:
 
 def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, confidence: float) -> dict[str, Any]:
     """Mean cosine similarity to the reference of base and candidate, the gain with a paired bootstrap interval, and how
-    far preferring the nearer answer agrees with people: {model, n, base, candidate, gain, interval, rated, kappa,
-    kappa_interval}; kappa is None where nobody rated or it is undefined.
+    far preferring the nearer answer agrees with people; kappa is None where nobody rated or it is undefined.
 
     Raises FileNotFoundError or ValueError where the model is missing or is none, or there are fewer than two pairs.
     """

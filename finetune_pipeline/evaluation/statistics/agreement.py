@@ -12,10 +12,7 @@ from finetune_pipeline.evaluation.statistics.proportions import Interval
 def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
     """Agreement of two raters beyond chance (Cohen 1960): 1 is perfect, 0 what chance would give.
 
-    None when both raters give one and the same answer throughout: nothing is left for chance to explain.
-
-    Raises:
-        ValueError: There are no ratings, or not as many of either rater.
+    None when both raters give one and the same answer throughout. Raises ValueError without ratings, or not as many of either.
     """
     value = float(_kappa(_table(a, b)[None])[0])
     return None if np.isnan(value) else value

@@ -28,8 +28,8 @@ def _needed(gain: float, discordant_share: float, power: float, alpha: float) ->
 def smallest_detectable_gain(n: int, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """Smallest true gain a paired test of n examples finds with the given power, two-sided at alpha (Connor 1987).
 
-    discordant_share: share of examples on which exactly one model is right. None when not even the largest possible
-    gain, the whole discordant share in one direction, would be found.
+    discordant_share: share of examples on which exactly one model is right. None when not even the largest possible gain would
+    be found.
     """
     if n <= 0 or discordant_share <= 0:
         return None
@@ -53,8 +53,7 @@ def paired_power(n: int, gain: float, discordant_share: float, alpha: float = 0.
     """Chance that the lower bound of Tango's two-sided 1 - alpha interval lies above zero: exact, by enumeration.
 
     At zero Tango's statistic is McNemar's, (c - b) / sqrt(b + c); the number of discordant pairs is binomial, and given
-    it so is c. A negative gain gives the chance of a wrong promotion. Raises ValueError unless |gain| <=
-    discordant_share <= 1 and n > 0.
+    it so is c. Raises ValueError unless |gain| <= discordant_share <= 1 and n > 0.
     """
     if n <= 0 or not abs(gain) <= discordant_share <= 1:
         raise ValueError(f"n={n}, gain={gain}, discordant share={discordant_share} is no paired design")
@@ -75,10 +74,8 @@ def detectable_mean(n: int, deviation: float, power: float = 0.8, alpha: float =
 
 
 def rows_needed_for_mean(gain: float, deviation: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Pairs at which a true gain in a mean is found, for a standard deviation of the paired differences, two-sided.
-
-    Raises ValueError unless gain > 0 and deviation >= 0.
-    """
+    """Pairs at which a true gain in a mean is found, for a standard deviation of the paired differences, two-sided. Raises
+    ValueError unless gain > 0 and deviation >= 0."""
     if gain <= 0 or deviation < 0:
         raise ValueError(f"gain={gain} must be above 0, deviation={deviation} not below")
     return max(2, math.ceil(((z_value(1 - alpha) + NormalDist().inv_cdf(power)) * deviation / gain) ** 2))

@@ -21,10 +21,8 @@ def z_value(confidence: float) -> float:
 
 
 def wilson_interval(k: float, n: float, confidence: float = 0.95) -> Interval:
-    """Score interval of a share, k of n (Wilson 1927). n = 0 gives (0, 1). Raises ValueError unless 0 <= k <= n.
-
-    k and n may be effective numbers of rows (see clusters.clustered_share) and need not be whole.
-    """
+    """Score interval of a share, k of n (Wilson 1927); both may be effective numbers of rows. n = 0 gives (0, 1). Raises ValueError
+    unless 0 <= k <= n."""
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is not a share")
     return wilson_at(k, n, z_value(confidence))
@@ -43,8 +41,8 @@ def wilson_at(k: float, n: float, z: float) -> Interval:
 def tango_statistic(b: float, c: float, n: float, gain: float) -> float:
     """Score statistic of the hypothesis that the true gain of the second model over the first is `gain` (Tango 1998).
 
-    b: pairs only the first gets right; c: pairs only the second gets right; n: all pairs (need not be whole: effective
-    numbers are allowed). About standard normal under the hypothesis; at gain 0 it is (c - b) / sqrt(b + c), McNemar's.
+    b: pairs only the first gets right; c: pairs only the second gets right; n: all pairs, which may be effective numbers. About
+    standard normal under the hypothesis; at gain 0 it is (c - b) / sqrt(b + c), McNemar's.
     """
     linear = -b - c + (2 * n - c + b) * gain
     constant = -b * gain * (1 - gain)
@@ -59,9 +57,8 @@ def tango_statistic(b: float, c: float, n: float, gain: float) -> float:
 def tango_interval(b: float, c: float, n: float, confidence: float = 0.95) -> Interval:
     """Score interval of the gain (c - b) / n, the difference of two paired proportions (Tango 1998).
 
-    The bounds are the differences at which :func:`tango_statistic` equals the normal quantile. Holds its coverage when
-    the models hardly ever disagree, where Wald and bootstrap do not. Raises ValueError unless b, c >= 0 and
-    b + c <= n, n > 0.
+    Holds its coverage when the models hardly ever disagree, where Wald and bootstrap do not. Raises ValueError unless b, c >= 0
+    and b + c <= n, n > 0.
     """
     if min(b, c) < 0 or b + c > n * (1 + 1e-12) or n <= 0:
         raise ValueError(f"b={b}, c={c} are not discordant counts of n={n} pairs")
@@ -88,27 +85,20 @@ def crossing(falling: Callable[[float], float], low: float, high: float) -> floa
     return (low + high) / 2
 
 
-def _discordant(b: int, c: int) -> int:
-    if min(b, c) < 0:
-        raise ValueError(f"b={b}, c={c}: counts cannot be negative")
-    return b + c
-
-
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided p of the exact McNemar test: a binomial test of b against c discordant pairs. No such pair gives 1."""
-    n = _discordant(b, c)
-    return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), n, 0.5))) if n else 1.0
+    return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
 def sign_test(wins: int, losses: int, ties: int = 0) -> dict[str, Any]:
     """Preferences between two answers: {wins, losses, ties, n, share, interval, p}.
 
-    `share`: wins among the decided pairs with its Wilson `interval`; `p`: two-sided exact binomial. Ties say nothing
-    about which side is better and are left out of both, but counted. Nothing decided: share null, interval (0, 1), p 1.
+    `share`: wins among the decided pairs with its Wilson `interval`; `p`: two-sided exact binomial. Nothing decided: share null,
+    interval (0, 1), p 1.
     """
-    decided = _discordant(losses, wins)
-    if ties < 0:
-        raise ValueError(f"ties={ties}: counts cannot be negative")
+    decided = wins + losses
+    if min(wins, losses, ties) < 0:
+        raise ValueError(f"wins={wins}, losses={losses}, ties={ties}: counts cannot be negative")
     return {
         "wins": wins,
         "losses": losses,
@@ -134,9 +124,9 @@ def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.
 def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
     """Variance of the mean with clusters over the variance without them; 1 or more.
 
-    The clustered variance is the sum of squares of the clusters' summed residuals (linearisation), with the factor
-    G / (G - 1) for G clusters. Where all values are equal, or there is one cluster, nothing can be estimated, and the
-    largest possible effect is taken: that of clusters whose rows are all alike, sum of squared sizes / n.
+    The clustered variance is the sum of squares of the clusters' summed residuals (linearisation), with the factor G / (G - 1)
+    for G clusters. Where all values are equal, or there is one cluster, the largest possible effect is taken: that of clusters
+    whose rows are all alike, sum of squared sizes / n.
     """
     x, codes = _checked(values, clusters)
     sizes = np.bincount(codes)
@@ -160,10 +150,8 @@ def _critical(groups: int, n: int, confidence: float) -> float:
 
 
 def clustered_share(right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> dict[str, Any]:
-    """A rate where rows share a source: {k, n, share, clusters, design_effect, interval}.
-
-    `right`: 0 or 1 a row. The interval is Wilson's for the effective numbers. Without shared sources it is Wilson's.
-    """
+    """A rate where rows share a source: {k, n, share, clusters, design_effect, interval}. The interval is Wilson's for the
+    effective numbers."""
     x, codes = _checked(right, clusters)
     n, groups = len(x), int(codes.max()) + 1
     effect = design_effect(right, clusters)
@@ -181,8 +169,7 @@ def clustered_share(right: Sequence[float], clusters: Sequence[Hashable], confid
 def clustered_tango_interval(
     before: Sequence[float], after: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
 ) -> Interval:
-    """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the
-    differences. Without shared sources it is :func:`paired.tango_interval`."""
+    """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the differences."""
     first, codes = _checked(before, clusters)
     difference = np.asarray(after, dtype=float) - first
     effect = design_effect(list(difference), clusters)
@@ -193,10 +180,10 @@ def clustered_tango_interval(
 def cluster_sign_flip(
     differences: Sequence[float], clusters: Sequence[Hashable], resamples: int = 10_000, seed: int = 0
 ) -> float:
-    """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once.
+    """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once (Fisher).
 
-    Exact (all sign patterns) up to 2**13 patterns, else drawn; a drawn p counts the observed pattern too (Phipson and
-    Smyth 2010), so it is never zero.
+    Exact (all sign patterns) up to 2**13 patterns, else drawn; a drawn p counts the observed pattern too (Phipson and Smyth
+    2010), so it is never zero.
     """
     x, codes = _checked(differences, clusters)
     totals = np.bincount(codes, weights=x)

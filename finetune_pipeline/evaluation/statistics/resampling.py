@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import scipy
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, cluster_sign_flip, z_value
+from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, z_value
 
 FAR_TAIL = 0.99
 """Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws
@@ -27,9 +27,9 @@ def paired_bootstrap_f1(
 ) -> Interval:
     """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`, resampling examples (both answers together), or whole clusters.
 
-    Macro-F1 is the plain mean over the labels that occur in `gold`. None is an answer outside the set. The result does
-    not depend on the order of the examples: resamples are drawn over the distinct (gold, a, b) triples, and confusion
-    counts follow from those. Raises ValueError on unequal lengths or no examples.
+    Macro-F1 is the plain mean over the labels that occur in `gold`. None is an answer outside the set. Resamples are drawn over
+    the distinct (gold, a, b) triples, so that the order of the examples does not count. Raises ValueError on unequal lengths or
+    no examples.
     """
     if not len(gold) == len(a) == len(b) or not gold or (clusters is not None and len(clusters) != len(gold)):
         raise ValueError(f"need the same number of gold, a and b, at least one: {len(gold)}, {len(a)}, {len(b)}")
@@ -86,8 +86,8 @@ def paired_bootstrap_mean(
 ) -> Interval:
     """Interval of the mean of `b - a` over paired examples, corrected for bias and skewness (BCa, Efron 1987).
 
-    With clusters, whole clusters are resampled (means of the drawn rows). Raises ValueError on unequal lengths, fewer
-    than two pairs, or a value that is not finite.
+    With clusters, whole clusters are resampled. Raises ValueError on unequal lengths, fewer than two pairs, or a value that is
+    not finite.
     """
     if len(a) != len(b) or len(a) < 2 or (clusters is not None and len(clusters) != len(a)):
         raise ValueError(f"need at least two pairs, and as many of either side: {len(a)}, {len(b)}")
@@ -116,33 +116,9 @@ def _means(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np
     return means
 
 
-def bootstrap_mean(
-    values: Sequence[float],
-    resamples: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    clusters: Sequence[Hashable] | None = None,
-) -> Interval:
-    """Interval of a mean, as :func:`paired_bootstrap_mean`. Raises ValueError for fewer than two values or one that is
-    not finite."""
-    return paired_bootstrap_mean([0.0] * len(values), values, resamples, seed, confidence, clusters)
-
-
-def paired_permutation(
-    a: Sequence[float],
-    b: Sequence[float],
-    resamples: int = 10_000,
-    seed: int = 0,
-    clusters: Sequence[Hashable] | None = None,
-) -> float:
-    """Two-sided p of the hypothesis that a and b are exchangeable within pairs (Fisher's sign-flip test of the mean).
-
-    With clusters all pairs of one are exchanged together. Raises ValueError on unequal lengths or no pairs.
-    """
-    if len(a) != len(b) or not len(a):
-        raise ValueError(f"need at least one pair, and as many of either side: {len(a)}, {len(b)}")
-    difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
-    return cluster_sign_flip(list(difference), list(clusters or range(len(a))), resamples, seed)
+def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Interval of a mean, as :func:`paired_bootstrap_mean`."""
+    return paired_bootstrap_mean([0.0] * len(values), values, confidence=confidence)
 
 
 def draws_interval(

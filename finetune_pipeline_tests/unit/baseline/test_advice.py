@@ -64,7 +64,7 @@ def advice_for(
         "prompt_details": {
             name: {"mean_prompt_tokens": 400.0 if name != "zero_shot" else 90.0, "mean_new_tokens": 4.0}
             for name in prompts
-        },
+        }
     }
     rival = strongest_rival(task, rows)
     power = power_plan(task, test, rival)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, climb, score_rungs
+from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, climb, cross_fitted, fold_of, score_rungs
 from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.pilot import extrapolate, rows_for
 from finetune_pipeline.baseline.prompt_search import candidates, halving, instructions, likely_better, texts_in
-from finetune_pipeline.baseline.selection import cross_fitted, fold_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.prompts import Prompt

@@ -101,10 +101,7 @@ TRAINING = {
     "measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": None},
 }
 DATA = {
-    "raw_examples": {
-        "lines": 1042,
-        "files": [{"file": "raw/a<b>.jsonl", "sha256": "ab12" * 16}],
-    },
+    "raw_examples": {"lines": 1042, "files": [{"file": "raw/a<b>.jsonl", "sha256": "ab12" * 16}]},
     "validated_examples": {"rows_in": 1042, "kept": 1019, "quarantined": 23, "by_rule": {"data.bad_json": 23}},
     "clean_examples": {
         "rows_in": 1019,

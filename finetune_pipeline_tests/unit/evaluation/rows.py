@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import LabelsOutput
 
 LABELS = ["bug", "billing", "other"]
+OUTPUT = LabelsOutput(labels=LABELS)
 
 
 def row(i: int, gold: str, text: str, model: str = "base", **changes: Any) -> dict[str, Any]:

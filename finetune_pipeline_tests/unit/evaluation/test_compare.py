@@ -7,12 +7,13 @@ from sklearn.metrics import f1_score
 
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row
+from finetune_pipeline.spec.outputs import TextOutput
+from finetune_pipeline_tests.unit.evaluation.rows import OUTPUT, paired, row
 
 
 def test_counts_and_direction():
     base, candidate = paired(both=50, only_base=4, only_candidate=20, neither=6)
-    comparison = compare(base, candidate, LABELS)
+    comparison = compare(base, candidate, OUTPUT)
     assert (comparison.n, comparison.b, comparison.c) == (80, 4, 20)
     assert comparison.gain == pytest.approx(16 / 80)
     assert comparison.interval == tango_interval(4, 20, 80)
@@ -30,14 +31,14 @@ def test_counts_and_direction():
 
 def test_order_of_rows_does_not_matter():
     base, candidate = paired(20, 3, 9, 5)
-    assert compare(base, candidate, LABELS) == compare(base[::-1], candidate, LABELS)
+    assert compare(base, candidate, OUTPUT) == compare(base[::-1], candidate, OUTPUT)
 
 
 def test_text_tasks_compare_rouge_and_exact_match():
     gold = [f"order {i} was sent on monday" for i in range(30)]
     base = [row(i, g, "sent" if i % 2 else g, "base") for i, g in enumerate(gold)]
     candidate = [row(i, g, g, "candidate") for i, g in enumerate(gold)]
-    comparison = compare(base, candidate, None)
+    comparison = compare(base, candidate, TextOutput())
     assert comparison.metric == "rougeLsum"
     assert comparison.gain == pytest.approx(0.5 * (1 - 2 / 7))
     assert comparison.interval[0] < comparison.gain < comparison.interval[1]

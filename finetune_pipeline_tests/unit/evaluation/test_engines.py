@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.inference import generation
+from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import completion, openai_server
@@ -48,20 +49,12 @@ def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None, **more: A
 
 def stopped(rows: list[dict[str, Any]]) -> Any:
     """The gate, on these rows as a candidate's."""
-    scored = score(rows, LABELS, 0.95)
+    scored = score(rows, LabelsOutput(labels=LABELS), 0.95)
     return no_failed_generation(spec(), changed(evaluation(), {"scores": {"base": scored, "candidate": scored}}))
 
 
 def endpoint(url: str, **more: Any) -> dict[str, Any]:
-    return {
-        "url": url,
-        "base": "small",
-        "candidate": "large",
-        "timeout": 30.0,
-        "concurrency": 2,
-        "tries": 2,
-        **more,
-    }
+    return {"url": url, "base": "small", "candidate": "large", "timeout": 30.0, "concurrency": 2, "tries": 2, **more}
 
 
 def served(made: Path, name: str, as_: str) -> dict[str, Any]:
@@ -109,10 +102,7 @@ def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("fault", "status", "scored"),
-    [
-        ((500, {}, b"broken"), "error", "refused: 500"),
-        (completion("how_to and", "length"), "truncated", ""),
-    ],
+    [((500, {}, b"broken"), "error", "refused: 500"), (completion("how_to and", "length"), "truncated", "")],
     ids=["exception", "cut"],
 )
 def test_a_fault_of_the_endpoint_is_one_failed_row(

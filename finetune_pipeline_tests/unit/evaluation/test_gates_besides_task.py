@@ -12,18 +12,11 @@ from finetune_pipeline.evaluation.gates.human_review import human_review
 from finetune_pipeline.evaluation.gates.judge import judge
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.rows import spec as label_spec
 
 
 def spec(**gates: Any) -> TaskSpec:
-    return TaskSpec.model_validate(
-        {
-            "name": "t",
-            "description": "d",
-            "system_prompt": "Say yes or no.",
-            "output": {"kind": "labels", "labels": ["yes", "no"]},
-            "gates": gates,
-        }
-    )
+    return label_spec(gates=gates)
 
 
 def ability(drop: float, low: float, high: float, **more: Any) -> Ability:

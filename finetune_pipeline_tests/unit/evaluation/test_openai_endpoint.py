@@ -38,13 +38,7 @@ def test_answers_come_in_order_greedily_and_with_what_they_cost() -> None:
         answers, spent = result.answers, result.spent
         assert [a.text for a in answers] == [*(f"T{n}" for n in range(12)), "T0"]
         assert {(a.status, a.prompt_tokens, a.new_tokens, tuple(a.label_scores)) for a in answers} == {("ok", 7, 3, ())}
-        assert spent.to_dict() == {
-            "requests": 12,
-            "repeated": 0,
-            "prompt_tokens": 84,
-            "new_tokens": 36,
-            "untold": 0,
-        }
+        assert spent.to_dict() == {"requests": 12, "repeated": 0, "prompt_tokens": 84, "new_tokens": 36, "untold": 0}
         sent = server.requests[0]
         assert (sent["path"], sent["key"]) == ("/v1/chat/completions", f"Bearer {KEY}")
         assert (sent["model"], sent["max_tokens"], sent["temperature"]) == ("small", 9, 0)

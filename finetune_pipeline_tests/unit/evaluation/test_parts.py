@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_pipeline.evaluation.deciding import FEWEST
 from finetune_pipeline.evaluation.gates import GateResult, decide
-from finetune_pipeline.evaluation.parts import FEWEST
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 

@@ -10,12 +10,7 @@ import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.preferences.judge import (
-    Choice,
-    Judge,
-    Pair,
-    prediction_pairs,
-)
+from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair, prediction_pairs
 from finetune_pipeline.evaluation.preferences.qualify import (
     Standards,
     judged,
@@ -83,14 +78,20 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(ur
     [
         ("long", "it prefers the same answer with empty words added"),
         ("first", "it agrees too little with people: kappa 0.00"),
+        ("padded", "it prefers the same answer with empty words added"),
     ],
 )
-def test_a_biased_judge_is_refused_and_says_nothing(url: str, mind: str, reason: str) -> None:
+def test_a_biased_judge_is_refused_and_gives_no_verdict(url: str, mind: str, reason: str) -> None:
     pairs, people = rated()
-    found = qualify(judge(url, mind), pairs, people)
-    assert not found.passed and any(sentence.startswith(reason) for sentence in found.refused), found.refused
+    judgement = judged_pairs(judge(url, mind), pairs, dict(zip_ids(pairs, people)), 100)
+    assert judgement["believed"] is False and judgement["verdict"] is None
+    assert any(sentence.startswith(reason) for sentence in judgement["refused"]), judgement["refused"]
+
+
+def test_a_judge_that_did_not_qualify_is_not_asked(url: str) -> None:
+    few = qualify(judge(url, "fair"), *rated(12))
     with pytest.raises(ValueError, match="is not to be believed"):
-        judged(judge(url, mind), found, pairs)
+        judged(judge(url, "fair"), few, rated()[0])
 
 
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
@@ -145,13 +146,6 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
     assert verdict["wins"] == better
     few = judged_pairs(judge(server.url, "fair"), pairs, dict(zip_ids(pairs, people)), 10)["verdict"]
     assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
-
-
-@pytest.mark.parametrize("mind", ["first", "long", "padded"])
-def test_a_biased_judge_gives_no_verdict(url: str, mind: str) -> None:
-    pairs, people = rated()
-    judgement = judged_pairs(judge(url, mind), pairs, dict(zip_ids(pairs, people)), 100)
-    assert judgement["believed"] is False and judgement["verdict"] is None and judgement["refused"]
 
 
 def test_what_people_accept_becomes_what_they_prefer() -> None:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
 from finetune_pipeline.evaluation import production_rows
 from finetune_pipeline.evaluation.gates import GateResult
@@ -21,21 +20,13 @@ from finetune_pipeline.evaluation.production_rows import (
     sources_of,
 )
 from finetune_pipeline.evaluation.result import Production
-from finetune_pipeline.spec import TaskSpec, parse_spec
+from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.rows import spec as label_spec
 
 
 @pytest.fixture
 def spec() -> TaskSpec:
-    return parse_spec(
-        yaml.safe_dump(
-            {
-                "name": "demo",
-                "description": "d",
-                "system_prompt": "a b",
-                "output": {"kind": "labels", "labels": ["a", "b"]},
-            }
-        )
-    )
+    return label_spec(output={"kind": "labels", "labels": ["a", "b"]})
 
 
 def row(n: int, **more: Any) -> dict[str, Any]:

@@ -108,10 +108,7 @@ def test_a_toy_metric_and_a_toy_gate_in_one_file_each(tmp_path: Path) -> None:
     assert "short_answers" in made["checks"] and "beats_baseline" in made["checks"]
     for text in ("wrong first letters", "4 tokens an answer; at most 3 are allowed.", "Add shorter answers"):
         assert text in made["report"]
-    for text in (
-        "`wrong_letters` | labels | the share of",
-        "`short_answers` | at most three tokens an answer | 3 |",
-    ):
+    for text in ("`wrong_letters` | labels | the share of", "`short_answers` | at most three tokens an answer | 3 |"):
         assert text in made["reference"]
 
 

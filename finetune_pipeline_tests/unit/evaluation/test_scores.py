@@ -26,7 +26,7 @@ from sklearn.metrics import (
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.scores import calibration, probabilities, score
 from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, OUTPUT, row, rows
 
 FLAGS = ["a", "b", "c"]
 EXTRACTION = JsonOutput(json_schema={"type": "object", "properties": {f: {"enum": ["x"]} for f in FLAGS}})
@@ -43,7 +43,7 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
         (gold := chance.choice(LABELS), gold if chance.random() < 0.6 else chance.choice(said)) for _ in range(150)
     ]
     gold, said = [g for g, _ in pairs], [s if s in LABELS else "invalid" for _, s in pairs]
-    scores = score(rows(pairs), LABELS, metric="macro_f1")
+    scores = score(rows(pairs), OUTPUT, metric="macro_f1")
     assert scores["accuracy"] == pytest.approx(accuracy_score(gold, said))
     assert scores["macro_f1"] == pytest.approx(f1_score(gold, said, labels=LABELS, average="macro"))
     assert scores["confusion"]["counts"] == confusion_matrix(gold, said, labels=[*LABELS, "invalid"])[:3].tolist()
@@ -57,7 +57,7 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
 
 
 def test_invalid_answers_are_wrong_and_counted_apart() -> None:
-    scores = score([row(1, "bug", "bug"), row(2, "bug", "BUG"), row(3, "bug", "bug", status="truncated")], LABELS)
+    scores = score([row(1, "bug", "bug"), row(2, "bug", "BUG"), row(3, "bug", "bug", status="truncated")], OUTPUT)
     assert (scores["correct"], scores["n"], scores["valid"]["valid"]) == (1, 3, 1)
     assert scores["confusion"]["counts"][0] == [1, 0, 0, 2]
     assert scores["statuses"] == {"ok": 2, "truncated": 1, "empty": 0, "error": 0}
@@ -65,15 +65,15 @@ def test_invalid_answers_are_wrong_and_counted_apart() -> None:
 
 
 def test_labels_without_rows_do_not_drag_macro_f1_and_unknown_ones_are_an_error() -> None:
-    scores = score(rows([("bug", "bug"), ("billing", "billing")]), LABELS)
+    scores = score(rows([("bug", "bug"), ("billing", "billing")]), OUTPUT)
     assert scores["macro_f1"] == 1.0 and scores["absent_labels"] == ["other"]
     assert scores["per_class"]["other"] == {"precision": None, "recall": None, "f1": 0.0, "support": 0, "predicted": 0}
     with pytest.raises(ValueError, match="'refund'"):
-        score(rows([("refund", "bug")]), LABELS)
+        score(rows([("refund", "bug")]), OUTPUT)
 
 
 def test_no_rows_no_numbers() -> None:
-    scores = score([], LABELS)
+    scores = score([], OUTPUT)
     assert (scores["n"], scores["accuracy"], scores["macro_f1"], scores["interval"]) == (0, None, None, [0.0, 1.0])
     assert score([], EXTRACTION)["micro_f1"] is None and score([], TextOutput())["rougeLsum"] is None
 
@@ -177,9 +177,9 @@ def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
         row(3, "bug", "bug", label_scores=[]),
         row(4, "bug", "bug", label_scores=[math.nan, 0.0, 0.0]),
     ]
-    figures = score(given, LABELS)["calibration"]
+    figures = score(given, OUTPUT)["calibration"]
     assert (figures["n"], figures["accuracy"], figures["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
-    assert score(given[2:3], LABELS)["calibration"] is None
+    assert score(given[2:3], OUTPUT)["calibration"] is None
 
 
 def test_scores_of_a_corpus_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,7 @@ import pytest
 
 from finetune_pipeline.report.blocks import Plot
 from finetune_pipeline.report.comparison import models_plot
-from finetune_pipeline.report.plots import (
-    Dot,
-    dot_plot,
-    learning_curve,
-    signal_over_time,
-    stacked_bar,
-    token_histogram,
-)
+from finetune_pipeline.report.plots import Dot, dot_plot, learning_curve, signal_over_time, stacked_bar, token_histogram
 from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 

@@ -73,14 +73,7 @@ def test_a_category_of_questions_and_texts_is_told_apart() -> None:
             "gained": 0,
             "mcnemar_p": 1.0,
         },
-        "even (text)": {
-            "n": 1,
-            "unit": "bits_per_byte",
-            "before": 1.0,
-            "after": 1.5,
-            "drop": 0.5,
-            "interval": None,
-        },
+        "even (text)": {"n": 1, "unit": "bits_per_byte", "before": 1.0, "after": 1.5, "drop": 0.5, "interval": None},
     }
 
 

@@ -12,9 +12,9 @@ import pytest
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks, tasks_digest
 from finetune_pipeline.evaluation.ability.items import digest, suite
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, TEXTS, WRITING, write_task
+from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
 def test_tasks_of_a_folder_are_taken_with_the_metric_that_counts(tmp_path: Path) -> None:
@@ -114,14 +114,7 @@ def test_the_digest_follows_rows_task_and_limit_and_not_the_place(tmp_path: Path
 
 def test_where_the_extra_is_not_installed_the_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_task(tmp_path, CHOICES)
-    spec = {
-        "name": tmp_path.name,
-        "description": "d",
-        "system_prompt": "Say yes or no.",
-        "output": {"kind": "labels", "labels": ["yes", "no"]},
-        "ability": {"harness": {"tasks": ["*.yaml"]}},
-    }
-    asked = TaskSpec.model_validate(spec)
+    asked = spec(name=tmp_path.name, ability={"harness": {"tasks": ["*.yaml"]}})
     assert "spec.harness" not in {f.rule for f in check_all(asked, tmp_path)}
     there = importlib.util.find_spec
     monkeypatch.setattr(
@@ -132,5 +125,4 @@ def test_where_the_extra_is_not_installed_the_command_is_told(tmp_path: Path, mo
     assert "pip install 'finetune-pipeline[harness]'" in finding.fix
     with pytest.raises(FindingsError, match=r"pip install 'finetune-pipeline\[harness\]'"):
         read_tasks(tmp_path, ["*.yaml"])
-    silent = TaskSpec.model_validate(spec | {"ability": {}})
-    assert "spec.harness" not in {f.rule for f in check_all(silent, tmp_path)}
+    assert "spec.harness" not in {f.rule for f in check_all(spec(name=tmp_path.name), tmp_path)}

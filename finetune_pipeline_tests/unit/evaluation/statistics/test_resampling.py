@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_f1, paired_permutation
+from finetune_pipeline.evaluation.statistics.proportions import cluster_sign_flip
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1, paired_bootstrap_mean
 
 
 def _answers(seed, n=120, right_a=0.6, right_b=0.8):
@@ -70,7 +71,7 @@ def test_mean_equals_scipys_bca(seed):
     random = np.random.default_rng(seed)
     b = random.gamma(0.5, 1.0, 60)
     expected = stats.bootstrap((b,), np.mean, method="BCa", n_resamples=20000, random_state=0).confidence_interval
-    found = bootstrap_mean(list(b), resamples=20000)
+    found = paired_bootstrap_mean([0.0] * 60, list(b), 20000)
     assert found == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
@@ -79,8 +80,8 @@ def test_clustered_mean_covers_where_rows_depend_on_each_other():
     for seed in range(150):
         common = np.repeat(random.normal(0, 1, 30), 5)
         values = list(common + random.normal(0, 0.3, 150))
-        for told, clusters in ((covered, np.repeat(range(30), 5)), (naive, None)):
-            low, high = bootstrap_mean(values, 400, seed, clusters=None if clusters is None else list(clusters))
+        for told, clusters in ((covered, np.repeat(range(30), 5).tolist()), (naive, None)):
+            low, high = paired_bootstrap_mean([0.0] * 150, values, 400, seed, clusters=clusters)
             told.append(low <= 0 <= high)
     assert np.mean(covered) > 0.88
     assert np.mean(naive) < 0.75
@@ -92,16 +93,16 @@ def test_permutation_equals_scipy():
     expected = stats.permutation_test(
         (a, b), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=np.inf
     ).pvalue
-    assert paired_permutation(list(a), list(b)) == pytest.approx(expected, abs=1e-12)
+    assert cluster_sign_flip(list(b - a), range(10)) == pytest.approx(expected, abs=1e-12)
     a, b = random.normal(0, 1, 80), random.normal(0.3, 1, 80)
     expected = stats.permutation_test(
         (a, b), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=20000, random_state=0
     ).pvalue
-    assert paired_permutation(list(a), list(b), 20000) == pytest.approx(expected, abs=0.01)
+    assert cluster_sign_flip(list(b - a), range(80), 20000) == pytest.approx(expected, abs=0.01)
 
 
 def test_permutation_of_equal_models_shows_nothing_and_is_never_zero():
-    assert paired_permutation([1.0, 2.0], [1.0, 2.0]) == 1.0
-    assert paired_permutation([0.0] * 50, [1.0] * 50, 1000) == pytest.approx(1 / 1001)
-    with pytest.raises(ValueError, match="one pair"):
-        paired_permutation([], [])
+    assert cluster_sign_flip([0.0, 0.0], range(2)) == 1.0
+    assert cluster_sign_flip([1.0] * 50, range(50), 1000) == pytest.approx(1 / 1001)
+    with pytest.raises(ValueError, match="at least one"):
+        cluster_sign_flip([], [])
