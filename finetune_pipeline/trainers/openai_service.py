@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +15,11 @@ from typing import Any, Literal
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
-from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
-from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service, http_options
+from finetune_pipeline.trainers.hosted_settings import low_rank
+from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service
 
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
@@ -101,13 +101,8 @@ class OpenAiService(Service):
     """A service of the protocol, through OpenAI's SDK. The SDK repeats no request: a repeated order is a second job."""
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec, profile: Profile) -> None:
-        section = spec.training.openai
-        self.trainer, self.training, self.profile = trainer, spec.training, profile
-        self.url = section.base_url or str(profile.base_url)
-        self.place = f"{profile.label} ({host_of(self.url)})"
-        self.model = section.model or str(trainer.usual_model(spec))
-        self.key_name = trainer.key_name(spec)
-        self.epochs = whole_epochs(spec)
+        super().__init__(trainer, spec, profile.label, spec.training.openai.base_url or str(profile.base_url))
+        self.profile = profile
         import openai
 
         headers: dict[str, Any] = {
@@ -115,8 +110,7 @@ class OpenAiService(Service):
             "OpenAI-Organization": openai.omit,
             "OpenAI-Project": openai.omit,
         }
-        options = http_options(openai, self.url, section.request_seconds)
-        self.client = openai.OpenAI(api_key=os.environ[self.key_name], default_headers=headers, **options)
+        self.client = openai.OpenAI(default_headers=headers, **self.client_options(openai))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -147,6 +141,11 @@ class OpenAiService(Service):
             return [self.trainer.finding("not_offered", "model", message, "write a name that its list of models has")]
         end = _end_of(model)
         return end_findings(self.trainer, replace(self.profile, no_jobs_from=None), end, today)
+
+    def file_rules(self) -> FileRules:
+        if self.profile.top_level:
+            return FileRules(self.label, 1, 5 << 30)
+        return FileRules(self.label, 10, 512 << 20, most_tokens=65_536)
 
     def upload(self, path: Path) -> str:
         with self.request(f"take the file {path.name}"), path.open("rb") as file:

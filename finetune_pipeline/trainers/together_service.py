@@ -13,9 +13,10 @@ from typing import Any
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
-from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
+from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import (
     Estimate,
     Event,
@@ -26,7 +27,6 @@ from finetune_pipeline.trainers.service import (
     Refused,
     Service,
     Unclear,
-    http_options,
 )
 
 ADDRESS = "https://api.together.ai"
@@ -48,20 +48,12 @@ class TogetherService(Service):
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec) -> None:
         section = spec.training.together
-        self.trainer, self.training = trainer, spec.training
-        self.url = (section.base_url or ADDRESS).rstrip("/").removesuffix("/v1")  # the SDK adds the version
-        self.place = f"Together ({host_of(self.url)})"
-        self.model = section.model or str(trainer.usual_model(spec))
-        self.key_name = trainer.key_name(spec)
-        self.epochs = whole_epochs(spec)
+        url = (section.base_url or ADDRESS).rstrip("/").removesuffix("/v1")  # the SDK adds the version
+        super().__init__(trainer, spec, "Together", url)
         import together
 
-        options = http_options(together, self.url, section.request_seconds)
         self.client = together.Together(
-            api_key=os.environ[self.key_name],
-            project_id=section.project,
-            default_headers={"Connection": "close"},
-            **options,
+            project_id=section.project, default_headers={"Connection": "close"}, **self.client_options(together)
         )
         self._limits: Any = None
 
@@ -133,6 +125,13 @@ class TogetherService(Service):
                 fix = f"write {most if value > most else least:g} or {'less' if value > most else 'more'}"
                 findings.append(self.trainer.finding(rule, f"training.{key}", message, fix))
         return findings
+
+    def file_rules(self) -> FileRules:
+        try:
+            limits = self.limits()
+        except Refused:  # a finding says so
+            return FileRules(self.label, 1, 50 << 30)
+        return FileRules(self.label, 1, 50 << 30, most_tokens=limits.max_seq_length_sft, tools=limits.supports_tools)
 
     def upload(self, path: Path) -> str:
         with self.request(f"take the file {path.name}"):
