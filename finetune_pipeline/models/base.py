@@ -16,12 +16,12 @@ from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_token
 from finetune_pipeline.models.chat_templates import generation_ends, no_template, template_findings, usable
 from finetune_pipeline.models.identity import (
     MODEL_FILE,
-    TEXTS,
     base_identity,
     bundled_files,
     local_base,
     model_kind,
     tensor_header,
+    text_files,
     weight_files,
 )
 from finetune_pipeline.settings import read_settings
@@ -74,7 +74,6 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     check_chat_template(tokenizer, name or folder.name)
     tensors = [tensor for file in weights for tensor in tensor_header(file)[0].values()]
-    others = [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file()]
     return {
         "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
         "dtype": "+".join(sorted({tensor["dtype"] for tensor in tensors})),
@@ -84,7 +83,7 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "eos": tokenizer.eos_token,
         "end_tokens": tokenizer.convert_ids_to_tokens(sorted(end_ids(tokenizer))),
-        "files": {p.name: digest_file(p) for p in [*weights, *others] if p.name != MODEL_FILE},
+        "files": {p.name: digest_file(p) for p in [*weights, *text_files(folder)]},
     }
 
 
@@ -133,11 +132,10 @@ def _link(source: Path, target: Path, artifact: Path) -> None:
     """A folder of an artifact with links to the weights of a model and copies of its small files."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for path in sorted(source.iterdir()):
-        if path.suffix == ".safetensors":
-            (target / path.name).symlink_to(_path(path.resolve(), target, artifact))
-        elif path.suffix in TEXTS and path.is_file() and path.name != MODEL_FILE:
-            shutil.copyfile(path, target / path.name)
+    for path in weight_files(source):
+        (target / path.name).symlink_to(_path(path.resolve(), target, artifact))
+    for path in text_files(source):
+        shutil.copyfile(path, target / path.name)
 
 
 def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:

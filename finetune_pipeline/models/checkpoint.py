@@ -14,7 +14,7 @@ import torch
 
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, weight_files
+from finetune_pipeline.models.identity import text_files, weight_files
 from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -153,9 +153,7 @@ class Copy:
 
     def _write_rest(self, target: Path) -> None:
         source = self.source.folder
-        for path in sorted(source.iterdir()):
-            if not path.is_file() or path.suffix not in TEXTS or path.name == MODEL_FILE:
-                continue
+        for path in text_files(source):
             shutil.copyfile(path, target / path.name)
         if self.config:
             _write(target / "config.json", changed_config(self.source.config, self.config))

@@ -17,7 +17,7 @@ from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, model_folder, origin, weight_files
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, origin, text_files, weight_files
 from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
@@ -98,15 +98,12 @@ def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
     if other:
         raise JobError(f"the trained model's {other[0]} has another shape than the base's\n{ANOTHER_BASE}")
     target.mkdir(parents=True)
-    for path in sorted(trained.iterdir()):
-        if path.suffix in (*TEXTS, ".safetensors") and path.is_file():
-            _link(path, target / path.name)
-    for path in sorted(source.iterdir()):
-        extra = path.suffix in TEXTS and "safetensors" not in path.name
-        if extra and path.name != MODEL_FILE and not (target / path.name).exists():
+    weights = weight_files(trained)
+    for path in [*weights, *text_files(trained)]:
+        _link(path, target / path.name)
+    for path in text_files(source):
+        if "safetensors" not in path.name and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
-    (target / MODEL_FILE).unlink(missing_ok=True)
-    weights = weight_files(target)
     return {
         "merged_tensors": 0,
         "scaling": None,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.store import digest_file, digest_json, read_json
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest, text_files, weight_files
 from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.baseline import is_local
@@ -21,7 +21,6 @@ from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
 
 _PLACE = "task.yaml: training.ray"
-_BASE_FILES = (".json", ".jinja", ".safetensors", ".model", ".txt")
 
 
 @register
@@ -134,7 +133,7 @@ def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
     folder = f"bases/{record_digest(order.base)[:16]}"
     if not storage.has_folder(folder):
         say(f"adapter: bringing the base model to {storage.address}")
-        storage.put_folder(model, folder, sorted(p for p in model.iterdir() if p.suffix in _BASE_FILES))
+        storage.put_folder(model, folder, [*weight_files(model), *text_files(model)])
     place.put(order.train, "train.jsonl")
     place.put(order.validation, "validation.jsonl")
     record = read_json(order.base / MODEL_FILE) if (order.base / MODEL_FILE).exists() else None

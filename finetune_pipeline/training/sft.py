@@ -151,7 +151,7 @@ def train(
     trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter", gathered)
     state.wait_for_everyone()
     entries = history.without_times(history.read(work / "history.jsonl"))
-    (out / "history.jsonl").write_text("".join(history.to_line(e) for e in entries), "utf-8")
+    history.write(out / "history.jsonl", entries)
     progress = trainer.state
     facts = {
         "method": settings["method"],
