@@ -91,7 +91,6 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = No
 class _Turn:
     """An assistant turn that is to be learned: tokens of prompt and answer as serving would see them, and their parts."""
 
-    number: int
     ids: list[int]
     start: int
     end: int
@@ -119,7 +118,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
         raise FindingsError([_lost(f"turn {i + 1}", "what the assistant says")])
     if any(name not in written for name in calls):
         raise FindingsError([_lost(f"turn {i + 1}", "a call of a tool")])
-    return _Turn(i, ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
+    return _Turn(ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
 
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:

@@ -108,34 +108,39 @@ def parity(
     del model
     right_side = look(load_for_prediction(merged, device), "merged model")
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    facts = compare(left, right_side, examples)
-    return {
-        **facts,
-        "merge_kl": merge_kl,
-        "merge_kl_limit": MERGE_KL_LIMIT,
-        "weights_compared": compared,
-        "weights_off": off,
-        "right": right,
-        "passed": right and facts["mean_kl"] <= MEAN_KL_LIMIT,
-    }
+    facts = compare(left, right_side, examples, compared, off, right)
+    return {**facts, "merge_kl": merge_kl, "merge_kl_limit": MERGE_KL_LIMIT}
 
 
-def compare(left: Side, right: Side, examples: Sequence[Example]) -> dict[str, Any]:
-    """The facts of :func:`parity` that follow from what the two sides made of the rows."""
+def compare(
+    left: Side, right: Side, examples: Sequence[Example], compared: int, off: list[str], fine: bool
+) -> dict[str, Any]:
+    """The facts of :func:`parity` that both kinds of comparison have.
+
+    Args:
+        left, right: What the two sides made of the rows.
+        compared, off: Of :func:`weights_off`.
+        fine: The model is right, whatever rounding cost.
+    """
     kl = divergence(left.logits, right.logits)
     same = [
         a.text == b.text and a.status == b.status and a.status != "error"
         for a, b in zip(left.answers, right.answers, strict=True)
     ]
+    mean = kl.mean().item()
     return {
         "rows": len(examples),
         "same_greedy": sum(same),
         "same_greedy_share": sum(same) / len(same),
         "positions": len(kl),
-        "mean_kl": kl.mean().item(),
+        "mean_kl": mean,
         "max_kl": kl.max().item(),
         "mean_kl_limit": MEAN_KL_LIMIT,
         "different": [e.id for e, equal in zip(examples, same, strict=True) if not equal],
+        "weights_compared": compared,
+        "weights_off": off,
+        "right": fine,
+        "passed": fine and mean <= MEAN_KL_LIMIT,
     }
 
 

@@ -51,12 +51,12 @@ class StepRun:
             for i in range(0, len(new), _PARAMS):
                 self.client.log_batch(self.run_id, params=new[i : i + _PARAMS])
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
-        """Finite numbers at a step; nested mappings become dotted names, None is no measurement and is left out.
+    def log_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Finite numbers; nested mappings become dotted names, None is no measurement and is left out.
 
         Raises ValueError naming every value that is no finite number.
         """
-        self._send([(name, value, step) for name, value in _flat(metrics) if value is not None])
+        self._send([(name, value, 0) for name, value in _flat(metrics) if value is not None])
 
     def log_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows of {"step", numbers...}. Call it with a growing list as often as you like: only new values are sent."""

@@ -30,18 +30,18 @@ def storage_findings(key: str, address: str) -> list[Finding]:
         if Path(address).is_absolute():
             return []
         message = f"{address!r} is a relative path, which means another folder on each machine"
-        return [Finding("training.storage", "error", place, message, "write it from / on, or write a URL")]
-    if parts.username or parts.password:
+        fix = "write it from / on, or write a URL"
+    elif parts.username or parts.password:
         message, fix = "the address holds a login", "leave it out, and set the credentials in the environment"
-        return [Finding("training.storage", "error", place, message, fix)]
-    try:
-        get_filesystem_class(parts.scheme)
-    except ImportError as error:
-        return [Finding("training.storage", "error", place, str(error), f"install it for {parts.scheme}://")]
-    except ValueError:
-        message = f"fsspec knows no storage {parts.scheme}://"
-        return [Finding("training.storage", "error", place, message, "write s3://…, gs://… or a folder")]
-    return []
+    else:
+        try:
+            get_filesystem_class(parts.scheme)
+            return []
+        except ImportError as error:
+            message, fix = str(error), f"install it for {parts.scheme}://"
+        except ValueError:
+            message, fix = f"fsspec knows no storage {parts.scheme}://", "write s3://…, gs://… or a folder"
+    return [Finding("training.storage", "error", place, message, fix)]
 
 
 class Storage:

@@ -41,10 +41,8 @@ def _common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
 
 def common_prefix(rows: Sequence[Row]) -> int:
     """Number of leading tokens all rows share, kept free of loss and shorter than every row."""
-    length = min(sharable(row) for row in rows)
-    for row in rows[1:]:
-        length = _common(row["ids"], rows[0]["ids"], length)
-    return length
+    ids = [row["ids"] for row in rows]
+    return _common(min(ids), max(ids), min(map(sharable, rows)))  # in lexical order, what these two share all share
 
 
 def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, set_name
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat import Encoded, encode_example
+from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
 
@@ -137,14 +137,14 @@ def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Examp
     for _ in range(_ROUNDS):
         over = longest(rows) - max_tokens
         sizes = {
-            i: len(_ids(tokenizer, m["content"]))
+            i: len(to_ids(tokenizer, m["content"]))
             for i, m in enumerate(example.messages)
             if m["role"] == "user" and i not in exhausted
         }
         if over <= 0 or not sizes:
             break
         turn = max(sizes, key=lambda i: (sizes[i], -i))
-        ids = _ids(tokenizer, example.messages[turn]["content"])
+        ids = to_ids(tokenizer, example.messages[turn]["content"])
         drop, kept = _without_start(tokenizer, ids, min(over, len(ids) - 1))
         if not drop or len(kept) >= len(example.messages[turn]["content"]):
             exhausted.add(turn)
@@ -166,10 +166,6 @@ def _without_start(tokenizer: Any, ids: Sequence[int], drop: int) -> tuple[int, 
             return drop, str(kept)
         drop -= 1
     return 0, ""
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:

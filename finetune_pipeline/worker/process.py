@@ -101,8 +101,6 @@ NO_RETRY = frozenset({EXIT_CONFIG, EXIT_OOM})
 
 def describe(code: int) -> str:
     """An exit code in words, for a log line or an error. Negative codes are signals, as subprocess returns them."""
-    import signal
-
     named = {
         0: "ended well",
         EXIT_CONFIG: "refused the job: its configuration or data is wrong",

@@ -13,7 +13,6 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import psutil
 
@@ -33,7 +32,6 @@ def _say_nothing(message: str) -> None:
 def run_supervised(
     command: Sequence[str],
     env: Mapping[str, str],
-    cwd: Path | None,
     *,
     pass_fds: Sequence[int] = (),
     grace: tuple[float, float] = (60.0, 10.0),
@@ -54,7 +52,7 @@ def run_supervised(
     marker = uuid.uuid4().hex
     environment = {**env, PARENT_VARIABLE: str(os.getpid()), MARKER: marker}
     started = time.monotonic()
-    child = subprocess.Popen(list(command), cwd=cwd, env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
+    child = subprocess.Popen(list(command), env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
     try:
         log(f"started process {child.pid}")
         while True:
