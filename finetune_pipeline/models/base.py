@@ -28,14 +28,13 @@ from finetune_pipeline.settings import read_settings
 
 
 def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
-    """Make `base_model` available and write out/model.json {path, base_model, revision, identity, files, ...}.
+    """Make `base_model` available, and write out/model.json: the facts, and the model folder as ``path``.
 
-    bundled: the GGUF file is loaded, its quantization undone, and saved as bfloat16 safetensors into out/model (`path` is
-    relative to `out`, so the folder may be moved). local: referenced where it is. hub: downloaded into the hub's cache.
-    chat_template: text of a template to use instead of the model's own; out/model is then a folder of its own with that
-    template, whose weight files are links for local and hub models.
-    Returns the facts. Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat
-    template or end-of-turn token, or a template whose marks the vocabulary does not have.
+    bundled: the GGUF file is loaded, its quantization undone, and saved as bfloat16 safetensors into out/model. local:
+    referenced where it is. hub: downloaded into the hub's cache. chat_template: text of a template to use instead of the
+    model's own; out/model is then a folder of its own, whose weight files are links for local and hub models.
+    Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat template or end-of-turn token,
+    or a template whose marks the vocabulary does not have.
     """
     kind = model_kind(base_model, revision)
     own = out / "model"
@@ -66,7 +65,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
 
 
 def describe(folder: Path, name: str = "") -> dict[str, Any]:
-    """Facts about a model folder: parameters, dtype, weight_bytes, context_length, vocabulary, eos, end_tokens, files."""
+    """Facts about a model folder."""
     from transformers import AutoConfig
 
     weights = weight_files(folder)

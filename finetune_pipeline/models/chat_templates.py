@@ -73,10 +73,7 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
 
 
 def template_identity(setting: str | None, folder: Path) -> dict[str, str]:
-    """What a base model's version depends on beside its own content: the digest of the template's text, where one is set.
-
-    A name and a file with the same text are the same. Raises as :func:`read_chat_template`.
-    """
+    """What a base model's version depends on beside its own content: the digest of the template's text, where one is set."""
     text = read_chat_template(setting, folder)
     return {} if text is None else {"chat_template": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -191,7 +188,6 @@ def no_template(name: str, choices: Sequence[str]) -> Finding:
 
 
 def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) -> Finding:
-    """The refusal of a template whose marks are no tokens of the base."""
     message = f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained"
     fix = f"set chat_template to one of: {', '.join(choices)}; or use the model's instruct version"
     return Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)

@@ -39,12 +39,10 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
     Args:
         kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits by blocks of 32. Vectors stay float32.
-        name: The model's name in the file.
         stop_ids: Tokens that end an answer, at most three: the end of sequence, of turn and of message.
 
     Raises:
-        FindingsError: The architecture, its settings or its tokenizer cannot be written so that llama.cpp computes the
-            same.
+        FindingsError: Architecture, settings or tokenizer cannot be written so that llama.cpp computes the same.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
     from transformers import AutoConfig

@@ -207,9 +207,7 @@ def _weight_digest(path: Path) -> str:
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
     """What a version hash needs to know about the base model; plain JSON, the same on every machine.
 
-    bundled: package version and the weight file's SHA-256 (of its pieces put together). local: SHA-256 of every JSON and
-    template file and of the weights (sampled above 1 GiB). hub: id and revision (None: whatever the hub's default branch
-    is at download).
+    Weights above 1 GiB are sampled. A hub revision of None is whatever the hub's default branch is at download.
     """
     kind = model_kind(base_model, revision)
     if kind == "bundled":

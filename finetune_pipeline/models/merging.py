@@ -27,14 +27,11 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write the merged model into out/model and its record into out/model.json; returns the facts.
+    """Write the merged model into out/model and its record into out/model.json; returns the facts, which are the record's.
 
     base: a model folder or artifact; adapter: a low-rank adapter, or the whole model that a full fine-tune left, which
     is taken over as it is. float32: store the changed tensors in float32, so that nothing of the change is rounded away.
-    Copies tokenizer, template, generation config; the configuration too, with what the merge changes in it.
-    Facts: kind, base_model, revision, merged_tensors, scaling, dtype, weight_bytes, files {name: sha256},
-    adapter_sha256. Raises JobError for what cannot be merged: see :func:`read_adapter`, a quantized base, an adapter that
-    does not fit the base.
+    Raises JobError for what cannot be merged: see :func:`read_adapter`, a quantized base, an adapter that does not fit it.
     """
     source, target = model_folder(base), out / "model"
     shutil.rmtree(target, ignore_errors=True)
@@ -122,14 +119,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, those of the comparison under
-    ``parity``.
+    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, those of the comparison under ``parity``.
 
     A merge that is right, but loses more than the limit by rounding to the base's type, is written again in float32: then
     ``stored_float32_because`` says so, and parity.rounding keeps the figures of the rounded one. A prompt-tuned adapter
-    becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it. ``serving`` says
-    how the model is asked: system_prompt (the examples'), labels, max_new_tokens,
-    precision (of evaluation.precision), stop_token_ids, stop_tokens.
+    becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it.
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity

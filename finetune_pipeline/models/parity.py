@@ -73,14 +73,12 @@ def parity(
     batch_size: int,
     stage: str = "merged_model",
 ) -> dict[str, Any]:
-    """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`.
+    """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`, in float32 (on the
+    CPU where the GPU has no room for that).
 
-    Everything is computed in float32, on the CPU where that has no room on the GPU.
-
-    Facts: rows, same_greedy, same_greedy_share, positions, mean_kl and max_kl (nats a token, KL(trained || stored)),
-    mean_kl_limit, different (ids of rows with other answers), merge_kl and merge_kl_limit (None
-    for a whole model), weights_compared, weights_off (names), right (questions 1 and 2), passed (right, and mean_kl within
-    its limit). Raises JobError when either side's logits are not finite.
+    Facts: what :func:`compare` returns (KL in nats a token, KL(trained || stored)), and merge_kl (None for a whole model).
+    ``right`` answers questions 1 and 2; ``passed``: and mean_kl is within its limit. Raises JobError when either side's logits
+    are not finite.
     """
     tokenizer = load_tokenizer(base)
     rows = Rows.encode(tokenizer, examples)

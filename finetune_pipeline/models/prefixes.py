@@ -22,9 +22,8 @@ from finetune_pipeline.models.streaming import TensorFile
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
     """Write a copy of a prefix `adapter` into out/adapter, and into out/model.json which base it belongs to.
 
-    The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and
-    does not get the bare base (:func:`finetune_pipeline.models.identity.served` knows). float32 changes nothing. Facts: as of
-    :func:`finetune_pipeline.models.soft_prompts.plain_model`, as far as they apply.
+    The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and does
+    not get the bare base. float32 changes nothing.
     """
     source, target = model_folder(base), out / "adapter"
     shutil.rmtree(target, ignore_errors=True)

@@ -36,12 +36,10 @@ _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "co
 
 
 def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write base and prompt-tuned `adapter` as a plain model into out/model, its record into out/model.json.
+    """Write base and prompt-tuned `adapter` as a plain model into out/model, its record into out/model.json; returns the facts.
 
     The tokens stand at the front of everything the chat template renders; ``prompt_prefix`` of the facts is the same as a
-    string, for servers that get bare text. Configuration, tokenizer, template and generation config are written anew where
-    they change. float32: store the embeddings in float32. Facts: kind, base_model, revision, soft_tokens, soft_ids,
-    prompt_prefix, untied, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
+    string, for servers that get bare text. float32: store the embeddings in float32.
     Raises JobError for a base whose embeddings cannot be added to, and a template that would not give the same tokens.
     """
     source, target = model_folder(base), out / "model"

@@ -48,7 +48,6 @@ class LoadedModel:
     """A champion in memory. One answer is made at a time; callers from several threads wait for each other."""
 
     def __init__(self, champion: Champion) -> None:
-        """Load it in the precision it was evaluated in."""
         from finetune_pipeline.models.chat import load_tokenizer
         from finetune_pipeline.models.loading import load_for_prediction, pick_device
 

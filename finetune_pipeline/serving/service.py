@@ -54,7 +54,6 @@ class Service:
         return self.loaded.champion.name
 
     def health(self) -> dict[str, Any]:
-        """status ok or degraded, the model, and what is wrong."""
         status = "degraded" if self.problems else "ok"
         return {"status": status, "task": self.task.name, "model": self.model, "problems": dict(self.problems)}
 
@@ -157,7 +156,6 @@ class Service:
         Thread(target=look, daemon=True, name="champion").start()
 
     def close(self) -> None:
-        """Stop watching."""
         self._stop.set()
 
 

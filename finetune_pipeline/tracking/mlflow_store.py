@@ -84,7 +84,6 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
-    """The named lock of a folder, see :func:`hold`."""
     return hold(folder / f".{name}.lock")
 
 

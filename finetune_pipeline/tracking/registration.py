@@ -47,12 +47,10 @@ def register(
 ) -> int:
     """Register what was trained as a version of model `name` and give it the alias `candidate`. Returns the version.
 
-    kind: see :mod:`finetune_pipeline.spec.methods`. adapter: what training left; an adapter is copied, a fully trained
-    model is not. merged, base: model folders (see :mod:`finetune_pipeline.worker.jobs`), never copied: the one that
-    answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests; of a hosted one only
-    its endpoint is known. dtype: what the merged model is stored in. precision: of evaluation.precision. base_identity:
-    what the base was, for people. run_id: the MLflow run it belongs to. tags: of the version; gates="passed" lets it be
-    promoted.
+    adapter: what training left; an adapter is copied, a fully trained model is not. merged, base: model folders (see
+    :mod:`finetune_pipeline.worker.jobs`), never copied: the one that answers (`merged` for the kinds full and prompt, else
+    `base`) is referred to by path and digests; of a hosted one only its endpoint is known. dtype: what the merged model is
+    stored in. base_identity: what the base was, for people. tags: of the version; gates="passed" lets it be promoted.
     The same adapter_version again returns the version it has already, with its tags brought up to date.
     """
     with open_registry(tracking) as client:
@@ -85,7 +83,6 @@ def register(
 
 
 def _endpoint(hosted: HostedModel) -> dict[str, Any]:
-    """What answers, of a model that its trainer hosts."""
     return {"base_model": hosted.base_model, "endpoint": hosted.model_dump()}
 
 

@@ -72,9 +72,8 @@ class StepRun:
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
         """An input data set, so that runs can be searched by it.
 
-        digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest does not see chat
-        messages). source: where it is. context: what it was used for (training, validation, test).
-        profile: counts, shown in the UI.
+        digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest does not see chat messages).
+        context: what it was used for (training, validation, test). profile: counts, shown in the UI.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

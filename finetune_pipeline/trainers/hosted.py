@@ -52,12 +52,10 @@ class HostedTrainer(Trainer):
     service: Service
 
     def section(self, spec: TaskSpec) -> HostedSection:
-        """The trainer's own section of the spec."""
         section: HostedSection = getattr(spec.training, self.name)
         return section
 
     def key_name(self, spec: TaskSpec) -> str:
-        """Environment variable that holds the key."""
         return self.section(spec).api_key_env or self.usual_key
 
     @abstractmethod

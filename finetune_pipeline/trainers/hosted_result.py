@@ -23,13 +23,10 @@ _NOT_TOKENIZER = ("config.json", "generation_config.json", "model.safetensors.in
 
 
 def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
-    """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out.
+    """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out. Returns the facts.
 
     Facts that only a training on this machine has (weights in memory, the audit of tokens) are missing; ``service`` says who
     trained. Services do not give the loss before training: first_eval_loss is None.
-
-    Returns:
-        The facts.
 
     Raises:
         JobError: What came back is no adapter of this base model.

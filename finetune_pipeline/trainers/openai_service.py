@@ -38,7 +38,6 @@ class Profile:
         key: Environment variable that usually holds the key.
         rate: What it takes ``learning_rate_multiplier`` for; None: the spec must say it.
         top_level: Hyperparameters stand in the request itself, and those of LoRA with them; else in its method.
-        returns: What comes back.
         tunable: Base models that can be tuned, without the date in their names; None: not known here.
         deploys: A tuned model must be deployed before it answers.
         no_jobs_from, models_end: First day without new jobs, and the last of tuned models, where announced.
@@ -98,7 +97,7 @@ def end_findings(
 
 
 class OpenAiService(Service):
-    """A service of the protocol, through OpenAI's SDK. The SDK repeats no request: a repeated order is a second job."""
+    """A service of the protocol. The SDK repeats no request: a repeated order is a second job."""
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec, profile: Profile) -> None:
         super().__init__(trainer, spec, profile.label, spec.training.openai.base_url or str(profile.base_url))

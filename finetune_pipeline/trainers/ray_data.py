@@ -38,8 +38,6 @@ def validate_on_ray(raw: Path, spec: TaskSpec, out: Path, work: Path, version: s
 
     Args:
         raw: Folder of the raw artifact.
-        spec: The task.
-        out: Where to write.
         work: Folder that outlives a kill.
         version: Says what rows these are.
     """

@@ -51,13 +51,10 @@ class Job:
     """A training at a service.
 
     Attributes:
-        id: The service's id.
-        state: The normalised state.
         word: The state in the service's own word.
         model: What it made; empty before it has.
         reason: Why it failed.
-        tokens: Tokens billed so far, where the service says.
-        dollars: Price so far, where the service says.
+        tokens, dollars: Billed so far, where the service says.
     """
 
     id: str

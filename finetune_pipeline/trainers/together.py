@@ -82,15 +82,8 @@ class TogetherTrainer(HostedTrainer):
 def running_endpoint(
     service: TogetherService, section: TogetherSection, hosted: HostedModel, home: Path
 ) -> Iterator[HostedModel]:
-    """Start the endpoint of a trained model, wait until it answers, and stop it in any case.
-
-    Args:
-        hosted: What the training left.
-        home: Where it is written down that it runs.
-
-    Raises:
-        JobError: It cannot be started.
-    """
+    """Start the endpoint of a trained model, wait until it answers, and stop it in any case. Raises JobError where it cannot be
+    started. home: where it is written down that it runs."""
     project, _, name = hosted.model.rpartition("/")
     folder = home / "jobs" / "endpoints"
     folder.mkdir(parents=True, exist_ok=True)

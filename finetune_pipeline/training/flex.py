@@ -123,9 +123,7 @@ def try_kernels(
 ) -> Trial:
     """Compare two kernels on random numbers, forward and backward; the first is the one to fall back to.
 
-    Args:
-        kernels: By name; each takes query, key and value as :func:`flex_attend` does.
-        tokens, cached: Of the layout they were made for.
+    tokens, cached: of the layout the kernels were made for.
     """
     (usual, reference), (name, other) = kernels.items()
     draw = torch.Generator(device="cpu").manual_seed(0)

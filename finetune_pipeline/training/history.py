@@ -60,7 +60,7 @@ MUCH_RISE = 0.10
 
 
 def overfitting(entries: list[Entry]) -> dict[str, Any]:
-    """Whether validation went up while training went down: {best_step, best_eval, last_eval, rise, train_fell, verdict}.
+    """Whether validation went up while training went down.
 
     rise: last validation loss over the best one, as a share of it. train_fell: mean training loss of the steps up to the
     best validation, minus the mean of those after it, both over as many steps as lie after it (None: none do); where the

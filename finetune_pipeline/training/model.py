@@ -100,9 +100,6 @@ def save_trained(
     Args:
         gathered: All weights, where the model is split over several processes.
 
-    Returns:
-        {kind (of spec.methods.KINDS), bytes of the weight files, tensors [names]}.
-
     Raises:
         RuntimeError: The file holds tensors that do not belong there.
     """

@@ -21,15 +21,11 @@ class Prepared:
     """A split as rows to train on. `findings` must be empty for that.
 
     Attributes:
-        rows: What is trained on.
-        used: The examples they were made from, as they were cut.
+        used: The examples the rows were made from, as they were cut.
         over: Number of examples that were too long.
         dropped: Ids of examples left out for their length; left_out: their rows.
-        cuts: What was cut from which example.
         copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
         refused: Why examples cannot be encoded.
-        audit: Of training.audit.supervision_audit.
-        findings: What is wrong.
     """
 
     rows: list[Encoded] = field(default_factory=list)
@@ -48,8 +44,7 @@ class Prepared:
         return [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in self.rows]
 
     def length_facts(self) -> dict[str, Any]:
-        """{over_length, ids, cut, cut_ids, tokens_cut}: how many examples were dropped and cut for their length, and
-        the ids of the first 20 of each."""
+        """How many examples were dropped and cut for their length, and the ids of the first 20 of each."""
         return {
             "over_length": len(self.dropped),
             "ids": self.dropped[:_LISTED],
@@ -169,17 +164,13 @@ def _without_start(tokenizer: Any, ids: Sequence[int], drop: int) -> tuple[int, 
 
 
 def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:
-    """The examples that one epoch passes over: the training split, and with training.augment its perturbed copies.
+    """The examples that one epoch passes over: the training split, and with training.augment its perturbed copies behind it.
 
-    A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's.
+    A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's; a
+    copy's id is the row's with the perturbation's name behind it. Validation and test rows must never come here.
 
     Args:
-        examples: The training split. Validation and test rows must never come here.
         settings: ``spec.training.model_dump()``.
-
-    Returns:
-        The examples as they are, then each one's copies. A copy's id is the row's with the perturbation's name behind it
-        (perturbations.set_name).
     """
     if not settings["augment"]:
         return list(examples)
@@ -195,12 +186,7 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
 
 
 def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
-    """What was added to the training split: {rows, kinds {perturbation: rows}, too_long}.
-
-    Args:
-        row_ids: Ids of the rows that are trained on.
-        too_long: Ids of copies left out because they are longer than allowed.
-    """
+    """What was added to the training split; too_long: ids of copies left out because they are longer than allowed."""
     kinds = [kind_of(row_id) for row_id in sorted(set(row_ids))]
     counts = {kind: kinds.count(kind) for kind in BLOCKING if kind in kinds}
     return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}
