@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from finetune_pipeline.training import attention
-from finetune_pipeline.training.attention import Layout
-from finetune_pipeline.training.prefix_tree import Row, prefix_tree, segments
+from finetune_pipeline.training.prefix_tree import BUCKETS, Layout, Row, prefix_tree, segments
 
 
 @dataclass
@@ -28,7 +27,7 @@ class PackedCollator:
 
     leading: int = 0
     virtual: int = 0
-    kernel: str = attention.BUCKETS
+    kernel: str = BUCKETS
     saved_tokens: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class PackedCollator:
         }
 
 
-def packed_collator(model: Any, kernel: str = attention.BUCKETS) -> PackedCollator:
+def packed_collator(model: Any, kernel: str = BUCKETS) -> PackedCollator:
     """A collator for `model`, which may have virtual tokens (spec.methods.soft_prompt). kernel: of attention.choose_kernel."""
     leading, virtual = getattr(model, "virtual_tokens", (0, 0))
     return PackedCollator(leading, virtual, kernel)

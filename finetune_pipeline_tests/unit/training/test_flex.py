@@ -13,8 +13,9 @@ import torch
 from torch._higher_order_ops.flex_attention import flex_attention
 from torch.nn.attention.flex_attention import _identity
 
-from finetune_pipeline.training.attention import BUCKETS, FLEX, Layout, _PackedAttention, choose_kernel
+from finetune_pipeline.training.attention import _PackedAttention, choose_kernel
 from finetune_pipeline.training.flex import block_mask, flex_attend, try_kernels
+from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout
 
 HEADS, KEY_HEADS, DIM = 4, 2, 16
 

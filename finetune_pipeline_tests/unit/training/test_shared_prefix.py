@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.training import attention
-from finetune_pipeline.training.prefix_tree import common_prefix
+from finetune_pipeline.training.prefix_tree import Layout, common_prefix
 from finetune_pipeline.training.shared_prefix import (
     PackedCollator,
     PaddedCollator,
@@ -96,7 +96,7 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
         module: Any, query: Any, key: Any, value: Any, mask: Any, shared_prefix: Any = None, **kwargs: Any
     ) -> Any:
         if shared_prefix is not None:  # every row takes the whole packed sequence for its own
-            shared_prefix = attention.Layout([query.shape[2]], [-1], windows=shared_prefix.windows)
+            shared_prefix = Layout([query.shape[2]], [-1], windows=shared_prefix.windows)
         return right(module, query, key, value, mask, shared_prefix=shared_prefix, **kwargs)
 
     monkeypatch.setattr(attention, "attend", leaky)
