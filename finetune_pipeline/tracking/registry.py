@@ -16,7 +16,7 @@ from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
-from finetune_pipeline.serving.model import Champion
+from finetune_pipeline.serving.service import Champion
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import locked, reaching, redact
 from finetune_pipeline.tracking.tracking import Tracking
