@@ -117,7 +117,6 @@ def marks(template: str) -> list[str]:
 
 
 def missing_marks(template: str, vocabulary: Container[str]) -> list[str]:
-    """Marks of the template that are no tokens of the vocabulary."""
     return [mark for mark in marks(template) if mark not in vocabulary]
 
 
@@ -193,27 +192,6 @@ def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) ->
     return Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)
 
 
-def given_template(name: str, had: bool) -> Finding:
-    """The warning about a template of the task; had: whether the model has one of its own."""
-    if had:
-        message = "has a chat template of its own, which chat_template in task.yaml replaces"
-        fix = "remove chat_template, unless you know that the model was trained with the other one"
-    else:
-        message = "is a base model without a chat template: it has never seen the turns it is to write"
-        fix = "start from the instruct version of this model if there is one; it needs fewer examples"
-    return Finding("model.template_from_task", "warning", f"model {name}", f"{name} {message}", fix)
-
-
-def endless(behind: str) -> Finding:
-    """The refusal of a template that ends no turn; behind: what it writes after an answer."""
-    message = (
-        f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would not learn to "
-        "stop"
-    )
-    fix = "end the assistant's turns with the end-of-sequence token, {{ eos_token }}"
-    return Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)
-
-
 def template_findings(folder: Path, template: str | None, name: str, vocabulary: Container[str]) -> list[Finding]:
     """Errors and warnings about using the model folder with `template` (None: its own)."""
     own = own_template(folder)
@@ -221,4 +199,10 @@ def template_findings(folder: Path, template: str | None, name: str, vocabulary:
         return [] if own else [no_template(name, usable(vocabulary))]
     if missing := missing_marks(template, vocabulary):
         return [missing_tokens(name, missing, usable(vocabulary))]
-    return [given_template(name, bool(own))]
+    if own:
+        message = f"{name} has a chat template of its own, which chat_template in task.yaml replaces"
+        fix = "remove chat_template, unless you know that the model was trained with the other one"
+    else:
+        message = f"{name} is a base model without a chat template: it has never seen the turns it is to write"
+        fix = "start from the instruct version of this model if there is one; it needs fewer examples"
+    return [Finding("model.template_from_task", "warning", f"model {name}", message, fix)]

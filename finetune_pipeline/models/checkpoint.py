@@ -109,7 +109,6 @@ class Copy:
 
     @classmethod
     def of(cls, source: Checkpoint) -> Copy:
-        """Everything as it is."""
         return cls(source, {n: Output(file.entries[n], file.path.name, n) for n, file in source.place.items()})
 
     def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
@@ -170,7 +169,6 @@ class Copy:
         return "+".join(sorted(str(TORCH_TYPES.get(kind, kind.lower())).removeprefix("torch.") for kind in kinds))
 
     def bytes(self) -> int:
-        """Bytes of all tensors together."""
         return sum(o.planned.size for o in self.outputs.values())
 
 

@@ -52,7 +52,6 @@ class Tracking(dg.ConfigurableResource):
     )
 
     def uri(self) -> str:
-        """Address of the tracking server and registry."""
         return self.tracking_uri or read_settings().tracking_uri
 
     def place(self) -> Path:
@@ -87,7 +86,6 @@ class Tracking(dg.ConfigurableResource):
         _PREPARED.add((uri, self.experiment))
 
     def client(self) -> MlflowClient:
-        """A client of the prepared store."""
         self.prepare()
         return open_client(self.uri())
 

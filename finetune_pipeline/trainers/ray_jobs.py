@@ -50,7 +50,6 @@ def cluster_of(section: RaySection) -> Cluster | None:
 
 
 def storage_of(section: RaySection) -> str:
-    """The address of the storage."""
     return section.storage or str(read_settings().home / "ray" / "storage")
 
 

@@ -264,7 +264,6 @@ class TogetherService(Service):
 
 
 def endpoint_name(job: str) -> str:
-    """Name of the endpoint that serves what a job made."""
     return f"finetune-{job}"
 
 

@@ -26,8 +26,7 @@ from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.processes import STRATEGY, is_first
-from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, describe
-from finetune_pipeline.worker.supervised import PARENT_VARIABLE
+from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, PARENT_VARIABLE, describe
 
 STOP_SECONDS = 10
 """How long processes may take to end after one of them failed or a signal came, before they are killed."""

@@ -16,17 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
+from finetune_pipeline.worker.process import PARENT_VARIABLE
+
 TICK_SECONDS = 1.0
-PARENT_VARIABLE = "FINETUNE_PARENT_PID"
 MARKER = "FINETUNE_SUPERVISED"
 
 
 class Stopped(RuntimeError):
     """The child was stopped by its supervisor: `should_stop` gave a reason, or the time limit was reached."""
-
-
-def _say_nothing(message: str) -> None:
-    del message
 
 
 def run_supervised(
@@ -38,7 +35,7 @@ def run_supervised(
     should_stop: Callable[[], str | None] = lambda: None,
     on_tick: Callable[[], None] = lambda: None,
     timeout_s: float | None = None,
-    log: Callable[[str], None] = _say_nothing,
+    log: Callable[[str], None] = lambda message: None,
 ) -> int:
     """Run `command` to its end and return its exit code (negative: ended by that signal).
 
@@ -76,7 +73,7 @@ def run_supervised(
 
 def end_marked(marker: str) -> None:
     """End every process that inherited a value of the variable :data:`MARKER`: SIGTERM, and SIGKILL 5 seconds later."""
-    _end(-1, marker, lambda: None, (0.0, 5.0), _say_nothing)
+    _end(-1, marker, lambda: None, (0.0, 5.0), lambda message: None)
 
 
 def _living(group: int, marker: str) -> list[psutil.Process]:
