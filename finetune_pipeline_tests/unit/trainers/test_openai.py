@@ -40,13 +40,6 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[OpenAiJobsServer]:
-    server = OpenAiJobsServer()
-    with serving(server):
-        yield server
-
-
-@pytest.fixture
 def order(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> TrainingOrder:
     return make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
 
