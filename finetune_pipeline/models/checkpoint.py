@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.engine.store import digest_file, read_json
+from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import text_files, weight_files
+from finetune_pipeline.models.identity import MODEL_FILE, origin, text_files, weight_files
 from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -170,6 +170,19 @@ class Copy:
 
     def bytes(self) -> int:
         return sum(o.planned.size for o in self.outputs.values())
+
+
+def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
+    """Write out/model.json about the model in out/`folder`, made from `base`. Returns the facts in it.
+
+    Args:
+        files: SHA-256 of every file that decides its answers.
+        facts: What else is known of it.
+    """
+    weights = sum(path.stat().st_size for path in weight_files(out / folder))
+    made = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
+    write_json(out / MODEL_FILE, {"path": folder, **made})
+    return made
 
 
 def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

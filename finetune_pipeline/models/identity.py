@@ -187,10 +187,8 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def _weight_digest(path: Path) -> str:
-    """SHA-256 of a weight file; of files above 1 GiB, the header and 256 evenly spaced blocks of 64 KiB.
-
-    A retrained model differs in nearly all tensors, so the samples differ too; the full digests are in model.json.
-    """
+    """SHA-256 of a weight file; of files above 1 GiB, the header and 256 evenly spaced blocks of 64 KiB, since a retrained
+    model differs in nearly all tensors."""
     size = path.stat().st_size
     if size <= _SAMPLED_ABOVE:
         return digest_file(path)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import digest_file, write_json
+from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
-from finetune_pipeline.models.checkpoint import Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, origin, text_files, weight_files
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
+from finetune_pipeline.models.identity import model_folder, text_files, weight_files
 from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
@@ -36,23 +36,20 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     source, target = model_folder(base), out / "model"
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
-        facts = {"kind": "full", **origin(base), **_take_over(adapter, source, target)}
+        dtype = _take_over(adapter, source, target)
+        files = {p.name: digest_file(p) for p in target.iterdir()}
+        facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
     else:
         change = read_adapter(adapter)
         copy = plan_merge(Checkpoint(source), change, float32=float32)
-        files = copy.write(target)
+        files, dtype = copy.write(target), copy.dtypes
         facts = {
             "kind": "lora",
-            **origin(base),
             "merged_tensors": len(change.changes),
             "scaling": change.scaling,
-            "dtype": copy.dtypes,
-            "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
-            "files": files,
             "adapter_sha256": digest_file(adapter / WEIGHTS),
         }
-    write_json(out / MODEL_FILE, {"path": "model", **facts})
-    return facts
+    return write_record(out, "model", base, files, dtype=dtype, **facts)
 
 
 def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
@@ -88,27 +85,20 @@ def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     return None
 
 
-def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
-    """Make a full fine-tune's folder the model: its files linked (or copied), what it lacks taken from the base."""
+def _take_over(trained: Path, source: Path, target: Path) -> str:
+    """Make a full fine-tune's folder the model: its files linked (or copied), what it lacks taken from the base. Returns
+    the types of its tensors."""
     checkpoint, base = Checkpoint(trained), Checkpoint(source)
     other = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
     if other:
         raise JobError(f"the trained model's {other[0]} has another shape than the base's\n{ANOTHER_BASE}")
     target.mkdir(parents=True)
-    weights = weight_files(trained)
-    for path in [*weights, *text_files(trained)]:
+    for path in [*weight_files(trained), *text_files(trained)]:
         _link(path, target / path.name)
     for path in text_files(source):
         if "safetensors" not in path.name and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
-    return {
-        "merged_tensors": 0,
-        "scaling": None,
-        "dtype": Copy.of(checkpoint).dtypes,
-        "weight_bytes": sum(p.stat().st_size for p in weights),
-        "files": {p.name: digest_file(p) for p in sorted(target.iterdir())},
-        "adapter_sha256": None,
-    }
+    return Copy.of(checkpoint).dtypes
 
 
 def _link(source: Path, target: Path) -> None:

@@ -20,8 +20,8 @@ from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, origin
+from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy, write_record
+from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generation import Answer, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.models.parity import Rows, Side, compare, finite, logits, weights_off
@@ -69,20 +69,19 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     for path in sorted(target.iterdir()):
         if path.suffix != ".safetensors":
             files[path.name] = digest_file(path)
-    facts = {
-        "kind": "prompt",
-        **origin(base),
-        "soft_tokens": tokens,
-        "soft_ids": ids,
-        "prompt_prefix": "".join(tokens),
-        "untied": untied,
-        "dtype": copy.dtypes,
-        "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
-        "files": dict(sorted(files.items())),
-        "adapter_sha256": digest_file(adapter / WEIGHTS),
-    }
-    write_json(out / MODEL_FILE, {"path": "model", **facts})
-    return facts
+    return write_record(
+        out,
+        "model",
+        base,
+        files,
+        kind="prompt",
+        soft_tokens=tokens,
+        soft_ids=ids,
+        prompt_prefix="".join(tokens),
+        untied=untied,
+        dtype=copy.dtypes,
+        adapter_sha256=digest_file(adapter / WEIGHTS),
+    )
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
