@@ -1,15 +1,18 @@
-"""A split as rows to train on: encoded, dealt with where too long, and audited."""
+"""A split as rows to train on: encoded, dealt with where too long, audited, and the audit told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, set_name
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
+from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
 
@@ -101,6 +104,40 @@ def prepare_split(
     done.findings = problems(done.audit, place)
     done.audit["problems"] = [f.to_dict() for f in done.findings]
     return done
+
+
+AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+"""Makes a page of the audits by split and the settings."""
+
+
+def tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, first: bool) -> None:
+    """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
+    audits = {name: split.audit for name, split in splits.items()}
+    # both, because what an unsuccessful job leaves in `out` may be swept away
+    for folder in (Path(job["out"]), Path(job["work"])) if first else ():
+        write_json(folder / "audit.json", audits)
+        if html is not None:
+            (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
+    for name, split in splits.items():
+        for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
+            if number:
+                say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
+    findings = [finding for split in splits.values() for finding in split.findings]
+    if findings:
+        if html is not None:
+            say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
+        raise FindingsError(findings)
+
+
+def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
+    """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
+    splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
+    totals = {
+        k: sum(facts[k] for facts in splits.values())
+        for k, v in splits["train"].items()
+        if isinstance(v, int) and k != "max_tokens"
+    }
+    return {**totals, "splits": splits}
 
 
 _ROUNDS = 50
