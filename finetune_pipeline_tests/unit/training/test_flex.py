@@ -36,14 +36,13 @@ def numbers(layout: Layout, cached: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(size) for size in sizes]
 
 
-@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("cached", "window"), [(0, None), (5, None), (0, 7), (3, 11)])
-def test_it_gives_what_the_buckets_give(seed: int, cached: int, window: int | None) -> None:
-    layout = tree(seed)
-    query, key, value = numbers(layout, cached)
-    expected = _PackedAttention.apply(query, key, value, layout, DIM**-0.5, window)
-    got = flex_attend(query, key, value, layout, DIM**-0.5, window, compiled=False)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+def test_it_gives_what_the_buckets_give(cached: int, window: int | None) -> None:
+    for layout in map(tree, range(6)):
+        query, key, value = numbers(layout, cached)
+        expected = _PackedAttention.apply(query, key, value, layout, DIM**-0.5, window)
+        got = flex_attend(query, key, value, layout, DIM**-0.5, window, compiled=False)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
