@@ -112,7 +112,6 @@ T = TypeVar("T", bound=type[Trainer])
 
 
 def register(cls: T) -> T:
-    """Class decorator: add a trainer."""
     TRAINERS[cls.name] = cls()
     return cls
 

@@ -71,7 +71,6 @@ class Entry(BaseModel):
 
     @property
     def attempt(self) -> Attempt:
-        """The present attempt."""
         if not self.attempts:
             self.attempts.append(Attempt(name=f"{self.order.key}-1"))
         return self.attempts[-1]

@@ -32,7 +32,6 @@ class OpenAiTrainer(HostedTrainer):
     usual_key = "OPENAI_API_KEY"
 
     def profile(self, spec: TaskSpec) -> Profile:
-        """The dialect of the spec's service."""
         section = spec.training.openai
         profile = PROFILES[section.profile]
         rate = section.learning_rate_means if section.profile == "other" else profile.rate

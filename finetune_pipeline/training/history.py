@@ -16,7 +16,6 @@ def _lines(entries: Iterable[Entry]) -> str:
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the file anew."""
     path.write_text(_lines(entries), "utf-8")
 
 

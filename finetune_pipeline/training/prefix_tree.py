@@ -125,7 +125,6 @@ class Layout:
         return list(itertools.accumulate(self.lengths[:-1], initial=0))
 
     def ancestors(self, segment: int) -> list[int]:
-        """The segments before this one, from the first on."""
         return ancestors(self.parents, segment)
 
 

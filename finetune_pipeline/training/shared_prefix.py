@@ -157,30 +157,36 @@ def supports_shared_prefix(model: Any) -> tuple[bool, str]:
     previous = config._attn_implementation
     if previous not in ("sdpa", "eager", attention.NAME):
         return False, f"attention is computed by {previous}"
-    rows = _trial_rows(config.vocab_size)
     was_training = model.training
     model.eval()
-    attention.register()
     try:
-        with torch.no_grad():
-            padded = logits_to_learn(model, _to(PaddedCollator(0)(rows), model.device)).float()
-            config._attn_implementation = attention.NAME
-            batch = _to(packed_collator(model)(rows), model.device)
-            packed = logits_to_learn(model, batch).float()
+        problem = _problem_in_trial(model, config, windows)
     except (TypeError, RuntimeError, KeyError, ValueError) as error:
-        config._attn_implementation = previous
-        return False, f"{config.model_type} does not take packed batches: {type(error).__name__}: {error}"
+        problem = f"{config.model_type} does not take packed batches: {type(error).__name__}: {error}"
     finally:
         model.train(was_training)
-    if batch["shared_prefix"].windows != windows:
+    if problem:
         config._attn_implementation = previous
-        return False, f"{config.model_type} does not tell its attention function how far each layer sees"
-    apart = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
-    if not apart <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
-        config._attn_implementation = previous
-        return False, f"a trial batch gave other logits packed than padded (relative difference {apart:.2g})"
+        return False, problem
     sees = "full attention" if not any(windows) else "full or sliding attention"
     return True, f"every layer has {sees}; a trial batch gave the same logits packed and padded"
+
+
+@torch.no_grad()
+def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str:
+    """Why a trial batch speaks against packing; empty: it does not. The model's attention is the packed one afterwards."""
+    rows = _trial_rows(config.vocab_size)
+    attention.register()
+    padded = logits_to_learn(model, _to(PaddedCollator(0)(rows), model.device)).float()
+    config._attn_implementation = attention.NAME
+    batch = _to(packed_collator(model)(rows), model.device)
+    packed = logits_to_learn(model, batch).float()
+    if batch["shared_prefix"].windows != windows:
+        return f"{config.model_type} does not tell its attention function how far each layer sees"
+    apart = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
+    if not apart <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
+        return f"a trial batch gave other logits packed than padded (relative difference {apart:.2g})"
+    return ""
 
 
 def _trial_rows(vocabulary: int) -> list[Row]:

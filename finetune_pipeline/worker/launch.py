@@ -166,7 +166,6 @@ def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
 
 
 def write_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]] | None = None) -> None:
-    """Write out/error.json."""
     write_json(out / "error.json", {"code": code, "kind": kind, "message": message, "findings": findings or []})
 
 
