@@ -22,7 +22,6 @@ from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.shared_prefix import logits_to_learn
 
-
 _LINES = 20
 """Of a training's log that tell its loss."""
 
