@@ -51,22 +51,20 @@ def register(
     precision: str = "serving",
     **tags: Any,
 ) -> int:
-    return registration.register(
-        tracking,
-        "tickets",
-        kind=kind,
-        adapter=models / adapter,
-        merged=models / "base",
-        base=models / "base",
-        base_identity={"kind": "local", "base_model": "tiny"},
-        adapter_version=adapter_version,
-        system_prompt=PROMPT,
-        max_new_tokens=8,
-        dtype=dtype,
-        precision=precision,
-        run_id=new_run(tracking),
-        tags={"gates": gates, **tags},
-    )
+    request = {
+        "name": "tickets",
+        "kind": kind,
+        "adapter": models / adapter,
+        "merged": models / "base",
+        "base": models / "base",
+        "base_identity": {"kind": "local", "base_model": "tiny"},
+        "adapter_version": adapter_version,
+        "system_prompt": PROMPT,
+        "max_new_tokens": 8,
+        "dtype": dtype,
+        "precision": precision,
+    }
+    return registration.register(tracking, request, run_id=new_run(tracking), tags={"gates": gates, **tags})
 
 
 def texts(*rows: str) -> Any:
