@@ -19,6 +19,7 @@ import msgspec
 from finetune_pipeline.data.json_lines import read_lines
 from finetune_pipeline.engine.store import hold
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
@@ -49,16 +50,6 @@ class Champion:
         return f"{self.task}:{self.version}"
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An answer, how it ended (`stop`, or `length` where max_new_tokens cut it), and its numbers of tokens."""
-
-    text: str
-    finish: str
-    prompt_tokens: int
-    new_tokens: int
-
-
 class TooLong(ValueError):
     """The conversation does not fit into the model's context."""
 
@@ -75,7 +66,7 @@ class LoadedModel:
         self._tokenizer = load_tokenizer(champion.model)
         self._lock = Lock()
 
-    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Reply:
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Answer:
         """Greedy answer to a conversation without its system turn; at most the length the evaluation allowed.
 
         Raises TooLong, FindingsError when the chat template refuses the turns, and RuntimeError when the model fails.
@@ -94,9 +85,7 @@ class LoadedModel:
             if "tokens" in made.error and "more than" in made.error:
                 raise TooLong(made.error)
             raise RuntimeError(made.error)
-        return Reply(
-            made.text.strip(), "length" if made.status == "truncated" else "stop", made.prompt_tokens, made.new_tokens
-        )
+        return made
 
 
 class Service:
@@ -152,25 +141,26 @@ class Service:
             raise BadRequest(f"the model failed: {error}", status=500) from error
         finally:
             self._places.release()
-        made = f"chatcmpl-{uuid.uuid4().hex}"
+        made, text = f"chatcmpl-{uuid.uuid4().hex}", reply.text.strip()
         if chat.store:
             row = {
                 "id": made,
                 "timestamp": _now(),
                 "messages": chat.messages,
-                "output": reply.text,
+                "output": text,
                 "model_version": name,
             }
             self._log({**row, "user": chat.user} if chat.user else row)
             with self._lock:
                 self._ids.add(made)
-        message = {"role": "assistant", "content": reply.text}
+        message = {"role": "assistant", "content": text}
+        finish = "length" if reply.status == "truncated" else "stop"
         return chat, {
             "id": made,
             "object": "chat.completion",
             "created": int(time.time()),
             "model": name,
-            "choices": [{"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": None}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
             "usage": {
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.new_tokens,

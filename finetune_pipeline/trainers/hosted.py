@@ -194,10 +194,10 @@ class HostedTrainer(Trainer):
     def _follow(self, training: str) -> None:
         """Tell what is new of a job, and keep its losses in work/history.jsonl."""
         log = self.service.log(training)
-        for event in log.events:
-            if event.id not in self._reported:
-                self._reported.add(event.id)
-                tell("adapter", self.service.plain(event.message))
+        for event, message in log.events.items():
+            if event not in self._reported:
+                self._reported.add(event)
+                tell("adapter", self.service.plain(message))
         rows = [json.dumps(row) for row in log.losses]
         fresh = [row for row in rows if row not in self._reported]
         for row in fresh:

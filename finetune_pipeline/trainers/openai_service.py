@@ -19,7 +19,7 @@ from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
 from finetune_pipeline.trainers.hosted_settings import low_rank
-from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service
+from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Refused, Service
 
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
@@ -186,11 +186,11 @@ class OpenAiService(Service):
 
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
-            events, losses = [], dict[int, dict[str, float]]()
+            events, losses = dict[str, str](), dict[int, dict[str, float]]()
             for event in sorted(self.client.fine_tuning.jobs.list_events(job, limit=100), key=lambda e: e.created_at):
                 data = event.data
                 if event.type != "metrics":
-                    events.append(Event(event.id, str(event.message)))
+                    events[event.id] = str(event.message)
                 elif isinstance(data, dict) and isinstance(data.get("step"), int):
                     _add(losses, data["step"], data)
             for checkpoint in self._checkpoints(job):

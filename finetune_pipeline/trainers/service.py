@@ -67,18 +67,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something the service says about a job."""
-
-    id: str
-    message: str
-
-
-@dataclass(frozen=True)
 class JobLog:
-    """All that a service says of a job so far, oldest first. losses: one row {step, loss} or {step, eval_loss} each."""
+    """All that a service says of a job so far, oldest first. events: messages by their ids; losses: one row {step, loss} or
+    {step, eval_loss} each."""
 
-    events: list[Event]
+    events: dict[str, str]
     losses: list[dict[str, Any]]
 
 

@@ -19,7 +19,6 @@ from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
 from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import (
     Estimate,
-    Event,
     Files,
     Job,
     JobLog,
@@ -208,10 +207,10 @@ class TogetherService(Service):
 
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
-            events = [
-                Event(f"{e.created_at} {e.type} {e.step} {e.message}", str(e.message))
+            events = {
+                f"{e.created_at} {e.type} {e.step} {e.message}": str(e.message)
                 for e in self.client.fine_tuning.list_events(job).data
-            ]
+            }
             losses = []
             for metrics in self.client.fine_tuning.list_metrics(job).metrics or []:
                 step = next((value for key, value in metrics.items() if key.endswith("step")), None)
