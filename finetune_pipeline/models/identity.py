@@ -270,7 +270,7 @@ def name_base(config: Path, base: Path) -> None:
         "inference_mode": True,
     }
     if isinstance(told.get("target_modules"), list):
-        told["target_modules"] = sorted(told["target_modules"])
+        told["target_modules"] = sorted(told["target_modules"], key=str)
     write_json(config, dict(sorted(told.items())))
 
 

@@ -27,7 +27,6 @@ from finetune_pipeline.trainers.hosted_result import write_result
 from finetune_pipeline.trainers.hosted_settings import budget_findings, common_problems, listed_price
 from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
 from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
-from finetune_pipeline.training import history
 from finetune_pipeline.training.rows import training_examples
 
 _MOST_LOOKS = 10
@@ -205,7 +204,7 @@ class HostedTrainer(Trainer):
             tell("adapter", "validation" if "eval_loss" in numbers else "", **numbers)
         if fresh:
             self._reported |= set(fresh)
-            history.write(self.order.work / "history.jsonl", log.losses)
+            (self.order.work / "history.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
 
     def _look(self, question: Callable[[], Answer]) -> Answer:
         """Ask again until the answer is clear, for a while. For questions that cost nothing."""
