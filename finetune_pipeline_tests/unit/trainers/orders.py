@@ -14,7 +14,8 @@ from safetensors.numpy import save
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TrainingOrder, train
-from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.unit.training.jobs import task
 
 RANK = 4
 QUICK = {"poll_seconds": 0.01, "request_seconds": 20.0, "settle_seconds": 1.0}
@@ -25,24 +26,9 @@ def make_task(
     trainer: str, section: Mapping[str, Any], spec: Mapping[str, Any] | None = None, **training: Any
 ) -> TaskSpec:
     """A task for a hosted trainer with a section of its own."""
-    lora = {"r": RANK, "alpha": 8, "dropout": 0.0}
-    chosen = {
-        "method": "lora",
-        "trainer": trainer,
-        "epochs": 2,
-        "lora": lora,
-        trainer: {**QUICK, **section},
-        **training,
-    }
-    declared = {
-        "name": "demo",
-        "description": "d",
-        "system_prompt": SYSTEM,
-        "output": {"kind": "labels", "labels": LABELS},
-        "base_model": "org/tiny",
-        "training": chosen,
-    }
-    return TaskSpec.model_validate({**declared, **(spec or {})})
+    chosen = {"method": "lora", "epochs": 2, "lora": {"r": RANK, "alpha": 8, "dropout": 0.0}}
+    chosen |= {"trainer": trainer, trainer: {**QUICK, **section}, **training}
+    return task(chosen, **{"base_model": "org/tiny", **(spec or {})})
 
 
 def make_rows(folder: Path, rows: int = 12, long: int | None = None) -> Path:
