@@ -15,7 +15,7 @@ from finetune_pipeline.trainers import train
 from finetune_pipeline_tests.hosted_schedules import processes, run_schedule
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import FAULTS, KEY, refusal
-from finetune_pipeline_tests.unit.trainers.orders import make_order, make_plain_base, make_rows, make_task, persist
+from finetune_pipeline_tests.unit.trainers.orders import make_order, make_task, persist
 
 GPT = {"model": "gpt-4.1-mini-2025-04-14"}
 
@@ -23,13 +23,6 @@ GPT = {"model": "gpt-4.1-mini-2025-04-14"}
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = make_rows(tmp_path_factory.mktemp("rows"))
-    make_plain_base(rows)
-    return rows
 
 
 @pytest.mark.parametrize("fault", FAULTS)
