@@ -51,13 +51,6 @@ def make_base(folder: Path) -> Path:
     return make_tiny_model(folder / "base")
 
 
-def make_plain_base(folder: Path) -> None:
-    """A folder/base without weights: enough for an adapter to be brought home."""
-    (folder / "base").mkdir()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (folder / "base" / name).write_text("{}")
-
-
 def make_order(spec: TaskSpec, rows: Path, place: Path) -> TrainingOrder:
     """An order with everything it writes below `place`."""
 
