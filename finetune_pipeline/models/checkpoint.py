@@ -175,9 +175,7 @@ class Copy:
 def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
     """Write out/model.json about the model in out/`folder`, made from `base`. Returns the facts in it.
 
-    Args:
-        files: SHA-256 of every file that decides its answers.
-        facts: What else is known of it.
+    files: SHA-256 of every file that decides its answers.
     """
     weights = sum(path.stat().st_size for path in weight_files(out / folder))
     made = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}

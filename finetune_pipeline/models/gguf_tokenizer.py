@@ -26,11 +26,7 @@ def refused(rule: str, message: str, fix: str) -> FindingsError:
 
 
 def add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence[int]) -> None:
-    """Write the tokenizer of a model folder into a GGUF file.
-
-    Raises:
-        FindingsError: llama.cpp has none that splits text alike.
-    """
+    """Write the tokenizer of a model folder. Raises FindingsError where llama.cpp has none that splits text alike."""
     from gguf import TokenType
 
     stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)

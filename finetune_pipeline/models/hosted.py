@@ -60,11 +60,8 @@ class HostedModel(BaseModel):
 
 
 def read_hosted(folder: Path) -> HostedModel | None:
-    """The hosted model of an ``adapter`` or ``merged_model`` artifact; None where it holds weights.
-
-    Raises:
-        JobError: endpoint.json is not what a trainer has to leave.
-    """
+    """The hosted model of an ``adapter`` or ``merged_model`` artifact; None where it holds weights. Raises JobError where
+    endpoint.json is not what a trainer has to leave."""
     path = folder / ENDPOINT_FILE
     if not path.is_file():
         return None

@@ -113,13 +113,8 @@ def parity(
 def compare(
     left: Side, right: Side, examples: Sequence[Example], compared: int, off: list[str], fine: bool
 ) -> dict[str, Any]:
-    """The facts of :func:`parity` that both kinds of comparison have.
-
-    Args:
-        left, right: What the two sides made of the rows.
-        compared, off: Of :func:`weights_off`.
-        fine: The model is right, whatever rounding cost.
-    """
+    """The facts of :func:`parity` that both kinds of comparison have. compared, off: of :func:`weights_off`; fine: the model is
+    right, whatever rounding cost."""
     kl = divergence(left.logits, right.logits)
     same = [
         a.text == b.text and a.status == b.status and a.status != "error"

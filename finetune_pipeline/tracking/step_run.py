@@ -21,10 +21,7 @@ _PARAMS, _METRICS, _TAGS = 100, 1000, 100  # most of each in one request
 
 
 class StepRun:
-    """The nested MLflow run of one materialization. All methods may be called again with the same values.
-
-    `parent`: the run of the whole Dagster run, which tells its story; of a run without one, itself.
-    """
+    """The nested MLflow run of one materialization. `parent`: the run of the whole Dagster run; of a run without one, itself."""
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str, url: str, parent: StepRun | None = None) -> None:
         self.client, self.uri, self.run_id, self.url = client, uri, run_id, url

@@ -104,7 +104,6 @@ class Tracking(dg.ConfigurableResource):
 
         context: any Dagster execution context. version: the artifact's; reused: it was found, not made.
         The run ends FINISHED when the block ends, KILLED when the Dagster run was cancelled, FAILED when it raises.
-        Raises TrackingError when the server cannot be reached.
         """
         op = getattr(context, "op_execution_context", context)
         client, uri, name = self.client(), self.uri(), f"{task}/{asset}"

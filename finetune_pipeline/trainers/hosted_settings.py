@@ -62,11 +62,8 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
 
 
 def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bool) -> list[Finding]:
-    """Settings of ``training.lora`` that a service does not know; without them another model would be trained.
-
-    Args:
-        chooses_layers: The service lets the user choose which layers to adapt.
-    """
+    """Settings of ``training.lora`` that a service does not know; without them another model would be trained. chooses_layers:
+    it lets the user choose which layers to adapt."""
     lora = low_rank(spec.training)
     other = {"dora": lora.dora, "rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)

@@ -112,11 +112,7 @@ class Service(ABC):
         self.request_seconds = section.request_seconds
 
     def client_options(self, sdk: Any) -> dict[str, Any]:
-        """How the client of an SDK asks: nothing is repeated by itself, and the key follows no redirect.
-
-        Args:
-            sdk: The module of the SDK, which brings its HTTP client.
-        """
+        """How the client of an SDK (a module) asks: nothing is repeated by itself, and the key follows no redirect."""
         http = sdk.DefaultHttpxClient(
             follow_redirects=False, trust_env=not is_local(self.url), timeout=self.request_seconds
         )

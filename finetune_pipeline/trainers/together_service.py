@@ -79,11 +79,7 @@ class TogetherService(Service):
         }
 
     def limits(self) -> Any:
-        """What the service allows for the model; asked once.
-
-        Raises:
-            Refused: It does not tune the model.
-        """
+        """What the service allows for the model; asked once. Raises Refused where it does not tune the model."""
         if self._limits is None:
             with self.request(f"say what it allows for {self.model!r}"):
                 limits = self.client.fine_tuning.model_limits(model_name=self.model)

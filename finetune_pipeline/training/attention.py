@@ -271,12 +271,8 @@ def attend(
 
 
 def choose_kernel(config: Any, virtual: int, dtype: torch.dtype, device: torch.device) -> Trial:
-    """Which kernel computes packed batches: on CUDA the one that a trial prefers, elsewhere the one here.
-
-    Args:
-        config: Of the text model.
-        virtual: Trained keys before all tokens.
-    """
+    """Which kernel computes packed batches: on CUDA the one that a trial prefers, elsewhere the one here. config: of the text
+    model; virtual: trained keys before all tokens."""
     if device.type != "cuda":
         return Trial(BUCKETS, "FlexAttention has no backward pass outside CUDA")
     heads = config.num_attention_heads

@@ -86,7 +86,7 @@ class PaddedCollator:
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """input_ids and attention_mask [n, T]; labels [m]: the tokens to learn, row by row; logits_to_keep: at how many of
         the last positions logits are made; logit_positions [m]: which of those predict the labels, rows one behind the
-        other; row_ids and learned: the rows, and how many of the labels each has."""
+        other; row_ids and learned: as of :class:`PackedCollator`."""
         length = max(len(r["ids"]) for r in rows)
         ids = torch.full((len(rows), length), self.pad)
         seen = torch.zeros(len(rows), length, dtype=torch.long)

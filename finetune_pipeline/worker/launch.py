@@ -39,10 +39,7 @@ def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
 
     ``ddp`` (distributed data parallel): every device holds the whole model and takes its part of each batch. ``fsdp2``
     (fully sharded data parallel): weights, gradients and optimiser states are split over the devices and fetched layer by
-    layer (Zhao et al. 2023, arXiv:2304.11277). The first is simpler and faster wherever the model fits.
-
-    Raises:
-        FindingsError: The job cannot be shared by so many processes.
+    layer (Zhao et al. 2023, arXiv:2304.11277). Raises FindingsError where the job cannot be shared by so many processes.
     """
     cards, wanted = _cards(), read_settings().parallel
     device = min(cards, default=psutil.virtual_memory().total // processes)

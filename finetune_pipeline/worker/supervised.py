@@ -39,11 +39,10 @@ def run_supervised(
 ) -> int:
     """Run `command` to its end and return its exit code (negative: ended by that signal).
 
-    env: the child's whole environment (FINETUNE_PARENT_PID and a marker are added). Standard output and error are ours.
-    pass_fds: file descriptors the child inherits. grace: seconds after SIGINT and after SIGTERM before SIGKILL.
-    should_stop: asked about once a second; a sentence means: stop the child and raise Stopped with it.
-    on_tick: called about once a second, and once after the end. timeout_s: wall-clock limit.
-    Raises Stopped; and whatever `should_stop`, `on_tick` or an interrupt raises, after the child and all its
+    env: the child's whole environment (FINETUNE_PARENT_PID and a marker are added). pass_fds: file descriptors the child
+    inherits. grace: seconds after SIGINT and after SIGTERM before SIGKILL. should_stop: asked about once a second; a sentence
+    means: stop the child and raise Stopped with it. on_tick: called about once a second, and once after the end. timeout_s:
+    wall-clock limit. Raises Stopped; and whatever `should_stop`, `on_tick` or an interrupt raises, after the child and all its
     descendants are gone. Descendants that outlive a child are killed too.
     """
     marker = uuid.uuid4().hex
