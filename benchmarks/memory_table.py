@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.training.attention import BUCKETS, FLEX
+from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX
 from finetune_pipeline_tests.fake_gpu import CONFIGS
 from finetune_pipeline_tests.rehearsals import rehearse
 

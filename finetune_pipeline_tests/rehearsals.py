@@ -31,8 +31,9 @@ from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training import flex, fused, sft, shared_prefix
-from finetune_pipeline.training.attention import FLEX, Layout, _PackedAttention
+from finetune_pipeline.training.attention import _PackedAttention
 from finetune_pipeline.training.model import build
+from finetune_pipeline.training.prefix_tree import FLEX, Layout
 from finetune_pipeline.training.rows import Prepared
 from finetune_pipeline_tests.fake_gpu import make_base, rehearsal
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer

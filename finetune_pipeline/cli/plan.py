@@ -96,7 +96,7 @@ def _launch(job: Any) -> dict[str, Any]:
     out = Path(job["out"])
     write_json(out / "job.json", dict(job))
     command = [sys.executable, "-P", "-m", "finetune_pipeline.worker.entry", str(out / "job.json")]
-    code = run_supervised(command, child_environment("cpu", {}), None)
+    code = run_supervised(command, child_environment("cpu", {}))
     (out / "job.json").unlink()
     if code:
         why = read_json(out / "error.json")["message"] if (out / "error.json").exists() else f"exit code {code}"

@@ -16,26 +16,25 @@ from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_token
 from finetune_pipeline.models.chat_templates import generation_ends, no_template, template_findings, usable
 from finetune_pipeline.models.identity import (
     MODEL_FILE,
-    TEXTS,
     base_identity,
     bundled_files,
     local_base,
     model_kind,
     tensor_header,
+    text_files,
     weight_files,
 )
 from finetune_pipeline.settings import read_settings
 
 
 def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
-    """Make `base_model` available and write out/model.json {path, base_model, revision, identity, files, ...}.
+    """Make `base_model` available, and write out/model.json: the facts, and the model folder as ``path``.
 
-    bundled: the GGUF file is loaded, its quantization undone, and saved as bfloat16 safetensors into out/model (`path` is
-    relative to `out`, so the folder may be moved). local: referenced where it is. hub: downloaded into the hub's cache.
-    chat_template: text of a template to use instead of the model's own; out/model is then a folder of its own with that
-    template, whose weight files are links for local and hub models.
-    Returns the facts. Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat
-    template or end-of-turn token, or a template whose marks the vocabulary does not have.
+    bundled: the GGUF file is loaded, its quantization undone, and saved as bfloat16 safetensors into out/model. local:
+    referenced where it is. hub: downloaded into the hub's cache. chat_template: text of a template to use instead of the
+    model's own; out/model is then a folder of its own, whose weight files are links for local and hub models.
+    Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat template or end-of-turn token,
+    or a template whose marks the vocabulary does not have.
     """
     kind = model_kind(base_model, revision)
     own = out / "model"
@@ -66,7 +65,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
 
 
 def describe(folder: Path, name: str = "") -> dict[str, Any]:
-    """Facts about a model folder: parameters, dtype, weight_bytes, context_length, vocabulary, eos, end_tokens, files."""
+    """Facts about a model folder."""
     from transformers import AutoConfig
 
     weights = weight_files(folder)
@@ -74,7 +73,6 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     check_chat_template(tokenizer, name or folder.name)
     tensors = [tensor for file in weights for tensor in tensor_header(file)[0].values()]
-    others = [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file()]
     return {
         "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
         "dtype": "+".join(sorted({tensor["dtype"] for tensor in tensors})),
@@ -84,7 +82,7 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "eos": tokenizer.eos_token,
         "end_tokens": tokenizer.convert_ids_to_tokens(sorted(end_ids(tokenizer))),
-        "files": {p.name: digest_file(p) for p in [*weights, *others] if p.name != MODEL_FILE},
+        "files": {p.name: digest_file(p) for p in [*weights, *text_files(folder)]},
     }
 
 
@@ -133,11 +131,10 @@ def _link(source: Path, target: Path, artifact: Path) -> None:
     """A folder of an artifact with links to the weights of a model and copies of its small files."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for path in sorted(source.iterdir()):
-        if path.suffix == ".safetensors":
-            (target / path.name).symlink_to(_path(path.resolve(), target, artifact))
-        elif path.suffix in TEXTS and path.is_file() and path.name != MODEL_FILE:
-            shutil.copyfile(path, target / path.name)
+    for path in weight_files(source):
+        (target / path.name).symlink_to(_path(path.resolve(), target, artifact))
+    for path in text_files(source):
+        shutil.copyfile(path, target / path.name)
 
 
 def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:

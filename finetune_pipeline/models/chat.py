@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat_templates import endless, generation_ends
+from finetune_pipeline.models.chat_templates import generation_ends
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.models.identity import model_folder
 
@@ -91,7 +91,6 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = No
 class _Turn:
     """An assistant turn that is to be learned: tokens of prompt and answer as serving would see them, and their parts."""
 
-    number: int
     ids: list[int]
     start: int
     end: int
@@ -119,7 +118,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
         raise FindingsError([_lost(f"turn {i + 1}", "what the assistant says")])
     if any(name not in written for name in calls):
         raise FindingsError([_lost(f"turn {i + 1}", "a call of a tool")])
-    return _Turn(i, ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
+    return _Turn(ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
 
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
@@ -150,14 +149,8 @@ def encode_example(
         full, turns = _turns(tokenizer, messages, tools)
     except FindingsError as error:
         place = f"example {example_id or '?'}"
-        raise FindingsError(
-            [
-                Finding(
-                    f.rule, f.severity, f"{place}, {f.place}" if f.place.startswith("turn") else place, f.message, f.fix
-                )
-                for f in error.findings
-            ]
-        ) from error
+        places = [f"{place}, {f.place}" if f.place.startswith("turn") else place for f in error.findings]
+        raise FindingsError(replace(f, place=p) for f, p in zip(error.findings, places, strict=True)) from error
     if all(full[: len(turn.ids)] == turn.ids for turn in turns):
         loss = [False] * len(full)
         for turn in turns:
@@ -216,7 +209,12 @@ def end_of_turn_token(tokenizer: Any) -> str:
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     end = next((t for t in backend.encode(behind, add_special_tokens=False).tokens if t in special), None)
     if end is None:
-        raise FindingsError([endless(behind)])
+        message = (
+            f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would not "
+            "learn to stop"
+        )
+        fix = "end the assistant's turns with the end-of-sequence token, {{ eos_token }}"
+        raise FindingsError([Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)])
     return str(end)
 
 

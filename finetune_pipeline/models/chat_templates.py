@@ -73,10 +73,7 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
 
 
 def template_identity(setting: str | None, folder: Path) -> dict[str, str]:
-    """What a base model's version depends on beside its own content: the digest of the template's text, where one is set.
-
-    A name and a file with the same text are the same. Raises as :func:`read_chat_template`.
-    """
+    """What a base model's version depends on beside its own content: the digest of the template's text, where one is set."""
     text = read_chat_template(setting, folder)
     return {} if text is None else {"chat_template": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -120,7 +117,6 @@ def marks(template: str) -> list[str]:
 
 
 def missing_marks(template: str, vocabulary: Container[str]) -> list[str]:
-    """Marks of the template that are no tokens of the vocabulary."""
     return [mark for mark in marks(template) if mark not in vocabulary]
 
 
@@ -191,31 +187,9 @@ def no_template(name: str, choices: Sequence[str]) -> Finding:
 
 
 def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) -> Finding:
-    """The refusal of a template whose marks are no tokens of the base."""
     message = f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained"
     fix = f"set chat_template to one of: {', '.join(choices)}; or use the model's instruct version"
     return Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)
-
-
-def given_template(name: str, had: bool) -> Finding:
-    """The warning about a template of the task; had: whether the model has one of its own."""
-    if had:
-        message = "has a chat template of its own, which chat_template in task.yaml replaces"
-        fix = "remove chat_template, unless you know that the model was trained with the other one"
-    else:
-        message = "is a base model without a chat template: it has never seen the turns it is to write"
-        fix = "start from the instruct version of this model if there is one; it needs fewer examples"
-    return Finding("model.template_from_task", "warning", f"model {name}", f"{name} {message}", fix)
-
-
-def endless(behind: str) -> Finding:
-    """The refusal of a template that ends no turn; behind: what it writes after an answer."""
-    message = (
-        f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would not learn to "
-        "stop"
-    )
-    fix = "end the assistant's turns with the end-of-sequence token, {{ eos_token }}"
-    return Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)
 
 
 def template_findings(folder: Path, template: str | None, name: str, vocabulary: Container[str]) -> list[Finding]:
@@ -225,4 +199,10 @@ def template_findings(folder: Path, template: str | None, name: str, vocabulary:
         return [] if own else [no_template(name, usable(vocabulary))]
     if missing := missing_marks(template, vocabulary):
         return [missing_tokens(name, missing, usable(vocabulary))]
-    return [given_template(name, bool(own))]
+    if own:
+        message = f"{name} has a chat template of its own, which chat_template in task.yaml replaces"
+        fix = "remove chat_template, unless you know that the model was trained with the other one"
+    else:
+        message = f"{name} is a base model without a chat template: it has never seen the turns it is to write"
+        fix = "start from the instruct version of this model if there is one; it needs fewer examples"
+    return [Finding("model.template_from_task", "warning", f"model {name}", message, fix)]

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.engine.store import digest_file, read_json
+from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, weight_files
+from finetune_pipeline.models.identity import MODEL_FILE, origin, text_files, weight_files
 from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -109,7 +109,6 @@ class Copy:
 
     @classmethod
     def of(cls, source: Checkpoint) -> Copy:
-        """Everything as it is."""
         return cls(source, {n: Output(file.entries[n], file.path.name, n) for n, file in source.place.items()})
 
     def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
@@ -153,9 +152,7 @@ class Copy:
 
     def _write_rest(self, target: Path) -> None:
         source = self.source.folder
-        for path in sorted(source.iterdir()):
-            if not path.is_file() or path.suffix not in TEXTS or path.name == MODEL_FILE:
-                continue
+        for path in text_files(source):
             shutil.copyfile(path, target / path.name)
         if self.config:
             _write(target / "config.json", changed_config(self.source.config, self.config))
@@ -172,8 +169,18 @@ class Copy:
         return "+".join(sorted(str(TORCH_TYPES.get(kind, kind.lower())).removeprefix("torch.") for kind in kinds))
 
     def bytes(self) -> int:
-        """Bytes of all tensors together."""
         return sum(o.planned.size for o in self.outputs.values())
+
+
+def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
+    """Write out/model.json about the model in out/`folder`, made from `base`. Returns the facts in it.
+
+    files: SHA-256 of every file that decides its answers.
+    """
+    weights = sum(path.stat().st_size for path in weight_files(out / folder))
+    made = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
+    write_json(out / MODEL_FILE, {"path": folder, **made})
+    return made
 
 
 def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,12 +100,8 @@ def write(
 ) -> Conversation:
     """Render a conversation by the tokenizer's chat template.
 
-    Args:
-        tokenizer: A fast tokenizer of transformers, or anything with its apply_chat_template, chat_template,
-            backend_tokenizer and call.
-        messages: As the template takes them.
-        generation: Add the beginning of the answer that is to come.
-        tools: As the template takes them.
+    tokenizer: a fast one of transformers, or anything with its apply_chat_template, chat_template, backend_tokenizer and call.
+    generation: add the beginning of the answer that is to come.
     """
     control = _of(tokenizer)
     hidden, hidden_tools = [control.hide(message) for message in messages], control.hide_all(tools)

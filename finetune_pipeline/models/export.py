@@ -38,8 +38,8 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
     card: makes README.md from the manifest. target: the server that README.md has the command of.
-    Returns the manifest. Raises FindingsError for a prefix (no plain model can hold it), files that are not what the
-    artifact says they are, an `out` that is not empty, and too little room.
+    Returns the manifest. Raises FindingsError for a prefix, files that are not what the artifact says they are, an `out` that
+    is not empty, and too little room.
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), dict(source.merged.facts["files"])
@@ -63,17 +63,15 @@ def export_gguf(
     """Write the merged model as GGUF in float16 and in 8 bits, with a Modelfile, export.json and README.md, into `out`.
 
     Args:
-        card: Makes README.md from the manifest.
         context: Tokens of context that a server is to keep room for.
-        prove: Asks the two files (float16, 8 bits) and raises where they are not the model; its facts become the manifest's
-            `gguf`.
+        prove: Asks the two files (float16, 8 bits) and raises where they are not the model, which leaves nothing in `out`; its
+            facts become the manifest's `gguf`.
 
     Returns:
         The manifest.
 
     Raises:
-        FindingsError: As export_model; and where llama.cpp or Ollama cannot have this model. Nothing is left in `out` then,
-            nor where `prove` raises.
+        FindingsError: As export_model; and where llama.cpp or Ollama cannot have this model.
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune_pipeline.models.chat_templates import own_template
-from finetune_pipeline.models.gguf_tokenizer import gguf_tokenizer, refused
+from finetune_pipeline.models.gguf_tokenizer import add_tokenizer, refused
 from finetune_pipeline.models.identity import weight_files
 
 Kind = Literal["f16", "q8_0"]
@@ -39,12 +39,10 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
     Args:
         kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits by blocks of 32. Vectors stay float32.
-        name: The model's name in the file.
         stop_ids: Tokens that end an answer, at most three: the end of sequence, of turn and of message.
 
     Raises:
-        FindingsError: The architecture, its settings or its tokenizer cannot be written so that llama.cpp computes the
-            same.
+        FindingsError: Architecture, settings or tokenizer cannot be written so that llama.cpp computes the same.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
     from transformers import AutoConfig
@@ -59,13 +57,12 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
     if problems := _problems(config):
         raise refused("settings", "; ".join(problems), "export it --for vllm or transformers")
-    tokenizer = gguf_tokenizer(folder, config.vocab_size)
     writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
     try:
         writer.add_name(name)
         writer.add_file_type(LlamaFileType.MOSTLY_F16 if kind == "f16" else LlamaFileType.MOSTLY_Q8_0)
         _add_settings(writer, config)
-        tokenizer.add_to(writer, stop_ids)
+        add_tokenizer(writer, folder, config.vocab_size, stop_ids)
         writer.add_chat_template(own_template(folder) or "")
         for place, tensor in _tensors(folder, config, arch):
             _declare(writer, place, tensor.shape, _stored_as(tensor.shape, place, kind))

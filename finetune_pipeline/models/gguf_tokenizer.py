@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +25,8 @@ def refused(rule: str, message: str, fix: str) -> FindingsError:
     return FindingsError([Finding(f"gguf.{rule}", "error", "finetune export", message, fix)])
 
 
-@dataclass(frozen=True)
-class GgufTokenizer:
-    """A tokenizer as GGUF keeps it. model: `gpt2` (byte-level pairs) or `llama` (SentencePiece's pairs)."""
-
-    model: str
-    split: str
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    scores: list[float]
-    space_first: bool
-    begins: int | None
-    adds_begin: bool
-    unknown: int | None
-
-    def add_to(self, writer: Any, stop_ids: Sequence[int]) -> None:
-        writer.add_tokenizer_model(self.model)
-        writer.add_tokenizer_pre(self.split)
-        writer.add_token_list(self.tokens)
-        writer.add_token_types(self.types)
-        if self.model == "gpt2":
-            writer.add_token_merges(self.merges)
-        else:
-            writer.add_token_scores(self.scores)
-            writer.add_add_space_prefix(self.space_first)
-        if self.begins is not None:
-            writer.add_bos_token_id(self.begins)
-        if self.unknown is not None:
-            writer.add_unk_token_id(self.unknown)
-        writer.add_add_bos_token(self.adds_begin)
-        for add, token in zip(
-            (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), stop_ids, strict=False
-        ):
-            add(token)
-
-
-def gguf_tokenizer(folder: Path, vocabulary: int) -> GgufTokenizer:
-    """The tokenizer of a model folder. Raises FindingsError where llama.cpp has none that splits text alike."""
+def add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence[int]) -> None:
+    """Write the tokenizer of a model folder. Raises FindingsError where llama.cpp has none that splits text alike."""
     from gguf import TokenType
 
     stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
@@ -81,22 +44,26 @@ def gguf_tokenizer(folder: Path, vocabulary: int) -> GgufTokenizer:
     for added in stored["added_tokens"]:
         kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
-    rank: dict[str, int] = {}
-    for i, merge in enumerate(merges):
-        rank.setdefault(merge.replace(" ", "", 1), i)
-    last = float(len(merges))
-    return GgufTokenizer(
-        model="llama" if bytes_too else "gpt2",
-        split="default" if bytes_too else _split(stored.get("pre_tokenizer")),
-        tokens=tokens,
-        types=types,
-        merges=merges,
-        scores=[-float(rank.get(token, last)) for token in tokens],
-        space_first=_puts_a_space_first(stored),
-        begins=loaded.bos_token_id,
-        adds_begin=_begins_by_itself(loaded),
-        unknown=loaded.unk_token_id,
-    )
+    writer.add_tokenizer_model("llama" if bytes_too else "gpt2")  # SentencePiece's pairs, or byte-level ones
+    writer.add_tokenizer_pre("default" if bytes_too else _split(stored.get("pre_tokenizer")))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if bytes_too:
+        rank: dict[str, int] = {}
+        for i, merge in enumerate(merges):
+            rank.setdefault(merge.replace(" ", "", 1), i)
+        writer.add_token_scores([-float(rank.get(token, len(merges))) for token in tokens])
+        writer.add_add_space_prefix(_puts_a_space_first(stored))
+    else:
+        writer.add_token_merges(merges)
+    if loaded.bos_token_id is not None:
+        writer.add_bos_token_id(loaded.bos_token_id)
+    if loaded.unk_token_id is not None:
+        writer.add_unk_token_id(loaded.unk_token_id)
+    writer.add_add_bos_token(_begins_by_itself(loaded))
+    ends = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    for add, token in zip(ends, stop_ids, strict=False):
+        add(token)
 
 
 def _begins_by_itself(tokenizer: Any) -> bool:

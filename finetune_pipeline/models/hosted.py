@@ -22,9 +22,7 @@ class HostedModel(BaseModel):
 
     Attributes:
         base_url: Address without /chat/completions.
-        model: The model's name there.
         api_key_env: Environment variable that holds the key; the key itself is kept nowhere.
-        trainer: Who trained it, a name of the table of trainers.
         base_model: What was fine-tuned, as the service calls it.
     """
 
@@ -53,11 +51,7 @@ class HostedModel(BaseModel):
         return ChatEndpointSpec(url=self.base_url, key_variable=self.api_key_env)
 
     def cannot(self, deed: str) -> str:
-        """Say why something is not done with a model that has no weights here, and what to do.
-
-        Args:
-            deed: What was asked for, as a past participle: "exported".
-        """
+        """Say why something (a past participle: "exported") is not done with a model that has no weights here, and what to do."""
         key = f", with the key in {self.api_key_env}" if self.api_key_env else ""
         return (
             f"{self.place} is hosted by its trainer ({self.trainer}) and has no weights here: it cannot be {deed}\n"
@@ -66,11 +60,8 @@ class HostedModel(BaseModel):
 
 
 def read_hosted(folder: Path) -> HostedModel | None:
-    """The hosted model of an ``adapter`` or ``merged_model`` artifact; None where it holds weights.
-
-    Raises:
-        JobError: endpoint.json is not what a trainer has to leave.
-    """
+    """The hosted model of an ``adapter`` or ``merged_model`` artifact; None where it holds weights. Raises JobError where
+    endpoint.json is not what a trainer has to leave."""
     path = folder / ENDPOINT_FILE
     if not path.is_file():
         return None
@@ -84,11 +75,7 @@ def read_hosted(folder: Path) -> HostedModel | None:
 
 
 def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, Any]) -> dict[str, Any]:
-    """Make the ``merged_model`` of a hosted model: its endpoint.json, and facts that say there was nothing to merge.
-
-    Args:
-        serving: How it is asked (see merging.merge_and_compare).
-    """
+    """Make the ``merged_model`` of a hosted model: its endpoint.json, and facts that say there was nothing to merge."""
     shutil.copyfile(adapter / ENDPOINT_FILE, out / ENDPOINT_FILE)
     return {
         "kind": "endpoint",

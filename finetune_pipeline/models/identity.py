@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import Artifact, digest_file, read_json
+from finetune_pipeline.engine.store import Artifact, digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.settings import read_settings
 
@@ -187,10 +187,8 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def _weight_digest(path: Path) -> str:
-    """SHA-256 of a weight file; of files above 1 GiB, the header and 256 evenly spaced blocks of 64 KiB.
-
-    A retrained model differs in nearly all tensors, so the samples differ too; the full digests are in model.json.
-    """
+    """SHA-256 of a weight file; of files above 1 GiB, the header and 256 evenly spaced blocks of 64 KiB, since a retrained
+    model differs in nearly all tensors."""
     size = path.stat().st_size
     if size <= _SAMPLED_ABOVE:
         return digest_file(path)
@@ -207,9 +205,7 @@ def _weight_digest(path: Path) -> str:
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
     """What a version hash needs to know about the base model; plain JSON, the same on every machine.
 
-    bundled: package version and the weight file's SHA-256 (of its pieces put together). local: SHA-256 of every JSON and
-    template file and of the weights (sampled above 1 GiB). hub: id and revision (None: whatever the hub's default branch
-    is at download).
+    Weights above 1 GiB are sampled. A hub revision of None is whatever the hub's default branch is at download.
     """
     kind = model_kind(base_model, revision)
     if kind == "bundled":
@@ -244,6 +240,11 @@ def model_folder(folder: Path) -> Path:
     return target
 
 
+def text_files(folder: Path) -> list[Path]:
+    """The files of a model folder with configuration, tokenizer or template, sorted; without an artifact's record."""
+    return [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file() and p.name != MODEL_FILE]
+
+
 def model_record(folder: Path) -> dict[str, Any]:
     """The model.json of an artifact, or a record made from a bare model folder."""
     path = folder / MODEL_FILE
@@ -257,6 +258,20 @@ def origin(base: Path) -> dict[str, Any]:
     """base_model and revision, for the record of what is made of a base."""
     record = model_record(base)
     return {"base_model": record["base_model"], "revision": record.get("revision")}
+
+
+def name_base(config: Path, base: Path) -> None:
+    """Have the configuration of an adapter, as PEFT wrote it, name its base by id and not by a path here."""
+    named = origin(base)
+    told = {
+        **read_json(config),
+        "base_model_name_or_path": named["base_model"],
+        "revision": named["revision"],
+        "inference_mode": True,
+    }
+    if isinstance(told.get("target_modules"), list):
+        told["target_modules"] = sorted(told["target_modules"], key=str)
+    write_json(config, dict(sorted(told.items())))
 
 
 def record_digest(folder: Path) -> str:

@@ -32,7 +32,7 @@ def device_with_room(folder: Path) -> torch.device:
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively (CPU: avx512_bf16 or amx_bf16, on ARM bf16)."""
+    """Whether the device multiplies bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return cpu_has_bfloat16()
@@ -76,12 +76,8 @@ def load_for_prediction(
 ) -> Any:
     """Load a model to ask it.
 
-    Args:
-        folder: The model.
-        device: Where it runs.
-        adapter: Folder of a prefix to put in front of it, the one kind that is served as it was trained.
-        precision: ``serving`` or ``float32`` (evaluation.precision). Only float32 gives the same greedy answers however
-            rows are batched.
+    adapter: folder of a prefix to put in front of it, the one kind that is served as it was trained. precision: ``serving`` or
+    ``float32`` (evaluation.precision); only float32 gives the same greedy answers however rows are batched.
     """
     dtype = asked_in(folder, precision, device)
     model = _load(folder, dtype, device).eval()
@@ -100,8 +96,7 @@ def load_for_training(
     """(the frozen model, facts about its weights), held as a training method wants it (spec.methods.base.Method.holds).
 
     four_bit: every linear layer but the output head is stored in 4 bits (NF4, double quantization), everything else
-    (embeddings, norms) in bfloat16, whatever the compute dtype: the memory promise holds on machines that compute in
-    float32 too. float32: whatever the compute dtype.
+    (embeddings, norms) in bfloat16, whatever the compute dtype, so that the memory promise holds everywhere.
     """
     if holds != "four_bit":
         model = _load(folder, torch.float32 if holds == "float32" else compute, device)
@@ -143,10 +138,7 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Bytes the loaded weights really take (tied ones once, quantization constants included) against bfloat16.
-
-    Facts: bytes_loaded, bf16_bytes, ratio, parameters, quantized_modules, and by_kind {quantized, other: bytes}.
-    """
+    """Bytes the loaded weights really take (tied ones once, quantization constants included) against bfloat16."""
     quantized = other = parameters = modules = 0
     seen: set[int] = set()
     for tensor in [*model.parameters(), *model.buffers()]:

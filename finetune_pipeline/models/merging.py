@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import digest_file, write_json
+from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
-from finetune_pipeline.models.checkpoint import Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, TEXTS, model_folder, origin, weight_files
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
+from finetune_pipeline.models.identity import model_folder, text_files, weight_files
 from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
@@ -27,35 +27,29 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write the merged model into out/model and its record into out/model.json; returns the facts.
+    """Write the merged model into out/model and its record into out/model.json; returns the facts, which are the record's.
 
     base: a model folder or artifact; adapter: a low-rank adapter, or the whole model that a full fine-tune left, which
     is taken over as it is. float32: store the changed tensors in float32, so that nothing of the change is rounded away.
-    Copies tokenizer, template, generation config; the configuration too, with what the merge changes in it.
-    Facts: kind, base_model, revision, merged_tensors, scaling, dtype, weight_bytes, files {name: sha256},
-    adapter_sha256. Raises JobError for what cannot be merged: see :func:`read_adapter`, a quantized base, an adapter that
-    does not fit the base.
+    Raises JobError for what cannot be merged: see :func:`read_adapter`, a quantized base, an adapter that does not fit it.
     """
     source, target = model_folder(base), out / "model"
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
-        facts = {"kind": "full", **origin(base), **_take_over(adapter, source, target)}
+        dtype = _take_over(adapter, source, target)
+        files = {p.name: digest_file(p) for p in target.iterdir()}
+        facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
     else:
         change = read_adapter(adapter)
         copy = plan_merge(Checkpoint(source), change, float32=float32)
-        files = copy.write(target)
+        files, dtype = copy.write(target), copy.dtypes
         facts = {
             "kind": "lora",
-            **origin(base),
             "merged_tensors": len(change.changes),
             "scaling": change.scaling,
-            "dtype": copy.dtypes,
-            "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
-            "files": files,
             "adapter_sha256": digest_file(adapter / WEIGHTS),
         }
-    write_json(out / MODEL_FILE, {"path": "model", **facts})
-    return facts
+    return write_record(out, "model", base, files, dtype=dtype, **facts)
 
 
 def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
@@ -91,30 +85,20 @@ def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     return None
 
 
-def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
-    """Make a full fine-tune's folder the model: its files linked (or copied), what it lacks taken from the base."""
+def _take_over(trained: Path, source: Path, target: Path) -> str:
+    """Make a full fine-tune's folder the model: its files linked (or copied), what it lacks taken from the base. Returns
+    the types of its tensors."""
     checkpoint, base = Checkpoint(trained), Checkpoint(source)
     other = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
     if other:
         raise JobError(f"the trained model's {other[0]} has another shape than the base's\n{ANOTHER_BASE}")
     target.mkdir(parents=True)
-    for path in sorted(trained.iterdir()):
-        if path.suffix in (*TEXTS, ".safetensors") and path.is_file():
-            _link(path, target / path.name)
-    for path in sorted(source.iterdir()):
-        extra = path.suffix in TEXTS and "safetensors" not in path.name
-        if extra and path.name != MODEL_FILE and not (target / path.name).exists():
+    for path in [*weight_files(trained), *text_files(trained)]:
+        _link(path, target / path.name)
+    for path in text_files(source):
+        if "safetensors" not in path.name and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
-    (target / MODEL_FILE).unlink(missing_ok=True)
-    weights = weight_files(target)
-    return {
-        "merged_tensors": 0,
-        "scaling": None,
-        "dtype": Copy.of(checkpoint).dtypes,
-        "weight_bytes": sum(p.stat().st_size for p in weights),
-        "files": {p.name: digest_file(p) for p in sorted(target.iterdir())},
-        "adapter_sha256": None,
-    }
+    return Copy.of(checkpoint).dtypes
 
 
 def _link(source: Path, target: Path) -> None:
@@ -125,14 +109,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, those of the comparison under
-    ``parity``.
+    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, those of the comparison under ``parity``.
 
     A merge that is right, but loses more than the limit by rounding to the base's type, is written again in float32: then
     ``stored_float32_because`` says so, and parity.rounding keeps the figures of the rounded one. A prompt-tuned adapter
-    becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it. ``serving`` says
-    how the model is asked: system_prompt (the examples'), labels, max_new_tokens,
-    precision (of evaluation.precision), stop_token_ids, stop_tokens.
+    becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it.
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity

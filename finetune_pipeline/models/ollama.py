@@ -21,7 +21,6 @@ def modelfile(
     """The text of a Modelfile.
 
     Args:
-        folder: The model folder that has the chat template.
         weights: Name of the GGUF file beside the Modelfile. `others`: of other ones, named in a comment.
         serving: How the model is asked: system_prompt, stop_tokens, max_new_tokens.
         context: Tokens of context.

@@ -73,14 +73,12 @@ def parity(
     batch_size: int,
     stage: str = "merged_model",
 ) -> dict[str, Any]:
-    """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`.
+    """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`, in float32 (on the
+    CPU where the GPU has no room for that).
 
-    Everything is computed in float32, on the CPU where that has no room on the GPU.
-
-    Facts: rows, same_greedy, same_greedy_share, positions, mean_kl and max_kl (nats a token, KL(trained || stored)),
-    mean_kl_limit, different (ids of rows with other answers), merge_kl and merge_kl_limit (None
-    for a whole model), weights_compared, weights_off (names), right (questions 1 and 2), passed (right, and mean_kl within
-    its limit). Raises JobError when either side's logits are not finite.
+    Facts: what :func:`compare` returns (KL in nats a token, KL(trained || stored)), and merge_kl (None for a whole model).
+    ``right`` answers questions 1 and 2; ``passed``: and mean_kl is within its limit. Raises JobError when either side's logits
+    are not finite.
     """
     tokenizer = load_tokenizer(base)
     rows = Rows.encode(tokenizer, examples)
@@ -108,34 +106,34 @@ def parity(
     del model
     right_side = look(load_for_prediction(merged, device), "merged model")
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    facts = compare(left, right_side, examples)
-    return {
-        **facts,
-        "merge_kl": merge_kl,
-        "merge_kl_limit": MERGE_KL_LIMIT,
-        "weights_compared": compared,
-        "weights_off": off,
-        "right": right,
-        "passed": right and facts["mean_kl"] <= MEAN_KL_LIMIT,
-    }
+    facts = compare(left, right_side, examples, compared, off, right)
+    return {**facts, "merge_kl": merge_kl, "merge_kl_limit": MERGE_KL_LIMIT}
 
 
-def compare(left: Side, right: Side, examples: Sequence[Example]) -> dict[str, Any]:
-    """The facts of :func:`parity` that follow from what the two sides made of the rows."""
+def compare(
+    left: Side, right: Side, examples: Sequence[Example], compared: int, off: list[str], fine: bool
+) -> dict[str, Any]:
+    """The facts of :func:`parity` that both kinds of comparison have. compared, off: of :func:`weights_off`; fine: the model is
+    right, whatever rounding cost."""
     kl = divergence(left.logits, right.logits)
     same = [
         a.text == b.text and a.status == b.status and a.status != "error"
         for a, b in zip(left.answers, right.answers, strict=True)
     ]
+    mean = kl.mean().item()
     return {
         "rows": len(examples),
         "same_greedy": sum(same),
         "same_greedy_share": sum(same) / len(same),
         "positions": len(kl),
-        "mean_kl": kl.mean().item(),
+        "mean_kl": mean,
         "max_kl": kl.max().item(),
         "mean_kl_limit": MEAN_KL_LIMIT,
         "different": [e.id for e, equal in zip(examples, same, strict=True) if not equal],
+        "weights_compared": compared,
+        "weights_off": off,
+        "right": fine,
+        "passed": fine and mean <= MEAN_KL_LIMIT,
     }
 
 

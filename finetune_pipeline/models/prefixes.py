@@ -12,19 +12,18 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
-from finetune_pipeline.models.checkpoint import Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, origin
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.streaming import TensorFile
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
     """Write a copy of a prefix `adapter` into out/adapter, and into out/model.json which base it belongs to.
 
-    The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and
-    does not get the bare base (:func:`finetune_pipeline.models.identity.served` knows). float32 changes nothing. Facts: as of
-    :func:`finetune_pipeline.models.soft_prompts.plain_model`, as far as they apply.
+    The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and does
+    not get the bare base. float32 changes nothing.
     """
     source, target = model_folder(base), out / "adapter"
     shutil.rmtree(target, ignore_errors=True)
@@ -33,16 +32,9 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
         shutil.copyfile(adapter / name, target / name)
     checkpoint = Checkpoint(source)
     own = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
-    facts = {
-        "kind": "prefix",
-        **origin(base),
-        "dtype": Copy.of(checkpoint).dtypes,
-        "weight_bytes": (target / WEIGHTS).stat().st_size,
-        "files": {**{f.path.name: digest_file(f.path) for f in checkpoint.files}, **own},
-        "adapter_sha256": own[f"adapter/{WEIGHTS}"],
-    }
-    write_json(out / MODEL_FILE, {"path": "adapter", **facts})
-    return facts
+    files = {f.path.name: digest_file(f.path) for f in checkpoint.files} | own
+    dtype, sha256 = Copy.of(checkpoint).dtypes, own[f"adapter/{WEIGHTS}"]
+    return write_record(out, "adapter", base, files, kind="prefix", dtype=dtype, adapter_sha256=sha256)
 
 
 class PrefixedModel:

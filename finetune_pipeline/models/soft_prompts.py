@@ -20,11 +20,11 @@ from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, origin
+from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy, write_record
+from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generation import Answer, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
-from finetune_pipeline.models.parity import MEAN_KL_LIMIT, Rows, Side, compare, finite, logits, weights_off
+from finetune_pipeline.models.parity import Rows, Side, compare, finite, logits, weights_off
 from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
@@ -36,12 +36,10 @@ _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "co
 
 
 def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write base and prompt-tuned `adapter` as a plain model into out/model, its record into out/model.json.
+    """Write base and prompt-tuned `adapter` as a plain model into out/model, its record into out/model.json; returns the facts.
 
     The tokens stand at the front of everything the chat template renders; ``prompt_prefix`` of the facts is the same as a
-    string, for servers that get bare text. Configuration, tokenizer, template and generation config are written anew where
-    they change. float32: store the embeddings in float32. Facts: kind, base_model, revision, soft_tokens, soft_ids,
-    prompt_prefix, untied, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
+    string, for servers that get bare text. float32: store the embeddings in float32.
     Raises JobError for a base whose embeddings cannot be added to, and a template that would not give the same tokens.
     """
     source, target = model_folder(base), out / "model"
@@ -71,20 +69,19 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     for path in sorted(target.iterdir()):
         if path.suffix != ".safetensors":
             files[path.name] = digest_file(path)
-    facts = {
-        "kind": "prompt",
-        **origin(base),
-        "soft_tokens": tokens,
-        "soft_ids": ids,
-        "prompt_prefix": "".join(tokens),
-        "untied": untied,
-        "dtype": copy.dtypes,
-        "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
-        "files": dict(sorted(files.items())),
-        "adapter_sha256": digest_file(adapter / WEIGHTS),
-    }
-    write_json(out / MODEL_FILE, {"path": "model", **facts})
-    return facts
+    return write_record(
+        out,
+        "model",
+        base,
+        files,
+        kind="prompt",
+        soft_tokens=tokens,
+        soft_ids=ids,
+        prompt_prefix="".join(tokens),
+        untied=untied,
+        dtype=copy.dtypes,
+        adapter_sha256=digest_file(adapter / WEIGHTS),
+    )
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
@@ -216,19 +213,9 @@ def soft_parity(
     )
     right = Side(answers, finite(_without(logits(served, rows, batch_size), soft), "served model"))
     left = _under_peft(peft, tokenizer, rows, answers, soft, len(right.logits))
-    facts = compare(left, right, examples)
     chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
-    fine = not off and not chosen
-    return {
-        **facts,
-        "merge_kl": None,
-        "merge_kl_limit": None,
-        "weights_compared": compared,
-        "weights_off": off,
-        "new_tokens_chosen": chosen,
-        "right": fine,
-        "passed": fine and facts["mean_kl"] <= MEAN_KL_LIMIT,
-    }
+    facts = compare(left, right, examples, compared, off, fine=not off and not chosen)
+    return {**facts, "merge_kl": None, "merge_kl_limit": None, "new_tokens_chosen": chosen}
 
 
 def _without(values: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:

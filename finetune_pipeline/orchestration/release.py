@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.step import RunInputs
@@ -81,17 +80,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     name = str(request["name"])
     version = registration.register(
         tracking,
-        name,
-        kind=str(request["kind"]),
-        adapter=Path(request["adapter"]),
-        merged=Path(request["merged"]),
-        base=Path(request["base"]),
-        base_identity=request["base_identity"],
-        adapter_version=str(request["adapter_version"]),
-        system_prompt=request["system_prompt"],
-        max_new_tokens=int(request["max_new_tokens"]),
-        dtype=str(request["dtype"]),
-        precision=str(request["precision"]),
+        request,
         run_id=run_id,
         tags={
             "gates": "passed" if request["gates_passed"] else "failed",

@@ -112,7 +112,6 @@ class Compute(dg.ConfigurableResource):
             code = run_supervised(
                 [sys.executable, "-P", "-m", self.module, str(path)],  # -P: nothing in the working folder is imported
                 child_environment(device, pipes_env),
-                None,
                 pass_fds=handles,
                 grace=(self.grace_s, self.terminate_s),
                 should_stop=should_stop,

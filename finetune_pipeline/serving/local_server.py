@@ -72,7 +72,8 @@ async def read_json(request: Request, limit: int) -> Any:
     """The decoded body of a request.
 
     Raises HTTPException as soon as it is known to have more than `limit` bytes (413), when it takes longer than
-    :data:`BODY_SECONDS` (408), when its client goes away, and when it is no JSON (400)."""
+    :data:`BODY_SECONDS` (408), when its client goes away, and when it is no JSON (400).
+    """
     announced = request.headers.get("content-length", "0")
     body = b""
     try:
@@ -114,12 +115,7 @@ def port_problem(port: int, option: str = "--port") -> str | None:
 class LocalServer:
     """Serves an application on 127.0.0.1 from a thread of its own while its `with` block runs.
 
-    Args:
-        app: The ASGI application.
-        port: 0 takes any that is free; `self.port` says which.
-
-    Raises:
-        OutsideError: The port cannot be used.
+    port: 0 takes any that is free; `self.port` says which. Raises OutsideError where the port cannot be used.
     """
 
     def __init__(self, app: ASGIApp, port: int = 0) -> None:

@@ -1,4 +1,5 @@
-"""The chat service: answers, logs every answer, takes feedback, and reloads when the champion changes."""
+"""The chat service: the champion in memory, prompted as in the evaluation; answers, logs every answer, takes feedback, and
+reloads when the champion changes."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock, Thread
@@ -17,14 +19,73 @@ import msgspec
 from finetune_pipeline.data.json_lines import read_lines
 from finetune_pipeline.engine.store import hold
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
-from finetune_pipeline.serving.model import Champion, LoadedModel, TooLong
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
 
 WAITING = 64
 """Requests that may wait for the model; more are told to come again."""
 _LOOK_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model that serves.
+
+    model, adapter: see models.identity.Served; precision: of evaluation.precision.
+    """
+
+    task: str
+    version: int
+    model: Path
+    adapter: Path | None
+    system_prompt: str
+    max_new_tokens: int
+    precision: str = "serving"
+
+    @property
+    def name(self) -> str:
+        """How the model calls itself to clients and in the logs."""
+        return f"{self.task}:{self.version}"
+
+
+class TooLong(ValueError):
+    """The conversation does not fit into the model's context."""
+
+
+class LoadedModel:
+    """A champion in memory. One answer is made at a time; callers from several threads wait for each other."""
+
+    def __init__(self, champion: Champion) -> None:
+        from finetune_pipeline.models.chat import load_tokenizer
+        from finetune_pipeline.models.loading import load_for_prediction, pick_device
+
+        self.champion = champion
+        self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)
+        self._tokenizer = load_tokenizer(champion.model)
+        self._lock = Lock()
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Answer:
+        """Greedy answer to a conversation without its system turn; at most the length the evaluation allowed.
+
+        Raises TooLong, FindingsError when the chat template refuses the turns, and RuntimeError when the model fails.
+        """
+        from finetune_pipeline.models.chat import encode_prompt
+        from finetune_pipeline.models.inference.generation import generate_and_score
+
+        turns = [{"role": "system", "content": self.champion.system_prompt}, *(dict(m) for m in messages)]
+        most = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
+        with self._lock:
+            prompt = encode_prompt(self._tokenizer, turns)
+            (made,) = generate_and_score(
+                self._model, self._tokenizer, [prompt], None, most, 1, stage="serve", name=self.champion.name
+            )
+        if made.status == "error":
+            if "tokens" in made.error and "more than" in made.error:
+                raise TooLong(made.error)
+            raise RuntimeError(made.error)
+        return made
 
 
 class Service:
@@ -54,7 +115,6 @@ class Service:
         return self.loaded.champion.name
 
     def health(self) -> dict[str, Any]:
-        """status ok or degraded, the model, and what is wrong."""
         status = "degraded" if self.problems else "ok"
         return {"status": status, "task": self.task.name, "model": self.model, "problems": dict(self.problems)}
 
@@ -81,25 +141,26 @@ class Service:
             raise BadRequest(f"the model failed: {error}", status=500) from error
         finally:
             self._places.release()
-        made = f"chatcmpl-{uuid.uuid4().hex}"
+        made, text = f"chatcmpl-{uuid.uuid4().hex}", reply.text.strip()
         if chat.store:
             row = {
                 "id": made,
                 "timestamp": _now(),
                 "messages": chat.messages,
-                "output": reply.text,
+                "output": text,
                 "model_version": name,
             }
             self._log({**row, "user": chat.user} if chat.user else row)
             with self._lock:
                 self._ids.add(made)
-        message = {"role": "assistant", "content": reply.text}
+        message = {"role": "assistant", "content": text}
+        finish = "length" if reply.status == "truncated" else "stop"
         return chat, {
             "id": made,
             "object": "chat.completion",
             "created": int(time.time()),
             "model": name,
-            "choices": [{"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": None}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
             "usage": {
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.new_tokens,
@@ -157,7 +218,6 @@ class Service:
         Thread(target=look, daemon=True, name="champion").start()
 
     def close(self) -> None:
-        """Stop watching."""
         self._stop.set()
 
 

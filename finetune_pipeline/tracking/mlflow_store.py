@@ -84,7 +84,6 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
-    """The named lock of a folder, see :func:`hold`."""
     return hold(folder / f".{name}.lock")
 
 
@@ -144,8 +143,7 @@ def migrate(uri: str) -> None:
     """Create a database, or bring a SQLite file to this MLflow's schema. Call it under a lock.
 
     Both happen in a second file that is renamed into place when it is whole, so a kill leaves the old state; an old
-    database is kept as `<name>.before-<revision>`. Databases of other kinds are left to their owner
-    (`mlflow db upgrade`), which MLflow's own error says. Addresses of servers need nothing.
+    database is kept as `<name>.before-<revision>`. Databases of other kinds are left to their owner, servers need nothing.
     """
     set_environment()
     file = sqlite_file(uri)

@@ -26,56 +26,34 @@ _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _HOSTED_MODEL = Path(__file__).with_name("hosted_model.py")
 _NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
 _NEEDED_TO_ASK = ("mlflow", "openai")
+_DESCRIBED = ("kind", "adapter_version", "system_prompt", "max_new_tokens", "dtype", "precision")
+"""What whoever serves a model must know of its request."""
 
 
-def register(
-    tracking: Tracking,
-    name: str,
-    *,
-    kind: str,
-    adapter: Path,
-    merged: Path,
-    base: Path,
-    base_identity: Mapping[str, Any],
-    adapter_version: str,
-    system_prompt: str,
-    max_new_tokens: int,
-    dtype: str,
-    precision: str,
-    run_id: str,
-    tags: Mapping[str, Any],
-) -> int:
-    """Register what was trained as a version of model `name` and give it the alias `candidate`. Returns the version.
+def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tags: Mapping[str, Any]) -> int:
+    """Register what was trained as a version of its model and give it the alias `candidate`. Returns the version.
 
-    kind: see :mod:`finetune_pipeline.spec.methods`. adapter: what training left; an adapter is copied, a fully trained
-    model is not. merged, base: model folders (see :mod:`finetune_pipeline.worker.jobs`), never copied: the one that
-    answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests; of a hosted one only
-    its endpoint is known. dtype: what the merged model is stored in. precision: of evaluation.precision. base_identity:
-    what the base was, for people. run_id: the MLflow run it belongs to. tags: of the version; gates="passed" lets it be
-    promoted.
+    The adapter is copied, a fully trained model is not. The model folder that answers (`merged` for the kinds full and
+    prompt, else `base`) is never copied, but referred to by path and digests; of a hosted one only its endpoint is known.
     The same adapter_version again returns the version it has already, with its tags brought up to date.
+
+    Args:
+        request: Of steps.release.release_request.
+        tags: Of the version; gates="passed" lets it be promoted.
     """
+    name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
-        version = _version_of_adapter(client, name, adapter_version)
+        version = _version_of_adapter(client, name, request["adapter_version"])
         if version is None:
             hosted = read_hosted(merged)
-            origin = _endpoint(hosted) if hosted else _weights(kind, merged, base, base_identity)
-            description = {
-                "kind": kind,
-                **origin,
-                "adapter_version": adapter_version,
-                "system_prompt": system_prompt,
-                "max_new_tokens": max_new_tokens,
-                "dtype": dtype,
-                "precision": precision,
-            }
+            origin = _endpoint(hosted) if hosted else _weights(kind, merged, request)
             version = _create(
                 client,
                 name,
-                adapter=None if hosted or kind == "full" else adapter,
-                description=description,
+                adapter=None if hosted or kind == "full" else Path(request["adapter"]),
+                description={**{key: request[key] for key in _DESCRIBED}, **origin},
                 run_id=run_id,
-                tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
+                tags={**_texts(tags), ADAPTER_VERSION: request["adapter_version"]},
             )
         else:
             for key, value in _texts(tags).items():
@@ -85,20 +63,19 @@ def register(
 
 
 def _endpoint(hosted: HostedModel) -> dict[str, Any]:
-    """What answers, of a model that its trainer hosts."""
     return {"base_model": hosted.base_model, "endpoint": hosted.model_dump()}
 
 
-def _weights(kind: str, merged: Path, base: Path, base_identity: Mapping[str, Any]) -> dict[str, Any]:
+def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """What answers, of a model whose weights are here: a folder and the digests of its files."""
-    whole = KINDS[kind].stored_whole
-    folder = model_folder(merged if whole else base)
+    whole, identity = KINDS[kind].stored_whole, request["base_identity"]
+    folder = model_folder(merged if whole else Path(request["base"]))
     files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
     if not any(name.endswith(".safetensors") for name in files):
         raise ValueError(f"{folder} holds no safetensors file: the served model would have no weights")
     return {
-        "base_model": str(base_identity.get("base_model") or base_identity.get("name") or folder.name),
-        "base_identity": dict(base_identity),
+        "base_model": str(identity.get("base_model") or identity.get("name") or folder.name),
+        "base_identity": dict(identity),
         "folder": str(folder.absolute()),
         "files": files,
     }

@@ -16,7 +16,7 @@ from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
-from finetune_pipeline.serving.model import Champion
+from finetune_pipeline.serving.service import Champion
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import locked, reaching, redact
 from finetune_pipeline.tracking.tracking import Tracking
@@ -73,8 +73,8 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None: there was none).
 
     Raises ValueError unless the version exists and carries the tag gates="passed", or when a rollback took it out of
-    service or it was trained on rows that were forgotten since. Promoting the champion again changes
-    nothing and returns the same. Killed in between, `champion` still names the old version; a second call completes it.
+    service or it was trained on rows that were forgotten since. Promoting the champion again changes nothing and returns the
+    same. Killed in between, `champion` still names the old version; a second call completes it.
     """
     with open_registry(tracking) as client:
         tags = find_version(client, name, version).tags
@@ -107,9 +107,8 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
 
     reason: for people; kept (secrets removed) as the tag `rolled_back` of the version that served until now, and, one tag
     a rollback (`rollback.TIME`), with the registered model. A second rollback returns to the version of before, and takes
-    its mark away. Raises ValueError when there is no previous one, or it was
-    trained on forgotten rows. Killed in between, either nothing has moved (call it again), or the new champion serves
-    already.
+    its mark away. Raises ValueError when there is no previous one, or it was trained on forgotten rows. Killed in between,
+    either nothing has moved (call it again), or the new champion serves already.
     """
     with open_registry(tracking) as client:
         known = _aliases(client, name)

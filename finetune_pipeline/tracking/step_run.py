@@ -21,10 +21,7 @@ _PARAMS, _METRICS, _TAGS = 100, 1000, 100  # most of each in one request
 
 
 class StepRun:
-    """The nested MLflow run of one materialization. All methods may be called again with the same values.
-
-    `parent`: the run of the whole Dagster run, which tells its story; of a run without one, itself.
-    """
+    """The nested MLflow run of one materialization. `parent`: the run of the whole Dagster run; of a run without one, itself."""
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str, url: str, parent: StepRun | None = None) -> None:
         self.client, self.uri, self.run_id, self.url = client, uri, run_id, url
@@ -52,12 +49,12 @@ class StepRun:
             for i in range(0, len(new), _PARAMS):
                 self.client.log_batch(self.run_id, params=new[i : i + _PARAMS])
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
-        """Finite numbers at a step; nested mappings become dotted names, None is no measurement and is left out.
+    def log_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Finite numbers; nested mappings become dotted names, None is no measurement and is left out.
 
         Raises ValueError naming every value that is no finite number.
         """
-        self._send([(name, value, step) for name, value in _flat(metrics) if value is not None])
+        self._send([(name, value, 0) for name, value in _flat(metrics) if value is not None])
 
     def log_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows of {"step", numbers...}. Call it with a growing list as often as you like: only new values are sent."""
@@ -73,9 +70,8 @@ class StepRun:
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
         """An input data set, so that runs can be searched by it.
 
-        digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest does not see chat
-        messages). source: where it is. context: what it was used for (training, validation, test).
-        profile: counts, shown in the UI.
+        digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest does not see chat messages).
+        context: what it was used for (training, validation, test). profile: counts, shown in the UI.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

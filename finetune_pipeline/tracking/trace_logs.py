@@ -26,16 +26,16 @@ _ANSWERED = ("output", "answer", "response", "content", "text", "label", "result
 _TRUTHS = ("correction", "label", "expected_response", "expected_output", "expected_answer")
 
 
-def take_traces(task: Task, store: ArtifactStore, tracking: Tracking, now: float | None = None) -> int:
+def take_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
     """Take in the traces of the experiment ``logs.mlflow_experiment`` names. Returns the rows; 0 without an experiment.
 
-    A trace is taken once it has ended; assessments made within 30 days of it come as feedback. now: seconds since 1970.
+    A trace is taken once it has ended; assessments made within 30 days of it come as feedback.
     Raises FindingsError when there is no such experiment.
     """
     name = task.spec.logs.mlflow_experiment
     if name is None:
         return 0
-    since = (time.time() if now is None else now) - 86_400 * WINDOW_DAYS
+    since = time.time() - 86_400 * WINDOW_DAYS
     client = tracking.client()
     with reaching(tracking.uri()):
         experiment = client.get_experiment_by_name(name)
@@ -129,13 +129,8 @@ def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
     for assessment in sorted(assessments or [], key=lambda a: (a.last_update_time_ms or 0, a.name)):
         if assessment.valid is False:
             continue
-        value = (
-            assessment.expectation.value
-            if assessment.expectation
-            else assessment.feedback.value
-            if assessment.feedback
-            else None
-        )
+        said = assessment.expectation or assessment.feedback
+        value = said.value if said else None
         truth = assessment.name in _TRUTHS or assessment.expectation is not None
         if truth and isinstance(value, str):
             feedback["correction"] = value

@@ -52,7 +52,6 @@ class Tracking(dg.ConfigurableResource):
     )
 
     def uri(self) -> str:
-        """Address of the tracking server and registry."""
         return self.tracking_uri or read_settings().tracking_uri
 
     def place(self) -> Path:
@@ -87,7 +86,6 @@ class Tracking(dg.ConfigurableResource):
         _PREPARED.add((uri, self.experiment))
 
     def client(self) -> MlflowClient:
-        """A client of the prepared store."""
         self.prepare()
         return open_client(self.uri())
 
@@ -106,7 +104,6 @@ class Tracking(dg.ConfigurableResource):
 
         context: any Dagster execution context. version: the artifact's; reused: it was found, not made.
         The run ends FINISHED when the block ends, KILLED when the Dagster run was cancelled, FAILED when it raises.
-        Raises TrackingError when the server cannot be reached.
         """
         op = getattr(context, "op_execution_context", context)
         client, uri, name = self.client(), self.uri(), f"{task}/{asset}"

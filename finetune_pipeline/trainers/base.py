@@ -32,13 +32,11 @@ class TrainingOrder:
 
     Attributes:
         base: Artifact or folder of the base model.
-        train: File of training examples.
-        validation: File of validation examples.
+        train, validation: Files of examples.
         out: Where the result goes: adapter/, history.jsonl, measured.json.
         work: Folder that outlives a kill.
         launch: Runs a job of worker.jobs in a child process on this machine, and returns its facts.
         home: Folder of everything the pipeline makes.
-        task_folder: The task's folder.
         tick: Called after every look at a running training: sends work/history.jsonl to whoever follows it.
     """
 
@@ -114,7 +112,6 @@ T = TypeVar("T", bound=type[Trainer])
 
 
 def register(cls: T) -> T:
-    """Class decorator: add a trainer."""
     TRAINERS[cls.name] = cls()
     return cls
 
@@ -132,10 +129,8 @@ def on_interrupt(cancel: Callable[[BaseException], None]) -> Iterator[None]:
 
 
 def train(order: TrainingOrder) -> dict[str, Any]:
-    """Train where the spec says, wait for the end, and return the facts.
-
-    An interrupt cancels the training, and its notes say what that cost.
-    """
+    """Train where the spec says, wait for the end, and return the facts. An interrupt cancels the training, and its notes say
+    what that cost."""
     trainer = type(TRAINERS[order.spec.training.trainer])()
     training = trainer.submit(order)
 
@@ -172,7 +167,6 @@ def _trainer_findings(spec: TaskSpec) -> list[Finding]:
 
 
 def _option_findings(trainer: Trainer, spec: TaskSpec) -> list[Finding]:
-    """What is wrong with ``training.trainer_options``."""
     given = spec.training.trainer_options
     place = "task.yaml: training.trainer_options"
     if trainer.options is None:

@@ -25,8 +25,7 @@ class FileRules:
 
     Attributes:
         service: Who asks, for people.
-        least_rows: Fewest rows of a training file.
-        most_bytes: Largest size.
+        least_rows: Of a training file.
         most_tokens: Longest row; longer ones are cut there without a word. None: unknown.
         tools: Rows may call tools.
     """
@@ -48,7 +47,7 @@ class ChatFile:
 
 
 def guessed_tokens(text: str) -> int:
-    """About how many tokens a text has, without a tokenizer: one for every three bytes of UTF-8, rather too many."""
+    """About how many tokens a text has, without a tokenizer."""
     return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
 

@@ -22,7 +22,7 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import HostedSection
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, on_interrupt
-from finetune_pipeline.trainers.chat_file import ChatFile, FileRules, file_findings, write_chat_file
+from finetune_pipeline.trainers.chat_file import ChatFile, file_findings, write_chat_file
 from finetune_pipeline.trainers.hosted_result import write_result
 from finetune_pipeline.trainers.hosted_settings import budget_findings, common_problems, listed_price
 from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
@@ -51,12 +51,10 @@ class HostedTrainer(Trainer):
     service: Service
 
     def section(self, spec: TaskSpec) -> HostedSection:
-        """The trainer's own section of the spec."""
         section: HostedSection = getattr(spec.training, self.name)
         return section
 
     def key_name(self, spec: TaskSpec) -> str:
-        """Environment variable that holds the key."""
         return self.section(spec).api_key_env or self.usual_key
 
     @abstractmethod
@@ -66,14 +64,6 @@ class HostedTrainer(Trainer):
     @abstractmethod
     def connect(self, spec: TaskSpec) -> Service:
         """A connection to the service, for settings without problems."""
-
-    @abstractmethod
-    def file_rules(self, spec: TaskSpec, service: Service) -> FileRules:
-        """What the service asks of its files."""
-
-    @abstractmethod
-    def priced_as(self, spec: TaskSpec) -> str:
-        """Name of the service in the list of prices."""
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
         findings = [*common_problems(self, spec), *self.problems(spec)]
@@ -175,19 +165,15 @@ class HostedTrainer(Trainer):
     def _prepare(self, entry: Entry, rows: dict[str, list[Example]]) -> Files:
         """Refuse the order, or upload its files. The checks that need no upload come first, all of them."""
         spec, service = self.order.spec, self.service
-        rules = self.file_rules(spec, service)
-        findings = service.findings()
+        rules, findings = service.file_rules(), service.findings()
         for split, file in self.files.items():
             findings += file_findings(split, file, rows[split], rules, rules.least_rows if split == "train" else 1)
-        estimate = listed_price(
-            self.priced_as(spec), service, self.files["train"].tokens, self.order.home, self.order.task_folder
-        )
+        estimate = listed_price(service, self.files["train"].tokens, self.order.home, self.order.task_folder)
         if not (self.estimates and estimate.dollars is None):  # else the service says it, once it has the files
             findings += budget_findings(spec.training.budget_usd, estimate, self.order.home)
         if wrong := errors(findings):
             raise FindingsError(wrong)
-        ids = {split: self._uploaded(entry, split, file) for split, file in self.files.items()}
-        files = Files(ids["train"], ids["validation"])
+        files = Files(**{split: self._uploaded(entry, split, file) for split, file in self.files.items()})
         if (own := self._look(lambda: service.estimate(files))) is not None:
             estimate = own
             if wrong := budget_findings(spec.training.budget_usd, estimate, self.order.home):
@@ -207,10 +193,10 @@ class HostedTrainer(Trainer):
     def _follow(self, training: str) -> None:
         """Tell what is new of a job, and keep its losses in work/history.jsonl."""
         log = self.service.log(training)
-        for event in log.events:
-            if event.id not in self._reported:
-                self._reported.add(event.id)
-                tell("adapter", self.service.plain(event.message))
+        for event, message in log.events.items():
+            if event not in self._reported:
+                self._reported.add(event)
+                tell("adapter", self.service.plain(message))
         rows = [json.dumps(row) for row in log.losses]
         fresh = [row for row in rows if row not in self._reported]
         for row in fresh:

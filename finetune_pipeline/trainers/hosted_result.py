@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -12,25 +11,22 @@ from typing import TYPE_CHECKING, Any
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hosted import ENDPOINT_FILE, HostedModel
-from finetune_pipeline.models.identity import model_folder, model_record, tensor_header
-from finetune_pipeline.training.history import overfitting
+from finetune_pipeline.models.identity import model_folder, name_base, tensor_header, text_files
+from finetune_pipeline.training import history
 
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
     from finetune_pipeline.trainers.service import Job
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NOT_TOKENIZER = ("config.json", "generation_config.json", "model.json", "model.safetensors.index.json")
+_NOT_TOKENIZER = ("config.json", "generation_config.json", "model.safetensors.index.json")
 
 
 def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
-    """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out.
+    """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out. Returns the facts.
 
     Facts that only a training on this machine has (weights in memory, the audit of tokens) are missing; ``service`` says who
     trained. Services do not give the loss before training: first_eval_loss is None.
-
-    Returns:
-        The facts.
 
     Raises:
         JobError: What came back is no adapter of this base model.
@@ -38,7 +34,7 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
     service, order = trainer.service, trainer.order
     rows = service.log(job.id).losses
     order.out.mkdir(parents=True, exist_ok=True)
-    (order.out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    history.write(order.out / "history.jsonl", rows)
     evaluated = [row for row in rows if "eval_loss" in row]
     losses = [row["loss"] for row in rows if "loss" in row]
     best = min(evaluated, key=lambda row: row["eval_loss"]) if evaluated else None
@@ -61,7 +57,7 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
         "first_eval_loss": None,
         "last_train_loss": losses[-1] if losses else None,
         "history": rows,
-        **({"overfitting": overfitting(rows)} if evaluated else {}),
+        **({"overfitting": history.overfitting(rows)} if evaluated else {}),
         "adapter_tensors": [],
     }
     if returned == "weights":
@@ -96,16 +92,9 @@ def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[s
     folder.mkdir(parents=True)
     step = trainer.service.download(job.id, folder)
     trained = _adapter_facts(folder, trainer.service.place)
-    base, record = model_folder(order.base), model_record(order.base)
-    config = read_json(folder / CONFIG)
-    config |= {
-        "base_model_name_or_path": record["base_model"],
-        "revision": record.get("revision"),
-        "inference_mode": True,
-    }
-    write_json(folder / CONFIG, dict(sorted(config.items())))
-    for path in sorted(base.iterdir()):
-        if path.suffix in (".json", ".jinja", ".model", ".txt") and path.name not in _NOT_TOKENIZER:
+    name_base(folder / CONFIG, order.base)
+    for path in text_files(model_folder(order.base)):
+        if path.name not in _NOT_TOKENIZER:
             shutil.copyfile(path, folder / path.name)
     return step, trained
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import math
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.prices import load_prices
@@ -18,7 +16,7 @@ from finetune_pipeline.spec.baseline import address_problem, is_local
 from finetune_pipeline.spec.methods.low_rank import LoraSpec, LowRank
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
-from finetune_pipeline.trainers.service import Estimate, Service
+from finetune_pipeline.trainers.service import Estimate, Service, whole_epochs
 
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
@@ -64,11 +62,8 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
 
 
 def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bool) -> list[Finding]:
-    """Settings of ``training.lora`` that a service does not know; without them another model would be trained.
-
-    Args:
-        chooses_layers: The service lets the user choose which layers to adapt.
-    """
+    """Settings of ``training.lora`` that a service does not know; without them another model would be trained. chooses_layers:
+    it lets the user choose which layers to adapt."""
     lora = low_rank(spec.training)
     other = {"dora": lora.dora, "rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
@@ -79,31 +74,20 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
     return [trainer.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]
 
 
-def whole_epochs(spec: TaskSpec) -> int:
-    """Passes over the training rows, those of a second phase included, as services have one phase; rounded up."""
-    return math.ceil(epochs_of(spec.training))
-
-
 def low_rank(training: TrainingSettings) -> LoraSpec:
     """The section of the low-rank methods."""
     section: LoraSpec = getattr(training, LowRank.section)
     return section
 
 
-def host_of(url: str) -> str:
-    """The host of an address, for people."""
-    return urlsplit(url).netloc or url
-
-
-def listed_price(engine: str, service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
+def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
     """What a job costs by the nearest prices.yaml; unknown where it has no present price of the model.
 
     Args:
-        engine: Name of the service in the list.
         tokens: Of the training rows, once.
         home, task_folder: Where a list of the user's own may be.
     """
-    today = datetime.datetime.now(datetime.UTC).date()
+    today, engine = datetime.datetime.now(datetime.UTC).date(), service.label
     why = f"prices.yaml has no price of {engine} for {service.model}"
     for price in load_prices(home=home, task_folder=task_folder).training:
         named = re.fullmatch(rf"{re.escape(price.model)}(-\d{{4}}-\d\d-\d\d)?", service.model)

@@ -49,7 +49,6 @@ class Attempt(BaseModel):
     Attributes:
         name: Travels with the job.
         asked_at: When the request that costs money was last sent (seconds since 1970); None: never.
-        job: The service's id, once it is known.
         state: The last state that was seen; ``refused``: the service would not take the order.
     """
 
@@ -61,13 +60,8 @@ class Attempt(BaseModel):
 
 
 class Entry(BaseModel):
-    """What the ledger knows of one order.
-
-    Attributes:
-        order: What was bought.
-        estimate_usd: Estimate at the last request.
-        files: The service's id of each uploaded file, by SHA-256.
-    """
+    """What the ledger knows of one order. estimate_usd: at the last request; files: the service's id of each uploaded file, by
+    SHA-256."""
 
     model_config = ConfigDict(extra="forbid")
     order: Order
@@ -77,7 +71,6 @@ class Entry(BaseModel):
 
     @property
     def attempt(self) -> Attempt:
-        """The present attempt."""
         if not self.attempts:
             self.attempts.append(Attempt(name=f"{self.order.key}-1"))
         return self.attempts[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
+from finetune_pipeline.training import history
 from finetune_pipeline.worker.jobs import train_job
 
 _BASES = {"four_bit": "4-bit", "compute": "unquantized", "float32": "unquantized"}
@@ -63,8 +63,7 @@ def train_here(order: TrainingOrder) -> None:
         outs.append(out)
     if earlier:
         joined = joined_facts(settings["method"], facts, [_BASES[METHODS[f["method"]].holds] for f in facts])
-        lines = "".join(json.dumps(row) + "\n" for row in joined["history"])
-        (order.out / "history.jsonl").write_text(lines, "utf-8")
+        history.write(order.out / "history.jsonl", joined["history"])
         write_json(order.out / "measured.json", _joined_measured([read_json(out / "measured.json") for out in outs]))
         facts = [joined]
     write_json(order.out / "result.json", facts[-1])
@@ -78,18 +77,18 @@ def joined_facts(method: str, phases: Sequence[dict[str, Any]], bases: Sequence[
     """
     first, last = phases[0], phases[-1]
     before = sum(f["steps"] for f in phases[:-1])
-    history: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     done = 0
     for facts in phases:
         # a later phase's step 0 is the adapter on another base: a jump in the curve, and meant to be seen
-        history += [{**row, "step": row["step"] + done} for row in facts["history"]]
+        rows += [{**row, "step": row["step"] + done} for row in facts["history"]]
         done += facts["steps"]
     kept = ("steps", "epochs", "best_eval_loss", "first_eval_loss", "last_train_loss", "stopped_early", "precision")
     return {
         **last,
         "method": method,
         "weights": first["weights"],
-        "history": history,
+        "history": rows,
         "phases": [{"base": base, **{k: f.get(k) for k in kept}} for base, f in zip(bases, phases, strict=True)],
         "steps": done,
         "best_step": before + last["best_step"],

@@ -11,11 +11,10 @@ from typing import Literal
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.base import register
-from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
-from finetune_pipeline.trainers.hosted_settings import low_rank_problems, whole_epochs
+from finetune_pipeline.trainers.hosted_settings import low_rank_problems
 from finetune_pipeline.trainers.openai_service import INSTEAD, PROFILES, OpenAiService, Profile, end_findings
-from finetune_pipeline.trainers.service import Service
+from finetune_pipeline.trainers.service import whole_epochs
 
 _LEAST_FACTOR = 0.01
 """Factors on a learning rate below this are absolute rates, written in the wrong place."""
@@ -33,7 +32,6 @@ class OpenAiTrainer(HostedTrainer):
     usual_key = "OPENAI_API_KEY"
 
     def profile(self, spec: TaskSpec) -> Profile:
-        """The dialect of the spec's service."""
         section = spec.training.openai
         profile = PROFILES[section.profile]
         rate = section.learning_rate_means if section.profile == "other" else profile.rate
@@ -47,9 +45,6 @@ class OpenAiTrainer(HostedTrainer):
 
     def usual_model(self, spec: TaskSpec) -> str | None:
         return super().usual_model(spec) if self.returned(spec) == "weights" else None
-
-    def priced_as(self, spec: TaskSpec) -> str:
-        return self.profile(spec).label
 
     def problems(self, spec: TaskSpec) -> list[Finding]:
         section, profile = spec.training.openai, self.profile(spec)
@@ -97,12 +92,6 @@ class OpenAiTrainer(HostedTrainer):
             message = f"{profile.label} takes no absolute rate: training.learning_rate is not used there"
             fix = f"nothing, or write training.openai.{key}"
             yield self.finding("learning_rate", "training.learning_rate", message, fix, "warning")
-
-    def file_rules(self, spec: TaskSpec, service: Service) -> FileRules:
-        profile = self.profile(spec)
-        if profile.top_level:
-            return FileRules(profile.label, 1, 5 << 30)
-        return FileRules(profile.label, 10, 512 << 20, most_tokens=65_536)
 
     def connect(self, spec: TaskSpec) -> OpenAiService:
         return OpenAiService(self, spec, self.profile(spec))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +15,11 @@ from typing import Any, Literal
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
-from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
-from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service, http_options
+from finetune_pipeline.trainers.hosted_settings import low_rank
+from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Refused, Service
 
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
@@ -38,7 +38,6 @@ class Profile:
         key: Environment variable that usually holds the key.
         rate: What it takes ``learning_rate_multiplier`` for; None: the spec must say it.
         top_level: Hyperparameters stand in the request itself, and those of LoRA with them; else in its method.
-        returns: What comes back.
         tunable: Base models that can be tuned, without the date in their names; None: not known here.
         deploys: A tuned model must be deployed before it answers.
         no_jobs_from, models_end: First day without new jobs, and the last of tuned models, where announced.
@@ -98,16 +97,11 @@ def end_findings(
 
 
 class OpenAiService(Service):
-    """A service of the protocol, through OpenAI's SDK. The SDK repeats no request: a repeated order is a second job."""
+    """A service of the protocol. The SDK repeats no request: a repeated order is a second job."""
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec, profile: Profile) -> None:
-        section = spec.training.openai
-        self.trainer, self.training, self.profile = trainer, spec.training, profile
-        self.url = section.base_url or str(profile.base_url)
-        self.place = f"{profile.label} ({host_of(self.url)})"
-        self.model = section.model or str(trainer.usual_model(spec))
-        self.key_name = trainer.key_name(spec)
-        self.epochs = whole_epochs(spec)
+        super().__init__(trainer, spec, profile.label, spec.training.openai.base_url or str(profile.base_url))
+        self.profile = profile
         import openai
 
         headers: dict[str, Any] = {
@@ -115,8 +109,7 @@ class OpenAiService(Service):
             "OpenAI-Organization": openai.omit,
             "OpenAI-Project": openai.omit,
         }
-        options = http_options(openai, self.url, section.request_seconds)
-        self.client = openai.OpenAI(api_key=os.environ[self.key_name], default_headers=headers, **options)
+        self.client = openai.OpenAI(default_headers=headers, **self.client_options(openai))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -147,6 +140,11 @@ class OpenAiService(Service):
             return [self.trainer.finding("not_offered", "model", message, "write a name that its list of models has")]
         end = _end_of(model)
         return end_findings(self.trainer, replace(self.profile, no_jobs_from=None), end, today)
+
+    def file_rules(self) -> FileRules:
+        if self.profile.top_level:
+            return FileRules(self.label, 1, 5 << 30)
+        return FileRules(self.label, 10, 512 << 20, most_tokens=65_536)
 
     def upload(self, path: Path) -> str:
         with self.request(f"take the file {path.name}"), path.open("rb") as file:
@@ -188,11 +186,11 @@ class OpenAiService(Service):
 
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
-            events, losses = [], dict[int, dict[str, float]]()
+            events, losses = dict[str, str](), dict[int, dict[str, float]]()
             for event in sorted(self.client.fine_tuning.jobs.list_events(job, limit=100), key=lambda e: e.created_at):
                 data = event.data
                 if event.type != "metrics":
-                    events.append(Event(event.id, str(event.message)))
+                    events[event.id] = str(event.message)
                 elif isinstance(data, dict) and isinstance(data.get("step"), int):
                     _add(losses, data["step"], data)
             for checkpoint in self._checkpoints(job):

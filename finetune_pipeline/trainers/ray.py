@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.store import digest_file, digest_json, read_json
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest, text_files, weight_files
 from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.baseline import is_local
@@ -21,7 +21,6 @@ from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
 
 _PLACE = "task.yaml: training.ray"
-_BASE_FILES = (".json", ".jinja", ".safetensors", ".model", ".txt")
 
 
 @register
@@ -92,29 +91,29 @@ def cluster_findings(section: RaySection) -> list[Finding]:
 
 def _address_findings(section: RaySection) -> list[Finding]:
     address, place = section.address, f"{_PLACE}.address"
+    parts = urlsplit(address or "")
     if address is None:
         if started_cluster(read_settings().home):
             return []
+        message = "there is no Ray cluster to train on"
         fix = "start one here with `finetune cluster up`, or write the address of one: http://HEAD:8265"
-        return [Finding("training.ray_address", "error", place, "there is no Ray cluster to train on", fix)]
-    parts = urlsplit(address)
-    if parts.username or parts.password:
+    elif parts.username or parts.password:
+        message = "the address holds a login"
         fix = "leave it out, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN in the environment"
-        return [Finding("training.ray_address", "error", place, "the address holds a login", fix)]
-    if is_platform(address):
+    elif is_platform(address):
         if finds_clusters(parts.scheme):
             return []
         message = f"no package {parts.scheme} is installed that finds Ray clusters"
         fix = "install it (anyscale:// needs `pip install anyscale`), or write http://HEAD:8265"
-        return [Finding("training.ray_address", "error", place, message, fix)]
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    elif parts.scheme not in ("http", "https") or not parts.hostname:
         message, fix = f"{address!r} is not the address of a dashboard", "write http://HEAD:8265, or PLATFORM://CLUSTER"
-        return [Finding("training.ray_address", "error", place, message, fix)]
-    if parts.scheme == "http" and not is_local(address):
+    elif parts.scheme == "http" and not is_local(address):
         message = f"what goes to {parts.hostname} travels in the clear, Ray's token too"
         fix = "use https, a port-forward (kubectl port-forward), or a network that you trust"
         return [Finding("training.ray_clear", "warning", place, message, fix)]
-    return []
+    else:
+        return []
+    return [Finding("training.ray_address", "error", place, message, fix)]
 
 
 def _storage_findings(section: RaySection) -> list[Finding]:
@@ -134,7 +133,7 @@ def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
     folder = f"bases/{record_digest(order.base)[:16]}"
     if not storage.has_folder(folder):
         say(f"adapter: bringing the base model to {storage.address}")
-        storage.put_folder(model, folder, sorted(p for p in model.iterdir() if p.suffix in _BASE_FILES))
+        storage.put_folder(model, folder, [*weight_files(model), *text_files(model)])
     place.put(order.train, "train.jsonl")
     place.put(order.validation, "validation.jsonl")
     record = read_json(order.base / MODEL_FILE) if (order.base / MODEL_FILE).exists() else None

@@ -100,11 +100,7 @@ def started_cluster(home: Path) -> Cluster | None:
 
 def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
     """Start a head node on free ports of 127.0.0.1, or find the one that runs. It wants a token, which only this user reads,
-    since whoever may submit a job may run any program.
-
-    Raises:
-        OutsideError: Ray is missing, or does not start.
-    """
+    since whoever may submit a job may run any program. Raises OutsideError where Ray is missing, or does not start."""
     if cluster := started_cluster(home):
         return cluster
     if not _RAY.exists():

@@ -34,15 +34,7 @@ _FACTS = "facts.json"
 
 
 def validate_on_ray(raw: Path, spec: TaskSpec, out: Path, work: Path, version: str) -> dict[str, Any]:
-    """:func:`validate` on the cluster of `training.ray`.
-
-    Args:
-        raw: Folder of the raw artifact.
-        spec: The task.
-        out: Where to write.
-        work: Folder that outlives a kill.
-        version: Says what rows these are.
-    """
+    """:func:`validate` of a raw artifact's folder on the cluster of `training.ray`; version: says what rows these are."""
     return _run("validate", {FILES: raw / FILES}, spec, out, work, version)
 
 

@@ -50,7 +50,6 @@ def cluster_of(section: RaySection) -> Cluster | None:
 
 
 def storage_of(section: RaySection) -> str:
-    """The address of the storage."""
     return section.storage or str(read_settings().home / "ray" / "storage")
 
 
@@ -74,7 +73,6 @@ class RayJob:
 
     Attributes:
         name: Made of everything its result depends on; also its folder in the storage.
-        section: The cluster and the storage.
         stage: Name of the step, for its progress.
         work: Folder here that outlives a kill.
         submission: Its id on the cluster; None: only its result is left to collect.
@@ -102,11 +100,7 @@ class RayJob:
         raise OutsideError("there is no Ray cluster; fix: `finetune cluster up`, or set training.ray.address")
 
     def begin(self, bring_inputs: Callable[[Storage], None]) -> None:
-        """Find the job, or submit a new attempt.
-
-        Args:
-            bring_inputs: Brings the inputs, and job.json, to the job's folder.
-        """
+        """Find the job, or submit a new attempt. bring_inputs: brings the inputs, and job.json, to the job's folder."""
         place = self.place
         if self._collected.exists() or place.has_folder("result"):
             say(f"{self.stage}: the Ray job has ended already; its result is collected")
@@ -160,12 +154,8 @@ class RayJob:
             say(f"{self.stage}: the Ray job {self.submission} could not be stopped: {error}")
 
     def collect(self, out: Path) -> None:
-        """Bring the result into `out`, and empty the job's folder in the storage.
-
-        Raises:
-            JobError: The job was refused, and would be again.
-            OutsideError: It failed.
-        """
+        """Bring the result into `out`, and empty the job's folder in the storage. Raises JobError where the job was refused, and
+        would be again, and OutsideError where it failed."""
         folder, place = self.work / "collected", self.place
         if not self._collected.exists():
             if not place.has_folder("result"):

@@ -8,16 +8,24 @@ exist, and may cost money.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.baseline import is_local
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.chat_file import FileRules
+
+if TYPE_CHECKING:
+    from finetune_pipeline.trainers.hosted import HostedTrainer
 
 JobState = Literal["running", "succeeded", "failed", "cancelled"]
 """What a job's state comes to. States that nobody knows count as running: to take one for an end would buy another job."""
@@ -43,13 +51,10 @@ class Job:
     """A training at a service.
 
     Attributes:
-        id: The service's id.
-        state: The normalised state.
         word: The state in the service's own word.
         model: What it made; empty before it has.
         reason: Why it failed.
-        tokens: Tokens billed so far, where the service says.
-        dollars: Price so far, where the service says.
+        tokens, dollars: Billed so far, where the service says.
     """
 
     id: str
@@ -62,18 +67,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something the service says about a job."""
-
-    id: str
-    message: str
-
-
-@dataclass(frozen=True)
 class JobLog:
-    """All that a service says of a job so far, oldest first. losses: one row {step, loss} or {step, eval_loss} each."""
+    """All that a service says of a job so far, oldest first. events: messages by their ids; losses: one row {step, loss} or
+    {step, eval_loss} each."""
 
-    events: list[Event]
+    events: dict[str, str]
     losses: list[dict[str, Any]]
 
 
@@ -97,16 +95,28 @@ class Service(ABC):
     """A connection to a training service, for one task.
 
     Attributes:
+        label: Its name, for people and in the list of prices.
         place: Name and host, for people.
         model: The base model, as the service calls it.
         key_name: Environment variable that holds the key.
-        epochs: Passes over the training rows.
     """
 
-    place: str
-    model: str
-    key_name: str
-    epochs: int
+    def __init__(self, trainer: HostedTrainer, spec: TaskSpec, label: str, url: str) -> None:
+        section = trainer.section(spec)
+        self.trainer, self.training = trainer, spec.training
+        self.label, self.url = label, url
+        self.place = f"{label} ({urlsplit(url).netloc or url})"
+        self.model = section.model or str(trainer.usual_model(spec))
+        self.key_name = trainer.key_name(spec)
+        self.epochs = whole_epochs(spec)
+        self.request_seconds = section.request_seconds
+
+    def client_options(self, sdk: Any) -> dict[str, Any]:
+        """How the client of an SDK (a module) asks: nothing is repeated by itself, and the key follows no redirect."""
+        http = sdk.DefaultHttpxClient(
+            follow_redirects=False, trust_env=not is_local(self.url), timeout=self.request_seconds
+        )
+        return {"api_key": os.environ[self.key_name], "base_url": self.url, "max_retries": 0, "http_client": http}
 
     @property
     @abstractmethod
@@ -116,6 +126,10 @@ class Service(ABC):
     @abstractmethod
     def findings(self) -> list[Finding]:
         """Ask the service what speaks against the job: the model, its end, limits. Nothing is uploaded or bought."""
+
+    @abstractmethod
+    def file_rules(self) -> FileRules:
+        """What it asks of its files."""
 
     @abstractmethod
     def upload(self, path: Path) -> str:
@@ -191,15 +205,9 @@ class Service(ABC):
         )
 
 
-def http_options(sdk: Any, url: str, seconds: float) -> dict[str, Any]:
-    """How the client of an SDK asks: nothing is repeated by itself, and the key follows no redirect.
-
-    Args:
-        sdk: The module of the SDK, which brings its HTTP client.
-        seconds: Time for one request.
-    """
-    http = sdk.DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(url), timeout=seconds)
-    return {"base_url": url, "max_retries": 0, "http_client": http}
+def whole_epochs(spec: TaskSpec) -> int:
+    """Passes over the training rows, those of a second phase included, as services have one phase; rounded up."""
+    return math.ceil(epochs_of(spec.training))
 
 
 def _body_message(error: Exception) -> str:

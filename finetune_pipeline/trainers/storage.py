@@ -30,29 +30,25 @@ def storage_findings(key: str, address: str) -> list[Finding]:
         if Path(address).is_absolute():
             return []
         message = f"{address!r} is a relative path, which means another folder on each machine"
-        return [Finding("training.storage", "error", place, message, "write it from / on, or write a URL")]
-    if parts.username or parts.password:
+        fix = "write it from / on, or write a URL"
+    elif parts.username or parts.password:
         message, fix = "the address holds a login", "leave it out, and set the credentials in the environment"
-        return [Finding("training.storage", "error", place, message, fix)]
-    try:
-        get_filesystem_class(parts.scheme)
-    except ImportError as error:
-        return [Finding("training.storage", "error", place, str(error), f"install it for {parts.scheme}://")]
-    except ValueError:
-        message = f"fsspec knows no storage {parts.scheme}://"
-        return [Finding("training.storage", "error", place, message, "write s3://…, gs://… or a folder")]
-    return []
+    else:
+        try:
+            get_filesystem_class(parts.scheme)
+            return []
+        except ImportError as error:
+            message, fix = str(error), f"install it for {parts.scheme}://"
+        except ValueError:
+            message, fix = f"fsspec knows no storage {parts.scheme}://", "write s3://…, gs://… or a folder"
+    return [Finding("training.storage", "error", place, message, fix)]
 
 
 class Storage:
     """Files and folders below an address. A folder counts once all of it is there."""
 
     def __init__(self, address: str) -> None:
-        """Open a storage; nothing is made there yet.
-
-        Raises:
-            OutsideError: The library for this kind of address is missing.
-        """
+        """Open a storage; nothing is made there yet. Raises OutsideError where the library for this kind of address is missing."""
         from fsspec.core import url_to_fs
 
         self.address = address.rstrip("/")
@@ -72,7 +68,6 @@ class Storage:
         return f"{self.root}/{name}"
 
     def put(self, file: Path, name: str) -> None:
-        """Bring a file there."""
         self._make_room(name)
         self.fs.put_file(str(file), self.path(name))
 
@@ -87,11 +82,7 @@ class Storage:
         return bool(self.fs.exists(self.path(name + _WHOLE)))
 
     def get(self, name: str, target: Path) -> None:
-        """Bring a file, or a folder with all its files, here.
-
-        Raises:
-            OutsideError: There is nothing of this name.
-        """
+        """Bring a file, or a folder with all its files, here. Raises OutsideError where there is nothing of this name."""
         path = self.path(name)
         if self.fs.isfile(path):
             files = {path: target}
@@ -105,7 +96,6 @@ class Storage:
             self.fs.get_file(file, str(local))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a small JSON file."""
         self._make_room(name)
         self.fs.pipe_file(self.path(name), json.dumps(value, ensure_ascii=False).encode())
 

@@ -23,10 +23,9 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import TogetherSection
 from finetune_pipeline.trainers.base import TrainingOrder, register
-from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank_problems
-from finetune_pipeline.trainers.service import Refused, Service, Unclear
+from finetune_pipeline.trainers.service import Refused, Unclear
 from finetune_pipeline.trainers.together_service import TogetherService
 
 _READY, _BROKEN = "DEPLOYMENT_STATE_READY", ("DEPLOYMENT_STATE_FAILED", "DEPLOYMENT_STATE_STOPPED")
@@ -49,9 +48,6 @@ class TogetherTrainer(HostedTrainer):
     def returned(self, spec: TaskSpec) -> Literal["weights", "endpoint"]:
         return spec.training.together.returns
 
-    def priced_as(self, spec: TaskSpec) -> str:
-        return "Together"
-
     def problems(self, spec: TaskSpec) -> list[Finding]:
         section, findings = spec.training.together, low_rank_problems(self, spec, chooses_layers=True)
         if spec.training.scheduler == "constant_with_warmup":
@@ -70,20 +66,6 @@ class TogetherTrainer(HostedTrainer):
     def connect(self, spec: TaskSpec) -> TogetherService:
         return TogetherService(self, spec)
 
-    def file_rules(self, spec: TaskSpec, service: Service) -> FileRules:
-        assert isinstance(service, TogetherService)
-        try:
-            limits = service.limits()
-        except Refused:  # a finding of the service says so
-            return FileRules("Together", 1, 50 << 30)
-        return FileRules(
-            "Together",
-            1,
-            50 << 30,
-            most_tokens=limits.max_seq_length_sft,
-            tools=limits.supports_tools,
-        )
-
     def submit(self, order: TrainingOrder) -> str:
         job = super().submit(order)
         if self.returned(order.spec) == "endpoint":
@@ -100,15 +82,8 @@ class TogetherTrainer(HostedTrainer):
 def running_endpoint(
     service: TogetherService, section: TogetherSection, hosted: HostedModel, home: Path
 ) -> Iterator[HostedModel]:
-    """Start the endpoint of a trained model, wait until it answers, and stop it in any case.
-
-    Args:
-        hosted: What the training left.
-        home: Where it is written down that it runs.
-
-    Raises:
-        JobError: It cannot be started.
-    """
+    """Start the endpoint of a trained model, wait until it answers, and stop it in any case. Raises JobError where it cannot be
+    started. home: where it is written down that it runs."""
     project, _, name = hosted.model.rpartition("/")
     folder = home / "jobs" / "endpoints"
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,12 @@ from typing import Any
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
-from finetune_pipeline.trainers.hosted_settings import host_of, low_rank, whole_epochs
+from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import (
     Estimate,
-    Event,
     Files,
     Job,
     JobLog,
@@ -26,7 +26,6 @@ from finetune_pipeline.trainers.service import (
     Refused,
     Service,
     Unclear,
-    http_options,
 )
 
 ADDRESS = "https://api.together.ai"
@@ -48,20 +47,12 @@ class TogetherService(Service):
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec) -> None:
         section = spec.training.together
-        self.trainer, self.training = trainer, spec.training
-        self.url = (section.base_url or ADDRESS).rstrip("/").removesuffix("/v1")  # the SDK adds the version
-        self.place = f"Together ({host_of(self.url)})"
-        self.model = section.model or str(trainer.usual_model(spec))
-        self.key_name = trainer.key_name(spec)
-        self.epochs = whole_epochs(spec)
+        url = (section.base_url or ADDRESS).rstrip("/").removesuffix("/v1")  # the SDK adds the version
+        super().__init__(trainer, spec, "Together", url)
         import together
 
-        options = http_options(together, self.url, section.request_seconds)
         self.client = together.Together(
-            api_key=os.environ[self.key_name],
-            project_id=section.project,
-            default_headers={"Connection": "close"},
-            **options,
+            project_id=section.project, default_headers={"Connection": "close"}, **self.client_options(together)
         )
         self._limits: Any = None
 
@@ -88,11 +79,7 @@ class TogetherService(Service):
         }
 
     def limits(self) -> Any:
-        """What the service allows for the model; asked once.
-
-        Raises:
-            Refused: It does not tune the model.
-        """
+        """What the service allows for the model; asked once. Raises Refused where it does not tune the model."""
         if self._limits is None:
             with self.request(f"say what it allows for {self.model!r}"):
                 limits = self.client.fine_tuning.model_limits(model_name=self.model)
@@ -133,6 +120,13 @@ class TogetherService(Service):
                 fix = f"write {most if value > most else least:g} or {'less' if value > most else 'more'}"
                 findings.append(self.trainer.finding(rule, f"training.{key}", message, fix))
         return findings
+
+    def file_rules(self) -> FileRules:
+        try:
+            limits = self.limits()
+        except Refused:  # a finding says so
+            return FileRules(self.label, 1, 50 << 30)
+        return FileRules(self.label, 1, 50 << 30, most_tokens=limits.max_seq_length_sft, tools=limits.supports_tools)
 
     def upload(self, path: Path) -> str:
         with self.request(f"take the file {path.name}"):
@@ -209,10 +203,10 @@ class TogetherService(Service):
 
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
-            events = [
-                Event(f"{e.created_at} {e.type} {e.step} {e.message}", str(e.message))
+            events = {
+                f"{e.created_at} {e.type} {e.step} {e.message}": str(e.message)
                 for e in self.client.fine_tuning.list_events(job).data
-            ]
+            }
             losses = []
             for metrics in self.client.fine_tuning.list_metrics(job).metrics or []:
                 step = next((value for key, value in metrics.items() if key.endswith("step")), None)
@@ -265,7 +259,6 @@ class TogetherService(Service):
 
 
 def endpoint_name(job: str) -> str:
-    """Name of the endpoint that serves what a job made."""
     return f"finetune-{job}"
 
 

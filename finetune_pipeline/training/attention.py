@@ -9,7 +9,7 @@ out, since it needs nothing but the attention weights again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +18,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from finetune_pipeline.training.flex import Trial, flex_attend, try_kernels
-from finetune_pipeline.training.prefix_tree import ancestors
+from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout
 from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
-BUCKETS, FLEX = "buckets", "flex"
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
 """Arguments by which some architectures bend attention scores; what is not computed here must not be left out."""
 
@@ -62,49 +61,21 @@ class _Plan:
     shared: int
 
 
-@dataclass
-class Layout:
-    """How rows lie in a packed sequence: segments of `lengths` tokens, one after the other, and who follows whom.
-
-    parents[i]: the segment that segment i goes on from, -1 for none. A parent stands before all segments that have no
-    children. virtual: keys and values that stand before all of them without tokens of their own (a trained prefix).
-    kernel: what computes it, BUCKETS or FLEX. kept: plans and masks, made once a batch and used by every layer.
-    windows: filled by the attention function with each layer's sliding window (None: it sees everything).
-    """
-
-    lengths: list[int]
-    parents: list[int]
-    virtual: int = 0
-    kernel: str = BUCKETS
-    windows: list[int | None] = field(default_factory=list, repr=False)
-    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        inner = len(set(self.parents) - {-1})
-        if any(parent >= inner or (parent >= i) for i, parent in enumerate(self.parents)):
-            raise ValueError("a segment with children must stand before those without, and before its own children")
-
-    def starts(self) -> list[int]:
-        """Where each segment begins in the packed sequence."""
-        at, starts = 0, []
-        for n in self.lengths:
-            starts.append(at)
-            at += n
-        return starts
-
-    def ancestors(self, segment: int) -> list[int]:
-        """The segments before this one, from the first on."""
-        return ancestors(self.parents, segment)
-
-    def plan(
-        self, heads: int, key_heads: int, cached: int, window: int | None, device: torch.device, dtype: torch.dtype
-    ) -> _Plan:
-        """The gather plan for attention with so many heads, `cached` virtual keys and a sliding window; then kept."""
-        key = (heads, key_heads, cached, window, device, dtype)
-        if key not in self.kept:
-            self.kept[key] = _make_plan(self, heads, key_heads, cached, window, device, dtype)
-        plan: _Plan = self.kept[key]
-        return plan
+def plan_of(
+    layout: Layout,
+    heads: int,
+    key_heads: int,
+    cached: int,
+    window: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> _Plan:
+    """The gather plan for attention with so many heads, `cached` virtual keys and a sliding window; kept with the layout."""
+    key = (heads, key_heads, cached, window, device, dtype)
+    if key not in layout.kept:
+        layout.kept[key] = _make_plan(layout, *key)
+    plan: _Plan = layout.kept[key]
+    return plan
 
 
 def _make_plan(
@@ -206,7 +177,7 @@ class _PackedAttention(torch.autograd.Function):
         window: int | None,
     ) -> torch.Tensor:
         dim, kv, cached = query.shape[-1], key.shape[1], key.shape[0] - query.shape[0]
-        plan = layout.plan(query.shape[1], kv, cached, window, query.device, query.dtype)
+        plan = plan_of(layout, query.shape[1], kv, cached, window, query.device, query.dtype)
         q = query.reshape(-1, dim).index_select(0, plan.to_queries).mul_(scaling)
         k = key.reshape(-1, dim).index_select(0, plan.to_keys)
         v = value.reshape(-1, dim).index_select(0, plan.to_keys)
@@ -300,12 +271,8 @@ def attend(
 
 
 def choose_kernel(config: Any, virtual: int, dtype: torch.dtype, device: torch.device) -> Trial:
-    """Which kernel computes packed batches: on CUDA the one that a trial prefers, elsewhere the one here.
-
-    Args:
-        config: Of the text model.
-        virtual: Trained keys before all tokens.
-    """
+    """Which kernel computes packed batches: on CUDA the one that a trial prefers, elsewhere the one here. config: of the text
+    model; virtual: trained keys before all tokens."""
     if device.type != "cuda":
         return Trial(BUCKETS, "FlexAttention has no backward pass outside CUDA")
     heads = config.num_attention_heads

@@ -143,10 +143,8 @@ def supervision_audit(
     """Facts about encoded rows; nothing is changed.
 
     examples: those the rows were made from, by id (cut as they were cut); refused: findings of examples that could not be
-    encoded; cuts: what was cut from which example; dropped: rows left out for their length. Facts: rows, examples, tokens,
-    loss_tokens, the counts of :data:`COUNTS`, rows_cut, tokens_cut, rows_dropped, bad {count's name: up to 5 ids},
-    findings [up to 5 of the refused], percentiles of tokens and loss_tokens a row, and shown: rows token by token, see
-    :func:`shown_row`.
+    encoded; cuts: what was cut from which example; dropped: rows left out for their length. Among the facts are the counts of
+    :data:`COUNTS`, up to 5 ids of each as ``bad``, and rows token by token as ``shown``, see :func:`shown_row`.
     """
     cuts = cuts or {}
     by_id: dict[str, list[Encoded]] = defaultdict(list)

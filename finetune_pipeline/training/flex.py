@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from finetune_pipeline.training.attention import Layout
+from finetune_pipeline.training.prefix_tree import Layout
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _EVERYTHING = 2**31 - 1
@@ -123,9 +122,7 @@ def try_kernels(
 ) -> Trial:
     """Compare two kernels on random numbers, forward and backward; the first is the one to fall back to.
 
-    Args:
-        kernels: By name; each takes query, key and value as :func:`flex_attend` does.
-        tokens, cached: Of the layout they were made for.
+    tokens, cached: of the layout the kernels were made for.
     """
     (usual, reference), (name, other) = kernels.items()
     draw = torch.Generator(device="cpu").manual_seed(0)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any]
 
 
-def to_line(entry: Entry) -> str:
-    """One entry as a line of the file."""
-    return json.dumps(entry, allow_nan=False) + "\n"
+def _lines(entries: Iterable[Entry]) -> str:
+    return "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
+
+
+def write(path: Path, entries: Iterable[Entry]) -> None:
+    path.write_text(_lines(entries), "utf-8")
 
 
 def append(path: Path, entry: Entry) -> None:
     """Add one line {step, epoch, loss or eval_loss, learning_rate, seconds}."""
     with path.open("a", encoding="utf-8") as out:
-        out.write(to_line(entry))
+        out.write(_lines([entry]))
 
 
 def read(path: Path) -> list[Entry]:
@@ -40,7 +44,7 @@ def cut_back(path: Path, step: int) -> list[Entry]:
     """Keep the entries up to `step`, those of a run that is taken up there. Returns them."""
     kept = [e for e in read(path) if e["step"] <= step]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(to_line(e) for e in kept), "utf-8")
+    write(temporary, kept)
     os.replace(temporary, path)
     return kept
 
@@ -55,7 +59,7 @@ MUCH_RISE = 0.10
 
 
 def overfitting(entries: list[Entry]) -> dict[str, Any]:
-    """Whether validation went up while training went down: {best_step, best_eval, last_eval, rise, train_fell, verdict}.
+    """Whether validation went up while training went down.
 
     rise: last validation loss over the best one, as a share of it. train_fell: mean training loss of the steps up to the
     best validation, minus the mean of those after it, both over as many steps as lie after it (None: none do); where the

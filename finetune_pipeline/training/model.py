@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import WEIGHTS
-from finetune_pipeline.models.identity import TEXTS, model_folder, model_record, tensor_header, weight_files
+from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
+from finetune_pipeline.models.checkpoint import INDEX
+from finetune_pipeline.models.identity import model_folder, name_base, tensor_header, text_files, weight_files
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
@@ -100,9 +100,6 @@ def save_trained(
     Args:
         gathered: All weights, where the model is split over several processes.
 
-    Returns:
-        {kind (of spec.methods.KINDS), bytes of the weight files, tensors [names]}.
-
     Raises:
         RuntimeError: The file holds tensors that do not belong there.
     """
@@ -124,16 +121,7 @@ def save_trained(
 def _save_adapter(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
     model.save_pretrained(folder, state_dict=gathered, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
-    record = model_record(base)
-    config = read_json(folder / "adapter_config.json")
-    config |= {
-        "base_model_name_or_path": record["base_model"],
-        "revision": record.get("revision"),
-        "inference_mode": True,
-    }
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"] = sorted(config["target_modules"])
-    write_json(folder / "adapter_config.json", dict(sorted(config.items())))
+    name_base(folder / CONFIG, base)
 
 
 def base_dtype(base: Path) -> torch.dtype:
@@ -164,6 +152,6 @@ def _save_model(model: Any, base: Path, folder: Path, gathered: dict[str, torch.
     else:
         once = {name for name, _ in model.named_parameters()}  # gathering makes a copy for each name of a tied weight
         model.save_pretrained(folder, state_dict={name: t.to(dtype) for name, t in gathered.items() if name in once})
-    for path in sorted(source.iterdir()):
-        if path.suffix in TEXTS and path.is_file() and path.name not in ("model.json", "model.safetensors.index.json"):
+    for path in text_files(source):
+        if path.name != INDEX:
             shutil.copyfile(path, folder / path.name)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Row = dict[str, Any]
+BUCKETS, FLEX = "buckets", "flex"
+"""What computes the attention over a tree of segments: :mod:`.attention` or :mod:`.flex`."""
 _LARGEST_BUCKET = 8
 _FILLED = 0.7
 _WORTH = 16
@@ -41,10 +43,8 @@ def _common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
 
 def common_prefix(rows: Sequence[Row]) -> int:
     """Number of leading tokens all rows share, kept free of loss and shorter than every row."""
-    length = min(sharable(row) for row in rows)
-    for row in rows[1:]:
-        length = _common(row["ids"], rows[0]["ids"], length)
-    return length
+    ids = [row["ids"] for row in rows]
+    return _common(min(ids), max(ids), min(map(sharable, rows)))  # in lexical order, what these two share all share
 
 
 def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
@@ -96,6 +96,36 @@ def ancestors(parents: Sequence[int], segment: int) -> list[int]:
     while (segment := parents[segment]) >= 0:
         line.append(segment)
     return line[::-1]
+
+
+@dataclass
+class Layout:
+    """How rows lie in a packed sequence: segments of `lengths` tokens, one after the other, and who follows whom.
+
+    parents[i]: the segment that segment i goes on from, -1 for none. A parent stands before all segments that have no
+    children. virtual: keys and values that stand before all of them without tokens of their own (a trained prefix).
+    kernel: what computes it, BUCKETS or FLEX. kept: plans and masks, made once a batch and used by every layer.
+    windows: filled by the attention function with each layer's sliding window (None: it sees everything).
+    """
+
+    lengths: list[int]
+    parents: list[int]
+    virtual: int = 0
+    kernel: str = BUCKETS
+    windows: list[int | None] = field(default_factory=list, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        inner = len(set(self.parents) - {-1})
+        if any(parent >= inner or parent >= i for i, parent in enumerate(self.parents)):
+            raise ValueError("a segment with children must stand before those without, and before its own children")
+
+    def starts(self) -> list[int]:
+        """Where each segment begins in the packed sequence."""
+        return list(itertools.accumulate(self.lengths[:-1], initial=0))
+
+    def ancestors(self, segment: int) -> list[int]:
+        return ancestors(self.parents, segment)
 
 
 def buckets(lengths: Sequence[int], parents: Sequence[int], cached: int) -> list[tuple[list[int], int, int]]:

@@ -1,15 +1,18 @@
-"""A split as rows to train on: encoded, dealt with where too long, and audited."""
+"""A split as rows to train on: encoded, dealt with where too long, audited, and the audit told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, set_name
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat import Encoded, encode_example
+from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
+from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
 
@@ -21,15 +24,11 @@ class Prepared:
     """A split as rows to train on. `findings` must be empty for that.
 
     Attributes:
-        rows: What is trained on.
-        used: The examples they were made from, as they were cut.
+        used: The examples the rows were made from, as they were cut.
         over: Number of examples that were too long.
         dropped: Ids of examples left out for their length; left_out: their rows.
-        cuts: What was cut from which example.
         copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
         refused: Why examples cannot be encoded.
-        audit: Of training.audit.supervision_audit.
-        findings: What is wrong.
     """
 
     rows: list[Encoded] = field(default_factory=list)
@@ -48,8 +47,7 @@ class Prepared:
         return [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in self.rows]
 
     def length_facts(self) -> dict[str, Any]:
-        """{over_length, ids, cut, cut_ids, tokens_cut}: how many examples were dropped and cut for their length, and
-        the ids of the first 20 of each."""
+        """How many examples were dropped and cut for their length, and the ids of the first 20 of each."""
         return {
             "over_length": len(self.dropped),
             "ids": self.dropped[:_LISTED],
@@ -108,6 +106,40 @@ def prepare_split(
     return done
 
 
+AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+"""Makes a page of the audits by split and the settings."""
+
+
+def tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, first: bool) -> None:
+    """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
+    audits = {name: split.audit for name, split in splits.items()}
+    # both, because what an unsuccessful job leaves in `out` may be swept away
+    for folder in (Path(job["out"]), Path(job["work"])) if first else ():
+        write_json(folder / "audit.json", audits)
+        if html is not None:
+            (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
+    for name, split in splits.items():
+        for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
+            if number:
+                say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
+    findings = [finding for split in splits.values() for finding in split.findings]
+    if findings:
+        if html is not None:
+            say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
+        raise FindingsError(findings)
+
+
+def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
+    """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
+    splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
+    totals = {
+        k: sum(facts[k] for facts in splits.values())
+        for k, v in splits["train"].items()
+        if isinstance(v, int) and k != "max_tokens"
+    }
+    return {**totals, "splits": splits}
+
+
 _ROUNDS = 50
 
 
@@ -137,14 +169,14 @@ def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Examp
     for _ in range(_ROUNDS):
         over = longest(rows) - max_tokens
         sizes = {
-            i: len(_ids(tokenizer, m["content"]))
+            i: len(to_ids(tokenizer, m["content"]))
             for i, m in enumerate(example.messages)
             if m["role"] == "user" and i not in exhausted
         }
         if over <= 0 or not sizes:
             break
         turn = max(sizes, key=lambda i: (sizes[i], -i))
-        ids = _ids(tokenizer, example.messages[turn]["content"])
+        ids = to_ids(tokenizer, example.messages[turn]["content"])
         drop, kept = _without_start(tokenizer, ids, min(over, len(ids) - 1))
         if not drop or len(kept) >= len(example.messages[turn]["content"]):
             exhausted.add(turn)
@@ -168,22 +200,14 @@ def _without_start(tokenizer: Any, ids: Sequence[int], drop: int) -> tuple[int, 
     return 0, ""
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:
-    """The examples that one epoch passes over: the training split, and with training.augment its perturbed copies.
+    """The examples that one epoch passes over: the training split, and with training.augment its perturbed copies behind it.
 
-    A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's.
+    A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's; a
+    copy's id is the row's with the perturbation's name behind it. Validation and test rows must never come here.
 
     Args:
-        examples: The training split. Validation and test rows must never come here.
         settings: ``spec.training.model_dump()``.
-
-    Returns:
-        The examples as they are, then each one's copies. A copy's id is the row's with the perturbation's name behind it
-        (perturbations.set_name).
     """
     if not settings["augment"]:
         return list(examples)
@@ -199,12 +223,7 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
 
 
 def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
-    """What was added to the training split: {rows, kinds {perturbation: rows}, too_long}.
-
-    Args:
-        row_ids: Ids of the rows that are trained on.
-        too_long: Ids of copies left out because they are longer than allowed.
-    """
+    """What was added to the training split; too_long: ids of copies left out because they are longer than allowed."""
     kinds = [kind_of(row_id) for row_id in sorted(set(row_ids))]
     counts = {kind: kinds.count(kind) for kind in BLOCKING if kind in kinds}
     return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from trl import SFTConfig
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import digest_file, digest_json, read_json, write_json
-from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.adapters import WEIGHTS
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder, record_digest
@@ -32,7 +31,16 @@ from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.prefix_tree import common_prefix
 from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, strategy
-from finetune_pipeline.training.rows import Prepared, augmented_facts, longest_allowed, prepare_split, training_examples
+from finetune_pipeline.training.rows import (
+    AuditHtml,
+    Prepared,
+    audit_facts,
+    augmented_facts,
+    longest_allowed,
+    prepare_split,
+    tell_audit,
+    training_examples,
+)
 from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
     packed_collator,
@@ -55,10 +63,6 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
             **({"processes": processes, "strategy": strategy()} if processes > 1 else {}),
         }
     )
-
-
-AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
-"""Makes a page of the audits by split and the settings."""
 
 
 def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) -> Trial:
@@ -95,7 +99,7 @@ def train(
         split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
         for split, rows in learned.items()
     }
-    _tell_audit(job, splits, audit_html, state.is_main_process)
+    tell_audit(job, splits, audit_html, state.is_main_process)
 
     digest = job_digest(job, processes)
     resume = checkpoints.find_resumable(work / "checkpoints", digest) if state.is_main_process else checkpoints.Resume()
@@ -151,7 +155,7 @@ def train(
     trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter", gathered)
     state.wait_for_everyone()
     entries = history.without_times(history.read(work / "history.jsonl"))
-    (out / "history.jsonl").write_text("".join(history.to_line(e) for e in entries), "utf-8")
+    history.write(out / "history.jsonl", entries)
     progress = trainer.state
     facts = {
         "method": settings["method"],
@@ -187,7 +191,7 @@ def train(
         "last_train_loss": [e["loss"] for e in entries if "loss" in e][-1],
         "overfitting": history.overfitting(entries),
         "history": entries,
-        "audit": _audit_facts({name: s.audit for name, s in splits.items()}),
+        "audit": audit_facts(splits),
     }
     measured = {
         "train_seconds": round(seconds, 2),
@@ -213,40 +217,10 @@ def _sharding() -> dict[str, Any]:
     return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
 
 
-def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, first: bool) -> None:
-    """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
-    audits = {name: split.audit for name, split in splits.items()}
-    # both, because what an unsuccessful job leaves in `out` may be swept away
-    for folder in (Path(job["out"]), Path(job["work"])) if first else ():
-        write_json(folder / "audit.json", audits)
-        if html is not None:
-            (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
-    for name, split in splits.items():
-        for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
-            if number:
-                say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
-    findings = [finding for split in splits.values() for finding in split.findings]
-    if findings:
-        if html is not None:
-            say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
-        raise FindingsError(findings)
-
-
 def _rounding(trainer: TokenTrainer, base: Path) -> dict[str, Any]:
     """Round the trained weights to the base's dtype, as they will be stored, and say what that does to the loss."""
     dtype = round_to_base(trainer.model, base)
     return {"dtype": str(dtype).removeprefix("torch."), "eval_loss": trainer.validation_loss()}
-
-
-def _audit_facts(audits: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
-    splits = {split: {k: v for k, v in facts.items() if k != "shown"} for split, facts in audits.items()}
-    totals = {
-        k: sum(facts[k] for facts in splits.values())
-        for k, v in splits["train"].items()
-        if isinstance(v, int) and k != "max_tokens"
-    }
-    return {**totals, "splits": splits}
 
 
 def _trainer(

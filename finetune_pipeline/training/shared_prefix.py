@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from finetune_pipeline.training import attention
-from finetune_pipeline.training.attention import Layout
-from finetune_pipeline.training.prefix_tree import Row, prefix_tree, segments
+from finetune_pipeline.training.prefix_tree import BUCKETS, Layout, Row, prefix_tree, segments
 
 
 @dataclass
@@ -28,7 +27,7 @@ class PackedCollator:
 
     leading: int = 0
     virtual: int = 0
-    kernel: str = attention.BUCKETS
+    kernel: str = BUCKETS
     saved_tokens: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class PackedCollator:
         }
 
 
-def packed_collator(model: Any, kernel: str = attention.BUCKETS) -> PackedCollator:
+def packed_collator(model: Any, kernel: str = BUCKETS) -> PackedCollator:
     """A collator for `model`, which may have virtual tokens (spec.methods.soft_prompt). kernel: of attention.choose_kernel."""
     leading, virtual = getattr(model, "virtual_tokens", (0, 0))
     return PackedCollator(leading, virtual, kernel)
@@ -87,7 +86,7 @@ class PaddedCollator:
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """input_ids and attention_mask [n, T]; labels [m]: the tokens to learn, row by row; logits_to_keep: at how many of
         the last positions logits are made; logit_positions [m]: which of those predict the labels, rows one behind the
-        other; row_ids and learned: the rows, and how many of the labels each has."""
+        other; row_ids and learned: as of :class:`PackedCollator`."""
         length = max(len(r["ids"]) for r in rows)
         ids = torch.full((len(rows), length), self.pad)
         seen = torch.zeros(len(rows), length, dtype=torch.long)
@@ -158,30 +157,36 @@ def supports_shared_prefix(model: Any) -> tuple[bool, str]:
     previous = config._attn_implementation
     if previous not in ("sdpa", "eager", attention.NAME):
         return False, f"attention is computed by {previous}"
-    rows = _trial_rows(config.vocab_size)
     was_training = model.training
     model.eval()
-    attention.register()
     try:
-        with torch.no_grad():
-            padded = logits_to_learn(model, _to(PaddedCollator(0)(rows), model.device)).float()
-            config._attn_implementation = attention.NAME
-            batch = _to(packed_collator(model)(rows), model.device)
-            packed = logits_to_learn(model, batch).float()
+        problem = _problem_in_trial(model, config, windows)
     except (TypeError, RuntimeError, KeyError, ValueError) as error:
-        config._attn_implementation = previous
-        return False, f"{config.model_type} does not take packed batches: {type(error).__name__}: {error}"
+        problem = f"{config.model_type} does not take packed batches: {type(error).__name__}: {error}"
     finally:
         model.train(was_training)
-    if batch["shared_prefix"].windows != windows:
+    if problem:
         config._attn_implementation = previous
-        return False, f"{config.model_type} does not tell its attention function how far each layer sees"
-    apart = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
-    if not apart <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
-        config._attn_implementation = previous
-        return False, f"a trial batch gave other logits packed than padded (relative difference {apart:.2g})"
+        return False, problem
     sees = "full attention" if not any(windows) else "full or sliding attention"
     return True, f"every layer has {sees}; a trial batch gave the same logits packed and padded"
+
+
+@torch.no_grad()
+def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str:
+    """Why a trial batch speaks against packing; empty: it does not. The model's attention is the packed one afterwards."""
+    rows = _trial_rows(config.vocab_size)
+    attention.register()
+    padded = logits_to_learn(model, _to(PaddedCollator(0)(rows), model.device)).float()
+    config._attn_implementation = attention.NAME
+    batch = _to(packed_collator(model)(rows), model.device)
+    packed = logits_to_learn(model, batch).float()
+    if batch["shared_prefix"].windows != windows:
+        return f"{config.model_type} does not tell its attention function how far each layer sees"
+    apart = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
+    if not apart <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
+        return f"a trial batch gave other logits packed than padded (relative difference {apart:.2g})"
+    return ""
 
 
 def _trial_rows(vocabulary: int) -> list[Row]:

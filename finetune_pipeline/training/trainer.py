@@ -22,6 +22,9 @@ from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.shared_prefix import logits_to_learn
 
+_LINES = 20
+"""Of a training's log that tell its loss."""
+
 
 @dataclass
 class Meter:
@@ -46,7 +49,6 @@ class Meter:
         self._began = self._began or (time.perf_counter(), time.process_time())
 
     def end_step(self) -> None:
-        """Stop the clocks."""
         if self._began is not None:
             self.seconds += time.perf_counter() - self._began[0]
             self.cpu_seconds += time.process_time() - self._began[1]
@@ -181,11 +183,10 @@ def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
 class ProgressCallback(TrainerCallback):
     """Writes the history, tells progress, and has the last step evaluated and saved whatever its number."""
 
-    def __init__(self, stage: str, history_file: Path | None, lines: int = 20) -> None:
+    def __init__(self, stage: str, history_file: Path | None) -> None:
         """history_file: None in a process that does not tell."""
         self.stage = stage
         self.history_file = history_file
-        self.lines = lines
         self.started = self.trained_from = time.monotonic()
         self.first_step = 0
         self.on_saved: Callable[[], None] | None = None
@@ -225,6 +226,6 @@ class ProgressCallback(TrainerCallback):
         if "eval_loss" in metrics:
             when = f"step {state.global_step} of {of}" if state.global_step else "before training"
             say(f"{self.stage}: {when}, validation loss {metrics['eval_loss']:.4f}")
-        elif state.global_step % max(1, -(-of // self.lines)) == 0:
+        elif state.global_step % max(1, -(-of // _LINES)) == 0:
             rest = f", about {left:.0f} s left" if left is not None else ""
             say(f"{self.stage}: step {state.global_step} of {of}, loss {metrics['loss']:.4f}{rest}")

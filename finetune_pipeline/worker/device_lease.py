@@ -36,9 +36,8 @@ def lease(
 
     A name such as ``cuda:0+cuda:1`` stands for all of its devices: they are locked in one order everywhere, and where one
     is taken those before it are given back at once, so that no two waiters can hold what the other needs.
-    folder: where lock files are, see :func:`lock_folder`; the same for all processes that share the devices. holder: words
-    shown to those who wait. log: told who holds them and for how long, at once and now and then while it waits. Raises
-    TimeoutError naming the holders; Stopped when `should_stop` gives a reason while waiting.
+    folder: where lock files are, see :func:`lock_folder`. holder: words shown to those who wait. log: told who holds them and
+    for how long, at once and now and then. Raises TimeoutError naming the holders; Stopped when `should_stop` gives a reason.
     """
     limit, reminders = time.monotonic() + timeout_s, Reminders()
     while True:
@@ -85,9 +84,7 @@ def _take_all(folder: Callable[[str], Path], device: str, holder: str) -> tuple[
 
 def lock_folder(device: str, home: Path) -> Path:
     """Where a device's lock is kept. Steps of one `home` take turns on the CPU, and other homes know nothing of it; a GPU is
-    shared by all that this user runs on this machine, so its lock is in the user's own state folder. (The runtime folder of
-    a login session would do, but it goes with the session, and a training in tmux does not.)
-    """
+    shared by all that this user runs on this machine, so its lock is in the user's own state folder, which outlives a login."""
     if device == "cpu":
         return home / "locks"
     state = os.environ.get("XDG_STATE_HOME", "")

@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import msgspec
 import psutil
 
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
 from finetune_pipeline.worker.kernels import Kernel, check_kernels
 
@@ -176,8 +177,7 @@ def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> De
         if done.returncode or not out.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return _unusable(place, f"looking at it ended with code {done.returncode}: {last[:300]}")
-        device = read_json(out)
-    return Device(**{**device, "kernels": [Kernel(**kernel) for kernel in device["kernels"]]})
+        return msgspec.json.decode(out.read_bytes(), type=Device)
 
 
 def _unusable(place: str, problem: str) -> Device:

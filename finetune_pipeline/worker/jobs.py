@@ -45,10 +45,9 @@ def base_job(
     chat_template: str | None = None,
     stage: str = "base_model",
 ) -> Job:
-    """Bring the base model: ``bundled/smollm2-135m-instruct``, a local folder, or a hub id (with optional revision).
+    """Bring the base model: a bundled one, a local folder, or a hub id, see :func:`finetune_pipeline.models.base.prepare_base`.
 
-    `chat_template`: text of a template (models.chat_templates.read_chat_template) that takes the place of the model's own.
-    Facts and files: see :func:`finetune_pipeline.models.base.prepare_base`.
+    `chat_template`: text of a template that takes the place of the model's own.
     """
     return _job("base_model", locals())
 
@@ -91,11 +90,10 @@ def baseline_job(
     (the validation split).
 
     `train`: where shots and nearest examples are drawn from. `documents`: folder with the task's documents, of which
-    `shown_documents` passages are shown; None: there are none. `prompts`: other system prompts, tried in place of
-    `system_prompt`. `limit`: only the first rows in order of id. restricted: as of :func:`prompt_set`, for every prompt.
-    answers: of :func:`kept_answers`. Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``,
-    ``3_nearest``, ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for
-    the test. Facts: rows, prompts {name: {shots, retrieved, ids, mean_prompt_tokens, …}}.
+    `shown_documents` passages are shown. `prompts`: other system prompts, tried in place of `system_prompt`. `limit`: only the
+    first rows in order of id. restricted: as of :func:`prompt_set`, for every prompt. answers: of :func:`kept_answers`.
+    Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``,
+    ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test.
     """
     return _job("baseline", locals())
 
@@ -116,9 +114,8 @@ def train_job(
     `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
 
     Writes out/adapter (see training.model.save_trained), out/history.jsonl (one line per logged step), out/audit.json and
-    out/audit.html (per split, the supervision audit with rows shown token by token). While running, work/history.jsonl
-    grows (with `seconds` since the start), work/checkpoints holds what a rerun takes up, and work/audit.html is there even
-    when the audit stops the job. Facts and measured: what :func:`finetune_pipeline.training.sft.train` returns.
+    out/audit.html. While running, work/history.jsonl grows (with `seconds` since the start), work/checkpoints holds what a
+    rerun takes up, and work/audit.html is there even when the audit stops the job.
     """
     return _job("train", locals())
 
@@ -140,8 +137,7 @@ def merge_job(
 
     Low-rank: merged into the unquantized base; full: taken over; prompt: a plain model with added tokens. These write
     out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison runs on
-    the first `parity_rows` of `examples` in order of id. precision: of evaluation.precision, for whoever serves it.
-    Facts: see models.merging.merge_and_compare.
+    the first `parity_rows` of `examples` in order of id. Facts: see models.merging.merge_and_compare.
     """
     return _job("merge", locals())
 
@@ -163,8 +159,7 @@ def prompt_set(
     `hosted`: the fields of models.hosted.HostedModel where its trainer serves it; `model` then lends its tokenizer.
     `restricted`: a JSON schema. The predictions then also hold the model's answers decoded under it, with the model name
     of evaluation.predictions.restricted_name: a finished answer that complies is taken as it is, every other is made anew.
-    The set's facts get `restricted` {asked (answers made anew), available, why, statuses}; where it is not available, since
-    the schema or an endpoint does not allow it, there are no such rows.
+    Where the schema or an endpoint does not allow it, there are no such rows.
     """
     given = {key: _plain(value) for key, value in locals().items() if value is not None}
     return {"prompt": {}, **given}
@@ -203,15 +198,12 @@ def predict_job(
 ) -> Job:
     """Answer every example with every set of :func:`prompt_set`, greedily.
 
-    precision: of evaluation.precision. endpoint: None answers with transformers; otherwise the fields of
-    spec.evaluation.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}. `train`: where
-    prompts that retrieve find their examples, and what the simple models are fitted on;
-    `passages`: those of the documents. `simple` {output, seed}: let
-    evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
-    log-likelihood (end-of-turn token included) is scored too. answers: of :func:`kept_answers`.
+    endpoint: None answers with transformers; otherwise the fields of spec.evaluation.ServedModelsSpec: then no label is scored.
+    `train`: where prompts that retrieve find their examples, and what the simple models are fitted on; `passages`: those of
+    the documents. `simple` {output, seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty
+    for free text; otherwise each label's log-likelihood (end-of-turn token included) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order); an
-    example that cannot be answered gets a row with status ``error``. Facts: rows, sets {name: {rows, statuses {ok,
-    truncated, empty, error}, mean_prompt_tokens, mean_new_tokens, shared_prefix_tokens}}.
+    example that cannot be answered gets a row with status ``error``.
     """
     job = _job("predict", locals())
     names = [s["name"] for s in sets]
@@ -233,10 +225,7 @@ def latency_job(
     out: Path,
     stage: str = "ladder",
 ) -> Job:
-    """Time single calls of a model under each of the `prompts` (prompts.json), one row after the other, none from a cache.
-
-    measured.json gets `latency` {name: {p50, p95}} in milliseconds. Facts: calls.
-    """
+    """Time single calls of a model under each of the `prompts` (prompts.json), one row after the other, none from a cache."""
     return _job("latency", locals())
 
 
@@ -258,8 +247,6 @@ def ability_job(
 
     files: JSON Lines of benchmarks, at most `limit` rows of each; suite: with the items that ship.
     harness: tasks of lm-evaluation-harness {folder (of the task), tasks (globs in it), limit, chat}; None: none.
-    answers: of :func:`kept_answers`; measured.json gets `answers` {known, asked}.
-    Writes out/ability.jsonl (evaluation.ability.scoring.score_items). Facts: items, asked_digest,
-    unscored, and with tasks harness (evaluation.ability.harness.run_tasks).
+    Writes out/ability.jsonl (evaluation.ability.scoring.score_items).
     """
     return _job("ability", locals())

@@ -87,12 +87,13 @@ def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor,
     import torch
 
     from finetune_pipeline.training import attention
+    from finetune_pipeline.training.prefix_tree import Layout
 
     prefix, tails, heads, size = 40, (30, 17), 4, 64
     draw = torch.Generator().manual_seed(2)
     total = prefix + sum(tails)
     q, k, v = (torch.randn(1, heads, total, size, generator=draw).to(precision) for _ in range(3))
-    layout = attention.Layout([prefix, *tails], [-1, 0, 0])
+    layout = Layout([prefix, *tails], [-1, 0, 0])
     packed, _ = attention.attend(
         torch.nn.Module(), q.to(device), k.to(device), v.to(device), None, shared_prefix=layout
     )

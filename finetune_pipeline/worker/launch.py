@@ -26,8 +26,7 @@ from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.processes import STRATEGY, is_first
-from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, describe
-from finetune_pipeline.worker.supervised import PARENT_VARIABLE
+from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, PARENT_VARIABLE, describe
 
 STOP_SECONDS = 10
 """How long processes may take to end after one of them failed or a signal came, before they are killed."""
@@ -40,10 +39,7 @@ def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
 
     ``ddp`` (distributed data parallel): every device holds the whole model and takes its part of each batch. ``fsdp2``
     (fully sharded data parallel): weights, gradients and optimiser states are split over the devices and fetched layer by
-    layer (Zhao et al. 2023, arXiv:2304.11277). The first is simpler and faster wherever the model fits.
-
-    Raises:
-        FindingsError: The job cannot be shared by so many processes.
+    layer (Zhao et al. 2023, arXiv:2304.11277). Raises FindingsError where the job cannot be shared by so many processes.
     """
     cards, wanted = _cards(), read_settings().parallel
     device = min(cards, default=psutil.virtual_memory().total // processes)
@@ -167,7 +163,6 @@ def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
 
 
 def write_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]] | None = None) -> None:
-    """Write out/error.json."""
     write_json(out / "error.json", {"code": code, "kind": kind, "message": message, "findings": findings or []})
 
 

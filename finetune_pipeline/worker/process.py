@@ -11,10 +11,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-_PARENT = "FINETUNE_PARENT_PID"
+PARENT_VARIABLE = "FINETUNE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
-
-
 _LOOK_EVERY_S = 1.0
 _GRACE_S = 5.0
 
@@ -29,7 +27,7 @@ class Stop(BaseException):
 
 def die_with_parent() -> None:
     """Linux: be sent SIGTERM when the process named by FINETUNE_PARENT_PID dies, even by SIGKILL. Else a no-op."""
-    wanted = os.environ.get(_PARENT)
+    wanted = os.environ.get(PARENT_VARIABLE)
     if not wanted or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -68,7 +66,7 @@ def stop_on_signals() -> None:
 
 def sweep_group() -> None:
     """Kill what this process started and left in its own process group; only when it leads one for a parent."""
-    if not os.environ.get(_PARENT) or os.getpgrp() != os.getpid():
+    if not os.environ.get(PARENT_VARIABLE) or os.getpgrp() != os.getpid():
         return
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -101,8 +99,6 @@ NO_RETRY = frozenset({EXIT_CONFIG, EXIT_OOM})
 
 def describe(code: int) -> str:
     """An exit code in words, for a log line or an error. Negative codes are signals, as subprocess returns them."""
-    import signal
-
     named = {
         0: "ended well",
         EXIT_CONFIG: "refused the job: its configuration or data is wrong",

@@ -13,12 +13,12 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import psutil
 
+from finetune_pipeline.worker.process import PARENT_VARIABLE
+
 TICK_SECONDS = 1.0
-PARENT_VARIABLE = "FINETUNE_PARENT_PID"
 MARKER = "FINETUNE_SUPERVISED"
 
 
@@ -26,35 +26,29 @@ class Stopped(RuntimeError):
     """The child was stopped by its supervisor: `should_stop` gave a reason, or the time limit was reached."""
 
 
-def _say_nothing(message: str) -> None:
-    del message
-
-
 def run_supervised(
     command: Sequence[str],
     env: Mapping[str, str],
-    cwd: Path | None,
     *,
     pass_fds: Sequence[int] = (),
     grace: tuple[float, float] = (60.0, 10.0),
     should_stop: Callable[[], str | None] = lambda: None,
     on_tick: Callable[[], None] = lambda: None,
     timeout_s: float | None = None,
-    log: Callable[[str], None] = _say_nothing,
+    log: Callable[[str], None] = lambda message: None,
 ) -> int:
     """Run `command` to its end and return its exit code (negative: ended by that signal).
 
-    env: the child's whole environment (FINETUNE_PARENT_PID and a marker are added). Standard output and error are ours.
-    pass_fds: file descriptors the child inherits. grace: seconds after SIGINT and after SIGTERM before SIGKILL.
-    should_stop: asked about once a second; a sentence means: stop the child and raise Stopped with it.
-    on_tick: called about once a second, and once after the end. timeout_s: wall-clock limit.
-    Raises Stopped; and whatever `should_stop`, `on_tick` or an interrupt raises, after the child and all its
+    env: the child's whole environment (FINETUNE_PARENT_PID and a marker are added). pass_fds: file descriptors the child
+    inherits. grace: seconds after SIGINT and after SIGTERM before SIGKILL. should_stop: asked about once a second; a sentence
+    means: stop the child and raise Stopped with it. on_tick: called about once a second, and once after the end. timeout_s:
+    wall-clock limit. Raises Stopped; and whatever `should_stop`, `on_tick` or an interrupt raises, after the child and all its
     descendants are gone. Descendants that outlive a child are killed too.
     """
     marker = uuid.uuid4().hex
     environment = {**env, PARENT_VARIABLE: str(os.getpid()), MARKER: marker}
     started = time.monotonic()
-    child = subprocess.Popen(list(command), cwd=cwd, env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
+    child = subprocess.Popen(list(command), env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
     try:
         log(f"started process {child.pid}")
         while True:
@@ -78,7 +72,7 @@ def run_supervised(
 
 def end_marked(marker: str) -> None:
     """End every process that inherited a value of the variable :data:`MARKER`: SIGTERM, and SIGKILL 5 seconds later."""
-    _end(-1, marker, lambda: None, (0.0, 5.0), _say_nothing)
+    _end(-1, marker, lambda: None, (0.0, 5.0), lambda message: None)
 
 
 def _living(group: int, marker: str) -> list[psutil.Process]:

@@ -1,10 +1,9 @@
 """Greedy answers and label log-likelihoods for many prompts, with the common prefix computed once.
 
 Prompts of one task share their beginning (system prompt, shots). Its keys and values are computed once and repeated for
-every batch; prompts that begin otherwise are families of their own. Batches hold prompts of similar length, padded on the
-left. The label scores go on from the same prefill: all labels of a row are packed behind its prompt in one pass, each
-seeing the prompt and itself; what labels begin with alike is read once. In float32 this gives the text and, to rounding,
-the scores of the plain way (one row at a time, every label encoded anew); a test compares them.
+every batch; prompts that begin otherwise are families of their own. The label scores go on from the same prefill: all
+labels of a row are packed behind its prompt in one pass, each seeing the prompt and itself. In float32 this gives the text
+and, to rounding, the scores of the plain way (one row at a time, every label encoded anew); a test compares them.
 """
 
 from __future__ import annotations

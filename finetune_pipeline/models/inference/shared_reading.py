@@ -144,7 +144,6 @@ class _RoomyLayer(DynamicLayer):
         return self._show(end)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows."""
         tokens = self.get_seq_length()
         self._whole = (self._whole[0][indices], self._whole[1][indices])
         self._show(tokens)

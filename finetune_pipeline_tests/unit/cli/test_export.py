@@ -261,12 +261,13 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     client = tracking.client()
     run_id = client.create_run(client.create_experiment("demo")).info.run_id
     adapter = made.all_versions(TASK, "adapter")[-1]
-    registration.register(
-        tracking, TASK, kind="lora", adapter=adapter.path("adapter"), merged=old.folder, base=project / "base", base_identity={},
-        adapter_version=adapter.version, system_prompt=SYSTEM, max_new_tokens=6,
-        dtype="float32", precision="serving", run_id=run_id,
-        tags={"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version},
-    )  # fmt: skip
+    request = {
+        "name": TASK, "kind": "lora", "adapter": adapter.path("adapter"), "merged": old.folder, "base": project / "base",
+        "base_identity": {}, "adapter_version": adapter.version, "system_prompt": SYSTEM, "max_new_tokens": 6,
+        "dtype": "float32", "precision": "serving",
+    }  # fmt: skip
+    tags = {"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version}
+    registration.register(tracking, request, run_id=run_id, tags=tags)
     newer = Path(shutil.copytree(old.folder, old.folder.with_name("f" * 16)))
     told = json.loads((newer / "artifact.json").read_text())
     (newer / "artifact.json").write_text(json.dumps({**told, "version": "f" * 16}))

@@ -21,9 +21,8 @@ from finetune_pipeline.evaluation.verification import JudgedRow, Verification, r
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.serving.local_server import LocalServer
-from finetune_pipeline.serving.model import Champion
 from finetune_pipeline.serving.server import chat_app
-from finetune_pipeline.serving.service import LogWriter, Service
+from finetune_pipeline.serving.service import Champion, LogWriter, Service
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.shared import copy_database, copy_skilled_model

@@ -42,7 +42,7 @@ _COMMON = {
     **_ENDS,
 }
 _HEADS = {"head_dim": 16}
-_MADE: dict[str, Any] = {
+MADE: dict[str, Any] = {
     "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**_COMMON | more)),
     "mistral": lambda **more: MistralForCausalLM(MistralConfig(**_COMMON | more)),
     "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**_COMMON | more)),
@@ -70,7 +70,7 @@ def make_model(
     norms: how far the weights of norms are from what they begin with. settings: of the configuration.
     """
     torch.manual_seed(0)
-    model = _MADE[architecture](tie_word_embeddings=tied, **settings).to(dtype)
+    model = MADE[architecture](tie_word_embeddings=tied, **settings).to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if norms and "norm" in name:

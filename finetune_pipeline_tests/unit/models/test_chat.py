@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, end_ids, render
-from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_tokenizer, tiny_messages
-
-
-@pytest.fixture
-def tokenizer(tmp_path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    make_tiny_tokenizer(tmp_path)
-    return AutoTokenizer.from_pretrained(tmp_path)
+from finetune_pipeline_tests.tiny_model import TEMPLATE, tiny_messages
 
 
 def encode(tokenizer: Any, messages: list[dict[str, Any]], name: str = "e", tools: Any = None) -> tuple[Any, Any]:

@@ -89,11 +89,6 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(
     assert not (gemma / "chat_template.jinja").exists()
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", dtype="bfloat16")
-
-
 def test_a_local_folder_is_described_and_referenced(tiny: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

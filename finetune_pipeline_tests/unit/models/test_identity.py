@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,14 +15,8 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind, record_digest
-from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 BUNDLED = "bundled/smollm2-135m-instruct"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.mark.parametrize(
@@ -57,8 +53,6 @@ def test_the_command_for_an_absent_package_installs_into_this_environment(
 def test_a_model_in_several_packages_is_the_file_its_pieces_make(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hashlib
-
     for i, piece in enumerate((b"GGUF one, ", b"two")):
         (tmp_path / f"piece_{i}" / "data").mkdir(parents=True)
         (tmp_path / f"piece_{i}" / "__init__.py").write_text(
@@ -83,8 +77,6 @@ def test_a_model_in_several_packages_is_the_file_its_pieces_make(
 
 
 def test_identity_of_a_folder_follows_its_content_not_its_place(tiny: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = shutil.copytree(tiny, tmp_path / "base")
     assert base_identity(str(copy)) == base_identity(str(tiny))
     weights = bytearray((copy / "model.safetensors").read_bytes())
@@ -109,8 +101,6 @@ def test_identity_of_large_files_is_sampled_over_all_of_them(tmp_path: Path, mon
 
 
 def test_model_folder_follows_a_relative_record_after_a_move(tiny: Path, tmp_path: Path) -> None:
-    import shutil
-
     artifact = tmp_path / "making"
     shutil.copytree(tiny, artifact / "model")
     (artifact / "model.json").write_text(json.dumps({"path": "model", "base_model": "x", "files": {"a": "1"}}))

@@ -24,11 +24,6 @@ from finetune_pipeline_tests.tiny_model import make_tiny_model
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", dtype="bfloat16")
-
-
 def _logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=torch.arange(3, 40)[None]).logits.float()

@@ -9,22 +9,10 @@ import pytest
 from jinja2 import Environment
 
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat_templates import written
+from finetune_pipeline.models.chat_templates import NAMED, written
 from finetune_pipeline.models.ollama import go_template, modelfile
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer
 
-LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + "
-    "(m['content'] | trim) + '<|eot_id|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
-    "{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}"
-    "{% for m in turns %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' }}"
-    "{{ (first if loop.first else '') + m['content'] + '<end_of_turn>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
 TURNS = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four"), ("user", "five")]
 
 
@@ -55,17 +43,17 @@ def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
 
 
 @pytest.mark.parametrize(
-    "template", [None, LLAMA3, GEMMA], ids=["chatml with a system prompt of its own", "llama3", "gemma"]
+    ("template", "begin"),
+    [(None, ""), ("llama3", "<|begin_of_text|>"), ("gemma", "<|im_start|>")],  # the tokenizer's own begin token
 )
-@pytest.mark.parametrize("system", [True, False])
-@pytest.mark.parametrize("turns", [1, 3, 5])
-def test_the_template_in_go_writes_the_same(template: str | None, system: bool, turns: int, tmp_path: Path) -> None:
-    folder = make(tmp_path, template)
-    begin = "<|im_start|>" if template else ""  # the tokenizer's begin token, which these templates write
-    messages = [{"role": "system", "content": SYSTEM}] if system else []
-    messages += [{"role": role, "content": text} for role, text in TURNS[:turns]]
-    expected = written(folder, messages) or ""
-    assert as_ollama(go_template(folder, begin), messages) == expected.removeprefix(begin)
+def test_the_template_in_go_writes_the_same(template: str | None, begin: str, tmp_path: Path) -> None:
+    folder = make(tmp_path, template and NAMED[template])
+    turns = [{"role": role, "content": text} for role, text in TURNS]
+    for system in ([{"role": "system", "content": SYSTEM}], []):
+        for number in (1, 3, 5):
+            messages = [*system, *turns[:number]]
+            expected = written(folder, messages) or ""
+            assert as_ollama(go_template(folder, begin), messages) == expected.removeprefix(begin)
 
 
 def test_the_modelfile_asks_as_the_model_was_judged(tmp_path: Path) -> None:

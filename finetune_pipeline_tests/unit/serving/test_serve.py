@@ -19,9 +19,8 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.serving.local_server import LocalServer
-from finetune_pipeline.serving.model import Champion
 from finetune_pipeline.serving.server import MAX_BODY, chat_app
-from finetune_pipeline.serving.service import WAITING, LogWriter, Service
+from finetune_pipeline.serving.service import WAITING, Champion, LogWriter, Service
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 

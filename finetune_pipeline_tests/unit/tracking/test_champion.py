@@ -41,22 +41,21 @@ def release(store: ArtifactStore, tracking: Tracking, base: Path, adapter: str) 
     merged = model_artifact(store, "colours", "merged_model", base, {"base_model": origin.version}, adapter)
     run = SimpleNamespace(run_id=adapter, job_name="everything", root_run_id=None, tags={})
     with tracking.step(SimpleNamespace(run=run, retry_number=0), "colours", "model_version", adapter) as step:
-        version = registration.register(
-            tracking,
-            "colours",
-            kind="full",
-            adapter=merged.folder,
-            merged=merged.folder,
-            base=origin.folder,
-            base_identity={"base_model": "tiny"},
-            adapter_version=adapter,
-            system_prompt=PROMPT,
-            max_new_tokens=5,
-            dtype="float32",
-            precision="serving",
-            run_id=step.run_id,
-            tags={"gates": "passed", "merged_version": merged.version, "dataset_version": "d"},
-        )
+        request = {
+            "name": "colours",
+            "kind": "full",
+            "adapter": merged.folder,
+            "merged": merged.folder,
+            "base": origin.folder,
+            "base_identity": {"base_model": "tiny"},
+            "adapter_version": adapter,
+            "system_prompt": PROMPT,
+            "max_new_tokens": 5,
+            "dtype": "float32",
+            "precision": "serving",
+        }
+        tags = {"gates": "passed", "merged_version": merged.version, "dataset_version": "d"}
+        version = registration.register(tracking, request, run_id=step.run_id, tags=tags)
 
     def make(builder: Builder) -> None:
         write_json(builder.folder / "model_version.json", {"system_prompt": PROMPT, "max_new_tokens": 5})

@@ -18,7 +18,6 @@ from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -33,11 +32,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_model(folder / "base")
     make_adapter(folder / "base", folder / "adapter", size=0.3)
     return folder
-
-
-@pytest.fixture
-def tracking(tmp_path: Path) -> Tracking:
-    return Tracking(tracking_uri=copy_database(tmp_path / "mlflow"))
 
 
 def new_run(tracking: Tracking, dagster_run: str = "run-1") -> str:
@@ -57,22 +51,20 @@ def register(
     precision: str = "serving",
     **tags: Any,
 ) -> int:
-    return registration.register(
-        tracking,
-        "tickets",
-        kind=kind,
-        adapter=models / adapter,
-        merged=models / "base",
-        base=models / "base",
-        base_identity={"kind": "local", "base_model": "tiny"},
-        adapter_version=adapter_version,
-        system_prompt=PROMPT,
-        max_new_tokens=8,
-        dtype=dtype,
-        precision=precision,
-        run_id=new_run(tracking),
-        tags={"gates": gates, **tags},
-    )
+    request = {
+        "name": "tickets",
+        "kind": kind,
+        "adapter": models / adapter,
+        "merged": models / "base",
+        "base": models / "base",
+        "base_identity": {"kind": "local", "base_model": "tiny"},
+        "adapter_version": adapter_version,
+        "system_prompt": PROMPT,
+        "max_new_tokens": 8,
+        "dtype": dtype,
+        "precision": precision,
+    }
+    return registration.register(tracking, request, run_id=new_run(tracking), tags={"gates": gates, **tags})
 
 
 def texts(*rows: str) -> Any:

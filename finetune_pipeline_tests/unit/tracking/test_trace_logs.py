@@ -18,12 +18,6 @@ from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.shared import copy_database
-
-
-@pytest.fixture
-def tracking(tmp_path: Path) -> Tracking:
-    return Tracking(tracking_uri=copy_database(tmp_path / "mlflow"))
 
 
 @pytest.fixture

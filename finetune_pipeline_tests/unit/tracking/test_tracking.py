@@ -10,12 +10,6 @@ import pytest
 
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
-from finetune_pipeline_tests.shared import copy_database
-
-
-@pytest.fixture
-def tracking(tmp_path: Path) -> Tracking:
-    return Tracking(tracking_uri=copy_database(tmp_path / "mlflow"))
 
 
 def run_asset(

@@ -14,7 +14,8 @@ from safetensors.numpy import save
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TrainingOrder, train
-from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.unit.training.jobs import task
 
 RANK = 4
 QUICK = {"poll_seconds": 0.01, "request_seconds": 20.0, "settle_seconds": 1.0}
@@ -25,24 +26,9 @@ def make_task(
     trainer: str, section: Mapping[str, Any], spec: Mapping[str, Any] | None = None, **training: Any
 ) -> TaskSpec:
     """A task for a hosted trainer with a section of its own."""
-    lora = {"r": RANK, "alpha": 8, "dropout": 0.0}
-    chosen = {
-        "method": "lora",
-        "trainer": trainer,
-        "epochs": 2,
-        "lora": lora,
-        trainer: {**QUICK, **section},
-        **training,
-    }
-    declared = {
-        "name": "demo",
-        "description": "d",
-        "system_prompt": SYSTEM,
-        "output": {"kind": "labels", "labels": LABELS},
-        "base_model": "org/tiny",
-        "training": chosen,
-    }
-    return TaskSpec.model_validate({**declared, **(spec or {})})
+    chosen = {"method": "lora", "epochs": 2, "lora": {"r": RANK, "alpha": 8, "dropout": 0.0}}
+    chosen |= {"trainer": trainer, trainer: {**QUICK, **section}, **training}
+    return task(chosen, **{"base_model": "org/tiny", **(spec or {})})
 
 
 def make_rows(folder: Path, rows: int = 12, long: int | None = None) -> Path:
@@ -65,13 +51,6 @@ def make_base(folder: Path) -> Path:
     return make_tiny_model(folder / "base")
 
 
-def make_plain_base(folder: Path) -> None:
-    """A folder/base without weights: enough for an adapter to be brought home."""
-    (folder / "base").mkdir()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (folder / "base" / name).write_text("{}")
-
-
 def make_order(spec: TaskSpec, rows: Path, place: Path) -> TrainingOrder:
     """An order with everything it writes below `place`."""
 
@@ -89,6 +68,11 @@ def persist(order: TrainingOrder) -> dict[str, Any]:
         with contextlib.suppress(OutsideError):
             return train(order)
     return train(order)
+
+
+def interrupt(*_: object) -> None:
+    """What a user does who has seen enough, as an order's tick or in the place of any function."""
+    raise KeyboardInterrupt
 
 
 def tiny_adapter(marker: float = 0.5) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.trainers import train
 from finetune_pipeline_tests.hosted_schedules import processes, run_schedule
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import FAULTS, KEY, refusal, serving
-from finetune_pipeline_tests.unit.trainers.orders import make_order, make_plain_base, make_rows, make_task, persist
+from finetune_pipeline_tests.service_server import FAULTS, KEY, refusal
+from finetune_pipeline_tests.unit.trainers.orders import make_order, make_task, persist
 
 GPT = {"model": "gpt-4.1-mini-2025-04-14"}
 
@@ -24,79 +25,64 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = make_rows(tmp_path_factory.mktemp("rows"))
-    make_plain_base(rows)
-    return rows
-
-
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(fault: str, rows: Path, tmp_path: Path) -> None:
-    server, faults = OpenAiJobsServer(), [fault]
+def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(
+    fault: str, server: OpenAiJobsServer, rows: Path, tmp_path: Path
+) -> None:
+    faults = [fault]
     server.keeps_metadata = False
     server.fault = lambda request: faults.pop() if faults and request.path.endswith("/jobs") and request.body else None
-    with serving(server):
-        # only what begins late may appear after the doubt; it begins before the time for it is over
-        patience = {"request_seconds": 1.0, "settle_seconds": 5.0 if fault == "late" else 0.5}
-        server.pause = 1.5
-        persist(make_order(make_task("openai", {**GPT, "base_url": server.url, **patience}), rows, tmp_path))
-        if fault == "late":
-            time.sleep(2 * server.pause)  # whatever begins late has begun
+    # only what begins late may appear after the doubt; it begins before the time for it is over
+    patience = {"request_seconds": 1.0, "settle_seconds": 5.0 if fault == "late" else 0.5}
+    server.pause = 1.5
+    persist(make_order(make_task("openai", {**GPT, "base_url": server.url, **patience}), rows, tmp_path))
+    if fault == "late":
+        time.sleep(2 * server.pause)  # whatever begins late has begun
     assert len(server.jobs) == 1 and not faults
 
 
-def test_a_job_is_found_without_the_ledger(rows: Path, tmp_path: Path) -> None:
-    server = OpenAiJobsServer()
-    with serving(server):
-        order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
-        train(order)
-        shutil.rmtree(tmp_path / "home")
-        train(order)
-        assert len(server.jobs) == 1
-        train(make_order(make_task("openai", {**GPT, "base_url": server.url}, epochs=3), rows, tmp_path))
-        assert len(server.jobs) == 2, "other hyperparameters are another job"
+def test_a_job_is_found_without_the_ledger(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+    train(order)
+    shutil.rmtree(tmp_path / "home")
+    train(order)
+    assert len(server.jobs) == 1
+    train(make_order(make_task("openai", {**GPT, "base_url": server.url}, epochs=3), rows, tmp_path))
+    assert len(server.jobs) == 2, "other hyperparameters are another job"
 
 
-def test_nothing_is_bought_while_the_service_cannot_say_what_it_has(rows: Path, tmp_path: Path) -> None:
-    server = OpenAiJobsServer()
+def test_nothing_is_bought_while_the_service_cannot_say_what_it_has(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path
+) -> None:
     server.fault = lambda request: "fail after" if request.path.endswith("/jobs") else None
-    with serving(server):
-        order = make_order(make_task("openai", {**GPT, "base_url": server.url, "settle_seconds": 0.1}), rows, tmp_path)
-        with pytest.raises(OutsideError):
-            train(order)
-        server.fault = lambda request: "fail after" if request.path.endswith("/jobs") and request.body else None
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url, "settle_seconds": 0.1}), rows, tmp_path)
+    with pytest.raises(OutsideError):
         train(order)
-        assert len(server.jobs) == 1
+    server.fault = lambda request: "fail after" if request.path.endswith("/jobs") and request.body else None
+    train(order)
+    assert len(server.jobs) == 1
 
 
-def test_a_refused_order_is_not_asked_for_again(rows: Path, tmp_path: Path) -> None:
-    server = OpenAiJobsServer()
-    with serving(server):
-        order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
-        server.answer = lambda request, usual=server.answer: (  # type: ignore[method-assign,misc]
-            usual(request)
-            if request.method == "GET" or request.path.endswith("/files")
-            else refusal(402, "no credit left")
-        )
-        with pytest.raises(JobError, match="look at the account"):
-            train(order)
+def test_a_refused_order_is_not_asked_for_again(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+    server.answer = lambda request, usual=server.answer: (  # type: ignore[method-assign,misc]
+        usual(request) if request.method == "GET" or request.path.endswith("/files") else refusal(402, "no credit left")
+    )
+    with pytest.raises(JobError, match="look at the account"):
+        train(order)
     assert len(server.asked("POST", "/jobs")) == 1
 
 
-def test_processes_at_the_same_time_share_one_job(rows: Path, tmp_path: Path) -> None:
-    server = OpenAiJobsServer()
+def test_processes_at_the_same_time_share_one_job(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
     server.fault = lambda request: "slow" if request.path.endswith("/jobs") and request.body else None
-    with serving(server):
-        section = {**GPT, "base_url": server.url}
-        orders = [make_order(make_task("openai", section), rows, tmp_path / str(n)) for n in range(3)]
-        for order in orders:
-            object.__setattr__(order, "home", tmp_path / "home")
-        threads = [threading.Thread(target=train, args=(order,)) for order in orders]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    section = {**GPT, "base_url": server.url}
+    made = [make_order(make_task("openai", section), rows, tmp_path / str(n)) for n in range(3)]
+    orders = [replace(order, home=tmp_path / "home") for order in made]
+    threads = [threading.Thread(target=train, args=(order,)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(server.jobs) == 1 and all((tmp_path / str(n) / "out/result.json").exists() for n in range(3))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.trainers import TRAINERS, preflight, train
+from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.unit.trainers.orders import (
     files_below,
+    interrupt,
     make_order,
     make_rows,
     make_task,
@@ -38,10 +40,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[OpenAiJobsServer]:
-    server = OpenAiJobsServer()
-    with serving(server):
-        yield server
+def order(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> TrainingOrder:
+    return make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
 
 
 @pytest.fixture
@@ -98,8 +98,10 @@ def test_the_graphs_checks_know_what_a_service_cannot_tell(
     assert silent["loss_finite"].warns and silent["learned"].warns and not silent["learned"].passed
 
 
-def test_a_model_that_stays_there_is_an_endpoint(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
-    facts = train(make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path))
+def test_a_model_that_stays_there_is_an_endpoint(
+    server: OpenAiJobsServer, order: TrainingOrder, tmp_path: Path
+) -> None:
+    facts = train(order)
     assert facts["returns"] == "endpoint" and not (tmp_path / "out/adapter").exists()
     endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
     assert endpoint == {
@@ -125,9 +127,8 @@ def test_azure_says_what_to_deploy_and_does_not_buy_again(server: OpenAiJobsServ
 
 @pytest.mark.parametrize(("state", "words"), [("failed", "line 3 has no answer"), ("cancelled", "4,321|not known")])
 def test_a_failed_job_says_why_and_the_next_run_buys_another(
-    server: OpenAiJobsServer, rows: Path, tmp_path: Path, state: str, words: str
+    server: OpenAiJobsServer, order: TrainingOrder, tmp_path: Path, state: str, words: str
 ) -> None:
-    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
     server.states = ("queued", state)
     with pytest.raises(JobError, match=words):
         train(order)
@@ -138,30 +139,18 @@ def test_a_failed_job_says_why_and_the_next_run_buys_another(
 
 
 def test_an_interrupt_cancels_the_job_and_says_the_cost(
-    server: OpenAiJobsServer, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: OpenAiJobsServer, order: TrainingOrder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    object.__setattr__(order, "tick", interrupt)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train(order)
+        train(replace(order, tick=interrupt))
     assert server.jobs["ftjob-1"]["status"] == "cancelled"
     assert "120 tokens were billed so far" in stopped.value.__notes__[0] and "120 tokens" in capsys.readouterr().err
-    object.__setattr__(order, "tick", lambda: None)
     assert train(order)["job"] == "ftjob-2", "a cancelled job is not adopted"
 
 
 def test_an_interrupt_while_the_job_is_asked_for_cancels_it(
-    server: OpenAiJobsServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: OpenAiJobsServer, order: TrainingOrder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
-
-    def interrupt(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("finetune_pipeline.trainers.ledger.Ledger._noted", interrupt)
     with pytest.raises(KeyboardInterrupt) as stopped:
         train(order)

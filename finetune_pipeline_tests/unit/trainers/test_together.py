@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.trainers import TRAINERS, train
+from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.trainers.orders import (
     QUICK,
+    interrupt,
     make_order,
     make_rows,
     make_task,
@@ -42,6 +44,11 @@ def server() -> Iterator[TogetherServer]:
     server = TogetherServer(tiny_adapter())
     with serving(server):
         yield server
+
+
+@pytest.fixture
+def order(server: TogetherServer, rows: Path, tmp_path: Path) -> TrainingOrder:
+    return make_order(make_task("together", {"base_url": server.address}), rows, tmp_path)
 
 
 def test_the_adapter_comes_home_and_merges(
@@ -65,13 +72,12 @@ def test_the_adapter_comes_home_and_merges(
 
 
 def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
-    server: TogetherServer, rows: Path, tmp_path: Path
+    server: TogetherServer, order: TrainingOrder, tmp_path: Path
 ) -> None:
     plain, packed = as_tar(tiny_adapter(0.25)), pyarrow.BufferOutputStream()
     with pyarrow.output_stream(packed, compression="zstd") as out:
         out.write(plain)
     server.archive = b"<html>sorry</html>"
-    order = make_order(make_task("together", {"base_url": server.address}), rows, tmp_path)
     with pytest.raises(JobError, match="no archive"):
         train(order)
     server.archive = packed.getvalue().to_pybytes()
@@ -84,21 +90,15 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
 
 
 @pytest.mark.parametrize("state", ["error", "user_error", "cancelled"])
-def test_a_job_that_did_not_succeed_is_told(server: TogetherServer, rows: Path, tmp_path: Path, state: str) -> None:
+def test_a_job_that_did_not_succeed_is_told(server: TogetherServer, order: TrainingOrder, state: str) -> None:
     server.states = ("pending", "defrosting", state)
     with pytest.raises(JobError, match="the GPUs fell" if state == "error" else state):
-        train(make_order(make_task("together", {"base_url": server.address}), rows, tmp_path))
-
-
-def test_cancelling_says_the_dollars(server: TogetherServer, rows: Path, tmp_path: Path) -> None:
-    order = make_order(make_task("together", {"base_url": server.address}), rows, tmp_path)
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    object.__setattr__(order, "tick", interrupt)
-    with pytest.raises(KeyboardInterrupt) as stopped:
         train(order)
+
+
+def test_cancelling_says_the_dollars(order: TrainingOrder) -> None:
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(replace(order, tick=interrupt))
     assert "it cost $1.50 so far" in stopped.value.__notes__[0]
 
 

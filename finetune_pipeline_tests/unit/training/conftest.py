@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.training.jobs import make_inputs
 
 
@@ -20,3 +23,13 @@ def _determinism_ends_with_the_test() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def tokenizer(tiny: Path) -> Any:
+    return load_tokenizer(tiny)

@@ -37,17 +37,10 @@ def settings(**changes: Any) -> dict[str, Any]:
     return TrainingSpec.model_validate(usual | changes).model_dump()
 
 
-def task(settings: Mapping[str, Any]) -> TaskSpec:
-    """A task that is trained with these settings."""
-    output = {"kind": "labels", "labels": LABELS}
-    declared = {
-        "name": "demo",
-        "description": "d",
-        "system_prompt": SYSTEM,
-        "output": output,
-        "training": dict(settings),
-    }
-    return TaskSpec.model_validate(declared)
+def task(settings: Mapping[str, Any], **spec: Any) -> TaskSpec:
+    """A task that is trained with these settings. spec: other keys of task.yaml."""
+    declared = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "training": dict(settings)}
+    return TaskSpec.model_validate({**declared, "output": {"kind": "labels", "labels": LABELS}, **spec})
 
 
 def make_inputs(folder: Path, rows: int = 40) -> Path:

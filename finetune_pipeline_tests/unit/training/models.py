@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline_tests.unit.models.architectures import MADE
 
 WINDOW = 8
 
@@ -36,37 +37,13 @@ def _with_lora(model: Any, dropout: float = 0.0, **more: Any) -> Any:
 
 
 def architecture(name: str) -> Any:
-    """A random model of two to four layers and 400 tokens; gemma3 has sliding windows of :data:`WINDOW` tokens."""
-    from transformers import (
-        Gemma3ForCausalLM,
-        Gemma3TextConfig,
-        LlamaConfig,
-        LlamaForCausalLM,
-        Qwen3Config,
-        Qwen3ForCausalLM,
-    )
-
+    """A random model of two or three layers and 400 tokens; gemma3 has sliding windows of :data:`WINDOW` tokens."""
     torch.manual_seed(3)
-    shape: dict[str, Any] = {
-        "vocab_size": 400,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "initializer_range": 0.15,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 2,
-    }
-    if name == "llama":
-        return LlamaForCausalLM(LlamaConfig(**shape))
-    if name == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**shape))
-    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
-    shape |= {"num_hidden_layers": 3, "layer_types": kinds, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
-    return Gemma3ForCausalLM(Gemma3TextConfig(**shape))
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
+    if name == "gemma3":
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        shape |= {"num_hidden_layers": 3, "layer_types": kinds, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
+    return MADE[name](**shape)
 
 
 class Words:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from finetune_pipeline.training.attention import Layout, _PackedAttention, attend
+from finetune_pipeline.training.attention import _PackedAttention, attend
+from finetune_pipeline.training.prefix_tree import Layout
 
 
 def one_prefix(prefix: int, lengths: list[int], virtual: int = 0) -> Layout:

@@ -9,14 +9,8 @@ import torch
 
 from finetune_pipeline.training.fused import _Dropout, _masked, fuse, token_losses
 from finetune_pipeline.training.shared_prefix import PaddedCollator
-from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.training.models import adapted
 from finetune_pipeline_tests.unit.training.rows import loss_and_gradients, rows
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.mark.parametrize(

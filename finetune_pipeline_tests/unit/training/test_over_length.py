@@ -8,18 +8,9 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.chat import encode_example, render
-from finetune_pipeline.training.rows import cut_prompt, longest, prepare_split
-from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from finetune_pipeline.models.chat import load_tokenizer
-
-    folder = tmp_path_factory.mktemp("tok")
-    make_tiny_tokenizer(folder)
-    (folder / "config.json").write_text("{}")
-    return load_tokenizer(folder)
+from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline.training.rows import cut_prompt, longest, longest_allowed, prepare_split
+from finetune_pipeline_tests.tiny_model import SYSTEM, tiny_messages
 
 
 def _long(name: str = "long", text: str = "first words of old news. " * 20 + "my invoice is wrong") -> Example:
@@ -102,9 +93,6 @@ def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
 
 
 def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:
-    from finetune_pipeline.spec.training import TrainingSpec
-    from finetune_pipeline.training.rows import longest_allowed
-
     prompt = TrainingSpec.model_validate({"method": "prompt", "prompt": {"tokens": 30}, "max_tokens": 500}).model_dump()
     assert longest_allowed(prompt, {"max_position_embeddings": 512}) == 482
     assert longest_allowed(prompt, {"text_config": {"max_position_embeddings": 4096}}) == 500

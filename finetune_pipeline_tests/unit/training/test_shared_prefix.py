@@ -8,36 +8,15 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.training import attention
-from finetune_pipeline.training.prefix_tree import common_prefix
+from finetune_pipeline.training.prefix_tree import Layout, common_prefix
 from finetune_pipeline.training.shared_prefix import (
     PackedCollator,
     PaddedCollator,
     packed_collator,
     supports_shared_prefix,
 )
-from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.training.models import adapted, trainable
 from finetune_pipeline_tests.unit.training.rows import dialogues, loss_and_gradients, nested, rows, several_prompts
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.mark.parametrize(("number", "prefix"), [(6, 10), (5, 0)])
-def test_same_loss_and_gradients_packed_and_padded(tiny: Path, number: int, prefix: int) -> None:
-    model = adapted(tiny)
-    batch = rows(number, prefix)
-    padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
-    assert supports_shared_prefix(model)[0]
-    collator = PackedCollator()
-    packed_loss, packed = loss_and_gradients(model, collator(batch))
-    assert packed_loss == pytest.approx(padded_loss, rel=1e-5)
-    assert (packed - padded).norm() / padded.norm() < 1e-4
-    if number > 1:
-        assert common_prefix(batch) == prefix
-        assert collator.saved_tokens == prefix * (number - 1)
 
 
 def test_the_first_learned_token_may_follow_the_prefix_directly(tiny: Path) -> None:
@@ -72,7 +51,7 @@ SETS = {
         ("gemma3", "prefix", "dialogues"),
     ],
 )
-def test_three_architectures_give_the_gradients_of_padded_batches(name: str, method: str, kind: str) -> None:
+def test_same_loss_and_gradients_packed_and_padded(name: str, method: str, kind: str) -> None:
     model, batch = trainable(name, method), SETS[kind]()
     padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
     good, why = supports_shared_prefix(model)
@@ -93,6 +72,7 @@ def test_prompts_shared_by_some_rows_are_computed_once() -> None:
     layout = packed["shared_prefix"]
     inner = len(set(layout.parents) - {-1})
     assert layout.lengths[:inner] == [20, 18, 30] and layout.parents[:inner] == [-1, 0, 0]
+    assert common_prefix(batch) == 20 and common_prefix(rows(4, 0, seed=5)) == 0
     assert collator.saved_tokens == 20 * 6 + 18 * 2 + 30 * 2
     assert packed["input_ids"].shape[1] == sum(len(r["ids"]) for r in batch) - collator.saved_tokens
 
@@ -116,7 +96,7 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
         module: Any, query: Any, key: Any, value: Any, mask: Any, shared_prefix: Any = None, **kwargs: Any
     ) -> Any:
         if shared_prefix is not None:  # every row takes the whole packed sequence for its own
-            shared_prefix = attention.Layout([query.shape[2]], [-1], windows=shared_prefix.windows)
+            shared_prefix = Layout([query.shape[2]], [-1], windows=shared_prefix.windows)
         return right(module, query, key, value, mask, shared_prefix=shared_prefix, **kwargs)
 
     monkeypatch.setattr(attention, "attend", leaky)

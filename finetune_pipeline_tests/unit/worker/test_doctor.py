@@ -16,13 +16,14 @@ from finetune_pipeline.cli.doctor import doctor
 from finetune_pipeline.models import merging
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.training import attention
+from finetune_pipeline.training.prefix_tree import Layout
 from finetune_pipeline.worker.doctor import examine
 from finetune_pipeline.worker.kernels import checked
 
 
 def wrong_attention(*inputs: Any, **more: Any) -> Any:
     """Rows see each other, as if the packed sequence were one row."""
-    whole = attention.Layout([inputs[1].shape[2]], [-1])
+    whole = Layout([inputs[1].shape[2]], [-1])
     return right_attention(*inputs, **{**more, "shared_prefix": whole})
 
 

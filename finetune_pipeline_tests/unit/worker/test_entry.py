@@ -12,10 +12,11 @@ import pytest
 
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker import entry
-from finetune_pipeline.worker.jobs import base_job, train_job
+from finetune_pipeline.worker.jobs import base_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, make_inputs, start
+from finetune_pipeline_tests.unit.training.jobs import job as train_job
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +84,8 @@ def test_out_of_memory_names_the_nearest_smaller_setting() -> None:
 
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
     """The model asks the allocator for more than there is."""
-    inputs = make_inputs(tmp_path / "inputs")
-    job = train_job(
-        base=inputs / "base",
-        train=inputs / "train.jsonl",
-        validation=inputs / "validation.jsonl",
-        settings=TrainingSpec(method="full", batch_size=8, precision="float32").model_dump(),
-        out=tmp_path / "out",
-        work=tmp_path / "work",
-    )
+    asked = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
+    told = train_job(make_inputs(tmp_path / "inputs"), tmp_path, asked)
     code = (
         "import sys, torch\n"
         "from finetune_pipeline.training import model\n"
@@ -100,7 +94,7 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
         "model.load_for_training = lambda *a: torch.empty(1 << 50)\n"
         "sys.exit(entry.main(sys.argv[1:]))\n"
     )
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    (tmp_path / "job.json").write_text(json.dumps(told))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "job.json")], env=env, text=True, capture_output=True, check=False
@@ -120,16 +114,12 @@ other = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.sig
                           "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"])
 open(sys.argv[1], "w").write(str(other.pid))
 try:
-    time.sleep(float(sys.argv[2]))
+    time.sleep(100)
 except process.Stop:
     open(sys.argv[1] + ".stopped", "w").write("yes")
 process.sweep_group()
 os._exit(0)
 """
-
-
-def _child(path: Path, seconds: float, **environment: str) -> list[str]:
-    return [sys.executable, "-c", _CHILD, str(path), str(seconds)]
 
 
 def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
@@ -140,7 +130,8 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         "child.wait()\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen([sys.executable, "-c", middle, *_child(tmp_path / "pid", 100)], env=env)
+    child = [sys.executable, "-c", _CHILD, str(tmp_path / "pid")]
+    parent = subprocess.Popen([sys.executable, "-c", middle, *child], env=env)
     grandchild = number_in(tmp_path / "pid")
     parent.kill()
     parent.wait(10)
@@ -161,17 +152,15 @@ def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None
         "from finetune_pipeline.worker import entry\n"
         "entry.prepare_environment(json.loads(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules\n"
-        "print(json.dumps({k: os.environ.get(k) for k in "
-        "('OMP_WAIT_POLICY', 'TOKENIZERS_PARALLELISM', 'HF_HUB_OFFLINE')}))\n"
+        "print(json.dumps({k: os.environ.get(k) for k in sys.argv[2:]}))\n"
     )
-    plain = {
-        k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
-    }
+    names = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
+    plain = {k: v for k, v in os.environ.items() if k not in names}
     told = {}
     for name in (str(tiny), "owner/name"):
         job = json.dumps(base_job(base_model=name, revision=None, out=tmp_path))
         done = subprocess.run(
-            [sys.executable, "-c", code, job],
+            [sys.executable, "-c", code, job, *names],
             env={**plain, "PYTHONPATH": str(ROOT)},
             text=True,
             capture_output=True,

@@ -36,7 +36,7 @@ def nothing_runs(folder: Path) -> bool:
     ("body", "code"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL)]
 )
 def test_exit_codes_and_signals_come_back(body: str, code: int) -> None:
-    assert run_supervised([sys.executable, "-c", body], os.environ, None) == code
+    assert run_supervised([sys.executable, "-c", body], os.environ) == code
 
 
 def test_a_child_knows_its_parent_and_runs_in_its_own_session_with_ticks(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_child_knows_its_parent_and_runs_in_its_own_session_with_ticks(tmp_pat
         "import os, time; open(FOLDER + '/seen', 'w').write(' '.join(map(str, [os.environ['FINETUNE_PARENT_PID'], "
         "os.getppid(), os.getsid(0) == os.getpid()]))); time.sleep(1.2)"
     )
-    run_supervised(script(tmp_path, body), os.environ, None, on_tick=lambda: ticks.append(1))
+    run_supervised(script(tmp_path, body), os.environ, on_tick=lambda: ticks.append(1))
     assert (tmp_path / "seen").read_text() == f"{os.getpid()} {os.getpid()} True"
     assert len(ticks) >= 2  # the last one is after the end
 
@@ -62,7 +62,7 @@ time.sleep(600)
 """
     with pytest.raises(Stopped, match="somebody said so"):
         run_supervised(
-            script(tmp_path, body), os.environ, None, grace=(20.0, 20.0),
+            script(tmp_path, body), os.environ, grace=(20.0, 20.0),
             should_stop=lambda: "somebody said so" if (tmp_path / "ready").exists() else None,
         )  # fmt: skip
     assert (tmp_path / "checkpoint").read_text() == "kept"
@@ -73,7 +73,7 @@ def test_child_and_grandchild_that_ignore_signals_are_killed(tmp_path: Path) -> 
     body = f"{GRANDCHILD}\n{STUBBORN}\nopen(FOLDER + '/ready', 'w').write('1'); time.sleep(600)"
     with pytest.raises(Stopped):
         run_supervised(
-            script(tmp_path, body, new_session=True), os.environ, None, grace=(1.0, 1.0), log=messages.append,
+            script(tmp_path, body, new_session=True), os.environ, grace=(1.0, 1.0), log=messages.append,
             should_stop=lambda: "stop" if (tmp_path / "ready").exists() else None,
         )  # fmt: skip
     assert nothing_runs(tmp_path)
@@ -83,7 +83,7 @@ def test_child_and_grandchild_that_ignore_signals_are_killed(tmp_path: Path) -> 
 @pytest.mark.parametrize("new_session", [False, True], ids=["in the group", "in a session of its own"])
 def test_a_grandchild_left_over_by_a_good_end_is_killed_and_others_are_not(tmp_path: Path, new_session: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as bystander:
-        assert run_supervised(script(tmp_path, GRANDCHILD, new_session), os.environ, None) == 0
+        assert run_supervised(script(tmp_path, GRANDCHILD, new_session), os.environ) == 0
         assert nothing_runs(tmp_path) and is_running(bystander.pid)
         bystander.kill()
 
@@ -91,7 +91,7 @@ def test_a_grandchild_left_over_by_a_good_end_is_killed_and_others_are_not(tmp_p
 def test_a_time_limit_and_an_exception_in_a_tick_end_everything(tmp_path: Path) -> None:
     body = GRANDCHILD + "\ntime.sleep(600)"
     with pytest.raises(Stopped, match=r"longer than its limit of 1\.5 s"):
-        run_supervised(script(tmp_path, body), os.environ, None, timeout_s=1.5, grace=(0.5, 0.5))
+        run_supervised(script(tmp_path, body), os.environ, timeout_s=1.5, grace=(0.5, 0.5))
     assert nothing_runs(tmp_path)
     (tmp_path / "child").unlink()
 
@@ -100,7 +100,7 @@ def test_a_time_limit_and_an_exception_in_a_tick_end_everything(tmp_path: Path) 
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        run_supervised(script(tmp_path, body), os.environ, None, on_tick=fail, grace=(1.0, 1.0))
+        run_supervised(script(tmp_path, body), os.environ, on_tick=fail, grace=(1.0, 1.0))
     assert nothing_runs(tmp_path)
 
 
@@ -122,7 +122,7 @@ def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_supervised(script(tmp_path, body), os.environ, None, grace=(600.0, 600.0))
+            run_supervised(script(tmp_path, body), os.environ, grace=(600.0, 600.0))
         thread.join()
     finally:
         signal.signal(signal.SIGINT, before)
