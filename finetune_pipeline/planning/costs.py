@@ -69,12 +69,7 @@ class Costs:
 
 
 def task_costs(
-    spec: TaskSpec,
-    prices: PriceList,
-    traffic: Traffic,
-    epoch_tokens: int,
-    parameters: float,
-    today: datetime.date,
+    spec: TaskSpec, prices: PriceList, traffic: Traffic, epoch_tokens: int, parameters: float, today: datetime.date
 ) -> Costs:
     """Work out every cost of a task.
 

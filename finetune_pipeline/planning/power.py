@@ -37,12 +37,7 @@ def expected_disagreement(before: float, gain: float) -> float:
     return max(abs(after - before), before * (1 - after) + (1 - before) * after)
 
 
-def power_plan(
-    spec: TaskSpec,
-    test_rows: int,
-    rival: Rival,
-    sources: Sequence[str] | None = None,
-) -> dict[str, Any]:
+def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[str] | None = None) -> dict[str, Any]:
     """How many test rows the wanted gain takes, for the first candidate.
 
     rival: the strongest one, which has to be beaten; sources: what each row of the rival was made from, where rows share

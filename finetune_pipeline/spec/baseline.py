@@ -79,11 +79,7 @@ class BaselineSpec(Section):
     """How the base model is prompted before anybody trains."""
 
     shots: list[int] = Field([0, 8], min_length=1, description="Numbers of in-context examples to try; 0 is zero-shot.")
-    retrieved: int = Field(
-        3,
-        ge=0,
-        description="Nearest training examples to show each row. 0: none.",
-    )
+    retrieved: int = Field(3, ge=0, description="Nearest training examples to show each row. 0: none.")
     embeddings: str | None = Field(
         None,
         description="Static embeddings that find the nearest examples besides TF-IDF: `wordllama` (extra `semantic`), `hashed`, "
@@ -95,8 +91,7 @@ class BaselineSpec(Section):
         description="Nearest passages of the folder `documents/` to show each row, where there is one. 0: none.",
     )
     prompts: list[str] = Field(
-        default_factory=list,
-        description="Other system prompts to try, each with every number of `shots`.",
+        default_factory=list, description="Other system prompts to try, each with every number of `shots`."
     )
     rows: int = Field(300, ge=1, description="Validation rows asked with each prompt.")
     endpoint: ApiModelSpec | None = Field(None, description="An API model to ask as well; none unless set.")

@@ -19,8 +19,7 @@ class PrefixSpec(Section):
 
     tokens: int = Field(50, ge=1, le=4096, description="Number of virtual tokens.")
     init: Literal["task", "text", "random"] = Field(
-        "task",
-        description="Initial keys and values: from the task's system prompt, from `text`, or random.",
+        "task", description="Initial keys and values: from the task's system prompt, from `text`, or random."
     )
     text: str | None = Field(None, min_length=1, description="With init: text.")
 

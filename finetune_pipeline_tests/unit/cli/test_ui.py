@@ -32,10 +32,7 @@ class Ui:
 
     def __init__(self, folder: Path) -> None:
         self.ports = {"dagster": free_port(), "mlflow": free_port()}
-        env = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-        }
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
         for name in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_HOME", "FINETUNE_DATA"):
             env.pop(name, None)
         options = [part for name, port in self.ports.items() for part in (f"--{name}-port", str(port))]
