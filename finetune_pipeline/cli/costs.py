@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import fmean
 
 import click
@@ -64,7 +64,7 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(page_html(costs_page(result)), "utf-8")
     if as_json:
-        emit({**result.facts(), "page": str(page)})
+        emit({**asdict(result), "page": str(page)})
     else:
         for line in [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}"]:
             say(line)

@@ -55,7 +55,7 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
         if as_json:
             facts = {k: v for k, v in facts_of(checked).items() if k not in ("folder", "full_list")}
-            shown = {"copies": asdict(copies) if copies else None, "needs": needs.facts() if needs else None}
+            shown = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
             emit({**facts, "draft": draft_facts(made, findings), **shown})
             return checked.code
         show_check(checked, brief=True, kept=False)

@@ -7,6 +7,7 @@ a second model. Models whose mistakes have nothing to do with each other disagre
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,12 +149,10 @@ def _detectable(
         needed = _needed(before, gain, margin, power, alpha, effect)
         return needed is not None and needed <= test_rows
 
-    steps = np.arange(1, math.floor((1 - before - margin) / LEAST_GAIN + 1e-9) + 1)
-    low, high = 0, len(steps)
-    while low < high:  # more rows are needed for smaller gains: find the first that is shown
-        middle = (low + high) // 2
-        low, high = (low, middle) if shown(margin + float(steps[middle]) * LEAST_GAIN) else (middle + 1, high)
-    return None if low == len(steps) else margin + float(steps[low]) * LEAST_GAIN
+    most = math.floor((1 - before - margin) / LEAST_GAIN + 1e-9)
+    gains = [margin + step * LEAST_GAIN for step in range(1, most + 1)]
+    first = bisect_left(gains, True, key=shown)  # more rows are needed for smaller gains
+    return gains[first] if first < len(gains) else None
 
 
 def _sentence(plan: Mapping[str, Any]) -> str:

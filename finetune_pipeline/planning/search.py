@@ -88,4 +88,4 @@ def _training(settings: Mapping[str, Any]) -> str:
 
 
 def _yaml_value(value: Any) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else f"{value}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
