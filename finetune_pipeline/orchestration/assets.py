@@ -88,19 +88,6 @@ def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetC
     )
 
 
-def check_event(task: Task, step: str, check: Check, result: CheckResult) -> dg.AssetCheckEvaluation:
-    """What a sensor tells Dagster of a check, outside any run."""
-    event = check_result(check, result, task.spec)
-    return dg.AssetCheckEvaluation(
-        asset_key=key_of(task, step),
-        check_name=check.name,
-        passed=event.passed,
-        description=event.description,
-        severity=event.severity,
-        metadata=event.metadata,
-    )
-
-
 def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
     """The checks that are steps of their own: whether the champion serves well, asked in every whole run and at every look at
     production, and told by the sensor `<task>__champion` as soon as it changes."""
@@ -159,8 +146,7 @@ def _selection(task: Task, stage: str) -> dg.AssetSelection:
     assets = dg.AssetSelection.assets(*(key_of(task, name) for name in stage_assets(stage)))
     if stage != PRODUCTION:
         return assets
-    step, check = LIVE
-    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, step), check.name))
+    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, LIVE[0]), LIVE[1].name))
 
 
 def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> "dg.UnresolvedAssetJobDefinition":
