@@ -39,18 +39,18 @@ from finetune_pipeline.models.identity import (
 )
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.spec import rules, training_rules
+from finetune_pipeline.spec import rules
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 _LEAST_ROOM = 16
 """The shortest training.max_tokens there is."""
 SPEC_RULES = (
-    training_rules.check_batches,
-    training_rules.check_epochs,
-    training_rules.check_second_phase,
-    training_rules.check_gradient_checkpointing,
-    training_rules.check_method,
+    rules.check_batches,
+    rules.check_epochs,
+    rules.check_second_phase,
+    rules.check_gradient_checkpointing,
+    rules.check_method,
 )
 _USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 _USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")

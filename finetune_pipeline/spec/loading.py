@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from finetune_pipeline.findings import Finding, FindingsError, errors
-from finetune_pipeline.spec import evaluation_rules, rules, training_rules  # noqa: F401 - registers their rules
+from finetune_pipeline.spec import evaluation_rules, rules  # noqa: F401 - registers its rules
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, is_outside
 
@@ -128,12 +128,10 @@ def parse_spec(text: str) -> TaskSpec:
     """
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
-        raise FindingsError([Finding("spec.yaml", "error", place, str(error.problem), "correct the YAML")]) from error
     except yaml.YAMLError as error:
-        raise FindingsError([Finding("spec.yaml", "error", "task.yaml", str(error), "correct the YAML")]) from error
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
+        raise FindingsError([Finding("spec.yaml", "error", place, str(what), "correct the YAML")]) from error
     if not isinstance(loaded, dict):
         raise FindingsError(
             [Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")]
