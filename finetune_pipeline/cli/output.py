@@ -147,12 +147,15 @@ def get_task(name: str) -> Task:
 
 
 def failure(error: BaseException) -> str | None:
-    """A sentence about what ended a command from outside: a fault there, or Ctrl-C. None: a bug, whose traceback is wanted."""
+    """What ended a command: its words or files, a fault outside, or Ctrl-C. None: a bug, whose traceback is wanted."""
     # Dagster's own interrupt, which need not be imported to be known
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
     if type(error).__name__ in interrupts:
         return "stopped; what was made is kept, and the same command goes on from there"
-    if isinstance(error, OutsideError):
+    if isinstance(error, click.ClickException):
+        usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
+        return f"{error.format_message()}\n{usage}".rstrip()
+    if isinstance(error, FindingsError | OutsideError):
         return str(error)  # of a wrong setting, too: they cannot be read for the place
     return outside_words(error, read_settings().home) if isinstance(error, Exception) else None
 
