@@ -43,9 +43,7 @@ class Checked:
     """What a check of one task came to.
 
     Attributes:
-        name: Of the task.
         problems: Findings about the spec, and about what keeps its rows from being read.
-        code: Exit code.
         task: None where the spec or every row cannot be used; then there is nothing else.
         made: Artifacts of the data steps.
         simple: What the simplest model reaches; None where the rows are too few.

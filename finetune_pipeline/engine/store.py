@@ -151,11 +151,10 @@ class Builder:
     """What a step writes to.
 
     Attributes:
-        folder: Becomes the artifact.
+        folder: Becomes the artifact, with the attributes below in its manifest.
         work: Outlives a kill.
-        facts: Go into the manifest.
-        opened: Names of the input steps that were read; goes into the manifest.
-        outside: SHA-256 of files the artifact refers to where they are, by path from its folder; goes into the manifest.
+        opened: Names of the input steps that were read.
+        outside: SHA-256 of files the artifact refers to where they are, by path from its folder.
     """
 
     folder: Path

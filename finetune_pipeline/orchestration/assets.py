@@ -27,7 +27,6 @@ LIVE = "model_version", champion_serves_well
 
 
 def key_of(task: Task, step: str) -> dg.AssetKey:
-    """The asset of a task's step."""
     return dg.AssetKey([task.name, step])
 
 

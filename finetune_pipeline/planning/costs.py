@@ -47,7 +47,6 @@ class Costs:
     """All of it, for one task on one day.
 
     Attributes:
-        prices: The price list's file name.
         rule_of_thumb: The rule of thumb about self-hosting, and our figure, step by step.
         warnings: What is missing from the list or has to be confirmed.
     """

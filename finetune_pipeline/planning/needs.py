@@ -33,7 +33,6 @@ class Needs:
         rows: Clean rows; least: how many the spec asks for.
         tokens: Of the training rows, over all epochs, estimated.
         seconds: By earlier trainings on this machine; None where there is none.
-        costs: By the price list, the cheapest first.
         power: Of planning.power.power_bounds.
     """
 

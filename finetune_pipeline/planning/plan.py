@@ -34,7 +34,6 @@ class NearestPlan:
     Attributes:
         fits: Whether any change does.
         change: The settings to change, also as lines of task.yaml (`yaml`), with what each costs (`reasons`).
-        memory_mib: Peak of the changed plan.
     """
 
     fits: bool
@@ -67,15 +66,11 @@ class TrainingPlan:
         computed_share: Share of these tokens that is computed after packing.
         over_length: Examples longer than `limit` tokens.
         refused_rows: Findings about examples that cannot be encoded.
-        parameters: Parameters of the base model.
         memory_mib: Parts of the peak, what is `needed` of it, and the `total`.
         fits: Training does, and the other steps.
-        nearest: What makes training fit.
         others: What the comparison of the merged model and the evaluation take.
         seconds: Time by earlier trainings of this kind on this machine; None where there is none.
-        prices: What it would cost elsewhere.
         serving: The lines of the price list by which serving is priced (prices.PriceList.served).
-        sentence: The plan in one sentence.
     """
 
     method: str
@@ -107,7 +102,7 @@ class TrainingPlan:
     sentence: str
 
     def facts(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
+        """Plain JSON values."""
         return asdict(self)
 
 
