@@ -28,8 +28,7 @@ from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, made_base
-from finetune_pipeline.progress import VARIABLE
-from finetune_pipeline.reminders import spell
+from finetune_pipeline.progress import VARIABLE, spell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.spec.methods import METHODS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.cli.time_left import TimeLeft
-from finetune_pipeline.reminders import Reminders
+from finetune_pipeline.progress import Reminders
 
 QUIET_SECONDS = 4.0
 """Lines about the same stage come no closer together than this."""

@@ -47,15 +47,7 @@ def address_problem(url: str) -> tuple[str, str] | None:
 
 
 def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -> list[Finding]:
-    """Findings about an endpoint's address.
-
-    Args:
-        rule: Id of the rule.
-        key: The endpoint's key in task.yaml.
-        url: The address.
-        texts: What is sent there, for the note.
-        private: Whether texts must not leave this machine.
-    """
+    """Findings about the address at a key of task.yaml. texts: what is sent there; private: whether it must stay here."""
     place = f"task.yaml: {key}.url"
     if problem := address_problem(url):
         return [Finding(f"spec.{rule}", "error", place, *problem)]
