@@ -85,18 +85,15 @@ def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> 
         raise LookupError(
             f"the validation rows of this model are gone from {store.root}: run `finetune run {task.name}`"
         )
-    examples = [e for e in read_examples(examples_of(store.check(split).folder, "validation")) if _is_text(e)]
-    examples = sorted(examples, key=lambda e: e.id)[:most]
+    rows = read_examples(examples_of(store.check(split).folder, "validation"))
+    texts = [e for e in rows if not e.tools and not any("tool_calls" in message for message in e.messages)]
+    examples = sorted(texts, key=lambda e: e.id)[:most]
     if not examples:
         raise LookupError(f"no validation row of {task.name} is answered with a text: calls of tools are not compared")
     return [
         JudgedRow(example.prompt_messages, answer, example.answer)
         for example, answer in zip(examples, _answers(task, store, source, examples), strict=True)
     ]
-
-
-def _is_text(example: Example) -> bool:
-    return not example.tools and not any("tool_calls" in message for message in example.messages)
 
 
 def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequence[Example]) -> list[Answer]:

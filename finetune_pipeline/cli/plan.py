@@ -72,7 +72,9 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
         available=int(memory * 2**30) if memory else None,
     ).facts()
     facts |= {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
-    facts["power"] = _power(loaded, store, run_inputs, inputs.test_rows)
+    # by the measured baseline where there is one
+    advice = PIPELINE.find("advice", loaded, run_inputs, store)
+    facts["power"] = dict(advice.facts["power"]) if advice else power_bounds(loaded.spec, inputs.test_rows)
     if as_json:
         emit(facts)
     else:
@@ -129,12 +131,6 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     held, tested = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
     kept = len(rows) - held - tested
     return Inputs(rows[:kept], rows[kept : kept + held], tested, "raw data: as many rows as the splits will have")
-
-
-def _power(task: Task, store: ArtifactStore, run_inputs: RunInputs, test_rows: int) -> dict[str, Any]:
-    """Whether the test can show the wanted gain: by the measured baseline where there is one, else its bounds."""
-    advice = PIPELINE.find("advice", task, run_inputs, store)
-    return dict(advice.facts["power"]) if advice else power_bounds(task.spec, test_rows)
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -286,14 +286,14 @@ def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
 
 
 @contextlib.contextmanager
-def _abandoned_slots_freed(instance: dg.DagsterInstance, seconds: float = 10.0) -> Iterator[None]:
+def _abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
     """Keep freeing them while the block runs: the one that is waited for may be killed meanwhile."""
     stop = threading.Event()
 
     def keep_freeing() -> None:
         while not stop.is_set():
             free_abandoned_slots(instance)
-            stop.wait(seconds)
+            stop.wait(10.0)
 
     thread = threading.Thread(target=keep_freeing, daemon=True)
     thread.start()

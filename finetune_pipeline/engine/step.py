@@ -116,10 +116,6 @@ class StepContext:
         return self.builder.folder
 
 
-def _no_settings(spec: TaskSpec, outside: RunInputs) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Step:
     """One row of the table in :mod:`finetune_pipeline.pipeline`.
@@ -154,7 +150,7 @@ class Step:
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
-    settings: Callable[[TaskSpec, RunInputs], Mapping[str, Any]] = _no_settings
+    settings: Callable[[TaskSpec, RunInputs], Mapping[str, Any]] = lambda spec, outside: {}
     code_version: str = "1"
     checks: tuple[Check, ...] = ()
     shows: tuple[str, ...] = ()

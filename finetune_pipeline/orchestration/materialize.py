@@ -159,8 +159,12 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     }
     if (folder / "report.md").exists():  # it holds no texts of rows
         pages["report"] = dg.MetadataValue.md((folder / "report.md").read_text("utf-8"))
-    for plot in sorted((folder / "plots").glob("*.svg")):
-        pages[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
+    for plot in sorted(
+        (folder / "plots").glob("*.svg")
+    ):  # shown where the metadata is: Markdown with the SVG inside it
+        svg = base64.b64encode(plot.read_bytes()).decode()
+        title = plot.stem.replace("_", " ")
+        pages[f"plot_{plot.stem}"] = dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{svg})")
     return pages
 
 
@@ -277,8 +281,3 @@ def _cell(value: Any) -> str | int | float | bool | None:
         return " to ".join(f"{_rounded(v)}" for v in value)
     rounded: Any = _rounded(value)
     return rounded if isinstance(rounded, str | int | float | bool) else None
-
-
-def as_picture(svg: bytes, title: str) -> dg.MetadataValue:
-    """A picture that is shown where the metadata is: Markdown with the SVG inside it."""
-    return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg).decode()})")

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.evaluation.wording import duration
@@ -16,7 +18,7 @@ from finetune_pipeline.planning.costs import TrainingCost, method_settings, trai
 from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.search import as_yaml, changes, ladder, reasons
+from finetune_pipeline.planning.search import changes, ladder, reasons
 from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
@@ -191,7 +193,8 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
     if fitting is None:
         return NearestPlan(False, "", {}, None, [])
     change = changes(settings, fitting)
-    return NearestPlan(True, as_yaml(change), change, in_mib(planner.memory(fitting)), reasons(change))
+    lines = str(yaml.safe_dump({"training": change}, sort_keys=False)).rstrip()
+    return NearestPlan(True, lines, change, in_mib(planner.memory(fitting)), reasons(change))
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from finetune_pipeline.spec.methods import METHODS
 
 _SHORTEST = 256
@@ -54,11 +52,6 @@ def _rungs(now: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `candidate` that differ from `settings`, with their new values."""
     return {key: value for key, value in candidate.items() if value != settings.get(key)}
-
-
-def as_yaml(change: Mapping[str, Any]) -> str:
-    """The lines of task.yaml that make the change."""
-    return str(yaml.safe_dump({"training": dict(change)}, sort_keys=False)).rstrip()
 
 
 def reasons(change: Mapping[str, Any]) -> list[str]:
