@@ -65,8 +65,7 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     if as_json:
         emit({**asdict(result), "page": str(page)})
     else:
-        for line in [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}"]:
-            say(line)
+        say(f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}")
     return DONE
 
 

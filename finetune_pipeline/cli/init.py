@@ -76,13 +76,10 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     if as_json:
         emit({**facts_of(checked), "folder": str(folder), "copied": placed, "draft": draft_facts(made, findings)})
         return checked.code
-    for line in draft_lines(made):
-        say(line)
-    say(f"{folder}: copied {', '.join(placed) or 'nothing: the files are there'}; task.yaml drafted")
-    say()
+    copied = ", ".join(placed) or "nothing: the files are there"
+    say(*draft_lines(made), f"{folder}: copied {copied}; task.yaml drafted", "")
     show_check(checked, brief=True)
-    for line in _next(name, made, checked, folder):
-        say(line)
+    say(*_next(name, made, checked, folder))
     return checked.code
 
 

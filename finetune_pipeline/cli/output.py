@@ -42,18 +42,20 @@ _answers: list[JsonAnswer] = []
 """That of the command that runs, if it was asked for one."""
 
 
-def say(text: str = "") -> None:
-    """A line for people, on standard output."""
+def say(*lines: str) -> None:
+    """Lines for people, on standard output."""
     _first_line.set()
-    click.echo(text)
+    for line in lines:
+        click.echo(line)
 
 
-def problem(text: str) -> None:
-    """A line about what went wrong, on standard error; with ``--json`` also in the document, if there is no other."""
+def problem(*lines: str) -> None:
+    """Lines about what went wrong, on standard error; with ``--json`` also in the document, if there is no other."""
     _first_line.set()
     for answer in _answers:
-        answer.problems.append(text)
-    click.echo(text, err=True)
+        answer.problems += lines
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def emit(value: Any) -> None:

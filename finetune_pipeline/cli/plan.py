@@ -86,8 +86,7 @@ def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
     if as_json:
         emit({"task": task.name, "fits": None, "findings": as_rows(findings)})
     else:
-        for finding in findings:
-            problem(str(finding))
+        problem(*map(str, findings))
     return ERROR
 
 
@@ -173,7 +172,7 @@ def _show(facts: dict[str, Any]) -> None:
             f"{row['method']:8} {row['trainable_parameters']:>13,} {row['memory_mib']:>6,} MiB  {fits:4}  "
             f"{time_range(row['seconds']):22} {file_size(row['result_bytes']):>9}"
         )
-    say()
+    say("")
     if facts["fits"]:
         say("fits")
         return

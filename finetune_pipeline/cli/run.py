@@ -194,8 +194,7 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
             }
         )
     else:
-        for line in [headline, "", *verdict_lines(project)]:
-            say(line)
+        say(headline, "", *verdict_lines(project))
     return DONE if passed else REFUSED
 
 
