@@ -136,7 +136,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
 def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
     """The time that a run of these steps takes, those that are made already left out."""
     spec, made = project.task.spec, project.artifacts()
-    splits = made["splits"] or next(reversed(project.store.all_versions(project.task.name, "splits")), None)
+    splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
     work = work_of_steps(spec, raw_bytes, splits.facts["counts"] if splits else None)
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
