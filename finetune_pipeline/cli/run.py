@@ -98,9 +98,10 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     os.environ[VARIABLE] = str(path)
     run_id, status = str(uuid.uuid4()), "CANCELED"
     watcher = Watcher(path, len(names), say, lambda: pool_wait(instance, run_id), left)
+    progress: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if quiet else watcher
     try:
         with (
-            contextlib.nullcontext() if quiet else watcher,
+            progress,
             _abandoned_slots_freed(instance),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):

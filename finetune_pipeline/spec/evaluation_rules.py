@@ -101,9 +101,10 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
     """Every JSON object within a value, itself included."""
     if isinstance(value, dict):
         yield value
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for part in parts:
-        yield from _objects(part)
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _objects(part)
 
 
 @rule
