@@ -25,35 +25,8 @@ from finetune_pipeline.tracking.tracking import Tracking
 def build_definitions(data_root: Path) -> dg.Definitions:
     """Definitions for every task folder below `data_root`. A task with a bad spec is shown as broken, others load."""
     sleep_while_waiting()  # every process that runs steps comes by here
-    assets: list[dg.AssetsDefinition] = []
-    checks: list[dg.AssetChecksDefinition] = []
-    jobs, schedules, sensors = [], [], mlflow_closers()
-    for name, folder in find_tasks(data_root).items():
-        task, findings = check_task(folder)
-        if task is None:
-            assets.append(broken_task(name, errors(findings)))
-            continue
-        try:
-            of_assets, of_checks, of_jobs = task_assets(task), task_checks(task), task_jobs(task)
-            schedule = retraining_schedule(task)
-            of_sensors = [new_logs_sensor(task), drift_sensor(task, of_jobs), champion_sensor(task)]
-        except Exception as error:  # noqa: BLE001 - a value Dagster does not take stops no other task
-            message = f"Dagster cannot show it: {type(error).__name__}: {error!s:.500}"
-            assets.append(
-                broken_task(name, [Finding("spec.unusable", "error", "task.yaml", message, "correct the value")])
-            )
-            continue
-        assets += of_assets
-        checks += of_checks
-        jobs += of_jobs
-        schedules.append(schedule)
-        sensors += of_sensors
-    return dg.Definitions(
-        assets=assets,
-        asset_checks=checks,
-        jobs=jobs,
-        schedules=schedules,
-        sensors=sensors,
+    of_all = dg.Definitions(
+        sensors=mlflow_closers(),
         resources={"store": Store(), "tracking": Tracking(), "compute": Compute(module=read_settings().worker_module)},
         # the light steps share two processes; models run in children of their own, whichever executor is used
         executor=dg.multi_or_in_process_executor.configured(
@@ -65,6 +38,25 @@ def build_definitions(data_root: Path) -> dg.Definitions:
             }
         ),
     )
+    return dg.Definitions.merge(of_all, *(_of_task(name, folder) for name, folder in find_tasks(data_root).items()))
+
+
+def _of_task(name: str, folder: Path) -> dg.Definitions:
+    task, findings = check_task(folder)
+    if task is not None:
+        try:
+            jobs = task_jobs(task)
+            return dg.Definitions(
+                assets=task_assets(task),
+                asset_checks=task_checks(task),
+                jobs=jobs,
+                schedules=[retraining_schedule(task)],
+                sensors=[new_logs_sensor(task), drift_sensor(task, jobs), champion_sensor(task)],
+            )
+        except Exception as error:  # noqa: BLE001 - a value Dagster does not take stops no other task
+            message = f"Dagster cannot show it: {type(error).__name__}: {error!s:.500}"
+            findings = [Finding("spec.unusable", "error", "task.yaml", message, "correct the value")]
+    return dg.Definitions(assets=[broken_task(name, errors(findings))])
 
 
 defs = build_definitions(read_settings().data_root)

@@ -95,10 +95,7 @@ STEPS = [
             **spec.data.model_dump(include={"contradictions"}),
         },
         code_version="7",
-        checks=(
-            data_check.clean_accounted,
-            data_check.no_personal_data,
-        ),
+        checks=(data_check.clean_accounted, data_check.no_personal_data),
         kinds=("jsonl", "python"),
     ),
     Step(
@@ -124,12 +121,7 @@ STEPS = [
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
         code_version="10",
-        checks=(
-            data_check.no_leakage,
-            data_check.few_rows_left,
-            data_check.splits_accounted,
-            data_check.split_sizes,
-        ),
+        checks=(data_check.no_leakage, data_check.few_rows_left, data_check.splits_accounted, data_check.split_sizes),
         kinds=("jsonl",),
         datasets=("train", "validation", "test"),
     ),

@@ -1,4 +1,5 @@
-"""Progress of a run, told by any process of it: one JSON object a line, appended to the file FINETUNE_PROGRESS names.
+"""Progress of a run, told by any process of it: one JSON object a line, appended to the file FINETUNE_PROGRESS names; and
+when long waits are told.
 
 Appends of a short line with O_APPEND are not torn between processes, so many may write to one file.
 """
@@ -11,6 +12,7 @@ import time
 from typing import Any
 
 VARIABLE = "FINETUNE_PROGRESS"
+FIRST_SECONDS, MOST_SECONDS = 15.0, 600.0
 
 
 def tell(stage: str, message: str = "", **numbers: Any) -> None:
@@ -24,3 +26,28 @@ def tell(stage: str, message: str = "", **numbers: Any) -> None:
         os.write(handle, line.encode())
     finally:
         os.close(handle)
+
+
+class Reminders:
+    """Says when a wait is due to be told again: at once, after 15 s, 30 s, 1 min, … and every 10 minutes at the latest."""
+
+    def __init__(self) -> None:
+        self._gap, self._next = FIRST_SECONDS, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether now is a time to tell; asking counts as telling."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._gap
+        self._gap = min(2 * self._gap, MOST_SECONDS)
+        return True
+
+
+def spell(seconds: float) -> str:
+    """A duration in words: 12 s, 5 min, 3 h 20 min."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -34,8 +34,7 @@ def advise(task: str, as_json: bool) -> int:
             continue
         stopped, failed = run_job(loaded, stage, quiet=as_json)
         if failed or (stopped and stage == "baseline" and open_project(loaded).artifacts()["advice"] is None):
-            for line in [*failed, *stopped]:
-                problem(line)
+            problem(*failed, *stopped)
             return ERROR
         if stopped:
             break
@@ -44,9 +43,7 @@ def advise(task: str, as_json: bool) -> int:
     if as_json:
         emit({"task": loaded.name, **result})
     else:
-        say(f"{loaded.name}: {DECISIONS[result['decision']]}\n")
-        for reason in result["reasons"]:
-            say(f"  - {reason}")
+        say(f"{loaded.name}: {DECISIONS[result['decision']]}", "", *(f"  - {reason}" for reason in result["reasons"]))
         if advice is not None:
             say(f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures")
     return DONE if result["fine_tune"] else REFUSED

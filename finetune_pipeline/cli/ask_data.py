@@ -27,8 +27,7 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     """Write what the last evaluation of TASK lacks as a data request: JSON Lines for programs, Markdown for people."""
     loaded = get_task(task)
     project = open_project(loaded)
-    earlier = project.store.all_versions(loaded.name, "evaluation_report")
-    artifact = project.artifacts()["evaluation_report"] or (earlier[-1] if earlier else None)
+    artifact = project.latest("evaluation_report")
     if artifact is None:
         problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
         return ERROR

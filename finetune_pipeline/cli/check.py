@@ -43,9 +43,7 @@ class Checked:
     """What a check of one task came to.
 
     Attributes:
-        name: Of the task.
         problems: Findings about the spec, and about what keeps its rows from being read.
-        code: Exit code.
         task: None where the spec or every row cannot be used; then there is nothing else.
         made: Artifacts of the data steps.
         simple: What the simplest model reaches; None where the rows are too few.
@@ -149,15 +147,14 @@ def facts_of(checked: Checked) -> dict[str, Any]:
 
 def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None:
     """Print the check for people. brief: only what is not in order; kept: what was made stays, and is named."""
-    for finding in [*checked.unread, *checked.problems]:
-        say(str(finding))
+    say(*map(str, [*checked.unread, *checked.problems]))
     if checked.task is None:
         return
     made = checked.made
     if not brief:
         say(f"chat template: {told_origin(checked.task.spec.chat_template, checked.task.folder)}")
     _show_rows(made)
-    say()
+    say("")
     for mark, name, message in checked.answers:
         if not brief or mark != OK:
             say(f"{mark:5} {name:24} {message}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import fmean
 
 import click
 
 from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
-from finetune_pipeline.cli.plan import base_folder, rows_to_plan
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.cli.plan import Inputs, base_folder, rows_to_plan
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import API
@@ -48,7 +47,7 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     run_inputs = collect_run_inputs(loaded, None, store)
     folder = model_folder(base_folder(loaded, store, run_inputs))
     rows, counter = rows_to_plan(loaded, store, run_inputs), TokenCounter(folder)
-    traffic = _traffic(loaded, store, run_inputs, counter, rows.train, rows.validation)
+    traffic = _traffic(loaded, store, run_inputs, counter, rows)
     result = task_costs(
         loaded.spec,
         load_prices(home=settings.home, task_folder=loaded.folder),
@@ -64,28 +63,20 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(page_html(costs_page(result)), "utf-8")
     if as_json:
-        emit({**result.facts(), "page": str(page)})
+        emit({**asdict(result), "page": str(page)})
     else:
-        for line in [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}"]:
-            say(line)
+        say(f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}")
     return DONE
 
 
-def _traffic(
-    task: Task,
-    store: ArtifactStore,
-    run_inputs: RunInputs,
-    counter: TokenCounter,
-    train: list[Example],
-    validation: list[Example],
-) -> Traffic:
+def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: TokenCounter, inputs: Inputs) -> Traffic:
     """Mean tokens of calls, counted over rows of the validation split with the tokenizer of the base model.
 
     The prompt of an API model is the best one of the baseline where it is made, else the one with the most examples.
     """
     spec = task.spec
     prompts = prompts_to_try(
-        train,
+        inputs.train,
         shots=spec.baseline.shots,
         retrieved=spec.baseline.retrieved,
         labels=spec.labels,
@@ -96,17 +87,14 @@ def _traffic(
     baseline = PIPELINE.find("few_shot_baseline", task, run_inputs, store)
     best = str(baseline.facts["best"]).removeprefix(API) if baseline else ""
     chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
-    rows = validation[:COUNTED_ROWS]
-    choices = conversations(rows, prompts[chosen].to_dict(), Retriever(train) if prompts[chosen].retrieved else None)
+    rows, retriever = inputs.validation[:COUNTED_ROWS], Retriever(inputs.train) if prompts[chosen].retrieved else None
+    choices = conversations(rows, prompts[chosen].to_dict(), retriever)
     asked = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
     whole = [counter.count(e.messages, tools=e.tools) for e in rows]
     shown = [counter.count(some[0], True, e.tools) for e, some in zip(rows, choices, strict=True)]
     answer = fmean(max(w - a, 1) for w, a in zip(whole, asked, strict=True))
-    of_best = (
-        "the best prompt on validation"
-        if chosen == best
-        else "the prompt with the most examples: no baseline is made yet"
-    )
+    most = "the prompt with the most examples: no baseline is made yet"
+    of_best = "the best prompt on validation" if chosen == best else most
     return Traffic(
         tuned=Call(fmean(asked), answer),
         prompted=Call(fmean(shown), answer),

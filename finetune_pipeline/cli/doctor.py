@@ -23,6 +23,5 @@ def doctor(as_json: bool) -> int:
     if as_json:
         emit({**asdict(machine), "right": machine.right})
     else:
-        for line in machine_lines(machine):
-            say(line)
+        say(*machine_lines(machine))
     return DONE if machine.right else REFUSED

@@ -48,15 +48,7 @@ SIMPLE_BYTES = 1 << 28
     "--alias", type=click.Choice(ALIASES), help="The model this alias names; otherwise the champion, or the candidate."
 )
 @as_json
-def export(
-    task: str,
-    to: Path,
-    adapter: bool,
-    target: str,
-    simple: bool,
-    alias: str | None,
-    as_json: bool,
-) -> int:
+def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias: str | None, as_json: bool) -> int:
     """Write the model of TASK as a folder that any server loads, with export.json (prompt, generation settings, labels,
     origin, digests) and a model card. Nothing is overwritten. Exit code 2: it is not the model that was trained, or
     what was written does not answer as it does.

@@ -47,7 +47,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
     say("\nout of reach")
     for place in done.out_of_reach:
         say(f"  {place}")
-    say()
+    say("")
     if not done.adapters and not blocked:
         say("no model was trained on them")
         return DONE

@@ -43,13 +43,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--name", help="Name of the task. Unset: after the files.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @as_json
-def init(
-    files: Sequence[Path],
-    name: str | None,
-    yes: bool,
-    as_json: bool,
-    **options: str | None,
-) -> int:
+def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **options: str | None) -> int:
     """Make a task of raw FILES: copy them, draft task.yaml, check every row, and say what the simplest model reaches.
 
     Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx, in any form; a folder stands for the files in it. Nothing is
@@ -80,22 +74,12 @@ def init(
 
     checked = check_task(folder, store, settings.home / "checks")
     if as_json:
-        emit(
-            {
-                **facts_of(checked),
-                "folder": str(folder),
-                "copied": placed,
-                "draft": draft_facts(made, findings),
-            }
-        )
+        emit({**facts_of(checked), "folder": str(folder), "copied": placed, "draft": draft_facts(made, findings)})
         return checked.code
-    for line in draft_lines(made):
-        say(line)
-    say(f"{folder}: copied {', '.join(placed) or 'nothing: the files are there'}; task.yaml drafted")
-    say()
+    copied = ", ".join(placed) or "nothing: the files are there"
+    say(*draft_lines(made), f"{folder}: copied {copied}; task.yaml drafted", "")
     show_check(checked, brief=True)
-    for line in _next(name, made, checked, folder):
-        say(line)
+    say(*_next(name, made, checked, folder))
     return checked.code
 
 

@@ -19,6 +19,8 @@ from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import kept_in
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline.worker.jobs import predict_job, prompt_set
 
 ALIASES = ("candidate", "champion", "previous_champion")
@@ -26,9 +28,6 @@ ALIASES = ("candidate", "champion", "previous_champion")
 
 def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
     """The artifacts of the model that is asked for, or why there is none."""
-    from finetune_pipeline.tracking import registry
-    from finetune_pipeline.tracking.tracking import Tracking
-
     name, tracking = task.name, Tracking()
     tracking.prepare()
     aliases = registry.aliases(tracking, name)
@@ -54,8 +53,6 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source |
         problem(f"no model of {name} is registered: this is the one trained last ({merged.version})")
     else:
         return f"{name} has no trained model yet: run `finetune run {name}`"
-    if "serving" not in merged.facts:
-        return f"the model {merged.version} was made by an earlier version of this program: run `finetune run {name}` again"
     adapter = store.find(name, "adapter", merged.inputs["adapter"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"])
     if adapter is None or base is None:
@@ -65,16 +62,16 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source |
         )
     for artifact in (merged, adapter, base):
         store.check(artifact)
-    released = _of(store.all_versions(name, "model_version"), merged)
+    released, report = (_made_from(merged, store, step) for step in ("model_version", "evaluation_report"))
     if number is None and released is not None:
         number = int(released.facts["model_version"])
-    report = _of(store.all_versions(name, "evaluation_report"), merged)
     return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
 
 
-def _of(made: list[Artifact], merged: Artifact) -> Artifact | None:
-    """The newest of these artifacts that was made from this merged model."""
-    return next((a for a in reversed(made) if a.inputs.get("merged_model") == merged.version), None)
+def _made_from(merged: Artifact, store: ArtifactStore, step: str) -> Artifact | None:
+    """The newest artifact of a step that was made from this merged model."""
+    made = reversed(store.all_versions(merged.task, step))
+    return next((artifact for artifact in made if artifact.inputs.get("merged_model") == merged.version), None)
 
 
 def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
@@ -88,18 +85,15 @@ def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> 
         raise LookupError(
             f"the validation rows of this model are gone from {store.root}: run `finetune run {task.name}`"
         )
-    examples = [e for e in read_examples(examples_of(store.check(split).folder, "validation")) if _is_text(e)]
-    examples = sorted(examples, key=lambda e: e.id)[:most]
+    rows = read_examples(examples_of(store.check(split).folder, "validation"))
+    texts = [e for e in rows if not e.tools and not any("tool_calls" in message for message in e.messages)]
+    examples = sorted(texts, key=lambda e: e.id)[:most]
     if not examples:
         raise LookupError(f"no validation row of {task.name} is answered with a text: calls of tools are not compared")
     return [
         JudgedRow(example.prompt_messages, answer, example.answer)
         for example, answer in zip(examples, _answers(task, store, source, examples), strict=True)
     ]
-
-
-def _is_text(example: Example) -> bool:
-    return not example.tools and not any("tool_calls" in message for message in example.messages)
 
 
 def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequence[Example]) -> list[Answer]:

@@ -30,13 +30,11 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
         stopped, failed = run_job(loaded, job, quiet=as_json)
         made = open_project(loaded).artifacts()[step]
         if made is None:
-            for line in [*failed, *stopped]:
-                problem(line)
+            problem(*failed, *stopped)
             return ERROR if failed else REFUSED
     answer = Ladder.model_validate(made.facts)
     if as_json:
         emit({"task": loaded.name, **answer.model_dump(), "page": str(made.path("ladder.html"))})
     else:
-        for line in [*ladder_lines(loaded.name, answer), "", f"page: {made.path('ladder.html')}"]:
-            say(line)
+        say(*ladder_lines(loaded.name, answer), "", f"page: {made.path('ladder.html')}")
     return DONE if answer.decision == "fine_tune" else REFUSED

@@ -14,7 +14,6 @@ import click
 
 from finetune_pipeline import __version__
 from finetune_pipeline.cli.output import DONE, ERROR, failure, json_only, noticed, problem
-from finetune_pipeline.findings import FindingsError
 
 COMMANDS = (
     "init",
@@ -105,15 +104,6 @@ def main() -> None:
 def _exit_code() -> int:
     try:
         code = cli.main(prog_name="finetune", standalone_mode=False)
-    except click.UsageError as error:
-        problem(f"{error.format_message()}\n{error.ctx.get_usage() if error.ctx else ''}".rstrip())
-        return ERROR
-    except click.ClickException as error:
-        problem(error.format_message())
-        return ERROR
-    except FindingsError as error:
-        problem(str(error))
-        return ERROR
     except BaseException as error:
         words = failure(error)
         if words is None:

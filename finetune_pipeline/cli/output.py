@@ -42,18 +42,20 @@ _answers: list[JsonAnswer] = []
 """That of the command that runs, if it was asked for one."""
 
 
-def say(text: str = "") -> None:
-    """A line for people, on standard output."""
+def say(*lines: str) -> None:
+    """Lines for people, on standard output."""
     _first_line.set()
-    click.echo(text)
+    for line in lines:
+        click.echo(line)
 
 
-def problem(text: str) -> None:
-    """A line about what went wrong, on standard error; with ``--json`` also in the document, if there is no other."""
+def problem(*lines: str) -> None:
+    """Lines about what went wrong, on standard error; with ``--json`` also in the document, if there is no other."""
     _first_line.set()
     for answer in _answers:
-        answer.problems.append(text)
-    click.echo(text, err=True)
+        answer.problems += lines
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def emit(value: Any) -> None:
@@ -147,12 +149,15 @@ def get_task(name: str) -> Task:
 
 
 def failure(error: BaseException) -> str | None:
-    """A sentence about what ended a command from outside: a fault there, or Ctrl-C. None: a bug, whose traceback is wanted."""
+    """What ended a command: its words or files, a fault outside, or Ctrl-C. None: a bug, whose traceback is wanted."""
     # Dagster's own interrupt, which need not be imported to be known
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
     if type(error).__name__ in interrupts:
         return "stopped; what was made is kept, and the same command goes on from there"
-    if isinstance(error, OutsideError):
+    if isinstance(error, click.ClickException):
+        usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
+        return f"{error.format_message()}\n{usage}".rstrip()
+    if isinstance(error, FindingsError | OutsideError):
         return str(error)  # of a wrong setting, too: they cannot be read for the place
     return outside_words(error, read_settings().home) if isinstance(error, Exception) else None
 

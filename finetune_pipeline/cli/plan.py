@@ -72,7 +72,9 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
         available=int(memory * 2**30) if memory else None,
     ).facts()
     facts |= {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
-    facts["power"] = _power(loaded, store, run_inputs, inputs.test_rows)
+    # by the measured baseline where there is one
+    advice = PIPELINE.find("advice", loaded, run_inputs, store)
+    facts["power"] = dict(advice.facts["power"]) if advice else power_bounds(loaded.spec, inputs.test_rows)
     if as_json:
         emit(facts)
     else:
@@ -84,8 +86,7 @@ def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
     if as_json:
         emit({"task": task.name, "fits": None, "findings": as_rows(findings)})
     else:
-        for finding in findings:
-            problem(str(finding))
+        problem(*map(str, findings))
     return ERROR
 
 
@@ -131,12 +132,6 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     return Inputs(rows[:kept], rows[kept : kept + held], tested, "raw data: as many rows as the splits will have")
 
 
-def _power(task: Task, store: ArtifactStore, run_inputs: RunInputs, test_rows: int) -> dict[str, Any]:
-    """Whether the test can show the wanted gain: by the measured baseline where there is one, else its bounds."""
-    advice = PIPELINE.find("advice", task, run_inputs, store)
-    return dict(advice.facts["power"]) if advice else power_bounds(task.spec, test_rows)
-
-
 def _show(facts: dict[str, Any]) -> None:
     tokens, memory = facts["tokens"], facts["memory_mib"]
     for finding in facts["findings"]:
@@ -177,7 +172,7 @@ def _show(facts: dict[str, Any]) -> None:
             f"{row['method']:8} {row['trainable_parameters']:>13,} {row['memory_mib']:>6,} MiB  {fits:4}  "
             f"{time_range(row['seconds']):22} {file_size(row['result_bytes']):>9}"
         )
-    say()
+    say("")
     if facts["fits"]:
         say("fits")
         return

@@ -34,6 +34,10 @@ class Project:
     def artifacts(self) -> dict[str, Artifact | None]:
         return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
 
+    def latest(self, step: str) -> Artifact | None:
+        """A step's artifact, or where data or spec changed since, the newest there is."""
+        return self.artifacts()[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
+
 
 def open_project(task: Task) -> Project:
     """Look at everything outside the graph, and at the registry.

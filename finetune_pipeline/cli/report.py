@@ -29,15 +29,13 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
     """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no."""
     loaded = get_task(task)
     project = open_project(loaded)
-    artifact = project.artifacts()["evaluation_report"]
+    artifact = project.latest("evaluation_report")
     if artifact is None:
-        earlier = project.store.all_versions(loaded.name, "evaluation_report")
-        if not earlier:
-            problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
-            if page := audit_page(project):
-                problem(f"what it is taught, token by token: {page}")
-            return ERROR
-        artifact = earlier[-1]
+        problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
+        if page := audit_page(project):
+            problem(f"what it is taught, token by token: {page}")
+        return ERROR
+    if artifact.version != project.versions["evaluation_report"]:
         problem("data or spec changed since: this is the report of an earlier version")
     gates = read_json(artifact.path("gates.json"))
     passed = bool(artifact.facts["passed"])

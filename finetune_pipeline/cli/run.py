@@ -28,8 +28,7 @@ from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, made_base
-from finetune_pipeline.progress import VARIABLE
-from finetune_pipeline.reminders import spell
+from finetune_pipeline.progress import VARIABLE, spell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.spec.methods import METHODS
@@ -55,18 +54,18 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     with dg.DagsterInstance.get() as instance:
         if stage is None and not unfinished(project, instance):
             close_abandoned_runs(instance, loaded.name, project.tracking.finish)
-            return _finish(
-                project,
-                as_json,
-                f"{loaded.name}: everything is made and nothing changed; no work was done "
-                f"({time.monotonic() - started:.0f} s).",
-                None,
-            )
+            took = f"{time.monotonic() - started:.0f} s"
+            headline = f"{loaded.name}: everything is made and nothing changed; no work was done ({took})."
+            return _finish(project, as_json, headline, None)
         result = execute(loaded, stage or "all", instance, project, quiet=as_json)
     if not result.success:
         return _failed(result, loaded, as_json)
     if stage is not None:
-        return _stage_done(as_json, loaded, stage, result.run_id)
+        if as_json:
+            emit({"task": loaded.name, "run_id": result.run_id, "stage": stage, "passed": True})
+        else:
+            say(f"{loaded.name}: stage {stage} done.")
+        return DONE
     headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
     return _finish(open_project(loaded), as_json, headline, result.run_id)
 
@@ -98,9 +97,11 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     path.unlink(missing_ok=True)
     os.environ[VARIABLE] = str(path)
     run_id, status = str(uuid.uuid4()), "CANCELED"
+    watcher = Watcher(path, len(names), say, lambda: pool_wait(instance, run_id), left)
+    progress: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if quiet else watcher
     try:
         with (
-            Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id), left),
+            progress,
             _abandoned_slots_freed(instance),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
@@ -136,7 +137,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
 def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
     """The time that a run of these steps takes, those that are made already left out."""
     spec, made = project.task.spec, project.artifacts()
-    splits = made["splits"] or next(reversed(project.store.all_versions(project.task.name, "splits")), None)
+    splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
     work = work_of_steps(spec, raw_bytes, splits.facts["counts"] if splits else None)
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
@@ -178,7 +179,8 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
 
 
 def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
-    report = project.artifacts()["evaluation_report"]
+    made = project.artifacts()
+    report = made["evaluation_report"]
     passed = bool(report and report.facts["passed"])
     if as_json:
         emit(
@@ -189,25 +191,12 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
                 "passed": passed,
                 "decision": report.facts["decision"] if report else None,
                 "verdict": report.facts["verdict"] if report else None,
-                "steps": {
-                    name: {"version": a.version, "folder": str(a.folder)}
-                    for name, a in project.artifacts().items()
-                    if a
-                },
+                "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in made.items() if a},
             }
         )
     else:
-        for line in [headline, "", *verdict_lines(project)]:
-            say(line)
+        say(headline, "", *verdict_lines(project))
     return DONE if passed else REFUSED
-
-
-def _stage_done(as_json: bool, task: Task, stage: str, run_id: str) -> int:
-    if as_json:
-        emit({"task": task.name, "run_id": run_id, "stage": stage, "passed": True})
-    else:
-        say(f"{task.name}: stage {stage} done.")
-    return DONE
 
 
 def _failed(result: Any, task: Task, as_json: bool) -> int:
@@ -297,14 +286,14 @@ def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
 
 
 @contextlib.contextmanager
-def _abandoned_slots_freed(instance: dg.DagsterInstance, seconds: float = 10.0) -> Iterator[None]:
+def _abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
     """Keep freeing them while the block runs: the one that is waited for may be killed meanwhile."""
     stop = threading.Event()
 
     def keep_freeing() -> None:
         while not stop.is_set():
             free_abandoned_slots(instance)
-            stop.wait(seconds)
+            stop.wait(10.0)
 
     thread = threading.Thread(target=keep_freeing, daemon=True)
     thread.start()
@@ -318,11 +307,10 @@ def _abandoned_slots_freed(instance: dg.DagsterInstance, seconds: float = 10.0) 
 def _process_runs(run: dg.DagsterRun) -> bool:
     """Whether the process of a run still runs. After a restart of the machine or container another may have its number."""
     try:
-        process = psutil.Process(int(run.tags["finetune/pid"]))
-        started = run.tags.get("finetune/process_started")
-        return started is None or abs(process.create_time() - float(started)) < 1
+        began = psutil.Process(int(run.tags["finetune/pid"])).create_time()
     except psutil.NoSuchProcess:
         return False
+    return abs(began - float(run.tags["finetune/process_started"])) < 1
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:

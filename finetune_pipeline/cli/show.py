@@ -45,7 +45,7 @@ def show(task: str | None, as_json: bool) -> int:
         )
         return DONE
     say(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=120).rstrip())
-    say()
+    say("")
     for name, state in steps.items():
         say(f"{'made   ' if state['made'] else 'missing'}  {state['version']}  {name}")
     say(f"\nchat template: {template}")

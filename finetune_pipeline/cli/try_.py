@@ -37,9 +37,7 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
 
     made, given, findings = drafted(given_files(files), options, asking=False)
     if not as_json:
-        for line in draft_lines(made):
-            say(line)
-        say()
+        say(*draft_lines(made), "")
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
     from finetune_pipeline.data.split.copies import Copies, copies_in
     from finetune_pipeline.planning.needs import training_needs
@@ -55,14 +53,11 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
         if as_json:
             facts = {k: v for k, v in facts_of(checked).items() if k not in ("folder", "full_list")}
-            shown = {"copies": asdict(copies) if copies else None, "needs": needs.facts() if needs else None}
+            shown = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
             emit({**facts, "draft": draft_facts(made, findings), **shown})
             return checked.code
         show_check(checked, brief=True, kept=False)
-        say()
-        for line in [*(copies.lines() if copies else []), *(needs.lines() if needs else [])]:
-            say(line)
-    say(
-        f"nothing was kept; `finetune init {' '.join(map(str, files[:3]))}{' …' if len(files) > 3 else ''}` makes a task"
-    )
+        say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))
+    some = " ".join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
+    say(f"nothing was kept; `finetune init {some}` makes a task")
     return checked.code

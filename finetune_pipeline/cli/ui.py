@@ -36,9 +36,8 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
         commands["mlflow"] = [*python, *server, *store]
     ports = {"dagster": dagster_port, "mlflow": mlflow_port}
     busy = [words for name in commands if (words := port_problem(ports[name], f"--{name}-port"))]
-    for words in busy:
-        problem(words)
     if busy:
+        problem(*busy)
         return ERROR
     tracking.prepare()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background jobs ignore SIGINT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
@@ -52,16 +51,14 @@ def verify(
         # `finetune serve` would take the validation rows for production's
         unlogged = {"store": False} if name.split(":")[0] == loaded.name else {}
         endpoint = Endpoint(address, name, key_variable, body=unlogged)
-        judged = judged_rows(loaded, store, source, rows)
+        same = source.merged.facts["parity"]["same_greedy_share"]
         result = ask_rows(
             endpoint,
-            judged,
+            judged_rows(loaded, store, source, rows),
             source.serving["max_new_tokens"],
-            control_tokens=folder_control_tokens(_folder(source)),
-            required=required_share(
-                loaded.spec.gates.parity_min_agreement, source.merged.facts["parity"]["same_greedy_share"]
-            ),
-            changes=max(CHANGES, 1 - source.merged.facts["parity"]["same_greedy_share"]),
+            control_tokens=folder_control_tokens(model_folder(served(source.merged, source.base).model)),
+            required=required_share(loaded.spec.gates.parity_min_agreement, same),
+            changes=max(CHANGES, 1 - same),
         )
     except (ValueError, LookupError, EndpointError) as error:
         problem(str(error.args[0]))
@@ -87,7 +84,3 @@ def _name_there(endpoint: Endpoint, task: Task, source: Source) -> str:
         if name in listed:
             return name
     raise LookupError(f"several models are served, or none ({', '.join(listed[:20])}): choose one with --model")
-
-
-def _folder(source: Source) -> Path:
-    return model_folder(served(source.merged, source.base).model)

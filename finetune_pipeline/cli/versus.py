@@ -38,8 +38,7 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         stopped, failed = run_job(loaded, "all", quiet=as_json)
         report = open_project(loaded).artifacts()["evaluation_report"]
         if report is None:
-            for line in [*stopped, *failed]:
-                problem(line)
+            problem(*stopped, *failed)
             return ERROR
     evaluation = EvaluationResult.model_validate(read_json(report.path("evaluation.json")))
     prices = load_prices(home=settings.home, task_folder=loaded.folder)
@@ -51,6 +50,5 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
     if as_json:
         emit({**compared.facts(), "report": str(report.path("report.html"))})
     else:
-        for line in [*versus_lines(compared), f"page: {report.path('report.html')}"]:
-            say(line)
+        say(*versus_lines(compared), f"page: {report.path('report.html')}")
     return DONE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.cli.time_left import TimeLeft
-from finetune_pipeline.reminders import Reminders
+from finetune_pipeline.progress import Reminders
 
 QUIET_SECONDS = 4.0
 """Lines about the same stage come no closer together than this."""
@@ -38,7 +38,7 @@ def describe(row: dict[str, Any]) -> str:
 
 
 class Watcher:
-    """A thread that reads progress lines while the block runs. `say` None: read nothing, print nothing.
+    """A thread that reads progress lines while the block runs.
 
     waits_for: asked now and then while there is no progress; what the run waits for, or None.
     left: knows the time left for the whole run.
@@ -48,7 +48,7 @@ class Watcher:
         self,
         path: Path,
         total: int,
-        say: Callable[[str], None] | None,
+        say: Callable[[str], None],
         waits_for: Callable[[], str | None] = lambda: None,
         left: TimeLeft | None = None,
     ) -> None:
@@ -61,15 +61,12 @@ class Watcher:
         self._running: str | None = None
         self._last = self._spoke = self._left_told = time.monotonic()
 
-    def __enter__(self) -> Watcher:
-        if self.say:
-            self._thread.start()
-        return self
+    def __enter__(self) -> None:
+        self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if self.say:
-            self._thread.join(timeout=5)
+        self._thread.join(timeout=5)
 
     def _follow(self) -> None:
         position, stopping = 0, False
@@ -90,7 +87,6 @@ class Watcher:
 
     def _tell_wait(self) -> None:
         """Say what the run is waiting for, and repeat it at growing intervals."""
-        assert self.say is not None
         if time.monotonic() - self._asked < QUIET_SECONDS:
             return
         self._asked = time.monotonic()
@@ -117,26 +113,24 @@ class Watcher:
         self._left_told = time.monotonic()
         return f"; {self.left.words(now)}"
 
-    def _note(self, row: dict[str, Any]) -> None:
+    def _note(self, row: dict[str, Any], left: TimeLeft) -> None:
         """Tell the estimate of the time left what the row says."""
-        assert self.left is not None
         stage, message, now = row["stage"], row.get("message", ""), row["time"]
         if message == "begins":
-            self.left.begin(stage, now)
+            left.begin(stage, now)
         elif message == "unchanged" or (message == "done" and row.get("reused")):
-            self.left.skip(stage)
+            left.skip(stage)
         elif message == "done":
-            self.left.end(stage, now)
+            left.end(stage, now)
         elif row.get("waiting"):
-            self.left.wait()
+            left.wait()
         elif isinstance(row.get("seconds_left"), int | float):
-            self.left.tell(stage, row["seconds_left"], now)
+            left.tell(stage, row["seconds_left"], now)
 
     def _show(self, row: dict[str, Any]) -> None:
-        assert self.say is not None
         stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
         if self.left:
-            self._note(row)
+            self._note(row, self.left)
         if message in ("begins", "unchanged") and stage not in self._begun:
             self._begun[stage] = row["time"]
             self._running = stage if message == "begins" else None

@@ -14,14 +14,7 @@ _BySpec = bool | Callable[[TaskSpec], bool]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The answer to a check.
-
-    Attributes:
-        passed: Whether all is well.
-        message: One sentence for people.
-        figures: The numbers behind it.
-        warns: A "no" is a warning this time, and stops nothing.
-    """
+    """The answer to a check, with the numbers behind it. warns: a "no" is a warning this time, and stops nothing."""
 
     passed: bool
     message: str
@@ -36,9 +29,8 @@ class Check:
     Attributes:
         name: Unique within the step.
         description: What holds when the check passes.
-        judge: Answers it from the artifact and the spec.
-        blocking: Whether a "no" stops the steps downstream; may depend on the spec.
-        advisory: Whether a "no" is a warning rather than an error; may depend on the spec.
+        blocking: Whether a "no" stops the steps downstream.
+        advisory: Whether a "no" is a warning rather than an error.
         live: Asked of what serves now, by a job and a sensor of its own, not of the artifact when it is made.
     """
 

@@ -83,8 +83,7 @@ class Graph:
         inputs = self._inputs(step, task, versions, store)
 
         def fill(builder: Builder) -> None:
-            for result in self._held_back(step, task, dict(inputs.items())):
-                raise MissingInput(f"{task.name}/{name} is not made: {result}")
+            self._refuse_held_back(step, task, dict(inputs.items()))
             builder.facts.update(make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow)))
             builder.opened = sorted(inputs.opened)
 
@@ -98,10 +97,8 @@ class Graph:
             stands=lambda artifact: step.whole(artifact) and stands(artifact),
         )
 
-    def run_to(
-        self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore, launch: Tool = no_tool
-    ) -> dict[str, Artifact]:
-        """Make a step and everything it needs, without Dagster. Returns the artifacts by step.
+    def run_to(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact]:
+        """Make a step that needs no tool, and everything it needs, without Dagster. Returns the artifacts by step.
 
         Blocking checks are asked only where a step comes after another; whoever asks for a step this way looks at the
         others.
@@ -110,7 +107,7 @@ class Graph:
         for step in reversed(list(self.steps.values())):
             if step.name in wanted:
                 wanted |= set(step.inputs)
-        return {step: self.run(step, task, run_inputs, store, launch) for step in self.steps if step in wanted}
+        return {step: self.run(step, task, run_inputs, store) for step in self.steps if step in wanted}
 
     def _inputs(self, step: Step, task: Task, versions: dict[str, str], store: ArtifactStore) -> Inputs:
         artifacts = {need: self._at(need, task, versions[need], store) for need in step.inputs}
@@ -129,14 +126,13 @@ class Graph:
             )
         return Inputs(present, store.check)
 
-    def _held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> list[str]:
-        """Messages of failed blocking checks of the steps this one comes after."""
-        return [
-            f"the check {check.name} of {before} failed: {result.message}"
-            for before in step.after
-            for check in self.steps[before].checks
-            if (result := check.holds_back(inputs[before], task.spec))
-        ]
+    def _refuse_held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> None:
+        """Raise MissingInput where a blocking check fails of a step that this one comes after."""
+        for before in step.after:
+            for check in self.steps[before].checks:
+                if result := check.holds_back(inputs[before], task.spec):
+                    why = f"the check {check.name} of {before} failed: {result.message}"
+                    raise MissingInput(f"{task.name}/{step.name} is not made: {why}")
 
 
 def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[[], RunInputs]) -> RunInputs:

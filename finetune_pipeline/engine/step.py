@@ -29,21 +29,17 @@ def no_tool(request: Mapping[str, Any]) -> dict[str, Any]:
 class RunInputs:
     """What a run takes from outside the graph, as it was when the run began. Files that arrive later wait for the next run.
 
+    Where nothing else is said, a digest; empty where there is nothing.
+
     Attributes:
-        raw: Digest of the raw files.
-        reviews: Digest of the reviewers' decisions.
-        logs: Digest of the production logs taken in.
-        corrections: Digest of the corrected production rows.
         base: Identity of the base model.
         champion: The model a candidate is compared with, {"adapter": version, "merged": version, "model_version":
             number}; None where nothing is in service.
         never_break: Ids of the examples a candidate must have right.
-        ratings: Digest of the ratings people handed in.
-        ability: Digest of what models are asked besides the task.
+        ability: Of what models are asked besides the task.
         trained_on: Version of the splits that production is compared with: the champion's, or the present ones.
-        judging: Digest of the production rows kept to judge; empty where there are none.
-        documents: Digest of the task's documents; empty where there are none.
-        ladder: Version of the newest ladder that was climbed for the task; empty where there is none.
+        judging: Of the production rows kept to judge.
+        ladder: Version of the newest ladder that was climbed for the task.
         split_ledger: Name of the ledger that holds every row in its split.
     """
 
@@ -95,11 +91,8 @@ class StepContext:
     """What a step's function gets.
 
     Attributes:
-        task: The task, with its spec and folder.
-        run_inputs: What the run takes from outside the graph.
         inputs: Artifacts of the steps it needs.
         builder: Where it writes: `out` becomes the artifact, `builder.work` outlives a kill.
-        store: The artifact store.
         launch: Runs a job of :mod:`finetune_pipeline.worker.jobs` in a child process and returns its facts.
         release: Registers a model and moves aliases (:func:`finetune_pipeline.orchestration.release.release`).
         follow: Sends the history.jsonl in a folder to whoever follows the run.
@@ -123,10 +116,6 @@ class StepContext:
         return self.builder.folder
 
 
-def _no_settings(spec: TaskSpec, outside: RunInputs) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Step:
     """One row of the table in :mod:`finetune_pipeline.pipeline`.
@@ -134,7 +123,6 @@ class Step:
     Attributes:
         name: Also the asset's and the artifact's.
         group: Stage, and asset group in Dagster.
-        description: Shown in Dagster and in the reference.
         make: Fills `context.out` and returns the facts. None for a view.
         needs: Steps whose versions decide this step's version.
         after: Steps that are read, too, but leave the version alone: what decides is in `settings`. The step is not made
@@ -143,17 +131,13 @@ class Step:
             both, they come first.
         settings: The part of the spec and of the run's inputs that the result depends on, by name: MLflow's parameters.
         code_version: Raised by hand when the result changes for equal inputs.
-        checks: Questions about the artifact, asked in this order when it is made.
         shows: Files of the artifact that are logged in MLflow: figures, settings and verdicts. Whatever holds texts of rows
             stays in the artifact store alone, so that forgetting a person needs no search of other databases.
-        kinds: Tags of the asset in Dagster.
         heavy: Runs a model in a child process: takes the one slot of the GPU pool, and is tried again after a crash.
-        shared: The artifact belongs to all tasks.
         asked_for: Not part of a whole run or of its stage: only the job that names it makes it.
         failed: Counts the rows that failed, by name, from the facts. Where there are any, nothing is made from the
             artifact, and it is made anew when the step runs again.
-        view_of: The step whose artifact this step shows a part of. A view has that step's version and makes nothing.
-        split: The split that a view shows.
+        view_of: The step of whose artifact this one shows a `split`. A view has that step's version and makes nothing.
         datasets: Splits that are logged in MLflow as inputs of this step.
         metrics: MLflow's metrics from nested facts, as name and dotted place; numbers that are facts themselves come besides.
         tells: Metrics that the parent run in MLflow shows, too, with the step's settings, data sets and verdict.
@@ -166,7 +150,7 @@ class Step:
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
-    settings: Callable[[TaskSpec, RunInputs], Mapping[str, Any]] = _no_settings
+    settings: Callable[[TaskSpec, RunInputs], Mapping[str, Any]] = lambda spec, outside: {}
     code_version: str = "1"
     checks: tuple[Check, ...] = ()
     shows: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +151,10 @@ class Builder:
     """What a step writes to.
 
     Attributes:
-        folder: Becomes the artifact.
+        folder: Becomes the artifact, with the attributes below in its manifest.
         work: Outlives a kill.
-        facts: Go into the manifest.
-        opened: Names of the input steps that were read; goes into the manifest.
-        outside: SHA-256 of files the artifact refers to where they are, by path from its folder; goes into the manifest.
+        opened: Names of the input steps that were read.
+        outside: SHA-256 of files the artifact refers to where they are, by path from its folder.
     """
 
     folder: Path
@@ -193,8 +192,7 @@ class ArtifactStore:
             ChangedArtifact: Files are missing or changed.
         """
         record, seen = read_json(artifact.folder / MANIFEST), self.seen_files(artifact.task, "checked_files")
-        files = record["files"].items()  # of an artifact of before 2026-11 also those that quote rows
-        wanted = {artifact.folder / name: entry["sha256"] for name, entry in files if name not in SHOW_ROWS}
+        wanted = {artifact.folder / name: entry["sha256"] for name, entry in record["files"].items()}
         wanted |= {(artifact.folder / path).resolve(): digest for path, digest in record.get("outside", {}).items()}
         wrong = [
             f"{path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path} "
@@ -294,7 +292,7 @@ class ArtifactStore:
             shutil.rmtree(work, ignore_errors=True)
             made = self.find(task, step, version)
             assert made is not None
-            return Artifact(made.task, made.step, made.version, made.folder, made.facts, made.inputs, reused=False)
+            return replace(made, reused=False)
 
     def building(self, task: str) -> list[str]:
         """What processes make of the task at this moment, as STEP-VERSION."""

@@ -27,7 +27,6 @@ LIVE = "model_version", champion_serves_well
 
 
 def key_of(task: Task, step: str) -> dg.AssetKey:
-    """The asset of a task's step."""
     return dg.AssetKey([task.name, step])
 
 
@@ -85,19 +84,6 @@ def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetC
         description=result.message,
         severity=dg.AssetCheckSeverity.WARN if result.warns or check.warns(spec) else dg.AssetCheckSeverity.ERROR,
         metadata=as_metadata(dict(result.figures)),
-    )
-
-
-def check_event(task: Task, step: str, check: Check, result: CheckResult) -> dg.AssetCheckEvaluation:
-    """What a sensor tells Dagster of a check, outside any run."""
-    event = check_result(check, result, task.spec)
-    return dg.AssetCheckEvaluation(
-        asset_key=key_of(task, step),
-        check_name=check.name,
-        passed=event.passed,
-        description=event.description,
-        severity=event.severity,
-        metadata=event.metadata,
     )
 
 
@@ -159,8 +145,7 @@ def _selection(task: Task, stage: str) -> dg.AssetSelection:
     assets = dg.AssetSelection.assets(*(key_of(task, name) for name in stage_assets(stage)))
     if stage != PRODUCTION:
         return assets
-    step, check = LIVE
-    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, step), check.name))
+    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, LIVE[0]), LIVE[1].name))
 
 
 def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> "dg.UnresolvedAssetJobDefinition":

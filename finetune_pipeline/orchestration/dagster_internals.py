@@ -1,20 +1,4 @@
-"""All that is used of Dagster's private modules (1.13), in one place, each with the reason.
-
-- **Storages below the pipeline's home** (:class:`HomeStorage` and the two after it, named in dagster.yaml). They are Dagster's
-  own local storages with the folder taken from :mod:`finetune_pipeline.settings`. Publicly, ``base_dir`` is a fixed text,
-  relative to each process's working folder, or an environment variable that has to be set before every ``dagster`` command
-  (dagster-io/dagster pull request 11031).
-- **Sleeping while a run waits for a slot of a pool** (:func:`sleep_while_waiting`). Executors ask how long they may sleep, and
-  get the least of the times that are left *and of zero*: every waiting run keeps one core busy, on a small machine for hours
-  (dagster-io/dagster pull request 20367, closed without a fix).
-- **Switching sensors and schedules on and off** (:func:`instigators`). There is no public interface to their state
-  (dagster-io/dagster issue 12825); the command ``dagster sensor start`` loads all definitions anew for each of them.
-- **The code location of runs that a command starts** (:func:`shown_on_the_timeline`). ``execute_in_process`` names none, and
-  the timeline leaves such runs out.
-- **What mirrors a step's output on the terminal** (:func:`mirror_apart`). Ctrl-C reaches these processes, too, and they answer
-  with tracebacks.
-- **The web server of** ``dagster dev`` (:func:`dev_with`). Which module it starts is fixed in the function that starts it.
-"""
+"""All that is used of Dagster's private modules (1.13), in one place, each with the reason."""
 
 from __future__ import annotations
 
@@ -71,7 +55,11 @@ def dagster_home() -> Path:
 
 
 class _BelowHome:
-    """A part of Dagster's instance without settings: FINETUNE_HOME decides where it is."""
+    """A part of Dagster's instance without settings: FINETUNE_HOME decides where it is.
+
+    Publicly, ``base_dir`` is a fixed text, relative to each process's working folder, or an environment variable that has to
+    be set before every ``dagster`` command (dagster-io/dagster pull request 11031).
+    """
 
     @classmethod
     def config_type(cls) -> Any:
@@ -103,7 +91,11 @@ class HomeComputeLogs(_BelowHome, LocalComputeLogManager):
 
 
 def sleep_while_waiting() -> None:
-    """Correct the time for this process. May be called again; where Dagster is built otherwise, nothing is changed."""
+    """Correct how long this process may sleep while a run waits for a slot of a pool.
+
+    Executors get the least of the times that are left *and of zero*: every waiting run keeps one core busy, on a small machine
+    for hours (dagster-io/dagster pull request 20367, closed without a fix). Where Dagster is built otherwise, nothing changes.
+    """
     try:
         module: Any = importlib.import_module("dagster._core.execution.plan.instance_concurrency_context")
         context = module.InstanceConcurrencyContext
@@ -123,7 +115,8 @@ def _interval(self: Any) -> float:
 
 
 def mirror_apart() -> None:
-    """Start the processes that mirror output in a session of their own. They end with this process in any case."""
+    """Start the processes that mirror a step's output in a session of their own: they answer Ctrl-C with tracebacks, and end
+    with this process in any case."""
     from dagster._core.execution import compute_logs
 
     apart = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))
@@ -169,15 +162,13 @@ class Instigator:
         if not ticks:
             return None
         tick = ticks[0]
+        when = datetime.fromtimestamp(tick.timestamp, UTC).strftime("%Y-%m-%d %H:%M")
         started = f"started {', '.join(i[:8] for i in tick.run_ids)}" if tick.run_ids else ""
-        error = tick.error.message.strip() if tick.error else ""
-        return datetime.fromtimestamp(tick.timestamp, UTC).strftime(
-            "%Y-%m-%d %H:%M"
-        ), tick.skip_reason or started or error
+        return when, tick.skip_reason or started or (tick.error.message.strip() if tick.error else "")
 
 
 def dev_with(web_server: str) -> None:
-    """Do what the command line asks of ``dagster``, `dev` with this module in the place of its web server."""
+    """Do what the command line asks of ``dagster``, `dev` with this module in the place of its web server, which is fixed."""
     from dagster._cli import dev, main
 
     start = dev.open_ipc_subprocess
@@ -190,7 +181,8 @@ def dev_with(web_server: str) -> None:
 
 
 def shown_on_the_timeline(instance: dg.DagsterInstance) -> dg.DagsterInstance:
-    """The same instance, whose new runs say that they are of the code location of workspace.yaml."""
+    """The same instance, whose new runs say that they are of the code location of workspace.yaml: ``execute_in_process`` names
+    none, and the timeline leaves such runs out."""
     from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
@@ -206,7 +198,11 @@ def shown_on_the_timeline(instance: dg.DagsterInstance) -> dg.DagsterInstance:
 
 @contextlib.contextmanager
 def instigators(instance: dg.DagsterInstance, workspace: Path) -> Iterator[list[Instigator]]:
-    """All sensors and schedules of a workspace file, which is loaded while the block runs."""
+    """All sensors and schedules of a workspace file, which is loaded while the block runs.
+
+    There is no public interface to their state (dagster-io/dagster issue 12825), and ``dagster sensor start`` loads all
+    definitions anew for each of them.
+    """
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,16 @@ from finetune_pipeline.trainers import preflight
 
 _ROLES = {"train": "training", "validation": "validation", "test": "test"}
 """MLflow's context of a data set, by split."""
-
-
 PAGES = {"report_page": "report.html", "audit_page": "audit.html", "drift_page": "drift.html"}
 """Pages in the artifact that Dagster's metadata points to."""
 
 
-def inputs_of(context: Any, task: Task, store: Store, tracking: Tracking) -> RunInputs:
+def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: Store, tracking: Tracking) -> RunInputs:
     """The inputs that the run (or the run it re-executes) began with."""
-    op_context = getattr(context, "op_execution_context", context)
-    run = op_context.run
+    run = context.op_execution_context.run
 
     def look() -> RunInputs:
-        if _trains(op_context, task):
+        if dg.AssetKey([task.name, "adapter"]) in _selected(context):
             findings = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
             if findings:
                 problems = "\n".join(map(str, findings))
@@ -49,15 +46,9 @@ def inputs_of(context: Any, task: Task, store: Store, tracking: Tracking) -> Run
     return pinned_inputs(store.artifacts(), task, run.root_run_id or run.run_id, look)
 
 
-def _tasks_of(context: Any) -> set[str]:
-    """Names of the tasks whose assets the run makes."""
-    keys = context.op_execution_context.job_def.asset_layer.selected_asset_keys
-    return {key.path[0] for key in keys}
-
-
-def _trains(context: Any, task: Task) -> bool:
-    """Whether the run this step belongs to is to make an adapter."""
-    return dg.AssetKey([task.name, "adapter"]) in context.job_def.asset_layer.selected_asset_keys
+def _selected(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
+    """The assets that the run makes."""
+    return context.op_execution_context.job_def.asset_layer.selected_asset_keys
 
 
 def materialize(
@@ -66,7 +57,7 @@ def materialize(
     """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
     if is_stopping(context.op_execution_context):
         raise dg.Failure("the run was cancelled", allow_retries=False)
-    artifacts, run_inputs, name = store.artifacts(), inputs_of(context, task, store, tracking), step.name
+    artifacts, run_inputs, name = store.artifacts(), _inputs_of(context, task, store, tracking), step.name
     version = PIPELINE.versions(task, run_inputs, artifacts)[name]
     existing = PIPELINE.find(name, task, run_inputs, artifacts)
 
@@ -105,7 +96,7 @@ def materialize(
         run.log_metrics(metrics)
         _send_history(run, {"work": str(artifact.folder)})
         _log_datasets(run, step, task, run_inputs, store)
-        if step.tells and _tasks_of(context) == {task.name}:
+        if step.tells and all(key.path[0] == task.name for key in _selected(context)):
             run.parent.set_tags({"finetune.task": task.name, **_story(artifact)})
             run.parent.log_params({f"{step.group}.{name}": value for name, value in parameters.items()})
             run.parent.log_metrics({name: metrics[name] for name in step.tells if name in metrics})
@@ -168,8 +159,12 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     }
     if (folder / "report.md").exists():  # it holds no texts of rows
         pages["report"] = dg.MetadataValue.md((folder / "report.md").read_text("utf-8"))
-    for plot in sorted((folder / "plots").glob("*.svg")):
-        pages[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
+    for plot in sorted(
+        (folder / "plots").glob("*.svg")
+    ):  # shown where the metadata is: Markdown with the SVG inside it
+        svg = base64.b64encode(plot.read_bytes()).decode()
+        title = plot.stem.replace("_", " ")
+        pages[f"plot_{plot.stem}"] = dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{svg})")
     return pages
 
 
@@ -286,8 +281,3 @@ def _cell(value: Any) -> str | int | float | bool | None:
         return " to ".join(f"{_rounded(v)}" for v in value)
     rounded: Any = _rounded(value)
     return rounded if isinstance(rounded, str | int | float | bool) else None
-
-
-def as_picture(svg: bytes, title: str) -> dg.MetadataValue:
-    """A picture that is shown where the metadata is: Markdown with the SVG inside it."""
-    return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg).decode()})")

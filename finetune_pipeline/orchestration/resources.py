@@ -49,8 +49,7 @@ class Compute(dg.ConfigurableResource):
     ) -> dict[str, Any]:
         """Run one job (a dict of :mod:`finetune_pipeline.worker.jobs`) and return its facts.
 
-        context: AssetExecutionContext, AssetCheckExecutionContext, or None (then RuntimeError instead of dg.Failure).
-        An asset that launches must return a MaterializeResult, as with every use of Pipes.
+        context: of an asset, which must return a MaterializeResult, or of a check; None: RuntimeError instead of dg.Failure.
         job["out"]: folder the child writes result.json to. job["work"] (optional): where the job file is kept.
         on_tick: called about once a second while the child runs, and once after it ended.
         Raises dg.Failure: allow_retries=False when the run was cancelled, the job was refused (64), memory ran out

@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.orchestration.assets import check_event
+from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.ingest import count_rows
 from finetune_pipeline.production.status import Alarm, production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
+from finetune_pipeline.steps.evaluation_checks import of_alarm
+from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -59,8 +60,6 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
         f"{task.spec.drift.action}.",
     )
     def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
-        from finetune_pipeline.tracking import registry
-
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
         artifacts = store.artifacts()
@@ -217,8 +216,6 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
     def champion(
         context: dg.SensorEvaluationContext, store: Store, tracking: Tracking
     ) -> dg.SensorResult | dg.SkipReason:
-        from finetune_pipeline.tracking import registry
-
         serving, alarm = champion_quality(task, store.artifacts(), tracking)
         if not alarm.raised:
             if not context.cursor:
@@ -232,7 +229,7 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         context.log.error(message)
         if context.cursor == str(serving):  # shown in the asset's history already
             return dg.SkipReason(f"ALARM: {message}")
-        event = dg.AssetObservation(dg.AssetKey([task.name, "model_version"]), description=f"champion alarm: {message}")
+        event = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
         events: list[Event] = [event, _evaluation(task, Alarm(True, message, alarm.figures))]
         return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
 
@@ -240,4 +237,14 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
 
 
 def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
-    return check_event(task, "model_version", champion_serves_well, of_alarm(alarm))
+    """The check that is asked of what serves, told outside any run."""
+    step, check = LIVE
+    told = check_result(check, of_alarm(alarm), task.spec)
+    return dg.AssetCheckEvaluation(
+        asset_key=key_of(task, step),
+        check_name=check.name,
+        passed=told.passed,
+        description=told.description,
+        severity=told.severity,
+        metadata=told.metadata,
+    )

@@ -26,11 +26,10 @@ class Asked:
     """The largest batch of prompts, in tokens.
 
     Attributes:
-        rows: Prompts.
-        prompt: Tokens of the longest one.
-        shared: Tokens they all begin with, read once.
-        new: Tokens of an answer.
-        scored: Tokens of the texts whose likelihood is asked for, of all labels together.
+        prompt: Of the longest one.
+        shared: They all begin with, read once.
+        new: Of an answer.
+        scored: Of the texts whose likelihood is asked for, of all labels together.
     """
 
     rows: int
@@ -72,7 +71,6 @@ class StepMemory:
 
     Attributes:
         step: The asset.
-        device: ``cpu`` or a GPU.
         needed_mib: At the peak.
         fix: What to change where it does not fit; empty where it does.
     """

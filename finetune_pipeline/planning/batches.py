@@ -86,12 +86,11 @@ def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> I
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Optimiser steps of one phase, and passes over the validation split: one every `every` steps."""
+    """Optimiser steps of one phase, and passes over the validation split."""
 
     per_epoch: int
     steps: int
     evaluations: int
-    every: int
 
 
 def count_steps(rows: int, settings: Mapping[str, Any], epochs: float) -> Steps:
@@ -104,4 +103,4 @@ def count_steps(rows: int, settings: Mapping[str, Any], epochs: float) -> Steps:
     per_epoch = max(1, math.ceil(math.ceil(rows / micro) / accumulate))
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
     steps = math.ceil(per_epoch * epochs)
-    return Steps(per_epoch, steps, 1 + math.ceil(steps / every), every)
+    return Steps(per_epoch, steps, 1 + math.ceil(steps / every))

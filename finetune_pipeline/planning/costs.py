@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.planning.prices import PriceList
@@ -47,7 +47,6 @@ class Costs:
     """All of it, for one task on one day.
 
     Attributes:
-        prices: The price list's file name.
         rule_of_thumb: The rule of thumb about self-hosting, and our figure, step by step.
         warnings: What is missing from the list or has to be confirmed.
     """
@@ -63,18 +62,9 @@ class Costs:
     rule_of_thumb: list[str]
     warnings: list[str]
 
-    def facts(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
-
 
 def task_costs(
-    spec: TaskSpec,
-    prices: PriceList,
-    traffic: Traffic,
-    epoch_tokens: int,
-    parameters: float,
-    today: datetime.date,
+    spec: TaskSpec, prices: PriceList, traffic: Traffic, epoch_tokens: int, parameters: float, today: datetime.date
 ) -> Costs:
     """Work out every cost of a task.
 
@@ -123,8 +113,7 @@ def training_costs(
     today: datetime.date,
     methods: Iterable[str] = METHODS,
 ) -> list[TrainingCost]:
-    """The same training by every line of the list, the cheapest first: on machines by these methods, at services by their
-    own."""
+    """The same training by every line of the list, the cheapest first: on machines by these methods, at services by their own."""
     made: list[TrainingCost] = []
     for price in prices.training:
         if price.unit == "hour" or price.price == 0:
@@ -158,9 +147,8 @@ def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: dateti
     """Prices that are missing or old."""
     said = [f"{p.name}: {w}" for p in [*prices.training, *prices.apis] for w in p.warnings(today)]
     known = {price.engine.lower() for price in prices.training} | {"local"}
-    trainer = spec.training.trainer
-    if trainer not in known:
-        said.append(f"{prices.path.name} has no training price for the trainer {trainer}")
+    if spec.training.trainer not in known:
+        said.append(f"{prices.path.name} has no training price for the trainer {spec.training.trainer}")
     if not prices.machines:
         said.append(f"{prices.path.name} has no machine with answered_per_second: serving here has no price")
     if traffic.calls is None:

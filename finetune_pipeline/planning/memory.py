@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        return sum(v for k, v in self.parts().items() if k != "resident")
+        return sum(self.parts().values()) - self.resident
 
     @property
     def total(self) -> int:
@@ -53,7 +53,7 @@ class Memory:
         return self.needed + self.resident
 
     def parts(self) -> dict[str, int]:
-        return {name: int(getattr(self, name)) for name in self.__slots__}
+        return asdict(self)
 
 
 def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
@@ -174,8 +174,7 @@ def training_memory(
     )
     loading = weights + memory.overhead + (0 if taken_over else shape.stored_bytes)
     if cpu and loading > memory.total:  # a large base and little to train: reading it is the peak
-        spare = loading - memory.total
-        return Memory(**{**memory.parts(), "resident": memory.resident + spare})
+        return replace(memory, resident=memory.resident + loading - memory.total)
     return memory
 
 
@@ -185,9 +184,7 @@ def evaluation_memory(
     """Of a validation pass in the midst of that training: one block at a time, and no gradients."""
     block = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
     logits = logit_bytes(shape, settings, batch, width, training=False)
-    return Memory(
-        **{**training.parts(), "gradients": 0, "activations": int(block * SLACK), "logits": int(logits * SLACK)}
-    )
+    return replace(training, gradients=0, activations=int(block * SLACK), logits=int(logits * SLACK))
 
 
 VARIABLE = "FINETUNE_MEMORY_GIB"

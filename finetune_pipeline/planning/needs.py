@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ class Needs:
         rows: Clean rows; least: how many the spec asks for.
         tokens: Of the training rows, over all epochs, estimated.
         seconds: By earlier trainings on this machine; None where there is none.
-        costs: By the price list, the cheapest first.
         power: Of planning.power.power_bounds.
     """
 
@@ -45,10 +44,6 @@ class Needs:
     seconds: Seconds | None
     costs: list[TrainingCost]
     power: dict[str, Any]
-
-    def facts(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -65,11 +60,10 @@ class Needs:
             if cost.high > 0:
                 paid.setdefault(cost.where.split(",")[0], cost)
         offers = [f"{where} {dollars(cost.high)} at most" for where, cost in list(paid.items())[:3]]
-        money = f"{', '.join(['nothing but time here', *offers])}"
         return [
             f"fine-tuning needs: {rows}; about {self.tokens:,} tokens with {self.method}",
             f"time: {time}",
-            f"money: {money} (`finetune costs` lists all)",
+            f"money: {', '.join(['nothing but time here', *offers])} (`finetune costs` lists all)",
         ]
 
 
@@ -80,10 +74,9 @@ def parameters_by_name(base_model: str) -> float:
 
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
-    """Work out what training on these rows would need.
+    """Work out what training would need.
 
     Args:
-        spec: The task.
         rows: All clean rows.
         home: Folder with the speeds measured on this machine, and with prices.yaml where there is one.
     """

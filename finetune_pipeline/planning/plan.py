@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.evaluation.wording import duration
@@ -16,7 +18,7 @@ from finetune_pipeline.planning.costs import TrainingCost, method_settings, trai
 from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.search import as_yaml, changes, ladder, reasons
+from finetune_pipeline.planning.search import changes, ladder, reasons
 from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
@@ -34,7 +36,6 @@ class NearestPlan:
     Attributes:
         fits: Whether any change does.
         change: The settings to change, also as lines of task.yaml (`yaml`), with what each costs (`reasons`).
-        memory_mib: Peak of the changed plan.
     """
 
     fits: bool
@@ -67,15 +68,11 @@ class TrainingPlan:
         computed_share: Share of these tokens that is computed after packing.
         over_length: Examples longer than `limit` tokens.
         refused_rows: Findings about examples that cannot be encoded.
-        parameters: Parameters of the base model.
         memory_mib: Parts of the peak, what is `needed` of it, and the `total`.
         fits: Training does, and the other steps.
-        nearest: What makes training fit.
         others: What the comparison of the merged model and the evaluation take.
         seconds: Time by earlier trainings of this kind on this machine; None where there is none.
-        prices: What it would cost elsewhere.
         serving: The lines of the price list by which serving is priced (prices.PriceList.served).
-        sentence: The plan in one sentence.
     """
 
     method: str
@@ -107,7 +104,7 @@ class TrainingPlan:
     sentence: str
 
     def facts(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
+        """Plain JSON values."""
         return asdict(self)
 
 
@@ -196,7 +193,8 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
     if fitting is None:
         return NearestPlan(False, "", {}, None, [])
     change = changes(settings, fitting)
-    return NearestPlan(True, as_yaml(change), change, in_mib(planner.memory(fitting)), reasons(change))
+    lines = str(yaml.safe_dump({"training": change}, sort_keys=False)).rstrip()
+    return NearestPlan(True, lines, change, in_mib(planner.memory(fitting)), reasons(change))
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:

@@ -7,6 +7,7 @@ a second model. Models whose mistakes have nothing to do with each other disagre
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from finetune_pipeline.evaluation.statistics.power import (
 )
 from finetune_pipeline.evaluation.statistics.proportions import design_effect
 from finetune_pipeline.evaluation.wording import counted, percent, points
+from finetune_pipeline.spec.evaluation import GatesSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -37,12 +39,7 @@ def expected_disagreement(before: float, gain: float) -> float:
     return max(abs(after - before), before * (1 - after) + (1 - before) * after)
 
 
-def power_plan(
-    spec: TaskSpec,
-    test_rows: int,
-    rival: Rival,
-    sources: Sequence[str] | None = None,
-) -> dict[str, Any]:
+def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[str] | None = None) -> dict[str, Any]:
     """How many test rows the wanted gain takes, for the first candidate.
 
     rival: the strongest one, which has to be beaten; sources: what each row of the rival was made from, where rows share
@@ -72,11 +69,11 @@ def power_plan(
         detectable = None if reach is None else gates.min_gain + reach
         share, now = None, None
     else:
-        needed = _needed(before, gates.wanted_gain, gates.min_gain, gates.power, alpha, effect)
+        needed = _needed(gates, before, gates.wanted_gain, effect)
         share = expected_disagreement(before, gates.wanted_gain)
         worth = int(test_rows / effect)
         now = paired_power(worth, min(extra, share), share, alpha) if worth and needed is not None else None
-        detectable = _detectable(before, gates.min_gain, gates.power, alpha, effect, test_rows)
+        detectable = _detectable(gates, before, effect, test_rows)
     plan |= {
         "before": before,
         "disagreement": share,
@@ -97,15 +94,13 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
     Returns test_rows, wanted_gain, power, fewest, most, sentence. Rows are taken to be independent of each other.
     """
     gates = spec.gates
-    alpha = 1 - gates.confidence
-    if _mean_of_rows(
-        spec
-    ):  # values between 0 and 1 deviate by a half at most; of unrelated ones the difference does more
+    if _mean_of_rows(spec):
+        # values between 0 and 1 deviate by a half at most; of unrelated ones the difference does more
         extra, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
-        fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, alpha))
+        fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, 1 - gates.confidence))
     else:
         shares = np.linspace(0, 1 - gates.wanted_gain, 41)
-        needed = [_needed(float(share), gates.wanted_gain, gates.min_gain, gates.power, alpha, 1.0) for share in shares]
+        needed = (_needed(gates, float(share), gates.wanted_gain, 1.0) for share in shares)
         possible = [n for n in needed if n is not None]
         fewest, most = min(possible), max(possible)
     gain = f"+{points(gates.wanted_gain, sign=False)} points"
@@ -136,29 +131,25 @@ def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
     return metric if isinstance(metric, RowMetric) and not metric.right_or_wrong else None
 
 
-def _needed(before: float, gain: float, margin: float, power: float, alpha: float, effect: float) -> int | None:
-    """Rows for a gain that must surely exceed a margin; None when so much is not left to be gained."""
+def _needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int | None:
+    """Rows for a gain that must surely exceed gates.min_gain; None when so much is not left to be gained."""
     if before + gain > 1 + 1e-9:
         return None
     share = expected_disagreement(before, gain)
-    return math.ceil(effect * rows_needed_for_gain(gain - margin, share, power, alpha))
+    return math.ceil(effect * rows_needed_for_gain(gain - gates.min_gain, share, gates.power, 1 - gates.confidence))
 
 
-def _detectable(
-    before: float, margin: float, power: float, alpha: float, effect: float, test_rows: int
-) -> float | None:
-    """Smallest gain, to a tenth of a point, that these rows show with the given power."""
+def _detectable(gates: GatesSpec, before: float, effect: float, test_rows: int) -> float | None:
+    """Smallest gain, to a tenth of a point, that these rows show with gates.power."""
 
     def shown(gain: float) -> bool:
-        needed = _needed(before, gain, margin, power, alpha, effect)
+        needed = _needed(gates, before, gain, effect)
         return needed is not None and needed <= test_rows
 
-    steps = np.arange(1, math.floor((1 - before - margin) / LEAST_GAIN + 1e-9) + 1)
-    low, high = 0, len(steps)
-    while low < high:  # more rows are needed for smaller gains: find the first that is shown
-        middle = (low + high) // 2
-        low, high = (low, middle) if shown(margin + float(steps[middle]) * LEAST_GAIN) else (middle + 1, high)
-    return None if low == len(steps) else margin + float(steps[low]) * LEAST_GAIN
+    most = math.floor((1 - before - gates.min_gain) / LEAST_GAIN + 1e-9)
+    gains = [gates.min_gain + step * LEAST_GAIN for step in range(1, most + 1)]
+    first = bisect_left(gains, True, key=shown)  # more rows are needed for smaller gains
+    return gains[first] if first < len(gains) else None
 
 
 def _sentence(plan: Mapping[str, Any]) -> str:

@@ -39,18 +39,18 @@ from finetune_pipeline.models.identity import (
 )
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.spec import rules, training_rules
+from finetune_pipeline.spec import rules
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 _LEAST_ROOM = 16
 """The shortest training.max_tokens there is."""
 SPEC_RULES = (
-    training_rules.check_batches,
-    training_rules.check_epochs,
-    training_rules.check_second_phase,
-    training_rules.check_gradient_checkpointing,
-    training_rules.check_method,
+    rules.check_batches,
+    rules.check_epochs,
+    rules.check_second_phase,
+    rules.check_gradient_checkpointing,
+    rules.check_method,
 )
 _USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 _USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
@@ -136,18 +136,15 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
     return findings
 
 
-def refusals(
-    spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path | None = None, bfloat16: bool | None = None
-) -> list[Finding]:
+def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path | None = None) -> list[Finding]:
     """Everything that speaks against training as the spec says, each with what to change; errors must stop it.
 
     base_config: the base model's config.json, None while it is not at hand. base: its folder, for exact answers about
-    layer names (from its weights' headers) and the system prompt's length (from its tokenizer). bfloat16: whether the
-    processor has it natively (None: looked up for the CPU; unknown on machines with an NVIDIA device).
+    layer names (from its weights' headers) and the system prompt's length (from its tokenizer).
     """
     folder = Path(spec.name)
     findings = [finding for rule in SPEC_RULES for finding in rule(spec, folder)]
-    findings += _hardware(spec, bfloat16)
+    findings += _hardware(spec)
     if base_config is not None:
         text = base_config.get("text_config") or base_config
         findings += _layout(text)
@@ -161,12 +158,8 @@ def _finding(rule: str, key: str, message: str, fix: str, severity: Any = "error
     return Finding(f"training.{rule}", severity, f"task.yaml: {key}", message, fix)
 
 
-def _hardware(spec: TaskSpec, bfloat16: bool | None) -> list[Finding]:
-    if spec.training.precision != "bfloat16":
-        return []
-    if bfloat16 is None:
-        bfloat16 = True if has_nvidia() else cpu_has_bfloat16()
-    if bfloat16:
+def _hardware(spec: TaskSpec) -> list[Finding]:
+    if spec.training.precision != "bfloat16" or has_nvidia() or cpu_has_bfloat16():
         return []
     message = "this processor has no native bfloat16: it is emulated, many times slower than float32"
     fix = "set training.precision: auto"
@@ -238,10 +231,9 @@ def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
         return len(tokenizer.encode(text, add_special_tokens=False).ids if tokenizer is not None else text.split())
 
     prompt, answer = count(spec.system_prompt), max(map(count, spec.labels), default=1)
-    limit = spec.training.max_tokens
-    if prompt + answer < limit:
+    needed, limit = prompt + answer, spec.training.max_tokens
+    if needed < limit:
         return []
-    needed = prompt + answer
     unit = "tokens" if tokenizer is not None else "words"
     message = (
         f"the system prompt ({prompt} {unit}) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "

@@ -151,14 +151,14 @@ class PriceList:
         return cls(SHIPPED, [Price.model_validate(row) for row in rows if row["unit"] == "hour"], apis)
 
 
-def load_prices(path: Path | None = None, *, home: Path | None = None, task_folder: Path | None = None) -> PriceList:
-    """Read a price list: `path`, else task_folder/prices.yaml, else home/prices.yaml, else the shipped one.
+def load_prices(*, home: Path | None = None, task_folder: Path | None = None) -> PriceList:
+    """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one.
 
     Raises:
         FindingsError: With every problem: entry, field, what is wrong.
     """
     own = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
-    path = path or next((p for p in own if p.is_file()), SHIPPED)
+    path = next((p for p in own if p.is_file()), SHIPPED)
     try:
         rows = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from finetune_pipeline.spec.methods import METHODS
 
 _SHORTEST = 256
@@ -56,11 +54,6 @@ def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[s
     return {key: value for key, value in candidate.items() if value != settings.get(key)}
 
 
-def as_yaml(change: Mapping[str, Any]) -> str:
-    """The lines of task.yaml that make the change."""
-    return str(yaml.safe_dump({"training": dict(change)}, sort_keys=False)).rstrip()
-
-
 def reasons(change: Mapping[str, Any]) -> list[str]:
     """What each changed key costs."""
     return [f"{key}: {WHY[key]}" for key in change if key in WHY]
@@ -88,4 +81,4 @@ def _training(settings: Mapping[str, Any]) -> str:
 
 
 def _yaml_value(value: Any) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else f"{value}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

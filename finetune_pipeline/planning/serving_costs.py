@@ -179,13 +179,13 @@ def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
     served = traffic.tuned
     low, high = machine.between
     per_call = call_price(api, served if api.tuned else traffic.prompted)
-    calls = [rent * HOURS / per_call for rent in (low, machine.price, high)]
-    millions = [n * served.tokens / 1e6 for n in calls]
+    calls = low * HOURS / per_call, machine.price * HOURS / per_call, high * HOURS / per_call
+    least, listed, most = (n * served.tokens / 1e6 for n in calls)
     return BreakEven(
         machine=machine.engine,
         api=api.name,
-        calls=(calls[0], calls[1], calls[2]),
-        millions=(millions[0], millions[1], millions[2]),
+        calls=calls,
+        millions=(least, listed, most),
         utilisation=calls[1] / capacity(machine, served)[1],
     )
 

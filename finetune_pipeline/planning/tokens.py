@@ -101,10 +101,7 @@ def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], 
 
 
 def token_counts(
-    train: Sequence[Example],
-    counter: TokenCounter,
-    spec: TaskSpec,
-    of: int | None = None,
+    train: Sequence[Example], counter: TokenCounter, spec: TaskSpec, of: int | None = None
 ) -> dict[str, Any]:
     """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
 

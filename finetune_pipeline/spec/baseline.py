@@ -47,15 +47,7 @@ def address_problem(url: str) -> tuple[str, str] | None:
 
 
 def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -> list[Finding]:
-    """Findings about an endpoint's address.
-
-    Args:
-        rule: Id of the rule.
-        key: The endpoint's key in task.yaml.
-        url: The address.
-        texts: What is sent there, for the note.
-        private: Whether texts must not leave this machine.
-    """
+    """Findings about the address at a key of task.yaml. texts: what is sent there; private: whether it must stay here."""
     place = f"task.yaml: {key}.url"
     if problem := address_problem(url):
         return [Finding(f"spec.{rule}", "error", place, *problem)]
@@ -79,11 +71,7 @@ class BaselineSpec(Section):
     """How the base model is prompted before anybody trains."""
 
     shots: list[int] = Field([0, 8], min_length=1, description="Numbers of in-context examples to try; 0 is zero-shot.")
-    retrieved: int = Field(
-        3,
-        ge=0,
-        description="Nearest training examples to show each row. 0: none.",
-    )
+    retrieved: int = Field(3, ge=0, description="Nearest training examples to show each row. 0: none.")
     embeddings: str | None = Field(
         None,
         description="Static embeddings that find the nearest examples besides TF-IDF: `wordllama` (extra `semantic`), `hashed`, "
@@ -95,8 +83,7 @@ class BaselineSpec(Section):
         description="Nearest passages of the folder `documents/` to show each row, where there is one. 0: none.",
     )
     prompts: list[str] = Field(
-        default_factory=list,
-        description="Other system prompts to try, each with every number of `shots`.",
+        default_factory=list, description="Other system prompts to try, each with every number of `shots`."
     )
     rows: int = Field(300, ge=1, description="Validation rows asked with each prompt.")
     endpoint: ApiModelSpec | None = Field(None, description="An API model to ask as well; none unless set.")

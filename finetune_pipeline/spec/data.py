@@ -71,10 +71,7 @@ class DataSpec(Section):
         description="Globs relative to the task folder. One without a suffix takes files of the known ones: jsonl, json, csv, "
         "tsv, parquet, xlsx, also gzipped.",
     )
-    format: str = Field(
-        "auto",
-        description="Name of the raw format; `auto` detects it row by row.",
-    )
+    format: str = Field("auto", description="Name of the raw format; `auto` detects it row by row.")
     fields: FieldsSpec = FieldsSpec()
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
         default_factory=dict, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
@@ -91,8 +88,7 @@ class DataSpec(Section):
     min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label stop the pipeline.")
     max_imbalance: float = Field(10.0, ge=1, description="Largest label over smallest; a higher ratio warns.")
     max_suspects_of_a_file: Share = Field(
-        0.5,
-        description="Stop if the other files contradict a larger share of a file's labels. 1: never.",
+        0.5, description="Stop if the other files contradict a larger share of a file's labels. 1: never."
     )
     max_label_noise: Share = Field(0.3, description="Stop if surely more labels are wrong. 1: never.")
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
@@ -110,8 +106,7 @@ class DataSpec(Section):
         "before them.",
     )
     benchmarks: list[str] = Field(
-        default_factory=list,
-        description="Globs of benchmark files; rows that repeat an item are removed.",
+        default_factory=list, description="Globs of benchmark files; rows that repeat an item are removed."
     )
 
     @field_validator("scrub_region", mode="before")
@@ -139,14 +134,12 @@ class SplitSpec(Section):
     """Shares of clusters; the train share is the rest."""
 
     by: Literal["cluster", "time"] = Field(
-        "cluster",
-        description="`cluster`: by hash; `time`: the newest rows are the test.",
+        "cluster", description="`cluster`: by hash; `time`: the newest rows are the test."
     )
     validation: float = Field(0.1, gt=0.0, lt=0.5)
     test: float = Field(0.2, gt=0.0, lt=0.5)
     seed: int = Field(0, ge=0, description="Affects the first split only.")
     tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed deviation of a split's share.")
     restart: bool = Field(
-        False,
-        description="Forget once where rows were, and split all anew: a new test. Take it out after the run.",
+        False, description="Forget once where rows were, and split all anew: a new test. Take it out after the run."
     )

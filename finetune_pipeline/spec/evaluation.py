@@ -50,8 +50,7 @@ class EvaluationSpec(Section):
     """How the answers to the test are made (base, candidate and champion all in the same way), and who compares them."""
 
     engine: Literal["transformers", "endpoint"] = Field(
-        "transformers",
-        description="`transformers` (here) or `endpoint` (served by vLLM or any OpenAI-style server).",
+        "transformers", description="`transformers` (here) or `endpoint` (served by vLLM or any OpenAI-style server)."
     )
     precision: Literal["serving", "float32"] = Field(
         "serving",
@@ -59,8 +58,7 @@ class EvaluationSpec(Section):
     )
     endpoint: ServedModelsSpec | None = Field(None, description="With engine: endpoint.")
     judge: JudgeSpec | None = Field(
-        None,
-        description="A language model that compares answers (docs/review.md); none unless set.",
+        None, description="A language model that compares answers (docs/review.md); none unless set."
     )
     similarity: str | None = Field(
         None,
@@ -80,8 +78,7 @@ class HarnessSpec(Section):
     """Tasks of lm-evaluation-harness, run offline (the optional extra `harness`)."""
 
     tasks: list[str] = Field(
-        default_factory=list,
-        description="Globs of lm-evaluation-harness task files, or folders of them.",
+        default_factory=list, description="Globs of lm-evaluation-harness task files, or folders of them."
     )
     limit: int = Field(100, ge=2, description="Rows per task, from the start.")
     chat: bool = Field(False, description="Ask through the chat template.")
@@ -91,10 +88,7 @@ class AbilitySpec(Section):
     """General ability: what the model is asked besides its task, before and after training."""
 
     suite: bool = Field(True, description="Ask the shipped questions and texts.")
-    files: list[str] = Field(
-        default_factory=list,
-        description="Globs of JSON Lines benchmarks (docs/evaluation.md).",
-    )
+    files: list[str] = Field(default_factory=list, description="Globs of JSON Lines benchmarks (docs/evaluation.md).")
     rows_per_file: int = Field(200, ge=2, description="Rows per file, chosen by content.")
     harness: HarnessSpec = HarnessSpec()
 
@@ -111,15 +105,9 @@ class RobustnessSpec(Section):
         ge=0,
         description=f"Test rows asked again with each perturbation. 0: none. With fewer than {ENOUGH_ROWS} a loss only warns.",
     )
-    max_drop: float = Field(
-        0.1,
-        gt=0,
-        le=1,
-        description="Largest loss of gates.metric that a perturbation may cause.",
-    )
+    max_drop: float = Field(0.1, gt=0, le=1, description="Largest loss of gates.metric that a perturbation may cause.")
     action: Literal["warn", "block"] = Field(
-        "block",
-        description="`block` keeps `champion` where it is; `warn` only reports.",
+        "block", description="`block` keeps `champion` where it is; `warn` only reports."
     )
     seed: int = Field(0, ge=0)
 
@@ -142,8 +130,7 @@ class GatesSpec(Section):
         description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum.",
     )
     more_metrics: list[Metric] = Field(
-        default_factory=list,
-        description="Further metrics that must show the gain (Holm-corrected).",
+        default_factory=list, description="Further metrics that must show the gain (Holm-corrected)."
     )
     min_gain: float = Field(
         0.0, ge=0, lt=1, description="The lower bound of the gain over the baseline must exceed this."
@@ -159,34 +146,24 @@ class GatesSpec(Section):
         "warn", description="`block` or `warn` when the test is too small to show the wanted gain."
     )
     confidence: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        description="Level for the first candidate; stricter for later ones (docs/gates.md).",
+        0.95, gt=0.5, lt=1, description="Level for the first candidate; stricter for later ones (docs/gates.md)."
     )
     simple: Literal["better", "not_worse"] = Field(
-        "better",
-        description="Against each simple model: `better` or `not_worse` (simple_margin).",
+        "better", description="Against each simple model: `better` or `not_worse` (simple_margin)."
     )
     simple_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with simple: not_worse.")
     champion: Literal["better", "not_worse"] = Field(
-        "better",
-        description="Against the champion: `better`, or `not_worse` (champion_margin) and ahead on the test.",
+        "better", description="Against the champion: `better`, or `not_worse` (champion_margin) and ahead on the test."
     )
     champion_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with champion: not_worse.")
     max_regression: Share = Field(
-        0.2,
-        description="Largest share of the champion's correct rows the candidate may get wrong (upper bound).",
+        0.2, description="Largest share of the champion's correct rows the candidate may get wrong (upper bound)."
     )
     never_break: list[str] | str = Field(
-        default_factory=list,
-        description="Ids of test examples that must be right, or a file with one id per line.",
+        default_factory=list, description="Ids of test examples that must be right, or a file with one id per line."
     )
     max_ability_loss: float = Field(
-        0.1,
-        gt=0,
-        le=1,
-        description="Loss of general ability (accuracy) that must be ruled out.",
+        0.1, gt=0, le=1, description="Loss of general ability (accuracy) that must be ruled out."
     )
     max_text_loss: float = Field(0.5, gt=0, description="Allowed relative rise of the bits per byte on plain text.")
     min_rated: int = Field(0, ge=0, description="Randomly drawn answers people must have rated. 0: none.")
@@ -197,8 +174,7 @@ class GatesSpec(Section):
     )
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared format.")
     parity_min_agreement: Share = Field(
-        0.9,
-        description="Share of equal answers required between the trained and the served model.",
+        0.9, description="Share of equal answers required between the trained and the served model."
     )
 
     def never_break_ids(self, folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import regex
 
@@ -80,11 +81,13 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         place = ".".join(map(str, error.absolute_path)) or "the top"
         yield problem("json_schema", key, f"no valid schema: {error.message} (at {place})", "correct it")
         return
-    for pattern in _patterns(output.json_schema):
-        if why := pattern_problem(pattern):
-            yield problem("json_schema", key, f"pattern {pattern!r:.80}: {why}", "write a simpler one")
-    for ref in _references(output.json_schema):
-        if not ref.startswith("#"):
+    for part in _objects(output.json_schema):
+        named = part.get("patternProperties")
+        for pattern in (part.get("pattern"), *(named if isinstance(named, dict) else ())):
+            if isinstance(pattern, str) and (why := pattern_problem(pattern)):
+                yield problem("json_schema", key, f"pattern {pattern!r:.80}: {why}", "write a simpler one")
+        ref = part.get("$ref")
+        if isinstance(ref, str) and not ref.startswith("#"):
             message = f"{ref!r} refers to another document"
             yield problem("json_schema", key, message, "put the definition into $defs")
     for path in output.unordered:
@@ -94,19 +97,14 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
             yield problem("unordered", "output.unordered", message, "name list fields by their dotted path")
 
 
-def _patterns(value: object) -> list[str]:
+def _objects(value: object) -> Iterator[dict[str, Any]]:
+    """Every JSON object within a value, itself included."""
     if isinstance(value, dict):
-        named = value.get("patternProperties")
-        own = [value.get("pattern"), *(named if isinstance(named, dict) else ())]
-        return [p for p in own if isinstance(p, str)] + [p for part in value.values() for p in _patterns(part)]
-    return [p for part in value for p in _patterns(part)] if isinstance(value, list) else []
-
-
-def _references(value: object) -> list[str]:
-    if isinstance(value, dict):
-        own = [ref] if isinstance(ref := value.get("$ref"), str) else []
-        return own + [r for part in value.values() for r in _references(part)]
-    return [r for part in value for r in _references(part)] if isinstance(value, list) else []
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _objects(part)
 
 
 @rule

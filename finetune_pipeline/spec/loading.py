@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -14,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from finetune_pipeline.findings import Finding, FindingsError, errors
-from finetune_pipeline.spec import evaluation_rules, rules, training_rules  # noqa: F401 - registers their rules
+from finetune_pipeline.spec import evaluation_rules, rules  # noqa: F401 - registers its rules
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, is_outside
 
@@ -100,9 +101,9 @@ def _explain(problem: Any) -> Finding:
         valid = list(section.model_fields) if section else []
         near = difflib.get_close_matches(str(path[-1]), valid, 1, 0.5)
         fix = f"did you mean {near[0]!r}?" if near else f"valid keys here: {', '.join(valid)}"
-        return Finding("spec.unknown_key", "error", f"task.yaml: {shown}", f"unknown key {path[-1]!r}", fix)
+        return rules.problem("unknown_key", shown, f"unknown key {path[-1]!r}", fix)
     if problem["type"] == "missing":
-        return Finding("spec.missing_key", "error", f"task.yaml: {shown}", "this key is required", f"add `{path[-1]}:`")
+        return rules.problem("missing_key", shown, "this key is required", f"add `{path[-1]}:`")
     value = problem["input"]
     if problem["type"].startswith("union_tag"):  # the kind of output
         shown, value = f"{shown}.kind", value.get("kind") if isinstance(value, dict) else value
@@ -118,7 +119,7 @@ def _explain(problem: Any) -> Finding:
         fix = f'YAML reads yes, no, on and off as true and false: write "{"yes" if value else "no"}" in double quotes'
     elif problem["type"] == "string_type" and isinstance(value, int | float):
         fix = f'write "{value}" in double quotes, so that YAML reads it as text'
-    return Finding("spec.bad_value", "error", f"task.yaml: {shown}", message, fix)
+    return rules.problem("bad_value", shown, message, fix)
 
 
 def parse_spec(text: str) -> TaskSpec:
@@ -128,12 +129,10 @@ def parse_spec(text: str) -> TaskSpec:
     """
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
-        raise FindingsError([Finding("spec.yaml", "error", place, str(error.problem), "correct the YAML")]) from error
     except yaml.YAMLError as error:
-        raise FindingsError([Finding("spec.yaml", "error", "task.yaml", str(error), "correct the YAML")]) from error
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
+        raise FindingsError([Finding("spec.yaml", "error", place, str(what), "correct the YAML")]) from error
     if not isinstance(loaded, dict):
         raise FindingsError(
             [Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")]
@@ -165,9 +164,8 @@ def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
             raise OSError(f"no file of at most {_MOST_BYTES >> 10} KiB")
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return None, [
-            Finding("spec.unreadable", "error", str(path), str(error), "write a task.yaml in this folder (UTF-8)")
-        ]
+        fix = "write a task.yaml in this folder (UTF-8)"
+        return None, [Finding("spec.unreadable", "error", str(path), str(error), fix)]
     try:
         spec = parse_spec(text)
     except FindingsError as error:
@@ -189,26 +187,22 @@ def find_tasks(data_root: Path) -> dict[str, Path]:
     return {p.parent.name: p.parent for p in sorted(data_root.glob("*/task.yaml"))}
 
 
-def _bad(message: str, fix: str) -> Finding:
-    return Finding("spec.json_schema", "error", "task.yaml: output.json_schema", message, fix)
-
-
 def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
     """The spec with the schema itself in place of the name of its file: what is in it decides, not what it is called."""
     output = spec.output
     if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, str):
         return spec, []
-    named = output.json_schema
+    named, wrong = output.json_schema, partial(rules.problem, "json_schema", "output.json_schema")
     if is_outside(named, folder):
-        return spec, [_bad(f"{named!r} points outside the task folder", "copy the file into the task folder")]
+        return spec, [wrong(f"{named!r} points outside the task folder", "copy the file into the task folder")]
     try:
         schema = msgspec.json.decode((folder / named).read_bytes())
     except OSError as error:
-        return spec, [_bad(f"{named!r} cannot be read: {error.strerror}", "put the file into the task folder")]
+        return spec, [wrong(f"{named!r} cannot be read: {error.strerror}", "put the file into the task folder")]
     except (ValueError, RecursionError) as error:
-        return spec, [_bad(f"{named!r} is not JSON: {error}", "correct the file")]
+        return spec, [wrong(f"{named!r} is not JSON: {error}", "correct the file")]
     if not isinstance(schema, dict):
-        return spec, [_bad(f"{named!r} holds no JSON object", 'write a schema such as {"type": "object", …}')]
+        return spec, [wrong(f"{named!r} holds no JSON object", 'write a schema such as {"type": "object", …}')]
     return spec.model_copy(update={"output": output.model_copy(update={"json_schema": schema})}), []
 
 

@@ -35,8 +35,7 @@ class CardSpec(Section):
     """What the model card says that cannot be measured (docs/release.md)."""
 
     license: License | None = Field(
-        None,
-        description="Hub id of the model's licence (`apache-2.0`). Unset: the base model's, else `other`.",
+        None, description="Hub id of the model's licence (`apache-2.0`). Unset: the base model's, else `other`."
     )
     license_link: Text | None = Field(None, description="Where to read it, if the Hub does not list it.")
     language: list[Language] = Field(

@@ -54,10 +54,7 @@ class JsonOutput(WrittenOutput):
     json_schema: dict[str, Any] | str = Field(
         description="JSON schema (draft 2020-12), or a file with it in the task folder."
     )
-    unordered: list[str] = Field(
-        default_factory=list,
-        description="Dotted paths of lists whose order does not matter.",
-    )
+    unordered: list[str] = Field(default_factory=list, description="Dotted paths of lists whose order does not matter.")
     accept_repaired: bool = Field(
         False, description="Accept answers that are JSON only after repair. Production must repair them, too."
     )

@@ -13,18 +13,14 @@ class LogsSpec(Section):
     """Production logs and what they start."""
 
     path: str = Field(
-        "logs",
-        description="Folder of JSON Lines files, or an fsspec URL (s3://…), read besides the task's `logs/`.",
+        "logs", description="Folder of JSON Lines files, or an fsspec URL (s3://…), read besides the task's `logs/`."
     )
     mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are read as logs, too.")
     keep_days: int | None = Field(
         None, ge=1, description="Older rows are removed, and files in `logs/` with nothing younger."
     )
     low_score: float | None = Field(None, description="Lower scores count as failures.")
-    sample_share: Share = Field(
-        0.02,
-        description="Share of unflagged answers that people review.",
-    )
+    sample_share: Share = Field(0.02, description="Share of unflagged answers that people review.")
     max_user_share: float = Field(
         0.1, gt=0, le=1, description="Largest share of the corrected rows from one user; five are always allowed."
     )
@@ -32,10 +28,7 @@ class LogsSpec(Section):
         0.1, gt=0, le=1, description="Largest share of the corrected rows from one family of near-duplicates."
     )
     judging_share: float = Field(
-        0.2,
-        ge=0,
-        lt=1,
-        description="Share of later corrected rows kept to compare models. 0: none.",
+        0.2, ge=0, lt=1, description="Share of later corrected rows kept to compare models. 0: none."
     )
     judging_after: int = Field(100, ge=0, description="Corrected rows that all train before judging_share applies.")
     min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor requests a run.")
@@ -47,27 +40,12 @@ class DriftSpec(Section):
     """How production is watched for drift. Drift is told; it stops nothing."""
 
     window_rows: int = Field(100, ge=30, description="Production rows per window.")
-    false_alarms: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="Probability that a whole watch raises any false alarm.",
-    )
-    expected_windows: int = Field(
-        30,
-        ge=1,
-        description="Windows over which half of false_alarms is spent.",
-    )
-    min_size: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Smaller changes are not called drift.",
-    )
+    false_alarms: float = Field(0.05, gt=0, lt=1, description="Probability that a whole watch raises any false alarm.")
+    expected_windows: int = Field(30, ge=1, description="Windows over which half of false_alarms is spent.")
+    min_size: float = Field(0.05, ge=0, le=1, description="Smaller changes are not called drift.")
     feedback_days: float = Field(1.0, ge=0, description="Wait this long before judging a window's feedback.")
     action: Literal["tell", "propose", "start"] = Field(
-        "propose",
-        description="`tell` reports, `propose` suggests a run, `start` starts it.",
+        "propose", description="`tell` reports, `propose` suggests a run, `start` starts it."
     )
 
 
@@ -80,7 +58,4 @@ class RetrainingSpec(Section):
         14, gt=0, description="The sensor requests a run when the oldest new row is this old."
     )
     attempts: int = Field(3, ge=1, description="Runs for the same rows before a person is asked.")
-    rollback: bool = Field(
-        False,
-        description="Roll back automatically on the champion alarm.",
-    )
+    rollback: bool = Field(False, description="Roll back automatically on the champion alarm.")

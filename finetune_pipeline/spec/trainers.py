@@ -21,8 +21,7 @@ class RaySection(TrainerSection):
     without_effect = frozenset({"address", "storage", "workers", "resources", "max_failures", "runtime_env"})
 
     address: str | None = Field(
-        None,
-        description="Address of the dashboard (`http://head:8265`). Unset: the cluster of `finetune cluster up`.",
+        None, description="Address of the dashboard (`http://head:8265`). Unset: the cluster of `finetune cluster up`."
     )
     storage: str | None = Field(
         None,

@@ -36,10 +36,7 @@ class TrainingSettings(Section):
         default_factory=by_method("unquantized_epochs"),
         ge=0,
         le=50,
-        description=described(
-            "unquantized_epochs",
-            "qlora: further epochs on the unquantized base.",
-        ),
+        description=described("unquantized_epochs", "qlora: further epochs on the unquantized base."),
     )
     learning_rate: float = Field(
         default_factory=by_method("learning_rate"), gt=0, lt=1, description=described("learning_rate", "Peak value.")

@@ -18,12 +18,7 @@ OPEN = "everything but tests"
 
 def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | None:
     """The cache of answers for an API model, which is asked in this process so that its key stays here."""
-    return open_answers(context.store, context.task.name if test else None)
-
-
-def open_answers(store: ArtifactStore, test_of: str | None) -> AnswerCache | None:
-    """The cache for answers to the sealed test of this task, or (None) for those to anything else."""
-    cache = kept_in(store, test_of)
+    cache = answers_of(context, test=test)
     if cache is None:
         return None
     return AnswerCache(Path(cache["folder"]), load_key(Path(cache["key_file"])), cache["scope"], cache["limit_mib"])

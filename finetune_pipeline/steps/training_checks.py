@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS
+from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline.training.history import MUCH_RISE
 
 FOUR_BIT_LIMIT = 0.45
@@ -110,22 +111,11 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
             True, f"trained by {place}: {rows} rows follow the rules of its files; its loss is not seen here"
         )
     audit = artifact.facts["audit"]
-    zero = (
-        "rows_without_loss",
-        "rows_partly_learned",
-        "rows_with_loss_on_prompt",
-        "rows_without_eos",
-        "answers_cut",
-        "template_mismatch",
-        "rows_refused",
-        "rows_over_length",
-        "rows_with_special_tokens",
-    )
-    bad = {k: audit[k] for k in zero if audit[k] != 0}
+    bad = {k: audit[k] for k in COUNTS if audit[k] != 0}
     return CheckResult(
         not bad and audit["rows"] > 0,
         f"{audit['rows']} rows: all have loss on the answer and on its end" if not bad else f"wrong supervision: {bad}",
-        {k: audit[k] for k in ("rows", *zero)},
+        {k: audit[k] for k in ("rows", *COUNTS)},
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from stat import S_ISREG, S_IWOTH
 
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.reminders import Reminders, spell
+from finetune_pipeline.progress import Reminders, spell
 from finetune_pipeline.worker.supervised import Stopped
 
 

@@ -22,7 +22,6 @@ LAYERS = (
     "reporting",
     "faults",
     "settings",
-    "reminders",
     "spec",
     "engine",
     "data",

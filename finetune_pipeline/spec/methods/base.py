@@ -23,6 +23,8 @@ from finetune_pipeline.spec.outputs import Section
 
 Settings = Mapping[str, Any]
 """``spec.training.model_dump()``."""
+Added = tuple[Any, dict[str, Any]]
+"""The loaded base with what is trained, and facts about the first values."""
 CHECKPOINT_ABOVE = 1_000_000_000
 """Parameters of the base from which gradient_checkpointing: auto switches it on."""
 COMPARISON = "PEFT's method comparison (Llama-3.2-3B, MetaMathQA, 5000 steps of 4 rows, AdamW)"
@@ -177,13 +179,8 @@ class Method(ABC):
         return False
 
     @abstractmethod
-    def add(
-        self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]
-    ) -> tuple[Any, dict[str, Any]]:
-        """(the loaded base with what is trained, facts about the first values).
-
-        Args:
-            examples: The training examples (data.examples.Example).
+    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
+        """Put what is trained beside or into the loaded base. examples: data.examples.Example, of the training split.
 
         Raises:
             JobError: The settings cannot be used with this base or these examples.

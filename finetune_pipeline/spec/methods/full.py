@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune_pipeline.spec.methods.base import COMPARISON, Default, Kind, Method, Settings, Shape, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Method, Settings, Shape, register
 
 
 @register
@@ -47,7 +47,5 @@ class Full(Method):
     def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
         return True
 
-    def add(
-        self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
         return model.requires_grad_(True), {}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import Kind, Method, Settings, Shape
+from finetune_pipeline.spec.methods.base import Added, Kind, Method, Settings, Shape
 from finetune_pipeline.spec.outputs import Section
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out")
@@ -107,9 +107,7 @@ class LowRank(Method):
         names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
-    def add(
-        self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
         """A PEFT model with float32 weights; the output head is left out, as PEFT's all-linear does."""
         from peft import LoraConfig, get_peft_model
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import COMPARISON, Default, Kind, Settings, Shape, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Settings, Shape, register
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
 
@@ -19,8 +19,7 @@ class PrefixSpec(Section):
 
     tokens: int = Field(50, ge=1, le=4096, description="Number of virtual tokens.")
     init: Literal["task", "text", "random"] = Field(
-        "task",
-        description="Initial keys and values: from the task's system prompt, from `text`, or random.",
+        "task", description="Initial keys and values: from the task's system prompt, from `text`, or random."
     )
     text: str | None = Field(None, min_length=1, description="With init: text.")
 
@@ -67,9 +66,7 @@ class Prefix(SoftPrompt):
         """Tokens x layers x keys and values (Li and Liang 2021, section 4.2)."""
         return int(settings["prefix"]["tokens"]) * shape.layers * 2 * shape.key_heads * shape.head_dim
 
-    def add(
-        self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
         from peft import PrefixTuningConfig, get_peft_model, initialize_kv_prefix_from_past_key_values
 
         text, number = self.first_text(settings, examples), settings["prefix"]["tokens"]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from finetune_pipeline.spec.methods.base import COMPARISON, Default, Kind, Settings, Shape, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Settings, Shape, register
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
 
@@ -59,9 +59,7 @@ class Prompt(SoftPrompt):
         """Tokens x hidden width (Lester et al. 2021, section 2)."""
         return int(settings["prompt"]["tokens"]) * shape.hidden
 
-    def add(
-        self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
         import torch
         from peft import PromptTuningConfig, get_peft_model
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import Method, Settings
+from finetune_pipeline.spec.methods.base import Added, Method, Settings
 
 
 class SoftPrompt(Method):
@@ -51,8 +51,8 @@ class SoftPrompt(Method):
             )
         return text
 
-    def begun(self, model: Any, settings: Settings, text: str | None) -> tuple[Any, dict[str, Any]]:
-        """(the model, ready for packed batches; facts about the first values)."""
+    def begun(self, model: Any, settings: Settings, text: str | None) -> Added:
+        """The model, ready for packed batches."""
         accept_packed(model, self.virtual_tokens(settings))
         section = settings[self.section]
         return model, {"virtual_tokens": section["tokens"], "init": section["init"], "text": text}

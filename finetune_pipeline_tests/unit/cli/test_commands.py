@@ -29,12 +29,7 @@ def finetune(*arguments: str, data: Path, home: Path) -> subprocess.CompletedPro
     env = {**os.environ, **warm_workers.start(), "FINETUNE_DATA": str(data), "FINETUNE_HOME": str(home)}
     env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.run(
-        [*warm_workers.COMMAND, *arguments],
-        env=env,
-        text=True,
-        capture_output=True,
-        timeout=120,
-        check=False,
+        [*warm_workers.COMMAND, *arguments], env=env, text=True, capture_output=True, timeout=120, check=False
     )
 
 

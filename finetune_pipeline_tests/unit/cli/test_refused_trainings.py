@@ -15,14 +15,8 @@ import yaml
 
 from finetune_pipeline.cli.main import cli
 from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_model
+from finetune_pipeline_tests.unit.cli.test_commands import SPEC
 
-SPEC: dict[str, Any] = {
-    "name": "demo",
-    "description": "d",
-    "system_prompt": "Say yes or no.",
-    "output": {"kind": "labels", "labels": ["yes", "no"]},
-    "data": {"min_examples": 3, "min_per_label": 1},
-}
 ROWS = [("is ice cold", "yes"), ("are cats plants", "no"), ("is fire wet at all", "no")]
 WINDOW = {"sliding_window": 128, "use_sliding_window": True}
 
@@ -64,12 +58,8 @@ def make(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
     # what, what is changed, rule, what the fix names
-    ("prefix with gradient checkpointing", {"training": {"method": "prefix", "gradient_checkpointing": True}},
-     "spec.gradient_checkpointing", "gradient_checkpointing: false"),
     ("layers that are not there", {"training": {"lora": {"target_modules": ["query_key_value"]}}},
      "training.target_modules", "choose from down_proj"),
-    ("a system prompt that fills max_tokens", {"spec": {"system_prompt": "Say yes or no. " * 20}, "training": {"max_tokens": 64}},
-     "training.system_prompt", "shorten the system prompt"),
     ("a base without a chat template", {"template": None}, "model.no_chat_template", "chat_template: chatml"),
     ("a template whose marks are no tokens", {"template": None, "spec": {"chat_template": "gemma"}},
      "model.template_tokens", "chatml, none"),

@@ -8,32 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.graph import Graph, MissingInput, pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step, StepContext
 from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact, read_json
 from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline_tests.unit.spec.test_spec import GOOD, write
 
 WORLD = RunInputs(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    folder = tmp_path / "demo"
-    folder.mkdir()
-    (folder / "task.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "name": "demo",
-                "description": "d",
-                "system_prompt": "yes no",
-                "output": {"kind": "labels", "labels": ["yes", "no"]},
-            }
-        )
-    )
-    return load_task(folder)
+    return load_task(write(tmp_path / "demo", GOOD))
 
 
 PASSES = Check("fine", "nothing is wrong", lambda artifact, spec: CheckResult(True, "all is well"))
@@ -52,15 +40,7 @@ def graph(log: list[str]) -> Graph:
         [
             Step("a", "data", "d", maker("a"), settings=lambda s, w: w.raw),
             Step("b", "data", "d", maker("b"), needs=("a",), settings=lambda s, w: s.split.seed),
-            Step(
-                "gate",
-                "data",
-                "d",
-                maker("gate"),
-                needs=("a",),
-                settings=lambda s, w: s.baseline.seed,
-                checks=(PASSES,),
-            ),
+            Step("gate", "data", "d", maker("gate"), ("a",), settings=lambda s, w: s.baseline.seed, checks=(PASSES,)),
             Step("c", "data", "d", maker("c"), needs=("b",), after=("gate",)),
         ]
     )
@@ -72,14 +52,10 @@ def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(ta
     changed = {k for k, v in g.versions(task, replace(WORLD, raw="other"), store).items() if v != before[k]}
     assert changed == {"a", "b", "gate", "c"}
     assert g.versions(task, replace(WORLD, logs="other"), store) == before
-    spec = task.spec.model_copy(update={"split": task.spec.split.model_copy(update={"seed": 9})})
-    other = Task(spec=spec, folder=task.folder)
-    assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == {"b", "c"}
-    spec = task.spec.model_copy(update={"baseline": task.spec.baseline.model_copy(update={"seed": 9})})
-    other = Task(spec=spec, folder=task.folder)
-    assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == {"gate"}, (
-        "`after` decides nothing"
-    )
+    for section, anew in (("split", {"b", "c"}), ("baseline", {"gate"})):  # what comes `after` decides nothing
+        seeded = getattr(task.spec, section).model_copy(update={"seed": 9})
+        other = Task(spec=task.spec.model_copy(update={section: seeded}), folder=task.folder)
+        assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == anew
 
 
 def test_steps_run_once_and_ask_for_what_comes_before(task: Task, tmp_path: Path) -> None:

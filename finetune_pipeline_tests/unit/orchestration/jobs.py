@@ -16,9 +16,9 @@ CHILD = "finetune_pipeline_tests.unit.orchestration.child"
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, **behave: Any) -> dict[str, str]:
     """Variables of a process that runs these jobs, whose child and grandchild sleep until they are ended."""
-    behave = {"sleep": 900, "grandchild": True}
+    behave = {"sleep": 900, "grandchild": True, **behave}
     return {
         "PYTHONPATH": str(ROOT),
         "DAGSTER_HOME": str(ROOT),

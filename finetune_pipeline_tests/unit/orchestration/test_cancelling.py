@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,9 +13,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from finetune_pipeline_tests.unit.orchestration import jobs
+from finetune_pipeline_tests.unit.orchestration.jobs import ROOT
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 class Run:
@@ -24,31 +23,10 @@ class Run:
 
     def __init__(self, folder: Path, job: str, **behave: Any) -> None:
         self.folder = folder
-        env = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "DAGSTER_HOME": str(ROOT),
-            "FINETUNE_HOME": str(folder / "home"),
-            "FINETUNE_DEVICES": "cpu",
-            "TEST_LOCKS": str(folder / "locks"),
-            "TEST_JOB": json.dumps(
-                {"stage": "adapter", "out": str(folder / "out"), "behave": {"sleep": 600, "grandchild": True, **behave}}
-            ),
-        }
         self.log = (folder / "run.log").open("w")
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "dagster",
-                "job",
-                "execute",
-                "-m",
-                "finetune_pipeline_tests.unit.orchestration.jobs",
-                "-j",
-                job,
-            ],
-            env=env,
+            [sys.executable, "-m", "dagster", "job", "execute", "-m", jobs.__name__, "-j", job],
+            env={**os.environ, **jobs.environment(folder, **behave)},
             cwd=folder,
             stdout=self.log,
             stderr=self.log,

@@ -17,11 +17,9 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 
 from finetune_pipeline.worker.device_lease import lease
-from finetune_pipeline_tests.unit.orchestration.jobs import environment
-from finetune_pipeline_tests.unit.orchestration.test_cancelling import ROOT
+from finetune_pipeline_tests.unit.orchestration import jobs
+from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, environment
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
-
-MODULE = "finetune_pipeline_tests.unit.orchestration.jobs"
 
 
 class Launched:
@@ -83,7 +81,7 @@ class Launched:
 def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    target = ModuleTarget(MODULE, attribute=None, working_directory=str(ROOT), location_name="test")
+    target = ModuleTarget(jobs.__name__, attribute=None, working_directory=str(ROOT), location_name="test")
     with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as workspace:
         made = Launched(tmp_path, instance, workspace)
         yield made

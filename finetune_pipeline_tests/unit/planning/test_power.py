@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
-from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.planning.power import expected_disagreement, power_bounds, power_plan
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
 
@@ -75,19 +73,6 @@ def test_a_useful_model_is_found_as_often_as_planned():
         candidate = _prompt(list(random.random(n) < before + gain), "candidate")
         found += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0).shown
     assert found / 300 == pytest.approx(0.8, abs=0.07)
-
-
-@pytest.mark.parametrize("mode", ["warn", "block"])
-def test_the_check_speaks_before_training_and_blocks_only_where_the_spec_says_so(tmp_path, mode):
-    check = next(c for _, c in CHECKS if c.name == "enough_test_rows")
-    of, prompt = spec(gates={"enough_test_rows": mode}), _prompt(_share(0.6))
-    assert (check.blocks(of), check.warns(of)) == (mode == "block", mode == "warn")
-    for test_rows, passes in ((120, False), (2000, True)):
-        facts = {"power": _plan(of, test_rows, prompt)}
-        answer = check.ask(Artifact("t", "few_shot_baseline", "v", tmp_path, facts, {}), of)
-        assert answer.passed is passes and "You have" in answer.message
-        assert answer.figures["test_rows"] == test_rows
-    assert check.ask(Artifact("t", "few_shot_baseline", "v", tmp_path, {}, {}), of).passed is False
 
 
 def test_before_any_prompt_was_tried_the_plan_lies_between_bounds():

@@ -83,7 +83,6 @@ def test_the_shipped_prices_by_hand() -> None:
     ],
 )
 def test_a_bad_price_list_is_explained(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "prices.yaml"
-    path.write_text(text)
+    (tmp_path / "prices.yaml").write_text(text)
     with pytest.raises(FindingsError, match=message):
-        load_prices(path)
+        load_prices(home=tmp_path)

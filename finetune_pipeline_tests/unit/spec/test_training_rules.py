@@ -17,13 +17,8 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.spec.test_spec import GOOD
 
-GOOD: dict[str, Any] = {
-    "name": "demo",
-    "description": "a task",
-    "system_prompt": "Answer yes or no.",
-    "output": {"kind": "labels", "labels": ["yes", "no"]},
-}
 LLAMA: dict[str, Any] = {"model_type": "llama", "max_position_embeddings": 8192}
 GEMMA: dict[str, Any] = {
     "model_type": "gemma3_text",
@@ -137,7 +132,7 @@ def test_what_cannot_work_is_refused_with_what_to_change(
 
 
 SOUND: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
-    *[({"method": method}, config) for method in METHODS for config in (LLAMA,)],
+    *[({"method": method}, LLAMA) for method in METHODS],
     ({"method": "prefix", "gradient_checkpointing": False}, LLAMA),
     ({"method": "lora", "lora": {"rslora": True, "r": 8}}, LLAMA),
     ({"method": "qlora", "lora": {"target_modules": ["q_proj", "self_attn.v_proj"]}}, GEMMA),

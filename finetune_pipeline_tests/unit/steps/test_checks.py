@@ -17,6 +17,7 @@ from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.store import Artifact, read_json, write_json
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import TaskSpec, parse_spec
+from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 
 SPEC = {
@@ -28,23 +29,7 @@ SPEC = {
 }
 
 PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
-AUDIT = {
-    "rows": 5,
-    **dict.fromkeys(
-        (
-            "rows_without_loss",
-            "rows_partly_learned",
-            "rows_with_loss_on_prompt",
-            "rows_without_eos",
-            "answers_cut",
-            "template_mismatch",
-            "rows_refused",
-            "rows_over_length",
-            "rows_with_special_tokens",
-        ),
-        0,
-    ),
-}
+AUDIT = {"rows": 5, **dict.fromkeys(COUNTS, 0)}
 FOUR_BIT = {"ratio": 0.75, "parameters": 300, "quantized_modules": 7, "by_kind": {"quantized": 52, "other": 400}}
 GATE = {"name": "x", "status": "passed", "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 

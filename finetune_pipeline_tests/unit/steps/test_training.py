@@ -29,14 +29,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"train_split": splits, "validation_split": splits, "base_model": SimpleNamespace(folder=root / "base")}
 
 
+def context(folder: Path, inputs: dict[str, Any], **more: Any) -> Any:
+    task, store = SimpleNamespace(folder=folder), ArtifactStore(folder / "home" / "artifacts")
+    return SimpleNamespace(task=task, inputs=inputs, out=folder, store=store, **more)
+
+
 def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")
     spec = TaskSpec.model_validate({**SPEC, "training": {"lora": {"target_modules": ["c_attn"]}, "epochs": 5}})
-    work: Any = SimpleNamespace(
-        spec=spec, task=SimpleNamespace(folder=tmp_path), inputs={"base_model": SimpleNamespace(folder=base)}
-    )
     with pytest.raises(FindingsError) as error:
-        make_training_plan(work)
+        make_training_plan(context(tmp_path, {"base_model": SimpleNamespace(folder=base)}, spec=spec))
     (finding,) = error.value.findings  # five epochs are a warning
     assert finding.rule == "training.target_modules" and "q_proj" in finding.fix
 
@@ -44,14 +46,7 @@ def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> N
 @pytest.mark.parametrize("method", ["qlora", "prefix"])
 def test_every_method_has_a_plan(method: str, inputs: dict[str, Any], tmp_path: Path) -> None:
     spec = TaskSpec.model_validate({**SPEC, "training": {"method": method}})
-    work: Any = SimpleNamespace(
-        spec=spec,
-        task=SimpleNamespace(folder=tmp_path),
-        inputs=inputs,
-        out=tmp_path,
-        store=ArtifactStore(tmp_path / "artifacts"),
-    )
-    facts = make_training_plan(work)
+    facts = make_training_plan(context(tmp_path, inputs, spec=spec))
     assert facts["method"] == method and facts["train_examples"] == 12 and facts["steps"] > 0
     assert f"| **{method}** |" in facts["plan_markdown"] and facts["memory_mib"]["total"] > 0
     assert "## The same training elsewhere" in facts["plan_markdown"]
@@ -68,15 +63,8 @@ def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dic
         write_json(tmp_path / "measured.json", {"steps_run": 4, "train_seconds": 2.0})
         return {"precision": "float32"}
 
-    work: Any = SimpleNamespace(
-        spec=spec,
-        task=SimpleNamespace(folder=tmp_path),
-        inputs={**inputs, "training_plan": SimpleNamespace(facts=plan)},
-        out=tmp_path,
-        builder=SimpleNamespace(work=tmp_path / "work"),
-        store=ArtifactStore(tmp_path / "home" / "artifacts"),
-        launch=launch,
-    )
+    known = {**inputs, "training_plan": SimpleNamespace(facts=plan)}
+    work = context(tmp_path, known, spec=spec, builder=SimpleNamespace(work=tmp_path / "work"), launch=launch)
     assert make_adapter(work) == {"precision": "float32"}
     assert [job["memory_bytes"] for job in seen] == [700 * 2**20]
     (rate,) = read_rates(tmp_path / "home")
