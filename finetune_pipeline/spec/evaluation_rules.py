@@ -91,8 +91,8 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
             message = f"{ref!r} refers to another document"
             yield problem("json_schema", key, message, "put the definition into $defs")
     for path in output.unordered:
-        part = schema_at(output.json_schema, path)
-        if part is None or "array" not in allowed_types(part):
+        listed = schema_at(output.json_schema, path)
+        if listed is None or "array" not in allowed_types(listed):
             message = f"{path!r} is not a list in the schema"
             yield problem("unordered", "output.unordered", message, "name list fields by their dotted path")
 
