@@ -221,7 +221,7 @@ def table(results: Sequence[Result]) -> list[str]:
     ]
     verdicts: dict[str, list[str]] = {"advice": [], "ladder": []}
     for of in results:
-        verdicts["advice"].append(judged(of.advised_to_train, of.wins))
+        verdicts["advice"].append("undecided" if of.advice == "pilot" else judged(of.advised_to_train, of.wins))
         sure = of.ladder != "undecided"
         verdicts["ladder"].append(judged(of.ladder == "fine_tune", of.wins) if sure else "undecided")
         expected = " to ".join(map(percent, of.expected)) if of.expected else "–"

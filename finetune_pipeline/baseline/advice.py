@@ -10,7 +10,8 @@ The rules are asked in this order, and the first that applies decides:
 4. collect: the test can show no gain there is room for; or it cannot show the wanted one, and the spec says that this blocks.
 5. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
    no simple model learns surely more from the same rows.
-6. fine_tune.
+6. pilot: too few rows to see whether the answers can be told from the inputs at all.
+7. fine_tune.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ DECISIONS = {
     "documents": "No: show the model the passages of your documents.",
     "simple": "No: use a simple model instead of a language model.",
     "collect": "Not yet: collect data first.",
+    "pilot": "Not sure: train on a part of the rows first (finetune ladder).",
     "fine_tune": "Yes: fine-tune.",
 }
 OF_FORM = ("error", "empty", "refusal", "repetition", "truncated", "wrong_language", "format")
@@ -93,12 +95,13 @@ def advise(
         next(((kind, why) for kind, _, why in enough if kind == "simple"), None) or _simple_leads(spec, baseline, rows),
         _test_too_small(spec, power),
         _retrieval_is_enough(spec, baseline, retrieval),
+        ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
     )
     decision, why = next((found for found in asked if found), ("fine_tune", _training_may_pay(spec, rival)))
     must_reach = _must_reach(power)
     reasons = [
         why,
-        *([] if decision == "no_signal" else [signal.sentence]),
+        *([] if why == signal.sentence else [signal.sentence]),
         best_prompt(spec, baseline),
         *failure_sentences(failures, retrieval),
         *simple_sentences(spec, baseline, rows),

@@ -160,7 +160,7 @@ def _flips(
     if stands.kind == "tuned":
         return said
     if decision == "fine_tune":
-        if rival.interval is not None and rival.interval[0] > 0:
+        if rival.interval is not None and rival.interval[0] > spec.baseline.ceiling / 3:  # nobody wants a lower one
             said.append(
                 f"With baseline.ceiling at {percent(rival.interval[0])} or less, {inside(rival.title)} is enough."
             )
@@ -208,6 +208,6 @@ def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) ->
     begin = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
     months = f" ({calls / month:,.1f} months of advise.calls_per_month)" if month else ""
     return [
-        f"{begin} from {calls:,.0f} calls on{months}: training costs about {dollars(terms.training)}, and 1,000 calls "
+        f"{begin} from {calls:,.0f} calls on{months}: training costs {dollars(terms.training)}, and 1,000 calls "
         f"{dollars(terms.tuned_dollars)} instead of {dollars(stands.dollars)}."
     ]

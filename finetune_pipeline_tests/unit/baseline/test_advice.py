@@ -139,7 +139,9 @@ def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
     assert (advice["decision"], advice["fine_tune"]) == ("no_signal", False)
     assert advice["reasons"][0] == shuffled.sentence and advice["reasons"].count(shuffled.sentence) == 1
     few = Learnable("too_few_rows", [], 40, 200, "40 training rows cannot show it; it takes 200.")
-    assert few.sentence in advice_for(prompts(40), linear=0.34, signal=few)["reasons"]
+    unsure = advice_for(prompts(40), linear=0.34, signal=few)
+    assert (unsure["decision"], unsure["fine_tune"], unsure["reasons"][0]) == ("pilot", False, few.sentence)
+    assert advice_for(prompts(195), signal=few)["decision"] == "prompt", "what is known already stands"
 
 
 @pytest.mark.parametrize("linear", [0.3, 0.99])
