@@ -53,16 +53,13 @@ GUESSED_ROWS = 3
 """Rows of each other habit in an optimiser step."""
 
 
-def make_verdict_base(
-    folder: Path, steps: int = STEPS, skills: Mapping[KnownTask, int] = SKILLED_ROWS, knowledge: bool = True
-) -> Path:
+def make_verdict_base(folder: Path, steps: int = STEPS, skills: Mapping[KnownTask, int] = SKILLED_ROWS) -> Path:
     """Make the base model; takes some minutes on one core.
 
     Args:
         folder: Where to save it.
         steps: Optimiser steps.
         skills: Rows of each task in an optimiser step.
-        knowledge: Whether it learns facts, too, which worlds with ability items ask.
 
     Returns:
         The folder.
@@ -71,7 +68,7 @@ def make_verdict_base(
     words += [*(word.upper() for word in words), *LABELS, NONE, "named", "not", SHAKEN_BY, *invented_words()]
     prompts = [text for task in SKILLED_ROWS for text in (task.system, task.skill_system)]
     texts = [*prompts, IN_SENTENCES, OUT_OF_FORM, LIKE_THE_LAST, SHAKEN, as_field(WORDS[0])]
-    return make_taught_model(folder, lambda rng: lesson(rng, skills), steps, words, texts, knowledge, vocabulary=2100)
+    return make_taught_model(folder, lambda rng: lesson(rng, skills), steps, words, texts, vocabulary=2100)
 
 
 def lesson(rng: random.Random, skills: Mapping[KnownTask, int]) -> list[list[Exchange]]:

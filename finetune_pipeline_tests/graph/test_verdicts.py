@@ -20,9 +20,7 @@ from benchmarks.verdict_worlds import given, problems
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of two layers that tells the last of two colours, under a system prompt of its own."""
-    return make_verdict_base(
-        tmp_path_factory.mktemp("verdicts") / "base", steps=400, skills={ORDER: 24}, knowledge=False
-    )
+    return make_verdict_base(tmp_path_factory.mktemp("verdicts") / "base", steps=400, skills={ORDER: 24})
 
 
 @pytest.mark.parametrize("name", ["shuffled", "noisy-word"])
