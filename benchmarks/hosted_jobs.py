@@ -23,7 +23,7 @@ from openai import OpenAI, OpenAIError
 from finetune_pipeline_tests.hosted_schedules import Outcome, processes, run_schedule
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import FAULTS, KEY, serving
-from finetune_pipeline_tests.unit.trainers.orders import make_plain_base, make_rows
+from finetune_pipeline_tests.unit.trainers.orders import make_base, make_rows
 
 
 def control(seed: int) -> int:
@@ -80,7 +80,7 @@ def main() -> int:
     good = True
     with tempfile.TemporaryDirectory() as folder:
         rows = make_rows(Path(folder) / "rows")
-        make_plain_base(rows)
+        make_base(rows)
         context = processes()
         for trainer in arguments.trainers.split(","):
             outcomes = []

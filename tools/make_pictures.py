@@ -16,6 +16,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from PIL import Image
+
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.settings import read_settings
 
@@ -36,6 +38,9 @@ def shoot(name: str, url: str, width: int, height: int, wait_ms: int = 25000) ->
         subprocess.run(
             [chromium, *flags, url], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=180
         )
+    with Image.open(TARGET / name) as picture:  # a page has few colours: a third of the bytes
+        small = picture.convert("RGB").quantize(128)
+    small.save(TARGET / name, optimize=True)
     print(f"{name}: {(TARGET / name).stat().st_size // 1024} KiB")
 
 
