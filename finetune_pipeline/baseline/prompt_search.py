@@ -30,7 +30,7 @@ LEAST_ROWS = 4
 """Rows of a round: fewer tell candidates apart by luck alone."""
 LIKELY = 0.8
 """Confidence with which a found prompt must be better than the task's own before it takes their place. Without it, winners of
-a search of 90 calls among eleven prompts were up to ten points worse (benchmarks/results/2026-11-27-advise.md)."""
+a search of 90 calls among eleven prompts were up to ten points worse (benchmarks/results/2026-11-28-advise.md)."""
 
 
 @dataclass(frozen=True)
