@@ -195,7 +195,7 @@ STEPS = [
         baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
         settings=lambda spec, outside: baseline.advice_settings(spec),
-        code_version="4",
+        code_version="5",
         checks=(
             training_check.learnable,
             training_check.worth_training,

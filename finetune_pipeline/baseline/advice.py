@@ -5,8 +5,8 @@ The rules are asked in this order, and the first that applies decides:
 1. no_signal: the answers cannot be told from the inputs (baseline.learnable).
 2. prompt, retrieve: the best prompt, or its answers restricted to the allowed forms, are surely at or above
    baseline.ceiling, or so good that gates.wanted_gain is surely not left to be gained.
-3. simple: a simple model is surely that good; or it surely leads the base model at its best, it is right on most rows, and
-   no result of this project on the same kind of answer shows a fine-tuned model surely ahead of one as good (GAINS).
+3. simple: a simple model is surely that good; or it leads the base model at its best, it is right on most rows, and no
+   result of this project on the same kind of answer shows a fine-tuned model surely ahead of one as good (GAINS).
 4. collect: the test can show no gain there is room for; or it cannot show the wanted one, and the spec says that this blocks.
 5. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
    no simple model learns surely more from the same rows.
@@ -212,20 +212,20 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tu
     if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, scores["primary"]["value"]):
         return None
     return "simple", (
-        f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and surely leads the base model at its "
-        f"best, by {points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on answers "
+        f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model at its best, "
+        f"by {points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on answers "
         f"of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
     )
 
 
 def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str) -> Gain | None:
-    """The gain of a simple model over the base model at its best, where it is surely one."""
+    """The gain of a simple model over the base model at its best, where there is one."""
     base = base_at_its_best(rows, spec.output, baseline["best"])
     before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
     if not before:
         return None
     lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence)
-    return lead if lead.surely_above() else None
+    return lead if lead.gain > 0 else None
 
 
 @cache
