@@ -188,6 +188,8 @@ def measure(name: str, work: Path, public: Path, rows: int) -> Result:
     advice, advised = command(work, "advise", name)
     ladder, climbed = command(work, "ladder", name)
     ran, trained = command(work, "run", name)
+    if "steps" not in ran:
+        raise RuntimeError(f"a check stopped the run before anything was trained: {json.dumps(ran)[:500]}")
     report = read_json(Path(ran["steps"]["evaluation_report"]["folder"]) / "evaluation.json")
     gains = {key: of for key, of in report["comparisons"].items() if of and key != "champion" and of.get("interval")}
     rival = min(gains, key=lambda key: float(gains[key]["gain"]))
