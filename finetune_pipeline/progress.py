@@ -1,5 +1,5 @@
-"""Progress of a run, told by any process of it: one JSON object a line, appended to the file FINETUNE_PROGRESS names; and
-when long waits are told.
+"""Progress of a run, and when to report a long wait. Any process of the run appends a JSON object a line to the file that
+FINETUNE_PROGRESS names.
 
 Appends of a short line with O_APPEND are not torn between processes, so many may write to one file.
 """
@@ -29,7 +29,7 @@ def tell(stage: str, message: str = "", **numbers: Any) -> None:
 
 
 class Reminders:
-    """Says when a wait is due to be told again: at once, after 15 s, 30 s, 1 min, … and every 10 minutes at the latest."""
+    """When to report a wait again: at once, after 15 s, 30 s, 1 min, … and every 10 minutes at the latest."""
 
     def __init__(self) -> None:
         self._gap, self._next = FIRST_SECONDS, time.monotonic()

@@ -309,14 +309,15 @@ def rehearsal() -> Iterator[Device]:
     """
     device, fake, make = Device(), _Fake(), attention._make_plan
 
-    def plan(*given: Any) -> Any:
-        *rest, where, dtype = given
+    def plan(layout: Any, key: attention.PlanKey) -> Any:
         with unset_fake_temporarily():
-            made = make(*rest, torch.device("meta"), dtype)  # what is not brought to the device stays on the processor
+            made = make(
+                layout, key._replace(device=torch.device("meta"))
+            )  # what is not brought to the device stays on the processor
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             return torch.empty(
-                tensor.shape, dtype=tensor.dtype, device=where if tensor.device.type == "meta" else tensor.device
+                tensor.shape, dtype=tensor.dtype, device=key.device if tensor.device.type == "meta" else tensor.device
             )
 
         buckets = [replace(b, mask=moved(b.mask), shared=moved(b.shared)) for b in made.buckets]

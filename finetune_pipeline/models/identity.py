@@ -263,15 +263,15 @@ def origin(base: Path) -> dict[str, Any]:
 def name_base(config: Path, base: Path) -> None:
     """Have the configuration of an adapter, as PEFT wrote it, name its base by id and not by a path here."""
     named = origin(base)
-    told = {
+    settings = {
         **read_json(config),
         "base_model_name_or_path": named["base_model"],
         "revision": named["revision"],
         "inference_mode": True,
     }
-    if isinstance(told.get("target_modules"), list):
-        told["target_modules"] = sorted(told["target_modules"], key=str)
-    write_json(config, dict(sorted(told.items())))
+    if isinstance(settings.get("target_modules"), list):
+        settings["target_modules"] = sorted(settings["target_modules"], key=str)
+    write_json(config, dict(sorted(settings.items())))
 
 
 def record_digest(folder: Path) -> str:

@@ -237,14 +237,14 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
 
 
 def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
-    """The check that is asked of what serves, told outside any run."""
+    """The result of the check of the served model, outside any run."""
     step, check = LIVE
-    told = check_result(check, of_alarm(alarm), task.spec)
+    result = check_result(check, of_alarm(alarm), task.spec)
     return dg.AssetCheckEvaluation(
         asset_key=key_of(task, step),
         check_name=check.name,
-        passed=told.passed,
-        description=told.description,
-        severity=told.severity,
-        metadata=told.metadata,
+        passed=result.passed,
+        description=result.description,
+        severity=result.severity,
+        metadata=result.metadata,
     )

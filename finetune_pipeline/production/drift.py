@@ -37,7 +37,7 @@ def drift_report(
         after: Seconds since 1970; rows until then were there when the training data was taken and are left out.
         told_of_reference: The reference in words.
         learned: Production as the model learned it (see :func:`as_learned`). A change of inputs or outputs that does
-            not go beyond it is told as known, and asks for nothing.
+            not go beyond it is reported as known, and asks for nothing.
         others: See :func:`watch`.
 
     Returns:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -61,32 +61,27 @@ class _Plan:
     shared: int
 
 
-def plan_of(
-    layout: Layout,
-    heads: int,
-    key_heads: int,
-    cached: int,
-    window: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> _Plan:
-    """The gather plan for attention with so many heads, `cached` virtual keys and a sliding window; kept with the layout."""
-    key = (heads, key_heads, cached, window, device, dtype)
+class PlanKey(NamedTuple):
+    """What a plan depends on beside the layout. cached: virtual keys. window: of sliding attention; None: all is seen."""
+
+    heads: int
+    key_heads: int
+    cached: int
+    window: int | None
+    device: torch.device
+    dtype: torch.dtype
+
+
+def plan_of(layout: Layout, key: PlanKey) -> _Plan:
+    """The gather plan of a layout; made once and kept with it."""
     if key not in layout.kept:
-        layout.kept[key] = _make_plan(layout, *key)
+        layout.kept[key] = _make_plan(layout, key)
     plan: _Plan = layout.kept[key]
     return plan
 
 
-def _make_plan(
-    layout: Layout,
-    heads: int,
-    key_heads: int,
-    cached: int,
-    window: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> _Plan:
+def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
+    heads, key_heads, cached, window, device, dtype = key
     group = heads // key_heads
     starts = layout.starts()
     n_queries = n_keys = 0
@@ -177,7 +172,7 @@ class _PackedAttention(torch.autograd.Function):
         window: int | None,
     ) -> torch.Tensor:
         dim, kv, cached = query.shape[-1], key.shape[1], key.shape[0] - query.shape[0]
-        plan = plan_of(layout, query.shape[1], kv, cached, window, query.device, query.dtype)
+        plan = plan_of(layout, PlanKey(query.shape[1], kv, cached, window, query.device, query.dtype))
         q = query.reshape(-1, dim).index_select(0, plan.to_queries).mul_(scaling)
         k = key.reshape(-1, dim).index_select(0, plan.to_keys)
         v = value.reshape(-1, dim).index_select(0, plan.to_keys)

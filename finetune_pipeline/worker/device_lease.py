@@ -36,8 +36,8 @@ def lease(
 
     A name such as ``cuda:0+cuda:1`` stands for all of its devices: they are locked in one order everywhere, and where one
     is taken those before it are given back at once, so that no two waiters can hold what the other needs.
-    folder: where lock files are, see :func:`lock_folder`. holder: words shown to those who wait. log: told who holds them and
-    for how long, at once and now and then. Raises TimeoutError naming the holders; Stopped when `should_stop` gives a reason.
+    folder: where lock files are, see :func:`lock_folder`. holder: words shown to those who wait. log: receives who holds them
+    and for how long, at once and now and then. Raises TimeoutError naming the holders; Stopped when `should_stop` gives a reason.
     """
     limit, reminders = time.monotonic() + timeout_s, Reminders()
     while True:

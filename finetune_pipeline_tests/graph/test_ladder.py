@@ -174,6 +174,6 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     project.cold = False
     running = start()
     assert trained.items() <= wait_until(running, trainings, len(trained) + 1).items()
-    told, _ = running.communicate()
-    assert (running.returncode, without_times(json.loads(told))) == (code, without_times(answer))
+    output, _ = running.communicate()
+    assert (running.returncode, without_times(json.loads(output))) == (code, without_times(answer))
     assert len(api.requests) - paid <= 1, "the instructions, once more for this project; no answer was bought twice"

@@ -1,6 +1,6 @@
 """What one pass over a raw file shows: its encoding, its size, and whether it can be unpacked.
 
-UTF-8 and UTF-16 can be told for sure. Of the single-byte encodings only Windows' Western one (cp1252) is told, and only
+UTF-8 and UTF-16 are certain. Of the single-byte encodings only Windows' Western one (cp1252) is recognised, and only
 where what it gives looks like written words; detectors guess the others wrong too often. Those files are refused with
 the key to set and with what each likely encoding would make of a line.
 """

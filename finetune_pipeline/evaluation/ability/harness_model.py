@@ -1,6 +1,6 @@
 """A model of this pipeline as lm-evaluation-harness asks models: through the cache of answers, contexts read once.
 
-Texts become tokens exactly as in lm_eval's own HFLM, but what is too long for the model is told, and never cut.
+Texts become tokens exactly as in lm_eval's own HFLM, but what is too long for the model is an error, and never cut.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_ANSWER = (math.nan, False)
 
 
 class AnswererLM(TemplateLM):  # type: ignore[misc]
-    """written: names of the tasks that ask whether a continuation would have been written greedily; the others are told False.
+    """written: names of the tasks that ask whether a continuation would have been written greedily; the others get False.
 
     failed: {(task, row): why it could not be answered}; lm_eval gets NaN or an empty text for these.
     """

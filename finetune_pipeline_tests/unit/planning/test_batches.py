@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_pipeline.data.examples import Example, example_id, read_examples
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of, count_steps
 from finetune_pipeline.planning.planner import Planner, encode_rows
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.training.attention import plan_of
+from finetune_pipeline.training.attention import PlanKey, plan_of
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator
@@ -51,7 +52,7 @@ def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Exam
     packed, real = batch_of(rows, settings(), True), PackedCollator()(rows)
     assert packed.tokens == real["input_ids"].numel() < sum(len(r["ids"]) for r in rows)
     assert packed.learned == packed.logits == real["labels"].numel()
-    plan = plan_of(real["shared_prefix"], 4, 2, 0, None, real["input_ids"].device, real["input_ids"].float().dtype)
+    plan = plan_of(real["shared_prefix"], PlanKey(4, 2, 0, None, real["input_ids"].device, torch.float32))
     assert packed.queries == len(plan.to_queries) / 4
     assert packed.keys == len(plan.to_keys) / 2
     assert packed.scores == sum(b.rows * b.length * (b.context + b.length) for b in plan.buckets)

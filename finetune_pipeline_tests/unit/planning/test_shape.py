@@ -59,8 +59,8 @@ def test_what_a_method_trains_is_what_is_built(
 ) -> None:
     folder = models["gemma3", True]
     examples = read_examples(write_tiny_examples(tmp_path / "rows.jsonl", range(6)))
-    told = {"method": method, **METHODS[method], "precision": "float32"}
-    settings = TrainingSpec.model_validate(told).model_dump()
+    chosen = {"method": method, **METHODS[method], "precision": "float32"}
+    settings = TrainingSpec.model_validate(chosen).model_dump()
     built = build(folder, settings, torch.float32, torch.device("cpu"), load_tokenizer(folder), examples)
     real = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
     assert methods.METHODS[settings["method"]].trainable(settings, model_shape(folder)) == real

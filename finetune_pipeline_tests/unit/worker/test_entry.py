@@ -85,7 +85,7 @@ def test_out_of_memory_names_the_nearest_smaller_setting() -> None:
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
     """The model asks the allocator for more than there is."""
     asked = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
-    told = train_job(make_inputs(tmp_path / "inputs"), tmp_path, asked)
+    job = train_job(make_inputs(tmp_path / "inputs"), tmp_path, asked)
     code = (
         "import sys, torch\n"
         "from finetune_pipeline.training import model\n"
@@ -94,7 +94,7 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
         "model.load_for_training = lambda *a: torch.empty(1 << 50)\n"
         "sys.exit(entry.main(sys.argv[1:]))\n"
     )
-    (tmp_path / "job.json").write_text(json.dumps(told))
+    (tmp_path / "job.json").write_text(json.dumps(job))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "job.json")], env=env, text=True, capture_output=True, check=False

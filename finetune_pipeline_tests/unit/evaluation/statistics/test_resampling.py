@@ -80,9 +80,9 @@ def test_clustered_mean_covers_where_rows_depend_on_each_other():
     for seed in range(150):
         common = np.repeat(random.normal(0, 1, 30), 5)
         values = list(common + random.normal(0, 0.3, 150))
-        for told, clusters in ((covered, np.repeat(range(30), 5).tolist()), (naive, None)):
+        for inside, clusters in ((covered, np.repeat(range(30), 5).tolist()), (naive, None)):
             low, high = paired_bootstrap_mean([0.0] * 150, values, 400, seed, clusters=clusters)
-            told.append(low <= 0 <= high)
+            inside.append(low <= 0 <= high)
     assert np.mean(covered) > 0.88
     assert np.mean(naive) < 0.75
 
