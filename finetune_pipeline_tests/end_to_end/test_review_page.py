@@ -79,6 +79,7 @@ def queue(task: Task) -> ReviewQueue:
 
 def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> None:
     # The reload is the page's own, in one browser: a browser that ends at once may not have written its storage yet.
+    # The storage is written by another process, which a busy machine lets wait: then the page is loaded again.
     wait = "await new Promise(done => setTimeout(done, 300));"
     before = (
         'press("1"); const refused = $("state").textContent, before = lines().length;'
@@ -88,8 +89,10 @@ def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> N
         ' shown: document.querySelector("#item pre").textContent, where: $("where").textContent };'
     )
     script = (
-        'const kept_before = sessionStorage.getItem("seen");'
+        'const kept_before = sessionStorage.getItem("seen"), tries = Number(sessionStorage.getItem("tries"));'
         f'if (!kept_before) {{ {before} sessionStorage.setItem("seen", JSON.stringify(seen)); location.reload(); }}'
+        "else if (!read(store_key) && tries < 50)"
+        ' { sessionStorage.setItem("tries", tries + 1); setTimeout(() => location.reload(), 50); }'
         'else tell({ seen: JSON.parse(kept_before), again: { rows: lines(), at, rater: $("rater").value } });'
     )
     file = tmp_path / "page.html"
