@@ -105,7 +105,7 @@ class Bench:
         key = (v.dtype, v.method, v.fuse, v.checkpointing)
         if key not in self.models:
             settings = {**self.settings, "method": v.method, "gradient_checkpointing": v.checkpointing}
-            model = build(self.base, settings, v.dtype, CPU, None, []).model
+            model = build(self.base, settings, v.dtype, CPU, None, "").model
             if v.checkpointing:
                 model.enable_input_require_grads()
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,8 +1,15 @@
-"""The canonical example: one training row, in the form that every step after validation reads."""
+"""The canonical example: one training row, in the form that every step after validation reads; and the files of examples.
+
+The test split's file is sealed, so that only the step that records its opening can read it: a marker line and the rows
+encrypted with AES-SIV (RFC 5297), which is deterministic: the same split gives the same bytes. The key is derived from the
+store's key file. This protects against code that trains on or selects by the test by mistake, not against somebody who
+has access to the store and wants to read it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
-from finetune_pipeline.data.sealing import MAGIC, refuse_sealed
 
 _ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
 _WHERE_ANY = ("tools", "time", "generator")
@@ -24,6 +32,7 @@ ROLES = ("system", "user", "assistant", "tool")
 ORIGINS = ("human", "production", "synthetic")
 SAMPLE = 20_000
 """Above this many rows, analyses whose cost is more than counting look at so many."""
+SEALED_MARK = b"finetune: sealed test rows\n"
 Message = dict[str, Any]
 """One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
 ``tool_calls`` (OpenAI's form, arguments as JSON text) and ``weight`` (0: no loss), a tool's turn ``tool_call_id`` and
@@ -180,12 +189,48 @@ def examples_of(splits: Path, name: str) -> Path:
     return file
 
 
+class SealedError(PermissionError):
+    """The sealed test was read without permission or with the wrong key."""
+
+
+def seal_key(store_key: bytes) -> bytes:
+    """The 64 bytes the test is sealed with, derived from the store's key."""
+    return hmac.new(store_key, b"finetune_pipeline sealed test", hashlib.sha512).digest()
+
+
+def seal(rows: bytes, key: bytes) -> bytes:
+    return SEALED_MARK + AESSIV(key).encrypt(rows, [SEALED_MARK]) if rows else b""
+
+
+def unseal(data: bytes, key: bytes) -> bytes:
+    """The rows of a sealed file. Raises SealedError if it is not sealed, is damaged, or was sealed with another key."""
+    if not data:
+        return b""
+    if not data.startswith(SEALED_MARK):
+        raise SealedError("this is not a sealed test, or it was damaged")
+    try:
+        return AESSIV(key).decrypt(data[len(SEALED_MARK) :], [SEALED_MARK])
+    except (InvalidTag, ValueError) as error:
+        raise SealedError(
+            "the sealed test was damaged, or sealed with another key: restore the store's key file, or make the splits again"
+        ) from error
+
+
+def refuse_sealed(beginning: bytes, place: str) -> None:
+    """Raise SealedError when a file that begins like this is a sealed test. Every reader of examples calls this."""
+    if beginning.startswith(SEALED_MARK):
+        raise SealedError(
+            f"{place} is the sealed test. Only test_predictions opens it, on the record; nothing may be trained on it, "
+            "chosen by it or shown from it. Use the train or validation split."
+        )
+
+
 def stream_examples(path: Path) -> Iterator[Example]:
     """Examples of a file or of an artifact's folder, in order, in memory bounded by a block. Raises SealedError for the
     sealed test, and ValueError naming file and row of what is no canonical example."""
     file = examples_file(path)
     for block in read_blocks_of_lines(file):
-        refuse_sealed(block[: len(MAGIC)], str(file))
+        refuse_sealed(block[: len(SEALED_MARK)], str(file))
         yield from decode_examples(block, str(file))
 
 

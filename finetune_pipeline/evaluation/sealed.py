@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.examples import decode_examples
-from finetune_pipeline.data.sealing import unseal
+from finetune_pipeline.data.examples import decode_examples, unseal
 from finetune_pipeline.engine.store import digest_json, write_json
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.result import Seal

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.dedup.cleaning import clean
-from finetune_pipeline.data.examples import examples_of
+from finetune_pipeline.data.examples import examples_of, seal, seal_key
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
-from finetune_pipeline.data.sealing import seal, seal_key
 from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline.data.validate.validation import validate

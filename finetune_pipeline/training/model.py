@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
 from finetune_pipeline.models.checkpoint import INDEX
@@ -41,18 +39,18 @@ def build(
     compute: torch.dtype,
     device: torch.device,
     tokenizer: Any,
-    train: Sequence[Example],
+    task_text: str,
     start_from: Path | None = None,
 ) -> Built:
     """Load the base for ``settings["method"]`` and add what is trained.
 
-    start_from: adapter folder whose weights the adapter begins with. train: the training examples. Raises JobError for
+    start_from: adapter folder whose weights the adapter begins with. task_text: of training.rows.task_text. Raises JobError for
     settings that cannot be used together.
     """
     method = METHODS[settings["method"]]
     model, weights = load_for_training(base, method.holds, compute, device)
     checkpointing, why = _checkpointing(settings, weights["parameters"])
-    model, begun = method.add(model, tokenizer, settings, train)
+    model, begun = method.add(model, tokenizer, settings, task_text)
     if start_from is not None:
         _begin_with(model, start_from)
     autocast = compute if method.holds == "float32" and compute != torch.float32 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -220,6 +221,16 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
         if example.id in copies[kind]
     ]
     return [*examples, *added]
+
+
+def task_text(examples: Iterable[Example]) -> str:
+    """What training rows say of the task: their commonest system prompt, and below it the labels, sorted. May be empty."""
+    prompts: Counter[str] = Counter()
+    labels = set()
+    for example in examples:
+        prompts.update(m["content"] for m in example.messages if m["role"] == "system")
+        labels |= {example.label} if example.label is not None else set()
+    return "\n".join([*sorted(prompts, key=lambda p: (-prompts[p], p))[:1], *sorted(labels)])
 
 
 def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:

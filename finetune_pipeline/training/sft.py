@@ -38,6 +38,7 @@ from finetune_pipeline.training.rows import (
     augmented_facts,
     longest_allowed,
     prepare_split,
+    task_text,
     tell_audit,
     training_examples,
 )
@@ -115,7 +116,7 @@ def train(
     compute = resolve_precision(settings["precision"], device)
     start = Path(job["start_from"]) if job.get("start_from") else None
     at_first = torch.device("cpu") if sharded else device  # no device has to hold all of what is to be sharded
-    built = build(base, settings, compute, at_first, tokenizer, examples["train"], start)
+    built = build(base, settings, compute, at_first, tokenizer, task_text(examples["train"]), start)
     packed, why = (
         supports_shared_prefix(built.model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
     )

@@ -179,11 +179,14 @@ class Method(ABC):
         return False
 
     @abstractmethod
-    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
-        """Put what is trained beside or into the loaded base. examples: data.examples.Example, of the training split.
+    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
+        """Put what is trained beside or into the loaded base.
+
+        Args:
+            task_text: What the training rows say of the task (training.rows.task_text).
 
         Raises:
-            JobError: The settings cannot be used with this base or these examples.
+            JobError: The settings cannot be used with this base or these rows.
         """
 
 

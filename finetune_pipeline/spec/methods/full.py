@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Method, Settings, Shape, register
@@ -47,5 +46,5 @@ class Full(Method):
     def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
         return True
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         return model.requires_grad_(True), {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -107,7 +107,7 @@ class LowRank(Method):
         names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         """A PEFT model with float32 weights; the output head is left out, as PEFT's all-linear does."""
         from peft import LoraConfig, get_peft_model
 

@@ -66,10 +66,10 @@ class Prefix(SoftPrompt):
         """Tokens x layers x keys and values (Li and Liang 2021, section 4.2)."""
         return int(settings["prefix"]["tokens"]) * shape.layers * 2 * shape.key_heads * shape.head_dim
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         from peft import PrefixTuningConfig, get_peft_model, initialize_kv_prefix_from_past_key_values
 
-        text, number = self.first_text(settings, examples), settings["prefix"]["tokens"]
+        text, number = self.first_text(settings, task_text), settings["prefix"]["tokens"]
         peft: Any = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=number))
         if text:
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -59,11 +58,11 @@ class Prompt(SoftPrompt):
         """Tokens x hidden width (Lester et al. 2021, section 2)."""
         return int(settings["prompt"]["tokens"]) * shape.hidden
 
-    def add(self, model: Any, tokenizer: Any, settings: Settings, examples: Sequence[Any]) -> Added:
+    def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         import torch
         from peft import PromptTuningConfig, get_peft_model
 
-        text, section = self.first_text(settings, examples), settings["prompt"]
+        text, section = self.first_text(settings, task_text), settings["prompt"]
         config = PromptTuningConfig(
             task_type="CAUSAL_LM",
             num_virtual_tokens=section["tokens"],

@@ -3,7 +3,6 @@ beginning, and packed batches."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,28 +27,23 @@ class SoftPrompt(Method):
         )
         return [Finding("spec.soft_prompt_options", "error", f"task.yaml: {key}.text", message, fix)]
 
-    def first_text(self, settings: Settings, examples: Sequence[Any]) -> str | None:
+    def first_text(self, settings: Settings, task_text: str) -> str | None:
         """The text a soft prompt begins from; None for those that begin from none.
 
-        init ``task``: the commonest system prompt of the training rows, and the labels below it, each once in sorted order.
-
         Raises:
-            JobError: init is ``task``, and the rows have neither a system prompt nor labels.
+            JobError: init is ``task``, and there is no task_text.
         """
         section = settings[self.section]
         if section["init"] == "text":
             return str(section["text"])
         if section["init"] != "task":
             return None
-        prompts = Counter(m["content"] for e in examples for m in e.messages if m["role"] == "system")
-        commonest = sorted(prompts, key=lambda p: (-prompts[p], p))[:1]
-        text = "\n".join([*commonest, *sorted({e.label for e in examples if e.label is not None})])
-        if not text:
+        if not task_text:
             raise JobError(
                 f"training.{self.section}.init is `task`, but the examples have neither a system prompt nor labels\n"
                 f"fix: set training.{self.section}.init: text and training.{self.section}.text"
             )
-        return text
+        return task_text
 
     def begun(self, model: Any, settings: Settings, text: str | None) -> Added:
         """The model, ready for packed batches."""

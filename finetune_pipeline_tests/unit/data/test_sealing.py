@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.examples import read_examples, write_examples
-from finetune_pipeline.data.sealing import MAGIC, SealedError, seal, seal_key, unseal
+from finetune_pipeline.data.examples import (
+    SEALED_MARK,
+    SealedError,
+    read_examples,
+    seal,
+    seal_key,
+    unseal,
+    write_examples,
+)
 from finetune_pipeline_tests.unit.data.rows import example
 
 KEY = seal_key(b"k" * 32)
@@ -17,7 +24,7 @@ ROWS = b"".join(b'{"id": %d, "text": "secret words"}\n' % i for i in range(500))
 def test_rows_come_back_and_cannot_be_read_before() -> None:
     sealed = seal(ROWS, KEY)
     assert unseal(sealed, KEY) == ROWS
-    assert b"secret" not in sealed and sealed.startswith(MAGIC)
+    assert b"secret" not in sealed and sealed.startswith(SEALED_MARK)
 
 
 def test_the_same_rows_give_the_same_bytes_and_other_keys_others() -> None:

@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.examples import Example, decode_examples, examples_of, read_examples
-from finetune_pipeline.data.sealing import SealedError, seal, seal_key, unseal
+from finetune_pipeline.data.examples import (
+    Example,
+    SealedError,
+    decode_examples,
+    examples_of,
+    read_examples,
+    seal,
+    seal_key,
+    unseal,
+)
 from finetune_pipeline.data.split.ledger import SPLITS, read_ledger, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, unlike, write_clean

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.examples import read_examples, write_examples
-from finetune_pipeline.data.sealing import SealedError, seal, seal_key
+from finetune_pipeline.data.examples import SealedError, read_examples, seal, seal_key, write_examples
 from finetune_pipeline.evaluation.sealed import LEDGER, look_number, open_sealed, openings
 from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline.worker.process import EXIT_CONFIG

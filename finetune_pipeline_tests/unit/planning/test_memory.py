@@ -19,7 +19,7 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.fused import fuse, token_losses
 from finetune_pipeline.training.model import build
-from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline.training.rows import prepare_split, task_text
 from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
     logits_to_learn,
@@ -71,7 +71,7 @@ def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tu
     ).model_dump()
     compute = getattr(torch, settings["precision"])
     tokenizer, examples = load_tokenizer(folder), read_examples(rows_file)
-    built = build(folder, settings, compute, CPU, tokenizer, examples)
+    built = build(folder, settings, compute, CPU, tokenizer, task_text(examples))
     if packed:
         assert supports_shared_prefix(built.model)[0]
     fuse(built.model)

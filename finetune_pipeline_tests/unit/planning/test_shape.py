@@ -15,6 +15,7 @@ from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec import methods
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.model import build
+from finetune_pipeline.training.rows import task_text
 from finetune_pipeline_tests.tiny_model import write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import make_model
 
@@ -61,6 +62,6 @@ def test_what_a_method_trains_is_what_is_built(
     examples = read_examples(write_tiny_examples(tmp_path / "rows.jsonl", range(6)))
     chosen = {"method": method, **METHODS[method], "precision": "float32"}
     settings = TrainingSpec.model_validate(chosen).model_dump()
-    built = build(folder, settings, torch.float32, torch.device("cpu"), load_tokenizer(folder), examples)
+    built = build(folder, settings, torch.float32, torch.device("cpu"), load_tokenizer(folder), task_text(examples))
     real = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
     assert methods.METHODS[settings["method"]].trainable(settings, model_shape(folder)) == real

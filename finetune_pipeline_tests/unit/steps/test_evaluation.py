@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.examples import Example, SealedError, read_examples, seal, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn
-from finetune_pipeline.data.sealing import SealedError, seal
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.endpoint_answers import HostedAnswerer

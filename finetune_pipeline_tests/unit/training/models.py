@@ -65,4 +65,4 @@ def trainable(name: str, method: str) -> Any:
     model.requires_grad_(False)
     text = "sort the ticket into one of three labels"
     settings = {method: {"tokens": 5 if method == "prefix" else 6, "init": "text", "text": text}}
-    return METHODS[method].add(model, Words(), settings, [])[0].eval()
+    return METHODS[method].add(model, Words(), settings, "")[0].eval()
