@@ -22,6 +22,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "data" / "order_intake"
 ROWS = 1000
 MOST_ALIKE = 0.6
 """Jaccard similarity of character 5-grams with any earlier message; the pipeline calls 0.8 a near-duplicate."""
+ASKED = ("customer", "product", "quantity", "day")
+"""What the task asks for, in the order of the schema. Wishes and urgency are in the messages, and not asked for."""
 
 
 def spelled(chance: random.Random, n: int) -> str:
@@ -39,7 +41,7 @@ def named(chance: random.Random, product: str, of_them: bool = False) -> str:
 
 
 def order(chance: random.Random) -> dict[str, Any]:
-    """An order; keys in the order of the schema."""
+    """What a message is made from: what is asked for, and what only stands in it."""
     extras = chance.sample(list(said.EXTRAS), chance.choice([0, 0, 0, 0, 1, 1, 1, 2]))
     return {
         "customer": chance.choice(said.PLACES) + chance.choice(said.NAMES)
@@ -139,6 +141,11 @@ def write_json(answer: Any) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
+def asked(of: dict[str, Any]) -> dict[str, Any]:
+    """The answer that is wanted."""
+    return {name: of[name] for name in ASKED}
+
+
 def chat(prompt: str, text: str, answer: str) -> dict[str, Any]:
     turns = [("system", prompt), ("user", text), ("assistant", answer)]
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
@@ -151,7 +158,7 @@ def main() -> None:
     files: dict[str, list[Any]] = {"inbox_spring.jsonl": [], "inbox_summer.jsonl": [], "counter_notes.jsonl": []}
     for i, (text, of) in enumerate(clean):
         name = list(files)[i % 3]
-        answer = write_json(of)
+        answer = write_json(asked(of))
         files[name].append(
             {"prompt": text, "completion": answer} if name == "counter_notes.jsonl" else chat(prompt, text, answer)
         )
@@ -174,16 +181,16 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
         """A new order of a customer that nobody else has, so that it is like no other."""
         of = order(chance) | {"customer": chance.choice(said.RARE)}
         said.RARE.remove(of["customer"])
-        return message(chance, of), of
+        return message(chance, of), asked(of)
 
     broken = {
         "data.answer_schema": [
             lambda o: o | {"quantity": str(o["quantity"])},
             lambda o: o | {"product": "cheesecake"},
-            lambda o: {k: v for k, v in o.items() if k != "urgent"},
+            lambda o: {k: v for k, v in o.items() if k != "quantity"},
             lambda o: o | {"price": 12.5},
             lambda o: o | {"day": "Fri"},
-            lambda o: o | {"extras": None},
+            lambda o: o | {"customer": None},
         ],
     }
     for rule, makers in broken.items():

@@ -27,7 +27,7 @@ SECRETS = {
     "order_intake": ("j.okafor@", "northpier.example", "7946 0958", "555-0147"),
 }
 LINES = {"ticket_triage": 1102, "order_intake": 1234}
-FIELDS = ("customer", "product", "quantity", "day", "urgent", "extras")
+FIELDS = ("customer", "product", "quantity", "day")
 Place = tuple[str, int]
 
 
@@ -107,8 +107,7 @@ def test_extractions_that_are_kept_comply_and_use_every_value(stages: dict[str, 
     fields = output.json_schema["properties"]
     for name in ("product", "day"):
         assert Counter(a[name] for a in answers).keys() == set(fields[name]["enum"])
-    assert {extra for a in answers for extra in a["extras"]} == set(fields["extras"]["items"]["enum"])
-    assert 0.15 < sum(a["urgent"] for a in answers) / len(answers) < 0.35
+    assert all(list(a) == list(fields) for a in answers), "nothing that is not asked for"
 
 
 @pytest.mark.parametrize("stages", ["order_intake"], indirect=True)
@@ -127,7 +126,7 @@ def test_the_messages_not_of_the_script_are_all_kept_unlike_any_other_and_as_the
     assert max(jaccard(sets[i], sets[k]) for i in range(200) for k in range(i + 1, len(sets))) < 0.15
     words = [len(text.split()) for text in texts[:200]]
     assert (min(words), max(words)) == (10, 68)
-    assert [sum(bool(order[name]) for order in orders) for name in ("day", "urgent", "extras")] == [139, 51, 75]
+    assert sum(order["day"] is None for order in orders) == 61
     assert {order["customer"] for order in orders}.isdisjoint(
         json.loads(o["messages"][-1]["content"])["customer"] for o in kept[200:]
     )
