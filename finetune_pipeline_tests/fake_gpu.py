@@ -311,9 +311,8 @@ def rehearsal() -> Iterator[Device]:
 
     def plan(layout: Any, key: attention.PlanKey) -> Any:
         with unset_fake_temporarily():
-            made = make(
-                layout, key._replace(device=torch.device("meta"))
-            )  # what is not brought to the device stays on the processor
+            # what is not brought to the device stays on the processor
+            made = make(layout, key._replace(device=torch.device("meta")))
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             return torch.empty(

@@ -17,6 +17,9 @@ import click
 import dagster as dg
 import psutil
 
+# The watcher asks Dagster's database while this thread loads MLflow, which loads this. Half loaded, it fails the question.
+import sqlalchemy.orm  # noqa: F401
+
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import Project, open_project, unfinished, verdict_lines
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps

@@ -59,6 +59,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._begun: dict[str, float] = {}
         self._running: str | None = None
+        self._problem = ""
         self._last = self._spoke = self._left_told = time.monotonic()
 
     def __enter__(self) -> None:
@@ -90,7 +91,7 @@ class Watcher:
         if time.monotonic() - self._asked < QUIET_SECONDS:
             return
         self._asked = time.monotonic()
-        words = self.waits_for()
+        words = self._waits()
         if words is None:
             self._reminders = None
             if time.monotonic() - self._spoke >= SILENT_SECONDS:
@@ -105,6 +106,17 @@ class Watcher:
         self._reminders = self._reminders or Reminders()
         if self._reminders.due():
             self.say(f"        {words}")
+
+    def _waits(self) -> str | None:
+        """What the run waits for; None also where that could not be found out, which is said once."""
+        try:
+            return self.waits_for()
+        except Exception as error:  # noqa: BLE001 - a failed question must not end the lines of progress
+            problem = f"        what the run waits for is not known ({type(error).__name__}: {error})"
+        if problem != self._problem:
+            self._problem = problem
+            self.say(problem)
+        return None
 
     def _whole(self, now: float) -> str:
         """The time left for the whole run, where it was not just said."""

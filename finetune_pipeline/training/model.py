@@ -44,8 +44,8 @@ def build(
 ) -> Built:
     """Load the base for ``settings["method"]`` and add what is trained.
 
-    start_from: adapter folder whose weights the adapter begins with. task_text: of training.rows.task_text. Raises JobError for
-    settings that cannot be used together.
+    start_from: adapter folder whose weights the adapter begins with. task_text: what training.rows.task_text gives. Raises
+    JobError for settings that cannot be used together.
     """
     method = METHODS[settings["method"]]
     model, weights = load_for_training(base, method.holds, compute, device)

@@ -229,7 +229,8 @@ def task_text(examples: Iterable[Example]) -> str:
     labels = set()
     for example in examples:
         prompts.update(m["content"] for m in example.messages if m["role"] == "system")
-        labels |= {example.label} if example.label is not None else set()
+        if example.label is not None:
+            labels.add(example.label)
     return "\n".join([*sorted(prompts, key=lambda p: (-prompts[p], p))[:1], *sorted(labels)])
 
 

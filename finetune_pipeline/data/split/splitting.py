@@ -45,7 +45,7 @@ def split(
 
     Args:
         ledger: Folder of earlier assignments. It is only read: see :func:`assignments_in`.
-        seal: Makes the rows of the test unreadable (see :mod:`finetune_pipeline.data.examples`).
+        seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
 
     Returns:
         Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,3 +57,49 @@ def test_a_silent_stage_says_that_it_is_running(tmp_path: Path, monkeypatch: pyt
             time.sleep(0.05)
         ended = len(said)
     assert not any("working" in line for line in said[ended:])
+
+
+def test_a_question_that_fails_is_said_once_and_ends_no_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, said, asked = tmp_path / "progress.jsonl", [], []
+    monkeypatch.setenv(VARIABLE, str(path))
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0.0)
+
+    def fails() -> str | None:
+        asked.append(1)
+        raise OSError("database is locked")
+
+    with Watcher(path, total=1, say=said.append, waits_for=fails):
+        while len(asked) < 3:
+            time.sleep(0.05)
+        tell("adapter", "begins")
+    assert said == ["        what the run waits for is not known (OSError: database is locked)", "[ 1/1] adapter"]
+
+
+RACE = """
+import sys, threading
+import finetune_pipeline.cli.run
+import sqlalchemy
+failed, done = [], threading.Event()
+def ask():
+    while not done.is_set():
+        try:
+            sqlalchemy.select(sqlalchemy.literal(1)), sqlalchemy.inspect(True, raiseerr=False)
+        except AttributeError as error:
+            failed.append(str(error))
+            return
+sys.setswitchinterval(1e-5)
+thread = threading.Thread(target=ask)
+thread.start()
+import mlflow.store.tracking.sqlalchemy_store
+done.set()
+thread.join()
+sys.exit(failed[0] if failed else 0)
+"""
+
+
+def test_dagsters_database_is_asked_while_mlflow_is_loaded() -> None:
+    """A half loaded sqlalchemy.orm fails every query of other threads: `run` loads it before there are any."""
+    done = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

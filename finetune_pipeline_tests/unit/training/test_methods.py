@@ -11,11 +11,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.loading import load_for_prediction
-from finetune_pipeline.training.rows import encode_split
+from finetune_pipeline.spec import methods
+from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt
+from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline.training.rows import encode_split, task_text
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline_tests.tiny_model import SYSTEM
@@ -66,6 +69,28 @@ def test_it_learns_and_what_is_saved_is_what_was_validated(
     if not name.startswith("q"):  # their validation loss is on the 4-bit base
         model = PeftModel.from_pretrained(load_for_prediction(inputs / "base", CPU), folder).eval()
         assert _loss(model, inputs) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
+
+
+def _row(system: str | None, label: str | None = None) -> Example:
+    turns = [("system", system)] if system else []
+    messages = [{"role": r, "content": c} for r, c in [*turns, ("user", "u"), ("assistant", "a")]]
+    return Example(id="0" * 16, messages=messages, label=label)
+
+
+def test_a_soft_prompt_begins_from_the_commonest_system_prompt_and_the_labels() -> None:
+    rows = [_row("rare", "b"), _row("usual", "a"), _row("usual"), _row(None, "b")]
+    assert task_text(rows) == "usual\na\nb"
+    assert task_text([_row(None)]) == ""
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt"])
+def test_a_soft_prompt_without_a_text_to_begin_from_is_refused(name: str) -> None:
+    settings = TrainingSpec.model_validate({"method": name}).model_dump()
+    method = methods.METHODS[name]
+    assert isinstance(method, SoftPrompt)
+    assert method.first_text(settings, "sort it") == "sort it"
+    with pytest.raises(JobError, match=f"neither a system prompt nor labels\nfix: set training.{name}.init: text"):
+        method.first_text(settings, "")
 
 
 def test_full_fine_tuning_is_saved_as_a_model_in_the_bases_dtype(tmp_path: Path) -> None:
