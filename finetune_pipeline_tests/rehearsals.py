@@ -165,9 +165,9 @@ def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False)
             waits = device.waits
             if comparing:
                 gold = parity.Rows(prompts, [row.ids[-ANSWER:] for row in examples])
-                trained = parity.logits(model, gold, number)
+                trained = parity.follow(model, gold, number)[0]
                 merged = model.merge_and_unload()
-                parity.divergence(trained, parity.logits(merged, gold, number))
+                parity.divergence(trained, parity.follow(merged, gold, number)[0])
                 assert not [n for n, _ in merged.named_parameters() if "lora" in n], "the adapter is still there"
         assert all(a.status != "error" and len(a.new_ids) == new_tokens for a in answers), answers[0].error
         asked = Asked(number, len(prompts[0]), PREFIX, new_tokens, ANSWER if comparing else LABELS * ANSWER)

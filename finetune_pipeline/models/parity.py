@@ -41,14 +41,6 @@ MERGE_KL_LIMIT = 1e-5
 _MOST_POSITIONS = 1024
 
 
-@dataclass
-class Side:
-    """What one model makes of the rows: answers, and logits [positions, vocabulary] along the gold answers."""
-
-    answers: list[Answer]
-    logits: torch.Tensor
-
-
 @dataclass(frozen=True)
 class Rows:
     """The rows both sides get: prompts and gold answers as token ids."""
@@ -86,40 +78,48 @@ def parity(
     if device != pick_device():
         say(f"{stage}: compared on the CPU, since the base model in float32 has no room on the GPU; this takes longer")
 
-    def look(model: Any, name: str) -> Side:
-        answers = generate_and_score(model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, name)
-        return Side(answers, finite(logits(model, rows, batch_size), name))
-
+    model: Any = load_for_prediction(merged, device)
+    answers = generate_and_score(
+        model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, "merged model"
+    )
+    stored = finite(follow(model, rows, batch_size)[0], "merged model")
     merge_kl = None
     if adapter_kind(adapter) == "full":
-        model: Any = load_for_prediction(adapter, device)
-        left = look(model, "trained model")
+        model = load_for_prediction(adapter, device)
+        trained, same = follow(model, rows, batch_size, answers)
+        finite(trained, "trained model")
     else:
         from peft import PeftModel
 
-        model = load_for_prediction(base, device)
-        peft = PeftModel.from_pretrained(model, adapter).eval()
-        left = look(peft, "adapter on the base")
+        peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
+        trained, same = follow(peft, rows, batch_size, answers)
+        finite(trained, "adapter on the base")
         model = peft.merge_and_unload()
-        merge_kl = divergence(left.logits, logits(model, rows, batch_size)).mean().item()
+        merge_kl = divergence(trained, follow(model, rows, batch_size)[0]).mean().item()
     compared, off = weights_off(model, merged)
-    del model
-    right_side = look(load_for_prediction(merged, device), "merged model")
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    facts = compare(left, right_side, examples, compared, off, right)
+    facts = compare(trained, stored, same, examples, compared, off, right)
     return {**facts, "merge_kl": merge_kl, "merge_kl_limit": MERGE_KL_LIMIT}
 
 
 def compare(
-    left: Side, right: Side, examples: Sequence[Example], compared: int, off: list[str], fine: bool
+    trained: torch.Tensor,
+    stored: torch.Tensor,
+    same: Sequence[bool],
+    examples: Sequence[Example],
+    compared: int,
+    off: list[str],
+    fine: bool,
 ) -> dict[str, Any]:
-    """The facts of :func:`parity` that both kinds of comparison have. compared, off: of :func:`weights_off`; fine: the model is
-    right, whatever rounding cost."""
-    kl = divergence(left.logits, right.logits)
-    same = [
-        a.text == b.text and a.status == b.status and a.status != "error"
-        for a, b in zip(left.answers, right.answers, strict=True)
-    ]
+    """The facts of :func:`parity` that both kinds of comparison have.
+
+    Args:
+        trained: Logits [positions, vocabulary] of the trained model along the gold answers; stored: of the stored one.
+        same: Whether both models answer a row alike.
+        compared: Stored tensors that were compared; off: names of those that are wrong (:func:`weights_off`).
+        fine: The model is right, whatever rounding cost.
+    """
+    kl = divergence(trained, stored)
     mean = kl.mean().item()
     return {
         "rows": len(examples),
@@ -191,15 +191,30 @@ def _rounded_once(right: torch.Tensor, stored: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def logits(model: Any, rows: Rows, batch_size: int) -> torch.Tensor:
-    """Logits [positions, vocabulary] along the gold answers, in row order; the first positions when there are many."""
+def follow(model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = ()) -> tuple[torch.Tensor, list[bool]]:
+    """Logits along the gold answers, and which of another model's `answers` this one would give.
+
+    A greedy answer need not be generated anew to be compared: it is the same where this model, reading it, would have
+    chosen each of its tokens.
+
+    Returns:
+        Logits [positions, vocabulary], in row order; the first positions when there are many. One bool per answer; an
+        answer that failed is never the same.
+    """
     shared = common_prefix(rows.prompts)
     reader = Reader(model, rows.prompts[0][:shared])
     parts: list[torch.Tensor] = []
+    same: list[bool] = []
     for start in range(0, len(rows.prompts), batch_size):
+        if sum(map(len, parts)) >= _MOST_POSITIONS and not answers:
+            break
         span = slice(start, start + batch_size)
         batch = reader.read(rows.prompts[span])
-        parts += [row[0].float().cpu() for row in reader.continuations(batch, [[ids] for ids in rows.gold[span]])]
-        if sum(map(len, parts)) >= _MOST_POSITIONS:
-            break
-    return torch.cat(parts)[:_MOST_POSITIONS]
+        if sum(map(len, parts)) < _MOST_POSITIONS:
+            parts += [row[0].float().cpu() for row in reader.continuations(batch, [[ids] for ids in rows.gold[span]])]
+        read = reader.continuations(batch, [[answer.new_ids] for answer in answers[span]]) if answers else []
+        same += [
+            answer.status != "error" and own[0].argmax(-1).tolist() == answer.new_ids
+            for answer, own in zip(answers[span], read, strict=True)
+        ]
+    return torch.cat(parts)[:_MOST_POSITIONS], same

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, C
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generation import Answer, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
-from finetune_pipeline.models.parity import Rows, Side, compare, finite, logits, weights_off
+from finetune_pipeline.models.parity import Rows, compare, finite, follow, weights_off
 from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
@@ -192,8 +191,7 @@ def soft_parity(
     """Compare a soft prompt under PEFT with what is served: the plain model `merged`, or the base behind its prefix.
 
     Same facts as :func:`finetune_pipeline.models.parity.parity`; merge_kl is None. The new tokens' logits, which PEFT has
-    not got, are left out; new_tokens_chosen counts answers that hold one. PEFT's greedy answer is not generated anew: it
-    is the served one where PEFT, reading that answer, would have chosen each of its tokens.
+    not got, are left out; new_tokens_chosen counts answers that hold one.
     """
     device, prefix = pick_device(), adapter_kind(adapter) == "prefix"
     soft = [] if prefix else list(model_record(merged)["soft_ids"])
@@ -211,10 +209,10 @@ def soft_parity(
     answers = generate_and_score(
         served, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, "soft prompt, served"
     )
-    right = Side(answers, finite(_without(logits(served, rows, batch_size), soft), "served model"))
-    left = _under_peft(peft, tokenizer, rows, answers, soft, len(right.logits))
+    stored = finite(_without(follow(served, rows, batch_size)[0], soft), "served model")
+    trained, same = _under_peft(peft, rows, answers, soft, len(stored))
     chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
-    facts = compare(left, right, examples, compared, off, fine=not off and not chosen)
+    facts = compare(trained, stored, same, examples, compared, off, fine=not off and not chosen)
     return {**facts, "merge_kl": None, "merge_kl_limit": None, "new_tokens_chosen": chosen}
 
 
@@ -226,20 +224,19 @@ def _without(values: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def _under_peft(
-    model: Any, tokenizer: Any, rows: Rows, served: Sequence[Answer], soft: Sequence[int], positions: int
-) -> Side:
-    """PEFT's side, a row at a time; `positions`: how many logits the other side has."""
+    model: Any, rows: Rows, served: Sequence[Answer], soft: Sequence[int], positions: int
+) -> tuple[torch.Tensor, list[bool]]:
+    """What parity.follow gives, of PEFT's side, a row at a time; `positions`: how many logits the other side has."""
     parts: list[torch.Tensor] = []
-    answers: list[Answer] = []
+    same: list[bool] = []
     for i, answer in enumerate(served):
         prompt = [t for t in rows.prompts[i] if t not in soft]  # PEFT puts the vectors there itself
         if sum(map(len, parts)) < positions:
             parts.append(_without(_along(model, prompt, rows.gold[i]), soft))
         ids = answer.new_ids
         own = _along(model, prompt, ids).argmax(-1).tolist() if ids else []
-        text = answer.text if own == ids else tokenizer.decode(own)
-        answers.append(replace(answer, text=text, status=answer.status if own == ids else "other"))
-    return Side(answers, finite(torch.cat(parts)[:positions], "adapter on the base"))
+        same.append(answer.status != "error" and own == ids)
+    return finite(torch.cat(parts)[:positions], "adapter on the base"), same
 
 
 def _along(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:

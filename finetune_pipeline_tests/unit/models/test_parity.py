@@ -15,8 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.merging import merge, merge_and_compare
-from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, parity
+from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, Rows, follow, parity
 from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
@@ -153,3 +156,19 @@ def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_p
     assert facts["kind"] == "full" and told["passed"] and told["merge_kl"] is None
     assert (told["mean_kl"], told["same_greedy"]) == (0.0, 12)
     assert made.parity(made.base, adapter=trained)["passed"] is False
+
+
+def test_reading_an_answer_tells_whether_it_would_be_given(made: Made, tmp_path: Path) -> None:
+    """No answer need be generated anew to know which ones differ, token by token."""
+    merge(made.base, make_adapter(made.base, tmp_path / "weak", size=0.03), tmp_path / "merged")
+    tokenizer = load_tokenizer(made.base)
+    rows = Rows.encode(tokenizer, made.examples)
+    device = torch.device("cpu")
+    base, merged = (load_for_prediction(folder, device) for folder in (made.base, tmp_path / "merged"))
+    answers, others = (generate_and_score(m, tokenizer, rows.prompts, None, 6, 5) for m in (base, merged))
+    differs = [a.new_ids == b.new_ids for a, b in zip(answers, others, strict=True)]
+    assert 0 < sum(differs) < 12
+    assert follow(merged, rows, 5, answers)[1] == differs
+    assert follow(base, rows, 5, answers)[1] == [True] * 12
+    answers[3].status = "error"
+    assert follow(base, rows, 5, answers)[1] == [i != 3 for i in range(12)]
