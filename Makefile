@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export DO_NOT_TRACK := 1
+# images of containers set it; uv writes no bytecode either, and every process would compile torch and transformers anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-ray ui check install install-dev lint clean
 
