@@ -113,7 +113,8 @@ def joined(caches: Sequence[DynamicCache]) -> DynamicCache:
     if len(caches) == 1:
         return caches[0]
     own = branch(caches[0])
-    for place, layer in enumerate(own.layers):
+    layers: list[Any] = own.layers
+    for place, layer in enumerate(layers):
         parts: list[Any] = [cache.layers[place] for cache in caches]
         layer.keys = torch.cat([part.keys for part in parts])
         layer.values = torch.cat([part.values for part in parts])

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from finetune_pipeline.evaluation.llama_cpp import llama_cpp_server
 from finetune_pipeline.evaluation.openai_endpoint import ask
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.base import _unpack_gguf
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.gguf import KINDS, write_gguf
 from finetune_pipeline_tests.tiny_model import SYSTEM, TEMPLATE
@@ -86,6 +87,16 @@ def test_llama_cpp_answers_as_transformers(architecture: str, tmp_path: Path) ->
     )
     write_gguf(folder, tmp_path / "m.gguf", "f16", name="m", stop_ids=[2])
     same_answers(folder, tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_file_is_unpacked_into_the_model_it_was_written_from(tmp_path: Path, tied: bool) -> None:
+    folder = make_model(tmp_path / "model", "llama", tied=tied, dtype=torch.float16)
+    write_gguf(folder, tmp_path / "m.gguf", "f16", name="m", stop_ids=[2])
+    _unpack_gguf(tmp_path / "m.gguf", tmp_path / "back")
+    before, after = load(folder).state_dict(), load(tmp_path / "back").state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor.bfloat16().float()) for name, tensor in before.items())
 
 
 def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
