@@ -169,12 +169,14 @@ def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Examp
     exhausted: set[int] = set()
     for _ in range(_ROUNDS):
         over = longest(rows) - max_tokens
+        if over <= 0:
+            break
         sizes = {
             i: len(to_ids(tokenizer, m["content"]))
             for i, m in enumerate(example.messages)
             if m["role"] == "user" and i not in exhausted
         }
-        if over <= 0 or not sizes:
+        if not sizes:
             break
         turn = max(sizes, key=lambda i: (sizes[i], -i))
         ids = to_ids(tokenizer, example.messages[turn]["content"])
