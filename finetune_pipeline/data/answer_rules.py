@@ -139,22 +139,14 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
         return [] if text in output.labels else [("not_a_label", f"{quoted(text)} is not one of the labels")]
     if not text:
         return [("empty", "the answer is empty")]
-    return [*_content_problems(text, output), *_written_problems(text, output)]
-
-
-def _content_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]:
+    problems = []
     if isinstance(output, JsonOutput):
         value, why = read_strict(text)
-        if value is NOT_JSON:
-            return [("not_json", f"the answer is not JSON: {why}")]
-        return [("schema", f"the answer breaks the schema at {p}") for p in schema_problems(value, schema_of(output))]
-    if isinstance(output, TextOutput) and output.extract and final_answer(text, output.extract) is None:
-        return [("no_final_answer", f"no final answer is marked as output.extract asks ({output.extract})")]
-    return []
-
-
-def _written_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]:
-    problems = []
+        broken = [] if value is NOT_JSON else schema_problems(value, schema_of(output))
+        problems = [("not_json", f"the answer is not JSON: {why}")] if value is NOT_JSON else []
+        problems += [("schema", f"the answer breaks the schema at {problem}") for problem in broken]
+    elif isinstance(output, TextOutput) and output.extract and final_answer(text, output.extract) is None:
+        problems.append(("no_final_answer", f"no final answer is marked as output.extract asks ({output.extract})"))
     if output.pattern is not None and not full_match(output.pattern, text):
         problems.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
     if output.max_chars is not None and len(text) > output.max_chars:

@@ -13,7 +13,7 @@ import numpy as np
 from finetune_pipeline.data.dedup.benchmarks import benchmark_index
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
-from finetune_pipeline.data.dedup.duplicate_resolution import resolve
+from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
@@ -153,25 +153,21 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            resolution = resolve(rows, spec, known)
+            resolution = Resolution(rows, spec, known)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (stays, likeness) in resolution.repeats.items():
-                repeats[int(members[i])] = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
+                repeats[int(members[i])] = {
+                    "id": rows[i].id,
+                    "source": rows[i].source,
+                    "kept_id": rows[stays].id,
+                    "kept_source": rows[stays].source,
+                    "kind": "exact" if resolution.states[i] == EXACT else "near",
+                    "similarity": round(likeness, 4),
+                }
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
-
-
-def _duplicate(example: Example, stays: Example, state: int, likeness: float) -> dict[str, Any]:
-    return {
-        "id": example.id,
-        "source": example.source,
-        "kept_id": stays.id,
-        "kept_source": stays.source,
-        "kind": "exact" if state == EXACT else "near",
-        "similarity": round(likeness, 4),
-    }
 
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:

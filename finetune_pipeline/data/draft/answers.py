@@ -113,7 +113,7 @@ def json_schema_of(values: Sequence[str]) -> dict[str, Any]:
 
 
 def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
-    kinds = sorted({_type(value) for value in values})
+    kinds = sorted({_TYPES.get(type(value), "null") for value in values})
     if {"integer", "number"} <= set(kinds):
         kinds.remove("integer")
     made: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
@@ -133,13 +133,5 @@ def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
     return made
 
 
-def _type(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if value is None:
-        return "null"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "number"
-    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+"""JSON schema's names of types; of no value it is null."""

@@ -108,8 +108,8 @@ class QuestionAnswer(RawFormat):
     def recognises(self, keys):
         return "q" in keys and "a" in keys
 
-    def read(self, row, spec, place, turns):
-        return read_single_texts(row, "q", "a", spec, place, turns)
+    def read(self, row, spec, turns):
+        return read_single_texts(row, "q", "a", spec, turns)
 """
 
 
