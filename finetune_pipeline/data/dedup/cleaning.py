@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *contradicting])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
-    write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
+    write_rows(out / SAMPLES, map(asdict, chosen(prepared.samples)))
     return {**_counts(table.rows, prepared, findings, spec), "boilerplate": len(own_boilerplate.segments), **clusters}
 
 

@@ -213,7 +213,7 @@ def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | No
     first = rows[0].value if isinstance(rows[0].value, dict) else {}
     for column in (c for c in columns.values() if c.kind == "list" and c.path != ELEMENT):
         pieces = first.get(column.name)
-        if isinstance(pieces, list) and pieces and all(isinstance(p, dict) for p in pieces):
-            if all(isinstance(piece.get("text"), str) for piece in pieces):
-                return f"join('', {column.path}[].text)"
+        texts = [p.get("text") if isinstance(p, dict) else None for p in pieces] if isinstance(pieces, list) else []
+        if texts and all(isinstance(text, str) for text in texts):
+            return f"join('', {column.path}[].text)"
     return None

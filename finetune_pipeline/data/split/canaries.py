@@ -23,7 +23,6 @@ from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.split.alike import AlikeRows
 
-KINDS = ("exact", "reformatted", "template_swapped", "same_group")
 EACH = 3
 _LEAST_WORDS = 4
 

@@ -64,7 +64,8 @@ def split(
     leaks = search.leaks()
     left = _leave_training(search, placed, leaks)
     search = replace(search, split=placed["split"])
-    certificate = certify(search, _without(leaks, left))
+    there = {kind: [(i, j, s) for i, j, s in pairs if not (left[i] or left[j])] for kind, pairs in leaks.items()}
+    certificate = certify(search, there)
     certificate["cut"], certificate["held"] = joined.cut, joined.held
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
@@ -105,11 +106,6 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
     placed["bridged"][left] = (1 << split[left]) | (1 << higher[left])
     placed["split"][left] = LEFT
     return left
-
-
-def _without(leaks: Mapping[str, Sequence[Leak]], left: np.ndarray) -> dict[str, list[Leak]]:
-    """The leaks none of whose rows has left."""
-    return {kind: [pair for pair in pairs if not (left[pair[0]] or left[pair[1]])] for kind, pairs in leaks.items()}
 
 
 def assignments_in(splits: Path) -> np.ndarray:
