@@ -151,9 +151,8 @@ def _propose(search: _Search) -> list[_Proposal]:
     place = {int(column): i for i, column in enumerate(single)}
     classes = range(len(search.classes))
     sizes = np.bincount(search.known_given, minlength=len(classes))
-    counts = np.stack(
-        [np.asarray(search.known[search.known_given == i][:, single].sum(axis=0)).ravel() for i in classes]
-    )
+    of_label = (search.known[search.known_given == i][:, single] for i in classes)
+    counts = np.stack([np.asarray(rows.sum(axis=0)).ravel() for rows in of_label])
     usual = _PRIOR * (counts.sum(axis=0) + 0.5) / (sizes.sum() + 1)
     logs = np.log((counts + usual) / (sizes[:, None] + _PRIOR))
     by_row = search.held[:, single].tocsr()
@@ -174,9 +173,8 @@ def _propose(search: _Search) -> list[_Proposal]:
             part = by_row[rows]
             used = np.setdiff1d(part.indices, own)
             rest = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
-            without[:, label] = part[:, used] @ np.log((rest.clip(0) + usual[used]) / (left + _PRIOR)) + np.log(
-                left + 1
-            )
+            own_logs = np.log((rest.clip(0) + usual[used]) / (left + _PRIOR))
+            without[:, label] = part[:, used] @ own_logs + np.log(left + 1)
         likeliest = without.argmax(axis=1)
         rivals = Counter(likeliest[likeliest != label].tolist())
         if rivals.total() > _AGAINST * len(rows):
@@ -215,9 +213,8 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
     for fold in range(_FOLDS):
         there = np.arange(n) % _FOLDS == fold
         by_others[there] = predicted(matrix[:n][~there], given[~there], matrix[:n][there], len(classes))
-    sure = np.array(
-        [np.quantile(by_others[given == j, j], _UNSURE) if (given == j).any() else 2.0 for j in range(len(classes))]
-    )
+    of_own = [by_others[given == j, j] for j in range(len(classes))]
+    sure = np.array([np.quantile(own, _UNSURE) if len(own) else 2.0 for own in of_own])
     probabilities = predicted(matrix[:n], given, matrix[n:], len(classes))
     reads_like = _surely(probabilities[:k], sure)
     of_others, others_given = by_others, given

@@ -31,14 +31,11 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        made = [
-            f"copies: {self.repeated:,} of {self.rows:,} rows ask what another one asks, or nearly; a random split would have a "
-            f"copy of {self.leaked:.0%} of its test rows in training, here copies share a split"
-        ]
-        return made + [
-            f"copies: {n:,} texts stand in {one} and in {other}: a score on one of them says too much after training on the other"
-            for one, other, n in self.across[:5]
-        ]
+        asked = f"copies: {self.repeated:,} of {self.rows:,} rows ask what another one asks, or nearly; "
+        leaked = f"a random split would have a copy of {self.leaked:.0%} of its test rows in training, "
+        too_much = "a score on one of them says too much after training on the other"
+        across = (f"copies: {n:,} texts stand in {a} and in {b}: {too_much}" for a, b, n in self.across[:5])
+        return [f"{asked}{leaked}here copies share a split", *across]
 
 
 def copies_in(clean: Path) -> Copies:

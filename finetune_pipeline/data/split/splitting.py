@@ -161,17 +161,13 @@ def _write_rows(
 def _refusal(example: Example, placed: np.void) -> Finding:
     fix = "nothing to do; the row is left out"
     if placed["split"] == NOT_HUMAN:
-        message = (
-            f"a row of origin {example.origin!r} says nearly the same as a row of the test set: in train it "
-            "would leak, in test it would be no judge"
-        )
+        message = f"a row of origin {example.origin!r} says nearly the same as a row of the test set: "
+        message += "in train it would leak, in test it would be no judge"
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
     names = " and ".join(name for code, name in enumerate(SPLITS) if int(placed["bridged"]) >> code & 1)
     if placed["split"] == LEFT:
-        message = (
-            f"rows like this one are in {names}, since a setting or the rows have changed: it leaves, and the split that "
-            "must stay unseen keeps its row"
-        )
+        message = f"rows like this one are in {names}, since a setting or the rows have changed: "
+        message += "it leaves, and the split that must stay unseen keeps its row"
         fix = f"nothing to do where it is few rows; else {RESTART}"
         return row_finding("joined_across_splits", example.place, message, fix, "warning")
     if placed["split"] != BRIDGE:

@@ -33,16 +33,9 @@ LABELS = ["bug_report", "feature_request", "P0_incident"]
 
 def make_spec(output: dict[str, Any] | None = None, split: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
     """A small label task; keyword arguments go into its `data` section."""
-    return TaskSpec.model_validate(
-        {
-            "name": "tickets",
-            "description": "test",
-            "system_prompt": PROMPT + "\n",
-            "data": data,
-            "split": split or {},
-            "output": output or {"kind": "labels", "labels": LABELS},
-        }
-    )
+    output = output or {"kind": "labels", "labels": LABELS}
+    said = {"name": "tickets", "description": "test", "system_prompt": PROMPT + "\n"}
+    return TaskSpec.model_validate({**said, "output": output, "data": data, "split": split or {}})
 
 
 TEXT_OUTPUT = {"kind": "text"}
@@ -71,11 +64,7 @@ def chat(
 
 def example(user: str, answer: str = "bug_report", line: int = 1, **more: Any) -> Example:
     """A canonical example of the label task."""
-    messages = [
-        {"role": "system", "content": PROMPT + "\n"},
-        {"role": "user", "content": user},
-        {"role": "assistant", "content": answer},
-    ]
+    messages = chat(user, answer, PROMPT + "\n")["messages"]
     fields = {"label": answer if answer in LABELS else None, "source": {"file": "raw/a.jsonl", "line": line}, **more}
     return Example(id=example_id(messages), messages=messages, **fields)
 

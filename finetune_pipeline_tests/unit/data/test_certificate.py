@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, TABLE, RowTable
 from finetune_pipeline.data.split import canaries
-from finetune_pipeline.data.split.alike import AlikeIndex, alike_rows
+from finetune_pipeline.data.split.alike import AlikeIndex
 from finetune_pipeline.data.split.canaries import EDITS as CANARIES
-from finetune_pipeline.data.split.leakage import Search, certify, leakage_report
+from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.steps.data_checks import no_leakage
-from finetune_pipeline_tests.unit.data.rows import example, make_spec, unlike, write_clean
+from finetune_pipeline_tests.unit.data.rows import example, make_spec, unlike
 from finetune_pipeline_tests.unit.data.test_together import EDITS, made, request
 
 LIKE = {
@@ -82,27 +79,3 @@ def test_canaries_are_drawn_over_all_labels_and_lengths(monkeypatch: pytest.Monk
     labels = {e.user_text: e.answer for e in rows}
     assert min(lengths) < 8 and max(lengths) > 36
     assert 10 < sum(labels[text] == "P0_incident" for text in seen) < 30
-
-
-def test_one_leak_of_each_kind_is_certified(tmp_path: Path) -> None:
-    """Rows moved behind the back of the split: an exact copy, a near one, an edited one, and a row of the same group."""
-    base = [example(unlike(i, 20), line=i, group=f"g{i}" if i == 3 else None) for i in range(60)]
-    leaks = [
-        example(base[0].user_text.upper(), line=100),
-        example(base[1].user_text + " indeed", line=101),
-        example(" ".join(base[2].user_text.split()[:14] + unlike(200, 6).split()), line=102),
-        example(unlike(201), line=103, group="g3"),
-    ]
-    cleaned = write_clean(tmp_path / "clean", [*base, *leaks], make_spec())
-    table = RowTable(np.load(cleaned / TABLE), cleaned / ALL_ROWS)
-    boilerplate = Boilerplate.load(cleaned / BOILERPLATE)
-    split = np.array([2] * 60 + [0] * 4, np.int8)
-    alike = alike_rows(table, boilerplate)
-    search = Search(table, split, table.rows["cluster"], np.load(cleaned / SKETCHES), boilerplate, alike, make_spec())
-    certificate = certify(search, search.leaks())
-    counts = {kind: certificate[kind] for kind in ("exact", "group", "near", "alike")}
-    assert counts == {"exact": 1, "group": 1, "near": 1, "alike": 2}
-    assert {pair["splits"] for pair in certificate["pairs"]} == {"train-test"}
-    shown = {(pair["kind"], frozenset((pair["id"], pair["other_id"]))) for pair in certificate["pairs"]}
-    kinds = ("exact", "near", "alike", "group")
-    assert {(kind, frozenset((a.id, b.id))) for kind, a, b in zip(kinds, base[:4], leaks, strict=True)} <= shown

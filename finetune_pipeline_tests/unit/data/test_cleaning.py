@@ -20,9 +20,7 @@ def run(folder: Path, examples: list[Example], **data: Any) -> tuple[dict[str, A
     output = data.pop("output", None)
     write_validated(folder / "in", examples)
     facts = clean(folder / "in", make_spec(output=output, **data), folder / "out", key=b"key")
-    assert (
-        facts["rows_in"] == facts["kept"] + facts["quarantined"] + facts["exact_duplicates"] + facts["near_duplicates"]
-    )
+    assert facts["rows_in"] == sum(facts[n] for n in ("kept", "quarantined", "exact_duplicates", "near_duplicates"))
     kept = read_examples(folder / "out")
     assert len(kept) == facts["kept"]
     return facts, kept
@@ -35,13 +33,9 @@ def clusters(out: Path) -> dict[str, str]:
 
 
 def test_different_rows_all_stay(tmp_path: Path) -> None:
-    rows = [
-        example("Error 41 in the log", line=1),
-        example("Error 42 in the log", "P0_incident", line=2),
-        example("Please add dark mode", "feature_request", line=3),
-        example("C++ SDK", line=4),
-        example("C# SDK", "feature_request", line=5),
-    ]
+    asked = {"Error 41 in the log": "bug_report", "Error 42 in the log": "P0_incident"}
+    asked |= {"Please add dark mode": "feature_request", "C++ SDK": "bug_report", "C# SDK": "feature_request"}
+    rows = [example(text, label, line) for line, (text, label) in enumerate(asked.items(), 1)]
     facts, kept = run(tmp_path, rows)
     assert kept == rows
     assert facts["contradictions"] == facts["quarantined"] == 0 and facts["by_rule"] == {}
@@ -50,13 +44,8 @@ def test_different_rows_all_stay(tmp_path: Path) -> None:
 
 
 def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
-    rows = [
-        example(NEAR, line=1),
-        example(LONG + "!", line=2),
-        example(LONG + "!", line=3),
-        example(LONG.upper().replace(" ", "  ") + "!", line=4),
-        example("Something else entirely", line=5),
-    ]
+    texts = (NEAR, LONG + "!", LONG + "!", LONG.upper().replace(" ", "  ") + "!", "Something else entirely")
+    rows = [example(text, line=line) for line, text in enumerate(texts, 1)]
     facts, kept = run(tmp_path, rows)
     assert (facts["exact_duplicates"], facts["near_duplicates"]) == (2, 1)
     dropped = {r["source"]["line"]: r for r in read_lines(tmp_path / "out/duplicates.jsonl")}
@@ -80,12 +69,8 @@ def test_people_come_before_production_before_synthetic(tmp_path: Path, order: l
 
 @pytest.mark.parametrize("other", [LONG, LONG.lower(), NEAR])
 def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, other: str) -> None:
-    rows = [
-        example(LONG, line=1),
-        example("Fine and different", line=2),
-        example(other, "P0_incident", line=3),
-        example(LONG, line=4),
-    ]
+    rows = [example(LONG, line=1), example("Fine and different", line=2), example(other, "P0_incident", line=3)]
+    rows.append(example(LONG, line=4))
     facts, kept = run(tmp_path, rows)
     assert [e.source["line"] for e in kept] == [2]
     assert (facts["quarantined"], facts["contradictions"], facts["by_rule"]) == (3, 3, {"data.contradiction": 3})
@@ -133,27 +118,18 @@ def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, o
     seconds = [example(b, "P0_incident", 50 + line) for line, (_, b) in enumerate(SIMILAR_PROMPTS)]
     rows = [*firsts, *seconds, *(example(text, "bug_report", 100 + line) for line, text in enumerate(common))]
     _, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
-    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], (
-        tmp_path / "out/findings.jsonl"
-    ).read_text()
+    findings = (tmp_path / "out/findings.jsonl").read_text()
+    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], findings
     names = clusters(tmp_path / "out")
     assert all(names[a.id] == names[b.id] for a, b in zip(firsts, seconds, strict=True)), "in one split all the same"
 
 
 def test_an_answer_that_names_something_else_is_another_answer(tmp_path: Path) -> None:
-    rows = [
-        example(
-            f"in which state is the town of {town} that my uncle wrote about",
-            f"The town lies in {state}, far from here.",
-            n,
-        )
-        for n, (town, state) in enumerate([("Nome", "Alaska"), ("nome", "Alaska"), ("Rome", "Alabama")], 1)
-    ]
+    asked, answer = "in which state is the town of {} that my uncle wrote about", "The town lies in {}, far from here."
+    towns = [("Nome", "Alaska"), ("nome", "Alaska"), ("Rome", "Alabama")]
+    rows = [example(asked.format(town), answer.format(state), n) for n, (town, state) in enumerate(towns, 1)]
     _, kept = run(tmp_path, rows, output=TEXT_OUTPUT, near_duplicate_threshold=0.5)
-    assert sorted(e.answer for e in kept) == [
-        "The town lies in Alabama, far from here.",
-        "The town lies in Alaska, far from here.",
-    ]
+    assert sorted(e.answer for e in kept) == [answer.format(state) for state in ("Alabama", "Alaska")]
 
 
 @pytest.mark.parametrize(
@@ -176,11 +152,12 @@ def test_one_prompt_written_in_two_ways(tmp_path: Path, a: str, b: str, output: 
 
 
 def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -> None:
-    rows = [
-        example(f"is it possible to place an order from the city of {city}", line=n)
-        for n, city in enumerate(("Ghent", "Munich"), 1)
-    ]
-    rows.append(example("is it possible to place a new order from the city of Ghent", line=3))
+    orders = (
+        "an order from the city of Ghent",
+        "an order from the city of Munich",
+        "a new order from the city of Ghent",
+    )
+    rows = [example(f"is it possible to place {order}", line=n) for n, order in enumerate(orders, 1)]
     facts, kept = run(tmp_path, rows, near_duplicate_threshold=0.6)
     assert [e.source["line"] for e in kept] == [2, 3] and facts["near_duplicates"] == 1
 

@@ -47,13 +47,12 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("blind", ["near", "exact", "group"])
 def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str) -> None:
+    real = leakage._shared
     if blind == "near":
         monkeypatch.setattr(leakage, "similarities", lambda pairs, forms_of: np.zeros(len(pairs)))
     else:
-        real = leakage._shared
-        monkeypatch.setattr(
-            leakage, "_shared", lambda v, c, zero=True: [] if zero is (blind == "exact") else real(v, c, zero)
-        )
+        seen = {"exact": False, "group": True}[blind]
+        monkeypatch.setattr(leakage, "_shared", lambda v, c, zero=True: real(v, c, zero) if zero is seen else [])
     made(tmp_path, some(0, 60))
     report = leakage_report(tmp_path / "out")
     assert report["canaries"]["found"] < report["canaries"]["planted"]

@@ -77,10 +77,8 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
     secret = lay(tmp_path, "secret.jsonl", "x")
     lay(home, "raw/real.jsonl", "{}")
     (home / "raw/inside.jsonl").symlink_to(home / "raw/real.jsonl")
-    assert [f["file"] for f in collect_raw(task(home), tmp_path / "out")["files"]] == [
-        "raw/inside.jsonl",
-        "raw/real.jsonl",
-    ]
+    read = [f["file"] for f in collect_raw(task(home), tmp_path / "out")["files"]]
+    assert read == ["raw/inside.jsonl", "raw/real.jsonl"]
     (home / "raw/out.jsonl").symlink_to(secret)
     (home / "raw/gone.jsonl").symlink_to(tmp_path / "no such file")
     (home / "raw/loop.jsonl").symlink_to(home / "raw/loop.jsonl")

@@ -137,8 +137,7 @@ def test_rows_a_looser_relation_joins_across_splits_leave_training_never_the_tes
     assert facts["by_rule"] == {"data.joined_across_splits": 9}
     assert all(placed[e.id] == "test" for e in [*base[:6], *near[6:]])
     assert not {e.id for e in [*near[:6], *base[6:9]]} & set(placed)
-    report = leakage_report(tmp_path / "out")
-    assert report["near"] == 0
+    assert leakage_report(tmp_path / "out")["near"] == 0
     refused = read_lines(tmp_path / "out/quarantine.jsonl")[0]["findings"][0]
     assert "split.restart: true" in refused["fix"]
 
