@@ -23,8 +23,9 @@ from finetune_pipeline.data.dedup.row_table import (
     prompt_hash,
     write_kept,
 )
-from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, write_examples
+from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, examples_of, read_examples, write_examples
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignments
+from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -118,3 +119,13 @@ def write_clean(
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON Lines file, by another reader than the code under test."""
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def split_rows(
+    folder: Path, examples: list[Example], spec: TaskSpec | None = None, name: str = "out", **clean: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(facts, split by id) of a split of these rows in `folder`, by the ledger there. clean: as for `write_clean`."""
+    spec = spec or make_spec()
+    cleaned = write_clean(folder / f"clean-{name}", examples, spec, **clean)
+    facts = split(cleaned, cleaned, spec, folder / "ledger", folder / name)
+    return facts, {e.id: s for s in SPLITS for e in read_examples(examples_of(folder / name, s))}

@@ -70,10 +70,8 @@ def test_less_than_half_of_an_item_is_not_it() -> None:
 
 def test_short_items_match_by_equality_alone() -> None:
     items = [Item("s.txt", 1, "What is the capital of France?")]
-    rows = [
-        make("what is the  capital of france?", "Paris", 1),
-        make("Now: What is the capital of France?", "Paris", 2),
-    ]
+    asked = ("what is the  capital of france?", "Now: What is the capital of France?")
+    rows = [make(text, "Paris", line) for line, text in enumerate(asked, 1)]
     assert [(m.place, m.how) for m in find(items, rows)] == [("raw/a.jsonl:1", "exact")]
 
 

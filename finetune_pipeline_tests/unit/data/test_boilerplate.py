@@ -12,10 +12,6 @@ ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{}\n\n### Response:"
 )
-WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:"
-)
 SYLLABLES = ["ka", "lo", "mi", "ren", "tu", "sol", "ba", "vi", "dor", "pe"]
 
 

@@ -58,11 +58,8 @@ def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
 def test_people_come_before_production_before_synthetic(tmp_path: Path, order: list[int]) -> None:
-    rows = [
-        example(LONG, line=1),
-        example(LONG + " again", line=2, origin="production"),
-        example(LONG + " again, I think", line=3, origin="synthetic"),
-    ]
+    rows = [example(LONG, line=1), example(LONG + " again", line=2, origin="production")]
+    rows.append(example(LONG + " again, I think", line=3, origin="synthetic"))
     assert [e.origin for e in run(tmp_path, [rows[i] for i in order])[1]] == ["human"]
     assert [e.origin for e in run(tmp_path, [rows[i] for i in order if i])[1]] == ["production"]
 
@@ -80,14 +77,10 @@ def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, 
 
 
 def test_free_answers_may_differ(tmp_path: Path) -> None:
-    rows = [
-        example("Name a colour", "Red, like a ripe tomato", 1),
-        example("name a colour ", "Blue, like the sea", 2),
-        example("Name a colour", "red, like a ripe tomato", 3),
-        example(LONG, "Take the new exporter: 41 rows", 4),
-        example(NEAR, "Take the new exporter: 42 rows", 5),
-        example(NEAR, "Take the new exporter: 41 rows!", 6),
-    ]
+    said = [("Name a colour", "Red, like a ripe tomato"), ("name a colour ", "Blue, like the sea")]
+    said += [("Name a colour", "red, like a ripe tomato"), (LONG, "Take the new exporter: 41 rows")]
+    said += [(NEAR, "Take the new exporter: 42 rows"), (NEAR, "Take the new exporter: 41 rows!")]
+    rows = [example(text, answer, line) for line, (text, answer) in enumerate(said, 1)]
     facts, kept = run(tmp_path, rows, output=TEXT_OUTPUT, contradictions="warn")
     lines = [e.source["line"] for e in kept]
     assert len(lines) == 4 and 2 in lines and 5 in lines and len({1, 3} & set(lines)) == len({4, 6} & set(lines)) == 1
@@ -163,12 +156,9 @@ def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -
 
 
 def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
-    rows = [
-        example("Mail me: jane@example.com or jane@example.com", line=1),
-        example("Call +1 555 010 2030", line=2),
-        example("Nothing to hide", line=3),
-        example("Mail me: joe@example.org or joe@example.org", line=4),
-    ]
+    texts = ["Mail me: jane@example.com or jane@example.com", "Call +1 555 010 2030", "Nothing to hide"]
+    texts.append("Mail me: joe@example.org or joe@example.org")
+    rows = [example(text, line=line) for line, text in enumerate(texts, 1)]
     facts, kept = run(tmp_path, rows)
     assert sorted(e.user_text for e in kept) == ["Call [PHONE_1]", "Mail me: [EMAIL_1] or [EMAIL_1]", "Nothing to hide"]
     assert {e.id for e in kept} < {e.id for e in rows}
@@ -186,12 +176,8 @@ def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
 
 
 def test_national_numbers_of_the_region_and_what_invisible_characters_hide(tmp_path: Path) -> None:
-    rows = [
-        example("Avisad a Lucía 612 34 56 78", line=1),
-        example(LONG, line=2),
-        example(LONG.replace("spinner", "spin\u200bner"), line=3),
-        example("Mail jane\u200b@example.com", line=4),
-    ]
+    hidden = (LONG.replace("spinner", "spin\u200bner"), "Mail jane\u200b@example.com")
+    rows = [example(text, line=line) for line, text in enumerate(("Avisad a Lucía 612 34 56 78", LONG, *hidden), 1)]
     facts, kept = run(tmp_path, rows, scrub_region="ES")
     assert sorted(e.user_text for e in kept)[0] == "Avisad a Lucía [PHONE_1]"
     assert "Mail [EMAIL_1]" in [e.user_text for e in kept] and facts["exact_duplicates"] == 1

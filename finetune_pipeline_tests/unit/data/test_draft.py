@@ -16,7 +16,6 @@ import pytest
 
 from finetune_pipeline.data.draft.draft import Draft, draft, task_name
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
-from finetune_pipeline.data.draft.reading import is_header
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 
@@ -99,6 +98,7 @@ GERMAN = table([["Nachricht", "Kategorie"], *PAIRS], ";").replace("please", "bit
 RATED = [{"review": t, "stars": 1 + i % 5, "helpful": i % 3, "user": f"u{i % 90}"} for i, (t, _) in enumerate(PAIRS)]
 FILES: dict[str, tuple[str, str | bytes]] = {
     "semicolon": ("a.csv", GERMAN.encode("cp1252")),
+    "unknown names": ("a.csv", table([["Freitext", "Einstufung"], *PAIRS])),
     "headerless": ("a.csv", table([*PAIRS])),
     "headerless, label first": ("a.tsv", table([[y, t] for t, y in PAIRS], "\t")),
     "wide": ("a.csv", table([["id", "datum", "kanal", "land", "eingang", "warteschlange", "dauer"], *WIDE])),
@@ -264,21 +264,6 @@ def test_spellings_and_rare_labels_are_told(tmp_path: Path) -> None:
     made = drafted(of(tmp_path, "a.csv", table(rows)))
     assert made.answers.other_spellings == {"Billing": ("billing", 1)} and "Billing" not in made.answers.labels
     assert made.answers.counts["odd"] == 1
-
-
-@pytest.mark.parametrize(
-    ("first", "behind", "header"),
-    [
-        (["text", "label"], [["where is it", "a"]], True),
-        (["Freitext", "Einstufung"], [["wo ist mein Paket geblieben", "a"], ["noch eine Frage dazu", "b"]], True),
-        (["where is it", "a"], [["who are you", "a"], ["when is it", "b"]], False),
-        (["12", "34"], [["56", "78"]], False),
-        (["Umsatz", "Jahr"], [["56", "78"]], True),
-        (["name", "name"], [["x", "y"]], False),
-    ],
-)
-def test_a_header_is_told_from_a_row(first: list[str], behind: list[list[str]], header: bool) -> None:
-    assert is_header(first, behind) is header
 
 
 def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Path) -> None:

@@ -17,9 +17,17 @@ from finetune_pipeline.data.examples import (
     seal_key,
     unseal,
 )
-from finetune_pipeline.data.split.ledger import SPLITS, read_ledger, record_assignments
+from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
-from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, unlike, write_clean
+from finetune_pipeline_tests.unit.data.rows import (
+    LABELS,
+    example,
+    make_spec,
+    read_lines,
+    split_rows,
+    unlike,
+    write_clean,
+)
 
 SPEC = make_spec()
 
@@ -28,24 +36,11 @@ def rows(start: int, stop: int, **more: Any) -> list[Example]:
     return [example(unlike(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
 
 
-def run(
-    folder: Path,
-    name: str,
-    examples: list[Example],
-    spec: Any = SPEC,
-    *,
-    clusters: dict[str, str] | None = None,
-    removed: tuple[str, ...] = (),
-    record: bool = True,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """(facts, split by id) of a split made with the ledger in `folder`."""
-    out = folder / name
-    made = write_clean(folder / f"in-{name}", examples, spec, clusters, removed)
-    facts = split(made, made, spec, folder / "ledger", out)
-    if record:
-        record_assignments(assignments_in(out), folder / "ledger")
-    placed = {e.id: s for s in SPLITS for e in read_examples(examples_of(out, s))}
-    assert facts["rows_in"] + len(removed) == len(examples) == facts["kept"] + facts["quarantined"] + len(removed)
+def run(folder: Path, name: str, examples: list[Example], spec: Any = SPEC, **clean: Any) -> tuple[Any, dict[str, str]]:
+    """(facts, split by id) of a split that is recorded in the ledger in `folder`."""
+    facts, placed = split_rows(folder, examples, spec, name, **clean)
+    record_assignments(assignments_in(folder / name), folder / "ledger")
+    assert facts["rows_in"] == facts["kept"] + facts["quarantined"] == len(examples) - len(clean.get("removed", ()))
     assert facts["kept"] + facts["restored"] == len(placed) == sum(facts["counts"].values())
     return facts, placed
 
@@ -107,8 +102,7 @@ def test_production_rows_close_to_the_test_are_left_out(tmp_path: Path) -> None:
     old = next(e for e in rows(0, 50) if before[e.id] == "test")
     new = example(old.user_text + " x", old.answer, line=99, origin="production")
     facts, placed = run(tmp_path, "b", [*rows(0, 50), new], clusters={new.id: old.id})
-    assert placed == before
-    assert facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
+    assert placed == before and facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
 
 
 def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:

@@ -13,23 +13,10 @@ SPEC = make_spec(max_chars=400, scrub_region="ES")
 
 def test_all_problems_of_a_row_come_at_once() -> None:
     row = chat("<|x|> \x02 " + "y" * 400, "bug", "no", origin="x", tags=3)
-    assert row_rules(row) == [
-        "control_characters",
-        "template_residue",
-        "too_long",
-        "unknown_label",
-        "unknown_origin",
-        "wrong_system_prompt",
-        "wrong_type",
-    ]
-    assert row_rules({"text": "", "label": "bug"}) == ["empty_field", "unknown_label"]
-    assert row_rules(b'{"text": "\xff", "label": "bug_report", "label": NaN}') == [
-        "duplicate_key",
-        "invalid_utf8",
-        "non_finite_number",
-        "too_short",
-        "wrong_type",
-    ]
+    of_texts = ["control_characters", "template_residue", "too_long", "unknown_label"]
+    assert row_rules(row) == [*of_texts, "unknown_origin", "wrong_system_prompt", "wrong_type"]
+    line = b'{"text": "\xff", "label": "bug_report", "label": NaN}'
+    assert row_rules(line) == ["duplicate_key", "invalid_utf8", "non_finite_number", "too_short", "wrong_type"]
 
 
 def test_what_a_finding_quotes_is_scrubbed_as_the_task_asks(tmp_path: Path) -> None:
