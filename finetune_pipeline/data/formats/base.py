@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.data.examples import Message
-from finetune_pipeline.data.formats.suggestions import add_fields, declare
 from finetune_pipeline.data.formats.tool_calls import read_tools
+from finetune_pipeline.data.names import add_fields, declare
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
