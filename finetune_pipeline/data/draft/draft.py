@@ -82,7 +82,7 @@ def draft(
         reading.refuse("no_columns", _names(files), choice, "name them: --text COLUMN --answer COLUMN")
         return None, reading.problems
     made = _with_fields(files, reading, choice)
-    made.answers = Answers.of(_answers(files, made), written=_has_turns(files, made))
+    made.answers = Answers(_answers(files, made), written=_has_turns(files, made))
     if not made.answers.rows:  # why none can be read, once for each rule
         findings = errors([f for row in _validated(files, made.data) for f in row.findings])
         return None, [*reading.problems, *{f.rule: f for f in reversed(findings)}.values()]
@@ -103,7 +103,7 @@ def _names(files: Files) -> str:
 
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """The draft with the section `data`: nothing is declared that the rows say by themselves."""
-    made = Draft(reading, choice, Answers(), notes=[*reading.notes])
+    made = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
         return _with_chat(files, made, choice.chat)
     declared = _with(reading.data, choice.fields)
@@ -157,10 +157,10 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
             values = (RawRow(name, r.key, decoded(r)) for r in records if r.about == "row")
             made.converted[name] = b"".join(joined_turns(values, chat))
         made.data = {"inject": True}
-        made.notes.append(
-            f"{_names(files)}: written as conversations of turns in order, one a line; turns of one side that follow each "
-            "other are joined, and each ends with an answer"
+        note = (
+            f"{_names(files)}: written as conversations of turns in order, one a line; turns of one side that follow "
         )
+        made.notes.append(f"{note}each other are joined, and each ends with an answer")
         return made
     systems = Counter(_system_turns(files, data))
     common = systems.most_common(1)[0] if systems else ("", 0)
