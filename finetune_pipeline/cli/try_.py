@@ -39,7 +39,7 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
     if not as_json:
         say(*draft_lines(made), "")
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
-    from finetune_pipeline.data.split.copies import Copies, copies_in
+    from finetune_pipeline.data.dedup.cleaning import Copies, copies_in
     from finetune_pipeline.planning.needs import training_needs
 
     with tempfile.TemporaryDirectory(prefix="finetune-try-") as place:

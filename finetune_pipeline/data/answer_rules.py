@@ -76,10 +76,8 @@ def _validator(schema: str) -> Any:
 def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
     """What a value breaks in a JSON schema (draft 2020-12), each with its place; empty when it complies."""
     errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(value)
-    return [
-        f"{e.json_path.removeprefix('$').removeprefix('.') or 'the answer'}: {e.message:.200}"
-        for e in sorted(errors, key=lambda e: (e.json_path, e.message))
-    ]
+    found = sorted((e.json_path, e.message) for e in errors)
+    return [f"{path.removeprefix('$').removeprefix('.') or 'the answer'}: {message:.200}" for path, message in found]
 
 
 def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> str:
@@ -139,22 +137,14 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
         return [] if text in output.labels else [("not_a_label", f"{quoted(text)} is not one of the labels")]
     if not text:
         return [("empty", "the answer is empty")]
-    return [*_content_problems(text, output), *_written_problems(text, output)]
-
-
-def _content_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]:
+    problems = []
     if isinstance(output, JsonOutput):
         value, why = read_strict(text)
-        if value is NOT_JSON:
-            return [("not_json", f"the answer is not JSON: {why}")]
-        return [("schema", f"the answer breaks the schema at {p}") for p in schema_problems(value, schema_of(output))]
-    if isinstance(output, TextOutput) and output.extract and final_answer(text, output.extract) is None:
-        return [("no_final_answer", f"no final answer is marked as output.extract asks ({output.extract})")]
-    return []
-
-
-def _written_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]:
-    problems = []
+        broken = [] if value is NOT_JSON else schema_problems(value, schema_of(output))
+        problems = [("not_json", f"the answer is not JSON: {why}")] if value is NOT_JSON else []
+        problems += [("schema", f"the answer breaks the schema at {problem}") for problem in broken]
+    elif isinstance(output, TextOutput) and output.extract and final_answer(text, output.extract) is None:
+        problems.append(("no_final_answer", f"no final answer is marked as output.extract asks ({output.extract})"))
     if output.pattern is not None and not full_match(output.pattern, text):
         problems.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
     if output.max_chars is not None and len(text) > output.max_chars:

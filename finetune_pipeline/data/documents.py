@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from finetune_pipeline.data.json_lines import read_rows, write_rows
@@ -33,19 +33,16 @@ class Passage:
         return f"{self.heading}\n{self.text}" if self.heading else self.text
 
 
-def document_files(folder: Path) -> list[Path]:
-    """Files of a documents folder that can be read, sorted; hidden ones are left out."""
-    return [path for path in _files(folder) if path.suffix.lower() in (*TEXTS, ".pdf")]
+def document_files(folder: Path, known: bool = True) -> list[Path]:
+    """Files of a documents folder that can be read, sorted; hidden ones are left out. known False: the others."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    shown = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return [path for path in shown if (path.suffix.lower() in (*TEXTS, ".pdf")) == known]
 
 
 def left_out(folder: Path) -> list[str]:
     """Names of the files of no known kind."""
-    return [str(path.relative_to(folder)) for path in _files(folder) if path.suffix.lower() not in (*TEXTS, ".pdf")]
-
-
-def _files(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return [str(path.relative_to(folder)) for path in document_files(folder, known=False)]
 
 
 def documents_digest(task_folder: Path) -> str:
@@ -70,8 +67,10 @@ def read_documents(folder: Path) -> list[Passage]:
         place, before = f"{FOLDER}/{path.relative_to(folder)}", len(passages)
         try:
             if path.suffix.lower() == ".pdf":
-                for number, text in enumerate(_pages(path), 1):
-                    passages += _passages(f"{place}, page {number}", text)
+                from pypdf import PdfReader
+
+                for number, page in enumerate(PdfReader(path).pages, 1):
+                    passages += _passages(f"{place}, page {number}", page.extract_text())
             else:
                 passages += _passages(place, path.read_text("utf-8-sig"))
             if len(passages) == before:
@@ -105,13 +104,6 @@ def document_findings(folder: Path) -> list[Finding]:
     return others
 
 
-def _pages(path: Path) -> Iterator[str]:
-    from pypdf import PdfReader
-
-    for page in PdfReader(path).pages:
-        yield page.extract_text()
-
-
 def _passages(place: str, text: str) -> Iterator[Passage]:
     """Paragraphs under one heading, put together up to PASSAGE characters."""
     heading, held = "", ""
@@ -143,7 +135,7 @@ def _pieces(paragraph: str) -> Iterator[str]:
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
-    write_rows(path, ({"place": p.place, "heading": p.heading, "text": p.text} for p in passages))
+    write_rows(path, map(asdict, passages))
 
 
 def read_passages(path: Path) -> list[Passage]:

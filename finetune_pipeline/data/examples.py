@@ -139,9 +139,12 @@ def decode_examples(data: bytes, place: str = "") -> list[Example]:
     try:
         examples = _DECODER.decode_lines(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        examples = [
-            _decode_one(line, number, place) for number, line in enumerate(data.splitlines(), 1) if line.strip()
-        ]
+        examples = []
+        for number, line in enumerate(data.splitlines(), 1):
+            try:
+                examples += _DECODER.decode_lines(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise ValueError(f"{place}: row {number} is not a canonical example: {error}") from error
     for number, example in enumerate(examples, 1):
         if not example.messages:
             raise ValueError(f"{place}: row {number} is not a canonical example: it has no messages")
@@ -164,13 +167,6 @@ def user_texts(data: bytes) -> list[str]:
     """`user_text` of the examples of whole lines of canonical JSON; nothing else of them is made, which halves the time."""
     rows = _ASKED_DECODER.decode_lines(data)
     return ["\n".join([turn.content for turn in row.messages if turn.role == "user"]) for row in rows]
-
-
-def _decode_one(line: bytes, number: int, place: str) -> Example:
-    try:
-        return _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{place}: row {number} is not a canonical example: {error}") from error
 
 
 def examples_file(path: Path) -> Path:

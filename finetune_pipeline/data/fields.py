@@ -129,58 +129,46 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
     if not text:
         raise ValueError("the expression is empty")
     compiled = jmespath.compile(text)  # its ParseError is a ValueError
-    _check_functions(compiled.parsed)
-    names, everything = _roots(compiled.parsed)
-    return lambda row, file, key: compiled.search(row), None if everything else names
+    return lambda row, file, key: compiled.search(row), _roots(compiled.parsed)
 
 
 _LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")
 """Nodes whose first part looks at the row, and whose other parts look at what the first one gave."""
 
 
-def _roots(node: dict[str, Any]) -> tuple[frozenset[str], bool]:
-    """(the row's own keys an expression reads, whether it takes the row as a whole)."""
-    names: set[str] = set()
-    everything = False
-    stack: list[Any] = [node]
-    while stack:
-        item = stack.pop()
-        kind = item.get("type")
-        if kind == "field":
-            names.add(item["value"])
-        everything = everything or kind == "current"
-        if kind != "expref":
-            children = [c for c in item.get("children", ()) if isinstance(c, dict)]
-            stack.extend(children[:1] if kind in _LED else children)
-    return frozenset(names), everything
-
-
-def _check_functions(node: dict[str, Any]) -> None:
-    """Raise ValueError for a function JMESPath does not have; it would find out only when it meets a row."""
+def _roots(node: dict[str, Any]) -> frozenset[str] | None:
+    """The row's own keys an expression reads, None where it takes the row as a whole. Raises ValueError for a function
+    that JMESPath does not have; it would find out only when it meets a row."""
     from jmespath.functions import Functions
 
-    if node.get("type") == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:
+    kind = node.get("type")
+    if kind == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:
         raise ValueError(f"there is no function {node['value']!r}")
-    for child in node.get("children", ()):
-        if isinstance(child, dict):
-            _check_functions(child)
-
-
-def _plain_path(node: dict[str, Any]) -> list[str] | None:
-    if node["type"] == "field":
-        return [node["value"]]
-    if node["type"] == "subexpression":
-        parts = [_plain_path(c) for c in node["children"]]
-        if all(p is not None for p in parts):
-            return [name for p in parts if p for name in p]
-    return None
+    names = frozenset([node["value"]] if kind == "field" else ())
+    everything = kind == "current"
+    for number, child in enumerate(c for c in node.get("children", ()) if isinstance(c, dict)):
+        read = _roots(child)
+        if kind != "expref" and (number == 0 or kind not in _LED):
+            everything = everything or read is None
+            names |= read or frozenset()
+    return None if everything else names
 
 
 def plain_path(expression: str) -> list[str] | None:
     """The keys of an expression that is nothing but ``a.b.c`` (or ``a.b.c[]``), None for any other."""
     import jmespath
 
-    return _plain_path(jmespath.compile(expression.strip().removesuffix("[]")).parsed)
+    keys: list[str] = []
+    nodes = [jmespath.compile(expression.strip().removesuffix("[]")).parsed]
+    while nodes:
+        node = nodes.pop(0)
+        if node["type"] == "subexpression":
+            nodes = [*node["children"], *nodes]
+        elif node["type"] == "field":
+            keys.append(node["value"])
+        else:
+            return None
+    return keys
 
 
 @lru_cache(maxsize=32)

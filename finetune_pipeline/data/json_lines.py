@@ -105,7 +105,8 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
             strict_error = str(error)
     value, more, readable = _decode_leniently(text, place)
     if readable and strict_error and not more:
-        more = [_bad_json(place, f"not valid JSON: {strict_error}", "write the row with a JSON library")]
+        fix = "write the row with a JSON library"
+        more = [row_finding("bad_json", place, f"not valid JSON: {strict_error}", fix)]
         readable = False
     return value, findings + more, readable
 
@@ -113,18 +114,15 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
 def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
     """The finding about the byte at `start` of `data`, which begins at byte `at` of its file (both from 0)."""
     where = f"byte offset {start} of the line" + ("" if at is None else f" (byte offset {at + start} of the file)")
+    message, fix = f"the byte 0x{data[start]:02x} at {where} is not UTF-8", "save the file as UTF-8"
     if is_cesu8(data, start):
-        message = (
-            f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: one character written as "
-            "two halves of three bytes each"
-        )
+        message = f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: "
+        message += "one character written as two halves of three bytes each"
         fix = (
             "decode the file as CESU-8 (in Python: .decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass')"
-            ".decode('utf-16')) and save it as UTF-8"
         )
-        return row_finding("invalid_utf8", place, message, fix)
-    message = f"the byte 0x{data[start]:02x} at {where} is not UTF-8"
-    return row_finding("invalid_utf8", place, message, "save the file as UTF-8")
+        fix += ".decode('utf-16')) and save it as UTF-8"
+    return row_finding("invalid_utf8", place, message, fix)
 
 
 def is_cesu8(data: bytes, start: int) -> bool:
@@ -139,13 +137,8 @@ def _count_keys(value: Any) -> int:
         return len(value) + _count_keys([*value.values()])
     if not isinstance(value, list):
         return 0
-    return sum(
-        [_count_keys(each) for each in value if type(each) in (dict, list)]
-    )  # a call for every text takes longer
-
-
-def _bad_json(place: str, message: str, fix: str) -> Finding:
-    return row_finding("bad_json", place, message, fix)
+    # a call for every text takes longer
+    return sum([_count_keys(each) for each in value if type(each) in (dict, list)])
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
@@ -178,7 +171,8 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     except json.JSONDecodeError as error:
         return None, [_explain(text, error, place)], False
     except RecursionError:
-        return None, [_bad_json(place, "the JSON is nested too deeply", "write one flat object a line")], False
+        message, fix = "the JSON is nested too deeply", "write one flat object a line"
+        return None, [row_finding("bad_json", place, message, fix)], False
     findings = []
     if numbers:
         shown = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
@@ -225,7 +219,7 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     rest = text[error.pos :]
     if ends_early(error):
         message = f"not valid JSON at column {column}: {error.msg}; the line looks cut off (truncated)"
-        return _bad_json(place, message, "take the whole row from its source again")
+        return row_finding("bad_json", place, message, "take the whole row from its source again")
     fix = "write the row with a JSON library, one object a line"
     if error.msg == "Extra data":
         fix = "one JSON object a line: put what follows on its own line"
@@ -235,7 +229,7 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
         fix = "write line breaks and tabs inside a text as \\n and \\t"
     elif text.startswith("\ufeff"):
         fix = "remove the byte order mark (U+FEFF) in front of the row"
-    return _bad_json(place, f"not valid JSON at column {column}: {error.msg} (found {rest[:12]!r})", fix)
+    return row_finding("bad_json", place, f"not valid JSON at column {column}: {error.msg} (found {rest[:12]!r})", fix)
 
 
 def _surrogates(value: Any) -> list[str]:

@@ -78,6 +78,8 @@ _WORDS_PER_TYPO, _SHORTEST = 10, 5
 """One word in ten, and one a row at least: the share that HELM's mild robustness mix misspells."""
 _TOKEN = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W\d_]+")
+_PLAIN = re.compile(r"[\W_]*[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\]\"'”’…]*")
+_SIGNS = re.compile(r"[_@#/\\<>\[\]{}$€£%&=+*|~^`]")
 _KEPT = frozenset(
     """cannot without never neither nothing nobody nowhere hardly except
     three four five seven eight nine eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty
@@ -125,9 +127,8 @@ def perturbed(
         return []
     label_words = _words(labels)
     too_warm = _WARM if _about(_ABOUT_FEELINGS, *labels) else frozenset()
-    known = label_words | _words(
-        m["content"] for e in examples for m in e.messages if isinstance(m.get("content"), str)
-    )
+    turns = (m.get("content") for e in examples for m in e.messages)
+    known = label_words | _words(content for content in turns if isinstance(content, str))
     changed_rows = []
     for example in examples:
         place = max((i for i, m in enumerate(example.messages) if m["role"] == "user"), default=None)
@@ -172,9 +173,7 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 def _plain(token: str) -> bool:
     """Words with punctuation around them at most: nothing that may be a number, an identifier or an address."""
-    return bool(re.fullmatch(r"[\W_]*[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\]\"'”’…]*", token)) and not re.search(
-        r"[_@#/\\<>\[\]{}$€£%&=+*|~^`]", token
-    )
+    return bool(_PLAIN.fullmatch(token)) and not _SIGNS.search(token)
 
 
 def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Collection[str]) -> str:

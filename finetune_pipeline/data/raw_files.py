@@ -35,12 +35,8 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     def say(rule: str, place: str, message: str, fix: str) -> None:
         problems.add(Finding(f"data.{rule}", "error", place, message, fix))
 
-    for path in (
-        path
-        for pattern in task.spec.data.raw
-        for path in folder.glob(pattern)
-        if "." in PurePath(pattern).name or is_known(path)
-    ):
+    matches = ((path, "." in PurePath(glob).name) for glob in task.spec.data.raw for path in folder.glob(glob))
+    for path in (path for path, has_suffix in matches if has_suffix or is_known(path)):
         name = path.relative_to(folder).as_posix()
         if not name.isprintable():
             say("odd_file_name", ascii(name), "the name holds characters that cannot be shown", "rename the file")
@@ -115,15 +111,14 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
     for name, path in [*raw_paths(task), *([(PRODUCTION_FILE, production)] if production else [])]:
-        copy = _copied(path, out / FILES / name)
-        digest = digest_file(copy)
+        copy = out / FILES / name
+        digest = _copy(path, copy)
         if name != PRODUCTION_FILE:
             digests.append((name, digest))
         seen = container_facts(copy, name, task.spec)
         files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **seen})
     benchmarks = [*benchmark_paths(task), *asked]
-    for name, path in benchmarks:
-        digests.append((f"{BENCHMARKS}/{name}", digest_file(_copied(path, out / BENCHMARKS / name))))
+    digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
     return {
         "files": files,
         "bytes": sum(f["bytes"] for f in files),
@@ -132,10 +127,11 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
     }
 
 
-def _copied(path: Path, copy: Path) -> Path:
+def _copy(path: Path, copy: Path) -> str:
+    """Copy a file. Returns the digest of the copy."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, copy)
-    return copy
+    return digest_file(copy)
 
 
 def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:

@@ -93,7 +93,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     last: dict[int, Decision] = {}
     known = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
-        row = where.get(_number(decision.id))
+        row = where.get(int(decision.id, 16)) if re.fullmatch("[0-9a-f]{16}", decision.id) else None
         if row is None:
             message = f"no row has the id {quoted(decision.id)}"
             fix = "the row was removed or quarantined since, or the id is mistyped"
@@ -135,11 +135,6 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         "labels": count_values(rows["label"], left, spec.labels),
         "origins": {name: n for name, n in count_values(rows["origin"], left, ORIGINS).items() if n},
     }
-
-
-def _number(row_id: str) -> int:
-    """An id as a number; -1 for what is no id."""
-    return int(row_id, 16) if re.fullmatch("[0-9a-f]{16}", row_id) else -1
 
 
 def _warning(rule: str, place: str, message: str, fix: str) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _seal(report: dict[str, Any], assignments: Mapping[str, str]) -> None:
 def _scrubbed(file: Path, assignments: Mapping[str, str]) -> list[dict[str, str]]:
     """Some of what was scrubbed, before and after, without rows of the sealed test."""
     samples = (Sample(**row) for row in read_rows(file))
-    return [s.to_dict() for s in chosen((s for s in samples if assignments.get(s.id) != "test"), SHOWN)]
+    return [asdict(s) for s in chosen((s for s in samples if assignments.get(s.id) != "test"), SHOWN)]
 
 
 def _hex(numbers: np.ndarray) -> list[str]:

@@ -89,14 +89,13 @@ class BenchmarkIndex:
         words = [exact_form(item.text).split(" ") for item in self.items]
         self._exact = {" ".join(words[number]): number for number in reversed(range(len(words)))}
         sizes = Counter(item.file for item in self.items)
-        frequency = Counter(
-            (item.file, run) for item, own in zip(self.items, words, strict=True) for run in set(_runs(own))
-        )
+        runs_of = {number: _runs(own) for number, own in enumerate(words)}
+        frequency = Counter((self.items[number].file, run) for number, runs in runs_of.items() for run in set(runs))
         self._own: list[np.ndarray] = []  # of each item: which words are no boilerplate
         self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # (item, place) of each run of words
         self._ends: set[tuple[str, str]] = set()  # first and last word of each run: quick to look for
         for number, item in enumerate(self.items):
-            runs = _runs(words[number])
+            runs = runs_of[number]
             common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
             own = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
             self._own.append(own)

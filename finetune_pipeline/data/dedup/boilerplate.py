@@ -81,10 +81,7 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
     fewest = max(_FEWEST, round(_SHARE * len(sample)))
     if len(sample) < fewest:
         return Boilerplate()
-    rows = Counter(_pieces(sample, fewest))
-    for segment, count in _runs(sample, fewest).items():
-        rows[segment] = max(rows[segment], count)
-    chosen = _independent(rows)
+    chosen = _independent(Counter(_pieces(sample, fewest)) | Counter(_runs(sample, fewest)))
     while True:
         boilerplate = Boilerplate(_longest_first(chosen))
         take_off = stripper(boilerplate)

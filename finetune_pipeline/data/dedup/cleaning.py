@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 from finetune_pipeline.data.dedup.benchmarks import benchmark_index
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
-from finetune_pipeline.data.dedup.duplicate_resolution import resolve
+from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
@@ -32,7 +34,7 @@ from finetune_pipeline.data.dedup.row_table import (
     write_kept,
 )
 from finetune_pipeline.data.dedup.text_similarity import exact_form
-from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
+from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.raw_files import BENCHMARKS
 from finetune_pipeline.data.scrub import KINDS, finder_of
@@ -114,7 +116,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *contradicting])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
-    write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
+    write_rows(out / SAMPLES, map(asdict, chosen(prepared.samples)))
     return {**_counts(table.rows, prepared, findings, spec), "boilerplate": len(own_boilerplate.segments), **clusters}
 
 
@@ -153,25 +155,21 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            resolution = resolve(rows, spec, known)
+            resolution = Resolution(rows, spec, known)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (stays, likeness) in resolution.repeats.items():
-                repeats[int(members[i])] = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
+                repeats[int(members[i])] = {
+                    "id": rows[i].id,
+                    "source": rows[i].source,
+                    "kept_id": rows[stays].id,
+                    "kept_source": rows[stays].source,
+                    "kind": "exact" if resolution.states[i] == EXACT else "near",
+                    "similarity": round(likeness, 4),
+                }
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
-
-
-def _duplicate(example: Example, stays: Example, state: int, likeness: float) -> dict[str, Any]:
-    return {
-        "id": example.id,
-        "source": example.source,
-        "kept_id": stays.id,
-        "kept_source": stays.source,
-        "kind": "exact" if state == EXACT else "near",
-        "similarity": round(likeness, 4),
-    }
 
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
@@ -194,3 +192,42 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
         "labels": count_values(rows["label"], rows["state"] == KEPT, spec.labels),
     }
+
+
+_RANDOM_TEST = 0.2
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows that ask the same, or nearly.
+
+    Attributes:
+        repeated: How many of the valid rows have a copy, exact or near.
+        leaked: Share of the test rows of a random split that would have a copy in training.
+        across: Texts that stand in two files, for each two: (file, file, texts), the most first.
+    """
+
+    rows: int
+    repeated: int
+    leaked: float
+    across: list[tuple[str, str, int]]
+
+    def lines(self) -> list[str]:
+        asked = f"copies: {self.repeated:,} of {self.rows:,} rows ask what another one asks, or nearly; "
+        leaked = f"a random split would have a copy of {self.leaked:.0%} of its test rows in training, "
+        too_much = "a score on one of them says too much after training on the other"
+        across = (f"copies: {n:,} texts stand in {a} and in {b}: {too_much}" for a, b, n in self.across[:5])
+        return [f"{asked}{leaked}here copies share a split", *across]
+
+
+def copies_in(clean: Path) -> Copies:
+    """Count the copies among the valid rows of a clean_examples artifact, those that were removed too."""
+    rows = np.load(clean / TABLE)
+    _, number, sizes = np.unique(rows["cluster"], return_inverse=True, return_counts=True)
+    others = sizes[number] - 1
+    files: dict[int, set[str]] = defaultdict(set)
+    for prompt, example in zip(rows["prompt"].tolist(), stream_examples(clean / ALL_ROWS), strict=True):
+        files[prompt].add(str(example.source.get("file")).removeprefix("raw/"))
+    across = Counter(pair for names in files.values() for pair in combinations(sorted(names), 2))
+    leaked = float((1 - _RANDOM_TEST**others).mean()) if len(rows) else 0.0
+    return Copies(len(rows), int((others > 0).sum()), leaked, [(*pair, n) for pair, n in across.most_common()])

@@ -145,27 +145,13 @@ def verified_pairs(
     return pairs[alike], likeness[alike]
 
 
-def near_duplicate_pairs(
-    texts: Sequence[str], threshold: float, boilerplate: Boilerplate | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at the threshold or above. Of
-    rows with equal loose forms each later one is paired with the first of them only, and so are other rows."""
-    forms = loose_forms(texts, boilerplate)
-    first: dict[str, int] = {}
-    links = [(at, i) for i, form in enumerate(forms) if (at := first.setdefault(form, i)) != i]
-    rows = np.array(list(first.values()), np.int64)
-    pairs, likeness = verified_pairs(
-        sketch([forms[i] for i in rows], threshold), threshold, lambda which: [forms[i] for i in rows[which]]
-    )
-    pairs = np.concatenate([rows[pairs], np.array(links, np.int64).reshape(-1, 2)])
-    likeness = np.concatenate([likeness, np.ones(len(links))])
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    return pairs[order], likeness[order]
-
-
 def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
     """Cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
-    return components(len(texts), near_duplicate_pairs(texts, threshold)[0])
+    forms = loose_forms(texts)
+    number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
+    different = list(number)
+    pairs, _ = verified_pairs(sketch(different, threshold), threshold, lambda rows: [different[i] for i in rows])
+    return components(len(different), pairs)[[number[form] for form in forms]]
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ compared without decoding their texts again."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -26,7 +26,7 @@ from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
 from finetune_pipeline.data.scrub.placeholders import Sample, chosen, samples_of
 from finetune_pipeline.data.workers import in_order
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
@@ -202,25 +202,21 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
         changed, counts, replacements = scrub_example(example, spec.labels, how.key, find)
         if not counts:
             continue
-        prepared.scrubbed += [
-            {
-                "id": example.id,
-                "source": example.source,
-                "kind": kind,
-                "count": n,
-                "fingerprints": [r.fingerprint for r in replacements if r.kind == kind],
-            }
-            for kind, n in counts.items()
-        ]
+        for kind, n in counts.items():
+            prints = [r.fingerprint for r in replacements if r.kind == kind]
+            row = {"id": example.id, "source": example.source, "kind": kind, "count": n, "fingerprints": prints}
+            prepared.scrubbed.append(row)
         samples += samples_of(example, changed.messages, replacements)
         if spec.data.scrub == "replace":
             examples[i] = changed
             lines[i] = msgspec.json.encode(changed.to_dict()) + b"\n"
             continue
-        finding = _personal_data(example, counts, spec.data.scrub == "drop")
-        prepared.findings.append(finding)
-        if finding.severity == "error":
-            removed[i] = finding
+        message = f"personal data or secrets in the text: {', '.join(f'{n} {kind}' for kind, n in counts.items())}"
+        fix = "remove them at the source, or set data.scrub: replace"
+        severity: Severity = "error" if spec.data.scrub == "drop" else "warning"
+        prepared.findings.append(row_finding("personal_data", example.place, message, fix, severity))
+        if severity == "error":
+            removed[i] = prepared.findings[-1]
     prepared.samples = chosen(samples)
     index = benchmark_index(how.benchmarks)
     matches = index.find(examples) if index else {}
@@ -236,9 +232,3 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     return prepared
-
-
-def _personal_data(example: Example, counts: Mapping[str, int], drop: bool) -> Finding:
-    message = f"personal data or secrets in the text: {', '.join(f'{n} {kind}' for kind, n in counts.items())}"
-    fix = "remove them at the source, or set data.scrub: replace"
-    return row_finding("personal_data", example.place, message, fix, "error" if drop else "warning")

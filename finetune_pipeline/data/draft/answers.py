@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.columns import LONGEST_LABEL, MOST_LABELS, is_json_answer
@@ -20,7 +19,6 @@ _REPEATED = 3
 _NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 
 
-@dataclass
 class Answers:
     """The answers of all rows.
 
@@ -33,14 +31,25 @@ class Answers:
         problem: Why there is no task in them.
     """
 
-    kind: Literal["labels", "json", "text"] = "text"
-    rows: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    values: list[str] = field(default_factory=list)
-    other_spellings: dict[str, tuple[str, int]] = field(default_factory=dict)
-    longest: int = 0
-    extract: str | None = None
-    problem: str = ""
+    def __init__(self, answers: Iterable[str], written: bool = False) -> None:
+        """Look at the answers of all rows. written: they are no labels, however few there are."""
+        counts: Counter[str] = Counter()
+        lengths: Counter[int] = Counter()
+        for text in answers:
+            lengths[len(text)] += 1
+            if text in counts or len(counts) < _KEPT:
+                counts[text] += 1
+        self.rows, self.values, self.problem = lengths.total(), list(counts), ""
+        if not counts:
+            self.problem = "no row has an answer that can be read"
+        elif len(counts) == 1:
+            self.problem = f"every row has the same answer, {self.values[0][:60]!r}: there is nothing to learn"
+        self.longest = 0 if self.problem else sorted(lengths.elements(), reverse=True)[self.rows // 100]
+        self.kind = self._kind(counts, written)
+        self.counts = dict(sorted(counts.items(), key=_label_order(counts))) if self.kind == "labels" else {}
+        self.other_spellings = _spellings(self.counts)
+        marked = sum(bool(re.search(_FINAL, value)) for value in self.values) if self.kind == "text" else 0
+        self.extract = _FINAL if marked and marked >= _SHARE * len(self.values) and not self.problem else None
 
     @property
     def labels(self) -> list[str]:
@@ -51,40 +60,14 @@ class Answers:
         """For output.max_new_tokens, in steps of 64."""
         return max(64, min(2048, -(-self.longest // _CHARS_A_TOKEN // 64) * 64 + 64))
 
-    @classmethod
-    def of(cls, answers: Iterable[str], written: bool = False) -> Answers:
-        """Look at the answers of all rows. written: they are no labels, however few there are."""
-        counts: Counter[str] = Counter()
-        lengths: Counter[int] = Counter()
-        for text in answers:
-            lengths[len(text)] += 1
-            if text in counts or len(counts) < _KEPT:
-                counts[text] += 1
-        made = cls(rows=lengths.total(), values=list(counts))
-        if not counts:
-            made.problem = "no row has an answer that can be read"
-        elif len(counts) == 1:
-            made.problem = f"every row has the same answer, {next(iter(counts))[:60]!r}: there is nothing to learn"
-        if made.problem:
-            return made
-        made.longest = sorted(lengths.elements(), reverse=True)[made.rows // 100]
-        made.kind = made._kind(counts)
-        if written and made.kind == "labels":
-            made.kind = "text"
-        if made.kind == "labels":
-            made.counts = dict(sorted(counts.items(), key=_label_order(counts)))
-            made.other_spellings = _spellings(made.counts)
-        elif made.kind == "text" and sum(bool(re.search(_FINAL, v)) for v in made.values) >= _SHARE * len(made.values):
-            made.extract = _FINAL
-        return made
-
-    def _kind(self, counts: Counter[str]) -> Literal["labels", "json", "text"]:
-        if sum(map(is_json_answer, self.values)) >= _SHARE * len(self.values):
+    def _kind(self, counts: Counter[str], written: bool) -> Literal["labels", "json", "text"]:
+        if not self.problem and sum(map(is_json_answer, self.values)) >= _SHARE * len(self.values):
             return "json"
         repeated = sum(n for n in counts.values() if n >= _REPEATED)
         few = len(counts) <= MOST_LABELS and len(counts) * _REPEATED <= self.rows
         short = all(len(label) <= LONGEST_LABEL and "\n" not in label for label in counts)
-        return "labels" if few and short and repeated >= _SHARE * self.rows else "text"
+        labels = few and short and repeated >= _SHARE * self.rows
+        return "labels" if labels and not written and not self.problem else "text"
 
 
 def _label_order(counts: Counter[str]) -> Any:
@@ -113,7 +96,7 @@ def json_schema_of(values: Sequence[str]) -> dict[str, Any]:
 
 
 def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
-    kinds = sorted({_type(value) for value in values})
+    kinds = sorted({_TYPES.get(type(value), "null") for value in values})
     if {"integer", "number"} <= set(kinds):
         kinds.remove("integer")
     made: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
@@ -133,13 +116,5 @@ def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
     return made
 
 
-def _type(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if value is None:
-        return "null"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "number"
-    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+"""JSON schema's names of types; of no value it is null."""

@@ -49,11 +49,8 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
     if not text and not answer and (chat := chat_of(rows, columns)):
         used = {*chat.columns, *chat.fields.values()}
-        return Choice(
-            chat.fields,
-            chat=chat,
-            unused=[c.path for c in columns.values() if "." not in c.path and c.path not in used],
-        )
+        unused = [c.path for c in columns.values() if "." not in c.path and c.path not in used]
+        return Choice(chat.fields, chat=chat, unused=unused)
     choice = _pair(rows, columns, text, answer)
     if choice is not None and (answer or _is_answer(columns[choice.answer].name)):
         return choice
@@ -72,11 +69,8 @@ def _is_answer(path: str) -> bool:
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:
-    return (
-        columns.get(name)
-        or columns.get(names.key_path(name))
-        or next((c for c in columns.values() if c.name == name), None)
-    )
+    by_name = next((c for c in columns.values() if c.name == name), None)
+    return columns.get(name) or columns.get(names.key_path(name)) or by_name
 
 
 def _described(columns: Mapping[str, Column]) -> str:
@@ -113,13 +107,8 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
-    unused = [
-        c.path
-        for c in columns.values()
-        if "." not in c.path
-        and c.path not in used
-        and not any(u.startswith((f"{c.path}.", f"{c.path}[")) for u in used)
-    ]
+    tops = (c.path for c in columns.values() if "." not in c.path and c.path not in used)
+    unused = [path for path in tops if not any(u.startswith((f"{path}.", f"{path}[")) for u in used)]
     possible = [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
     return Choice(
         fields=fields,
@@ -140,12 +129,7 @@ def _texts(columns: Mapping[str, Column]) -> list[Column]:
     def order(c: Column) -> tuple[bool, bool, int, float]:
         place = names.rank(c.name, names.TEXTS)
         telling = place is not None and c.mean_words >= min(3.0, 0.3 * longest)
-        return (
-            c.path in written and not telling,
-            not telling,
-            place if telling and place is not None else 0,
-            -c.mean_words,
-        )
+        return c.path in written and not telling, not telling, place or 0 if telling else 0, -c.mean_words
 
     return sorted(some, key=order)
 
@@ -167,10 +151,8 @@ def _answers(
         unpredictable = [c for c in unnamed if gain[c.path] <= _PREDICTABLE]
         unnamed = [c for c in unnamed if c not in unpredictable]
         unnamed.sort(key=lambda c: (-round(gain[c.path], 1), c.numeric))
-    structured = [
-        c for c in columns.values() if c.is_json and "." not in c.path and c.path != segments and c not in written
-    ]
-    structured = [c for c in structured if not (segments or "").count(f"{c.path}[]")]
+    structured = [c for c in columns.values() if c.is_json and "." not in c.path and c not in written]
+    structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
     second = [c for c in texts[1:] if c not in written]
     if len(texts) == 2 and not written:  # the first column asks, the second answers
         first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
@@ -220,27 +202,18 @@ def _instruction(text: Column, others: Sequence[Column]) -> tuple[Column, Column
 
 def _group(columns: Mapping[str, Column]) -> Column | None:
     """The column that says which rows belong together: many values, some of which come back."""
-    fitting = [
-        c
-        for c in columns.values()
-        if names.plain_name(c.name) in names.GROUPS
-        and c.filled >= 0.9 * c.rows
-        and c.kind in ("text", "number")
-        and 20 <= len(c.values) < 0.95 * c.filled
-    ]
-    return fitting[0] if fitting else None
+    for c in (c for c in columns.values() if names.plain_name(c.name) in names.GROUPS):
+        if c.filled >= 0.9 * c.rows and c.kind in ("text", "number") and 20 <= len(c.values) < 0.95 * c.filled:
+            return c
+    return None
 
 
 def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | None:
     """The expression that joins the pieces of a text, where each row has a list of them; None where there is none."""
-    for column in columns.values():
-        if column.kind != "list" or column.path == ELEMENT:
-            continue
-        value = rows[0].value.get(column.name) if isinstance(rows[0].value, dict) else None
-        if (
-            isinstance(value, list)
-            and value
-            and all(isinstance(v, dict) and isinstance(v.get("text"), str) for v in value)
-        ):
+    first = rows[0].value if isinstance(rows[0].value, dict) else {}
+    for column in (c for c in columns.values() if c.kind == "list" and c.path != ELEMENT):
+        pieces = first.get(column.name)
+        texts = [p.get("text") if isinstance(p, dict) else None for p in pieces] if isinstance(pieces, list) else []
+        if texts and all(isinstance(text, str) for text in texts):
             return f"join('', {column.path}[].text)"
     return None

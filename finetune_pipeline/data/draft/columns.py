@@ -21,6 +21,7 @@ MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
 _SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data|rows|items|examples)(_?\w{0,4})?")
 
 Kind = Literal["text", "number", "bool", "object", "list", "mixed"]
+_KINDS: dict[type, Kind] = {bool: "bool", int: "number", float: "number", str: "text", dict: "object"}
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Column:
         if value is None or (isinstance(value, str) and not value.strip()):
             return
         self.filled += 1
-        self.kinds[_kind(value)] += 1
+        self.kinds[_KINDS.get(type(value), "list")] += 1
         text = as_text(value)
         if text in self.values or len(self.values) < _MOST_VALUES:
             self.values[text] += 1
@@ -135,14 +136,6 @@ def _is_moment(text: str) -> bool:
     except ValueError:
         return bool(re.match(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}( |T|$)", text))
     return True
-
-
-def _kind(value: Any) -> Kind:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int | float):
-        return "number"
-    return "text" if isinstance(value, str) else "object" if isinstance(value, dict) else "list"
 
 
 def as_text(value: Any) -> str:

@@ -17,6 +17,9 @@ from finetune_pipeline.data.formats import format_of
 
 _CHATS = ("messages", "sharegpt")
 _MOST_SPEAKERS = 200
+_SPEAKER_COLUMNS = ("role", "speaker", "sender", "from", "author")
+_SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
+"""Names of either side, by its role."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,10 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     if not objects:
         return None
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
-    lists = [c for c in columns.values() if c.kind == "list" and "." not in c.path]
-    for column in lists:
-        turns = [
-            t for row in objects[:500] for t in (row.get(column.name) or ()) if isinstance(row.get(column.name), list)
-        ]
-        if not turns or not all(isinstance(turn, dict) for turn in turns):
-            continue
-        keys = _turn_keys(turns)
+    for column in (c for c in columns.values() if c.kind == "list" and "." not in c.path):
+        lists = [row[column.name] for row in objects[:500] if isinstance(row.get(column.name), list)]
+        turns = [turn for turns in lists for turn in turns]
+        keys = _turn_keys(turns) if turns and all(isinstance(turn, dict) for turn in turns) else None
         if keys is None:
             continue
         speaker, said = keys
@@ -61,12 +60,8 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         if native in _CHATS and (speaker, said) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, said, column.name)
-        each = (
-            ""
-            if (speaker, said) == ("role", "content")
-            else f"[].{{role: {names.key_path(speaker)}, content: {names.key_path(said)}}}"
-        )
-        fields = {"messages": f"{column.path}{each}"}
+        each = f"[].{{role: {names.key_path(speaker)}, content: {names.key_path(said)}}}"
+        fields = {"messages": column.path + ("" if (speaker, said) == ("role", "content") else each)}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
         return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, said, column.name)
@@ -81,9 +76,8 @@ def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
             if isinstance(value, str) or (key == "content" and isinstance(value, list | type(None))):
                 texts.setdefault(key, []).append(as_text(value))
     texts = {key: values for key, values in texts.items() if len(values) >= 0.8 * len(turns)}
-    few = [
-        k for k, v in texts.items() if 1 < len(set(v)) <= _MOST_SPEAKERS and (len(v) < 8 or len(set(v)) <= len(v) / 2)
-    ]
+    some = {key: len(set(values)) for key, values in texts.items()}
+    few = [k for k, n in some.items() if 1 < n <= _MOST_SPEAKERS and (len(texts[k]) < 8 or n <= len(texts[k]) / 2)]
     speaker = names.by_name(few, names.SPEAKERS)
     rest = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
     if speaker is None or not rest:
@@ -96,15 +90,8 @@ def _roles(speakers: Iterator[str]) -> dict[str, str]:
     """The role of each speaker, by name; who speaks first asks, where names do not tell."""
     roles: dict[str, str] = {}
     for speaker in dict.fromkeys(speakers):
-        plain = names.plain_name(speaker)
-        if speaker in ROLES:
-            roles[speaker] = speaker
-        elif names.rank(plain, names.USERS) is not None:
-            roles[speaker] = "user"
-        elif names.rank(plain, names.ASSISTANTS) is not None:
-            roles[speaker] = "assistant"
-        else:
-            roles[speaker] = ""
+        sides = [role for role, known in _SIDES.items() if names.rank(speaker, known) is not None]
+        roles[speaker] = speaker if speaker in ROLES else sides[0] if sides else ""
     taken = {role for role in roles.values() if role in ("user", "assistant")}
     for speaker, role in roles.items():
         if not role:
@@ -121,29 +108,21 @@ def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     flat = {c.path: c for c in columns.values() if "." not in c.path}
     speakers = [p for p, c in flat.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
     known = [p for p in speakers if _are_speakers(flat[p])]
-    threads = [
-        p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None and 1.5 * len(c.values) <= c.filled
-    ]
+    named = [p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None]
+    threads = [p for p in named if 1.5 * len(flat[p].values) <= flat[p].filled]
     said = names.by_name([p for p, c in flat.items() if c.is_text], names.TEXTS)
     if not known or not threads or said is None:
         return None
-    roles = _roles(iter(flat[known[0]].values))
-    return Chat(
-        {}, roles, (known[0], said, threads[0]), flat[known[0]].name, flat[said].name, "", flat[threads[0]].name
-    )
+    columns_read = (known[0], said, threads[0])
+    speaker, text, thread = (flat[path].name for path in columns_read)
+    return Chat({}, _roles(iter(flat[known[0]].values)), columns_read, speaker, text, thread=thread)
 
 
 def _are_speakers(column: Column) -> bool:
     """Whether a column says who speaks: by its name, or by the names of both sides in it."""
-    sides = {
-        side
-        for value in column.values
-        for side, known in (("u", names.USERS), ("a", names.ASSISTANTS))
-        if names.rank(value, known) is not None
-    }
-    return len(sides) == 2 or (
-        names.rank(column.name, ("role", "speaker", "sender", "from", "author")) is not None and len(column.values) > 1
-    )
+    if all(any(names.rank(value, known) is not None for value in column.values) for known in _SIDES.values()):
+        return True
+    return len(column.values) > 1 and names.rank(column.name, _SPEAKER_COLUMNS) is not None
 
 
 def joined_turns(rows: Iterator[RawRow], chat: Chat) -> Iterator[bytes]:

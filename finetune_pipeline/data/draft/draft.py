@@ -75,23 +75,20 @@ def draft(
     if errors(reading.problems):
         return None, reading.problems
     if not reading.rows:
-        nothing = Finding(
-            "draft.no_rows", "error", _names(files), "no row can be read", "see the findings about the files"
-        )
-        return None, [*reading.problems, nothing]
-    choice = choose(_spread(reading.rows), text, answer)
+        reading.refuse("no_rows", _names(files), "no row can be read", "see the findings about the files")
+        return None, reading.problems
+    choice = choose(reading.rows[:: max(1, len(reading.rows) // _CHOSEN_BY)], text, answer)
     if isinstance(choice, str):
-        fix = "name them: --text COLUMN --answer COLUMN"
-        return None, [*reading.problems, Finding("draft.no_columns", "error", _names(files), choice, fix)]
+        reading.refuse("no_columns", _names(files), choice, "name them: --text COLUMN --answer COLUMN")
+        return None, reading.problems
     made = _with_fields(files, reading, choice)
-    made.answers = Answers.of(_answers(files, made), written=_has_turns(files, made))
-    if not made.answers.rows:
-        return None, [*reading.problems, *_why_none(files, made)]
-    if problem := made.answers.problem:
-        return None, [
-            *reading.problems,
-            Finding("draft.answers", "error", _names(files), problem, "name another: --answer COLUMN"),
-        ]
+    made.answers = Answers(_answers(files, made), written=_has_turns(files, made))
+    if not made.answers.rows:  # why none can be read, once for each rule
+        findings = errors([f for row in _validated(files, made.data) for f in row.findings])
+        return None, [*reading.problems, *{f.rule: f for f in reversed(findings)}.values()]
+    if made.answers.problem:
+        reading.refuse("answers", _names(files), made.answers.problem, "name another: --answer COLUMN")
+        return None, reading.problems
     made.output, made.schema = _output(made.answers)
     made.system_prompt = made.system_prompt or _prompt(made)
     return made, reading.problems
@@ -101,21 +98,16 @@ def _names(files: Files) -> str:
     return ", ".join(name for name, _ in files[:3]) + (", …" if len(files) > 3 else "")
 
 
-def _spread(rows: Sequence[RawRow]) -> list[RawRow]:
-    return list(rows[:: max(1, len(rows) // _CHOSEN_BY)])
-
-
 # --- fields -----------------------------------------------------------------------------------------------------------
 
 
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """The draft with the section `data`: nothing is declared that the rows say by themselves."""
-    made = Draft(reading, choice, Answers(), notes=[*reading.notes])
+    made = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
         return _with_chat(files, made, choice.chat)
     declared = _with(reading.data, choice.fields)
-    plain = {k: v for k, v in choice.fields.items() if k == "each"}
-    without = _with(reading.data, plain)
+    without = _with(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
     csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
     without = {**({"csv": csv} if csv else {}), **without}
     by_fields, by_format = (_examples(files, data) for data in (declared, without))
@@ -157,18 +149,18 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
         data["roles"] = dict(chat.roles)
     rows = list(_validated(files, data)) if chat.turns else []
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
-    if not chat.turns or (
-        len(broken) > 0.2 * len(rows) and not any(_has_calls(r.value) for r in made.reading.rows[:200])
-    ):
+    first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]
+    has_calls = any("tools" in value or "tool_calls" in str(value)[:5_000] for value in first)
+    if not chat.turns or (len(broken) > 0.2 * len(rows) and not has_calls):
         for name, path in files:
             records = read_records(path, name, spec_of(made.reading.data))
             values = (RawRow(name, r.key, decoded(r)) for r in records if r.about == "row")
             made.converted[name] = b"".join(joined_turns(values, chat))
         made.data = {"inject": True}
-        made.notes.append(
-            f"{_names(files)}: written as conversations of turns in order, one a line; turns of one side that follow each "
-            "other are joined, and each ends with an answer"
+        note = (
+            f"{_names(files)}: written as conversations of turns in order, one a line; turns of one side that follow "
         )
+        made.notes.append(f"{note}each other are joined, and each ends with an answer")
         return made
     systems = Counter(_system_turns(files, data))
     common = systems.most_common(1)[0] if systems else ("", 0)
@@ -180,10 +172,6 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
         data = _with(data, {"messages": f"{chat.columns[0]}[?{chat.speaker} != 'system']"})
     made.data = {**data, "inject": True}
     return made
-
-
-def _has_calls(value: Any) -> bool:
-    return isinstance(value, dict) and ("tools" in value or "tool_calls" in str(value)[:5_000])
 
 
 def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
@@ -222,12 +210,6 @@ def _has_turns(files: Files, made: Draft) -> bool:
     else:
         turns = [sum(m["role"] != "system" for m in e.messages) for e in _examples(files, made.data)]
     return sum(n > 2 for n in turns) > len(turns) / 2
-
-
-def _why_none(files: Files, made: Draft) -> list[Finding]:
-    """The findings that keep every row from being read, one of each rule."""
-    findings = [f for row in _validated(files, made.data) for f in row.findings]
-    return list({f.rule: f for f in reversed(errors(findings))}.values())
 
 
 def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -52,27 +52,19 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
         elif path.is_file():
             files[path] = None
         else:
-            near = _nearest(path)
-            fix = f"did you mean {near}?" if near else "correct the path"
+            names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = difflib.get_close_matches(path.name, names, 1, 0.6)
+            fix = f"did you mean {path.parent / near[0]}?" if near else "correct the path"
             problems.append(Finding("draft.no_file", "error", str(path), "there is no such file", fix))
     if problems:
         raise FindingsError(problems)
     times = Counter(path.name for path in files)
-    named = [
-        (path.name if times[path.name] == 1 else f"{path.resolve().parent.name}_{path.name}", path) for path in files
-    ]
-    return [GivenFile(f"raw/{_printable(name)}", path) for name, path in named]
-
-
-def _nearest(path: Path) -> Path | None:
-    folder = path.parent
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, 1, 0.6)
-    return folder / near[0] if near else None
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else "_" for c in name).lstrip(".~$") or "rows"
+    given = []
+    for path in files:
+        name = path.name if times[path.name] == 1 else f"{path.resolve().parent.name}_{path.name}"
+        printable = "".join(c if c.isprintable() else "_" for c in name).lstrip(".~$") or "rows"
+        given.append(GivenFile(f"raw/{printable}", path))
+    return given
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
@@ -102,20 +94,12 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
     given = {Path(file.name).name: file.path for file in files}
     for other in sorted(there.keys() - given.keys()):
         if is_known(there[other]):
-            say(
-                "other_files",
-                f"{raw / other}",
-                "this file would be read, too, and was not named",
-                "name it, or move it",
-            )
+            message = "this file would be read, too, and was not named"
+            say("other_files", f"{raw / other}", message, "name it, or move it")
     for same in sorted(there.keys() & given.keys()):
         if not (there[same].samefile(given[same]) or filecmp.cmp(there[same], given[same], shallow=False)):
-            say(
-                "other_content",
-                f"{raw / same}",
-                f"it differs from {given[same]}",
-                "choose another --name, or remove it",
-            )
+            message = f"it differs from {given[same]}"
+            say("other_content", f"{raw / same}", message, "choose another --name, or remove it")
     return problems
 
 
@@ -145,11 +129,14 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     data = {k: v for k, v in draft.data.items() if v not in ({}, None)}
     defaults, training = TaskSpec.model_fields, TrainingSpec()
     described = "write down" if STUB in draft.system_prompt else "look at"
+    description = f"Tell {draft.choice.answer} from {draft.choice.text}."
+    if draft.choice.chat:
+        description = "Answer as the conversations do."
     lines = [
         f"# Drafted by `finetune init` from {files}. `finetune show {name}` prints every setting, `finetune schema` says",
         "# what is allowed.",
         f"name: {name}",
-        f"description: {_scalar(_description(draft))}  # say what the model is for",
+        f"description: {_scalar(description)}  # say what the model is for",
         f"base_model: {defaults['base_model'].default}  # or a folder, or a Hub id",
         f"# System prompt of every input, in training and in production: {described} what each line means.",
         f"system_prompt: {_block(draft.system_prompt)}",
@@ -171,18 +158,10 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     ]
     text = "\n".join(lines) + "\n"
     if parse_spec(text).system_prompt != draft.system_prompt:  # a text that a block of YAML cannot hold
-        text = text.replace(
-            f"system_prompt: {_block(draft.system_prompt)}", f"system_prompt: {_scalar(draft.system_prompt)}"
-        )
+        block, scalar = _block(draft.system_prompt), _scalar(draft.system_prompt)
+        text = text.replace(f"system_prompt: {block}", f"system_prompt: {scalar}")
     parse_spec(text)
     return text
-
-
-def _description(draft: Draft) -> str:
-    choice = draft.choice
-    if choice.chat:
-        return "Answer as the conversations do."
-    return f"Tell {choice.answer} from {choice.text}."
 
 
 def _output(draft: Draft) -> list[str]:

@@ -28,6 +28,7 @@ _LOOKED_AT = 500
 MOST_ROWS = 50_000
 """Rows of a file by which its columns are judged; the labels of all rows are counted."""
 _DEEPEST = 4
+_FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
 _SINGLE = 0.8
 """Where a smaller share of a table's lines are whole rows, other delimiters and quoting are tried."""
 
@@ -59,6 +60,10 @@ class Reading:
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
+
+    def refuse(self, rule: str, file: str, message: str, fix: str) -> None:
+        """Note what keeps a file from being read."""
+        self.problems.append(Finding(f"draft.{rule}", "error", file, message, fix))
 
 
 def spec_of(data: Mapping[str, Any], output: Mapping[str, Any] | None = None, prompt: str = "-") -> TaskSpec:
@@ -111,8 +116,7 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
     if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):
         why = unread[0].findings[0].message if unread[0].findings else "its lines are no JSON"
         message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {why}"
-        fix = "export it as CSV with a header, or as JSON Lines: one object with a text and its answer a line"
-        reading.problems.append(Finding("draft.unreadable", "error", name, message, fix))
+        reading.refuse("unreadable", name, message, f"export it as {_FORMS}")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -139,10 +143,7 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
             best = (fit, csv, rows)
     fit, csv, rows = best
     if fit < 0.5:
-        fix = "save it as CSV with a header, or as JSON Lines: one object with a text and its answer a line"
-        reading.problems.append(
-            Finding("draft.no_table", "error", name, f"the file was not read: {container.why}", fix)
-        )
+        reading.refuse("no_table", name, f"the file was not read: {container.why}", f"save it as {_FORMS}")
         reading.containers[name] = "unknown"
         return
     if csv != own:
@@ -166,9 +167,7 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
     before = reading.data.get("csv", {}).get("header")
     if before is not None and before != header:
         message = "its first row names the columns, or not, otherwise than in the files before it"
-        reading.problems.append(
-            Finding("draft.headers_differ", "error", name, message, "give every file the same header")
-        )
+        reading.refuse("headers_differ", name, message, "give every file the same header")
     if not header:
         reading.notes.append(f"{name}: the first row is data; the columns are called c1 to c{len(rows[0])}")
     return header
@@ -224,15 +223,12 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
     expression = rows_path(document)
     if _is_columns(document):
         message = "the document holds one list a column, not one object a row"
-        fix = "write it row by row (pandas: to_json(orient='records'))"
-        reading.problems.append(Finding("draft.columns", "error", name, message, fix))
+        reading.refuse("columns", name, message, "write it row by row (pandas: to_json(orient='records'))")
     elif expression:
         fields = reading.data.setdefault("fields", {})
         if fields.get("rows", expression) != expression:
             message = f"its rows are at {expression}, those of the files before it at {fields['rows']}"
-            reading.problems.append(
-                Finding("draft.rows_differ", "error", name, message, "make one task of each, or one form of all")
-            )
+            reading.refuse("rows_differ", name, message, "make one task of each, or one form of all")
         fields["rows"] = expression
         reading.notes.append(f"{name}: the rows are at {expression}")
 

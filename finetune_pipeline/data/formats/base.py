@@ -8,7 +8,7 @@ A format is one module of this package with one class::
         row_keys = ("q", "a")
 
         def recognises(self, keys): return "q" in keys and "a" in keys
-        def read(self, row, spec, place, turns): return read_single_texts(row, "q", "a", spec, place, turns)
+        def read(self, row, spec, turns): return read_single_texts(row, "q", "a", spec, turns)
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.data.examples import Message
-from finetune_pipeline.data.formats.suggestions import add_fields, declare
 from finetune_pipeline.data.formats.tool_calls import read_tools
+from finetune_pipeline.data.names import add_fields, declare
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
 
 OPTIONAL = ("id", "group", "origin", "source", "tags", "time", "generator")
@@ -40,6 +40,7 @@ class Turns:
     """What a row says.
 
     Attributes:
+        place: File and line of the row, for findings.
         shape: Name of the row's format; None if it is in none.
         whole: Every turn of the row is in `messages`, so their order can be judged.
         ignored: Keys that nothing reads.
@@ -47,6 +48,7 @@ class Turns:
         tools: In OpenAI's form.
     """
 
+    place: str
     shape: str | None
     messages: list[Message] = field(default_factory=list)
     whole: bool = False
@@ -54,6 +56,37 @@ class Turns:
     ignored: list[str] = field(default_factory=list)
     chat: bool = False
     tools: list[dict[str, Any]] | None = None
+
+    def say(self, rule: str, message: str, fix: str, severity: Severity = "error") -> None:
+        """Add a finding."""
+        self.findings.append(row_finding(rule, self.place, message, fix, severity))
+
+    def text_of(self, holder: dict[str, Any], key: str, name: str, note: bool = True, missing: str = "") -> str | None:
+        """The text under a key of a row or turn without outer blanks, or None with a finding that says why not.
+
+        Args:
+            holder: The row or turn.
+            key: Of the text.
+            name: What messages call it.
+            note: Whether outer blanks are worth a note.
+            missing: What to do where the key is missing.
+        """
+        value = holder.get(key)
+        if isinstance(value, str) and (text := clean_text(value)):
+            if note and len(text) != len(value) - value.count("\r\n"):
+                message, fix = f"`{name}` begins or ends with blanks", "nothing to do; they were taken off"
+                self.say("stray_whitespace", message, fix, "note")
+            return text
+        if key not in holder:
+            keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
+            self.say("missing_field", f"`{name}` is missing (keys here: {keys})", missing or f"add `{key}`")
+        elif value is None or isinstance(value, str):
+            what = "null" if value is None else "empty"
+            self.say("empty_field", f"`{name}` is {what}", "fill it in, or remove the row")
+        else:
+            fix = "join the parts into one text" if isinstance(value, list) else "write it as text, in double quotes"
+            self.say("wrong_type", f"`{name}` must be text, found {quoted(value)}", fix)
+        return None
 
 
 class RawFormat(ABC):
@@ -79,7 +112,7 @@ class RawFormat(ABC):
         """Whether a row with these keys is in this format."""
 
     @abstractmethod
-    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
+    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         """Fill `turns` with what the row says, or with the reasons why it says nothing. Returns the keys it read."""
 
 
@@ -107,41 +140,6 @@ def clean_text(text: str) -> str:
     return text.strip()
 
 
-def text_of(
-    holder: dict[str, Any],
-    key: str,
-    name: str,
-    place: str,
-    findings: list[Finding],
-    note: bool = True,
-    missing: str = "",
-) -> str | None:
-    """The text under a key of a row or turn without outer blanks, or None with a finding that says why not. name: what
-    messages call it; note: whether outer blanks are worth a note; missing: what to do where the key is missing."""
-    value = holder.get(key)
-    if isinstance(value, str):
-        text = clean_text(value)
-        if text:
-            if note and len(text) != len(value) - value.count("\r\n"):
-                message = f"`{name}` begins or ends with blanks"
-                findings.append(
-                    row_finding("stray_whitespace", place, message, "nothing to do; they were taken off", "note")
-                )
-            return text
-    if key not in holder:
-        keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
-        findings.append(
-            row_finding("missing_field", place, f"`{name}` is missing (keys here: {keys})", missing or f"add `{key}`")
-        )
-    elif value is None or isinstance(value, str):
-        what = "null" if value is None else "empty"
-        findings.append(row_finding("empty_field", place, f"`{name}` is {what}", "fill it in, or remove the row"))
-    else:
-        fix = "join the parts into one text" if isinstance(value, list) else "write it as text, in double quotes"
-        findings.append(row_finding("wrong_type", place, f"`{name}` must be text, found {quoted(value)}", fix))
-    return None
-
-
 def format_of(row: dict[str, Any]) -> str | None:
     """The name of the format a row is in, or None."""
     return next((name for name, of in FORMATS.items() if of.recognises(row.keys())), None)
@@ -150,67 +148,52 @@ def format_of(row: dict[str, Any]) -> str | None:
 def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
     """Read the chat turns of a raw row; outer blanks of its texts are removed."""
     shape = format_of(row)
-    turns = Turns(shape)
+    turns = Turns(place, shape)
     if shape is None or spec.data.format not in ("auto", shape):
-        turns.findings.append(_unknown_format(row, shape, spec, place))
+        message, fix = _unknown_format(row, shape, spec)
+        turns.say("unknown_shape", message, fix)
         return turns
-    read = FORMATS[shape].read(row, spec, place, turns)
+    read = FORMATS[shape].read(row, spec, turns)
     if row.get("tool_choice"):
-        message = "`tool_choice` changes what the row means and is not supported"
-        turns.findings.append(row_finding("unsupported_key", place, message, "remove it"))
+        turns.say("unsupported_key", "`tool_choice` changes what the row means and is not supported", "remove it")
     for key in _TOOLS:
         if key in row:
-            tools, problems = read_tools(row[key], place)
+            tools = read_tools(row[key], turns.say)
             turns.tools = turns.tools or tools
-            turns.findings += problems
     known = {*OPTIONAL, *_TOOLS, "tool_choice", "label", *read}
     turns.ignored = sorted({*turns.ignored, *(key_name(k) for k in row if k not in known)})
     return turns
 
 
 def read_single_texts(
-    row: dict[str, Any],
-    prompt_key: str,
-    answer_key: str,
-    spec: TaskSpec,
-    place: str,
-    turns: Turns,
-    subject: str | None = None,
+    row: dict[str, Any], prompt_key: str, answer_key: str, spec: TaskSpec, turns: Turns, subject: str | None = None
 ) -> set[str]:
     """Read a row with one text of the user's and one answer (`chosen` of a preference row is one too). The system
     prompt of the spec goes in front unless the row brings one. subject: a text that belongs below the user's. Returns
     the keys it read."""
-    findings = turns.findings
     line = "" if prompt_key in row and answer_key in row else add_fields(row, spec)
     missing = f"add to task.yaml: {line}" if line else ""
-    prompt = text_of(row, prompt_key, prompt_key, place, findings, missing=missing)
+    prompt = turns.text_of(row, prompt_key, prompt_key, missing=missing)
     if prompt is not None and subject is not None:
         prompt = f"{prompt}\n\n{subject}"
     answers = {answer_key: chosen_text(row[answer_key])} if answer_key == "chosen" else row
+    answer = None
     if isinstance(answers.get(answer_key), list | dict) and spec.output.kind == "json":
-        findings.append(_unwritten(answers[answer_key], answer_key, place))
-        answer = None
+        name = answer_key if answer_key in ("label", "completion", "output") else "completion"
+        line = declare({name: f"to_string({answer_key})"}, expressions=(name,))
+        message = f"`{answer_key}` must be text, found {quoted(answers[answer_key])}"
+        turns.say("wrong_type", message, f"write the JSON as text, or have it written: add {line} to task.yaml")
     else:
-        answer = text_of(answers, answer_key, answer_key, place, findings, missing=missing)
+        answer = turns.text_of(answers, answer_key, answer_key, missing=missing)
     system = spec.system_prompt
     if row.get("system") not in (None, ""):
         turns.chat = True
-        system = text_of(row, "system", "system", place, findings, note=False) or system
+        system = turns.text_of(row, "system", "system", note=False) or system
     turns.messages = [{"role": "system", "content": system}]
     turns.messages += [{"role": "user", "content": prompt}] if prompt is not None else []
     turns.messages += [{"role": "assistant", "content": answer}] if answer is not None else []
     turns.whole = prompt is not None and answer is not None
     return {prompt_key, answer_key, "system"}
-
-
-def _unwritten(value: Any, key: str, place: str) -> Finding:
-    """The finding about a JSON answer that stands in the row as JSON, not as text."""
-    message = f"`{key}` must be text, found {quoted(value)}"
-    name = key if key in ("label", "completion", "output") else "completion"
-    line = declare({name: f"to_string({key})"}, expressions=(name,))
-    return row_finding(
-        "wrong_type", place, message, f"write the JSON as text, or have it written: add {line} to task.yaml"
-    )
 
 
 def chosen_text(value: Any) -> Any:
@@ -222,14 +205,13 @@ def chosen_text(value: Any) -> Any:
     return value
 
 
-def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec, place: str) -> Finding:
+def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> tuple[str, str]:
+    """(what is wrong, what to do) about a row in no known format, or in one the spec does not allow."""
     shown = keys_shown(row)
     if shape is not None:
         wanted = spec.data.format
         message = f"the row is in the format `{shape}`, the spec allows `{wanted}` only (keys: {shown})"
-        return row_finding(
-            "unknown_shape", place, message, f"write `{FORMATS[wanted].row_keys[0]}`, or set data.format: auto"
-        )
+        return message, f"write `{FORMATS[wanted].row_keys[0]}`, or set data.format: auto"
     keys = sorted(str(k) for k in row)
     known = {key: name for name, of in FORMATS.items() for key in (of.row_keys[0], *of.fields)}
     near = {k: difflib.get_close_matches(k.casefold(), list(known), 1, 0.8) for k in keys}
@@ -242,8 +224,8 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec, plac
         fix = f"add to task.yaml: {line}"
     elif keys and all(k.startswith("c") and k[1:].isdigit() for k in keys):
         fix = "no row names the columns: say in data.fields which is which (for example text: c1 and label: c2)"
+    elif len(keys) == 1 and keys[0] in FORMATS["prompt_completion"].row_keys:
+        fix = f"{quoted(keys[0])} is there, the question or the answer is missing: add `prompt` or `completion`"
     else:
         fix = "say in data.fields where things are (for example text: and label:), or write `messages` (a chat)"
-        if len(keys) == 1 and keys[0] in FORMATS["prompt_completion"].row_keys:
-            fix = f"{quoted(keys[0])} is there, the question or the answer is missing: add `prompt` or `completion`"
-    return row_finding("unknown_shape", place, f"no known format; keys here: {shown}", fix)
+    return f"no known format; keys here: {shown}", fix

@@ -13,10 +13,8 @@ from finetune_pipeline.data.formats.base import (
     first_key,
     read_single_texts,
     register,
-    text_of,
 )
-from finetune_pipeline.data.quoting import quoted, row_finding
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec import TaskSpec
 
 _INPUTS = ("input", "context")
@@ -36,21 +34,21 @@ class Instruction(RawFormat):
     def recognises(self, keys: Collection[str]) -> bool:
         return "instruction" in keys
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
+    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         answer_key = first_key(row, ("output", *ANSWERS, "chosen")) or "output"
         key = first_key(row, _INPUTS)
-        subject = None if key is None else _subject(row, key, place, turns.findings)
-        read = read_single_texts(row, "instruction", answer_key, spec, place, turns, subject)
+        subject = None if key is None else _subject(row, key, turns)
+        read = read_single_texts(row, "instruction", answer_key, spec, turns, subject)
         return read if key is None else {*read, key}
 
 
-def _subject(row: dict[str, Any], key: str, place: str, findings: list[Finding]) -> str | None:
+def _subject(row: dict[str, Any], key: str, turns: Turns) -> str | None:
     """What the instruction is about, or None. A word for "nothing" counts as nothing, with a warning."""
     value = row[key]
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str) and clean_text(value).casefold() in NO_INPUT:
         message = f"`{key}` is {quoted(clean_text(value))}; it was read as empty"
-        findings.append(row_finding("no_input_marker", place, message, "leave it empty", "warning"))
+        turns.say("no_input_marker", message, "leave it empty", "warning")
         return None
-    return text_of(row, key, key, place, findings)
+    return turns.text_of(row, key, key)

@@ -11,10 +11,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from finetune_pipeline.data.examples import ROLES
-from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, clean_text, register, text_of
+from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, clean_text, register
 from finetune_pipeline.data.formats.tool_calls import read_calls, unpacked
-from finetune_pipeline.data.quoting import key_name, quoted, row_finding
-from finetune_pipeline.findings import Finding, Severity
+from finetune_pipeline.data.quoting import key_name, quoted
 from finetune_pipeline.spec import TaskSpec
 
 _SAME_ROLE = {"developer": "system", "function": "tool"}
@@ -46,11 +45,11 @@ class Messages(RawFormat):
     def recognises(self, keys: Collection[str]) -> bool:
         return "messages" in keys
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
-        return read_messages(row, "messages", spec, place, turns, loose=False)
+    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+        return read_messages(row, "messages", spec, turns, loose=False)
 
 
-def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, turns: Turns, loose: bool) -> set[str]:
+def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, turns: Turns, loose: bool) -> set[str]:
     """Read the list of turns under `key`; a preference row's better answer ends a chat that has none. loose: ShareGPT's
     names of roles are known too. Returns the keys it read."""
     turns.chat = True
@@ -58,16 +57,16 @@ def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, tur
     if not isinstance(value, list) or not value:
         rule = "empty_field" if value is None or value == [] else "wrong_type"
         message = f"`{key}` must be a list of turns, found {'an empty list' if value == [] else quoted(value)}"
-        turns.findings.append(row_finding(rule, place, message, 'write [{"role": "user", "content": "…"}, …]'))
+        turns.say(rule, message, 'write [{"role": "user", "content": "…"}, …]')
         return {key}
-    reader = _ChatReader(place, turns.findings, spec.data.roles, loose)
+    reader = _ChatReader(turns, spec.data.roles, loose)
     messages = [reader.read(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
     turns.messages += [m for m in messages if m is not None]
     turns.whole = None not in messages
     turns.ignored += [f"{key}.{k}" for k in reader.ignored]
     if not turns.whole or turns.messages[-1]["role"] not in ("user", "tool") or "chosen" not in row:
         return {key}
-    text = text_of({"chosen": chosen_text(row["chosen"])}, "chosen", "chosen", place, turns.findings)
+    text = turns.text_of({"chosen": chosen_text(row["chosen"])}, "chosen", "chosen")
     turns.whole = text is not None
     if text is not None:
         turns.messages.append({"role": "assistant", "content": text})
@@ -77,20 +76,13 @@ def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, place: str, tur
 class _ChatReader:
     """Reads the turns of one row. `ignored`: keys of turns that nothing reads."""
 
-    def __init__(self, place: str, findings: list[Finding], roles: Mapping[str, str], loose: bool) -> None:
-        self._place, self._findings, self._roles, self._loose = place, findings, roles, loose
+    def __init__(self, turns: Turns, roles: Mapping[str, str], loose: bool) -> None:
+        self._turns, self._say, self._findings = turns, turns.say, turns.findings
+        self._roles, self._loose = roles, loose
         self.ignored: set[str] = set()
 
-    def _say(self, rule: str, message: str, fix: str, severity: Severity = "error") -> None:
-        self._findings.append(row_finding(rule, self._place, message, fix, severity))
-
     def _text(self, holder: dict[str, Any], key: str, name: str, note: bool = True) -> str | None:
-        return text_of(holder, key, f"{name}.{key}", self._place, self._findings, note)
-
-    def _calls(self, value: Any, name: str) -> list[dict[str, Any]]:
-        calls, problems = read_calls(value, name, self._place)
-        self._findings += problems
-        return calls
+        return self._turns.text_of(holder, key, f"{name}.{key}", note)
 
     def read(self, turn: Any, name: str) -> dict[str, Any] | None:
         """One turn in canonical form, or None with findings that say why not."""
@@ -130,7 +122,7 @@ class _ChatReader:
         message: dict[str, Any] = {"role": role, "content": ""}
         if role == "function_call":  # ShareGPT: the call is where the text would be
             message["role"] = "assistant"
-            calls = self._calls(turn.get(content_key), f"{name}.{content_key}")
+            calls = read_calls(turn.get(content_key), f"{name}.{content_key}", self._say)
             if not calls and len(self._findings) == before:
                 self._say("empty_field", f"`{name}.{content_key}` is null", "fill it in")
         else:
@@ -138,7 +130,7 @@ class _ChatReader:
         given = [(k, turn[k]) for k in ("tool_calls", "function_call") if turn.get(k) not in (None, [])]
         if role == "assistant":
             for key, value in given:
-                calls += self._calls(value, f"{name}.{key}")
+                calls += read_calls(value, f"{name}.{key}", self._say)
         elif any(value for _, value in given) or (calls and role != "function_call"):
             self._say("bad_tool_call", f"`{name}`: only the assistant can call tools, not {role!r}", "remove it")
         if calls:
@@ -214,7 +206,7 @@ class _ChatReader:
                 continue
             own = part.get("text", part.get("value", part.get(kind, part.get("content"))))
             if kind in ("tool_call", "function_call"):
-                calls += self._calls(own if own is not None else part, where)
+                calls += read_calls(own if own is not None else part, where, self._say)
             elif kind not in (*_TEXT_PARTS, *_REASONING_PARTS):
                 message = f"`{where}` has the type {quoted(kind)}: only text can be trained on here"
                 self._say("unsupported_part", message, "remove the row, or say in text what the part shows")

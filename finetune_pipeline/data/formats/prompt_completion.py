@@ -25,6 +25,6 @@ class PromptCompletion(RawFormat):
         both = first_key(keys, _PROMPTS) and first_key(keys, _ANSWERS)
         return bool(both) and not ("text" in keys and "label" in keys)
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
+    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
-        return read_single_texts(row, prompt_key, answer_key, spec, place, turns)
+        return read_single_texts(row, prompt_key, answer_key, spec, turns)

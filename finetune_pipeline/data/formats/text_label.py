@@ -21,5 +21,5 @@ class TextLabel(RawFormat):
     def recognises(self, keys: Collection[str]) -> bool:
         return "text" in keys or "label" in keys
 
-    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
-        return read_single_texts(row, "text", "label", spec, place, turns)
+    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+        return read_single_texts(row, "text", "label", spec, turns)

@@ -6,12 +6,15 @@ A tool is ``{"type": "function", "function": {"name", "description", "parameters
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.quoting import quoted, row_finding
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.data.quoting import quoted
+
+Say = Callable[[str, str, str], None]
+"""Takes rule, message and fix of a problem."""
 
 _CALL_FIX = 'write {"type": "function", "function": {"name": "…", "arguments": "{…}"}}'
 _TOOL_FIX = 'write [{"type": "function", "function": {"name": "…", "parameters": {…}}}]'
@@ -27,49 +30,46 @@ def unpacked(value: Any) -> Any:
     return value
 
 
-def read_tools(value: Any, place: str) -> tuple[list[dict[str, Any]] | None, list[Finding]]:
-    """(tools in OpenAI's form or None, findings) of a row's `tools`: a list, or JSON text of one; flat entries too."""
+def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:
+    """The tools in OpenAI's form, None without any, of a row's `tools`: a list, or JSON text of one; flat entries too."""
     value = unpacked(value)
-    if value is None or value in ("", []):
-        return None, []
+    if value is None or value == "":
+        return None
     if not isinstance(value, list):
-        return None, [
-            row_finding("bad_tool", place, f"`tools` must be a list of functions, found {quoted(value)}", _TOOL_FIX)
-        ]
+        say("bad_tool", f"`tools` must be a list of functions, found {quoted(value)}", _TOOL_FIX)
+        return None
     tools: list[dict[str, Any]] = []
-    findings = []
     for i, entry in enumerate(map(unpacked, value)):
         function = entry.get("function", entry) if isinstance(entry, dict) else None
         if isinstance(entry, dict) and entry.get("type", "function") != "function":
-            what = quoted(entry["type"])
-            findings.append(row_finding("bad_tool", place, f"`tools[{i}].type` is {what}, not 'function'", _TOOL_FIX))
+            say("bad_tool", f"`tools[{i}].type` is {quoted(entry['type'])}, not 'function'", _TOOL_FIX)
         elif not isinstance(function, dict) or not _is_name(function.get("name")):
-            findings.append(row_finding("bad_tool", place, f"`tools[{i}]` has no name: {quoted(entry)}", _TOOL_FIX))
+            say("bad_tool", f"`tools[{i}]` has no name: {quoted(entry)}", _TOOL_FIX)
         else:
             own = function if "function" in entry else {k: v for k, v in function.items() if k != "type"}
             tools.append({"type": "function", "function": own})
-    return tools or None, findings
+    return tools or None
 
 
-def read_calls(value: Any, name: str, place: str) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """(calls in OpenAI's form, findings) of a turn's `tool_calls`, or of JSON text that holds one call or several."""
+def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
+    """The calls in OpenAI's form of a turn's `tool_calls`, or of JSON text that holds one call or several."""
     value = unpacked(value)
     if value is None:
-        return [], []
+        return []
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list) or not value:
         shown = "an empty list" if value == [] else quoted(value)
-        return [], [row_finding("bad_tool_call", place, f"`{name}` must be a list of calls, found {shown}", _CALL_FIX)]
+        say("bad_tool_call", f"`{name}` must be a list of calls, found {shown}", _CALL_FIX)
+        return []
     calls: list[dict[str, Any]] = []
-    findings = []
     for i, entry in enumerate(value):
         call, why = _read_call(unpacked(entry))
         if call:
             calls.append(call)
         else:
-            findings.append(row_finding("bad_tool_call", place, f"`{name}[{i}]` {why}", _CALL_FIX))
-    return calls, findings
+            say("bad_tool_call", f"`{name}[{i}]` {why}", _CALL_FIX)
+    return calls
 
 
 def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:

@@ -13,14 +13,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import OutOfFold, order_features, out_of_fold
-from finetune_pipeline.data.quality.parts import part, sampled
+from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.data.quality.triggers import Trigger, find_triggers
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec.model import TaskSpec
@@ -97,17 +98,9 @@ def contradicted_files(
     return contradicted
 
 
-@dataclass(frozen=True)
-class NoiseEstimate:
-    """How many labels are wrong: their share (0 to 1) with its 95% interval (Wilson), and the rows it was counted on."""
-
-    share: float
-    interval: tuple[float, float]
-    rows: int
-
-
-def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
-    """Estimate the share of wrong labels by the model's errors on the rows it is surest of.
+def estimate_noise(opinion: OutOfFold) -> tuple[float, float, float]:
+    """The share of wrong labels (0 to 1), estimated by the model's errors on the rows it is surest of, and the ends of
+    its 95% interval (Wilson).
 
     There a model that has not seen a row's label is hardly ever wrong itself. Where wrong labels depend on the right
     label and not on the text (the assumption of Northcutt et al. 2021), that is their share in the whole set; what
@@ -126,7 +119,7 @@ def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
     counted = np.concatenate(surest)
     wrong = binomtest(int((predicted[counted] != opinion.given[counted]).sum()), len(counted))
     interval = wrong.proportion_ci(CONFIDENCE, "wilson")
-    return NoiseEstimate(float(wrong.statistic), (float(interval.low), float(interval.high)), len(counted))
+    return float(wrong.statistic), float(interval.low), float(interval.high)
 
 
 def label_noise(
@@ -165,32 +158,29 @@ def label_noise(
     given, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
     suspects = np.flatnonzero(suspect_rows(given, opinion.probabilities))
     suspects = suspects[np.argsort(margins[suspects], kind="stable")]
-    noise = estimate_noise(opinion)
+    share, low, high = estimate_noise(opinion)
     limit = spec.data.max_label_noise
     enough = len(given) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
-    if noise.interval[0] > limit and enough:
-        by_order = out_of_fold(examples, clusters, features_of=order_features)
-        noise = min((noise, *([estimate_noise(by_order)] if by_order else [])), key=lambda estimate: estimate.share)
+    if low > limit and enough and (by_order := out_of_fold(examples, clusters, features_of=order_features)):
+        share, low, high = min((share, low, high), estimate_noise(by_order), key=itemgetter(0))
     errors = int((likeliest != given).sum())
-    too_many = noise.interval[0] > limit and enough
+    too_many = low > limit and enough
     contradicted = len(suspects) > max(FEWEST * len(given), OF_ERRORS * errors)
     against = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
     triggers = _unconfirmed(examples, decisions or {})
     stops = too_many or bool(against) or bool(triggers)
-    passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
+    passed = not stops and not contradicted and share <= WARNS_ABOVE
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[given[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
-    message = (
-        f"an estimated {noise.share:.1%} of the labels are wrong (95% interval {noise.interval[0]:.1%} to "
-        f"{noise.interval[1]:.1%}); {len(suspects):,} of {len(given):,} are suspects"
-    )
+    message = f"an estimated {share:.1%} of the labels are wrong (95% interval {low:.1%} to {high:.1%}); "
+    message += f"{len(suspects):,} of {len(given):,} are suspects"
     fix = "look through the suspects, most suspicious first, and write decisions (relabel, drop or keep) into reviews/"
     if too_many:
         message += (
             f", and data.max_label_noise allows {limit:.0%}: look through the suspects; if they are right, raise it"
         )
-        fix = (
-            "look through the suspects: if their labels are wrong, look for the join or the column that went astray, or have "
+        fix = "look through the suspects: if their labels are wrong, look for the join or the column that went astray, or have "
+        fix += (
             "the rows labelled again; if they are right, a model of words cannot tell them: raise data.max_label_noise"
         )
     if against:
@@ -200,7 +190,7 @@ def label_noise(
     severity: Severity = "error" if too_many or against else "warning"
     place = listed[0]["place"] if listed else "data"
     findings = []
-    if too_many or against or contradicted or noise.share > WARNS_ABOVE:
+    if too_many or against or contradicted or share > WARNS_ABOVE:
         findings.append(Finding("quality.label_noise", severity, place, message, fix))
     for trigger, rows in triggers:
         findings.append(
@@ -215,14 +205,12 @@ def label_noise(
         findings=findings,
         applies=True,
         suspected=len(suspects),
-        share=round(noise.share, 6),
-        interval=[round(bound, 6) for bound in noise.interval],
+        share=round(share, 6),
+        interval=[round(low, 6), round(high, 6)],
         accuracy=round(1 - errors / len(given), 4),
         suspects=listed,
         pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],
-        triggers=[
-            {**asdict(trigger), "rows": [{"place": e.place, "id": e.id} for e in rows]} for trigger, rows in triggers
-        ],
+        triggers=[{**asdict(trigger), "rows": named(rows, limit=None)} for trigger, rows in triggers],
         left_out=opinion.left_out,
         **sampled(len(given), of or len(examples)),
     )

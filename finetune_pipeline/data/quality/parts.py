@@ -18,9 +18,9 @@ def sampled(seen: int, of: int) -> dict[str, Any]:
     return {"sampled": seen, "of": of} if seen < of else {}
 
 
-def named(examples: Iterable[Example]) -> list[dict[str, str]]:
+def named(examples: Iterable[Example], limit: int | None = PLACES) -> list[dict[str, str]]:
     """Place and id of the first rows."""
-    return [{"place": e.place, "id": e.id} for e in islice(examples, PLACES)]
+    return [{"place": e.place, "id": e.id} for e in islice(examples, limit)]
 
 
 def part(

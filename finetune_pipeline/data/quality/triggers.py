@@ -10,6 +10,7 @@ Naive Bayes on words proposes the phrases, since it can leave a word and its row
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled
 
     if len(texts) < _FEWEST or len(set(trusted[1] if trusted else labels)) < 2:
         return []
-    search = _Search.of(texts, labels, trusted)
+    search = _Search(texts, labels, trusted)
     triggers: list[Trigger] = []
     explained: set[int] = set()
     for proposal in _propose(search)[:_MOST_CHECKED]:
@@ -79,7 +80,6 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled
     return triggers
 
 
-@dataclass(frozen=True)
 class _Search:
     """What is searched: phrases as a sparse 0/1 matrix (rows x phrases).
 
@@ -91,37 +91,28 @@ class _Search:
         trusted: Whether these are other rows.
     """
 
-    classes: list[str]
-    names: list[str]
-    words: list[list[int]]
-    held: Any
-    given: np.ndarray
-    known: Any
-    known_given: np.ndarray
-    trusted: bool
-
-    @classmethod
-    def of(cls, texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None) -> _Search:
+    def __init__(self, texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None) -> None:
         from scipy.sparse import csc_matrix, csr_matrix
         from sklearn.feature_extraction.text import CountVectorizer
 
         known_texts, known_labels = trusted or ((), ())
-        classes = sorted({*labels, *known_labels})
-        given, known_given = (np.searchsorted(classes, list(of)) for of in (labels, known_labels))
-        everything = [*texts, *known_texts]
+        self.trusted = trusted is not None
+        self.classes = sorted({*labels, *known_labels})
+        self.given, known_given = (np.searchsorted(self.classes, list(of)) for of in (labels, known_labels))
+        everything, n = [*texts, *known_texts], len(texts)
         longest = max(50, _MOST_PHRASES // (_LONGEST * len(everything)))
-        counter = CountVectorizer(
-            analyzer=lambda text: _phrases(text, longest), binary=True, min_df=_FEWEST, dtype=np.float32
-        )
-        try:
-            held, names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
-        except ValueError:  # no phrase stands in so many rows
-            held, names = csr_matrix((len(everything), 0), dtype=np.float32), []
-        column = {name: i for i, name in enumerate(names)}
-        words = [[column[word] for word in name.split(" ")] for name in names]
-        n = len(texts)
-        known, of = (held[n:], known_given) if trusted else (held, given)
-        return cls(classes, names, words, csc_matrix(held[:n]), given, known, of, trusted is not None)
+
+        def phrases(text: str) -> set[str]:
+            return _phrases(text, longest)
+
+        counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_FEWEST, dtype=np.float32)
+        held, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
+        with contextlib.suppress(ValueError):  # no phrase stands in so many rows
+            held, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
+        column = {name: i for i, name in enumerate(self.names)}
+        self.words = [[column[word] for word in name.split(" ")] for name in self.names]
+        self.held = csc_matrix(held[:n])
+        self.known, self.known_given = (held[n:], known_given) if trusted else (held, self.given)
 
     @cached_property
     def by_row(self) -> Any:
@@ -151,9 +142,8 @@ def _propose(search: _Search) -> list[_Proposal]:
     place = {int(column): i for i, column in enumerate(single)}
     classes = range(len(search.classes))
     sizes = np.bincount(search.known_given, minlength=len(classes))
-    counts = np.stack(
-        [np.asarray(search.known[search.known_given == i][:, single].sum(axis=0)).ravel() for i in classes]
-    )
+    of_label = (search.known[search.known_given == i][:, single] for i in classes)
+    counts = np.stack([np.asarray(rows.sum(axis=0)).ravel() for rows in of_label])
     usual = _PRIOR * (counts.sum(axis=0) + 0.5) / (sizes.sum() + 1)
     logs = np.log((counts + usual) / (sizes[:, None] + _PRIOR))
     by_row = search.held[:, single].tocsr()
@@ -174,9 +164,8 @@ def _propose(search: _Search) -> list[_Proposal]:
             part = by_row[rows]
             used = np.setdiff1d(part.indices, own)
             rest = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
-            without[:, label] = part[:, used] @ np.log((rest.clip(0) + usual[used]) / (left + _PRIOR)) + np.log(
-                left + 1
-            )
+            own_logs = np.log((rest.clip(0) + usual[used]) / (left + _PRIOR))
+            without[:, label] = part[:, used] @ own_logs + np.log(left + 1)
         likeliest = without.argmax(axis=1)
         rivals = Counter(likeliest[likeliest != label].tolist())
         if rivals.total() > _AGAINST * len(rows):
@@ -215,9 +204,8 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
     for fold in range(_FOLDS):
         there = np.arange(n) % _FOLDS == fold
         by_others[there] = predicted(matrix[:n][~there], given[~there], matrix[:n][there], len(classes))
-    sure = np.array(
-        [np.quantile(by_others[given == j, j], _UNSURE) if (given == j).any() else 2.0 for j in range(len(classes))]
-    )
+    of_own = [by_others[given == j, j] for j in range(len(classes))]
+    sure = np.array([np.quantile(own, _UNSURE) if len(own) else 2.0 for own in of_own])
     probabilities = predicted(matrix[:n], given, matrix[n:], len(classes))
     reads_like = _surely(probabilities[:k], sure)
     of_others, others_given = by_others, given

@@ -97,8 +97,7 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
-    if container.kind in ("parquet", "workbook"):
-        name = {"parquet": "Parquet", "workbook": "a workbook"}[container.kind]
+    if name := {"parquet": "Parquet", "workbook": "a workbook"}.get(container.kind):
         why = f"it is {name} inside gzip, which cannot be read piece by piece"
         return about_file("unknown_container", file, f"the file was not read: {why}", "unpack it")
     head = stream.buffered().read(SHOWN)

@@ -39,17 +39,11 @@ class _Reading:
     lines: int
     rows: list[list[str]]
 
-    @property
-    def first(self) -> list[str]:
-        return self.rows[0] if self.rows else []
-
     def __str__(self) -> str:
         quote = f"quote {self.quote}" if self.quote else "no quoting"
-        if self.good == self.lines:
-            where = f"in all of the first {self.lines} lines"
-        else:
-            where = f"in {self.good / self.lines:.1%} of the first {self.lines} lines"
-        return f"delimiter {self.delimiter!r} and {quote} give {self.fields} fields {where}"
+        share = "all" if self.good == self.lines else f"{self.good / self.lines:.1%}"
+        what = f"give {self.fields} fields in {share} of the first {self.lines} lines"
+        return f"delimiter {self.delimiter!r} and {quote} {what}"
 
 
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
@@ -71,12 +65,20 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     ]
     fitting = [r for r in readings if r.fields >= 2 and (declared.delimiter or r.good >= _FIT * r.lines)]
     if not fitting:
-        return _no_table(readings)
+        fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
+        problem = (
+            "the file is not a table: no line holds a delimiter (, ; | or tab); is it JSON Lines, or another format?"
+        )
+        if readings:
+            seen = "; ".join(str(r) for r in readings[:2])
+            problem = f"no delimiter gives most rows equally many fields, two or more: {seen}"
+        return Dialect(problem=problem, fix=fix)
     names = _plain_names(spec) | {name.casefold() for name in ROW_KEYS}
     tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
 
     def rank(reading: _Reading) -> tuple[int, bool]:
-        return sum(bare(c).casefold() in names for c in reading.first), tabs and reading.delimiter == "\t"
+        first = reading.rows[0] if reading.rows else []
+        return sum(bare(c).casefold() in names for c in first), tabs and reading.delimiter == "\t"
 
     best, *others = sorted(fitting, key=lambda r: (*rank(r), r.good), reverse=True)
     if near := [r for r in others if rank(r) == rank(best) and r.good > best.good - _MARGIN * best.lines]:
@@ -87,15 +89,6 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
 
 def _declare(name: str, value: str, other: str) -> str:
     return f"add to task.yaml: `data: {{csv: {{{name}: {value}}}}}`, or {other}"
-
-
-def _no_table(readings: Sequence[_Reading]) -> Dialect:
-    fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
-    if not readings:
-        problem = "no line holds a delimiter (, ; | or tab); is it JSON Lines, or another format?"
-        return Dialect(problem=f"the file is not a table: {problem}", fix=fix)
-    seen = "; ".join(str(r) for r in readings[:2])
-    return Dialect(problem=f"no delimiter gives most rows equally many fields, two or more: {seen}", fix=fix)
 
 
 def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading:
@@ -125,9 +118,8 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     if header is None:
         first = ", ".join(quoted(c) for c in cells[:4])
         problem = f"whether the first row names the columns cannot be told: it holds {first}, no known or declared name"
-        return replace(
-            dialect, problem=problem, fix=_declare("header", "true", "false; and name columns in data.fields")
-        )
+        fix = _declare("header", "true", "false; and name columns in data.fields")
+        return replace(dialect, problem=problem, fix=fix)
     why = f"the first row {'names the columns' if header else 'is data'}: {reason}"
     dialect = replace(dialect, header=header, why=f"{dialect.why}; {why}" if dialect.why else why)
     if not header:
@@ -137,8 +129,7 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     if len(cells) != fields:
         problem = f"the first row names {len(cells)} columns, the rows have {fields} fields"
         return replace(dialect, problem=problem, fix=fix)
-    twice = [name for name, count in Counter(columns).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
         return replace(dialect, problem=f"two columns are called {quoted(twice[0])}", fix=fix)
     return replace(dialect, columns=columns)
 
@@ -148,16 +139,13 @@ def _is_header(
 ) -> tuple[bool | None, str]:
     """(whether a first row names the columns, why); None when that cannot be told."""
     declared, labels = _plain_names(spec), frozenset(spec.labels)
-    names = [c for c in cells if c.casefold() in declared]
-    if names:
+    if names := [c for c in cells if c.casefold() in declared]:
         return True, f"it holds {quoted(names[0])}, which data.fields names"
-    own = [c for c in cells if c in labels]
-    if own:
+    if own := [c for c in cells if c in labels]:
         return False, f"it holds the label {quoted(own[0])}"
     if declared and declared <= set(numbered):
         return False, "data.fields names the columns by number"
-    known = [c for c in cells if c.casefold() in ROW_KEYS]
-    if known:
+    if known := [c for c in cells if c.casefold() in ROW_KEYS]:
         return True, f"it holds {quoted(known[0])}, a known column name"
     labelled = sum(not labels.isdisjoint(map(bare, row)) for row in behind)
     if labels and labelled and labelled >= _FIT * len(behind):

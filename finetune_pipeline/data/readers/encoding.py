@@ -93,28 +93,17 @@ class _Lines:
             return
         lines = [line for line in block.split(b"\n") if line and not line.isspace()]
         self.filled += len(lines)
-        if block.isascii():
+        foreign = [] if block.isascii() else [line for line in lines if not line.isascii()]
+        if not foreign or _is_utf8(block):
+            self.utf8 += len(foreign)
             return
-        try:
-            block.decode("utf-8")
-            self.utf8 += sum(not line.isascii() for line in lines)
-            return
-        except UnicodeDecodeError:
-            pass
-        for line in lines:
-            if not line.isascii():
-                self._add_foreign(line)
-
-    def _add_foreign(self, line: bytes) -> None:
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if is_cesu8(line, error.start):
+        for line in foreign:
+            if _is_utf8(line):
                 self.utf8 += 1
-                return
-        else:
-            self.utf8 += 1
-            return
+            else:
+                self._add_wrong(line)
+
+    def _add_wrong(self, line: bytes) -> None:
         self.wrong += 1
         text = line.decode(WESTERN, "replace")
         self.foreign += len(_FOREIGN.findall(text))
@@ -132,43 +121,42 @@ class _Lines:
         return self.hungarian <= 0 and self.odd <= _MAX_ODD * self.foreign and (self.in_word > 0 or self.foreign >= 3)
 
 
+def _is_utf8(data: bytes) -> bool:
+    """Whether bytes are UTF-8, or else begin to be wrong with CESU-8, which is a fault of the row."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return b"\n" not in data and is_cesu8(data, error.start)
+    return True
+
+
 def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     """Look at a file as a whole, in constant memory. `file`: what findings call it."""
-    declared, limit = spec.data.csv.encoding, int(spec.data.max_unpacked_gib * (1 << 30))
+    limit = int(spec.data.max_unpacked_gib * (1 << 30))
     with RawStream(path, limit=limit) as stream:
-        source = stream.buffered()
-        head = source.read(1 << 16)
+        head = stream.buffered().read(1 << 16)
         if head.startswith(_BINARY):
             return Survey(stream.compressed, path.stat().st_size)
-        wide = _wide(head)
-    if wide:
-        with RawStream(path, wide, limit=limit) as stream:
-            source = stream.buffered()
-            size = sum(map(len, iter(lambda: source.read(_BLOCK), b"")))
-        return Survey(stream.compressed, size, 0, wide, problem=_too_large(stream, file, limit))
-    with RawStream(path, limit=limit) as stream:
+    wide = _wide(head)
+    returns = not wide and b"\r" in head and b"\n" not in head
+    counts, size, rest = _Lines(), 0, b""
+    with RawStream(path, wide or "utf-8", returns, limit) as stream:
         source = stream.buffered()
-        counts, size, returns = _Lines(), 0, b"\r" in head and b"\n" not in head
-        block = source.read(_BLOCK)
-        while block:
+        while block := source.read(_BLOCK):
             size += len(block)
-            if returns:
-                block = block.replace(b"\r", b"\n")
+            if wide:
+                continue
+            block = rest + block
             cut = block.rfind(b"\n") + 1
-            rest = block[cut:]
+            if len(block) - cut > 8 * _BLOCK:  # a line without end
+                cut = len(block)
             counts.add(block[:cut])
-            block = source.read(_BLOCK)
-            if not block or len(rest) > 8 * _BLOCK:
-                counts.add(b"" if stream.problem else rest)
-            else:
-                size -= len(rest)
-                block = rest + block
-    seen = Survey(stream.compressed, size, counts.filled, "utf-8", returns, problem=_too_large(stream, file, limit))
-    return _with_encoding(seen, counts, file, declared) if counts.wrong and not seen.problem else seen
-
-
-def _too_large(stream: RawStream, file: str, limit: int) -> Finding | None:
-    return too_large(file, limit).findings[0] if stream.too_large else None
+            rest = block[cut:]
+    if not stream.problem:
+        counts.add(rest)
+    problem = too_large(file, limit).findings[0] if stream.too_large else None
+    seen = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
+    return _with_encoding(seen, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else seen
 
 
 def _wide(head: bytes) -> str:

@@ -108,30 +108,23 @@ class _Document:
         self.position = self._decode(self.text, begin)[1]
         return self.text[begin : self.position].encode("latin-1")
 
-    def items(self) -> Iterator[None]:
-        """Stop in front of each element of the list that begins here. The caller reads the element."""
-        self.take("[")
-        if self.peek() == "]":
+    def parts(self) -> Iterator[str | None]:
+        """Stop in front of each element of the list, or each value of the object, that begins here, and give its key
+        (None in a list). The caller reads the value."""
+        of_list = self.take("[{") == "["
+        end = "]" if of_list else "}"
+        if self.peek() == end:
             self.position += 1
             return
         while True:
-            yield
-            if self.take(",]") == "]":
-                return
-
-    def members(self) -> Iterator[str]:
-        """Each key of the object that begins here, stopping in front of its value. The caller reads the value."""
-        self.take("{")
-        if self.peek() == "}":
-            self.position += 1
-            return
-        while True:
-            if self.peek() != '"':
-                raise json.JSONDecodeError("a key in double quotes is missing", self.text, self.position)
-            key = json.loads(self.value().decode("utf-8", "replace"), strict=False)
-            self.take(":")
+            key = None
+            if not of_list:
+                if self.peek() != '"':
+                    raise json.JSONDecodeError("a key in double quotes is missing", self.text, self.position)
+                key = json.loads(self.value().decode("utf-8", "replace"), strict=False)
+                self.take(":")
             yield key
-            if self.take(",}") == "}":
+            if self.take(f",{end}") == end:
                 return
 
 
@@ -142,19 +135,19 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
         if opening != "{":
             document.value()
             return
-        for key in document.members():
+        for key in document.parts():
             if key == path[0]:
                 yield from _rows(document, file, spec, path[1:])
             else:
                 document.value()
     elif opening == "[":
-        yield from (_row(document, file) for _ in document.items())
+        yield from (_row(document, file) for _ in document.parts())
     elif opening == "{" and _is_row(document.text, document.position, spec):
         yield _row(document, file)
     elif opening == "{":
-        for key in document.members():
+        for key in document.parts():
             if document.peek() == "[":
-                yield from (_row(document, file, key) for _ in document.items())
+                yield from (_row(document, file, key) for _ in document.parts())
                 continue
             line, begin = document.line, document.position
             document.value()

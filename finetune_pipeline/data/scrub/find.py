@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from finetune_pipeline.data.dedup.text_similarity import has_invisible, latin_bytes, visible_places, visible_text
 from finetune_pipeline.data.scrub import national_ids, numbers, secrets
@@ -77,15 +78,10 @@ class _Hits:
         self._text = text
         self._closed = [hit.span() for hit in PLACEHOLDER.finditer(text)] if "[" in text else []
 
-    def add(self, kind: str, places: Iterable[tuple[int, int]]) -> None:
+    def add(self, kind: str, places: Iterable[tuple[int, int]], numbers: bool = False) -> None:
+        """Add the places that are free. numbers: but no parts of a date, a UUID or a hash."""
         for start, end in places:
-            if start < end and self.free(start, end):
-                self.spans.append(Span(start, end, kind))
-
-    def add_numbers(self, kind: str, places: Iterable[tuple[int, int]]) -> None:
-        """Those that are not part of a date, a UUID or a hash."""
-        for start, end in places:
-            if self.free(start, end) and not self._harmless(start, end):
+            if start < end and self.free(start, end) and not (numbers and self._harmless(start, end)):
                 self.spans.append(Span(start, end, kind))
 
     def free(self, start: int, end: int) -> bool:
@@ -119,11 +115,7 @@ def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[st
         for span in recogniser(text):
             hits.add(span.kind, [(span.start, span.end)])
         spans = hits.spans
-    return sorted(spans, key=_start) if len(spans) > 1 else spans
-
-
-def _start(span: Span) -> int:
-    return span.start
+    return sorted(spans, key=attrgetter("start"))
 
 
 def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
@@ -190,13 +182,13 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
         if run.end() - run.start() > 6 or text[max(0, run.start() - 2) : run.start()].strip().isalpha()
     ]
     for start, end in runs:
-        hits.add_numbers("card", numbers.cards(text, start, end))
+        hits.add("card", numbers.cards(text, start, end), numbers=True)
     if b"aaaaa0000a" in shape:
-        hits.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
+        hits.add("national_id", national_ids.bare_ids(text, 0, len(text)), numbers=True)
     if _any_in(national_ids.DOCUMENTS, low):
-        hits.add_numbers("national_id", _spans(national_ids.LETTERED, text, "value"))
+        hits.add("national_id", _spans(national_ids.LETTERED, text, "value"), numbers=True)
     for start, end in runs:
-        hits.add_numbers("national_id", national_ids.national_ids(text, start, end))
+        hits.add("national_id", national_ids.national_ids(text, start, end), numbers=True)
     if "::" in text or text.count(":") > 6:
         hits.add("ip", ipv6(text))
     if max(text.count(":"), text.count("-")) > 4 or (b"a0" in shape and text.count(".") > 1):
@@ -206,7 +198,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
     if _any_in(numbers.BIRTH_WORDS, low):
         hits.add("birth_date", numbers.birth_dates(text))
     for start, end in runs:
-        hits.add_numbers("phone", numbers.phones(text, start, end, regions))
+        hits.add("phone", numbers.phones(text, start, end, regions), numbers=True)
 
 
 def _lower_form(text: str) -> str:
@@ -244,17 +236,11 @@ def ipv4(text: str) -> Iterator[tuple[int, int]]:
         octets = [int(o) for o in hit[0].split(".")]
         if max(octets) > 255 or octets[0] in (0, 127) or octets[0] >= 224:
             continue
-        words = before(text, hit.start())
+        words, behind = before(text, hit.start()), text[hit.end() : hit.end() + 1]
         private = octets[:2] == [192, 168] or (octets[0] == 172 and 16 <= octets[1] < 32)
         if not private and _VERSION_WORD.search(words):
             continue
-        if (
-            private
-            or max(octets) > 30
-            or octets[0] == 10
-            or _HOST_WORD.search(words)
-            or text[hit.end() : hit.end() + 1] in ("/", ":")
-        ):
+        if private or max(octets) > 30 or octets[0] == 10 or _HOST_WORD.search(words) or behind in ("/", ":"):
             yield hit.span()
 
 

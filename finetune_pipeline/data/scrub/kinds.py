@@ -71,10 +71,12 @@ def load_key(path: Path) -> bytes:
     key, mode = path.read_bytes(), path.stat().st_mode
     if len(key) != KEY_BYTES:
         fix = "restore the key from a copy, or remove the file for a new key"
-        raise _unfit(path, f"holds {len(key)} bytes, a key has {KEY_BYTES}", fix)
-    if os.name == "posix" and mode & 0o077:
-        raise _unfit(path, f"others can read the key (mode {mode & 0o777:o})", f"chmod 600 {path}")
-    return key
+        message = f"holds {len(key)} bytes, a key has {KEY_BYTES}"
+    elif os.name == "posix" and mode & 0o077:
+        message, fix = f"others can read the key (mode {mode & 0o777:o})", f"chmod 600 {path}"
+    else:
+        return key
+    raise FindingsError([Finding("data.scrub_key", "error", str(path), message, fix)])
 
 
 def _make(path: Path) -> None:
@@ -91,7 +93,3 @@ def _make(path: Path) -> None:
         pass
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _unfit(path: Path, message: str, fix: str) -> FindingsError:
-    return FindingsError([Finding("data.scrub_key", "error", str(path), message, fix)])

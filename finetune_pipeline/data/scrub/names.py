@@ -89,10 +89,8 @@ def load_recogniser() -> Finder:
         raise _missing("no installed model recognises people")
 
     def recognise(text: str) -> list[Span]:
-        spans = [Span(start, end, "address") for start, end in addresses(text)]
-        for pipeline in pipelines:
-            spans += _people(pipeline, text)
-        return spans
+        people = [span for pipeline in pipelines for span in _people(pipeline, text)]
+        return [*(Span(start, end, "address") for start, end in addresses(text)), *people]
 
     return recognise
 

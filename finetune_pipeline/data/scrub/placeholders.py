@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune_pipeline.data.scrub.find import PLACEHOLDER, Finder, find_spans
@@ -59,9 +59,18 @@ class Scrubber:
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.replacements: list[Replacement] = []
 
-    def scrub(self, text: str) -> str:
-        """The text with placeholders, until nothing is found any more; every replacement is counted in `counts`."""
-        return self._scrub_after("", text)
+    def scrub(self, text: str, lead: str = "") -> str:
+        """The text with placeholders, until nothing is found any more; every replacement is counted in `counts`. What is
+        found depends on the words before it: `lead` is read as if it stood there."""
+        while spans := [s for s in self._find(lead + text) if s.end > len(lead)]:
+            parts, at = [], 0
+            for span in spans:
+                start, end = max(0, span.start - len(lead)), span.end - len(lead)
+                parts += [text[at:start], self._placeholder(span.kind, text[start:end])]
+                at = end
+                self.counts[span.kind] += 1
+            text = "".join([*parts, text[at:]])
+        return text
 
     def scrub_json(self, text: str) -> str:
         """A JSON text with placeholders in its strings; what was valid JSON stays valid. A value is read together with
@@ -79,23 +88,11 @@ class Scrubber:
                 continue
             value = json.loads(hit[0])
             shown = value if isinstance(value, str) else hit[0]
-            done = self._scrub_after(f"{key}: " if key else "", shown)
+            done = self.scrub(shown, lead=f"{key}: " if key else "")
             if done != shown:
                 parts += [text[at : hit.start()], json.dumps(done, ensure_ascii=False)]
                 at = hit.end()
         return "".join([*parts, text[at:]])
-
-    def _scrub_after(self, lead: str, text: str) -> str:
-        """The text with placeholders, found as if `lead` stood before it."""
-        while spans := [s for s in self._find(lead + text) if s.end > len(lead)]:
-            parts, at = [], 0
-            for span in spans:
-                start, end = max(0, span.start - len(lead)), span.end - len(lead)
-                parts += [text[at:start], self._placeholder(span.kind, text[start:end])]
-                at = end
-                self.counts[span.kind] += 1
-            text = "".join([*parts, text[at:]])
-        return text
 
     def _placeholder(self, kind: str, value: str) -> str:
         same = (kind, canonical(kind, value))
@@ -120,7 +117,10 @@ def scrub_turns(
         if message["role"] != "system" and i not in keep:
             turn["content"] = scrubber.scrub(message["content"])
             if message.get("tool_calls"):
-                turn["tool_calls"] = [_scrub_call(call, scrubber) for call in message["tool_calls"]]
+                turn["tool_calls"] = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
+                for function in (call["function"] for call in turn["tool_calls"]):
+                    if isinstance(function.get("arguments"), str):
+                        function["arguments"] = scrubber.scrub_json(function["arguments"])
         done.append(turn)
     counts = {kind: scrubber.counts[kind] for kind in KINDS if kind in scrubber.counts}
     return Scrubbed(done, counts, scrubber.replacements)
@@ -128,14 +128,6 @@ def scrub_turns(
 
 def scrub_text(text: str, find: Finder = find_spans) -> str:
     return Scrubber([text], find=find).scrub(text)
-
-
-def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
-    function = dict(call["function"])
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        function["arguments"] = scrubber.scrub_json(arguments)
-    return {**call, "function": function}
 
 
 def scrub_example(
@@ -173,9 +165,6 @@ class Sample:
     def lead(self) -> str:
         """The end of the words before the value: what made the rule find it."""
         return self.after.partition(f"[{self.kind.upper()}_")[0][-12:].casefold()
-
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def masked(value: str) -> str:

@@ -23,7 +23,6 @@ from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.split.alike import AlikeRows
 
-KINDS = ("exact", "reformatted", "template_swapped", "same_group")
 EACH = 3
 _LEAST_WORDS = 4
 
@@ -47,12 +46,14 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
     order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
+
+    def in_template(source: Example) -> Example:
+        return _with_text(source, lambda _: f"{PREAMBLES[0]}\n\n{strip(source.user_text, boilerplate)}")
+
     makers: dict[str, Callable[[Example], Example | None]] = {
         "exact": lambda source: source,
         "reformatted": lambda source: _reformatted(source, threshold, boilerplate),
-        "template_swapped": lambda source: _with_text(
-            source, f"{PREAMBLES[0]}\n\n{strip(source.user_text, boilerplate)}"
-        ),
+        "template_swapped": in_template,
         "same_group": _of_same_group,
     }
     made: list[Canary] = []
@@ -83,12 +84,11 @@ def _of_same_group(source: Example) -> Example:
     return _with_text(grouped, lambda text: f"canary {text[::-1]}")
 
 
-def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
-    """The example with its last user turn changed, or replaced by a text."""
+def _with_text(example: Example, change: Callable[[str], str]) -> Example:
+    """The example with its last user turn changed."""
     messages: list[Message] = list(example.messages)
     last = max(i for i, m in enumerate(messages) if m["role"] == "user")
-    text = change if isinstance(change, str) else change(messages[last]["content"])
-    messages[last] = {**messages[last], "content": text}
+    messages[last] = {**messages[last], "content": change(messages[last]["content"])}
     return replace(example, messages=messages)
 
 
@@ -99,32 +99,23 @@ _CLOSINGS = ("Thank you!", "Thanks a lot in advance.", "Kind regards", "Many tha
 Edit = Callable[[str, random.Random, Sequence[str]], str]
 
 
-def _one_typo(text: str, dice: random.Random, words: Sequence[str]) -> str:
-    letters = [i for i, sign in enumerate(text) if sign.isalpha()]
-    if not letters:
-        return text
-    at, other = dice.choice(letters), dice.choice(string.ascii_lowercase)
-    return text[:at] + dice.choice(("", other, other + text[at], 2 * text[at])) + text[at + 1 :]
-
-
-def _three_typos(text: str, dice: random.Random, words: Sequence[str]) -> str:
-    for _ in range(3):
-        text = _one_typo(text, dice, words)
+def _typos(text: str, dice: random.Random, many: int) -> str:
+    for _ in range(many):
+        letters = [i for i, sign in enumerate(text) if sign.isalpha()]
+        if letters:
+            at, other = dice.choice(letters), dice.choice(string.ascii_lowercase)
+            text = text[:at] + dice.choice(("", other, other + text[at], 2 * text[at])) + text[at + 1 :]
     return text
 
 
-def _courtesies(text: str, dice: random.Random, words: Sequence[str]) -> str:
-    return f"{dice.choice(_OPENINGS)} {text} {dice.choice(_CLOSINGS)}"
-
-
-def _word_dropped(text: str, dice: random.Random, words: Sequence[str]) -> str:
+def _word_dropped(text: str, dice: random.Random, _: Sequence[str]) -> str:
     own = text.split()
     if len(own) > 2:
         own.pop(dice.randrange(len(own)))
     return " ".join(own)
 
 
-def _words_swapped(text: str, dice: random.Random, words: Sequence[str]) -> str:
+def _words_swapped(text: str, dice: random.Random, _: Sequence[str]) -> str:
     own = text.split()
     if len(own) > 1:
         i, j = dice.sample(range(len(own)), 2)
@@ -140,9 +131,9 @@ def _quarter_replaced(text: str, dice: random.Random, words: Sequence[str]) -> s
 
 
 EDITS: dict[str, Edit] = {
-    "one typo": _one_typo,
-    "three typos": _three_typos,
-    "greeting and thanks": _courtesies,
+    "one typo": lambda text, dice, _: _typos(text, dice, 1),
+    "three typos": lambda text, dice, _: _typos(text, dice, 3),
+    "greeting and thanks": lambda text, dice, _: f"{dice.choice(_OPENINGS)} {text} {dice.choice(_CLOSINGS)}",
     "a word dropped": _word_dropped,
     "two words swapped": _words_swapped,
     "a quarter of the words replaced": _quarter_replaced,

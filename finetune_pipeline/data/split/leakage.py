@@ -17,7 +17,7 @@ from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH
 from finetune_pipeline.data.examples import SPLIT_FILES, examples_of
 from finetune_pipeline.data.split.alike import AlikeRows
-from finetune_pipeline.data.split.canaries import KINDS, make_canaries, recall_by_edit
+from finetune_pipeline.data.split.canaries import make_canaries, recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
@@ -157,20 +157,14 @@ def _prove(search: Search) -> dict[str, Any]:
     prompts = set(copy.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
     groups = set(copy.group[[i for i, _, _ in leaks["group"]]].tolist())
     near = {max(i, j) for i, j, _ in leaks["near"]}
-    verdicts = []
+    counts: dict[str, list[int]] = {}
+    missed = []
     for place, canary in enumerate(canaries, n):
         seen = place in near or int(copy.prompt[place]) in prompts or int(copy.group[place]) in groups
-        verdicts.append((canary, seen))
-    counts = {kind: [0, 0] for kind in KINDS}
-    for canary, seen in verdicts:
-        counts[canary.kind][0] += 1
-        counts[canary.kind][1] += seen
-    return {
-        "planted": len(verdicts),
-        "found": sum(seen for _, seen in verdicts),
-        "by_kind": {kind: pair for kind, pair in counts.items() if pair[0]},
-        "missed": [canary.example.id for canary, seen in verdicts if not seen],
-    }
+        planted, found = counts.get(canary.kind, (0, 0))
+        counts[canary.kind] = [planted + 1, found + seen]
+        missed += [] if seen else [canary.example.id]
+    return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": counts, "missed": missed}
 
 
 def leakage_report(split_folder: Path) -> dict[str, Any]:

@@ -87,17 +87,20 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
         before = split_of(ledger, new["id"], new["key"])
         moved = np.flatnonzero((before >= 0) & (before != new["split"]))
         if len(moved):
-            shown = "; ".join(
-                f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}"
-                for row, was in zip(new[moved[:5]], before[moved[:5]], strict=True)
-            )
-            raise RuntimeError(
-                f"{len(moved)} rows would move between splits: {shown}. "
-                "Another run has split the task meanwhile; run the split again"
-            )
+            some = ((new[i], before[i]) for i in moved[:5])
+            shown = "; ".join(f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}" for row, was in some)
+            why = "Another run has split the task meanwhile; run the split again"
+            raise RuntimeError(f"{len(moved)} rows would move between splits: {shown}. {why}")
         if len(new):
             number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
-            _write(folder / f"{number:06d}.npy", new)
+            # in place in one step; a process that dies leaves only a name that the next one uses again
+            temporary = folder / f".{number:06d}.npy.tmp"
+            with temporary.open("wb") as out:
+                np.save(out, new)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, folder / f"{number:06d}.npy")
+            sync_folder(folder)
     return len(new)
 
 
@@ -110,14 +113,3 @@ def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     listed: np.ndarray = np.isin(mixed(rows), mixed(entries))
     return listed
-
-
-def _write(path: Path, entries: np.ndarray) -> None:
-    """Put a file in place in one step, durably; a process that dies leaves only a name that the next one uses again."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as out:
-        np.save(out, entries)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)

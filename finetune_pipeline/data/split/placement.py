@@ -47,34 +47,28 @@ def shares_of(spec: TaskSpec) -> dict[str, float]:
 
 
 def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(unit of every row (int64, -1: out), names of the units): clusters, joined where rows have one group or prompt."""
+    """(unit of every row (int64, -1: out), names of the units, ascending): clusters, joined where kept rows have one
+    group or prompt."""
     unit = np.full(len(rows), -1, np.int64)
     alive = np.flatnonzero((rows["state"] != GONE) & (rows["state"] != CONTRADICTION))
-    names, cluster = np.unique(rows["cluster"][alive], return_inverse=True)
-    kept = rows["state"][alive] == KEPT
-    ties = [_ties(cluster, rows[name][alive], kept & (rows[name][alive] != 0)) for name in ("group", "prompt")]
-    edges = np.concatenate(ties)
-    if len(edges):
-        joined = components(len(names), edges)
-        smallest = np.full(int(joined.max()) + 1, OUT)
-        np.minimum.at(smallest, joined, names)
-        names, number = np.unique(smallest, return_inverse=True)
-        cluster = number[joined][cluster]
-    unit[alive] = cluster
-    occupied = np.zeros(len(names), bool)  # units whose kept rows are all gone (dropped by reviewers) need no split
-    occupied[cluster[kept]] = True
-    unit[alive[~occupied[cluster]]] = -1
-    number = np.cumsum(occupied) - 1
-    unit[unit >= 0] = number[unit[unit >= 0]]
-    return unit, names[occupied]
+    there = rows[alive]
+    kept = there["state"] == KEPT
+    ties = [_ties(there[name], kept & (there[name] != 0)) for name in ("group", "prompt")]
+    joined = components(len(alive), np.concatenate([_ties(there["cluster"], np.ones(len(alive), bool)), *ties]))
+    smallest = np.full(int(joined.max(initial=-1)) + 1, OUT)
+    np.minimum.at(smallest, joined, there["cluster"])
+    occupied = np.zeros(len(smallest), bool)  # units whose kept rows are all gone (dropped by reviewers) need no split
+    occupied[joined[kept]] = True
+    names = np.sort(smallest[occupied])
+    unit[alive] = np.where(occupied[joined], np.searchsorted(names, smallest[joined]), -1)
+    return unit, names
 
 
-def _ties(cluster: np.ndarray, value: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Pairs of clusters (int64, [m, 2]) that have rows with the same value."""
-    order = np.lexsort((cluster[which], value[which]))
-    values, owners = value[which][order], cluster[which][order]
-    same = (values[1:] == values[:-1]) & (owners[1:] != owners[:-1])
-    return np.stack([owners[:-1][same], owners[1:][same]], 1).astype(np.int64)
+def _ties(value: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Pairs of rows (int64, [m, 2]) that join all of these rows that have the same value."""
+    order = np.flatnonzero(which)[np.argsort(value[which], kind="stable")]
+    same = value[order[1:]] == value[order[:-1]]
+    return np.stack([order[:-1][same], order[1:][same]], 1)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def split(
     leaks = search.leaks()
     left = _leave_training(search, placed, leaks)
     search = replace(search, split=placed["split"])
-    certificate = certify(search, _without(leaks, left))
+    there = {kind: [(i, j, s) for i, j, s in pairs if not (left[i] or left[j])] for kind, pairs in leaks.items()}
+    certificate = certify(search, there)
     certificate["cut"], certificate["held"] = joined.cut, joined.held
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
@@ -105,11 +106,6 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
     placed["bridged"][left] = (1 << split[left]) | (1 << higher[left])
     placed["split"][left] = LEFT
     return left
-
-
-def _without(leaks: Mapping[str, Sequence[Leak]], left: np.ndarray) -> dict[str, list[Leak]]:
-    """The leaks none of whose rows has left."""
-    return {kind: [pair for pair in pairs if not (left[pair[0]] or left[pair[1]])] for kind, pairs in leaks.items()}
 
 
 def assignments_in(splits: Path) -> np.ndarray:
@@ -165,17 +161,13 @@ def _write_rows(
 def _refusal(example: Example, placed: np.void) -> Finding:
     fix = "nothing to do; the row is left out"
     if placed["split"] == NOT_HUMAN:
-        message = (
-            f"a row of origin {example.origin!r} says nearly the same as a row of the test set: in train it "
-            "would leak, in test it would be no judge"
-        )
+        message = f"a row of origin {example.origin!r} says nearly the same as a row of the test set: "
+        message += "in train it would leak, in test it would be no judge"
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
     names = " and ".join(name for code, name in enumerate(SPLITS) if int(placed["bridged"]) >> code & 1)
     if placed["split"] == LEFT:
-        message = (
-            f"rows like this one are in {names}, since a setting or the rows have changed: it leaves, and the split that "
-            "must stay unseen keeps its row"
-        )
+        message = f"rows like this one are in {names}, since a setting or the rows have changed: "
+        message += "it leaves, and the split that must stay unseen keeps its row"
         fix = f"nothing to do where it is few rows; else {RESTART}"
         return row_finding("joined_across_splits", example.place, message, fix, "warning")
     if placed["split"] != BRIDGE:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -32,11 +32,9 @@ _LABELS_SHOWN = 20
 _BLOCK_BYTES = 8 << 20
 
 
-class Block(NamedTuple):
-    """Rows of one raw file that one process validates at a time."""
-
-    file: str
-    records: list[Record]
+Block = tuple[str, list[Record]]
+"""Rows of one raw file that one process validates at a time: the file's name, its records."""
+_COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class ValidatedRow:
 
 @dataclass
 class ValidatedBlock:
-    """The result for one block. Always rows_in == kept + len(quarantine).
+    """The result for one block of a file. Always rows_in == kept + len(quarantine).
 
     Attributes:
         examples: Canonical JSON Lines of the rows kept.
@@ -72,6 +70,7 @@ class ValidatedBlock:
         unread: Findings about files: what could not be read of them, or is odd. A dictionary has `about`, too.
     """
 
+    file: str = ""
     examples: bytes = b""
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
@@ -107,78 +106,68 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     size = sum(p.stat().st_size for p in paths.values())
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
-    totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")}
-    totals["labels"].update(dict.fromkeys(spec.labels, 0))
-    find = finder_of(spec.data, names=False)
-    names: list[str] = []
-    unread: list[dict[str, Any]] = []
-
-    def blocks() -> Iterator[Block]:
-        for name, path in paths.items():
-            for block in in_blocks(read_records(path, name, spec), name):
-                names.append(name)
-                yield block
-
+    whole = ValidatedBlock(labels=Counter(dict.fromkeys(spec.labels, 0)))
+    blocks = (block for name, path in paths.items() for block in in_blocks(read_records(path, name, spec), name))
     with (
         (out / "examples.jsonl").open("wb") as examples,
         (out / "quarantine.jsonl").open("wb") as quarantine,
         (out / "findings.jsonl").open("wb") as findings,
     ):
         encode_lines = msgspec.json.Encoder().encode_lines
-        for number, result in enumerate(in_order(partial(validate_block, spec=spec), blocks(), size)):
+        for result in in_order(partial(validate_block, spec=spec), blocks, size):
             examples.write(result.examples)
             quarantine.write(encode_lines(result.quarantine))
             findings.write(encode_lines(result.findings))
             counts = {"rows_in": result.rows_in, "kept": result.kept, "quarantined": len(result.quarantine)}
-            files[names[number]].update(counts)
-            unread += result.unread
-            for name, counter in totals.items():
-                counter.update(getattr(result, name))
-            done = sum(f["rows_in"] for f in files.values())
-            tell("validated_examples", f"{done} rows validated", rows=done)
+            files[result.file].update(counts)
+            whole.unread += result.unread
+            for name in _COUNTERS:
+                getattr(whole, name).update(getattr(result, name))
+            whole.rows_in += result.rows_in
+            tell("validated_examples", f"{whole.rows_in} rows validated", rows=whole.rows_in)
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
     unknown: Counter[str] = Counter()
-    for label, n in totals["unknown"].most_common(_LABELS_SHOWN):
-        unknown[quoted(label, find=find)] += n  # two labels may be shown alike
+    for label, n in whole.unknown.most_common(_LABELS_SHOWN):
+        unknown[quoted(label, find=finder_of(spec.data, names=False))] += n  # two labels may be shown alike
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
-        "by_rule": most_first(totals["by_rule"]),
-        "shapes": most_first(totals["shapes"]),
-        "labels": dict(totals["labels"]),
+        "by_rule": most_first(whole.by_rule),
+        "shapes": most_first(whole.shapes),
+        "labels": dict(whole.labels),
         "files": [{"file": name, **counts} for name, counts in files.items()],
-        "ignored_keys": dict(sorted(totals["ignored"].items())),
-        "labels_lost": dict(totals["lost"]),
+        "ignored_keys": dict(sorted(whole.ignored.items())),
+        "labels_lost": dict(whole.lost),
         "labels_unknown": dict(unknown),
-        "unread": unread,
+        "unread": whole.unread,
     }
 
 
 def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) -> Iterator[Block]:
     """Group the records of a file into blocks of about `size` bytes."""
-    block, length = Block(file, []), 0
+    held: list[Record] = []
+    length = 0
     for record in records:
-        block.records.append(record)
+        held.append(record)
         length += len(record.raw)
         if length >= size:
-            yield block
-            block, length = Block(file, []), 0
-    if block.records:
-        yield block
+            yield file, held
+            held, length = [], 0
+    if held:
+        yield file, held
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
-    result = ValidatedBlock()
+    file, records = block
+    result = ValidatedBlock(file)
     lines: list[bytes] = []
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
-    for record in block.records:
+    for record in records:
         no_row = record.about == "file"
-        if no_row and block.file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
+        if no_row and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
             continue  # no correction was made
-        rows = (
-            [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, block.file, spec, mapping)
-        )
-        for row in rows:
+        found_only = [ValidatedRow(None, [*record.findings])]
+        for row in found_only if no_row else validate_record(record, file, spec, mapping):
             findings = [f.to_dict() for f in row.findings]
             if spec.data.scrub_region:  # what messages quote is scrubbed already, but for national numbers
                 findings = [{**f, "message": scrub_text(f["message"], find)} for f in findings]
@@ -192,8 +181,9 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
             if row.example is None:
-                place = {"file": block.file, "line": record.line} | ({"item": record.item} if record.item else {})
-                result.quarantine.append({**place, "raw": _shown(record.raw, find), "findings": findings})
+                result.quarantine.append(
+                    {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
+                )
                 if row.label is not None:
                     (result.lost if row.label in spec.labels else result.unknown)[row.label] += 1
                 continue
@@ -257,7 +247,7 @@ def _validate(
         return ValidatedRow(None, all_findings, ignored, shape, last["content"] if answered else None)
     messages = final_messages(turns, spec)
     name = example_id(messages, turns.tools)
-    source: dict[str, Any] = {"file": file, "line": record.line} | ({"item": record.item} if record.item else {})
+    source = _source(record, file)
     if isinstance(row.get("id"), str) and row["id"] not in ("", name):
         source["id"] = row["id"]
     example = Example(
@@ -273,6 +263,10 @@ def _validate(
         row.get("generator"),
     )
     return ValidatedRow(example, all_findings, ignored, shape)
+
+
+def _source(record: Record, file: str) -> dict[str, Any]:
+    return {"file": file, "line": record.line} | ({"item": record.item} if record.item else {})
 
 
 def _shown(data: bytes, find: Finder) -> str:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from finetune_pipeline_tests import warm_workers
-from finetune_pipeline_tests.unit.data.test_draft import ROWS, chats, lines, of, pairs, table
+from finetune_pipeline_tests.unit.data.test_draft import CHATS, FILES, lines, of, pairs, table
 
 
 def finetune(folder: Path, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
@@ -102,13 +102,13 @@ def test_what_holds_no_task_is_one_json_document_with_every_reason(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["nested", "workbook"])
 def test_every_row_of_a_drafted_task_passes_its_check(tmp_path: Path, kind: str) -> None:
-    done = finetune(tmp_path, "try", ROWS[kind](tmp_path)[1], "--json")
+    done = finetune(tmp_path, "try", of(tmp_path, *FILES[kind])[1], "--json")
     printed = json.loads(done.stdout)
     assert (printed["validated"]["rows_in"], printed["validated"]["kept"]) == (240, 240)
 
 
 def test_a_chat_export_ends_as_conversations(tmp_path: Path) -> None:
-    rows = [{"thread_id": i, "author": s, "text": m} for i, c in enumerate(chats()) for s, m in [("a", "hello"), *c]]
+    rows = [{"thread_id": i, "author": s, "text": m} for i, c in enumerate(CHATS) for s, m in [("a", "hello"), *c]]
     rows = [{**row, "author": {"q": "visitor", "a": "support"}[row["author"]]} for row in rows]
     done = finetune(tmp_path, "init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json")
     printed = json.loads(done.stdout)

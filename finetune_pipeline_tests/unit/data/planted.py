@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.raw_rows import A, S, U, turn
-from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, as_line, as_lines, chat, make_spec
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, as_line, as_lines, chat, make_spec
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
@@ -39,11 +39,7 @@ class File:
 LINE_FAULTS: list[tuple[str, str, Any]] = [
     ("not JSON", "bad_json", b'{"text": "It broke" "label": 1}'),
     ("truncated line", "bad_json", b'{"text": "It bro'),
-    (
-        "two objects on a line",
-        "bad_json",
-        b'{"text": "aa", "label": "bug_report"} {"text": "bb", "label": "bug_report"}',
-    ),
+    ("two objects on a line", "bad_json", b'{"text": "aa", "label": "bug_report"} {"text": "bb"}'),
     ("single quotes", "bad_json", b"{'text': 'aa'}"),
     ("trailing comma", "bad_json", b'{"text": "aa", "label": "bug_report",}'),
     ("raw control character", "bad_json", b'{"text": "a\x02a", "label": "bug_report"}'),
@@ -52,11 +48,7 @@ LINE_FAULTS: list[tuple[str, str, Any]] = [
     ("CESU-8", "invalid_utf8", b'{"text": "tune \xed\xa0\xbc\xed\xbd\x95", "label": "bug_report"}'),
     ("lone surrogate", "lone_surrogate", b'{"text": "smile \\ud83d", "label": "bug_report"}'),
     ("duplicate key", "duplicate_key", b'{"text": "aa", "text": "bb", "label": "bug_report"}'),
-    (
-        "duplicate key in a chat",
-        "duplicate_key",
-        json.dumps(chat()).replace('"role"', '"role": "x", "role"', 1).encode(),
-    ),
+    ("duplicate key in a chat", "duplicate_key", as_line(chat()).replace(b'"role"', b'"role": "x", "role"', 1)),
     ("NaN", "non_finite_number", b'{"text": "aa", "label": "bug_report", "score": NaN}'),
     ("Infinity", "non_finite_number", b'{"text": "aa", "label": "bug_report", "score": -Infinity}'),
     ("a list for a row", "not_an_object", b'["aa", "bug_report"]'),
@@ -86,11 +78,7 @@ LINE_FAULTS: list[tuple[str, str, Any]] = [
     ("unknown origin", "unknown_origin", chat(origin="robot")),
     ("weight of a half", "bad_weight", {"messages": [S, U, {**A, "weight": 0.5}]}),
     ("nothing to learn", "nothing_to_learn", {"messages": [S, U, {**A, "weight": 0}]}),
-    (
-        "call without a name",
-        "bad_tool_call",
-        {"messages": [S, U, turn("assistant", None, tool_calls=[{"function": {}}])]},
-    ),
+    ("call without a name", "bad_tool_call", {"messages": [S, U, turn("assistant", None, tool_calls=[{}])]}),
     ("tool without a name", "bad_tool", chat(tools=[{"type": "function", "function": {}}])),
     ("picture", "unsupported_part", {"messages": [S, turn("user", [{"type": "image_url", "image_url": {}}]), A]}),
     ("refusal key", "unsupported_key", {"messages": [S, U, {**A, "refusal": "no"}]}),
@@ -104,11 +92,7 @@ WARNINGS: list[tuple[str, str, Any]] = [
     ("text turned round", "invisible_characters", chat(user="It \u202ebroke\u202c")),
     ("outer blanks", "stray_whitespace", {"text": " It broke ", "label": "bug_report"}),
     ("time without a zone", "time_without_zone", chat(time="2026-05-01T12:00:00")),
-    (
-        "marker of no input",
-        "no_input_marker",
-        {"instruction": "It broke", "input": "<noinput>", "output": "bug_report"},
-    ),
+    ("no input", "no_input_marker", {"instruction": "It broke", "input": "<noinput>", "output": "bug_report"}),
     ("frame of a prompt", "prompt_boilerplate", chat(user="### Instruction:\nIt broke")),
 ]
 THOUGHT = [{"type": "reasoning", "text": "Hm."}, {"type": "text", "text": "Yes"}]
@@ -132,48 +116,36 @@ def _bytes(data: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(data) and None
 
 
+def _lines(name: str, rows: list[Any], faults: list[tuple[str, str, int]], lost: int, spec: TaskSpec) -> File:
+    return File(name, _bytes(as_lines(rows)), spec, faults, len(rows) - lost, lost)
+
+
 def json_lines() -> File:
     """Every fault between two good rows."""
-    lines: list[bytes] = []
+    rows: list[Any] = []
     faults = []
-    for i, (kind, rule, row) in enumerate(LINE_FAULTS):
-        lines += [as_line(_good(i)), as_line(row)]
-        faults.append((kind, rule, len(lines)))
-    sound = len(LINE_FAULTS)
-    for kind, rule, row in WARNINGS:
-        lines.append(as_line(row))
-        faults.append((kind, rule, len(lines)))
-    data = b"\n".join(lines) + b"\n"
-    spec = make_spec(max_chars=1000)
-    return File("a.jsonl", _bytes(data), spec, faults, sound + len(WARNINGS), len(LINE_FAULTS))
+    for i, (kind, rule, row) in enumerate([*LINE_FAULTS, *WARNINGS]):
+        rows += [_good(i), row]
+        faults.append((kind, rule, len(rows)))
+    return _lines("a.jsonl", rows, faults, len(LINE_FAULTS), make_spec(max_chars=1000))
 
 
 def free_text() -> File:
-    rows = [row for _, _, row in FREE_WARNINGS]
     faults = [(kind, rule, i) for i, (kind, rule, _) in enumerate(FREE_WARNINGS, 1)]
-    bad = sum(rule == "unknown_tool" for _, rule, _ in FREE_WARNINGS)
-    return File(
-        "free.jsonl", _bytes(b"\n".join(map(as_line, rows))), make_spec(TEXT_OUTPUT), faults, len(rows) - bad, bad
-    )
+    return _lines("free.jsonl", [row for *_, row in FREE_WARNINGS], faults, 1, make_spec(TEXT_OUTPUT))
 
 
 def document() -> File:
     """Two wrong rows between sound ones, and a break in the last one."""
-    wrong = [
-        (
-            "key twice in a document",
-            "duplicate_key",
-            b'{"text": "It broke", "text": "It broke", "label": "bug_report"}',
-        ),
-        ("bad byte in a document", "invalid_utf8", b'{"text": "It \xff broke", "label": "bug_report"}'),
+    twice = b'{"text": "It broke", "text": "It broke", "label": "bug_report"}'
+    wrong = b'{"text": "It \xff broke", "label": "bug_report"}'
+    lines = [b"[", as_line(_pair(0)) + b",", twice + b",", as_line(_pair(1)) + b",", wrong + b",", b'{"text": "It bro']
+    faults = [
+        ("key twice in a document", "duplicate_key", 3),
+        ("bad byte in a document", "invalid_utf8", 5),
+        ("document cut off", "bad_json", 6),
     ]
-    lines, faults = [b"["], []
-    for i, (kind, rule, item) in enumerate(wrong):
-        lines += [as_line(_pair(i)) + b",", item + b","]
-        faults.append((kind, rule, len(lines)))
-    lines.append(b'{"text": "It bro')
-    faults.append(("document cut off", "bad_json", len(lines)))
-    return File("a.json", _bytes(b"\n".join(lines)), make_spec(), faults, len(wrong), len(wrong) + 1)
+    return File("a.json", _bytes(b"\n".join(lines)), make_spec(), faults, 2, 3)
 
 
 def keyed_document() -> File:
@@ -185,12 +157,8 @@ def keyed_document() -> File:
 
 def mapped() -> File:
     rows = [["It broke", "bug_report"], ["It broke"], [["It"], "bug_report"]]
-    faults = [
-        ("expression gives nothing", "missing_field", 2),
-        ("expression cannot be worked out", "field_expression", 3),
-    ]
-    spec = make_spec(fields={"text": "join('', [[0]])", "label": "[1]"})
-    return File("mapped.jsonl", _bytes(b"\n".join(map(as_line, rows))), spec, faults, 1, 2)
+    faults = [("expression gives nothing", "missing_field", 2), ("no expression here", "field_expression", 3)]
+    return _lines("mapped.jsonl", rows, faults, 2, make_spec(fields={"text": "join('', [[0]])", "label": "[1]"}))
 
 
 def table() -> File:
@@ -218,7 +186,7 @@ def other_encoding() -> File:
 
 
 def no_table() -> File:
-    return File("c.csv", _bytes(b"one\ntwo\n"), make_spec(), [("no table", "csv_dialect", 0)], 0, 0)
+    return File("c.csv", _bytes(b"one\ntwo\n"), make_spec(), [("no table", "csv_dialect", 0)])
 
 
 def nothing_known() -> File:
@@ -227,12 +195,12 @@ def nothing_known() -> File:
 
 
 def no_rows() -> File:
-    return File("e.json", _bytes(b"[ ]"), make_spec(), [("document without rows", "no_rows", 0)], 0, 0)
+    return File("e.json", _bytes(b"[ ]"), make_spec(), [("document without rows", "no_rows", 0)])
 
 
 def with_mark() -> File:
     data = b"\xef\xbb\xbf" + as_line(_good(1)) + b"\n"
-    return File("mark.jsonl", _bytes(data), make_spec(), [("byte order mark", "byte_order_mark", 1)], 1, 0)
+    return File("mark.jsonl", _bytes(data), make_spec(), [("byte order mark", "byte_order_mark", 1)], 1)
 
 
 def cut_gzip() -> File:
@@ -242,18 +210,13 @@ def cut_gzip() -> File:
 
 
 def parquet() -> File:
-    def write(path: Path) -> None:
-        rows = {
-            "text": ["It broke", None, "x", "It broke"],
-            "label": ["bug_report", "bug_report", "bug_report", "bugs"],
-        }
-        pq.write_table(pa.table(rows), path)
-
+    rows = [("It broke", "bug_report"), (None, "bug_report"), ("x", "bug_report"), ("It broke", "bugs")]
     faults = [
         ("null in Parquet", "empty_field", 2),
         ("short in Parquet", "too_short", 3),
         ("label in Parquet", "unknown_label", 4),
     ]
+    write = _parquet_of([{"text": text, "label": label} for text, label in rows])
     return File("a.parquet", write, make_spec(), faults, 1, 3)
 
 
@@ -270,22 +233,10 @@ PLANTED = [
 
 # --- and nothing wrong at all -----------------------------------------------------------------------------------------
 
-SAID = [
-    "The export button does nothing",
-    "Café 日本 😀 is closed",
-    'He said "no", twice; then left',
-    "two\nlines\tand a tab",
-]
-CHAT_WITH_TOOLS = {
-    "messages": [
-        S,
-        turn("user", "Where is it?"),
-        turn("assistant", None, tool_calls=[CALL]),
-        turn("tool", "sent", tool_call_id="c1"),
-        turn("assistant", "It was sent."),
-    ],
-    "tools": [TOOL],
-}
+SAID = ["The button does nothing", "Café 日本 😀 is closed", 'He said "no", twice; then left', "two\nlines\tand a tab"]
+ASKED = [turn("user", "Where is it?"), turn("assistant", None, tool_calls=[CALL])]
+ANSWERED = [turn("tool", "sent", tool_call_id="c1"), turn("assistant", "It was sent.")]
+CHAT_WITH_TOOLS = {"messages": [S, *ASKED, *ANSWERED], "tools": [TOOL]}
 SHAPES: dict[str, Callable[[str], dict[str, Any]]] = {
     "messages": lambda said: chat(said),
     "messages in parts": lambda said: {
@@ -298,9 +249,8 @@ SHAPES: dict[str, Callable[[str], dict[str, Any]]] = {
     "instruction": lambda said: {"instruction": "Sort this ticket", "input": said, "output": "bug_report"},
     "sharegpt": lambda said: {
         "conversations": [
-            {"from": "system", "value": PROMPT},
-            {"from": "human", "value": said},
-            {"from": "gpt", "value": "bug_report"},
+            {"from": name, "value": m["content"]}
+            for name, m in zip(("system", "human", "gpt"), chat(said)["messages"], strict=True)
         ]
     },
     "preference": lambda said: {"prompt": said, "chosen": "bug_report", "rejected": "P0_incident"},

@@ -11,13 +11,8 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
-from finetune_pipeline.data.validate.validation import (
-    ValidatedBlock,
-    ValidatedRow,
-    in_blocks,
-    validate_block,
-    validate_record,
-)
+from finetune_pipeline.data.validate import validation
+from finetune_pipeline.data.validate.validation import ValidatedBlock, ValidatedRow, validate_record
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.rows import PROMPT, make_spec
 
@@ -36,17 +31,10 @@ S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistan
 def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
     """The result for all blocks of a file together."""
     whole = ValidatedBlock()
-    for block in in_blocks(read_records(path, file or path.name, spec), file or path.name, size):
-        result = validate_block(block, spec)
+    for block in validation.in_blocks(read_records(path, file or path.name, spec), file or path.name, size):
+        result = validation.validate_block(block, spec)
         assert result.rows_in == result.kept + len(result.quarantine)
-        whole.examples += result.examples
-        whole.quarantine += result.quarantine
-        whole.findings += result.findings
-        whole.unread += result.unread
-        for name in ("rows_in", "kept"):
-            setattr(whole, name, getattr(whole, name) + getattr(result, name))
-        for name in ("by_rule", "labels", "ignored", "shapes", "lost", "unknown"):
-            getattr(whole, name).update(getattr(result, name))
+        whole = ValidatedBlock(**{name: value + getattr(result, name) for name, value in vars(whole).items()})
     return whole
 
 

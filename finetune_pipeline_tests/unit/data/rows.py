@@ -23,8 +23,9 @@ from finetune_pipeline.data.dedup.row_table import (
     prompt_hash,
     write_kept,
 )
-from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, write_examples
+from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, examples_of, read_examples, write_examples
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignments
+from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -33,16 +34,9 @@ LABELS = ["bug_report", "feature_request", "P0_incident"]
 
 def make_spec(output: dict[str, Any] | None = None, split: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
     """A small label task; keyword arguments go into its `data` section."""
-    return TaskSpec.model_validate(
-        {
-            "name": "tickets",
-            "description": "test",
-            "system_prompt": PROMPT + "\n",
-            "data": data,
-            "split": split or {},
-            "output": output or {"kind": "labels", "labels": LABELS},
-        }
-    )
+    output = output or {"kind": "labels", "labels": LABELS}
+    said = {"name": "tickets", "description": "test", "system_prompt": PROMPT + "\n"}
+    return TaskSpec.model_validate({**said, "output": output, "data": data, "split": split or {}})
 
 
 TEXT_OUTPUT = {"kind": "text"}
@@ -71,11 +65,7 @@ def chat(
 
 def example(user: str, answer: str = "bug_report", line: int = 1, **more: Any) -> Example:
     """A canonical example of the label task."""
-    messages = [
-        {"role": "system", "content": PROMPT + "\n"},
-        {"role": "user", "content": user},
-        {"role": "assistant", "content": answer},
-    ]
+    messages = chat(user, answer, PROMPT + "\n")["messages"]
     fields = {"label": answer if answer in LABELS else None, "source": {"file": "raw/a.jsonl", "line": line}, **more}
     return Example(id=example_id(messages), messages=messages, **fields)
 
@@ -129,3 +119,13 @@ def write_clean(
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON Lines file, by another reader than the code under test."""
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def split_rows(
+    folder: Path, examples: list[Example], spec: TaskSpec | None = None, name: str = "out", **clean: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(facts, split by id) of a split of these rows in `folder`, by the ledger there. clean: as for `write_clean`."""
+    spec = spec or make_spec()
+    cleaned = write_clean(folder / f"clean-{name}", examples, spec, **clean)
+    facts = split(cleaned, cleaned, spec, folder / "ledger", folder / name)
+    return facts, {e.id: s for s in SPLITS for e in read_examples(examples_of(folder / name, s))}

@@ -70,17 +70,13 @@ def test_less_than_half_of_an_item_is_not_it() -> None:
 
 def test_short_items_match_by_equality_alone() -> None:
     items = [Item("s.txt", 1, "What is the capital of France?")]
-    rows = [
-        make("what is the  capital of france?", "Paris", 1),
-        make("Now: What is the capital of France?", "Paris", 2),
-    ]
+    asked = ("what is the  capital of france?", "Now: What is the capital of France?")
+    rows = [make(text, "Paris", line) for line, text in enumerate(asked, 1)]
     assert [(m.place, m.how) for m in find(items, rows)] == [("raw/a.jsonl:1", "exact")]
 
 
 def test_the_boilerplate_of_a_benchmark_proves_nothing() -> None:
-    frame = (
-        "Below is an instruction that describes a task. Write a response that completes the request in a fitting way. "
-    )
+    frame = "Below is an instruction that describes a task. Write a response that completes it in a fitting way. "
     items = [Item("framed.jsonl", i + 1, frame + question(i, 15)) for i in range(100)]
     rows = [make(frame + question(5000 + i, 15), "x", i) for i in range(50)]
     assert not find(items, rows)
@@ -108,13 +104,12 @@ def write(path: Path, content: Any) -> Path:
         ),
         (
             "a.json",
-            [{"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}],
+            [{"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "no"}]}],
             [(1, "hi")],
         ),
         ("a.json", [{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}], [(1, "hi")]),
         ("a.json", [{"strange": {"deep": ["ab", "abc"]}}], [(1, "abc")]),
         ("a.txt", "\none\ntwo\n\n \nthree\n", [(2, "one\ntwo"), (6, "three")]),
-        ("a.csv", 'question,gold\n"Which, then?",1\nWhy?,0\n', [(2, "Which, then?"), (3, "Why?")]),
         ("a.tsv.gz", "context\tquestion\nIt rained.\tIs it wet?\n", [(2, "It rained.\n\nIs it wet?")]),
     ],
 )
@@ -126,30 +121,19 @@ def test_items_of_a_file(tmp_path: Path, name: str, content: Any, expected: list
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
-        ("b.jsonl", '{"question": "q"}\n{oops\n', "b.jsonl:2"),
-        ("b.json", "{", "b.json:1"),
-        ("b.xls", "x", "b.xls"),
-        ("b.jsonl", "\n", "b.jsonl"),
-        ("b.csv", "question,gold\nWhy?,1\nWhich?,1,2\n", "b.csv:3"),
-        ("b.parquet", "PAR1", "b.parquet"),
+        ("b.jsonl", b'{"question": "q"}\n{oops\n', "b.jsonl:2"),
+        ("b.xls", b"x", "b.xls"),
+        ("b.jsonl", b"\n", "b.jsonl"),
+        ("b.csv", b"question,gold\nWhy?,1\nWhich?,1,2\n", "b.csv:3"),
+        ("b.parquet", b"PAR1", "b.parquet"),
+        ("b.txt", "Größe?".encode("cp1252"), "b.txt"),
+        ("b.txt.gz", gzip.compress(question(1).encode())[:-12], "b.txt.gz"),
+        ("b.jsonl.gz", gzip.compress(json.dumps({"question": question(1)}).encode() * 9)[:-12], "b.jsonl.gz:1"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, place: str) -> None:
-    with pytest.raises(FindingsError) as error:
-        read_benchmark(write(tmp_path / name, content))
-    assert error.value.findings[0].place == place
-
-
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("b.txt", "Größe?".encode("cp1252")),
-        ("b.txt.gz", gzip.compress(question(1).encode())[:-12]),
-        ("b.jsonl.gz", gzip.compress(json.dumps({"question": question(1)}).encode() * 9)[:-12]),
-    ],
-)
-def test_a_file_that_is_read_in_part_proves_nothing(tmp_path: Path, name: str, data: bytes) -> None:
+def test_what_cannot_be_read_whole_is_named(tmp_path: Path, name: str, content: bytes, place: str) -> None:
     """Lost characters and a file cut off would hide the rows that repeat an item."""
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(FindingsError):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FindingsError) as error:
         read_benchmark(tmp_path / name)
+    assert error.value.findings[0].place == place

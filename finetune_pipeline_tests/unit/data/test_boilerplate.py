@@ -12,10 +12,6 @@ ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{}\n\n### Response:"
 )
-WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:"
-)
 SYLLABLES = ["ka", "lo", "mi", "ren", "tu", "sol", "ba", "vi", "dor", "pe"]
 
 
@@ -53,7 +49,6 @@ def test_a_template_in_the_middle_of_other_text_goes() -> None:
     "question",
     [
         "I want to cancel order {}",
-        "I would like to cancel my subscription to the premium plan, my order number is {}",
         "I would like to cancel my subscription, my order is {}, please confirm this to me by e-mail as soon as you can",
         "My printer model {} has stopped working after the last update of the driver, and nothing that I tried has helped",
     ],

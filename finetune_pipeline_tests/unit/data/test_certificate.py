@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, TABLE, RowTable
 from finetune_pipeline.data.split import canaries
-from finetune_pipeline.data.split.alike import AlikeIndex, alike_rows
+from finetune_pipeline.data.split.alike import AlikeIndex
 from finetune_pipeline.data.split.canaries import EDITS as CANARIES
-from finetune_pipeline.data.split.leakage import Search, certify, leakage_report
+from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.steps.data_checks import no_leakage
-from finetune_pipeline_tests.unit.data.rows import example, make_spec, unlike, write_clean
-from finetune_pipeline_tests.unit.data.test_together import EDITS, made, request
+from finetune_pipeline_tests.unit.data.rows import example, make_spec, split_rows, unlike
+from finetune_pipeline_tests.unit.data.test_together import EDITS, request
 
 LIKE = {
     "typos": "three typos",
@@ -35,10 +32,9 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
     originals = [example(request(dice), line=i) for i in range(800)]
     chosen = dice.sample(originals, 300)
     kinds = [list(EDITS)[i % len(EDITS)] for i in range(300)]
-    copies = [
-        example(EDITS[k](e.user_text, dice), line=2000 + i) for i, (k, e) in enumerate(zip(kinds, chosen, strict=True))
-    ]
-    made(tmp_path, [*originals, *copies])
+    edited = (EDITS[kind](e.user_text, dice) for kind, e in zip(kinds, chosen, strict=True))
+    copies = [example(text, line=2000 + i) for i, text in enumerate(edited)]
+    split_rows(tmp_path, [*originals, *copies])
     ids, placed = np.load(tmp_path / "out/rows.npy")["id"], np.load(tmp_path / "out/placed.npy")
     unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
     stated = leakage_report(tmp_path / "out")["edited"]
@@ -52,7 +48,7 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
 
 def test_a_search_that_finds_no_edited_copy_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [example(unlike(i), line=i) for i in range(60)]
-    made(tmp_path / "seeing", rows)
+    split_rows(tmp_path / "seeing", rows)
     good = no_leakage.judge(Artifact("t", "splits", "v", tmp_path / "seeing/out", {}, {}), make_spec())
     assert good.passed and "one typo 100%" in good.message
     real = AlikeIndex.nearest
@@ -61,13 +57,13 @@ def test_a_search_that_finds_no_edited_copy_fails_the_check(tmp_path: Path, monk
         return real(self) if forms is None else (np.full(len(forms), -1), np.zeros(len(forms)))
 
     monkeypatch.setattr(AlikeIndex, "nearest", blind)
-    made(tmp_path / "blind", rows)
+    split_rows(tmp_path / "blind", rows)
     bad = no_leakage.judge(Artifact("t", "splits", "v", tmp_path / "blind/out", {}, {}), make_spec())
     assert not bad.passed and not bad.warns and "one typo 0%" in bad.message
 
 
 def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
-    made(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
+    split_rows(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
     edited = leakage_report(tmp_path / "out")["edited"]
     assert edited["one typo"] == edited["two words swapped"] == edited["a word dropped"] == {"tested": 0}
     assert edited["greeting and thanks"]["tested"] > 10
@@ -77,32 +73,8 @@ def test_canaries_are_drawn_over_all_labels_and_lengths(monkeypatch: pytest.Monk
     seen: list[str] = []
     monkeypatch.setitem(canaries.EDITS, "one typo", lambda text, *_: seen.append(text) or text + "x")
     rows = [example(unlike(i, 3 + i % 40), ("bug_report", "P0_incident")[i % 2], line=i) for i in range(400)]
-    made(tmp_path, rows)
+    split_rows(tmp_path, rows)
     lengths = [len(text.split()) for text in seen]
     labels = {e.user_text: e.answer for e in rows}
     assert min(lengths) < 8 and max(lengths) > 36
     assert 10 < sum(labels[text] == "P0_incident" for text in seen) < 30
-
-
-def test_one_leak_of_each_kind_is_certified(tmp_path: Path) -> None:
-    """Rows moved behind the back of the split: an exact copy, a near one, an edited one, and a row of the same group."""
-    base = [example(unlike(i, 20), line=i, group=f"g{i}" if i == 3 else None) for i in range(60)]
-    leaks = [
-        example(base[0].user_text.upper(), line=100),
-        example(base[1].user_text + " indeed", line=101),
-        example(" ".join(base[2].user_text.split()[:14] + unlike(200, 6).split()), line=102),
-        example(unlike(201), line=103, group="g3"),
-    ]
-    cleaned = write_clean(tmp_path / "clean", [*base, *leaks], make_spec())
-    table = RowTable(np.load(cleaned / TABLE), cleaned / ALL_ROWS)
-    boilerplate = Boilerplate.load(cleaned / BOILERPLATE)
-    split = np.array([2] * 60 + [0] * 4, np.int8)
-    alike = alike_rows(table, boilerplate)
-    search = Search(table, split, table.rows["cluster"], np.load(cleaned / SKETCHES), boilerplate, alike, make_spec())
-    certificate = certify(search, search.leaks())
-    counts = {kind: certificate[kind] for kind in ("exact", "group", "near", "alike")}
-    assert counts == {"exact": 1, "group": 1, "near": 1, "alike": 2}
-    assert {pair["splits"] for pair in certificate["pairs"]} == {"train-test"}
-    shown = {(pair["kind"], frozenset((pair["id"], pair["other_id"]))) for pair in certificate["pairs"]}
-    kinds = ("exact", "near", "alike", "group")
-    assert {(kind, frozenset((a.id, b.id))) for kind, a, b in zip(kinds, base[:4], leaks, strict=True)} <= shown

@@ -20,9 +20,7 @@ def run(folder: Path, examples: list[Example], **data: Any) -> tuple[dict[str, A
     output = data.pop("output", None)
     write_validated(folder / "in", examples)
     facts = clean(folder / "in", make_spec(output=output, **data), folder / "out", key=b"key")
-    assert (
-        facts["rows_in"] == facts["kept"] + facts["quarantined"] + facts["exact_duplicates"] + facts["near_duplicates"]
-    )
+    assert facts["rows_in"] == sum(facts[n] for n in ("kept", "quarantined", "exact_duplicates", "near_duplicates"))
     kept = read_examples(folder / "out")
     assert len(kept) == facts["kept"]
     return facts, kept
@@ -35,13 +33,9 @@ def clusters(out: Path) -> dict[str, str]:
 
 
 def test_different_rows_all_stay(tmp_path: Path) -> None:
-    rows = [
-        example("Error 41 in the log", line=1),
-        example("Error 42 in the log", "P0_incident", line=2),
-        example("Please add dark mode", "feature_request", line=3),
-        example("C++ SDK", line=4),
-        example("C# SDK", "feature_request", line=5),
-    ]
+    asked = {"Error 41 in the log": "bug_report", "Error 42 in the log": "P0_incident"}
+    asked |= {"Please add dark mode": "feature_request", "C++ SDK": "bug_report", "C# SDK": "feature_request"}
+    rows = [example(text, label, line) for line, (text, label) in enumerate(asked.items(), 1)]
     facts, kept = run(tmp_path, rows)
     assert kept == rows
     assert facts["contradictions"] == facts["quarantined"] == 0 and facts["by_rule"] == {}
@@ -50,13 +44,8 @@ def test_different_rows_all_stay(tmp_path: Path) -> None:
 
 
 def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
-    rows = [
-        example(NEAR, line=1),
-        example(LONG + "!", line=2),
-        example(LONG + "!", line=3),
-        example(LONG.upper().replace(" ", "  ") + "!", line=4),
-        example("Something else entirely", line=5),
-    ]
+    texts = (NEAR, LONG + "!", LONG + "!", LONG.upper().replace(" ", "  ") + "!", "Something else entirely")
+    rows = [example(text, line=line) for line, text in enumerate(texts, 1)]
     facts, kept = run(tmp_path, rows)
     assert (facts["exact_duplicates"], facts["near_duplicates"]) == (2, 1)
     dropped = {r["source"]["line"]: r for r in read_lines(tmp_path / "out/duplicates.jsonl")}
@@ -69,23 +58,16 @@ def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
 def test_people_come_before_production_before_synthetic(tmp_path: Path, order: list[int]) -> None:
-    rows = [
-        example(LONG, line=1),
-        example(LONG + " again", line=2, origin="production"),
-        example(LONG + " again, I think", line=3, origin="synthetic"),
-    ]
+    rows = [example(LONG, line=1), example(LONG + " again", line=2, origin="production")]
+    rows.append(example(LONG + " again, I think", line=3, origin="synthetic"))
     assert [e.origin for e in run(tmp_path, [rows[i] for i in order])[1]] == ["human"]
     assert [e.origin for e in run(tmp_path, [rows[i] for i in order if i])[1]] == ["production"]
 
 
 @pytest.mark.parametrize("other", [LONG, LONG.lower(), NEAR])
 def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, other: str) -> None:
-    rows = [
-        example(LONG, line=1),
-        example("Fine and different", line=2),
-        example(other, "P0_incident", line=3),
-        example(LONG, line=4),
-    ]
+    rows = [example(LONG, line=1), example("Fine and different", line=2), example(other, "P0_incident", line=3)]
+    rows.append(example(LONG, line=4))
     facts, kept = run(tmp_path, rows)
     assert [e.source["line"] for e in kept] == [2]
     assert (facts["quarantined"], facts["contradictions"], facts["by_rule"]) == (3, 3, {"data.contradiction": 3})
@@ -95,14 +77,10 @@ def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, 
 
 
 def test_free_answers_may_differ(tmp_path: Path) -> None:
-    rows = [
-        example("Name a colour", "Red, like a ripe tomato", 1),
-        example("name a colour ", "Blue, like the sea", 2),
-        example("Name a colour", "red, like a ripe tomato", 3),
-        example(LONG, "Take the new exporter: 41 rows", 4),
-        example(NEAR, "Take the new exporter: 42 rows", 5),
-        example(NEAR, "Take the new exporter: 41 rows!", 6),
-    ]
+    said = [("Name a colour", "Red, like a ripe tomato"), ("name a colour ", "Blue, like the sea")]
+    said += [("Name a colour", "red, like a ripe tomato"), (LONG, "Take the new exporter: 41 rows")]
+    said += [(NEAR, "Take the new exporter: 42 rows"), (NEAR, "Take the new exporter: 41 rows!")]
+    rows = [example(text, answer, line) for line, (text, answer) in enumerate(said, 1)]
     facts, kept = run(tmp_path, rows, output=TEXT_OUTPUT, contradictions="warn")
     lines = [e.source["line"] for e in kept]
     assert len(lines) == 4 and 2 in lines and 5 in lines and len({1, 3} & set(lines)) == len({4, 6} & set(lines)) == 1
@@ -133,27 +111,18 @@ def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, o
     seconds = [example(b, "P0_incident", 50 + line) for line, (_, b) in enumerate(SIMILAR_PROMPTS)]
     rows = [*firsts, *seconds, *(example(text, "bug_report", 100 + line) for line, text in enumerate(common))]
     _, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
-    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], (
-        tmp_path / "out/findings.jsonl"
-    ).read_text()
+    findings = (tmp_path / "out/findings.jsonl").read_text()
+    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], findings
     names = clusters(tmp_path / "out")
     assert all(names[a.id] == names[b.id] for a, b in zip(firsts, seconds, strict=True)), "in one split all the same"
 
 
 def test_an_answer_that_names_something_else_is_another_answer(tmp_path: Path) -> None:
-    rows = [
-        example(
-            f"in which state is the town of {town} that my uncle wrote about",
-            f"The town lies in {state}, far from here.",
-            n,
-        )
-        for n, (town, state) in enumerate([("Nome", "Alaska"), ("nome", "Alaska"), ("Rome", "Alabama")], 1)
-    ]
+    asked, answer = "in which state is the town of {} that my uncle wrote about", "The town lies in {}, far from here."
+    towns = [("Nome", "Alaska"), ("nome", "Alaska"), ("Rome", "Alabama")]
+    rows = [example(asked.format(town), answer.format(state), n) for n, (town, state) in enumerate(towns, 1)]
     _, kept = run(tmp_path, rows, output=TEXT_OUTPUT, near_duplicate_threshold=0.5)
-    assert sorted(e.answer for e in kept) == [
-        "The town lies in Alabama, far from here.",
-        "The town lies in Alaska, far from here.",
-    ]
+    assert sorted(e.answer for e in kept) == [answer.format(state) for state in ("Alabama", "Alaska")]
 
 
 @pytest.mark.parametrize(
@@ -176,22 +145,20 @@ def test_one_prompt_written_in_two_ways(tmp_path: Path, a: str, b: str, output: 
 
 
 def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -> None:
-    rows = [
-        example(f"is it possible to place an order from the city of {city}", line=n)
-        for n, city in enumerate(("Ghent", "Munich"), 1)
-    ]
-    rows.append(example("is it possible to place a new order from the city of Ghent", line=3))
+    orders = (
+        "an order from the city of Ghent",
+        "an order from the city of Munich",
+        "a new order from the city of Ghent",
+    )
+    rows = [example(f"is it possible to place {order}", line=n) for n, order in enumerate(orders, 1)]
     facts, kept = run(tmp_path, rows, near_duplicate_threshold=0.6)
     assert [e.source["line"] for e in kept] == [2, 3] and facts["near_duplicates"] == 1
 
 
 def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
-    rows = [
-        example("Mail me: jane@example.com or jane@example.com", line=1),
-        example("Call +1 555 010 2030", line=2),
-        example("Nothing to hide", line=3),
-        example("Mail me: joe@example.org or joe@example.org", line=4),
-    ]
+    texts = ["Mail me: jane@example.com or jane@example.com", "Call +1 555 010 2030", "Nothing to hide"]
+    texts.append("Mail me: joe@example.org or joe@example.org")
+    rows = [example(text, line=line) for line, text in enumerate(texts, 1)]
     facts, kept = run(tmp_path, rows)
     assert sorted(e.user_text for e in kept) == ["Call [PHONE_1]", "Mail me: [EMAIL_1] or [EMAIL_1]", "Nothing to hide"]
     assert {e.id for e in kept} < {e.id for e in rows}
@@ -209,12 +176,8 @@ def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
 
 
 def test_national_numbers_of_the_region_and_what_invisible_characters_hide(tmp_path: Path) -> None:
-    rows = [
-        example("Avisad a Lucía 612 34 56 78", line=1),
-        example(LONG, line=2),
-        example(LONG.replace("spinner", "spin\u200bner"), line=3),
-        example("Mail jane\u200b@example.com", line=4),
-    ]
+    hidden = (LONG.replace("spinner", "spin\u200bner"), "Mail jane\u200b@example.com")
+    rows = [example(text, line=line) for line, text in enumerate(("Avisad a Lucía 612 34 56 78", LONG, *hidden), 1)]
     facts, kept = run(tmp_path, rows, scrub_region="ES")
     assert sorted(e.user_text for e in kept)[0] == "Avisad a Lucía [PHONE_1]"
     assert "Mail [EMAIL_1]" in [e.user_text for e in kept] and facts["exact_duplicates"] == 1

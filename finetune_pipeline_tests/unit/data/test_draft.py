@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 
 from finetune_pipeline.data.draft.draft import Draft, draft, task_name
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
-from finetune_pipeline.data.draft.reading import is_header
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 
@@ -42,7 +40,7 @@ def pairs(n: int = 240, labels: dict[str, str] = THINGS) -> Pairs:
     return rows
 
 
-def table(rows: list[list[Any]], delimiter: str = ",") -> str:
+def table(rows: list[Any], delimiter: str = ",") -> str:
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, lineterminator="\n").writerows(rows)
     return out.getvalue()
@@ -50,6 +48,23 @@ def table(rows: list[list[Any]], delimiter: str = ",") -> str:
 
 def lines(rows: list[Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def workbook(sheets: dict[str, list[Any]]) -> bytes:
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    book.remove(book.active)  # type: ignore[arg-type]
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    book.save(out)
+    return out.getvalue()
+
+
+def parquet(columns: dict[str, list[Any]]) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    return out.getvalue()
 
 
 def of(folder: Path, name: str, content: str | bytes) -> tuple[str, Path]:
@@ -64,25 +79,11 @@ def drafted(*files: tuple[str, Path], **options: Any) -> Draft:
     return made
 
 
-def workbook(folder: Path, name: str, sheets: dict[str, list[list[Any]]]) -> tuple[str, Path]:
-    book = openpyxl.Workbook()
-    book.remove(book.active)  # type: ignore[arg-type]
-    for title, rows in sheets.items():
-        sheet = book.create_sheet(title)
-        for row in rows:
-            sheet.append(row)
-    book.save(folder / name)
-    return f"raw/{name}", folder / name
-
-
-def parquet(folder: Path, name: str, columns: dict[str, list[Any]]) -> tuple[str, Path]:
-    pq.write_table(pa.table(columns), folder / name)
-    return f"raw/{name}", folder / name
-
-
+PAIRS = pairs()
+ITEMS = [{"doc": {"content": t}, "gold": {"category": y}} for t, y in PAIRS]
 WIDE = [
     [i, f"2026-03-{1 + i % 28:02d}", ("web", "mail")[i % 8 > 3], ("DE", "FR", "IT")[i // 80], text, label, i * 37 % 91]
-    for i, (text, label) in enumerate(pairs())
+    for i, (text, label) in enumerate(PAIRS)
 ]
 TAGS = {
     "greet": ["hi there", "good day to you", "hello my friend"],
@@ -92,73 +93,33 @@ PATTERNS = [
     {"tag": tag, "patterns": [f"{p} {word}" for p in some for word in SAYS], "responses": ["ok"]}
     for tag, some in TAGS.items()
 ]
-ROWS: dict[str, Callable[[Path], tuple[str, Path]]] = {
-    "semicolon": lambda f: of(
-        f,
-        "a.csv",
-        table([["Nachricht", "Kategorie"], *map(list, pairs())], ";").replace("please", "bitte schön").encode("cp1252"),
-    ),
-    "headerless": lambda f: of(f, "a.csv", table([*map(list, pairs())])),
-    "headerless, label first": lambda f: of(f, "a.tsv", table([[y, t] for t, y in pairs()], "\t")),
-    "wide": lambda f: of(
-        f, "a.csv", table([["id", "datum", "kanal", "land", "eingang", "warteschlange", "dauer"], *WIDE])
-    ),
-    "commas in quotes": lambda f: of(
-        f, "a.csv", table([["Comment text", "Ticket Category"], *([f"well, {t}, so", y] for t, y in pairs())])
-    ),
-    "several lines": lambda f: of(
-        f, "a.csv", table([["body", "queue"], *([f"{t}\n\nregards,\nme", y] for t, y in pairs())])
-    ),
-    "subject": lambda f: of(f, "a.csv", table([["subject", "body", "queue"], *([t[:14], t, y] for t, y in pairs())])),
-    "workbook": lambda f: workbook(
-        f, "a.xlsx", {"Readme": [["made by hand"]], "Data": [["Message", "Topic"], *map(list, pairs())]}
-    ),
-    "parquet, numbers": lambda f: parquet(
-        f, "a.parquet", {"sentence": [t for t, _ in pairs()], "label": [list(THINGS).index(y) for _, y in pairs()]}
-    ),
-    "booleans": lambda f: of(f, "a.jsonl", lines([{"message": t, "is_spam": y == "billing"} for t, y in pairs()])),
-    "yes and no": lambda f: of(
-        f, "a.jsonl", lines([{"text": t, "toxic": ("yes", "no")[y == "billing"]} for t, y in pairs()])
-    ),
-    "ratings": lambda f: of(
-        f,
-        "a.jsonl",
-        lines(
-            [
-                {"review": t, "stars": 1 + i % 5, "helpful": i % 3, "user": f"u{i % 90}"}
-                for i, (t, _) in enumerate(pairs())
-            ]
-        ),
-    ),
-    "nested": lambda f: of(
-        f,
-        "a.json",
-        json.dumps(
-            {
-                "meta": {"v": 1},
-                "data": {"items": [{"doc": {"content": t}, "gold": {"category": y}} for t, y in pairs()]},
-            }
-        ),
-    ),
-    "by id": lambda f: of(
-        f, "a.json", json.dumps({f"k{i}": {"text": t, "label": y} for i, (t, y) in enumerate(pairs())}, indent=1)
-    ),
-    "by label": lambda f: of(f, "a.json", json.dumps({k: [t for t, y in pairs() if y == k] for k in THINGS})),
-    "lists": lambda f: of(
-        f, "a.json", json.dumps({"train": [list(p) for p in pairs()], "val": [list(p) for p in pairs(9)]})
-    ),
-    "patterns": lambda f: of(f, "a.json", json.dumps({"intents": PATTERNS})),
-    "few answers": lambda f: of(f, "a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in pairs()])),
-    "many labels": lambda f: of(
-        f,
-        "a.csv",
-        table(
-            [["utterance", "intent"], *map(list, pairs(1500, {f"intent_{i}": f"w{i} v{i} u{i}" for i in range(150)}))]
-        ),
-    ),
+MANY = pairs(1500, {f"intent_{i}": f"w{i} v{i} u{i}" for i in range(150)})
+GERMAN = table([["Nachricht", "Kategorie"], *PAIRS], ";").replace("please", "bitte schön")
+RATED = [{"review": t, "stars": 1 + i % 5, "helpful": i % 3, "user": f"u{i % 90}"} for i, (t, _) in enumerate(PAIRS)]
+FILES: dict[str, tuple[str, str | bytes]] = {
+    "semicolon": ("a.csv", GERMAN.encode("cp1252")),
+    "unknown names": ("a.csv", table([["Freitext", "Einstufung"], *PAIRS])),
+    "headerless": ("a.csv", table([*PAIRS])),
+    "headerless, label first": ("a.tsv", table([[y, t] for t, y in PAIRS], "\t")),
+    "wide": ("a.csv", table([["id", "datum", "kanal", "land", "eingang", "warteschlange", "dauer"], *WIDE])),
+    "commas in quotes": ("a.csv", table([["Comment text", "Ticket Category"], *([f"so, {t}", y] for t, y in PAIRS)])),
+    "several lines": ("a.csv", table([["body", "queue"], *([f"{t}\n\nregards,\nme", y] for t, y in PAIRS)])),
+    "subject": ("a.csv", table([["subject", "body", "queue"], *([t[:14], t, y] for t, y in PAIRS)])),
+    "workbook": ("a.xlsx", workbook({"Readme": [["made by hand"]], "Data": [["Message", "Topic"], *PAIRS]})),
+    "numbers": ("a.parquet", parquet({"sentence": [t for t, _ in PAIRS], "label": [i % 3 for i in range(240)]})),
+    "booleans": ("a.jsonl", lines([{"message": t, "is_spam": y == "billing"} for t, y in PAIRS])),
+    "yes and no": ("a.jsonl", lines([{"text": t, "toxic": ("yes", "no")[y == "billing"]} for t, y in PAIRS])),
+    "ratings": ("a.jsonl", lines(RATED)),
+    "nested": ("a.json", json.dumps({"meta": {"v": 1}, "data": {"items": ITEMS}})),
+    "by id": ("a.json", json.dumps({f"k{i}": {"text": t, "label": y} for i, (t, y) in enumerate(PAIRS)}, indent=1)),
+    "by label": ("a.json", json.dumps({k: [t for t, y in PAIRS if y == k] for k in THINGS})),
+    "lists": ("a.json", json.dumps({"train": PAIRS, "val": pairs(9)})),
+    "patterns": ("a.json", json.dumps({"intents": PATTERNS})),
+    "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
+    "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
 }
 LABELS = {
-    "parquet, numbers": ["0", "1", "2"],
+    "numbers": ["0", "1", "2"],
     "booleans": ["false", "true"],
     "yes and no": ["no", "yes"],
     "ratings": ["1", "2", "3", "4", "5"],
@@ -167,10 +128,9 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", FILES)
 def test_the_text_and_the_labels_of_any_table_are_found(kind: str, tmp_path: Path) -> None:
-    file = ROWS[kind](tmp_path)
-    made = drafted(file)
+    made = drafted(of(tmp_path, *FILES[kind]))
     assert sorted(made.answers.labels) == sorted(LABELS.get(kind, list(THINGS))), made.choice
     assert made.answers.rows == {"lists": 249, "many labels": 1500, "patterns": 6 * len(SAYS)}.get(kind, 240)
     spec = parse_spec(task_yaml("some_task", made, "a file"))
@@ -178,9 +138,9 @@ def test_the_text_and_the_labels_of_any_table_are_found(kind: str, tmp_path: Pat
 
 
 def test_what_the_user_says_is_whole(tmp_path: Path) -> None:
-    made = drafted(ROWS["subject"](tmp_path))
+    made = drafted(of(tmp_path, *FILES["subject"]))
     assert made.data["fields"]["text"] == "join('\\n\\n', [subject, body][?@])"
-    assert drafted(ROWS["wide"](tmp_path)).choice.unused == ["id", "datum", "kanal", "land", "dauer"]
+    assert drafted(of(tmp_path, *FILES["wide"])).choice.unused == ["id", "datum", "kanal", "land", "dauer"]
     segments = [{"data": [{"text": "play "}, {"text": word, "entity": "song"}]} for word in SAYS]
     document = json.dumps({"Play": segments, "Stop": [{"data": [{"text": f"stop {word} now"}]} for word in SAYS]})
     made = drafted(of(tmp_path, "s.json", document))
@@ -188,33 +148,29 @@ def test_what_the_user_says_is_whole(tmp_path: Path) -> None:
 
 
 def test_rows_in_a_known_format_need_no_fields(tmp_path: Path) -> None:
-    asked = [{"instruction": f"do {t}", "input": t, "output": f"done with {t}", "category": y} for t, y in pairs()]
+    asked = [{"instruction": f"do {t}", "input": t, "output": f"done with {t}", "category": y} for t, y in PAIRS]
     made = drafted(of(tmp_path, "a.jsonl", lines(asked)))
     assert made.data == {} and made.answers.kind == "text"
-    assert drafted(of(tmp_path, "b.csv", table([["text", "label"], *map(list, pairs())]))).data == {}
-    odd = [
-        {"text": t, "label": y, "origin": "web", "tags": 3} for t, y in pairs()
-    ]  # columns that mean something else here
+    assert drafted(of(tmp_path, "b.csv", table([["text", "label"], *PAIRS]))).data == {}
+    # columns that mean something else here
+    odd = [{"text": t, "label": y, "origin": "web", "tags": 3} for t, y in PAIRS]
     assert drafted(of(tmp_path, "c.jsonl", lines(odd))).data == {"fields": {"text": "text", "label": "label"}}
 
 
 def test_two_columns_of_texts_are_a_request_and_its_answer(tmp_path: Path) -> None:
-    rows = [[f"Was ist {t}?", f"Das ist {y}, nämlich {t[::-1]}"] for t, y in pairs()]
+    rows = [[f"Was ist {t}?", f"Das ist {y}, nämlich {t[::-1]}"] for t, y in PAIRS]
     made = drafted(of(tmp_path, "a.csv", table([["Frage", "Auskunft"], *rows], ";")))
     assert made.answers.kind == "text" and made.data["fields"] == {"prompt": "Frage", "completion": "Auskunft"}
-    marked = [{"question": t, "answer": f"because\n#### {i}"} for i, (t, _) in enumerate(pairs())]
+    marked = [{"question": t, "answer": f"because\n#### {i}"} for i, (t, _) in enumerate(PAIRS)]
     assert drafted(of(tmp_path, "b.jsonl", lines(marked))).output["extract"].startswith("####")
 
 
 @pytest.mark.parametrize("as_text", [True, False])
 def test_answers_in_json_get_a_schema(tmp_path: Path, as_text: bool) -> None:
-    made_of: list[dict[str, Any]] = [
-        {"item": f"thing {i}", "size": ("S", "M", "L")[i % 3], "count": i, **({"note": None} if i % 2 else {})}
-        for i in range(240)
-    ]
+    values: list[Any] = [{"item": f"thing {i}", "size": "SML"[i % 3], "count": i} for i in range(240)]
+    values[3]["note"] = None
     rows = [
-        {"message": t, "extraction": json.dumps(value) if as_text else value}
-        for (t, _), value in zip(pairs(), made_of, strict=True)
+        {"message": t, "extraction": json.dumps(v) if as_text else v} for (t, _), v in zip(PAIRS, values, strict=True)
     ]
     made = drafted(of(tmp_path, "a.jsonl", lines(rows)))
     assert made.answers.kind == "json" and made.schema is not None
@@ -223,50 +179,39 @@ def test_answers_in_json_get_a_schema(tmp_path: Path, as_text: bool) -> None:
     assert "size: # describe (one of" in made.system_prompt
 
 
-def chats(n: int = 60) -> list[list[tuple[str, str]]]:
-    return [
-        [("q", f"my {t}"), ("a", f"try {y} {i}"), ("q", f"and {t[::-1]}"), ("a", f"then {y}")]
-        for i, (t, y) in enumerate(pairs(n))
-    ]
+CHATS = [
+    [("q", f"my {t}"), ("a", f"try {y} {i}"), ("q", f"and {t[::-1]}"), ("a", f"then {y}")]
+    for i, (t, y) in enumerate(pairs(60))
+]
+
+
+def turns(who: str, said: str, names: dict[str, str]) -> list[list[dict[str, str]]]:
+    """The chats with these keys of a turn and names of the speakers."""
+    return [[{who: names[speaker], said: text} for speaker, text in chat] for chat in CHATS]
 
 
 def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
-    names = {"q": "Customer", "a": "Agent"}
-    nested = [
-        {"chat": i, "log": [{"who": names[s], "msg": m, "at": f"2026-01-0{1 + k}"} for k, (s, m) in enumerate(c)]}
-        for i, c in enumerate(chats())
-    ]
-    made = drafted(of(tmp_path, "a.json", json.dumps(nested)))
+    logs = turns("who", "msg", {"q": "Customer", "a": "Agent"})
+    made = drafted(of(tmp_path, "a.json", json.dumps([{"chat": i, "log": log} for i, log in enumerate(logs)])))
     assert made.data["fields"]["messages"] == "log[].{role: who, content: msg}" and made.data["inject"] is True
     assert made.data["roles"] == {"Customer": "user", "Agent": "assistant"} and made.answers.rows == 60
-    inside = {
-        "exported": "2026",
-        "conversations": [{"id": i, "transcript": row["log"]} for i, row in enumerate(nested)],
-    }
+    inside = {"exported": "2026", "conversations": [{"id": i, "transcript": log} for i, log in enumerate(logs)]}
     made = drafted(of(tmp_path, "e.json", json.dumps(inside)))
     assert made.data["fields"]["rows"] == "conversations" and made.answers.rows == 60
-    shares = [{"conversations": [{"from": {"q": "human", "a": "gpt"}[s], "value": m} for s, m in c]} for c in chats()]
+    shares = [{"conversations": chat} for chat in turns("from", "value", {"q": "human", "a": "gpt"})]
     assert drafted(of(tmp_path, "b.json", json.dumps(shares))).data == {"inject": True}
-    own = [
-        {
-            "messages": [
-                {"role": "system", "content": "Be kind."},
-                *({"role": {"q": "user", "a": "assistant"}[s], "content": m} for s, m in c),
-            ]
-        }
-        for c in chats()
-    ]
-    assert drafted(of(tmp_path, "c.jsonl", lines(own))).system_prompt == "Be kind."
-    for i, row in enumerate(own):
-        row["messages"][0] = {"role": "system", "content": f"Be {i}."}
-    made = drafted(of(tmp_path, "d.jsonl", lines(own)))
+    own = turns("role", "content", {"q": "user", "a": "assistant"})
+    kind = [{"messages": [{"role": "system", "content": "Be kind."}, *chat]} for chat in own]
+    assert drafted(of(tmp_path, "c.jsonl", lines(kind))).system_prompt == "Be kind."
+    differing = [{"messages": [{"role": "system", "content": f"Be {i}."}, *chat]} for i, chat in enumerate(own)]
+    made = drafted(of(tmp_path, "d.jsonl", lines(differing)))
     assert made.data["fields"] == {"messages": "messages[?role != 'system']"} and made.answers.rows == 60
 
 
 def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:
     rows = [
         [f"c{i}", {"q": "customer", "a": "agent"}[s], m]
-        for i, c in enumerate(chats())
+        for i, c in enumerate(CHATS)
         for s, m in [("a", "welcome"), c[0], ("q", "quick"), *c[1:], ("q", "thanks")]
     ]
     file = of(tmp_path, "chat.csv", table([["conversation_id", "sender", "message"], *rows]))
@@ -279,42 +224,32 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
-    made, problems = draft(
-        [of(tmp_path, "a.csv", table([["id", "when"], *([str(i), f"2026-01-{1 + i % 28:02d}"] for i in range(90))]))]
-    )
+    moments = [["id", "when"], *([str(i), f"2026-01-{1 + i % 28:02d}"] for i in range(90))]
+    made, problems = draft([of(tmp_path, "a.csv", table(moments))])
     assert made is None and "id (90 values" in problems[-1].message and "--answer" in problems[-1].fix
     made, problems = draft([of(tmp_path, "b.json", json.dumps({"text": ["a b", "c d"], "label": ["x", "y"]}))])
     assert made is None and "orient='records'" in problems[-1].fix
-    file = of(
-        tmp_path,
-        "c.jsonl",
-        lines([{"a b": t, "c-d": y, "other": "x" if i % 2 else "y"} for i, (t, y) in enumerate(pairs())]),
-    )
+    odd = [{"a b": t, "c-d": y, "other": "xy"[i % 2]} for i, (t, y) in enumerate(PAIRS)]
+    file = of(tmp_path, "c.jsonl", lines(odd))
     assert drafted(file, text="a b", answer="other").data["fields"] == {"text": '"a b"', "label": "other"}
-    lines_of_talk = "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(pairs()))
+    lines_of_talk = "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))
     made, problems = draft([of(tmp_path, "talk.txt", lines_of_talk)])
     assert made is None and "rows cannot be read" in problems[-1].message
     made, problems = draft([file], answer="nothing")
     assert made is None and "no column 'nothing'" in problems[-1].message
 
 
+HEADED = [["text", "label"], *PAIRS]
+
+
 @pytest.mark.parametrize(
     ("rule", "files"),
     [
-        (
-            "draft.headers_differ",
-            {"a.csv": table([["text", "label"], *map(list, pairs())]), "b.csv": table([*map(list, pairs())])},
-        ),
-        (
-            "draft.rows_differ",
-            {
-                name: json.dumps({"info": 1, key: [{"text": t, "label": y} for t, y in pairs()]})
-                for name, key in (("a.json", "items"), ("b.json", "entries"))
-            },
-        ),
-        ("draft.answers", {"a.csv": table([["text", "label"], *([t, "same"] for t, _ in pairs())])}),
+        ("draft.headers_differ", {"a.csv": table(HEADED), "b.csv": table([*PAIRS])}),
+        ("draft.rows_differ", {f"{key}.json": json.dumps({"info": 1, key: ITEMS}) for key in ("items", "entries")}),
+        ("draft.answers", {"a.csv": table([["text", "label"], *([t, "same"] for t, _ in PAIRS)])}),
         ("draft.no_rows", {"a.jsonl": ""}),
-        ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in pairs())}),
+        ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in PAIRS)}),
     ],
 )
 def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, files: dict[str, str]) -> None:
@@ -325,25 +260,10 @@ def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, 
 
 
 def test_spellings_and_rare_labels_are_told(tmp_path: Path) -> None:
-    rows = [[t, y] for t, y in pairs()] + [["one more text", "Billing"], ["and another one", "odd"]]
-    made = drafted(of(tmp_path, "a.csv", table([["text", "label"], *rows])))
+    rows = [*HEADED, ["one more text", "Billing"], ["and another one", "odd"]]
+    made = drafted(of(tmp_path, "a.csv", table(rows)))
     assert made.answers.other_spellings == {"Billing": ("billing", 1)} and "Billing" not in made.answers.labels
     assert made.answers.counts["odd"] == 1
-
-
-@pytest.mark.parametrize(
-    ("first", "behind", "header"),
-    [
-        (["text", "label"], [["where is it", "a"]], True),
-        (["Freitext", "Einstufung"], [["wo ist mein Paket geblieben", "a"], ["noch eine Frage dazu", "b"]], True),
-        (["where is it", "a"], [["who are you", "a"], ["when is it", "b"]], False),
-        (["12", "34"], [["56", "78"]], False),
-        (["Umsatz", "Jahr"], [["56", "78"]], True),
-        (["name", "name"], [["x", "y"]], False),
-    ],
-)
-def test_a_header_is_told_from_a_row(first: list[str], behind: list[list[str]], header: bool) -> None:
-    assert is_header(first, behind) is header
 
 
 def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Path) -> None:
@@ -360,11 +280,8 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     assert name_problems("mine", folder, given_files([file])) == []
     (folder / "raw" / "other.csv").write_text("x")
     (folder / "raw" / "a.csv").write_text("changed")
-    assert {f.rule for f in name_problems("Mine!", folder, given_files([file]))} == {
-        "draft.name",
-        "draft.other_files",
-        "draft.other_content",
-    }
+    problems = {f.rule for f in name_problems("Mine!", folder, given_files([file]))}
+    assert problems == {"draft.name", "draft.other_files", "draft.other_content"}
     (folder / "task.yaml").write_text("name: mine\n")
     assert "there is a task 'mine' already" in name_problems("mine", folder, given_files([file]))[0].message
 

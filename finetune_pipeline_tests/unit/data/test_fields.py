@@ -26,53 +26,32 @@ def said(row: Any, **more: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("fields", "row", "expected"),
     [
-        (
-            {"text": "body", "label": "queue.name"},
-            {"body": "It broke", "queue": {"name": "bug_report"}},
-            ("It broke", "bug_report"),
-        ),
-        ({"text": "[0]", "label": "[1]"}, ["It broke", "bug_report"], ("It broke", "bug_report")),
+        ({"text": "body", "label": "queue.name"}, {"body": "It broke", "queue": {"name": "bug_report"}}, "It broke"),
         (
             {"text": "join('', data[].text)", "label": "$key"},
             {"data": [{"text": "It "}, {"text": "broke"}]},
-            ("It broke", "bug_report"),
+            "It broke",
         ),
-        ({"text": "body", "label": "='bug_report'"}, {"body": "It broke"}, ("It broke", "bug_report")),
-        ({"text": "$file", "label": "to_string(n)"}, {"n": 5}, None),
-        ({"text": "@", "label": "='bug_report'"}, "It broke", ("It broke", "bug_report")),
+        ({"text": "$file", "label": "[1]"}, [5, "bug_report"], "raw/a.json"),
+        ({"text": "@", "label": "='bug_report'"}, "It broke", "It broke"),
     ],
 )
-def test_expressions_say_where_things_are(fields: dict[str, str], row: Any, expected: tuple[str, str] | None) -> None:
-    if expected is None:
-        (checked,) = check(row, fields=fields)
-        assert [f.rule for f in checked.findings] == ["data.unknown_label"] and "'5'" in checked.findings[0].message
-        return
-    assert said(row, key="bug_report", fields=fields) == [expected]
+def test_expressions_say_where_things_are(fields: dict[str, str], row: Any, expected: str) -> None:
+    assert said(row, key="bug_report", fields=fields) == [(expected, "bug_report")]
 
 
 def test_dialogues_with_declared_roles() -> None:
-    row = {
-        "dialogue_id": "7_0",
-        "services": [],
-        "turns": [{"speaker": "USER", "utterance": "Hello there"}, {"speaker": "SYSTEM", "utterance": "Good day"}],
-    }
+    turns = [{"speaker": "USER", "utterance": "Hello there"}, {"speaker": "SYSTEM", "utterance": "Good day"}]
+    row = {"dialogue_id": "7_0", "services": [], "turns": turns}
     fields = {"messages": "turns[].{role: speaker, content: utterance}", "group": "dialogue_id"}
     (done,) = check(row, output=TEXT_OUTPUT, fields=fields, roles={"USER": "user", "SYSTEM": "assistant"}, inject=True)
-    assert (
-        done.example is not None
-        and done.example.group == "7_0"
-        and done.ignored == ["services"]
-        and done.shape == "mapped"
-    )
+    assert done.example.group == "7_0" and done.ignored == ["services"] and done.shape == "mapped"
     assert [m["role"] for m in done.example.messages] == ["system", "user", "assistant"]
 
 
 def test_each_makes_a_row_of_every_element() -> None:
-    row = {
-        "id": "s",
-        "instruction": "Add",
-        "instances": [{"input": "1, 1", "output": "2"}, {"input": "", "output": "3"}],
-    }
+    instances = [{"input": "1, 1", "output": "2"}, {"input": "", "output": "3"}]
+    row = {"id": "s", "instruction": "Add", "instances": instances}
     assert said(row, output=TEXT_OUTPUT, fields={"each": "instances"}) == [("Add\n\n1, 1", "2"), ("Add", "3")]
     assert check(row, output=TEXT_OUTPUT, fields={"each": "instances"})[0].ignored == []
     pairs = {"pairs": [["one", "bug_report"], ["two", "bug_report"]]}
@@ -85,10 +64,8 @@ def test_each_makes_a_row_of_every_element() -> None:
 
 def test_keys_that_are_not_mapped_say_nothing() -> None:
     """A column `tags` of some other meaning must not spoil a row whose mapping does not ask for it."""
-    (done,) = check(
-        {"t": "It broke", "l": "bug_report", "tags": "BIL", "group": 3, "time": "noon"},
-        fields={"text": "t", "label": "l"},
-    )
+    row = {"t": "It broke", "l": "bug_report", "tags": "BIL", "group": 3, "time": "noon"}
+    (done,) = check(row, fields={"text": "t", "label": "l"})
     assert done.findings == [] and done.ignored == ["group", "tags", "time"]
 
 

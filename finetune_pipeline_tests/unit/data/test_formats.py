@@ -22,32 +22,20 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type
 
 
 def test_a_chat_with_tools_becomes_canonical() -> None:
-    row = {
-        "messages": [
-            S,
-            turn("user", "Where is my order?"),
-            turn(
-                "assistant",
-                None,
-                tool_calls=[
-                    {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": {"order": 7}}}
-                ],
-            ),
-            turn("tool", '{"state": "sent"}', tool_call_id="c1", name="look_up"),
-            turn("assistant", "It was sent.", weight=1),
-        ],
-        "tools": [TOOL],
-    }
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": {"order": 7}}}
+    asked = [S, turn("user", "Where is my order?"), turn("assistant", None, tool_calls=[call])]
+    result = turn("tool", '{"state": "sent"}', tool_call_id="c1", name="look_up")
+    row = {"messages": [*asked, result, turn("assistant", "It was sent.", weight=1)], "tools": [TOOL]}
     done = kept_example(row, TEXT)
     assert done.messages[2] == {
         "role": "assistant",
         "content": "",
         "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"order":7}'}}],
     }
-    assert done.messages[3] == {"role": "tool", "content": '{"state": "sent"}', "tool_call_id": "c1", "name": "look_up"}
+    assert done.messages[3] == result
     assert done.tools == [TOOL] and done.id == example_id(done.messages, done.tools)
     assert row_rules({**row, "tools": [{"name": "other"}]}, TEXT) == ["unknown_tool"]
-    bad = [*row["messages"][:3], turn("tool", "x", tool_call_id="c9"), turn("assistant", "yes")]
+    bad = [*asked, turn("tool", "x", tool_call_id="c9"), turn("assistant", "yes")]
     assert row_rules({"messages": bad}, TEXT) == ["bad_tool_call"]
 
 
@@ -72,7 +60,6 @@ def test_sharegpt_becomes_canonical_with_its_calls() -> None:
     ("row", "user", "answer", "ignored"),
     [
         ({"question": "1+1?", "answer": "2"}, "1+1?", "2", []),
-        ({"query": "1+1?", "response": "2"}, "1+1?", "2", []),
         ({"input": "1+1?", "output": "2"}, "1+1?", "2", []),
         ({"instruction": "Add", "input": "1, 1", "output": "2"}, "Add\n\n1, 1", "2", []),
         ({"prompt": "1+1?", "chosen": "2", "rejected": "3"}, "1+1?", "2", ["rejected"]),
@@ -91,12 +78,6 @@ def test_the_system_prompt_is_added_where_it_may_be() -> None:
     assert kept_example({"text": "It broke", "label": "bug_report"}).messages[0]["content"] == SPEC.system_prompt
 
 
-def test_other_names_of_roles_are_declared() -> None:
-    row = {"messages": [S, turn("USER", "It broke"), turn("SYSTEM", "bug_report")]}
-    assert row_rules(row) == ["unknown_role", "unknown_role"]
-    assert kept_example(row, make_spec(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
-
-
 QUESTION_ANSWER = """
 from finetune_pipeline.data.formats.base import RawFormat, read_single_texts, register
 
@@ -108,8 +89,8 @@ class QuestionAnswer(RawFormat):
     def recognises(self, keys):
         return "q" in keys and "a" in keys
 
-    def read(self, row, spec, place, turns):
-        return read_single_texts(row, "q", "a", spec, place, turns)
+    def read(self, row, spec, turns):
+        return read_single_texts(row, "q", "a", spec, turns)
 """
 
 

@@ -56,12 +56,10 @@ ROW = (
 SPECS = [
     make_spec(),
     make_spec(TEXT_OUTPUT, inject=True, max_chars=200),
-    make_spec(
-        fields={"text": "join('', data[].text) || [0]", "label": "$key", "group": "text"}, csv={"encoding": "utf-16"}
-    ),
+    make_spec(fields={"text": "join('', data[].text) || [0]", "label": "$key"}, csv={"encoding": "utf-16"}),
     make_spec(fields={"rows": "messages[].content", "each": "tools"}, roles={"User": "user"}),
     make_spec(
-        TEXT_OUTPUT, fields={"rows": "text.label", "prompt": "to_string(@)", "completion": "c2"}, csv={"delimiter": ","}
+        TEXT_OUTPUT, fields={"rows": "a.b", "prompt": "to_string(@)", "completion": "c2"}, csv={"delimiter": ","}
     ),
 ]
 NAMES = ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a", "a.parquet", "a.jsonl.gz", "a.xlsx"]

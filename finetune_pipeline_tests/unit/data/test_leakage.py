@@ -9,8 +9,7 @@ from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split import leakage
 from finetune_pipeline.data.split.leakage import leakage_report
-from finetune_pipeline_tests.unit.data.rows import example, hold, unlike
-from finetune_pipeline_tests.unit.data.test_together import made
+from finetune_pipeline_tests.unit.data.rows import example, hold, split_rows, unlike
 
 
 def some(start: int, count: int, words: int = 20) -> list[Example]:
@@ -18,7 +17,7 @@ def some(start: int, count: int, words: int = 20) -> list[Example]:
 
 
 def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
-    made(tmp_path, some(0, 90))
+    split_rows(tmp_path, some(0, 90))
     report = leakage_report(tmp_path / "out")
     assert [report[k] for k in ("exact", "near", "group")] == [0, 0, 0]
     assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
@@ -36,7 +35,7 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
     hold(tmp_path / "ledger", base, "test")
     hold(tmp_path / "ledger", edits, "train")
-    _, placed = made(tmp_path, [*base, *copies, *edits])
+    _, placed = split_rows(tmp_path, [*base, *copies, *edits])
     report = leakage_report(tmp_path / "out")
     assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
     assert (report["exact"], report["near"], report["alike"]) == (0, 20, 20)
@@ -47,14 +46,13 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("blind", ["near", "exact", "group"])
 def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str) -> None:
+    real = leakage._shared
     if blind == "near":
         monkeypatch.setattr(leakage, "similarities", lambda pairs, forms_of: np.zeros(len(pairs)))
     else:
-        real = leakage._shared
-        monkeypatch.setattr(
-            leakage, "_shared", lambda v, c, zero=True: [] if zero is (blind == "exact") else real(v, c, zero)
-        )
-    made(tmp_path, some(0, 60))
+        seen = {"exact": False, "group": True}[blind]
+        monkeypatch.setattr(leakage, "_shared", lambda v, c, zero=True: real(v, c, zero) if zero is seen else [])
+    split_rows(tmp_path, some(0, 60))
     report = leakage_report(tmp_path / "out")
     assert report["canaries"]["found"] < report["canaries"]["planted"]
     kinds = {"near": "reformatted", "exact": "exact", "group": "same_group"}

@@ -11,19 +11,15 @@ from scipy.sparse.csgraph import connected_components
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.near_duplicates import (
     candidate_pairs,
-    components,
+    loose_forms,
     near_duplicate_clusters,
-    near_duplicate_pairs,
     similarities,
     sketch,
+    verified_pairs,
 )
 from finetune_pipeline.data.dedup.text_similarity import similarity
 
-WORDS = [
-    a + b
-    for a in ("lo", "ti", "me", "kur", "san", "plo", "wex")
-    for b in ("gin", "cket", "ssage", "ball", "der", "rix")
-]
+WORDS = [a + b for a in "lo ti me kur san plo wex".split() for b in "gin cket ssage ball der rix".split()]
 
 
 def planted(seed: int = 3) -> list[str]:
@@ -54,36 +50,23 @@ def test_clusters_are_those_of_all_pairs_compared(threshold: float) -> None:
     assert together == {(i, j) for i, j in combinations(range(len(texts)), 2) if wanted[i] == wanted[j]}
 
 
-def test_pairs_come_with_their_similarity() -> None:
-    texts = planted()
-    pairs, likeness = near_duplicate_pairs(texts, 0.7)
-    assert len(pairs) > 20 and (pairs[:, 0] < pairs[:, 1]).all()
-    assert likeness.tolist() == pytest.approx([similarity(texts[a], texts[b]) for a, b in pairs])
-    assert (likeness >= 0.7).all() and (likeness < 0.9).any()
-
-
 def test_a_template_with_very_many_rows_is_one_cluster_of_few_pairs() -> None:
-    texts = [
-        f"Hello, my name is on the list and I cannot log in to the portal since the update, number {i}"
-        for i in range(3000)
-    ]
-    pairs, _ = near_duplicate_pairs(texts, 0.8)
-    assert len(set(components(len(texts), pairs).tolist())) == 1
-    assert len(pairs) < 30 * len(texts)
+    texts = [f"Hello, I am on the list and cannot log in to the portal since the update, no {i}" for i in range(3000)]
+    pairs = candidate_pairs(sketch(loose_forms(texts), 0.8), 0.8)
+    assert len(set(near_duplicate_clusters(texts, 0.8).tolist())) == 1 and len(pairs) < 30 * len(texts)
 
 
 def test_boilerplate_is_left_out() -> None:
     preamble = "You are a careful assistant of a bank. Answer the following question in one short sentence.\n"
-    texts = [
-        preamble + t for t in ("Where is the branch?", "How do I pay a bill?", "how do I pay a bill", "My card is gone")
-    ]
+    asked = ("Where is the branch?", "How do I pay a bill?", "how do I pay a bill", "My card is gone")
+    texts = [preamble + text for text in asked]
     assert len(set(near_duplicate_clusters(texts, 0.7).tolist())) < 3
-    pairs, likeness = near_duplicate_pairs(texts, 0.7, Boilerplate((preamble,)))
+    forms = loose_forms(texts, Boilerplate((preamble,)))
+    pairs, likeness = verified_pairs(sketch(forms, 0.7), 0.7, lambda rows: [forms[i] for i in rows])
     assert pairs.tolist() == [[1, 2]] and likeness.tolist() == [1.0]
 
 
 LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", np.uint8)
-ODD = "aäß東京éＡﬁ½İıΣςσ ,.!?-_+#%\t\n\u3000\u00a0😀\ud800\u0301\u0345ㄱ가각ẞ𝔸x y'’“”\x1c"
 
 
 @pytest.mark.parametrize(("threshold", "grams"), [(0.5, 100), (0.8, 25), (0.95, 120)])

@@ -34,11 +34,6 @@ def raws(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.json") -> l
 # --- JSON Lines -------------------------------------------------------------------------------------------------------
 
 
-def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
-    for data in (b"", b"\n \n", b"\xef\xbb\xbf", b"\n" * 20_000):
-        assert validate_bytes(tmp_path, data, SPEC).rows_in == 0
-
-
 def test_reading_lines_takes_constant_memory(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_bytes(as_lines([{"text": "It broke again and again. " * 8, "label": "bug_report"}]) * 40_000)
@@ -52,22 +47,20 @@ def test_reading_lines_takes_constant_memory(tmp_path: Path) -> None:
 # --- gzip -------------------------------------------------------------------------------------------------------------
 
 
+def as_table(rows: list[dict[str, str]]) -> bytes:
+    return b"text,label\n" + b"".join(f"{r['text']},{r['label']}\n".encode() for r in rows)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.csv.gz"])
 def test_a_broken_gzip_keeps_the_rows_before_it(tmp_path: Path, name: str) -> None:
     rng = random.Random(0)
     rows = [{"text": f"broken {rng.getrandbits(64):x}", "label": "bug_report"} for _ in range(3000)]
-    plain = as_lines(rows)
-    if "json." in name:
-        plain = json.dumps(rows, indent=1).encode()
-    elif "csv" in name:
-        plain = b"text,label\n" + b"".join(f"{r['text']},{r['label']}\n".encode() for r in rows)
-    whole = gzip.compress(plain)
+    forms = {"a.jsonl.gz": as_lines, "a.json.gz": lambda r: json.dumps(r, indent=1).encode(), "a.csv.gz": as_table}
+    whole = gzip.compress(forms[name](rows))
     cut = validate_bytes(tmp_path, whole[: len(whole) * 2 // 3], SPEC, name)
     assert cut.by_rule["data.bad_gzip"] == 1 and 1000 < cut.kept < 3000
-    assert (
-        texts(cut) == [r["text"] for r in rows[: cut.kept]]
-        and "cut off" in cut.quarantine[-1]["findings"][0]["message"]
-    )
+    assert texts(cut) == [r["text"] for r in rows[: cut.kept]]
+    assert "cut off" in cut.quarantine[-1]["findings"][0]["message"]
     assert len(cut.quarantine) <= 2 and [f["about"] for f in cut.unread] == ["rest"]
     middle = len(whole) * 2 // 3
     bad = validate_bytes(tmp_path, whole[:middle] + b"\xff" * 64 + whole[middle + 64 :], SPEC, name)
@@ -99,34 +92,23 @@ def test_an_object_of_lists_gives_its_keys(tmp_path: Path) -> None:
     for indent in (None, 2):
         records = records_of(tmp_path, json.dumps(document, indent=indent).encode(), SPEC)
         assert [(r.key, json.loads(r.raw)) for r in records] == [
-            ("train", ["a b", "x"]),
-            ("train", ["c d", "y"]),
-            ("test", ["e f", "x"]),
+            (key, row) for key in document for row in document[key]
         ]
-    mixed = validate_bytes(
-        tmp_path, b'{"train": [{"text": "aa", "label": "bug_report"}], "version": 3, "n": {"a": [1]}}', SPEC, "a.json"
-    )
+    data = b'{"train": [{"text": "aa", "label": "bug_report"}], "version": 3, "n": {"a": [1]}}'
+    mixed = validate_bytes(tmp_path, data, SPEC, "a.json")
     assert rules(mixed) == {"not_rows": 2} and mixed.kept == 1
 
 
 def test_the_spec_may_say_where_the_rows_are(tmp_path: Path) -> None:
     document = {"about": {"rows": [1, 2]}, "data": {"rows": ROWS, "n": 6}}
     data = json.dumps(document, indent=1).encode()
-    for expression in ("data.rows", "data.rows[]"):
-        spec = make_spec(fields={"rows": expression})
-        result = validate_bytes(tmp_path, data, spec, "a.json")
-        assert (result.kept, result.findings) == (6, [])
+    for expression, kept in (("data.rows", 6), ("data.rows[]", 6), ("data.rows[?text != 'It broke 2 times']", 5)):
+        result = validate_bytes(tmp_path, data, make_spec(fields={"rows": expression}), "a.json")
+        assert (result.kept, result.findings) == (kept, [])
     lines = [r.line for r in records_of(tmp_path, data, make_spec(fields={"rows": "data.rows"}))]
     assert lines == [data[: data.index(b'"text": "It broke %d' % i)].count(b"\n") for i in range(6)]
-    by_hand = validate_bytes(
-        tmp_path, data, make_spec(fields={"rows": "data.rows[?text != 'It broke 2 times']"}), "a.json"
-    )
-    assert (by_hand.kept, by_hand.findings) == (5, [])
-    for expression, rule in (
-        ("data.lines", "missing_field"),
-        ("data.n || `3`", "missing_field"),
-        ("join(data, data)", "field_expression"),
-    ):
+    wrong = {"data.lines": "missing_field", "data.n || `3`": "missing_field", "join(data, data)": "field_expression"}
+    for expression, rule in wrong.items():
         assert rules(validate_bytes(tmp_path, data, make_spec(fields={"rows": expression}), "a.json")) == {rule: 1}
 
 
@@ -143,7 +125,6 @@ def document(item: bytes, style: str) -> bytes:
         b'{"text": "raw\x01control", "label": "bug_report"}',
         b'{"text": "bad \xff byte", "label": "bug_report"}',
         b'{"text": "twice", "text": "twice", "label": "bug_report"}',
-        b'"a text"',
         b"NaN",
         b"1" * 5000,
     ],
@@ -160,7 +141,6 @@ def test_a_wrong_row_costs_itself_only(tmp_path: Path, item: bytes) -> None:
     ("item", "broken_at", "said"),
     [
         (b'{"text": "quote broke, "label": "bug_report"}', 24, "Expecting ',' delimiter"),
-        (b'{"text": "no colon" "bug_report"}', 20, "Expecting ',' delimiter"),
         (b'{"text": "no end", "label": "bug_report"', 41, None),
         (b"nonsense", 0, "Expecting value"),
     ],
@@ -191,8 +171,8 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
 
 def test_lines_that_end_in_the_middle_of_a_row_were_cut_off(tmp_path: Path) -> None:
     """Nobody knows how many rows are missing, so it is more than one bad row."""
-    lines, table = as_lines(ROWS), b"text,label\n" + b"".join(f"{r['text']},{r['label']}\n".encode() for r in ROWS)
-    for name, data in (("a.jsonl", lines), ("a.csv", table)):
+    lines = as_lines(ROWS)
+    for name, data in (("a.jsonl", lines), ("a.csv", as_table(ROWS))):
         whole = validate_bytes(tmp_path, data[:-1], SPEC, name)
         assert (whole.kept, whole.findings, whole.unread) == (6, [], [])
         for cut in range(data.rindex(b"\n", 0, -1) + 2, len(data) - len(b"bug_report\n")):
@@ -203,15 +183,8 @@ def test_lines_that_end_in_the_middle_of_a_row_were_cut_off(tmp_path: Path) -> N
 
 
 def test_files_without_rows_are_said_once_and_are_no_bad_rows(tmp_path: Path) -> None:
-    for name, data in (
-        ("a.jsonl", b""),
-        ("a.jsonl", b"\n \n"),
-        ("a.json", b"[]"),
-        ("a.json", b'{"rows": []}'),
-        ("a.csv", b""),
-        ("a.csv", b"text,label\n"),
-        ("a.jsonl.gz", gzip.compress(b"")),
-    ):
+    empty = [("a.jsonl", b""), ("a.jsonl", b"\n \n" * 9_000), ("a.json", b"[]"), ("a.json", b'{"rows": []}')]
+    for name, data in (*empty, ("a.csv", b"text,label\n"), ("a.jsonl.gz", gzip.compress(b""))):
         result = validate_bytes(tmp_path, data, SPEC, name)
         assert (result.rows_in, result.quarantine, rules(result)) == (0, [], {"no_rows": 1}), (name, data)
         assert result.unread[0]["severity"] == "warning"
@@ -234,14 +207,10 @@ def test_blank_lines_cost_nothing_and_unpacking_has_a_limit(tmp_path: Path) -> N
     ("text", "kept", "expected"),
     [
         ("[%s %s]", 1, ("bad_json", 1)),
-        ("[%s,,%s]", 1, ("bad_json", 1)),
         ("[%s,%s,]", 2, ("bad_json", 1)),
-        ("[%s],%s]", 1, ("bad_json", 1)),
         ("[\n%s\n]\nend %s", 1, ("bad_json", 4)),
         ('{"a": [%s], "b" [%s]}', 1, ("bad_json", 1)),
         ('{"a": [%s], b: [%s]}', 1, ("bad_json", 1)),
-        ("[]", 0, ("no_rows", 0)),
-        ("[\n]", 0, ("no_rows", 0)),
     ],
 )
 def test_what_is_wrong_between_rows_is_named(tmp_path: Path, text: str, kept: int, expected: tuple[str, int]) -> None:
@@ -271,9 +240,7 @@ def test_content_decides_what_a_file_is(tmp_path: Path) -> None:
         (b'{"text": "' + long + b'"}', "a.json", "json_lines"),
         (b'{"messages": [{"content": "' + long + b'"}]}', "a.jsonl", "json_lines"),
         (b'[{"text": "a"},\n{"text": "b"}]', "a.jsonl", "json"),
-        (b'["a", "x"]\n["b", "y"]\n', "a.json", "json_lines"),
         (b'{"text": "The exp\n{"text": "b"}\n{"text": "c"}\n', "a.jsonl", "json_lines"),
-        (b'{"text": "a",\n{"text": "b",\n', "a.jsonl", "json_lines"),
         (b'{\n "text": "a"\n}\n', "a.jsonl", "json"),
         (b"garbage\n" * 3, "a.jsonl", "json_lines"),
         (b'garbage\n{"text": "a"}\n', "a.txt", "json_lines"),

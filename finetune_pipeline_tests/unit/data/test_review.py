@@ -10,11 +10,8 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_clean
 
-ROWS = [
-    example("No sound", line=1),
-    example("Add dark mode", "feature_request", 2),
-    example("All down", "P0_incident", 3),
-]
+ASKED = (("No sound", "bug_report"), ("Add dark mode", "feature_request"), ("All down", "P0_incident"))
+ROWS = [example(text, label, line) for line, (text, label) in enumerate(ASKED, 1)]
 A, B, C = (e.id for e in ROWS)
 
 
@@ -44,26 +41,17 @@ def test_keep_drop_and_relabel(tmp_path: Path) -> None:
     assert [e.id for e in kept] == [A, C]
     assert (kept[1].label, kept[1].answer, kept[1].tags) == ("bug_report", "bug_report", ["relabelled"])
     assert kept[0] == ROWS[0] and kept[1].messages[:-1] == ROWS[2].messages[:-1]
-    assert {
-        k: facts[k] for k in ("kept", "dropped", "relabelled", "confirmed", "decisions", "overruled", "by_rule")
-    } == {"kept": 2, "dropped": 1, "relabelled": 1, "confirmed": 1, "decisions": 3, "overruled": 0, "by_rule": {}}
+    counts = {"kept": 2, "dropped": 1, "relabelled": 1, "confirmed": 1, "decisions": 3, "overruled": 0, "by_rule": {}}
+    assert counts.items() <= facts.items()
     assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
     assert [d["decision"] for d in read_lines(tmp_path / "out/decisions.jsonl")] == ["keep", "drop", "relabel"]
 
 
 def test_the_last_word_counts_by_time_then_file_then_line(tmp_path: Path) -> None:
-    facts = decide(
-        tmp_path,
-        {
-            "b.jsonl": [row(A, "keep", time="2025-01-02T01:00:00+02:00"), row(B, "drop"), row(C, "drop")],
-            "a.jsonl": [
-                row(A, "drop", time="2025-01-02T00:00:00Z"),
-                row(B, "keep"),
-                row(C, "drop"),
-                row(C, "keep", time="2025-01-01"),
-            ],
-        },
-    )
+    first = [row(A, "drop", time="2025-01-02T00:00:00Z"), row(B, "keep"), row(C, "drop")]
+    first.append(row(C, "keep", time="2025-01-01"))
+    second = [row(A, "keep", time="2025-01-02T01:00:00+02:00"), row(B, "drop"), row(C, "drop")]
+    facts = decide(tmp_path, {"b.jsonl": second, "a.jsonl": first})
     assert [e.id for e in read_examples(tmp_path / "out")] == [C]
     assert facts["overruled"] == 4
 
@@ -77,7 +65,6 @@ def test_the_last_word_counts_by_time_then_file_then_line(tmp_path: Path) -> Non
         (row(A, "delete"), "review_bad_decision", "'delete'"),
         ({"id": A, "decision": "drop"}, "review_bad_field", "reviewer"),
         (row(A, "drop", time="yesterday"), "review_bad_field", "time"),
-        (row(A, "drop", time=5), "review_bad_field", "time"),
         ({**row(A, "drop"), "decision": ["drop"]}, "review_bad_field", "decision"),
         ('{"id": ', "review_unreadable", "column"),
         ("[]", "review_unreadable", "object"),

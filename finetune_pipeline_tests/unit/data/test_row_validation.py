@@ -10,10 +10,8 @@ from finetune_pipeline_tests.unit.data.raw_rows import FILE, SPEC, A, S, U, kept
 from finetune_pipeline_tests.unit.data.rows import PROMPT, chat, make_spec
 
 JSON_OUTPUT = {"kind": "json", "json_schema": {}}
-DIALOGUE = {
-    "dialogue_id": "1_00000",
-    "turns": [{"speaker": "USER", "utterance": "It broke"}, {"speaker": "SYSTEM", "utterance": "bug_report"}],
-}
+SPOKEN = [{"speaker": "USER", "utterance": "It broke"}, {"speaker": "SYSTEM", "utterance": "bug_report"}]
+DIALOGUE = {"dialogue_id": "1_00000", "turns": SPOKEN}
 DIALOGUE_FIX = (
     "`data: {fields: {messages: 'turns[].{role: speaker, content: utterance}', group: dialogue_id}, "
     "roles: {USER: user, SYSTEM: assistant}}`"
@@ -33,17 +31,8 @@ DIALOGUE_FIX = (
         ({"c1": "a", "c2": "b"}, "'c1', 'c2'", "data.fields"),
         ({"c1": "bug_report", "c2": "It broke"}, "'c1', 'c2'", "data: {fields: {text: c2, label: c1}}"),
         ({"text": "It broke", "category": "bug_report"}, "`label` is missing", "data: {fields: {label: category}}"),
-        ({"text": "It broke", "category": "no label"}, "`label` is missing", "data: {fields: {label: category}}"),
-        (
-            {"Message": "It broke", "Ticket type": "bug_report"},
-            "no known",
-            """{text: Message, label: '"Ticket type"'}""",
-        ),
-        (
-            {"text_id": "7", "body": "It broke", "queue": "bug_report"},
-            "no known",
-            "{fields: {text: body, label: queue}}",
-        ),
+        ({"Message": "It broke", "Ticket type": "bug_report"}, "no", """{text: Message, label: '"Ticket type"'}"""),
+        ({"text_id": "7", "body": "It broke", "queue": "bug_report"}, "no", "{fields: {text: body, label: queue}}"),
         (DIALOGUE, "'dialogue_id', 'turns'", DIALOGUE_FIX),
         ({"messages": [S, turn("gpt", "aa"), A]}, "'gpt'", "write 'assistant'"),
         ({"text": "aa", "label": " Bug Report "}, "'Bug Report'", "write 'bug_report'"),

@@ -36,25 +36,20 @@ def _load(path: str) -> bytes:
 
 def test_processes_that_start_together_get_one_key(tmp_path: Path) -> None:
     # started anew, not forked: a copy of a process with threads may wait for a lock for ever
-    with multiprocessing.get_context("spawn").Pool(6) as pool:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
         for i in range(4):
             path = str(tmp_path / f"{i}.key")
             assert len(set(pool.map(_load, [path] * 12, chunksize=1))) == 1
     assert len(os.listdir(tmp_path)) == 4
 
 
-def test_a_file_that_is_no_key_is_refused_and_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "mode", "said"), [(b"short", 0o600, "restore the key"), (KEY, 0o644, "chmod 600")])
+def test_what_is_no_key_or_open_to_others_is_refused_and_left_alone(
+    tmp_path: Path, content: bytes, mode: int, said: str
+) -> None:
     path = tmp_path / "scrubbing.key"
-    path.write_bytes(b"short")
-    path.chmod(0o600)
-    with pytest.raises(FindingsError, match=r"5 bytes.*\n.*restore the key") as error:
+    path.write_bytes(content)
+    path.chmod(mode)
+    with pytest.raises(FindingsError, match=said) as error:
         load_key(path)
-    assert error.value.findings[0].place == str(path) and path.read_bytes() == b"short"
-
-
-def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "scrubbing.key"
-    load_key(path)
-    path.chmod(0o644)
-    with pytest.raises(FindingsError, match="chmod 600"):
-        load_key(path)
+    assert error.value.findings[0].place == str(path) and path.read_bytes() == content

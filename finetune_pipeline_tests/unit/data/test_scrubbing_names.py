@@ -27,14 +27,9 @@ class Pipeline:
         self.max_length = 100
 
     def __call__(self, text: str) -> Any:
-        return SimpleNamespace(
-            ents=[
-                SimpleNamespace(label_="PERSON", start_char=text.index(name), end_char=text.index(name) + len(name))
-                for name in PEOPLE
-                if name in text
-            ]
-            + [SimpleNamespace(label_="ORG", start_char=0, end_char=3)]
-        )
+        places = [("PERSON", text.index(name), text.index(name) + len(name)) for name in PEOPLE if name in text]
+        ents = [SimpleNamespace(label_=n, start_char=a, end_char=b) for n, a, b in [*places, ("ORG", 0, 3)]]
+        return SimpleNamespace(ents=ents)
 
 
 @pytest.fixture
@@ -64,20 +59,16 @@ def test_without_spacy_the_error_says_how_to_install_it(monkeypatch: pytest.Monk
     load_recogniser.cache_clear()
     monkeypatch.setitem(sys.modules, "spacy", None)
     row = Example(id="0" * 16, messages=[{"role": "user", "content": "hello"}])
-    with pytest.raises(
-        FindingsError, match=r"spaCy is not installed.*\n.*pip install 'spacy.*python -m spacy download"
-    ):
+    said = r"spaCy is not installed.*\n.*pip install 'spacy.*python -m spacy download"
+    with pytest.raises(FindingsError, match=said):
         scrub_example(row, find=finder_of(NAMES))
     assert scrub_example(row)[0] is row
 
 
 def test_names_without_titles_possessives_and_placeholders(spacy: Any) -> None:
     spacy.installed["en_core_web_sm"] = Pipeline()
-    assert found("Margaret Holloway met Dr. Susan Whitfield at Jane Doe's house") == [
-        ("name", "Margaret Holloway"),
-        ("name", "Susan Whitfield"),
-        ("name", "Jane Doe"),
-    ]
+    said = found("Margaret Holloway met Dr. Susan Whitfield at Jane Doe's house")
+    assert said == [("name", "Margaret Holloway"), ("name", "Susan Whitfield"), ("name", "Jane Doe")]
     assert found("[EMAIL_1] has the code a1b2") == []
     assert found("Signed,\nTom\nHead of Facilities") == [("name", "Tom")]
 

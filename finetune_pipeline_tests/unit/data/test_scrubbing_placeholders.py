@@ -47,18 +47,15 @@ def test_placeholders_in_the_text_are_not_taken_again() -> None:
 
 
 def test_arguments_of_tool_calls_stay_json_and_keep_their_form() -> None:
-    arguments = (
-        '{ "to":"jane@example.com",\n "phone": 5550142000, "tags": ["a", "call 555-123-4567"], "n": 12, "ok": true }'
-    )
+    arguments = '{ "to":"jane@example.com",\n "phone": 5550142000, "tags": ["call 555-123-4567"], "n": 12, "ok": true }'
     turns = [
         {"role": "user", "content": "mail jane@example.com"},
         {"role": "assistant", "content": "", "tool_calls": [call(arguments)], "weight": 1},
     ]
     done = scrub_turns(turns)
     made = done.messages[1]["tool_calls"][0]
-    assert made["function"]["arguments"] == (
-        '{ "to":"[EMAIL_1]",\n "phone": "[PHONE_1]", "tags": ["a", "call [PHONE_2]"], "n": 12, "ok": true }'
-    )
+    scrubbed = '{ "to":"[EMAIL_1]",\n "phone": "[PHONE_1]", "tags": ["call [PHONE_2]"], "n": 12, "ok": true }'
+    assert made["function"]["arguments"] == scrubbed
     assert done.counts == {"email": 2, "phone": 2} and turns[1]["tool_calls"][0]["function"]["arguments"] == arguments
     assert made["id"] == "1" and done.messages[1]["weight"] == 1
     assert scrub_turns(done.messages).messages == done.messages
@@ -66,10 +63,7 @@ def test_arguments_of_tool_calls_stay_json_and_keep_their_form() -> None:
 
 def test_a_value_in_json_is_read_with_its_key_and_its_escapes() -> None:
     scrub = Scrubber().scrub_json
-    assert (
-        scrub('{"password": "Tr0ub4dor&3", "note": "Tr0ub4dor&3"}')
-        == '{"password": "[SECRET_1]", "note": "Tr0ub4dor&3"}'
-    )
+    assert scrub('{"password": "Tr0ub4dor&3", "n": "Tr0ub4dor&3"}') == '{"password": "[SECRET_1]", "n": "Tr0ub4dor&3"}'
     assert scrub('{"to": "jane\\u0040example.com"}') == '{"to": "[EMAIL_1]"}'
     assert scrub('{"text": "say \\"hi\\" to jane@example.com\\n"}') == '{"text": "say \\"hi\\" to [EMAIL_1]\\n"}'
     assert scrub('{"jane@example.com": 1}') == '{"jane@example.com": 1}'  # keys are names of fields
@@ -82,11 +76,8 @@ def test_whole_examples() -> None:
         {"role": "user", "content": "from jane@example.com and 203.0.113.7"},
         {"role": "assistant", "content": "Dear jane@example.com"},
     ]
-    row = Example(
-        id="0" * 16,
-        messages=turns,
-        tools=[{"type": "function", "function": {"name": "a", "description": "x@example.com"}}],
-    )
+    tools = [{"type": "function", "function": {"name": "a", "description": "x@example.com"}}]
+    row = Example(id="0" * 16, messages=turns, tools=tools)
     done, counts, replaced = scrub_example(row, (), KEY)
     assert counts == {"email": 2, "ip": 1}
     assert replaced == [

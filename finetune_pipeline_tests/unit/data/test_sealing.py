@@ -6,31 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.examples import (
-    SEALED_MARK,
-    SealedError,
-    read_examples,
-    seal,
-    seal_key,
-    unseal,
-    write_examples,
-)
-from finetune_pipeline_tests.unit.data.rows import example
+from finetune_pipeline.data.examples import EXAMPLES, SEALED_MARK, SealedError, read_examples, seal, seal_key, unseal
+from finetune_pipeline_tests.unit.data.rows import example, write_validated
 
 KEY = seal_key(b"k" * 32)
 ROWS = b"".join(b'{"id": %d, "text": "secret words"}\n' % i for i in range(500))
 
 
-def test_rows_come_back_and_cannot_be_read_before() -> None:
+def test_rows_come_back_cannot_be_read_before_and_give_the_same_bytes_again() -> None:
     sealed = seal(ROWS, KEY)
     assert unseal(sealed, KEY) == ROWS
     assert b"secret" not in sealed and sealed.startswith(SEALED_MARK)
-
-
-def test_the_same_rows_give_the_same_bytes_and_other_keys_others() -> None:
-    assert seal(ROWS, KEY) == seal(ROWS, KEY)
-    assert seal(ROWS, seal_key(b"j" * 32)) != seal(ROWS, KEY)
-    assert len(KEY) == 64
+    assert sealed == seal(ROWS, KEY) != seal(ROWS, seal_key(b"j" * 32))
 
 
 @pytest.mark.parametrize("fault", ["key", "byte", "cut", "plain", "tail"])
@@ -49,8 +36,8 @@ def test_damage_and_other_keys_are_told(fault: str) -> None:
 
 
 def test_whoever_reads_examples_is_told_it_is_sealed(tmp_path: Path) -> None:
-    path = tmp_path / "sealed.jsonl"
-    write_examples(path, [example("some text", "yes")])
+    path = tmp_path / EXAMPLES
+    write_validated(tmp_path, [example("some text", "yes")])
     assert len(read_examples(path)) == 1
     path.write_bytes(seal(path.read_bytes(), KEY))
     with pytest.raises(SealedError, match="Only test_predictions opens it"):

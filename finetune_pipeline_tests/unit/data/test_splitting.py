@@ -17,9 +17,17 @@ from finetune_pipeline.data.examples import (
     seal_key,
     unseal,
 )
-from finetune_pipeline.data.split.ledger import SPLITS, read_ledger, record_assignments
+from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
-from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, unlike, write_clean
+from finetune_pipeline_tests.unit.data.rows import (
+    LABELS,
+    example,
+    make_spec,
+    read_lines,
+    split_rows,
+    unlike,
+    write_clean,
+)
 
 SPEC = make_spec()
 
@@ -28,24 +36,11 @@ def rows(start: int, stop: int, **more: Any) -> list[Example]:
     return [example(unlike(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
 
 
-def run(
-    folder: Path,
-    name: str,
-    examples: list[Example],
-    spec: Any = SPEC,
-    *,
-    clusters: dict[str, str] | None = None,
-    removed: tuple[str, ...] = (),
-    record: bool = True,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """(facts, split by id) of a split made with the ledger in `folder`."""
-    out = folder / name
-    made = write_clean(folder / f"in-{name}", examples, spec, clusters, removed)
-    facts = split(made, made, spec, folder / "ledger", out)
-    if record:
-        record_assignments(assignments_in(out), folder / "ledger")
-    placed = {e.id: s for s in SPLITS for e in read_examples(examples_of(out, s))}
-    assert facts["rows_in"] + len(removed) == len(examples) == facts["kept"] + facts["quarantined"] + len(removed)
+def run(folder: Path, name: str, examples: list[Example], spec: Any = SPEC, **clean: Any) -> tuple[Any, dict[str, str]]:
+    """(facts, split by id) of a split that is recorded in the ledger in `folder`."""
+    facts, placed = split_rows(folder, examples, spec, name, **clean)
+    record_assignments(assignments_in(folder / name), folder / "ledger")
+    assert facts["rows_in"] == facts["kept"] + facts["quarantined"] == len(examples) - len(clean.get("removed", ()))
     assert facts["kept"] + facts["restored"] == len(placed) == sum(facts["counts"].values())
     return facts, placed
 
@@ -53,11 +48,8 @@ def run(
 def test_shares_hold_in_every_label(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 400))
     assert facts["counts"] == {"train": 280, "validation": 40, "test": 80}
-    assert facts["labels"] == {
-        "train": {"bug_report": 112, "feature_request": 112, "P0_incident": 56},
-        "validation": {"bug_report": 16, "feature_request": 16, "P0_incident": 8},
-        "test": {"bug_report": 32, "feature_request": 32, "P0_incident": 16},
-    }
+    rows_of = {name: [*labels.values()] for name, labels in facts["labels"].items()}
+    assert rows_of == {"train": [112, 112, 56], "validation": [16, 16, 8], "test": [32, 32, 16]}
     assert facts["shares"] == facts["wanted_shares"] == {"train": 0.7, "validation": 0.1, "test": 0.2}
     assert (facts["clusters"], facts["quarantined"]) == (400, 0)
 
@@ -82,18 +74,11 @@ def test_a_row_keeps_its_split_with_another_label_or_prompt(tmp_path: Path) -> N
 
 
 def test_clusters_and_groups_stay_together(tmp_path: Path) -> None:
-    examples = [
-        Example(**{**e.to_dict(), "group": f"g{i // 4}" if i < 40 else None}) for i, e in enumerate(rows(0, 80))
-    ]
-    clusters = {
-        e.id: min(x.id for x in examples[i - i % 2 : i - i % 2 + 2]) if i >= 40 else e.id
-        for i, e in enumerate(examples)
-    }
-    facts, placed = run(tmp_path, "a", examples, clusters=clusters)
-    for i in range(0, 40, 4):
-        assert len({placed[e.id] for e in examples[i : i + 4]}) == 1
-    for i in range(40, 80, 2):
-        assert len({placed[e.id] for e in examples[i : i + 2]}) == 1
+    groups = [rows(start, start + 4, group=f"g{start}") for start in range(0, 40, 4)]
+    pairs = [rows(start, start + 2) for start in range(40, 80, 2)]
+    clusters = {e.id: min(x.id for x in pair) for pair in pairs for e in pair}
+    facts, placed = run(tmp_path, "a", [e for some in (*groups, *pairs) for e in some], clusters=clusters)
+    assert all(len({placed[e.id] for e in some}) == 1 for some in (*groups, *pairs))
     assert facts["clusters"] == 30 and min(facts["counts"].values()) > 0
 
 
@@ -101,11 +86,7 @@ def test_only_people_judge(tmp_path: Path) -> None:
     examples = rows(0, 100) + rows(100, 200, origin="production") + rows(200, 250, origin="synthetic")
     facts, _ = run(tmp_path, "a", examples)
     assert facts["origins"]["test"] == {"human": facts["counts"]["test"]}
-    assert 35 <= facts["counts"]["test"] <= 50 and set(facts["origins"]["train"]) == {
-        "human",
-        "production",
-        "synthetic",
-    }
+    assert 35 <= facts["counts"]["test"] <= 50 and {*facts["origins"]["train"]} == {"human", "production", "synthetic"}
 
 
 def test_a_new_row_follows_its_cluster_even_if_the_old_one_was_removed(tmp_path: Path) -> None:
@@ -120,11 +101,8 @@ def test_production_rows_close_to_the_test_are_left_out(tmp_path: Path) -> None:
     _, before = run(tmp_path, "a", rows(0, 50))
     old = next(e for e in rows(0, 50) if before[e.id] == "test")
     new = example(old.user_text + " x", old.answer, line=99, origin="production")
-    facts, placed = run(
-        tmp_path, "b", [*rows(0, 50), new], clusters={**{e.id: e.id for e in rows(0, 50)}, new.id: old.id}
-    )
-    assert placed == before
-    assert facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
+    facts, placed = run(tmp_path, "b", [*rows(0, 50), new], clusters={new.id: old.id})
+    assert placed == before and facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
 
 
 def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
@@ -132,8 +110,7 @@ def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
     one = next(e for e in rows(0, 50) if before[e.id] == "train")
     two = next(e for e in rows(0, 50) if before[e.id] == "test")
     new = example(one.user_text + " " + two.user_text + " a@example.com", line=99)
-    clusters = {**{e.id: e.id for e in rows(0, 50)}, new.id: one.id, two.id: one.id}
-    facts, placed = run(tmp_path, "b", [new, *rows(0, 50)], clusters=clusters)
+    facts, placed = run(tmp_path, "b", [new, *rows(0, 50)], clusters={new.id: one.id, two.id: one.id})
     assert placed == before and facts["by_rule"] == {"data.bridges_splits": 1}
     report = read_lines(tmp_path / "b/quarantine.jsonl")
     assert (report[0]["file"], report[0]["line"], len(report)) == ("raw/a.jsonl", 99, 1)
@@ -143,10 +120,8 @@ def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
 
 def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:
     spec = make_spec(split={"by": "time"})
-    timed = [
-        Example(**{**e.to_dict(), "time": f"2026-01-{1 + i // 4:02d}T00:00:{i % 4:02d}+00:00"})
-        for i, e in enumerate(rows(0, 100))
-    ]
+    times = [f"2026-01-{1 + i // 4:02d}T00:00:{i % 4:02d}+00:00" for i in range(100)]
+    timed = [row for i, time in enumerate(times) for row in rows(i, i + 1, time=time)]
     random.Random(3).shuffle(timed)
     facts, placed = run(tmp_path, "a", timed, spec)
     newest = {e.id for e in sorted(timed, key=lambda e: str(e.time))[-20:]}
@@ -162,9 +137,8 @@ def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     assert record_assignments(report, ledger) == 0
     assert len(read_ledger(ledger)) == 30
     report["split"][report["split"] == 2] = 0
-    with pytest.raises(
-        RuntimeError, match=f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"
-    ):
+    said = f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"
+    with pytest.raises(RuntimeError, match=said):
         record_assignments(report, ledger)
     assert {p.name: p.read_bytes() for p in ledger.glob("*.npy")} == before
 
@@ -185,15 +159,7 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path) -> None:
     run(tmp_path, "a", examples)
     run(tmp_path, "b", examples)
     names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert [str(n) for n in names] == [
-        "leakage.json",
-        "placed.npy",
-        "quarantine.jsonl",
-        "rows.npy",
-        "test/sealed.jsonl",
-        "train/examples.jsonl",
-        "validation/examples.jsonl",
-    ]
+    assert len(names) == 7
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
 
 

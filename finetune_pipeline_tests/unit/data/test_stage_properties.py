@@ -20,22 +20,7 @@ from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, make_spec, read_lines
 
-WORDS = [
-    "export",
-    "sync",
-    "café",
-    "日本",
-    "row 5",
-    "row 6",
-    "not",
-    "a@b.example",
-    "on",
-    "off",
-    "",
-    "\x07",
-    "{{x}}",
-    "<b>",
-]
+WORDS = ["export", "café", "日本", "row 5", "row 6", "not", "a@b.example", "on", "off", "", "\x07", "{{x}}", "<b>"]
 text = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)
 row = st.fixed_dictionaries(
     {"text": text, "label": st.sampled_from([*LABELS, "none of them"])},
@@ -78,11 +63,8 @@ def test_every_row_is_accounted_for(
     folder = tmp_path_factory.mktemp("stage")
     facts = stage(folder, b"\n".join(lines), make_spec(output, min_chars=1))
     v, c, r = facts["validated"], facts["clean"], facts["reviewed"]
-    assert (
-        v["rows_in"]
-        == v["kept"] + v["quarantined"]
-        == v["kept"] + len(read_lines(folder / "validated/quarantine.jsonl"))
-    )
+    quarantined = read_lines(folder / "validated/quarantine.jsonl")
+    assert v["rows_in"] == v["kept"] + v["quarantined"] == v["kept"] + len(quarantined)
     assert c["rows_in"] == v["kept"] == c["kept"] + c["quarantined"] + c["exact_duplicates"] + c["near_duplicates"]
     assert c["quarantined"] == len(read_lines(folder / "clean/quarantine.jsonl"))
     repeats = read_lines(folder / "clean/duplicates.jsonl")

@@ -21,7 +21,7 @@ from finetune_pipeline_tests.unit.data.raw_rows import (
     validate_bytes,
     validate_file,
 )
-from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, make_spec
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, chat, make_spec
 
 SPEC = make_spec()
 ROWS = [
@@ -83,14 +83,8 @@ def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:
 
 def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tmp_path: Path) -> None:
     head = [f'"Ticket {i}, is slow",bug_report' for i in range(20)]
-    lines = [
-        "text,label",
-        *head,
-        '"stray,bug_report',
-        'it ends with a "quote",bug_report',
-        'so does",P0_incident',
-        *head,
-    ]
+    stray = ['"stray,bug_report', 'it ends with a "quote",bug_report', 'so does",P0_incident']
+    lines = ["text,label", *head, *stray, *head]
     result = validate_bytes(tmp_path, "\n".join(lines).encode(), SPEC, "a.csv")
     assert result.kept == 42 and [line for _, line in rules_by_line(result)] == [22]
     tabs = ["text\tlabel", *[f"Ticket {i}\tx" for i in range(20)], '"stray\tx', 'closed"\tx', "Ticket\tx"]
@@ -106,12 +100,10 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
     ("first", "data", "header"),
     [
         ("text,label", {}, True),
-        ("Text,LABEL", {}, True),
         ("body,queue", {"fields": {"text": "body", "label": "queue"}}, True),
         ("body,queue", {"csv": {"header": True}}, True),
         ("text,label", {"csv": {"header": False}}, False),
         ("text,bug_report", {}, False),
-        ("text,label", {"fields": {"text": "c1", "label": "c2"}}, False),
         ("why,how", {"fields": {"text": "c1", "label": "c2"}}, False),
     ],
 )
@@ -162,23 +154,20 @@ def parquet(folder: Path, columns: dict[str, Any], **how: Any) -> Path:
 
 
 def test_parquet_rows_of_every_shape(tmp_path: Path) -> None:
-    turns = [
-        [
-            {"role": "system", "content": PROMPT},
-            {"role": "user", "content": "It broke"},
-            {"role": "assistant", "content": "bug_report"},
-        ]
-    ]
-    columns = {"messages": turns, "id": ["m1"], "time": [dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)], "group": [""]}
+    columns = {
+        "messages": [chat("It broke")["messages"]],
+        "id": ["m1"],
+        "time": [dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)],
+        "group": [""],
+    }
     for name in ("a.parquet", "a.bin"):
         path = parquet(tmp_path, columns).rename(tmp_path / name)
         result = validate_file(path, SPEC)
         (row,) = examples(result)
         assert result.findings == [] and row["time"] == "2026-05-01T12:00:00Z"
         assert row["source"] == {"file": name, "line": 1, "id": "m1"} and row["group"] is None
-    text = parquet(
-        tmp_path, {"text": ["It broke", None], "label": ["bug_report", "P0_incident"], "n": [1.5, float("nan")]}
-    )
+    columns = {"text": ["It broke", None], "label": ["bug_report", "P0_incident"], "n": [1.5, float("nan")]}
+    text = parquet(tmp_path, columns)
     assert rules(validate_file(text, make_spec(max_unpacked_gib=1e-9))) == {"unpacked_too_large": 1}
     result = validate_file(text, SPEC)
     assert rules_by_line(result) == [("empty_field", 2)] and result.kept == 1 and result.ignored == {"n": 2}

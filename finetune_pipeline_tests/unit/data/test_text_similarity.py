@@ -33,19 +33,15 @@ def test_forms_keep_what_tells_texts_apart() -> None:
 
 
 def test_invisible_characters_that_a_script_needs_are_not_odd() -> None:
-    assert (
-        odd_invisible("👨\u200d👩\u200d👧 ❤\ufe0f می\u200cخواهم 1\ufe0f\u20e3 🏴\U000e0067\U000e0062\U000e007f") is None
-    )
+    needed = "👨\u200d👩\u200d👧 ❤\ufe0f می\u200cخواهم 1\ufe0f\u20e3 🏴\U000e0067\U000e0062\U000e007f"
+    assert odd_invisible(needed) is None
     assert odd_invisible("a\u200db, c\u200bd") == (2, "ZERO WIDTH JOINER", 1)
 
 
 def test_a_text_is_near_when_any_other_reaches_the_threshold() -> None:
     texts = ["the invoice of may is wrong, please look", "a parcel never came to the harbour", "", "short"]
-    others = [
-        *(f"something else entirely, number {i}" for i in range(3000)),
-        "The invoice of May is wrong; please look!",
-    ]
-    others.append("the parcel never came to a harbour")
+    others = [f"something else entirely, number {i}" for i in range(3000)]
+    others += ["The invoice of May is wrong; please look!", "the parcel never came to a harbour"]
     likest = max(similarity(texts[1], o) for o in others)
     assert near_any(texts, others, 0.8) == [True, False, False, False]
     assert near_any(texts, others, likest)[1] and not near_any(texts, others, likest + 0.01)[1]

@@ -6,19 +6,16 @@ import random
 import string
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from finetune_pipeline.data.dedup.row_table import ROW
-from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.data.split.alike import Links
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.placement import join
-from finetune_pipeline.data.split.splitting import split
-from finetune_pipeline_tests.unit.data.rows import LABELS, example, hold, make_spec, read_lines, unlike, write_clean
+from finetune_pipeline_tests.unit.data.rows import LABELS, example, hold, read_lines, split_rows, unlike
 
 VERBS = "cancel change move check find send stop explain print share book rate open close repair replace".split()
 THINGS = "order booking invoice parcel ticket password flight seat table lamp battery camera garden recipe".split()
@@ -69,16 +66,6 @@ EDITS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-def made(
-    folder: Path, examples: list[Example], spec: Any = None, **clusters: Any
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """(facts, split by id) of a split in `folder`, by the ledger there."""
-    spec = spec or make_spec()
-    cleaned = write_clean(folder / "clean", examples, spec, **clusters)
-    facts = split(cleaned, cleaned, spec, folder / "ledger", folder / "out")
-    return facts, {e.id: name for name in SPLITS for e in read_examples(examples_of(folder / "out", name))}
-
-
 @pytest.mark.parametrize("kind", EDITS)
 def test_edited_copies_share_a_split_with_their_original(tmp_path: Path, kind: str) -> None:
     """Of 60 copies at most one in twenty crosses; by chance 28 would."""
@@ -86,18 +73,18 @@ def test_edited_copies_share_a_split_with_their_original(tmp_path: Path, kind: s
     originals = [example(request(dice), LABELS[i % 3], line=i) for i in range(600)]
     chosen = dice.sample(originals, 60)
     copies = [example(EDITS[kind](e.user_text, dice), e.answer, line=1000 + i) for i, e in enumerate(chosen)]
-    facts, placed = made(tmp_path, [*originals, *copies])
+    facts, placed = split_rows(tmp_path, [*originals, *copies])
     assert sum(placed[a.id] != placed[b.id] for a, b in zip(chosen, copies, strict=True)) <= 3
     assert all(abs(facts["shares"][name] - share) < 0.03 for name, share in facts["wanted_shares"].items())
 
 
 def test_new_copies_follow_rows_the_ledger_holds(tmp_path: Path) -> None:
     old = [example(unlike(i), line=i) for i in range(60)]
-    _, before = made(tmp_path / "a", old)
+    _, before = split_rows(tmp_path / "a", old)
     for name in SPLITS:
         hold(tmp_path / "b/ledger", [e for e in old if before[e.id] == name], name)
     new = [example(f"Hello there, {e.user_text} thanks a lot", line=100 + i) for i, e in enumerate(old)]
-    _, after = made(tmp_path / "b", [*old, *new])
+    _, after = split_rows(tmp_path / "b", [*old, *new])
     assert all(after[a.id] == after[b.id] == before[a.id] for a, b in zip(old, new, strict=True))
 
 
@@ -118,7 +105,7 @@ def test_rows_from_production_are_not_lost_to_a_faint_likeness(tmp_path: Path) -
     hold(tmp_path / "ledger", human, "test")
     faint = [example(f"the {unlike(i, 6)} {unlike(i + 900, 8)}", line=100 + i, origin="production") for i in range(20)]
     copies = [example(f"Hi, {e.user_text} thanks", line=200 + i, origin="production") for i, e in enumerate(human[20:])]
-    facts, placed = made(tmp_path, [*human, *faint, *copies])
+    facts, placed = split_rows(tmp_path, [*human, *faint, *copies])
     assert all(e.id in placed for e in [*human, *faint])
     assert facts["by_rule"] == {"data.not_human_in_test_cluster": 20}
     assert all(placed.get(e.id) is None for e in copies)
@@ -132,13 +119,12 @@ def test_rows_a_looser_relation_joins_across_splits_leave_training_never_the_tes
     hold(tmp_path / "ledger", near[3:6], "validation")
     hold(tmp_path / "ledger", [*near[:3], *base[6:]], "train")
     clusters = {e.id: base[i].id for i, e in enumerate(near)}
-    facts, placed = made(tmp_path, [*base, *near], clusters=clusters)
+    facts, placed = split_rows(tmp_path, [*base, *near], clusters=clusters)
     assert facts["left"] == {"train": 6, "validation": 3, "test": 0}
     assert facts["by_rule"] == {"data.joined_across_splits": 9}
     assert all(placed[e.id] == "test" for e in [*base[:6], *near[6:]])
     assert not {e.id for e in [*near[:6], *base[6:9]]} & set(placed)
-    report = leakage_report(tmp_path / "out")
-    assert report["near"] == 0
+    assert leakage_report(tmp_path / "out")["near"] == 0
     refused = read_lines(tmp_path / "out/quarantine.jsonl")[0]["findings"][0]
     assert "split.restart: true" in refused["fix"]
 
@@ -147,7 +133,6 @@ def test_a_group_declared_later_leaves_training(tmp_path: Path) -> None:
     rows = [example(unlike(i), line=i, group="one" if i < 30 else None) for i in range(60)]
     for start, name in enumerate(SPLITS):
         hold(tmp_path / "ledger", rows[start::3], name)
-    facts, placed = made(tmp_path, rows)
+    facts, placed = split_rows(tmp_path, rows)
     assert facts["left"] == {"train": 10, "validation": 10, "test": 0}
     assert {placed[e.id] for e in rows[:30] if e.id in placed} == {"test"}
-    assert leakage_report(tmp_path / "out")["group"] == 0

@@ -12,32 +12,11 @@ SPEC = make_spec(max_chars=400, scrub_region="ES")
 
 
 def test_all_problems_of_a_row_come_at_once() -> None:
-    row = {
-        "messages": [
-            {"role": "system", "content": "no"},
-            {"role": "user", "content": "<|x|> \x02 " + "y" * 400},
-            {"role": "assistant", "content": "bug"},
-        ],
-        "origin": "x",
-        "tags": 3,
-    }
-    assert row_rules(row) == [
-        "control_characters",
-        "template_residue",
-        "too_long",
-        "unknown_label",
-        "unknown_origin",
-        "wrong_system_prompt",
-        "wrong_type",
-    ]
-    assert row_rules({"text": "", "label": "bug"}) == ["empty_field", "unknown_label"]
-    assert row_rules(b'{"text": "\xff", "label": "bug_report", "label": NaN}') == [
-        "duplicate_key",
-        "invalid_utf8",
-        "non_finite_number",
-        "too_short",
-        "wrong_type",
-    ]
+    row = chat("<|x|> \x02 " + "y" * 400, "bug", "no", origin="x", tags=3)
+    of_texts = ["control_characters", "template_residue", "too_long", "unknown_label"]
+    assert row_rules(row) == [*of_texts, "unknown_origin", "wrong_system_prompt", "wrong_type"]
+    line = b'{"text": "\xff", "label": "bug_report", "label": NaN}'
+    assert row_rules(line) == ["duplicate_key", "invalid_utf8", "non_finite_number", "too_short", "wrong_type"]
 
 
 def test_what_a_finding_quotes_is_scrubbed_as_the_task_asks(tmp_path: Path) -> None:
@@ -50,40 +29,15 @@ def test_what_a_finding_quotes_is_scrubbed_as_the_task_asks(tmp_path: Path) -> N
 
 
 def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
-    raw = write_raw(
-        tmp_path / "raw",
-        [
-            b"\xef\xbb\xbf" + json.dumps(chat()).encode(),
-            b"",
-            b"   ",
-            {"text": "aa"},
-            b"{",
-            chat(user="a &lt; b", extra=1),
-            b"x" * 100,
-        ],
-    )
+    marked = b"\xef\xbb\xbf" + json.dumps(chat()).encode()
+    lines = [marked, b"", b"   ", {"text": "aa"}, b"{", chat(user="a &lt; b", extra=1), b"x" * 100]
+    raw = write_raw(tmp_path / "raw", lines)
     write_raw(raw, [{"text": "It is down, mail jane@example.com, 612 34 56 78", "label": "P0"}], "production.jsonl")
     facts = validate(raw, SPEC, tmp_path / "out")
-    assert facts | {"labels": 0, "files": 0, "shapes": 0} == {
-        "rows_in": 6,
-        "kept": 2,
-        "quarantined": 4,
-        "quarantined_share": round(4 / 6, 6),
-        "labels": 0,
-        "by_rule": {
-            "data.bad_json": 2,
-            "data.byte_order_mark": 1,
-            "data.html_entity": 1,
-            "data.missing_field": 1,
-            "data.unknown_label": 1,
-        },
-        "files": 0,
-        "shapes": 0,
-        "ignored_keys": {"extra": 1},
-        "labels_lost": {},
-        "labels_unknown": {"'P0'": 1},
-        "unread": [],
-    }
+    assert [facts[name] for name in ("rows_in", "kept", "quarantined", "quarantined_share")] == [6, 2, 4, 0.666667]
+    rules = {"bad_json": 2, "byte_order_mark": 1, "html_entity": 1, "missing_field": 1, "unknown_label": 1}
+    assert facts["by_rule"] == {f"data.{rule}": n for rule, n in rules.items()}
+    assert (facts["ignored_keys"], facts["labels_lost"], facts["labels_unknown"]) == ({"extra": 1}, {}, {"'P0'": 1})
     assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
     assert [(f["file"], f["rows_in"], f["kept"]) for f in facts["files"]] == [
         ("production.jsonl", 1, 0),

@@ -15,11 +15,7 @@ from finetune_pipeline_tests.unit.data.raw_rows import examples, rules, rules_by
 from finetune_pipeline_tests.unit.data.rows import make_spec
 
 SPEC = make_spec()
-ROWS = [
-    ("The export, again, does nothing", "bug_report"),
-    ("Café — 日本 😀", "P0_incident"),
-    ("two\nlines", "bug_report"),
-]
+ROWS = [("It does, again, nothing", "bug_report"), ("Café — 日本 😀", "P0_incident"), ("two\nlines", "bug_report")]
 
 
 def workbook(sheets: dict[str, list[Any]]) -> bytes:
@@ -32,6 +28,9 @@ def workbook(sheets: dict[str, list[Any]]) -> bytes:
     out = io.BytesIO()
     book.save(out)
     return out.getvalue()
+
+
+SOUND = workbook({"A": [["text", "label"], *ROWS]})
 
 
 def changed(data: bytes, part: str, old: bytes, new: bytes) -> bytes:
@@ -59,10 +58,8 @@ def test_cells_become_what_a_csv_export_would_hold(tmp_path: Path) -> None:
     rows = [["It broke", 5, moments[0], 7.0], ["Still broken", True, moments[1], 0.25]]
     data = workbook({"A": [["text", "label", "time", "group"], *rows]})
     result = validate_bytes(tmp_path, data, make_spec({"kind": "labels", "labels": ["5", "TRUE"]}), "a.xlsx")
-    assert [(e["label"], e["time"], e["group"]) for e in examples(result)] == [
-        ("5", "2026-05-01T12:30:00Z", "7"),
-        ("TRUE", "2026-05-02T00:00:00Z", "0.25"),
-    ]
+    first, second = [[e["label"], e["time"], e["group"]] for e in examples(result)]
+    assert first == ["5", "2026-05-01T12:30:00Z", "7"] and second == ["TRUE", "2026-05-02T00:00:00Z", "0.25"]
 
 
 def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
@@ -85,9 +82,8 @@ def test_a_formula_is_its_stored_value(tmp_path: Path) -> None:
 
 
 def test_the_size_a_sheet_claims_costs_nothing(tmp_path: Path) -> None:
-    data = workbook({"A": [["text", "label"], *ROWS]})
     for claim in (b'<dimension ref="A1:XFD1048576"', b'<dimension ref="A1"'):
-        wrong = changed(data, "xl/worksheets/sheet1.xml", b'<dimension ref="A1:B4"', claim)
+        wrong = changed(SOUND, "xl/worksheets/sheet1.xml", b'<dimension ref="A1:B4"', claim)
         assert validate_bytes(tmp_path, wrong, SPEC, "a.xlsx").kept == 3
 
 
@@ -95,8 +91,8 @@ def test_the_size_a_sheet_claims_costs_nothing(tmp_path: Path) -> None:
     ("data", "rule", "said"),
     [
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "unknown_container", "save it as .xlsx"),
-        (gzip.compress(workbook({"A": [["text", "label"], *ROWS]})), "unknown_container", "unpack it"),
-        (workbook({"A": [["text", "label"], *ROWS]})[:-300], "bad_workbook", "CSV in UTF-8"),
+        (gzip.compress(SOUND), "unknown_container", "unpack it"),
+        (SOUND[:-300], "bad_workbook", "CSV in UTF-8"),
         (workbook({"A": [["wort", "queue"], ["It broke", "a"]]}), "workbook_columns", "fields: {text: c1, label: c2}"),
     ],
 )
@@ -108,16 +104,15 @@ def test_what_is_no_readable_workbook_is_refused_with_what_to_do(
     assert said in result.findings[0]["fix"] and "data.csv" not in result.findings[0]["fix"]
 
 
+def test_an_empty_workbook_holds_no_rows(tmp_path: Path) -> None:
+    for rows in ([], [["text", "label"]]):
+        assert rules(validate_bytes(tmp_path, workbook({"A": rows}), SPEC, "a.xlsx")) == {"no_rows": 1}
+
+
 def test_a_row_wider_than_those_the_columns_come_from_is_refused(tmp_path: Path) -> None:
     data = workbook({"A": [["text", "label"], *[ROWS[0]] * 1000, [*ROWS[1], "more"]]})
     result = validate_bytes(tmp_path, data, SPEC, "a.xlsx")
     assert result.kept == 1000 and rules_by_line(result) == [("wrong_field_count", 1002)]
-
-
-def test_an_empty_workbook_holds_no_rows(tmp_path: Path) -> None:
-    for rows in ([], [["text", "label"]], [[], [None]]):
-        result = validate_bytes(tmp_path, workbook({"A": rows}), SPEC, "a.xlsx")
-        assert (result.rows_in, rules(result)) == (0, {"no_rows": 1})
 
 
 def test_cut_or_damaged_anywhere_a_workbook_ends_as_findings(tmp_path: Path) -> None:

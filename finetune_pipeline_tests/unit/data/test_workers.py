@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,12 @@ import pytest
 from finetune_pipeline.data import workers
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.validate.validation import validate
-from finetune_pipeline_tests.unit.data.rows import LABELS, make_spec, read_lines, write_raw
-
-WORDS = "export import sync login invoice report calendar crew tablet route photo signature map offline update".split()
+from finetune_pipeline_tests.unit.data.rows import LABELS, make_spec, read_lines, unlike, write_raw
 
 
 def lines(start: int, stop: int) -> list[dict[str, Any]]:
-    made = []
-    for i in range(start, stop):
-        rng = random.Random(i // 3 if i % 3 else i)  # every third row is on its own, the others come in likenesses
-        text = " ".join(rng.choices(WORDS, k=14)) + f" {rng.randint(1, 9)}"
-        made.append({"text": text + ("" if i % 3 != 2 else "!"), "label": LABELS[rng.randrange(3)]})
-    return made
+    """Rows of which every second one nearly repeats the one before it."""
+    return [{"text": unlike(i // 2, 14) + "!" * (i % 2), "label": LABELS[i // 2 % 3]} for i in range(start, stop)]
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -41,6 +34,7 @@ def test_a_pool_of_processes_makes_the_same_files(tmp_path: Path, monkeypatch: p
         clean(tmp_path / name / "v", spec, tmp_path / name / "c", key=b"k")
     assert everything(tmp_path / "one") == everything(tmp_path / "two")
     assert len(read_lines(tmp_path / "two/v/quarantine.jsonl")) == 1
+    assert len(read_lines(tmp_path / "two/c/duplicates.jsonl")) == 60
 
 
 def test_results_keep_their_order_and_errors_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:

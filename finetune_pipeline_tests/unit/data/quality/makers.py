@@ -26,25 +26,13 @@ NAMES = "tom ann bob eve sam kim joe pat liz max".split()
 def make_spec(labels: list[str] | None = None, training: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
     """A task with these labels, or with free text; keyword arguments go into its `data` section."""
     output: dict[str, Any] = {"kind": "labels", "labels": labels} if labels else {"kind": "text"}
-    return TaskSpec.model_validate(
-        {
-            "name": "post",
-            "description": "d",
-            "system_prompt": "s",
-            "output": output,
-            "data": data,
-            "training": training or {},
-        }
-    )
+    said = {"name": "post", "description": "d", "system_prompt": "s"}
+    return TaskSpec.model_validate({**said, "output": output, "data": data, "training": training or {}})
 
 
 def make(user: str, answer: str, line: int = 1, **more: Any) -> Example:
     """One example with a system, a user and an assistant turn."""
-    messages = [
-        {"role": "system", "content": "s"},
-        {"role": "user", "content": user},
-        {"role": "assistant", "content": answer},
-    ]
+    messages = [{"role": r, "content": c} for r, c in (("system", "s"), ("user", user), ("assistant", answer))]
     fields = {"source": {"file": "raw/a.jsonl", "line": line}, **more}
     return Example(id=example_id(messages), messages=messages, **fields)
 

@@ -47,18 +47,15 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
 
 
 def test_a_part_says_how_many_rows_it_looked_at() -> None:
-    said = parts.part(True, "few labels are wrong", **parts.sampled(4437, 7331))["message"]
-    assert said == "few labels are wrong (looked at 4,437 of 7,331 rows, chosen by hash)"
-    assert parts.part(True, "few labels are wrong", **parts.sampled(7331, 7331))["message"] == "few labels are wrong"
+    said = parts.part(True, "few are wrong", **parts.sampled(4437, 7331))["message"]
+    assert said == "few are wrong (looked at 4,437 of 7,331 rows, chosen by hash)"
+    assert parts.part(True, "few are wrong", **parts.sampled(7331, 7331))["message"] == "few are wrong"
 
 
-def test_balance_and_imbalance() -> None:
+def test_imbalance_and_labels_without_a_row_are_named() -> None:
     assert class_balance(EVEN, make_spec(LABELS))["passed"]
     report = class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS))
     assert not report["passed"] and "2,000" in report["message"]
     assert class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
-
-
-def test_a_label_without_a_row_is_named() -> None:
     report = class_balance({**EVEN, "parcel": 0}, make_spec(LABELS))
     assert not report["passed"] and "no example of parcel" in report["message"]
