@@ -402,7 +402,7 @@ STEPS = [
             "similarity": spec.evaluation.similarity,
             "confidence": spec.gates.confidence,
         },
-        code_version="3",
+        code_version="4",
         checks=(evaluation_check.judge_believed,),
         kinds=("openai",),
     ),
