@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import scipy
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, z_value
+from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, z_value
 
 FAR_TAIL = 0.99
 """Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws
@@ -69,7 +69,7 @@ def _weights(
         return random.multinomial(len(which), counts / len(which), size=resamples).astype(float)
     from scipy import sparse  # only here, only for clustered rows
 
-    codes = _codes(clusters)
+    codes = cluster_codes(clusters)
     groups = int(codes.max()) + 1
     held = sparse.csr_matrix((np.ones(len(which)), (codes, which)), shape=(groups, len(counts)))
     drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
@@ -94,7 +94,7 @@ def paired_bootstrap_mean(
     difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     if not np.isfinite(difference).all():
         raise ValueError("scores must be finite numbers")
-    codes = np.arange(len(difference)) if clusters is None else _codes(clusters)
+    codes = np.arange(len(difference)) if clusters is None else cluster_codes(clusters)
     sums, sizes = np.bincount(codes, weights=difference), np.bincount(codes).astype(float)
     estimate = float(difference.mean())
     influence = sums - estimate * sizes
