@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, numb
 from finetune_pipeline.planning.costs import Costs
 from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, BreakEven, MachineCost, in_use
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
-from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, WIDE, canvas, draw
+from finetune_pipeline.report.plots import ACCENT, INK, SOFT, WIDE, canvas, caption, draw, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,8 +170,6 @@ def break_even_plot(costs: Costs) -> Plot | None:
     def figure_of(width: int) -> Figure:
         narrow = width < WIDE
         made, axes = canvas(width, 420, 66, 20 if narrow else 210, 28, 52)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         tops = []
         for of in chosen:
             # nothing is clipped at the axes, so a line begins where it enters the plot
@@ -183,15 +181,10 @@ def break_even_plot(costs: Costs) -> Plot | None:
         one = machine.calls[1] * served / 1e6
         rent = [machine.month[1] * max(1, math.ceil(million / one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
-        for axis, (first, last) in ((axes.xaxis, (low, high)), (axes.yaxis, (least, max(top for top, _ in tops)))):
-            powers = [10.0**n for n in range(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
-            axis.set_ticks(powers, [f"{power:,g}" for power in powers])
-            axis.set_ticks([], minor=True)
-            axis.grid(True, color=LINE, linewidth=1)
-        axes.set_xlim(low, high)
-        axes.set_ylim(least, max(top for top, _ in tops))
-        axes.set_xlabel("million tokens a month", color=SOFT, fontsize=12)
-        axes.text(-0.01, 1.03, "dollars a month", transform=axes.transAxes, color=SOFT, fontsize=12)
+        log_scale(axes, "x", low, high)
+        log_scale(axes, "y", least, max(top for top, _ in tops))
+        axes.set_xlabel("million tokens a month")
+        caption(axes, "dollars a month", y=1.03, side="left")
         axes.annotate(
             machine.name, (low, machine.month[1]), (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold"
         )

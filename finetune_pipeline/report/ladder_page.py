@@ -17,7 +17,7 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
 )
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, Verdict, figure, text
-from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, Dot, canvas, dot_plot, draw, scale
+from finetune_pipeline.report.plots import ACCENT, INK, SOFT, Dot, canvas, caption, dot_plot, draw, log_scale, scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,15 +139,10 @@ def cost_plot(ladder: Ladder) -> Plot | None:
 
     def figure_of(width: int) -> Figure:
         made, axes = canvas(width, 380, 52, 46, 28, 56)
-        axes.set_xscale("log")
         scale(axes, "y", 0.0, 1.0, 5)
-        axes.set_xlim(low, high)
-        powers = [10.0**n for n in range(round(math.log10(low)), round(math.log10(high)) + 1)]
-        axes.xaxis.set_ticks(powers, ["0", *(f"{power:,g}" for power in powers[1:])])
-        axes.xaxis.set_ticks([], minor=True)
-        axes.xaxis.grid(True, color=LINE, linewidth=1)
-        axes.set_xlabel("dollars per 1,000 calls (logarithmic)", color=SOFT, fontsize=12)
-        axes.text(-0.04, 1.04, metric_title(ladder.metric), transform=axes.transAxes, color=SOFT, fontsize=12)
+        log_scale(axes, "x", low, high, nothing=True)
+        axes.set_xlabel("dollars per 1,000 calls (logarithmic)")
+        caption(axes, metric_title(ladder.metric), -0.04, side="left")
         line = [(max(rung.dollars or low, low), rung.value) for rung in edge]
         axes.step(*zip(*[*line, (high, line[-1][1])], strict=True), where="post", color=ACCENT, linewidth=1.6)
         for (x, y), numbers in spots.items():
