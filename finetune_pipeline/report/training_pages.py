@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range, duration, number, percent
 from finetune_pipeline.report.blocks import (
     Code,
     Legend,
@@ -64,10 +64,7 @@ def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
     """What others ask for as many tokens, from the dated list that people keep."""
     columns = [("Where, for a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
     rows = [
-        [
-            *(p["where"], " to ".join(dict.fromkeys(map(dollars, (p["low"], p["high"])))), p["date"]),
-            "; ".join([*p["warnings"], p["note"]]),
-        ]
+        [p["where"], dollars_range(p["low"], p["high"]), p["date"], "; ".join([*p["warnings"], p["note"]])]
         for p in prices
     ]
     return Table(columns, rows, style="figures notes")
@@ -153,19 +150,24 @@ def _verdict(audits: Mapping[str, Audit]) -> Verdict:
         faults = [(f"{p.place}: {p.message}.", f"What to do: {p.fix}.") for p in problems]
         sentence = "It would teach something else than the answers:"
         return Verdict("failed", "Training is stopped.", sentence, faults=faults)
-    rows, learned, tokens = (sum(getattr(a, k) for a in audits.values()) for k in ("rows", "loss_tokens", "tokens"))
+    rows, learned = learned_of(audits)
     sentence = (
         f"In all {counted(rows, 'row')} every answer is learned as a whole, its end included, and nothing else is; the text is "
-        f"what serving sends, token for token. {number(learned)} of {number(tokens)} tokens "
-        f"({percent(learned / tokens) if tokens else NOTHING}) carry loss."
+        f"what serving sends, token for token. {learned} carry loss."
     )
     return Verdict("passed", "Sound.", sentence)
 
 
+def learned_of(audits: Mapping[str, Audit]) -> tuple[int, str]:
+    """(rows, `2,000 of 50,000 tokens (4.0%)`): of all splits together, and how many tokens carry loss."""
+    rows, learned, tokens = (sum(a.count(k) for a in audits.values()) for k in ("rows", "loss_tokens", "tokens"))
+    share = percent(learned / tokens) if tokens else NOTHING
+    return rows, f"{number(learned)} of {number(tokens)} tokens ({share})"
+
+
 def counters(audits: Mapping[str, Audit]) -> Table:
-    rows: list[list[Any]] = [["Rows", *(a.rows for a in audits.values())]]
-    rows.append(["Tokens", *(a.tokens for a in audits.values())])
-    rows.append(["Tokens with loss", *(a.loss_tokens for a in audits.values())])
+    plain = {"rows": "Rows", "tokens": "Tokens", "loss_tokens": "Tokens with loss"}
+    rows: list[list[Any]] = [[title, *(a.count(name) for a in audits.values())] for name, title in plain.items()]
     for title, key in (("Tokens a row", "tokens_per_row"), ("Tokens with loss a row", "loss_tokens_per_row")):
         spreads = [getattr(a, key) for a in audits.values()]
         cells = [" … ".join(map(number, (s.min, s.p50, s.max))) if s else "–" for s in spreads]

@@ -79,7 +79,11 @@ def qualify(judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked
     sound = [i for i, (first, second) in enumerate(answers) if "failed" not in (first, second)]
     n, orders = len(sound), [answers[i] for i in sound]
     theirs, ours = [people[i] for i in sound], [_agreed(*order) for order in orders]
-    found |= {"rated": n, "failed": len(pairs) - n, "place": sign_test(orders.count(("a", "b")), orders.count(("b", "a")))}
+    found |= {
+        "rated": n,
+        "failed": len(pairs) - n,
+        "place": sign_test(orders.count(("a", "b")), orders.count(("b", "a"))),
+    }
     if sound:
         found |= {"kappa": cohens_kappa(theirs, ours), "interval": kappa_interval(theirs, ours)}
         found["agreement"] = sum(x == y for x, y in zip(theirs, ours, strict=True)) / n

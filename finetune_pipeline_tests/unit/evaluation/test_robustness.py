@@ -150,7 +150,12 @@ def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None
     partly = [*candidate, *answered(candidate, "courtesy", 0)]
     measured = robustness(spec(), partly)
     assert measured is not None and measured.verdict.status == "passed"
-    assert {kind: of.n for kind, of in measured.kinds.items()} == {"typos": 0, "case": 0, "courtesy": 60, "no_system": 0}
+    assert {kind: of.n for kind, of in measured.kinds.items()} == {
+        "typos": 0,
+        "case": 0,
+        "courtesy": 60,
+        "no_system": 0,
+    }
 
 
 @pytest.mark.parametrize(
