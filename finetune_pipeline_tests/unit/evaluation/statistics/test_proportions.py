@@ -54,15 +54,6 @@ def test_tango_bounds_are_where_the_score_statistic_reaches_the_quantile(b, c, n
     assert _brute_force_score(b, c, n, high) == pytest.approx(-1.959964, abs=1e-3)
 
 
-def test_tango_covers_where_models_nearly_agree():
-    """3% discordant pairs, n=100: Wald intervals cover 86% of the time, the score interval must reach 93%."""
-    random = np.random.default_rng(1)
-    draws = random.multinomial(100, [0.97, 0.01, 0.02], size=2000)
-    intervals = {(b, c): tango_interval(int(b), int(c), 100) for _, b, c in draws}
-    covered = [intervals[b, c][0] <= 0.01 <= intervals[b, c][1] for _, b, c in draws]
-    assert np.mean(covered) > 0.93
-
-
 @given(some.integers(0, 60), some.integers(0, 60))
 def test_mcnemar_equals_statsmodels(b, c):
     if b + c:
