@@ -77,9 +77,35 @@ def test_a_clean_model_passes() -> None:
     )
 
 
-def test_the_largest_of_several_losses_is_the_worst() -> None:
-    verdict = judged(typos=12, case=20)
-    assert (verdict.worst, verdict.largest_drop) == ("case", pytest.approx(20 / 60))
+@pytest.mark.parametrize(
+    ("n", "settings", "wrong", "status", "worst", "says"),
+    [
+        (ENOUGH_ROWS, {}, {"typos": 12, "case": 20}, "failed", "case", "holds the candidate back"),
+        (FEW, {}, {"courtesy": 12}, "warned", "courtesy", "measured on 59 rows and blocking takes 60"),
+        (
+            ENOUGH_ROWS,
+            {"action": "warn"},
+            {"courtesy": 12},
+            "warned",
+            "courtesy",
+            "holds nothing back (robustness.action",
+        ),
+        (ENOUGH_ROWS, {"max_drop": 0.2}, {"case": 12}, "passed", "case", "None that can block costs more than 20.0"),
+        (ENOUGH_ROWS, {"max_drop": 0.2}, {"case": 13}, "failed", "case", "holds the candidate back"),
+        (
+            ENOUGH_ROWS,
+            {},
+            {"no_system": 60},
+            "passed",
+            "typos",
+            "without the system prompt -100.0 (",
+        ),  # it only informs
+    ],
+)
+def test_what_a_sure_loss_means(n: int, settings: Any, wrong: Any, status: str, worst: str, says: str) -> None:
+    verdict = judged(n, settings, **wrong)
+    assert (verdict.status, verdict.passed, verdict.worst) == (status, status != "failed", worst)
+    assert says in verdict.sentence
 
 
 @pytest.mark.parametrize(("low", "status"), [(0.0, "passed"), (0.001, "failed")])
@@ -90,30 +116,6 @@ def test_a_loss_is_sure_when_its_interval_lies_above_nothing(low: float, status:
     typos = measured.kinds["typos"].model_copy(update={"interval": (low, 0.3)})
     changed = measured.model_copy(update={"kinds": {**measured.kinds, "typos": typos}})
     assert robustness_verdict(spec().robustness, changed).status == status
-
-
-def test_a_sure_loss_on_fewer_rows_only_warns_and_says_how_many_it_takes() -> None:
-    verdict = judged(FEW, courtesy=12)
-    assert (verdict.status, verdict.passed, verdict.worst) == ("warned", True, "courtesy")
-    assert "measured on 59 rows and blocking takes 60" in verdict.sentence
-
-
-def test_a_sure_loss_warns_where_the_spec_says_so() -> None:
-    verdict = judged(settings={"action": "warn"}, courtesy=12)
-    assert (verdict.status, verdict.passed) == ("warned", True)
-    assert "this holds nothing back (robustness.action: warn)" in verdict.sentence
-
-
-def test_the_system_prompt_only_informs() -> None:
-    verdict = judged(no_system=60)
-    assert verdict.status == "passed" and verdict.worst != "no_system" and verdict.largest_drop == 0
-    assert "without the system prompt -100.0 (" in verdict.sentence and "informs only" in verdict.sentence
-    assert "surely a loss: this" not in verdict.sentence
-
-
-def test_a_drop_within_the_limit_passes_though_it_is_sure() -> None:
-    assert judged(case=12, settings={"max_drop": 0.2}).status == "passed"
-    assert judged(case=13, settings={"max_drop": 0.2}).status == "failed"
 
 
 @pytest.mark.parametrize("action", ["warn", "block"])
