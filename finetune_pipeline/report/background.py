@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.step_facts import DataStep, TrainedElsewhere, Training
+from finetune_pipeline.evaluation.step_facts import DataStep, Training
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent, points
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
@@ -166,7 +167,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
     yield Table([("Training", text), ("", number)], rows, style="figures words")
 
 
-def _elsewhere(of: Training, at: TrainedElsewhere) -> list[list[Any]]:
+def _elsewhere(of: Training, at: HostedModel) -> list[list[Any]]:
     """What a service says of a training that left no weights here."""
     billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
     return [
