@@ -130,25 +130,19 @@ BELIEVED: dict[str, Any] = {
 SIMILAR = {"model": "hashed", "n": 50, "base": 0.41, "candidate": 0.52, "gain": 0.11, "interval": [0.05, 0.17]}
 
 
-def test_a_believed_judge_is_told_with_its_kappa_before_its_verdict() -> None:
+def test_a_judge_is_told_with_its_kappa_and_gives_an_opinion_only_where_it_is_believed() -> None:
     first, second, third = judge_sentences(JudgeFindings.model_validate(BELIEVED))
     assert first == "m <b> at h is believed: it agrees with people."
     assert "40 pairs of different answers: Cohen's kappa 0.80 (0.62 to 0.93)" in second
     assert "Of 40 decided pairs of the test it prefers the fine-tuned answer in 75.0%" in third
     assert "7 equal answers, 2 not judged" in third
-
-
-def test_a_refused_judge_is_told_with_its_faults_and_without_an_opinion() -> None:
-    refused = {**BELIEVED, "believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}
-    sentences = judge_sentences(JudgeFindings.model_validate(refused))
-    assert (
-        sentences[0] == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
-    )
-    assert not any("prefers the fine-tuned" in sentence for sentence in sentences)
+    faulty: dict[str, Any] = {"believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}
+    refused = {**BELIEVED, **faulty, "kappa": None, "interval": None}
+    first, second = judge_sentences(JudgeFindings.model_validate(refused))
+    assert first == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
+    assert "kappa undefined" in second
     unasked = section("judge", evaluation(judge={**refused, "rated": 0}))
     assert len(unasked.blocks) == 1, "no table of biases"
-    undefined = judge_sentences(JudgeFindings.model_validate({**refused, "kappa": None, "interval": None}))
-    assert "kappa undefined" in undefined[1]
 
 
 def test_likeness_is_told_with_what_it_does_not_know() -> None:
