@@ -155,18 +155,6 @@ def fit_simple_models(
     return fitted, failed
 
 
-def tfidf_logistic(
-    train_texts: Sequence[str],
-    train_labels: Sequence[str],
-    test_texts: Sequence[str],
-    seed: int = 0,
-    strength: float | None = None,
-) -> list[str]:
-    """Labels of `test_texts` by :func:`linear_pipeline`."""
-    model = linear_pipeline(train_texts, train_labels, seed, strength)
-    return [str(label) for label in model.predict(list(test_texts))] if test_texts else []
-
-
 def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, strength: float | None = None) -> Any:
     """Logistic regression on TF-IDF of word 1- and 2-grams and of character 3- to 5-grams within words, fitted.
 
