@@ -17,7 +17,19 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
-from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, Verdict, figure, text
+from finetune_pipeline.report.blocks import (
+    Blocks,
+    Format,
+    Items,
+    Page,
+    Plot,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    figure,
+    text,
+)
 from finetune_pipeline.report.plots import ACCENT, INK, SOFT, Dot, canvas, caption, dot_plot, draw, log_scale, scale
 
 if TYPE_CHECKING:
@@ -146,8 +158,9 @@ def _pilot(ladder: Ladder) -> Blocks:
     rows = [
         [point.rows, point.share, point.steps, point.value, point.interval, point.seconds] for point in ladder.points
     ]
-    columns = [("Rows", number), ("Share", percent), ("Steps", figure), (metric_title(ladder.metric), percent)]
-    yield Table([*columns, ("Interval", percent_range), ("Trained in", duration)], rows)
+    columns: list[tuple[str, Format]] = [("Rows", number), ("Share", percent), ("Steps", figure)]
+    columns += [(metric_title(ladder.metric), percent), ("Interval", percent_range), ("Trained in", duration)]
+    yield Table(columns, rows)
     if (of := ladder.expected) is not None:
         yield Text(
             f"All rows should reach {percent(of.value)} ({percent_range(of.interval)}): {points(of.gain)} points over the best "

@@ -211,8 +211,8 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
         scale(axes, "x", 0, max(step for step, _ in points), 7 if width == WIDE else 4, "optimiser step")
         if wide:
             ticks = [float(f"{n}e{power}") for power in range(-12, 13) for n in (1, 2, 5)]
-            first, last = max(tick for tick in ticks if tick <= least), min(tick for tick in ticks if tick >= most)
-            log_scale(axes, "y", first, last, (1, 2, 5))
+            low, high = max(tick for tick in ticks if tick <= least), min(tick for tick in ticks if tick >= most)
+            log_scale(axes, "y", low, high, (1, 2, 5))
             caption(axes, "loss (logarithmic)", -0.06, side="left")
         else:
             scale(axes, "y", 0, most, 5)

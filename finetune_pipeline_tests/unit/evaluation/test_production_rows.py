@@ -84,7 +84,7 @@ def compared(spec: TaskSpec, n: int, **right: int) -> Production | None:
     examples = as_examples(spec, chosen)
     facts = {"rows": chosen.facts(), "sources": sources_of(chosen, examples)}
     table = [
-        prediction(i, e.answer, "b" if i < k else "a", f"{name}:{SET}", example_id=e.id)
+        prediction(i, e.answer, "b" if i < k else "a", f"{name}:{SET}", example_id=e.id, label_scores=[])
         for name, k in right.items()
         for i, e in enumerate(examples)
     ]

@@ -231,7 +231,7 @@ def test_the_json_report_has_the_same_documented_keys_for_every_kind_of_task(kin
     gates = decide(of, result)
     report = evaluation_json(result, gates)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["schema_version"] == SCHEMA_VERSION == 3
+    assert report["schema_version"] == SCHEMA_VERSION == 4
     assert set(report) == set(
         (
             "schema_version task verdict gates next_steps metric confidence n models scores restricted "
