@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range, duration, number, percent
 from finetune_pipeline.report.blocks import (
     Code,
+    Format,
     Legend,
     Page,
     Plot,
@@ -43,10 +44,8 @@ PARTS = {
 def plan_page(facts: Mapping[str, Any]) -> Page:
     """Build the page of planning.plan.training_plan."""
     memory, nearest = facts["memory_mib"], facts["nearest"]
-    parts = [[name, f"{memory[name]:,}"] for name in PARTS if memory[name]]
-    table = Table(
-        [("Part of the peak", text), ("MiB", figure)], [*parts, ["total", f"{memory['total']:,}"]], [len(parts)]
-    )
+    parts = [[name, memory[name]] for name in (*PARTS, "total") if memory[name]]
+    table = Table([("Part of the peak", text), ("MiB", number)], parts, [len(parts) - 1])
     fitting = Code(nearest["yaml"], "yaml") if nearest and nearest["fits"] else None
     return Page(
         "Training plan",
@@ -79,22 +78,13 @@ def memory_plot(facts: Mapping[str, Any]) -> Plot:
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
-    timed = all(row.get("seconds") for row in facts["methods"])
-    rows = [
-        [
-            row["method"],
-            f"{row['trainable_parameters']:,}",
-            f"{row['memory_mib']:,} MiB",
-            "yes" if row["fits"] else "no",
-            *([time_range(row["seconds"])] if timed else []),
-            file_size(row["result_bytes"]),
-        ]
-        for row in facts["methods"]
-    ]
-    columns = [("Method", text), ("Trainable parameters", figure), ("Memory", figure), ("Fits", text)]
-    columns += [("Time", figure)] if timed else []
-    columns += [("Result", figure)]
-    return Table(columns, rows, [i for i, row in enumerate(facts["methods"]) if row["chosen"]])
+    methods = facts["methods"]
+    timed = ["seconds"] if all(row.get("seconds") for row in methods) else []
+    keys = ("method", "trainable_parameters", "memory_mib", "fits", *timed, "result_bytes")
+    columns: list[tuple[str, Format]] = [("Method", text), ("Trainable parameters", number)]
+    columns += [("Memory", "{:,} MiB".format), ("Fits", text), *(("Time", time_range) for _ in timed)]
+    rows = [[(row | {"fits": "yes" if row["fits"] else "no"})[key] for key in keys] for row in methods]
+    return Table([*columns, ("Result", file_size)], rows, [i for i, row in enumerate(methods) if row["chosen"]])
 
 
 def time_range(seconds: Mapping[str, Any] | None) -> str:

@@ -24,11 +24,8 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
 from finetune_pipeline_tests.unit.evaluation.rows import paired, row
 
 
-def test_numbers_of_the_comparison():
+def test_ids_stand_beside_the_main_comparison_alone():
     outcome = evaluation()
-    assert (outcome.n, outcome.comparison.b, outcome.comparison.c) == (200, 5, 60)
-    assert outcome.comparison.gain == pytest.approx(55 / 200)
-    assert outcome.scores["base"].correct == 105 and outcome.scores["candidate"].correct == 160
     assert outcome.comparison.broken == [] and len(outcome.comparisons["baseline"].broken) == 5
     assert outcome.comparisons["champion"] is None
 
