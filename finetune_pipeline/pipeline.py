@@ -402,7 +402,7 @@ STEPS = [
             "similarity": spec.evaluation.similarity,
             "confidence": spec.gates.confidence,
         },
-        code_version="3",
+        code_version="4",
         checks=(evaluation_check.judge_believed,),
         kinds=("openai",),
     ),
@@ -437,7 +437,7 @@ STEPS = [
             "description": spec.description,
             "never_break": outside.never_break,
         },
-        code_version="15",
+        code_version="16",
         checks=evaluation_check.GATE_CHECKS,
         metrics={
             "test_accuracy": "models.candidate.accuracy",

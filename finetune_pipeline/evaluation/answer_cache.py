@@ -128,23 +128,19 @@ class AnswerCache:
             self.problem, self._limit = f"{type(error).__name__}: {error}", 0
             return None
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, once_more: bool = True) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for attempt in range(2):
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            file = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None)
-            try:
-                file.execute(
-                    "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer BLOB NOT NULL, used INTEGER NOT NULL)"
-                )
-                return file
-            except sqlite3.OperationalError:
-                file.close()
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        file = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None)
+        try:
+            file.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer BLOB NOT NULL, used INTEGER NOT NULL)"
+            )
+        except sqlite3.DatabaseError as error:
+            file.close()
+            if isinstance(error, sqlite3.OperationalError) or not once_more:
                 raise
-            except sqlite3.DatabaseError:
-                file.close()
-                if attempt:
-                    raise
-                os.replace(self._path, self._path.with_suffix(".damaged"))
-        raise AssertionError("unreachable")
+            os.replace(self._path, self._path.with_suffix(".damaged"))
+            return self._connect(once_more=False)
+        return file

@@ -43,12 +43,12 @@ def widen_rates(
     scores: dict[str, Any], rows: Sequence[Row], output: AnyOutput, clusters: Sequence[str], confidence: float
 ) -> None:
     """Put clustered intervals in the place of plain ones: right answers, valid answers; adds `design_effect`."""
-    right = clustered_share([float(is_right(row, output)) for row in rows], clusters, confidence)
-    valid = clustered_share([float(is_valid(row, output)) for row in rows], clusters, confidence)
-    scores["interval"], scores["design_effect"] = right["interval"], right["design_effect"]
-    scores["valid"] |= {"interval": valid["interval"], "design_effect": valid["design_effect"]}
+    right, right_effect = clustered_share([float(is_right(row, output)) for row in rows], clusters, confidence)
+    valid, valid_effect = clustered_share([float(is_valid(row, output)) for row in rows], clusters, confidence)
+    scores |= {"interval": list(right), "design_effect": right_effect}
+    scores["valid"] |= {"interval": list(valid), "design_effect": valid_effect}
     if is_right_or_wrong(scores["primary"]["name"]):
-        scores["primary"]["interval"] = right["interval"]
+        scores["primary"]["interval"] = list(right)
 
 
 def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tuple[str, Row, Row]]:

@@ -28,19 +28,14 @@ INVALID = "invalid"
 """Name of the extra column of a confusion matrix: answers outside the label set. Never a label (see spec rules)."""
 
 
-def parse_answer(text: str, labels: Sequence[str]) -> str | None:
-    """The label `text` is, once surrounding blanks are stripped; None when it is not exactly one of `labels`.
-
-    Production receives the raw string, and a score that repairs answers would promise more.
-    """
-    stripped = text.strip()
-    return stripped if stripped in labels else None
-
-
 def answer_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The label a prediction row answers with. None (invalid) for any status but `ok`: a cut answer that reads as a label has not
-    ended."""
-    return parse_answer(row["text"], labels) if row["status"] == "ok" else None
+    """The label a prediction row answers with, once surrounding blanks are stripped; None (invalid) for anything else.
+
+    Production receives the raw string, and a score that repairs answers would promise more. Any status but `ok` is invalid: a
+    cut answer that reads as a label has not ended.
+    """
+    stripped = row["text"].strip()
+    return stripped if row["status"] == "ok" and stripped in labels else None
 
 
 def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> str | None:

@@ -151,16 +151,8 @@ def parts_of_test(
             before, name, confidence = rivals[base.mode], pattern or THE_REST, spec.gates.confidence
             compared = compare(before, after, spec.output, confidence, spec.metric, sources)
             models = {
-                "base": _model_row(spec, f"Base at its best, {name}", before),
-                "candidate": _model_row(spec, f"Fine-tuned, {name}", after),
+                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, confidence, spec.metric))
+                for model, title, rows in (("base", "Base at its best", before), ("candidate", "Fine-tuned", after))
             }
         parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))
     return parts
-
-
-def _model_row(spec: TaskSpec, title: str, rows: Sequence[Row]) -> ModelRow:
-    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
-    decides = scores["primary"]
-    shown = {name: scores[name] for name in ("n", "correct", "accuracy", "interval")}
-    value, interval = decides["value"], decides["interval"]
-    return ModelRow(title=title, set="test", value=value, value_interval=interval, **shown)

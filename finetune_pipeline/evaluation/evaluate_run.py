@@ -223,12 +223,14 @@ def _model_table(
     table = {}
     for name, of in (baseline.get("prompts") or {}).items():
         title = f"Base, {prompt_name(name)}"
-        table[f"validation_{name}"] = _entry(f"{title}{' (best prompt)' if name == best else ''}", "validation", of)
+        table[f"validation_{name}"] = ModelRow.of(
+            f"{title}{' (best prompt)' if name == best else ''}", "validation", of
+        )
         if of.get("restricted"):
             title += MODE_TITLES["restricted"]
-            table[f"validation_{restricted_name(name)}"] = _entry(title, "validation", of["restricted"])
+            table[f"validation_{restricted_name(name)}"] = ModelRow.of(title, "validation", of["restricted"])
     for name, of in (baseline.get("simple") or {}).items():
-        table[f"validation_{SIMPLE}{name}"] = _entry(SIMPLE_MODELS[name].title, "validation", of)
+        table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", of)
     tuned, other = f"Fine-tuned ({trained})", baseline.get("best_restricted")
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
@@ -243,22 +245,7 @@ def _model_table(
         ("candidate_restricted", f"{tuned}{MODE_TITLES['restricted']}", restricted["candidate"]),
         ("champion", "Champion in service", scores.get("champion")),
     ]
-    return table | {name: _entry(title, "test", of.model_dump()) for name, title, of in rows if of}
-
-
-def _entry(title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
-    """One row of the table. `scores`: of metrics.score, or of baseline.score_baselines, which keeps the valid share alone."""
-    valid = scores["valid"]["share"] if scores.get("valid") else scores.get("valid_share")
-    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
-    decides = scores["primary"]
-    return ModelRow(
-        title=title,
-        set=where,
-        valid_share=valid,
-        value=decides["value"],
-        value_interval=decides["interval"],
-        **{name: scores.get(name) for name in wanted},
-    )
+    return table | {name: ModelRow.of(title, "test", of.model_dump()) for name, title, of in rows if of}
 
 
 def _format_gap(scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None]) -> FormGap | None:

@@ -142,7 +142,7 @@ class Preferred(Facts):
 
 
 class JudgeFindings(Facts):
-    """A judging model: whether it is believed, why not, and what it prefers (preferences.compared.judged_pairs)."""
+    """A judging model: whether it is believed, why not, and what it prefers (preferences.qualify.judged_pairs)."""
 
     name: str = "the judge"
     believed: Flag = None
@@ -159,7 +159,7 @@ class JudgeFindings(Facts):
 
 
 class Similarity(Facts):
-    """Likeness to the reference answers by embeddings (preferences.compared.similar)."""
+    """Likeness to the reference answers by embeddings (preferences.qualify.similar)."""
 
     model: str
     n: int

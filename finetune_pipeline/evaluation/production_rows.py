@@ -32,8 +32,8 @@ MOST, PER_USER, FEWEST = 200, 5, 20
 
 @dataclass(frozen=True)
 class ProductionRows:
-    """Chosen rows ({id, input, turns (of a conversation, or None), truth, user, timestamp, model_version, confirmed},
-    newest first), and how many were left out for which reason. looked_at = len(rows) + the sum of left_out."""
+    """Chosen rows ({id, input, turns (of a conversation, or None), truth, user, timestamp, confirmed}, newest first), and
+    how many were left out for which reason. looked_at = len(rows) + the sum of left_out."""
 
     rows: list[dict[str, Any]]
     left_out: dict[str, int]
@@ -133,7 +133,6 @@ def _chosen(row: Mapping[str, Any]) -> dict[str, Any]:
         "truth": truth,
         "user": row.get("user"),
         "timestamp": str(row["timestamp"]),
-        "model_version": str(row["model_version"]),
         "confirmed": truth == str(row["output"]).strip(),
     }
 

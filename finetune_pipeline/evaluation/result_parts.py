@@ -178,6 +178,17 @@ class Scores(Facts):
 class ModelRow(Part):
     """A row of the table that shows all models side by side. `set`: validation or test; `value`: metric that decides."""
 
+    @classmethod
+    def of(cls, title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
+        """The row of scores of metrics.score, or of rivals.score_baselines, which keeps the valid share alone."""
+        shown = {
+            name: scores.get(name)
+            for name in ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
+        }
+        valid, decides = scores.get("valid") or {"share": scores.get("valid_share")}, scores["primary"]
+        value, interval = decides["value"], decides["interval"]
+        return cls(title=title, set=where, valid_share=valid["share"], value=value, value_interval=interval, **shown)
+
     title: str
     set: str
     n: Count = None
@@ -215,38 +226,18 @@ class PerturbedScores(Part):
     failed: Count = None
 
 
-class KindLoss(Part):
-    """What one perturbation cost.
-
-    Attributes:
-        status: `failed` or `warned`: a drop above robustness.max_drop that is surely a loss; `informs`: reported only;
-            `unchanged`: it could change none of the rows.
-        n: Rows it changed and that were asked.
-        drop: The metric on the plain rows minus that on the perturbed ones; None without rows.
-        interval: Of the drop, at the level shared by the blocking kinds.
-    """
-
-    kind: str
-    status: Literal["passed", "failed", "warned", "informs", "unchanged"]
-    n: int
-    drop: Number = None
-    interval: Interval = None
-
-
 class RobustnessVerdict(Part):
     """Whether the candidate still answers perturbed rows.
 
     Attributes:
         status: `failed` holds the candidate back; `warned` does not; `not_asked`: robustness.rows is 0.
         worst: The blocking kind that decides, or else the one with the largest drop; None where nothing was measured.
-        kinds: What each perturbation cost, in the order of perturbations.KINDS.
     """
 
     status: Literal["passed", "failed", "warned", "not_asked"]
     sentence: str
     worst: str | None = None
     largest_drop: Number = None
-    kinds: list[KindLoss] = []
 
     @property
     def passed(self) -> bool:

@@ -41,7 +41,7 @@ class BaseAtItsBest:
     """
 
     mode: Mode
-    answers: dict[Mode, list[dict[str, Any]]]
+    answers: dict[Mode, Sequence[Row]]
     valid_share: float
 
 
@@ -51,16 +51,16 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
     Free answers decide while at least IN_FORM of them are in form; then restricted answers are a second rival. Below,
     restricted answers decide; where none could be made, free ones read leniently. Free text has no restricted form.
     """
-    free = [dict(row) for row in rows[name]]
+    free = list(rows[name])
     share = valid_share(free, output)["share"] or 0.0
     restricted = restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output)
     if isinstance(output, TextOutput):
         return BaseAtItsBest("free", {"free": free}, share)
-    if share >= IN_FORM:
-        return BaseAtItsBest("free", {"free": free, **({"restricted": restricted} if restricted else {})}, share)
+    answers: dict[Mode, Sequence[Row]] = {"free": free} if share >= IN_FORM else {}
     if restricted:
-        return BaseAtItsBest("restricted", {"restricted": restricted}, share)
-    return BaseAtItsBest("lenient", {"lenient": lenient_rows(free, output)}, share)
+        answers["restricted"] = restricted
+    answers = answers or {"lenient": lenient_rows(free, output)}
+    return BaseAtItsBest(next(iter(answers)), answers, share)
 
 
 def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOutput) -> list[dict[str, Any]] | None:

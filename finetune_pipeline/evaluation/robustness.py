@@ -13,20 +13,14 @@ from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import Comparison
-from finetune_pipeline.evaluation.result_parts import (
-    KindLoss,
-    PerturbedRows,
-    PerturbedScores,
-    Robustness,
-    RobustnessVerdict,
-)
+from finetune_pipeline.evaluation.result_parts import PerturbedRows, PerturbedScores, Robustness, RobustnessVerdict
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
-Status = Literal["passed", "failed", "warned", "informs", "unchanged"]
-_SEVERITY = ("unchanged", "informs", "passed", "warned", "failed")
+Status = Literal["passed", "warned", "failed"]
+_SEVERITY = ("passed", "warned", "failed")
 
 
 def robustness(
@@ -75,79 +69,61 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
     fails on ENOUGH_ROWS rows or more; on fewer, or with robustness.action: warn, it warns. The other kinds only inform.
     What was asked for and not measured fails, whatever the action. Where no blocking kind could change a row, it warns.
     """
-    unknown = {"worst": None, "largest_drop": None}
     if not settings.rows:
         sentence = "The spec asks for no perturbed rows (robustness.rows: 0)."
-        return RobustnessVerdict(status="not_asked", sentence=sentence, **unknown)
-    if measured is None:
-        sentence = "Perturbed rows were asked for, but not measured."
-        return RobustnessVerdict(status="failed", sentence=sentence, **unknown)
-    losses = {kind: _loss(settings, kind, measured.kinds.get(kind)) for kind in KINDS}
-    kinds = [loss for loss in losses.values() if loss is not None]
-    if missing := [TITLES[kind].lower() for kind in BLOCKING if losses[kind] is None]:
-        sentence = f"Perturbed rows were asked for, but not measured: {', '.join(missing)}."
-        return RobustnessVerdict(status="failed", sentence=sentence, **unknown, kinds=kinds)
-    deciding = [loss for loss in kinds if loss.kind in BLOCKING and loss.drop is not None]
-    sentence = _changes(kinds, metric_title(measured.metric))
-    if not deciding:
+        return RobustnessVerdict(status="not_asked", sentence=sentence)
+    known = {kind: of for kind, of in (measured.kinds if measured else {}).items() if of.n == 0 or of.drop is not None}
+    missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in known or known[kind].n is None]
+    if measured is None or missing:
+        which = f": {', '.join(missing)}" if measured else ""
+        return RobustnessVerdict(status="failed", sentence=f"Perturbed rows were asked for, but not measured{which}.")
+    losses = {kind: of for kind, of in known.items() if of.n}
+    sentence = _changes(losses, metric_title(measured.metric))
+    statuses = {kind: _status(settings, of) for kind, of in losses.items() if kind in BLOCKING}
+    if not statuses:
         sentence += "No blocking perturbation could change a test row, so robustness is unknown."
-        return RobustnessVerdict(status="warned", sentence=sentence, **unknown, kinds=kinds)
-    worst = max(deciding, key=lambda loss: (_SEVERITY.index(loss.status), loss.drop or 0.0))
+        return RobustnessVerdict(status="warned", sentence=sentence)
+    worst = max(statuses, key=lambda kind: (_SEVERITY.index(statuses[kind]), losses[kind].drop or 0.0))
     return RobustnessVerdict(
-        status=worst.status if worst.status in ("failed", "warned") else "passed",
-        sentence=sentence + _decision(settings, deciding),
-        worst=worst.kind,
-        largest_drop=worst.drop,
-        kinds=kinds,
+        status=statuses[worst],
+        sentence=sentence + _decision(settings, statuses, losses),
+        worst=worst,
+        largest_drop=losses[worst].drop,
     )
 
 
-def _loss(settings: RobustnessSpec, kind: str, scores: PerturbedScores | None) -> KindLoss | None:
-    """Judge one kind; None where it was not measured."""
-    if scores is None or scores.n is None:
-        return None
-    drop, interval = scores.drop, scores.interval
-    if not scores.n:
-        return KindLoss(kind=kind, status="unchanged", n=0, drop=None, interval=None)
-    if drop is None:
-        return None
-    status: Status = "failed" if scores.n >= ENOUGH_ROWS and settings.action == "block" else "warned"
-    if kind not in BLOCKING:
-        status = "informs"
-    elif drop <= settings.max_drop or interval is None or interval[0] <= 0:
-        status = "passed"
-    return KindLoss(kind=kind, status=status, n=scores.n, drop=drop, interval=interval)
+def _status(settings: RobustnessSpec, of: PerturbedScores) -> Status:
+    """What the loss by one blocking kind means."""
+    if (of.drop or 0.0) <= settings.max_drop or of.interval is None or of.interval[0] <= 0:
+        return "passed"
+    return "failed" if (of.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"
 
 
-def _changes(kinds: Sequence[KindLoss], metric: str) -> str:
+def _changes(losses: Mapping[str, PerturbedScores], metric: str) -> str:
     """What every kind changed; empty where none could change a row."""
     parts = []
-    for loss in kinds:
-        if loss.drop is None:
-            continue
-        interval = points_range((-loss.interval[1], -loss.interval[0])) if loss.interval else "no interval"
-        informs = ", informs only" if loss.status == "informs" else ""
-        rows = counted(loss.n, "row")
-        parts.append(f"{TITLES[loss.kind].lower()} {points(-loss.drop)} ({interval}, {rows}{informs})")
+    for kind, of in losses.items():
+        interval = points_range((-of.interval[1], -of.interval[0])) if of.interval else "no interval"
+        informs = "" if kind in BLOCKING else ", informs only"
+        change = points(-(of.drop or 0.0))
+        parts.append(f"{TITLES[kind].lower()} {change} ({interval}, {counted(of.n or 0, 'row')}{informs})")
     return f"Points of {metric} on the same test rows, perturbed: {'; '.join(parts)}. " if parts else ""
 
 
-def _decision(settings: RobustnessSpec, deciding: Sequence[KindLoss]) -> str:
+def _decision(settings: RobustnessSpec, statuses: Mapping[str, Status], losses: Mapping[str, PerturbedScores]) -> str:
     """What follows from the kinds that can block."""
     limit = f"more than {points(settings.max_drop, sign=False)} points (robustness.max_drop)"
-    if all(loss.status == "passed" for loss in deciding):
-        return f"None that can block costs {limit} and is surely a loss."
     parts = []
-    for loss in deciding:
-        if loss.status == "passed":
+    for kind, status in statuses.items():
+        if status == "passed":
             continue
         consequence = "this holds the candidate back"
-        if loss.status == "warned" and settings.action == "warn":
+        if status == "warned" and settings.action == "warn":
             consequence = "this holds nothing back (robustness.action: warn)"
-        elif loss.status == "warned":
+        elif status == "warned":
             consequence = (
-                f"this holds nothing back, since it was measured on {counted(loss.n, 'row')} and blocking takes "
+                f"this holds nothing back, since it was measured on {counted(losses[kind].n or 0, 'row')} and blocking takes "
                 f"{ENOUGH_ROWS} (robustness.rows)"
             )
-        parts.append(f"{TITLES[loss.kind]} cost {limit}, surely a loss: {consequence}.")
-    return " ".join(parts)
+        parts.append(f"{TITLES[kind]} cost {limit}, surely a loss: {consequence}.")
+    return " ".join(parts) or f"None that can block costs {limit} and is surely a loss."

@@ -127,15 +127,14 @@ def seal_of(
     openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any, confidence: float
 ) -> Seal:
     """Openings of the sealed test, how many candidates it has judged, and the level that is left for this one."""
-    named = {str(entry["candidate"]) for entry in openings if entry.get("candidate")}
-    candidates = len(named) + sum(1 for entry in openings if not entry.get("candidate"))
+    candidates = look_number(openings, None) - 1
     look = look_number(openings, str(candidate) if candidate else None)
     return Seal(
         openings=plain_json(list(openings)),
         count=len(openings),
         candidates=candidates,
         look=look,
-        recorded=candidate is not None and str(candidate) in named,
+        recorded=candidate is not None and any(str(entry.get("candidate")) == str(candidate) for entry in openings),
         optimism=None if accuracy is None else selection_optimism(n, accuracy, candidates),
         level=level_of(look, confidence),
     )

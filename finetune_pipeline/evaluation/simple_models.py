@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from finetune_pipeline.data.answer_rules import NOT_JSON, canonical, strict
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 REGULARISATION = (1.0, 10.0, 100.0)
 """Inverse regularisation strengths (scikit-learn's C) that are tried, strongest regularisation first."""
@@ -43,14 +43,11 @@ class SimpleModel(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = ("labels", "json", "text")
+    """Kinds of output it can answer in."""
 
     pipelines: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, list[Path]] = field(default_factory=dict)
-
-    @classmethod
-    def fits(cls, output: AnyOutput) -> bool:
-        """Whether the model can give answers of this kind."""
-        return True
 
     @abstractmethod
     def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
@@ -82,11 +79,7 @@ class CommonestAnswer(SimpleModel):
 class CommonestFields(SimpleModel):
     """Gives a JSON object that holds each field's commonest value."""
 
-    name, title = "commonest_fields", "Each field's commonest value"
-
-    @classmethod
-    def fits(cls, output: AnyOutput) -> bool:
-        return isinstance(output, JsonOutput)
+    name, title, kinds = "commonest_fields", "Each field's commonest value", ("json",)
 
     def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
         paths, table = _field_table(answers, output)
@@ -108,11 +101,7 @@ class NearestRow(SimpleModel):
 class TfidfLogistic(SimpleModel):
     """TF-IDF with logistic regression: the label, or each JSON field with few values; other fields as the nearest row."""
 
-    name, title = "linear", "TF-IDF and logistic regression"
-
-    @classmethod
-    def fits(cls, output: AnyOutput) -> bool:
-        return isinstance(output, LabelsOutput | JsonOutput)
+    name, title, kinds = "linear", "TF-IDF and logistic regression", ("labels", "json")
 
     def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
         if isinstance(output, JsonOutput):
@@ -158,24 +147,12 @@ def fit_simple_models(
     fitted: dict[str, SimpleModel] = {}
     failed: dict[str, str] = {}
     for name, model in SIMPLE_MODELS.items():
-        if model.fits(output):
+        if output.kind in model.kinds:
             try:
                 fitted[name] = model().fit(texts, answers, output, seed)
             except ValueError as error:
                 failed[name] = str(error)
     return fitted, failed
-
-
-def tfidf_logistic(
-    train_texts: Sequence[str],
-    train_labels: Sequence[str],
-    test_texts: Sequence[str],
-    seed: int = 0,
-    strength: float | None = None,
-) -> list[str]:
-    """Labels of `test_texts` by :func:`linear_pipeline`."""
-    model = linear_pipeline(train_texts, train_labels, seed, strength)
-    return [str(label) for label in model.predict(list(test_texts))] if test_texts else []
 
 
 def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, strength: float | None = None) -> Any:

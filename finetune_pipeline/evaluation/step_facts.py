@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Number, Part
+from finetune_pipeline.models.hosted import HostedModel
 
 Counts = dict[str, int | dict[str, int | None] | None]
 """Rows by name, or by two names."""
@@ -91,20 +92,11 @@ class Measured(Facts):
     dollars: Number = None
 
 
-class TrainedElsewhere(Facts):
-    """Where a model answers that came back as an endpoint (models.hosted)."""
-
-    base_url: str
-    model: str
-    trainer: str
-    base_model: str
-
-
 class Training(Facts):
     """Of the step adapter. `endpoint`: of a model without weights here; `service`: who trained it, if not this machine."""
 
     method: str | None = None
-    endpoint: TrainedElsewhere | None = None
+    endpoint: HostedModel | None = None
     service: str | None = None
     precision: str | None = None
     steps: Count = None

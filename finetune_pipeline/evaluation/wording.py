@@ -82,11 +82,18 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def dollars(amount: float) -> str:
+def dollars(amount: float | None) -> str:
     """$0, under a cent, or cents; whole dollars from 100 on."""
+    if amount is None:
+        return NOTHING
     if amount == 0:
         return "$0"
     return "under $0.01" if amount < 0.01 else f"${amount:,.2f}" if amount < 100 else f"${amount:,.0f}"
+
+
+def dollars_range(low: float, high: float) -> str:
+    """`$1.20 to $3.40`, or one of them where they read the same."""
+    return " to ".join(dict.fromkeys(map(dollars, (low, high))))
 
 
 def prompt_name(name: Any) -> str:

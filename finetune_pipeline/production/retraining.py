@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.engine.store import write_json
-from finetune_pipeline.evaluation.simple_models import tfidf_logistic
+from finetune_pipeline.evaluation.simple_models import linear_pipeline
 from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -69,7 +69,8 @@ def measure_curve(
         order = [train[i] for i in np.random.default_rng([seed, turn]).permutation(len(train))]
         for i, size in enumerate(sizes):
             texts, labels = zip(*order[:size], strict=True)
-            predicted = tfidf_logistic(texts, labels, [t for t, _ in validation], seed, strength=_STRENGTH)
+            model = linear_pipeline(texts, labels, seed, strength=_STRENGTH)
+            predicted = model.predict([text for text, _ in validation])
             wrong[i] += [answer != gold for answer, (_, gold) in zip(predicted, validation, strict=True)]
     wrong /= _ROUNDS
     rng = np.random.default_rng(seed)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.step_facts import Cost, DataStep, TrainedElsewhere, Training
+from finetune_pipeline.evaluation.step_facts import DataStep, Training
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent, points
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
-from finetune_pipeline.report.training_pages import counters
+from finetune_pipeline.report.training_pages import counters, learned_of
 from finetune_pipeline.report.verdict import total
 
 _DATA_STEPS = {
@@ -32,11 +33,6 @@ _STEPS = {
 _SHORT_HASH = 16
 
 
-def learning_section(evaluation: EvaluationResult) -> Blocks:
-    yield curve_sentence(evaluation)
-    yield learning_plot(evaluation)
-
-
 def learning_plot(evaluation: EvaluationResult) -> Plot | None:
     """Losses over the steps; in Markdown, the validation losses as a table."""
     history = evaluation.training.history
@@ -45,15 +41,17 @@ def learning_plot(evaluation: EvaluationResult) -> Plot | None:
     return plot and replace(plot, values=Table([("Step", number), ("Validation loss", number)], losses))
 
 
-def curve_sentence(evaluation: EvaluationResult) -> str:
+def learning_section(evaluation: EvaluationResult) -> Blocks:
     training = evaluation.training
     first, best, step = training.first_eval_loss, training.best_eval_loss, training.best_step
+    at = "." if step is None else f" at step {step:,}, which is the checkpoint that was kept."
     if first is None or best is None:
-        return "No validation loss was recorded."
-    sentence = f"Validation loss fell from {number(first)} before training to {number(best)}"
-    if best >= first:
-        sentence = f"Validation loss did not fall: {number(first)} before training, {number(best)} at best"
-    return sentence + ("." if step is None else f" at step {step:,}, which is the checkpoint that was kept.")
+        yield "No validation loss was recorded."
+    elif best >= first:
+        yield f"Validation loss did not fall: {number(first)} before training, {number(best)} at best{at}"
+    else:
+        yield f"Validation loss fell from {number(first)} before training to {number(best)}{at}"
+    yield learning_plot(evaluation)
 
 
 def data_section(evaluation: EvaluationResult) -> Blocks:
@@ -64,9 +62,16 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
             f"A row has {number(whole.p50)} tokens in the median, {number(whole.p99)} in 99 of 100 rows at most, and "
             f"{number(whole.max)} at the longest."
         )
-    yield _origins(data.get("splits"))
-    yield from _scrubbed(data.get("clean_examples"))
-    yield from _leaks(data.get("splits"))
+    splits, clean = data.get("splits"), data.get("clean_examples")
+    origins = splits.origins.get("train") if splits else None
+    if isinstance(origins, Mapping) and any(n is not None for n in origins.values()):
+        written = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
+        yield f"Origin of the training rows: {written}."
+    if kinds := ", ".join(f"{kind} ({number(n)})" for kind, n in (clean.scrubbed if clean else {}).items() if n):
+        yield f"Personal data and secrets were replaced before anything else was done: {kinds}."
+    if splits and splits.leaks is not None:
+        n = total(splits.leaks)
+        yield f"{counted(n, 'test row') if n else 'No test row'} repeats or resembles a training row."
     for name, part in ((quality.parts if quality else None) or {}).items():
         if part.passed is False:
             yield Text(f"Found over all rows ({name.replace('_', ' ')}): {part.message}.", audience="team")
@@ -80,29 +85,6 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
         audience="team",
     )
     yield from data_tables(data, evaluation.task.labels)
-
-
-def _origins(splits: DataStep | None) -> str | None:
-    """Who wrote the training rows."""
-    origins = splits.origins.get("train") if splits else None
-    counts = origins.items() if isinstance(origins, Mapping) else ()
-    written = ", ".join(f"{number(n)} {name}" for name, n in counts if n is not None)
-    return f"Origin of the training rows: {written}." if written else None
-
-
-def _scrubbed(clean: DataStep | None) -> list[str]:
-    """Personal data and secrets that were taken out, by kind."""
-    kinds = ", ".join(f"{kind} ({number(n)})" for kind, n in (clean.scrubbed if clean else {}).items() if n)
-    return [f"Personal data and secrets were replaced before anything else was done: {kinds}."] if kinds else []
-
-
-def _leaks(splits: DataStep | None) -> list[str]:
-    """Whether test rows resemble training rows."""
-    if splits is None or splits.leaks is None:
-        return []
-    n = splits.leaks if isinstance(splits.leaks, int) else sum(count or 0 for count in splits.leaks.values())
-    some = counted(n, "test row") if n else "No test row"
-    return [f"{some} repeats or resembles a training row."]
 
 
 def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
@@ -185,7 +167,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
     yield Table([("Training", text), ("", number)], rows, style="figures words")
 
 
-def _elsewhere(of: Training, at: TrainedElsewhere) -> list[list[Any]]:
+def _elsewhere(of: Training, at: HostedModel) -> list[list[Any]]:
     """What a service says of a training that left no weights here."""
     billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
     return [
@@ -206,15 +188,13 @@ def _mebibytes(memory: float | None) -> str:
 def supervision_section(evaluation: EvaluationResult) -> Blocks:
     """What the model was taught, counted token by token."""
     audits = evaluation.supervision or {}
-    rows = sum(audit.rows for audit in audits.values())
+    rows, learned = learned_of(audits)
     if not rows:
         return
-    learned, tokens = (sum(getattr(audit, key) for audit in audits.values()) for key in ("loss_tokens", "tokens"))
-    share = percent(learned / tokens) if tokens else NOTHING
     yield (
-        f"Before the first step all {number(rows)} rows of training and validation were read token by token: "
-        f"{number(learned)} of {number(tokens)} tokens ({share}) carry loss. Every row counted below as a fault would have "
-        "been learned wrongly or not at all. The page audit.html of the step adapter shows rows token by token."
+        f"Before the first step all {number(rows)} rows of training and validation were read token by token: {learned} carry "
+        "loss. Every row counted below as a fault would have been learned wrongly or not at all. The page audit.html of the "
+        "step adapter shows rows token by token."
     )
     yield counters(audits)
 
@@ -248,12 +228,8 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
         ],
         [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
     )
-    yield requests_table(cost)
-
-
-def requests_table(cost: Cost) -> Table:
-    """What 1,000 requests cost, cheapest first; the API model that was evaluated is stressed."""
-    return Table(
+    # cheapest first; the API model that was evaluated is stressed
+    yield Table(
         [("1,000 requests", text), ("Model", text), ("Dollars", text), ("Price of", text)],
         [[of.where, of.how, dollars(of.dollars), of.date] for of in cost.requests],
         strong=[i for i, of in enumerate(cost.requests) if of.evaluated],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, number, prompt_name
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, dollars_range, number, prompt_name
 from finetune_pipeline.planning.costs import Costs
 from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, BreakEven, MachineCost, in_use
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
-from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, WIDE, canvas, draw
+from finetune_pipeline.report.plots import ACCENT, INK, SOFT, WIDE, canvas, caption, draw, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,41 +62,18 @@ def _break_even(costs: Costs) -> Blocks:
 
 def break_even_table(costs: Costs) -> Table:
     """Calls and tokens a month from which each machine is cheaper than each API that is still offered."""
-    return Table(
-        [
-            ("Machine, always on", text),
-            ("Cheaper than", text),
-            ("From million tokens a month", figure),
-            ("From calls a month", figure),
-            ("It is then in use", figure),
-        ],
-        [
-            [
-                of.machine,
-                of.api,
-                f"{millions(of.millions[1])} ({millions(of.millions[0])} to {millions(of.millions[2])})",
-                f"{of.calls[1]:,.0f}",
-                in_use(of.utilisation),
-            ]
-            for of in costs.break_even
-        ],
-    )
+    figures = ("From million tokens a month", "From calls a month", "It is then in use")
+    rows = []
+    for of in costs.break_even:
+        low, listed, high = map(millions, of.millions)
+        rows.append([of.machine, of.api, f"{listed} ({low} to {high})", f"{of.calls[1]:,.0f}", in_use(of.utilisation)])
+    return Table([("Machine, always on", text), ("Cheaper than", text), *((f, figure) for f in figures)], rows)
 
 
 def _serving(costs: Costs) -> Blocks:
-    yield Table(
-        [
-            ("API", text),
-            ("A call reads", figure),
-            ("1,000 calls", figure),
-            ("A million tokens", figure),
-            ("A month", figure),
-            ("As of", text),
-            ("Note", text),
-        ],
-        [_api_row(of) for of in costs.apis],
-        style="figures notes",
-    )
+    dated = (("As of", text), ("Note", text))
+    figures = [(title, figure) for title in ("A call reads", "1,000 calls", "A million tokens", "A month")]
+    yield Table([("API", text), *figures, *dated], [_api_row(of) for of in costs.apis], style="figures notes")
     shares = list(costs.machines[0].per_million) if costs.machines else []
     yield Table(
         [
@@ -105,8 +82,7 @@ def _serving(costs: Costs) -> Blocks:
             *((f"A million tokens, {share} in use", figure) for share in shares),
             ("Calls a month it can answer", figure),
             ("Your traffic takes", figure),
-            ("As of", text),
-            ("Note", text),
+            *dated,
         ],
         [_machine_row(of) for of in costs.machines],
         style="figures notes",
@@ -119,9 +95,8 @@ def _serving(costs: Costs) -> Blocks:
 
 
 def _api_row(of: ApiCost) -> list[str]:
-    month = NOTHING if of.month is None else dollars(of.month)
     reads, note = f"{of.call.prompt:,.0f}", "; ".join([*of.warnings, of.note])
-    return [of.name, reads, dollars(of.per_call * 1000), dollars(of.per_million), month, of.date, note]
+    return [of.name, reads, *map(dollars, (of.per_call * 1000, of.per_million, of.month)), of.date, note]
 
 
 def _machine_row(of: MachineCost) -> list[str]:
@@ -144,7 +119,7 @@ def _training(costs: Costs) -> Blocks:
             of.where,
             of.methods,
             number(of.tokens),
-            " to ".join(dict.fromkeys(map(dollars, (of.low, of.high)))),
+            dollars_range(of.low, of.high),
             f"{of.hours[0]:.2g} to {of.hours[1]:.2g} h" if of.hours else NOTHING,
             of.date,
             "; ".join([*of.warnings, of.note]),
@@ -170,8 +145,6 @@ def break_even_plot(costs: Costs) -> Plot | None:
     def figure_of(width: int) -> Figure:
         narrow = width < WIDE
         made, axes = canvas(width, 420, 66, 20 if narrow else 210, 28, 52)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         tops = []
         for of in chosen:
             # nothing is clipped at the axes, so a line begins where it enters the plot
@@ -183,15 +156,10 @@ def break_even_plot(costs: Costs) -> Plot | None:
         one = machine.calls[1] * served / 1e6
         rent = [machine.month[1] * max(1, math.ceil(million / one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
-        for axis, (first, last) in ((axes.xaxis, (low, high)), (axes.yaxis, (least, max(top for top, _ in tops)))):
-            powers = [10.0**n for n in range(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
-            axis.set_ticks(powers, [f"{power:,g}" for power in powers])
-            axis.set_ticks([], minor=True)
-            axis.grid(True, color=LINE, linewidth=1)
-        axes.set_xlim(low, high)
-        axes.set_ylim(least, max(top for top, _ in tops))
-        axes.set_xlabel("million tokens a month", color=SOFT, fontsize=12)
-        axes.text(-0.01, 1.03, "dollars a month", transform=axes.transAxes, color=SOFT, fontsize=12)
+        log_scale(axes, "x", low, high)
+        log_scale(axes, "y", least, max(top for top, _ in tops))
+        axes.set_xlabel("million tokens a month")
+        caption(axes, "dollars a month", y=1.03, side="left")
         axes.annotate(
             machine.name, (low, machine.month[1]), (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold"
         )
@@ -227,8 +195,9 @@ def costs_lines(costs: Costs) -> list[str]:
     lines = [traffic_sentence(costs), "", "training, dollars"]
     for of in costs.training:
         flag = f" [{'; '.join(of.warnings)}]" if of.warnings else ""
-        spread = " to ".join(dict.fromkeys(map(dollars, (of.low, of.high))))
-        lines.append(f"  {spread:24} {of.where} ({of.methods}), {number(of.tokens)} tokens, as of {of.date}{flag}")
+        lines.append(
+            f"  {dollars_range(of.low, of.high):24} {of.where} ({of.methods}), {number(of.tokens)} tokens, as of {of.date}{flag}"
+        )
     lines += ["", f"serving by an API, {'a month' if costs.traffic.calls else '1,000 calls'}"]
     for api in costs.apis:
         amount = api.month if api.month is not None else api.per_call * 1000

@@ -60,8 +60,13 @@ def write_quality(
         counted_by(tokenizer, spec) if tokenizer else None,
         synthetic,
     )
-    _seal(report, assignments)
-    report["scrubbed"] = _scrubbed(clean / SAMPLES, assignments)
+    # test rows are named in the report, but what they say is not shown before the test is opened
+    for suspect in report["noise"].get("suspects", ()):
+        if assignments.get(suspect["id"]) == "test":
+            suspect["text"] = "(a row of the sealed test)"
+    samples = (Sample(**row) for row in read_rows(clean / SAMPLES))
+    open_samples = (sample for sample in samples if assignments.get(sample.id) != "test")
+    report["scrubbed"] = [asdict(sample) for sample in chosen(open_samples, SHOWN)]
     write_json(out / "quality.json", report)
     write_rows(out / "findings.jsonl", report["findings"])
     sample = review_sample(synthetic, clusters, spec.data.synthetic)
@@ -79,19 +84,6 @@ def write_quality(
         "to_review": waiting,
         **({"tokens": tokens} if tokens["total"] is not None else {}),
     }
-
-
-def _seal(report: dict[str, Any], assignments: Mapping[str, str]) -> None:
-    """Test rows are named in the report, but what they say is not shown before the test is opened."""
-    for suspect in report["noise"].get("suspects", ()):
-        if assignments.get(suspect["id"]) == "test":
-            suspect["text"] = "(a row of the sealed test)"
-
-
-def _scrubbed(file: Path, assignments: Mapping[str, str]) -> list[dict[str, str]]:
-    """Some of what was scrubbed, before and after, without rows of the sealed test."""
-    samples = (Sample(**row) for row in read_rows(file))
-    return [asdict(s) for s in chosen((s for s in samples if assignments.get(s.id) != "test"), SHOWN)]
 
 
 def _hex(numbers: np.ndarray) -> list[str]:

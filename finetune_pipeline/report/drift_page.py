@@ -69,14 +69,10 @@ def _signals(facts: Mapping[str, Any]) -> Table:
 
 
 def _windows(history: list[Mapping[str, Any]]) -> Table:
+    alarms = [", ".join(n for n, s in w["signals"].items() if s["alarm"]) for w in history]
     rows = [
-        [
-            w["window"],
-            _minute(w["first"]),
-            _minute(w["last"]),
-            ", ".join(n for n, s in w["signals"].items() if s["alarm"]) or "none",
-        ]
-        for w in history
+        [w["window"], _minute(w["first"]), _minute(w["last"]), alarm or "none"]
+        for w, alarm in zip(history, alarms, strict=True)
     ]
     columns = [("Window", figure), ("From", text), ("To", text), ("Alarms", text)]
-    return Table(columns, rows, [i for i, row in enumerate(rows) if row[3] != "none"], style="")
+    return Table(columns, rows, [i for i, alarm in enumerate(alarms) if alarm], style="")

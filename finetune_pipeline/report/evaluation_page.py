@@ -42,7 +42,7 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
 """Anchor, title and content of every section that rests on the evaluation, in the order of the page."""
 SHOW_ROWS = (failures.rows_section, failures.atlas_section)
 """They show texts of rows and get them; no other section does."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of report.json. Raised when a key goes or changes its meaning; new keys may come at any time."""
 _ELSEWHERE = {"task", "training", "versions", "gates", "baseline", "comparison", "sources"}
 """Parts of the evaluation that report.json gives in another form, or not."""

@@ -11,13 +11,26 @@ from finetune_pipeline.evaluation.wording import (
     NOTHING,
     dollars,
     duration,
+    number,
     percent,
     percent_range,
     points,
     points_range,
 )
-from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, Verdict, figure, text
-from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, Dot, canvas, dot_plot, draw, scale
+from finetune_pipeline.report.blocks import (
+    Blocks,
+    Format,
+    Items,
+    Page,
+    Plot,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    figure,
+    text,
+)
+from finetune_pipeline.report.plots import ACCENT, INK, SOFT, Dot, canvas, caption, dot_plot, draw, log_scale, scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,32 +67,20 @@ def ladder_section(ladder: Ladder) -> Blocks:
 
 
 def _rungs(ladder: Ladder) -> Blocks:
-    title = metric_title(ladder.metric)
     yield quality_plot(ladder)
     rows = [
         [
-            number,
-            rung.title,
-            percent(rung.value),
-            percent_range(rung.interval),
+            *(place, rung.title, rung.value, rung.interval),
             f"{points(rung.gain)} ({points_range(rung.gain_interval)})" if rung.gain is not None else NOTHING,
-            dollars(rung.dollars) if rung.dollars is not None else NOTHING,
-            _milliseconds(rung.p50),
-            _milliseconds(rung.p95),
+            *(rung.dollars, rung.p50, rung.p95),
             rung.excluded or ("stands" if rung.name == ladder.stands else ""),
         ]
-        for number, rung in enumerate(ladder.rungs, 1)
+        for place, rung in enumerate(ladder.rungs, 1)
     ]
-    columns = [
-        ("#", figure),
-        ("Rung", text),
-        (title, figure),
-        ("Interval", figure),
-        ("Points over the best below", figure),
-    ]
-    columns += [("$ per 1,000 calls", figure), ("p50, ms", figure), ("p95, ms", figure), ("", text)]
-    stands = [i for i, rung in enumerate(ladder.rungs) if rung.name == ladder.stands]
-    yield Table(columns, rows, strong=stands)
+    columns = [("#", figure), ("Rung", text), (metric_title(ladder.metric), percent), ("Interval", percent_range)]
+    columns += [("Points over the best below", figure), ("$ per 1,000 calls", dollars)]
+    columns += [("p50, ms", _milliseconds), ("p95, ms", _milliseconds), ("", text)]
+    yield Table(columns, rows, strong=[i for i, rung in enumerate(ladder.rungs) if rung.name == ladder.stands])
     yield Text(
         f"{ladder.rows} validation rows, the same for every rung. What was chosen among several prompts was chosen on one half of "
         "them and scored on the other. Latency: one call at a time on this machine.",
@@ -93,22 +94,14 @@ def _milliseconds(value: float | None) -> str:
 
 def quality_plot(ladder: Ladder) -> Plot | None:
     """Draw the score of every rung with its interval, then the trainings of the pilot and what all rows should reach."""
-    dots = [
-        Dot(
-            rung.title,
-            rung.value,
-            rung.interval or (rung.value, rung.value),
-            percent(rung.value),
-            rung.name == ladder.stands,
-        )
-        for rung in ladder.rungs
-    ]
-    for point in ladder.points:
-        label = f"Trained on {percent(point.share)} of the rows"
-        dots.append(Dot(label, point.value, point.interval or (point.value, point.value), percent(point.value)))
+    scored = [(rung.title, rung.value, rung.interval, rung.name == ladder.stands) for rung in ladder.rungs]
+    scored += [(f"Trained on {percent(of.share)} of the rows", of.value, of.interval, False) for of in ladder.points]
     if ladder.expected is not None:
-        of = ladder.expected
-        dots.append(Dot("Trained on all rows, extrapolated", of.value, of.interval, percent(of.value)))
+        scored.append(("Trained on all rows, extrapolated", ladder.expected.value, ladder.expected.interval, False))
+    dots = [
+        Dot(title, value, interval or (value, value), percent(value), stands)
+        for title, value, interval, stands in scored
+    ]
     return dot_plot("ladder", "Score of every rung, with its interval", dots, metric_title(ladder.metric), (0.0, 1.0))
 
 
@@ -124,7 +117,7 @@ def frontier(rungs: list[Rung]) -> list[Rung]:
 def cost_plot(ladder: Ladder) -> Plot | None:
     """Draw quality over the dollars of 1,000 calls, with intervals and the frontier; rungs by their number in the table. None where
     fewer than two rungs have a cost."""
-    priced = [(number, rung) for number, rung in enumerate(ladder.rungs, 1) if rung.dollars is not None]
+    priced = [(place, rung) for place, rung in enumerate(ladder.rungs, 1) if rung.dollars is not None]
     paid = [rung.dollars for _, rung in priced if rung.dollars]
     if len(priced) < 2 or not paid:
         return None
@@ -133,21 +126,16 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     )
     edge = frontier([rung for _, rung in priced])
     spots: dict[tuple[float, float], list[int]] = {}  # rungs that coincide share one mark
-    for number, rung in priced:
-        spots.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(number)
+    for place, rung in priced:
+        spots.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(place)
     best = {ladder.rungs.index(rung) + 1 for rung in edge}
 
     def figure_of(width: int) -> Figure:
         made, axes = canvas(width, 380, 52, 46, 28, 56)
-        axes.set_xscale("log")
         scale(axes, "y", 0.0, 1.0, 5)
-        axes.set_xlim(low, high)
-        powers = [10.0**n for n in range(round(math.log10(low)), round(math.log10(high)) + 1)]
-        axes.xaxis.set_ticks(powers, ["0", *(f"{power:,g}" for power in powers[1:])])
-        axes.xaxis.set_ticks([], minor=True)
-        axes.xaxis.grid(True, color=LINE, linewidth=1)
-        axes.set_xlabel("dollars per 1,000 calls (logarithmic)", color=SOFT, fontsize=12)
-        axes.text(-0.04, 1.04, metric_title(ladder.metric), transform=axes.transAxes, color=SOFT, fontsize=12)
+        log_scale(axes, "x", low, high, nothing=True)
+        axes.set_xlabel("dollars per 1,000 calls (logarithmic)")
+        caption(axes, metric_title(ladder.metric), -0.04, side="left")
         line = [(max(rung.dollars or low, low), rung.value) for rung in edge]
         axes.step(*zip(*[*line, (high, line[-1][1])], strict=True), where="post", color=ACCENT, linewidth=1.6)
         for (x, y), numbers in spots.items():
@@ -168,12 +156,11 @@ def _pilot(ladder: Ladder) -> Blocks:
     if not ladder.points:
         return
     rows = [
-        [f"{point.rows:,}", percent(point.share), point.steps, percent(point.value), percent_range(point.interval),
-         duration(point.seconds) if point.seconds is not None else NOTHING]
-        for point in ladder.points
-    ]  # fmt: skip
-    columns = [("Rows", figure), ("Share", figure), ("Steps", figure), (metric_title(ladder.metric), figure)]
-    yield Table([*columns, ("Interval", figure), ("Trained in", figure)], rows)
+        [point.rows, point.share, point.steps, point.value, point.interval, point.seconds] for point in ladder.points
+    ]
+    columns: list[tuple[str, Format]] = [("Rows", number), ("Share", percent), ("Steps", figure)]
+    columns += [(metric_title(ladder.metric), percent), ("Interval", percent_range), ("Trained in", duration)]
+    yield Table(columns, rows)
     if (of := ladder.expected) is not None:
         yield Text(
             f"All rows should reach {percent(of.value)} ({percent_range(of.interval)}): {points(of.gain)} points over the best "
@@ -186,10 +173,11 @@ def ladder_lines(task: str, ladder: Ladder) -> list[str]:
     lines = [f"{task}: {ladder.sentence}", ""]
     width = max(len(rung.title) for rung in ladder.rungs)
     for rung in ladder.rungs:
-        cost = dollars(rung.dollars) if rung.dollars is not None else NOTHING
         mark = "→" if rung.name == ladder.stands else " "
         speed = f"{_milliseconds(rung.p50)} ms" if rung.p50 is not None else NOTHING
-        lines.append(f"{mark} {rung.title:{width}}  {percent(rung.value):>6}  {cost:>10} per 1,000 calls  {speed:>10}")
+        lines.append(
+            f"{mark} {rung.title:{width}}  {percent(rung.value):>6}  {dollars(rung.dollars):>10} per 1,000 calls  {speed:>10}"
+        )
     lines += [f"  Trained on {point.rows:,} rows: {percent(point.value)}" for point in ladder.points]
     if ladder.expected is not None:
         lines.append(

@@ -63,6 +63,8 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
         "font.family": "DejaVu Sans",
         "font.size": 13,
         "text.color": INK,
+        "axes.labelcolor": SOFT,
+        "axes.labelsize": 12,
     }
     written = io.StringIO()
     with matplotlib.rc_context(settings), warnings.catch_warnings():
@@ -120,23 +122,33 @@ def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: st
     axis.set_ticks(list(at))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\u2212")))
     axis.grid(True, color=LINE, linewidth=1)
-    if label:
-        axis.set_label_text(label, color=SOFT, fontsize=12)
+    axis.set_label_text(label)
 
 
-def log_scale(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic scale of values, with ticks at 1, 2 and 5 times powers of ten around `low` and `high`."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
+def log_scale(
+    axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), nothing: bool = False
+) -> None:
+    """A logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. nothing: its beginning stands for zero."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [tick for power in powers for n in times if low <= (tick := float(f"{n}e{power}")) <= high]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    axis.set_ticks(ticks, ["0" if nothing and tick == ticks[0] else f"{tick:,g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
+    axis.grid(True, color=LINE, linewidth=1)
 
-    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
-    at = [float(f"{times}e{power}") for power in powers for times in (1, 2, 5)]
-    first, last = max(tick for tick in at if tick <= low), min(tick for tick in at if tick >= high)
-    axes.set_yscale("log")
-    axes.set_ylim(first, last)
-    axes.yaxis.set_ticks([tick for tick in at if first <= tick <= last])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.grid(True, color=LINE, linewidth=1)
+
+def caption(axes: Axes, words: str, x: float = -0.01, y: float = 1.04, side: str = "right") -> None:
+    """What the vertical scale measures, above it."""
+    axes.text(x, y, words, transform=axes.transAxes, ha=side, color=SOFT, fontsize=12)
+
+
+def mark(axes: Axes, x: float, words: str) -> None:
+    """A dashed vertical line with its name above."""
+    axes.axvline(x, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+    axes.annotate(words, (x, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels", ha="center",
+                  color=SOFT, fontsize=12)  # fmt: skip
 
 
 def dot_plot(
@@ -197,10 +209,15 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
     def figure(width: int) -> Figure:
         made, axes = canvas(width, 320, 48, 92, 28, 52)
         scale(axes, "x", 0, max(step for step, _ in points), 7 if width == WIDE else 4, "optimiser step")
-        log_scale(axes, least, most) if wide else scale(axes, "y", 0, most, 5)
+        if wide:
+            ticks = [float(f"{n}e{power}") for power in range(-12, 13) for n in (1, 2, 5)]
+            low, high = max(tick for tick in ticks if tick <= least), min(tick for tick in ticks if tick >= most)
+            log_scale(axes, "y", low, high, (1, 2, 5))
+            caption(axes, "loss (logarithmic)", -0.06, side="left")
+        else:
+            scale(axes, "y", 0, most, 5)
+            caption(axes, "loss")
         axes.xaxis.grid(False)
-        axes.text(-0.06 if wide else -0.01, 1.04, "loss (logarithmic)" if wide else "loss", transform=axes.transAxes,
-                  ha="left" if wide else "right", color=SOFT, fontsize=12)  # fmt: skip
         ends = {}
         for title, color, size in (("training", SOFT, 1.5), ("validation", ACCENT, 2.4)):
             if series[title]:
@@ -209,9 +226,7 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
                 last = axes.transData.transform((0, series[title][-1][1]))
                 ends[title] = float(axes.transAxes.inverted().transform(last)[1])
         if kept is not None and any(step == kept for step, _ in series["validation"]):
-            axes.axvline(kept, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
-            axes.annotate("kept", (kept, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels",
-                          ha="center", color=SOFT, fontsize=12)  # fmt: skip
+            mark(axes, kept, "kept")
         if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < APART:
             apart = (APART - abs(gap)) / 2 * (1 if gap >= 0 else -1)
             ends = {"training": ends["training"] + apart, "validation": ends["validation"] - apart}
@@ -246,12 +261,10 @@ def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | Non
             ticks, names = [*ticks, len(bins) - 1], [*names, f"{bins[-1]['from']:,} and more"]
         axes.set_xticks(ticks, names)
         axes.set_xlim(0, len(bins))
-        axes.set_xlabel("tokens of a rendered row", color=SOFT, fontsize=12)
-        axes.text(-0.01, 1.05, "rows", transform=axes.transAxes, ha="right", color=SOFT, fontsize=12)
+        axes.set_xlabel("tokens of a rendered row")
+        caption(axes, "rows", y=1.05)
         if 0 <= at <= len(bins) - (1 if tail else 0):
-            axes.axvline(at, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
-            axes.annotate(f"max_tokens {limit:,}", (at, 1), (0, 5), xycoords=("data", "axes fraction"),
-                          textcoords="offset pixels", ha="center", color=SOFT, fontsize=12)  # fmt: skip
+            mark(axes, at, f"max_tokens {limit:,}")
         return made
 
     return draw("tokens", "Rows by number of tokens", figure)

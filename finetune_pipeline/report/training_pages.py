@@ -8,9 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range, duration, number, percent
 from finetune_pipeline.report.blocks import (
     Code,
+    Format,
     Legend,
     Page,
     Plot,
@@ -43,10 +44,8 @@ PARTS = {
 def plan_page(facts: Mapping[str, Any]) -> Page:
     """Build the page of planning.plan.training_plan."""
     memory, nearest = facts["memory_mib"], facts["nearest"]
-    parts = [[name, f"{memory[name]:,}"] for name in PARTS if memory[name]]
-    table = Table(
-        [("Part of the peak", text), ("MiB", figure)], [*parts, ["total", f"{memory['total']:,}"]], [len(parts)]
-    )
+    parts = [[name, memory[name]] for name in (*PARTS, "total") if memory[name]]
+    table = Table([("Part of the peak", text), ("MiB", number)], parts, [len(parts) - 1])
     fitting = Code(nearest["yaml"], "yaml") if nearest and nearest["fits"] else None
     return Page(
         "Training plan",
@@ -64,10 +63,7 @@ def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
     """What others ask for as many tokens, from the dated list that people keep."""
     columns = [("Where, for a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
     rows = [
-        [
-            *(p["where"], " to ".join(dict.fromkeys(map(dollars, (p["low"], p["high"])))), p["date"]),
-            "; ".join([*p["warnings"], p["note"]]),
-        ]
+        [p["where"], dollars_range(p["low"], p["high"]), p["date"], "; ".join([*p["warnings"], p["note"]])]
         for p in prices
     ]
     return Table(columns, rows, style="figures notes")
@@ -82,22 +78,13 @@ def memory_plot(facts: Mapping[str, Any]) -> Plot:
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
-    timed = all(row.get("seconds") for row in facts["methods"])
-    rows = [
-        [
-            row["method"],
-            f"{row['trainable_parameters']:,}",
-            f"{row['memory_mib']:,} MiB",
-            "yes" if row["fits"] else "no",
-            *([time_range(row["seconds"])] if timed else []),
-            file_size(row["result_bytes"]),
-        ]
-        for row in facts["methods"]
-    ]
-    columns = [("Method", text), ("Trainable parameters", figure), ("Memory", figure), ("Fits", text)]
-    columns += [("Time", figure)] if timed else []
-    columns += [("Result", figure)]
-    return Table(columns, rows, [i for i, row in enumerate(facts["methods"]) if row["chosen"]])
+    methods = facts["methods"]
+    timed = ["seconds"] if all(row.get("seconds") for row in methods) else []
+    keys = ("method", "trainable_parameters", "memory_mib", "fits", *timed, "result_bytes")
+    columns: list[tuple[str, Format]] = [("Method", text), ("Trainable parameters", number)]
+    columns += [("Memory", "{:,} MiB".format), ("Fits", text), *(("Time", time_range) for _ in timed)]
+    rows = [[(row | {"fits": "yes" if row["fits"] else "no"})[key] for key in keys] for row in methods]
+    return Table([*columns, ("Result", file_size)], rows, [i for i, row in enumerate(methods) if row["chosen"]])
 
 
 def time_range(seconds: Mapping[str, Any] | None) -> str:
@@ -153,19 +140,24 @@ def _verdict(audits: Mapping[str, Audit]) -> Verdict:
         faults = [(f"{p.place}: {p.message}.", f"What to do: {p.fix}.") for p in problems]
         sentence = "It would teach something else than the answers:"
         return Verdict("failed", "Training is stopped.", sentence, faults=faults)
-    rows, learned, tokens = (sum(getattr(a, k) for a in audits.values()) for k in ("rows", "loss_tokens", "tokens"))
+    rows, learned = learned_of(audits)
     sentence = (
         f"In all {counted(rows, 'row')} every answer is learned as a whole, its end included, and nothing else is; the text is "
-        f"what serving sends, token for token. {number(learned)} of {number(tokens)} tokens "
-        f"({percent(learned / tokens) if tokens else NOTHING}) carry loss."
+        f"what serving sends, token for token. {learned} carry loss."
     )
     return Verdict("passed", "Sound.", sentence)
 
 
+def learned_of(audits: Mapping[str, Audit]) -> tuple[int, str]:
+    """(rows, `2,000 of 50,000 tokens (4.0%)`): of all splits together, and how many tokens carry loss."""
+    rows, learned, tokens = (sum(a.count(k) for a in audits.values()) for k in ("rows", "loss_tokens", "tokens"))
+    share = percent(learned / tokens) if tokens else NOTHING
+    return rows, f"{number(learned)} of {number(tokens)} tokens ({share})"
+
+
 def counters(audits: Mapping[str, Audit]) -> Table:
-    rows: list[list[Any]] = [["Rows", *(a.rows for a in audits.values())]]
-    rows.append(["Tokens", *(a.tokens for a in audits.values())])
-    rows.append(["Tokens with loss", *(a.loss_tokens for a in audits.values())])
+    plain = {"rows": "Rows", "tokens": "Tokens", "loss_tokens": "Tokens with loss"}
+    rows: list[list[Any]] = [[title, *(a.count(name) for a in audits.values())] for name, title in plain.items()]
     for title, key in (("Tokens a row", "tokens_per_row"), ("Tokens with loss a row", "loss_tokens_per_row")):
         spreads = [getattr(a, key) for a in audits.values()]
         cells = [" … ".join(map(number, (s.min, s.p50, s.max))) if s else "–" for s in spreads]

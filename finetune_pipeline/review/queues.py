@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_pipeline.data.review import read_decision
 from finetune_pipeline.production.log_files import OWN_FOLDER
-from finetune_pipeline.report.review_page import render_review
+from finetune_pipeline.report.page import html_templates
 from finetune_pipeline.review.ratings import COLUMNS, FOLDER, parse_rating
 from finetune_pipeline.review.sheet import SheetItem
 from finetune_pipeline.spec.model import Task
@@ -64,19 +64,11 @@ class ReviewQueue:
 
     def page(self, rater: str = "", token: str = "") -> str:
         """The page, to be served (with a token) or given to people as a file."""
-        return render_review(
-            title=self.title,
-            intro=self.intro,
-            sheet=self.sheet,
-            mode=self.mode,
-            choices=self.choices,
-            items=self.items,
-            file=self.target("RATER").name,
-            rater=rater,
-            token=token,
-            done=self.done,
-            answers=self.answers,
-        )
+        names = ("sheet", "mode", "choices", "items", "done")
+        data = {name: getattr(self, name) for name in names} | {"file": self.target("RATER").name}
+        data |= {"rater": rater, "server": bool(token), "token": token}
+        template = html_templates().get_template("review.html")
+        return template.render(title=self.title, intro=self.intro, data=data, answers=self.answers)
 
 
 def safe_name(rater: str) -> str:

@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, prediction_pairs
-from finetune_pipeline.evaluation.preferences.qualify import Standards, judged_pairs, people_choices, similar
+from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, people_choices, similar
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise
 from finetune_pipeline.review.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
@@ -65,7 +65,7 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
 
 
 def make_judge_review(context: StepContext) -> dict[str, Any]:
-    """{judge, similarity}: see evaluation.preferences.compared; each None where the spec asks for none. Raises
+    """{judge, similarity}: see evaluation.preferences.qualify; each None where the spec asks for none. Raises
     FindingsError where the judge's endpoint or the model of embeddings cannot be used."""
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
@@ -80,8 +80,7 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
             asked = settings.judge
             endpoint, answers = Endpoint.of(asked, asked.model), api_answers(context, test=True)
             model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
-            standards = Standards(asked.min_rated, asked.min_kappa, asked.min_kappa_bound, asked.min_consistent)
-            judge = judged_pairs(model, pairs, people, asked.rows, standards)
+            judge = judged_pairs(model, pairs, people, asked)
         except (EndpointError, ValueError) as error:
             fix = "look at the endpoint and its key, and run again: replies that came are kept; or remove evaluation.judge"
             raise _problem("judge", error, fix) from error

@@ -111,8 +111,7 @@ def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
     """16 hex digits of what is asked and how: tasks, content of their files, version of lm_eval. No tasks: empty."""
     if not tasks:
         return ""
-    content = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in {p for t in tasks for p in t.files}}
-    named = [[t.name, t.metric, _with_content(t.config, content)] for t in tasks]
+    named = [[t.name, t.metric, _with_content(t.config)] for t in tasks]
     identity = json.dumps([harness_version(), limit, chat, named], sort_keys=True, default=str)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
@@ -123,13 +122,14 @@ def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int
     return hashlib.sha256(f"{own} {more}".encode()).hexdigest()[:16] if more else own
 
 
-def _with_content(setting: Any, content: Mapping[Path, str]) -> Any:
+def _with_content(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the digests of its files in place of their paths."""
-    if isinstance(setting, Mapping):
-        return {key: _with_content(value, content) for key, value in setting.items()}
-    if isinstance(setting, list):
-        return [_with_content(value, content) for value in setting]
-    return content.get(Path(setting), setting) if isinstance(setting, str) and setting.startswith("/") else setting
+    loading = config["dataset_kwargs"]
+    digests = {
+        split: [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+        for split, paths in loading["data_files"].items()
+    }
+    return {**config, "dataset_kwargs": {**loading, "data_files": digests}}
 
 
 def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list[Path]:

@@ -28,7 +28,7 @@ from finetune_pipeline.evaluation.statistics.proportions import (
     tango_interval,
     wilson_interval,
 )
-from finetune_pipeline.evaluation.statistics.resampling import bootstrap_mean, paired_bootstrap_mean
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -109,7 +109,9 @@ class RowMetric(Metric):
         return sum(self.row_scores(rows, output)) / len(rows) if rows else None
 
     def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
-        return bootstrap_mean(self.row_scores(rows, output), confidence=confidence) if len(rows) > 1 else None
+        if len(rows) < 2:
+            return None
+        return paired_bootstrap_mean([0.0] * len(rows), self.row_scores(rows, output), confidence)
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None

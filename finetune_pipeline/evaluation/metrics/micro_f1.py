@@ -9,10 +9,8 @@ import numpy as np
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register
 from finetune_pipeline.evaluation.statistics.proportions import Interval
-from finetune_pipeline.evaluation.statistics.resampling import draws_interval
+from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
-
-RESAMPLES, SEED = 2000, 0
 
 
 @register

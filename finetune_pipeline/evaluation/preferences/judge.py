@@ -1,19 +1,15 @@
-"""Pairs of answers, and who says which is better: likeness to the reference, or a judging model at an endpoint.
-
-A verdict counts only after :mod:`.qualify` has accepted who gives it.
-"""
+"""Pairs of answers, and a model at an endpoint that says which is better: believed only after :mod:`.qualify`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.correctness import scored_text
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Spent, ask
-from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.inference.generated import Answer
 
@@ -31,48 +27,6 @@ class Pair:
     a: str
     b: str
 
-    def swapped(self) -> Pair:
-        return replace(self, a=self.b, b=self.a)
-
-
-class Preference(Protocol):
-    """Somebody who says which of two answers is better."""
-
-    @property
-    def name(self) -> str: ...
-
-    def choose(self, pairs: Sequence[Pair]) -> list[Choice]:
-        """One choice a pair, in order, seeing `a` first."""
-        ...
-
-
-def other(choice: Choice) -> Choice:
-    """The same choice for the swapped pair."""
-    swap: dict[Choice, Choice] = {"a": "b", "b": "a"}
-    return swap.get(choice, choice)
-
-
-@dataclass(frozen=True, slots=True)
-class BothWays:
-    """A pair asked in both orders. choice: theirs where they agree, `tie` where they contradict one another, `failed` where
-    either is."""
-
-    first: Choice
-    second: Choice
-
-    @property
-    def choice(self) -> Choice:
-        if "failed" in (self.first, self.second):
-            return "failed"
-        return self.first if self.first == self.second else "tie"
-
-
-def both_ways(who: Preference, pairs: Sequence[Pair]) -> list[BothWays]:
-    """Every pair asked twice, the second time with the answers' places exchanged."""
-    first = who.choose(pairs)
-    second = [other(choice) for choice in who.choose([pair.swapped() for pair in pairs])]
-    return [BothWays(x, y) for x, y in zip(first, second, strict=True)]
-
 
 def prediction_pairs(
     base: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], texts: Mapping[str, str]
@@ -84,32 +38,6 @@ def prediction_pairs(
         for row in sorted(base, key=lambda row: row["example_id"])
         if (i := row["example_id"]) in after
     ]
-
-
-def likeness(answers: Sequence[str], references: Sequence[str], model: str = "hashed") -> list[float]:
-    """Cosine similarity (-1 to 1) of each answer with its reference; model: see evaluation.similarity."""
-    if not answers:
-        return []
-    vectors = embed([*answers, *references], model)
-    given, right = vectors[: len(answers)], vectors[len(answers) :]
-    return [float(value) for value in (given * right).sum(axis=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Likeness:
-    """Embedding similarity as a preference; differences below `margin` are ties. Has no say about facts."""
-
-    model: str = "hashed"
-    margin: float = 0.02
-
-    @property
-    def name(self) -> str:
-        return f"likeness ({self.model})"
-
-    def choose(self, pairs: Sequence[Pair]) -> list[Choice]:
-        references = [pair.reference for pair in pairs]
-        a, b = (likeness([getattr(p, side) for p in pairs], references, self.model) for side in ("a", "b"))
-        return ["tie" if abs(x - y) < self.margin else "a" if x > y else "b" for x, y in zip(a, b, strict=True)]
 
 
 INSTRUCTION = (

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED
 
 
 def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
@@ -18,18 +19,16 @@ def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
     return None if np.isnan(value) else value
 
 
-def kappa_interval(
-    a: Sequence[Hashable], b: Sequence[Hashable], resamples: int = 2000, seed: int = 0, confidence: float = 0.95
-) -> Interval | None:
-    """Percentile bootstrap interval of :func:`cohens_kappa` over items; None where kappa itself is, or hardly ever
+def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable]) -> Interval | None:
+    """Percentile bootstrap interval (95%) of :func:`cohens_kappa` over items; None where kappa itself is, or hardly ever
     defined. Resamples in which kappa is undefined are left out."""
     table = _table(a, b)
-    drawn = np.random.default_rng(seed).multinomial(len(a), table.ravel() / len(a), size=resamples)
-    values = _kappa(drawn.reshape(resamples, *table.shape).astype(float))
+    drawn = np.random.default_rng(SEED).multinomial(len(a), table.ravel() / len(a), size=RESAMPLES)
+    values = _kappa(drawn.reshape(RESAMPLES, *table.shape).astype(float))
     values = values[~np.isnan(values)]
-    if len(values) < resamples / 2:
+    if len(values) < RESAMPLES / 2:
         return None
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

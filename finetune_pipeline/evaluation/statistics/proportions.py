@@ -13,25 +13,25 @@ import scipy
 Interval = tuple[float, float]
 
 
-def z_value(confidence: float) -> float:
-    """Standard normal quantile of a two-sided `confidence` (0.95 gives 1.96). Raises ValueError outside (0, 1)."""
+def z_value(confidence: float, freedom: int | None = None) -> float:
+    """Quantile of a two-sided `confidence` (0.95 gives 1.96): of the normal distribution, or of Student's t with degrees of
+    freedom. Raises ValueError outside (0, 1)."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    return -NormalDist().inv_cdf((1 - confidence) / 2)  # the small tail, which keeps its digits near confidence 1
+    tail = (1 - confidence) / 2  # the small one, which keeps its digits near confidence 1
+    return -NormalDist().inv_cdf(tail) if freedom is None else float(-scipy.special.stdtrit(freedom, tail))
 
 
-def wilson_interval(k: float, n: float, confidence: float = 0.95) -> Interval:
-    """Score interval of a share, k of n (Wilson 1927); both may be effective numbers of rows. n = 0 gives (0, 1). Raises ValueError
-    unless 0 <= k <= n."""
+def wilson_interval(k: float, n: float, confidence: float = 0.95, freedom: int | None = None) -> Interval:
+    """Score interval of a share, k of n (Wilson 1927); both may be effective numbers of rows. n = 0 gives (0, 1).
+
+    freedom: as in :func:`z_value`. Raises ValueError unless 0 <= k <= n.
+    """
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is not a share")
-    return wilson_at(k, n, z_value(confidence))
-
-
-def wilson_at(k: float, n: float, z: float) -> Interval:
-    """:func:`wilson_interval` for a critical value instead of a confidence."""
     if n == 0:
         return 0.0, 1.0
+    z = z_value(confidence, freedom)
     z2 = z * z
     centre = (k + z2 / 2) / (n + z2)
     half = z / (n + z2) * math.sqrt(k * (n - k) / n + z2 / 4)
@@ -54,20 +54,15 @@ def tango_statistic(b: float, c: float, n: float, gain: float) -> float:
     return surprise / math.sqrt(variance)
 
 
-def tango_interval(b: float, c: float, n: float, confidence: float = 0.95) -> Interval:
+def tango_interval(b: float, c: float, n: float, confidence: float = 0.95, freedom: int | None = None) -> Interval:
     """Score interval of the gain (c - b) / n, the difference of two paired proportions (Tango 1998).
 
-    Holds its coverage when the models hardly ever disagree, where Wald and bootstrap do not. Raises ValueError unless b, c >= 0
-    and b + c <= n, n > 0.
+    Holds its coverage when the models hardly ever disagree, where Wald and bootstrap do not. freedom: as in :func:`z_value`.
+    Raises ValueError unless b, c >= 0 and b + c <= n, n > 0.
     """
     if min(b, c) < 0 or b + c > n * (1 + 1e-12) or n <= 0:
         raise ValueError(f"b={b}, c={c} are not discordant counts of n={n} pairs")
-    return tango_at(b, c, n, z_value(confidence))
-
-
-def tango_at(b: float, c: float, n: float, z: float) -> Interval:
-    """:func:`tango_interval` for a critical value instead of a confidence."""
-    estimate = (c - b) / n
+    z, estimate = z_value(confidence, freedom), (c - b) / n
     low = crossing(lambda gain: tango_statistic(b, c, n, gain) - z, -1.0, estimate)
     high = crossing(lambda gain: tango_statistic(b, c, n, gain) + z, estimate, 1.0)
     return low, high
@@ -110,7 +105,7 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> dict[str, Any]:
     }
 
 
-def _codes(clusters: Sequence[Hashable]) -> np.ndarray:
+def cluster_codes(clusters: Sequence[Hashable]) -> np.ndarray:
     index: dict[Hashable, int] = {}
     return np.fromiter((index.setdefault(c, len(index)) for c in clusters), dtype=np.int64, count=len(clusters))
 
@@ -118,7 +113,7 @@ def _codes(clusters: Sequence[Hashable]) -> np.ndarray:
 def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     if len(values) != len(clusters) or not len(values):
         raise ValueError(f"need one cluster a value, and at least one: {len(values)} values, {len(clusters)} clusters")
-    return np.asarray(values, dtype=float), _codes(clusters)
+    return np.asarray(values, dtype=float), cluster_codes(clusters)
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
@@ -142,28 +137,20 @@ def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> floa
     return max(1.0, clustered / (spread * n / (n - 1)))
 
 
-def _critical(groups: int, n: int, confidence: float) -> float:
-    """Student's t with G - 1 degrees of freedom where rows are clustered: few clusters tell little about the variance."""
-    if groups == n:
-        return z_value(confidence)
-    return float(-scipy.special.stdtrit(max(1, groups - 1), (1 - confidence) / 2))
+def _freedom(codes: np.ndarray) -> int | None:
+    """Degrees of freedom where rows are clustered, one less than clusters: few of them tell little about the variance."""
+    groups = int(codes.max()) + 1
+    return None if groups == len(codes) else max(1, groups - 1)
 
 
-def clustered_share(right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> dict[str, Any]:
-    """A rate where rows share a source: {k, n, share, clusters, design_effect, interval}. The interval is Wilson's for the
-    effective numbers."""
+def clustered_share(
+    right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
+) -> tuple[Interval, float]:
+    """Wilson's interval of a rate where rows share a source, for the effective numbers; and the design effect."""
     x, codes = _checked(right, clusters)
-    n, groups = len(x), int(codes.max()) + 1
     effect = design_effect(right, clusters)
-    k = float(x.sum())
-    return {
-        "k": int(k),
-        "n": n,
-        "share": k / n,
-        "clusters": groups,
-        "design_effect": effect,
-        "interval": list(wilson_at(k / effect, n / effect, _critical(groups, n, confidence))),
-    }
+    k, n = float(x.sum()) / effect, len(x) / effect
+    return wilson_interval(k, n, confidence, _freedom(codes)), effect
 
 
 def clustered_tango_interval(
@@ -173,8 +160,8 @@ def clustered_tango_interval(
     first, codes = _checked(before, clusters)
     difference = np.asarray(after, dtype=float) - first
     effect = design_effect(list(difference), clusters)
-    b, c, n = float((difference < 0).sum()), float((difference > 0).sum()), len(first)
-    return tango_at(b / effect, c / effect, n / effect, _critical(int(codes.max()) + 1, n, confidence))
+    b, c, n = (count / effect for count in ((difference < 0).sum(), (difference > 0).sum(), len(first)))
+    return tango_interval(float(b), float(c), n, confidence, _freedom(codes))
 
 
 def cluster_sign_flip(

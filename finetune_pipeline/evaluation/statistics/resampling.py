@@ -7,8 +7,9 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import scipy
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, z_value
+from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, z_value
 
+RESAMPLES, SEED = 2000, 0
 FAR_TAIL = 0.99
 """Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws
 counts too: the wider one is given."""
@@ -20,8 +21,6 @@ def paired_bootstrap_f1(
     a: Sequence[str | None],
     b: Sequence[str | None],
     labels: Sequence[str],
-    resamples: int = 2000,
-    seed: int = 0,
     confidence: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
@@ -44,7 +43,7 @@ def paired_bootstrap_f1(
         ]
     )
     distinct, which, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
-    draws = _weights(which.reshape(-1), counts, clusters, resamples, seed)
+    draws = _weights(which.reshape(-1), counts, clusters)
     classes = np.arange(len(index))
     is_gold = distinct[:, :1] == classes
 
@@ -60,27 +59,23 @@ def paired_bootstrap_f1(
     return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence)
 
 
-def _weights(
-    which: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None, resamples: int, seed: int
-) -> np.ndarray:
+def _weights(which: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
     """How often every distinct triple is drawn, a row a resample."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     if clusters is None:
-        return random.multinomial(len(which), counts / len(which), size=resamples).astype(float)
+        return random.multinomial(len(which), counts / len(which), size=RESAMPLES).astype(float)
     from scipy import sparse  # only here, only for clustered rows
 
-    codes = _codes(clusters)
+    codes = cluster_codes(clusters)
     groups = int(codes.max()) + 1
     held = sparse.csr_matrix((np.ones(len(which)), (codes, which)), shape=(groups, len(counts)))
-    drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
     return np.asarray((held.T @ drawn.T.astype(float)).T)
 
 
 def paired_bootstrap_mean(
     a: Sequence[float],
     b: Sequence[float],
-    resamples: int = 2000,
-    seed: int = 0,
     confidence: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
@@ -94,31 +89,26 @@ def paired_bootstrap_mean(
     difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     if not np.isfinite(difference).all():
         raise ValueError("scores must be finite numbers")
-    codes = np.arange(len(difference)) if clusters is None else _codes(clusters)
+    codes = np.arange(len(difference)) if clusters is None else cluster_codes(clusters)
     sums, sizes = np.bincount(codes, weights=difference), np.bincount(codes).astype(float)
     estimate = float(difference.mean())
     influence = sums - estimate * sizes
     if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
         return estimate, estimate
-    means = _means(sums, sizes, resamples, seed)
+    means = _means(sums, sizes)
     # acceleration from the jackknife, which for a mean is a function of the third moment
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
     return draws_interval(means, estimate, confidence, acceleration)
 
 
-def _means(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def _means(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Means of resampled units, drawn in blocks of bounded memory."""
-    random, units = np.random.default_rng(seed), len(sums)
-    means, block = np.empty(resamples), max(1, _BLOCK // units)
-    for begin in range(0, resamples, block):
-        drawn = random.integers(0, units, (min(block, resamples - begin), units), dtype=np.int32)
+    random, units = np.random.default_rng(SEED), len(sums)
+    means, block = np.empty(RESAMPLES), max(1, _BLOCK // units)
+    for begin in range(0, RESAMPLES, block):
+        drawn = random.integers(0, units, (min(block, RESAMPLES - begin), units), dtype=np.int32)
         means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return means
-
-
-def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Interval of a mean, as :func:`paired_bootstrap_mean`."""
-    return paired_bootstrap_mean([0.0] * len(values), values, confidence=confidence)
 
 
 def draws_interval(

@@ -36,21 +36,6 @@ ABILITY = {
     "lost_items": ["arithmetic-01"],
     "failed": [],
 }
-PEOPLE = {
-    "rated": 0,
-    "unknown": 0,
-    "raters": {},
-    "random": None,
-    "selected": None,
-    "agreement": None,
-    "comments": [],
-    "of_earlier_candidates": 0,
-}
-FACTS = (
-    *("baseline_facts", "training_facts", "data_facts", "parity_facts", "ability_facts", "people_facts", "judge_facts"),
-    *("supervision", "cost", "quality_facts"),
-)
-"""Arguments that are facts of earlier steps."""
 COUNTERS = (
     "rows_without_loss rows_partly_learned rows_with_loss_on_prompt rows_without_eos answers_cut rows_over_length "
     "template_mismatch rows_refused rows_with_special_tokens rows_cut tokens_cut rows_dropped"
@@ -147,15 +132,15 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     made = {
         "spec": spec(),
         "predictions": [*base, *candidate, *unmoved(candidate)],
-        "baseline_facts": score_baselines(spec(), {"zero_shot": zero, "8_shot": eight}),
-        "training_facts": TRAINING,
-        "data_facts": DATA,
-        "parity_facts": PARITY,
-        "ability_facts": ABILITY,
-        "people_facts": PEOPLE,
+        "baseline": score_baselines(spec(), {"zero_shot": zero, "8_shot": eight}),
+        "training": TRAINING,
+        "data": DATA,
+        "parity": PARITY,
+        "ability": ABILITY,
+        "people": {"rated": 0},
         "supervision": SUPERVISION,
         "cost": COST,
-        "quality_facts": QUALITY,
+        "quality": QUALITY,
         "openings": OPENINGS,
         "versions": VERSIONS,
     }
@@ -171,17 +156,16 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
 
 
 def evaluation_and_rows(
-    texts: Mapping[str, str] | None = None, training: Sequence[TrainingRow] = (), **changes: Any
+    texts: Mapping[str, str] | None = None, trained: Sequence[TrainingRow] = (), **changes: Any
 ) -> tuple[EvaluationResult, ShownRows]:
     """The evaluation of :func:`arguments`, and the rows its report shows. texts: by example id; by default `text of ID`."""
     made = arguments(**changes)
     candidate, output = of_model(made["predictions"], "candidate"), made["spec"].output
     known = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
-    atlas = failure_atlas(candidate, output, known, Neighbours(training) if training else None)
-    facts = {name.removesuffix("_facts"): made.pop(name) for name in FACTS if name in made}
-    facts |= facts.pop("judge", {})
+    atlas = failure_atlas(candidate, output, known, Neighbours(trained) if trained else None)
+    facts = {name: made.pop(name) for name in StepFacts.model_fields if name in made}
     result = evaluate_task(**made, facts=StepFacts.model_validate(facts), atlas=atlas)
-    return result, shown_rows(result, made["predictions"], output, known, training)
+    return result, shown_rows(result, made["predictions"], output, known, trained)
 
 
 def evaluation(**changes: Any) -> EvaluationResult:
@@ -207,7 +191,7 @@ def text_evaluation() -> EvaluationResult:
     base = [row(i, g, " ".join(g.split()[:3]), "base", label_scores=[]) for i, g in enumerate(gold)]
     candidate = [row(i, g, g, "candidate", label_scores=[]) for i, g in enumerate(gold)]
     baseline = score_baselines(text_spec(), {"zero_shot": base})
-    return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline_facts=baseline)
+    return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline=baseline)
 
 
 def json_evaluation(**changes: Any) -> EvaluationResult:
@@ -219,7 +203,7 @@ def json_evaluation(**changes: Any) -> EvaluationResult:
     candidate = [row(i, g, s, "candidate", label_scores=[]) for i, (g, s) in enumerate(zip(gold, misread, strict=True))]
     of = json_spec(**changes)
     baseline = score_baselines(of, {"zero_shot": base})
-    return evaluation(spec=of, predictions=[*base, *candidate], baseline_facts=baseline)
+    return evaluation(spec=of, predictions=[*base, *candidate], baseline=baseline)
 
 
 def champion_rows(right: int) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from finetune_pipeline.evaluation.correctness import (
     is_valid,
     likelihood_label,
     likelihood_rows,
-    parse_answer,
     read_json,
     same_answer,
     same_calls,
@@ -151,9 +150,9 @@ def test_json_that_is_no_call_is_text() -> None:
 
 
 def test_a_label_is_read_letter_by_letter() -> None:
-    assert all(parse_answer(text, LABELS) == "bug" for text in ("bug", " bug\n"))
+    assert all(answer_of(row(1, "bug", text), LABELS) == "bug" for text in ("bug", " bug\n"))
     for text in ("Bug", "bug.", '"bug"', "bug billing", "Label: bug", "", "bu"):
-        assert parse_answer(text, LABELS) is None, text
+        assert answer_of(row(1, "bug", text), LABELS) is None, text
     assert [answer_of(row(1, "bug", "bug", status=status), LABELS) for status in ("truncated", "error")] == [None, None]
 
 

@@ -9,27 +9,16 @@ from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics,
 from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
-from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
+from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 
 OUTPUT = spec().output
 
 
 def test_the_level_of_a_look():
-    first, third = level_of(1, 0.95), level_of(3, 0.9)
-    assert (first.level, first.confidence, first.spent) == pytest.approx((0.05, 0.95, 0.025))
-    assert third.level == pytest.approx(0.1 / 6) and third.spent == pytest.approx(0.075)
-    assert (third.look, third.alpha) == (3, pytest.approx(0.1))
-
-
-def test_one_metric_is_decided_by_its_own_bound():
-    base, candidate = paired(100, 5, 20, 75)
-    decision = decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=0.0)
-    assert decision.gains[0].interval == pytest.approx(tango_interval(5, 20, 200))
-    assert decision.shown is True and decision.gains[0].confidence == 0.95
-    low = decision.gains[0].interval[0]
-    assert decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=low).shown is False
+    third = level_of(3, 0.9)
+    assert (third.look, third.alpha, third.level, third.spent) == pytest.approx((3, 0.1, 0.1 / 6, 0.075))
 
 
 def test_metrics_are_stepped_through_as_holm_does(monkeypatch):

@@ -114,7 +114,7 @@ def test_a_fault_of_the_endpoint_is_one_failed_row(
         return fault if body["messages"][-1]["content"] == bad else "billing"
 
     with openai_server(mind) as server:
-        engine = endpoint(server.url, **({"timeout": 5.0} if scored == "timeout" else {}))
+        engine = endpoint(server.url)
         facts, _, rows = run(made, tmp_path, engine, [served(made, "candidate", "small")])
         assert [r["status"] for r in rows] == ["ok"] * 4 + [status] + ["ok"] * 2
         assert scored in rows[4]["error"] and facts["sets"]["candidate"]["statuses"][status] == 1

@@ -24,11 +24,8 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
 from finetune_pipeline_tests.unit.evaluation.rows import paired, row
 
 
-def test_numbers_of_the_comparison():
+def test_ids_stand_beside_the_main_comparison_alone():
     outcome = evaluation()
-    assert (outcome.n, outcome.comparison.b, outcome.comparison.c) == (200, 5, 60)
-    assert outcome.comparison.gain == pytest.approx(55 / 200)
-    assert outcome.scores["base"].correct == 105 and outcome.scores["candidate"].correct == 160
     assert outcome.comparison.broken == [] and len(outcome.comparisons["baseline"].broken) == 5
     assert outcome.comparisons["champion"] is None
 
@@ -55,7 +52,7 @@ def test_models_stand_in_order_and_validation_is_apart():
 
 
 def test_it_is_strict_json_even_with_numbers_that_are_none():
-    outcome = evaluation(training_facts=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
+    outcome = evaluation(training=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
     stored = json.loads(json.dumps(outcome.to_json(), allow_nan=False))
     assert EvaluationResult.model_validate(stored) == outcome and stored == outcome.to_json()
     assert stored["training"]["best_eval_loss"] is None
@@ -120,8 +117,8 @@ def test_regressions_and_fixes_are_named_and_their_texts_are_apart():
 
 def test_the_result_that_gates_and_model_card_read_holds_no_text_of_a_row():
     texts = {f"e{i:04d}": f"secret{i} words" for i in range(200)}
-    training = [TrainingRow(f"t{i}", f"hidden{i} words", "bug") for i in range(20)]
-    outcome, shown = evaluation_and_rows(texts=texts, training=training, never_break=["e0180"])
+    trained = [TrainingRow(f"t{i}", f"hidden{i} words", "bug") for i in range(20)]
+    outcome, shown = evaluation_and_rows(texts=texts, trained=trained, never_break=["e0180"])
     assert outcome.never_break.broken == ["e0180"] and any(group.nearest for group in outcome.atlas.groups)
     stored, apart = json.dumps(outcome.to_json()), shown.model_dump_json()
     assert "secret" in apart and "hidden" in apart and ShownRows.model_validate_json(apart) == shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,8 @@ import pytest
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair, prediction_pairs
-from finetune_pipeline.evaluation.preferences.qualify import (
-    Standards,
-    judged,
-    judged_pairs,
-    people_choices,
-    qualify,
-    similar,
-)
+from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, people_choices, qualify, similar
+from finetune_pipeline.spec.evaluation import JudgeSpec
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.unit.evaluation.rows import row
@@ -61,16 +56,21 @@ def rated(n: int = 60) -> tuple[list[Pair], list[Choice]]:
     return pairs, people
 
 
+ASKED = JudgeSpec(url="http://127.0.0.1:1/v1", model="m")
+
+
+def zip_ids(pairs: list[Pair], people: list[Choice]) -> dict[str, Choice]:
+    return dict(zip([pair.id for pair in pairs], people, strict=True))
+
+
 def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(url: str) -> None:
     pairs, people = rated()
-    who = judge(url, "fair")
-    found = qualify(who, pairs, people)
-    assert found.passed, found.refused
-    assert found.kappa is not None and found.kappa > 0.8 and found.consistent == 1.0
     new = [Pair(f"n{i}", "How many?", "It is 7", "It is 8", "It is 7" if i < 12 else "It is 9") for i in range(15)]
-    judgement = judged(who, found, new)
-    assert (judgement["wins"], judgement["losses"], judgement["ties"], judgement["failed"]) == (12, 0, 3, 0)
-    assert judgement["p"] < 0.001
+    found = judged_pairs(judge(url, "fair"), [*pairs, *new], zip_ids(pairs, people), ASKED)
+    assert found["believed"] and found["refused"] == []
+    assert found["kappa"] > 0.8 and found["consistent"] == 1.0
+    choices = [found["verdict"]["choices"][pair.id] for pair in new]
+    assert choices == ["b"] * 12 + ["tie"] * 3 and found["verdict"]["failed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -83,31 +83,26 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(ur
 )
 def test_a_biased_judge_is_refused_and_gives_no_verdict(url: str, mind: str, reason: str) -> None:
     pairs, people = rated()
-    judgement = judged_pairs(judge(url, mind), pairs, dict(zip_ids(pairs, people)), 100)
-    assert judgement["believed"] is False and judgement["verdict"] is None
-    assert any(sentence.startswith(reason) for sentence in judgement["refused"]), judgement["refused"]
-
-
-def test_a_judge_that_did_not_qualify_is_not_asked(url: str) -> None:
-    few = qualify(judge(url, "fair"), *rated(12))
-    with pytest.raises(ValueError, match="is not to be believed"):
-        judged(judge(url, "fair"), few, rated()[0])
+    found = judged_pairs(judge(url, mind), pairs, zip_ids(pairs, people), ASKED)
+    assert found["believed"] is False and found["verdict"] is None
+    assert any(sentence.startswith(reason) for sentence in found["refused"]), found["refused"]
 
 
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
     pairs, people = rated(12)
-    found = qualify(judge(server.url, "fair"), pairs, people)
-    assert found.refused == ("people have rated only 12 pairs of different answers; 30 are needed",)
+    found = qualify(judge(server.url, "fair"), pairs, people, ASKED)
+    assert found["refused"] == ["people have rated only 12 pairs of different answers; 30 are needed"]
     assert not server.requests
-    assert qualify(judge(server.url, "fair"), pairs, people, Standards(rated=12)).passed
+    few = ASKED.model_copy(update={"min_rated": 12})
+    assert not qualify(judge(server.url, "fair"), pairs, people, few)["refused"]
 
 
 def test_other_words_are_never_a_choice(url: str) -> None:
     who = judge(url, "chatty")
     assert who.choose(rated(3)[0]) == ["failed"] * 3
     assert len(who.failures) == 3 and "not first, second or same" in who.failures[0]
-    found = qualify(who, *rated(40))
-    assert not found.passed and found.failed == 40
+    found = qualify(who, *rated(40), ASKED)
+    assert found["refused"] and found["failed"] == 40
 
 
 def test_an_endpoint_that_fails_says_nothing_about_the_judge(url: str) -> None:
@@ -129,22 +124,17 @@ def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(
     assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
 
-def zip_ids(pairs: list[Pair], people: list[Choice]) -> list[tuple[str, Choice]]:
-    return list(zip([pair.id for pair in pairs], people, strict=True))
-
-
 def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: Server) -> None:
     pairs, people = rated(60)
     same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
-    judgement = judged_pairs(
-        judge(server.url, "fair"), [*pairs, *same], {**dict(zip_ids(pairs, people)), "s1": "tie"}, 1000
-    )
+    said = zip_ids(pairs, people)
+    judgement = judged_pairs(judge(server.url, "fair"), [*pairs, *same], {**said, "s1": "tie"}, ASKED)
     assert (judgement["believed"], judgement["rated"], judgement["equal"]) == (True, 58, 3)
     verdict = judgement["verdict"]
     assert verdict["equal"] == 22 and set(verdict["choices"]) == {pair.id for pair in pairs if pair.a != pair.b}
     better = sum(right(p.reference, p.b) and not right(p.reference, p.a) for p in pairs)
     assert verdict["wins"] == better
-    few = judged_pairs(judge(server.url, "fair"), pairs, dict(zip_ids(pairs, people)), 10)["verdict"]
+    few = judged_pairs(judge(server.url, "fair"), pairs, said, ASKED.model_copy(update={"rows": 10}))["verdict"]
     assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
 
 
@@ -159,7 +149,7 @@ def test_likeness_is_told_with_its_agreement_with_people() -> None:
         Pair(f"n{i}", "?", f"the parcel {i} left on monday", f"we like cheese {i}", f"the parcel {i} left monday")
         for i in range(12)
     ]
-    pairs += [pair.swapped() for pair in pairs[:4]]
+    pairs += [replace(pair, a=pair.b, b=pair.a) for pair in pairs[:4]]
     pairs = [Pair(f"m{i}", p.request, p.reference, p.a, p.b) for i, p in enumerate(pairs)]
     people: dict[str, Choice] = {f"m{i}": "b" if i < 12 else "a" for i in range(16)}
     judgement = similar(pairs, people, "hashed", 0.95)

@@ -13,7 +13,6 @@ from finetune_pipeline.evaluation.gates.recent_production import recent_producti
 from finetune_pipeline.evaluation.production_rows import (
     FEWEST,
     SET,
-    ProductionRows,
     as_examples,
     recent_rows,
     rows_with_truth,
@@ -21,6 +20,7 @@ from finetune_pipeline.evaluation.production_rows import (
 )
 from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.rows import row as prediction
 from finetune_pipeline_tests.unit.evaluation.rows import spec as label_spec
 
 
@@ -78,27 +78,16 @@ def test_which_rows_of_a_user_count_does_not_depend_on_answers(spec: TaskSpec) -
     assert [r["id"] for r in first.rows] == [r["id"] for r in second.rows]
 
 
-def predictions(chosen: ProductionRows, spec: TaskSpec, right: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "example_id": e.id,
-            "gold": e.answer,
-            "text": "b" if i < right else "a",
-            "status": "ok",
-            "error": "",
-            "label_scores": [],
-            "new_tokens": 1,
-            "prompt_tokens": 1,
-        }
-        for i, e in enumerate(as_examples(spec, chosen))
-    ]
-
-
 def compared(spec: TaskSpec, n: int, **right: int) -> Production | None:
     """The comparison on n rows of which each model has so many right."""
     chosen = rows_with_truth(spec, [row(i) for i in range(n)], trained=[])
-    facts = {"rows": chosen.facts(), "sources": sources_of(chosen, as_examples(spec, chosen))}
-    table = [{**p, "model": f"{name}:{SET}"} for name, k in right.items() for p in predictions(chosen, spec, k)]
+    examples = as_examples(spec, chosen)
+    facts = {"rows": chosen.facts(), "sources": sources_of(chosen, examples)}
+    table = [
+        prediction(i, e.answer, "b" if i < k else "a", f"{name}:{SET}", example_id=e.id, label_scores=[])
+        for name, k in right.items()
+        for i, e in enumerate(examples)
+    ]
     return recent_rows(spec, table, facts)
 
 

@@ -62,6 +62,8 @@ def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
     """Exactly 80% in form is enough; below, free answers that score higher do not count while another prompt is in form."""
     scored = [row(i, "bug", "bug" if i < 8 else "It is", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
     assert score_baselines(spec(), {"zero_shot": scored})["best_mode"] == "free"
+    assert base_at_its_best({"base": scored}, spec().output).mode == "free"
+    assert base_at_its_best({"base": scored[1:]}, spec().output).mode == "restricted"
     half = rows([("bug", "bug")] * 5 + [("bug", "other")] * 5)
     loose = rows([("bug", "bug")] * 7 + [("bug", "I think")] * 3)
     facts = score_baselines(spec(), {"zero_shot": half, "8_shot": loose})

@@ -60,16 +60,16 @@ def test_a_sure_loss_on_enough_rows_fails(kind: str) -> None:
     assert (verdict.status, verdict.passed) == ("failed", False)
     assert (verdict.worst, verdict.largest_drop) == (kind, pytest.approx(12 / 60))
     assert "surely a loss: this holds the candidate back" in verdict.sentence
-    assert [loss.status for loss in verdict.kinds] == [
-        "failed" if loss.kind == kind else "informs" if loss.kind == "no_system" else "passed" for loss in verdict.kinds
-    ]
+    assert verdict.sentence.count("surely a loss: this") == 1
 
 
 def test_a_clean_model_passes() -> None:
-    verdict = judged(typos=1)
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    measured = robustness(spec(), predicted(candidate, typos=1))
+    assert measured is not None
+    verdict, (low, high) = measured.verdict, measured.kinds["typos"].interval or (0.0, 0.0)
     assert (verdict.status, verdict.passed, verdict.worst) == ("passed", True, "typos")
     assert verdict.largest_drop == pytest.approx(1 / 60)
-    low, high = next(loss.interval for loss in verdict.kinds if loss.kind == "typos")
     assert f"typing errors -1.7 ({-100 * high:+.1f} to {-100 * low:+.1f}, 60 rows)" in verdict.sentence
     assert verdict.sentence.count("informs only") == 1 and "system prompt 0.0" in verdict.sentence
     assert verdict.sentence.endswith(
@@ -77,9 +77,35 @@ def test_a_clean_model_passes() -> None:
     )
 
 
-def test_the_largest_of_several_losses_is_the_worst() -> None:
-    verdict = judged(typos=12, case=20)
-    assert (verdict.worst, verdict.largest_drop) == ("case", pytest.approx(20 / 60))
+@pytest.mark.parametrize(
+    ("n", "settings", "wrong", "status", "worst", "says"),
+    [
+        (ENOUGH_ROWS, {}, {"typos": 12, "case": 20}, "failed", "case", "holds the candidate back"),
+        (FEW, {}, {"courtesy": 12}, "warned", "courtesy", "measured on 59 rows and blocking takes 60"),
+        (
+            ENOUGH_ROWS,
+            {"action": "warn"},
+            {"courtesy": 12},
+            "warned",
+            "courtesy",
+            "holds nothing back (robustness.action",
+        ),
+        (ENOUGH_ROWS, {"max_drop": 0.2}, {"case": 12}, "passed", "case", "None that can block costs more than 20.0"),
+        (ENOUGH_ROWS, {"max_drop": 0.2}, {"case": 13}, "failed", "case", "holds the candidate back"),
+        (
+            ENOUGH_ROWS,
+            {},
+            {"no_system": 60},
+            "passed",
+            "typos",
+            "without the system prompt -100.0 (",
+        ),  # it only informs
+    ],
+)
+def test_what_a_sure_loss_means(n: int, settings: Any, wrong: Any, status: str, worst: str, says: str) -> None:
+    verdict = judged(n, settings, **wrong)
+    assert (verdict.status, verdict.passed, verdict.worst) == (status, status != "failed", worst)
+    assert says in verdict.sentence
 
 
 @pytest.mark.parametrize(("low", "status"), [(0.0, "passed"), (0.001, "failed")])
@@ -90,30 +116,6 @@ def test_a_loss_is_sure_when_its_interval_lies_above_nothing(low: float, status:
     typos = measured.kinds["typos"].model_copy(update={"interval": (low, 0.3)})
     changed = measured.model_copy(update={"kinds": {**measured.kinds, "typos": typos}})
     assert robustness_verdict(spec().robustness, changed).status == status
-
-
-def test_a_sure_loss_on_fewer_rows_only_warns_and_says_how_many_it_takes() -> None:
-    verdict = judged(FEW, courtesy=12)
-    assert (verdict.status, verdict.passed, verdict.worst) == ("warned", True, "courtesy")
-    assert "measured on 59 rows and blocking takes 60" in verdict.sentence
-
-
-def test_a_sure_loss_warns_where_the_spec_says_so() -> None:
-    verdict = judged(settings={"action": "warn"}, courtesy=12)
-    assert (verdict.status, verdict.passed) == ("warned", True)
-    assert "this holds nothing back (robustness.action: warn)" in verdict.sentence
-
-
-def test_the_system_prompt_only_informs() -> None:
-    verdict = judged(no_system=60)
-    assert verdict.status == "passed" and verdict.worst != "no_system" and verdict.largest_drop == 0
-    assert "without the system prompt -100.0 (" in verdict.sentence and "informs only" in verdict.sentence
-    assert "surely a loss: this" not in verdict.sentence
-
-
-def test_a_drop_within_the_limit_passes_though_it_is_sure() -> None:
-    assert judged(case=12, settings={"max_drop": 0.2}).status == "passed"
-    assert judged(case=13, settings={"max_drop": 0.2}).status == "failed"
 
 
 @pytest.mark.parametrize("action", ["warn", "block"])
@@ -148,9 +150,14 @@ def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None
     bare = [*candidate, *answered(candidate, "no_system", 0)]
     assert robustness_verdict(spec().robustness, robustness(spec(), bare)).status == "warned", "it only informs"
     partly = [*candidate, *answered(candidate, "courtesy", 0)]
-    verdict = robustness_verdict(spec().robustness, robustness(spec(), partly))
-    assert verdict.status == "passed"
-    assert {loss.kind: loss.n for loss in verdict.kinds} == {"typos": 0, "case": 0, "courtesy": 60, "no_system": 0}
+    measured = robustness(spec(), partly)
+    assert measured is not None and measured.verdict.status == "passed"
+    assert {kind: of.n for kind, of in measured.kinds.items()} == {
+        "typos": 0,
+        "case": 0,
+        "courtesy": 60,
+        "no_system": 0,
+    }
 
 
 @pytest.mark.parametrize(

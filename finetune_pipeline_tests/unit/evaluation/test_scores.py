@@ -23,7 +23,6 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.scores import calibration, probabilities, score
 from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, OUTPUT, row, rows
@@ -103,7 +102,12 @@ def test_repaired_and_failed_extractions_are_counted_apart() -> None:
     assert scores["form"] == {"empty": 1, "not_json": 1, "schema": 1, "truncated": 1}
 
 
-def test_overlap_equals_the_reference_implementations() -> None:
+def test_overlap_equals_the_reference_implementations_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something tried to open a network connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     texts = [
         ("The parcel was sent on Monday.", "The parcel was sent on Tuesday morning."),
         ("We will refund you.", "You will get your money back soon."),
@@ -139,19 +143,19 @@ def test_rates_of_text_and_the_metric_that_decides() -> None:
     assert {failed[name] for name in ("correct", "rougeLsum", "chrf", "bleu", "facts")} == {0.0}
 
 
-def drawn(seed: int, sharpness: float, n: int) -> list[dict]:
-    """Gold labels drawn from known probabilities; the model's are those, raised to a power."""
-    chance = np.random.default_rng(seed)
+def drawn(n: int) -> list[dict]:
+    """Gold labels drawn from known probabilities, which the model exaggerates."""
+    chance = np.random.default_rng(1)
     true = chance.dirichlet([0.5, 0.5, 0.5], n)
     gold = [chance.choice(3, p=p) for p in true]
     return [
-        row(i, LABELS[g], "bug", label_scores=(sharpness * np.log(np.maximum(p, 1e-12)) - 7).tolist())
+        row(i, LABELS[g], "bug", label_scores=(1.5 * np.log(np.maximum(p, 1e-12)) - 7).tolist())
         for i, (p, g) in enumerate(zip(true, gold, strict=True))
     ]
 
 
 def test_calibration_equals_scikit_learn() -> None:
-    given = drawn(1, 1.5, 500)
+    given = drawn(500)
     figures = calibration(given, LABELS)
     shares = np.array([probabilities(r["label_scores"]) for r in given])
     gold = [LABELS.index(r["gold"]) for r in given]
@@ -164,12 +168,6 @@ def test_calibration_equals_scikit_learn() -> None:
     assert [b["confidence"] for b in figures["reliability"]] == pytest.approx(list(expected[1]))
 
 
-def test_the_calibration_error_is_small_for_an_honest_model_and_large_for_a_sure_one() -> None:
-    honest, sure = (calibration(drawn(2, s, 4000), LABELS) for s in (1.0, 4.0))
-    assert honest is not None and sure is not None
-    assert honest["ece"] < 0.03 and sure["ece"] > 0.1 and sure["confidence"] > sure["accuracy"] + 0.1
-
-
 def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
     given = [
         row(1, "bug", "bug", label_scores=[math.log(0.8), math.log(0.1), math.log(0.1)]),
@@ -180,14 +178,3 @@ def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
     figures = score(given, OUTPUT)["calibration"]
     assert (figures["n"], figures["accuracy"], figures["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
     assert score(given[2:3], OUTPUT)["calibration"] is None
-
-
-def test_scores_of_a_corpus_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something tried to open a network connection")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    texts, gold = ["a small cat sat here on the mat", "no"], ["a small dog sat here on the mat", "no"]
-    expected = sacrebleu.corpus_bleu(texts, [gold]).score / 100, sacrebleu.corpus_chrf(texts, [gold]).score / 100
-    assert tuple(corpus_scores(texts, gold).values()) == pytest.approx(expected)

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,13 @@ def _sealed(folder: Path, ids: range) -> Path:
     return path
 
 
+def _opened(folder: Path, candidate: str, ids: range, test: str = "t1", key: bytes = KEY) -> Any:
+    sealed, work = _sealed(folder, ids), folder / "work"
+    return open_sealed(sealed, folder, work, key, test=test, candidate=candidate, reason="why")
+
+
 def _open(folder: Path, candidate: str, ids: range = range(10), test: str = "t1") -> list[str]:
-    path = _sealed(folder, ids)
-    with open_sealed(path, folder, folder / "work", KEY, test=test, candidate=candidate, reason="why") as rows:
+    with _opened(folder, candidate, ids, test) as rows:
         assert stat.S_IMODE(os.stat(rows).st_mode) == 0o600
         return [e.id for e in read_examples(rows)]
 
@@ -45,12 +50,7 @@ def test_an_opening_is_recorded_and_the_copy_is_gone_afterwards(tmp_path: Path) 
 
 
 def test_the_record_is_written_before_the_rows_are_handed_out(tmp_path: Path) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        open_sealed(
-            _sealed(tmp_path, range(5)), tmp_path, tmp_path / "work", KEY, test="t", candidate="c", reason="r"
-        ) as rows,
-    ):
+    with pytest.raises(KeyboardInterrupt), _opened(tmp_path, "c", range(5), "t") as rows:
         assert len(openings(tmp_path, "t")) == 1
         assert rows.exists()
         raise KeyboardInterrupt
@@ -60,12 +60,7 @@ def test_the_record_is_written_before_the_rows_are_handed_out(tmp_path: Path) ->
 
 
 def test_another_key_opens_nothing_and_records_nothing(tmp_path: Path) -> None:
-    with (
-        pytest.raises(SealedError),
-        open_sealed(
-            _sealed(tmp_path, range(3)), tmp_path, tmp_path, seal_key(b"x"), test="t", candidate="c", reason="r"
-        ),
-    ):
+    with pytest.raises(SealedError), _opened(tmp_path, "c", range(3), key=seal_key(b"x")):
         pass
     assert not (tmp_path / LEDGER).exists()
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, fit_simple_models, tfidf_logistic
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, fit_simple_models, linear_pipeline
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
 TRAIN = [(f"the app crashes on screen {i}", "bug") for i in range(12)]
@@ -18,27 +18,29 @@ ORDERS = JsonOutput(json_schema={"type": "object"}, unordered=["extras"])
 ASKED = ["it crashes when the screen opens", "charged twice again", "add a mode please"]
 
 
-def test_a_linear_model_learns_words_and_repeats_itself() -> None:
-    assert tfidf_logistic(TEXTS, ANSWERS, ASKED, 3) == ["bug", "billing", "feature"]
-    assert tfidf_logistic(TEXTS, ANSWERS, ASKED, 3) == tfidf_logistic(TEXTS, ANSWERS, ASKED, 3)
+def test_a_linear_model_repeats_itself() -> None:
+    first, second = (linear_pipeline(TEXTS, ANSWERS, 3).predict_proba(ASKED) for _ in range(2))
+    assert (first == second).all()
 
 
 def test_texts_without_spaces_are_read_too() -> None:
     train = [f"网络连接断开了{i}" for i in range(8)] + [f"请退还我的付款{i}" for i in range(8)]
-    assert tfidf_logistic(train, ["net"] * 8 + ["pay"] * 8, ["连接又断开", "付款请退还"], 0) == ["net", "pay"]
+    model = linear_pipeline(train, ["net"] * 8 + ["pay"] * 8)
+    assert model.predict(["连接又断开", "付款请退还"]).tolist() == ["net", "pay"]
 
 
 @pytest.mark.parametrize(("texts", "labels"), [([], []), (["a"], ["x", "y"])])
 def test_refuses_what_does_not_match(texts: list[str], labels: list[str]) -> None:
     with pytest.raises(ValueError, match="as many are needed, and at least one"):
-        tfidf_logistic(texts, labels, ["t"], 0)
+        linear_pipeline(texts, labels)
 
 
 def test_labels_have_three_rivals() -> None:
     fitted, failed = fit_simple_models(TEXTS, ANSWERS, LABELS)
     assert list(fitted) == ["commonest", "nearest", "linear"] and not failed
     assert fitted["commonest"].predict(ASKED) == ["billing"] * 3, "of two labels as common, the first by name"
-    assert fitted["nearest"].predict(ASKED) == ["bug", "billing", "feature"]
+    for learned in ("nearest", "linear"):
+        assert fitted[learned].predict(ASKED) == ["bug", "billing", "feature"]
     assert [model.predict([]) for model in fitted.values()] == [[], [], []]
 
 

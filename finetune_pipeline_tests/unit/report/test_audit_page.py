@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +28,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-class Spans(HTMLParser):
-    """The text of the rows by the class of its span, and all tags."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.text: dict[str, str] = {"loss": "", "context": "", "lost": "", "special": ""}
-        self.tags: list[str] = []
-        self.within: list[str] = []
-        self.rows = 0
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        kind = dict(attrs).get("class") or ""
-        self.rows += kind == "tokens"
-        if tag == "span" and self.rows:
-            self.within = kind.split()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "span":
-            self.within = []
-
-    def handle_data(self, data: str) -> None:
-        for name in self.within:
-            if name in self.text and data not in ("·", "↵", "␍"):
-                self.text[name] += data
+def spans(page: str) -> dict[str, str]:
+    """The text of the rows by the class of its spans, without signs for what cannot be seen."""
+    text = {"loss": "", "context": "", "lost": "", "special": ""}
+    for row in re.findall(r'<div class="tokens">(.*?)</div>', page, re.S):
+        for kinds, content in re.findall(r'<span class="([\w ]+)">(.*?)</span>', row, re.S):
+            for kind in text.keys() & set(kinds.split()):
+                text[kind] += html.unescape(re.sub(r"<i .*?</i>", "", content))
+    return text
 
 
 def _page(tokenizer: Any, examples: list[Example], **settings: Any) -> str:
@@ -68,21 +51,19 @@ def _page(tokenizer: Any, examples: list[Example], **settings: Any) -> str:
 
 def test_tokens_with_loss_are_the_answer_and_its_end(tokenizer: Any) -> None:
     page = _page(tokenizer, [Example("e0", tiny_messages(0))])
-    spans = Spans(page)
+    text = spans(page)
     assert "Sound." in page and "Training is stopped" not in page
-    assert spans.rows == 2  # one row a split
-    assert spans.text["loss"] == "billing<|im_end|>" * 2
-    assert SYSTEM in spans.text["context"] and spans.text["lost"] == ""
-    assert spans.text["special"].count("<|im_end|>") == 2 * 3
+    assert text["loss"] == "billing<|im_end|>" * 2, "one row a split"
+    assert SYSTEM in text["context"] and text["lost"] == ""
+    assert text["special"].count("<|im_end|>") == 2 * 3
 
 
 def test_everything_from_the_data_is_escaped(tokenizer: Any) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>&amp;"
     messages = [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]
     page = _page(tokenizer, [Example('"><b>id', messages, source={"file": "<i>f", "line": 1})], max_tokens=400)
-    spans = Spans(page)
-    assert {"img", "b"} & set(spans.tags) == set()
-    assert evil in spans.text["loss"] and evil in spans.text["context"]
+    assert {"img", "b"} & set(Parsed(page).tags) == set()
+    assert evil in spans(page)["loss"] and evil in spans(page)["context"]
     assert '"><b>id, <i>f:1' in Parsed(page).words
     Parsed(page).assert_inert()
 
@@ -94,10 +75,10 @@ def test_what_was_cut_is_struck_out_and_counted(tokenizer: Any) -> None:
         {"role": "assistant", "content": "billing"},
     ]
     page = _page(tokenizer, [Example("e0", tiny_messages(0)), Example("long", long)])
-    spans = Spans(page)
+    text = spans(page)
     assert "Sound." in page and "its user text was cut" in page
-    assert spans.text["lost"].startswith("ancient history.")
-    assert "my invoice is wrong" in spans.text["context"]
+    assert text["lost"].startswith("ancient history.")
+    assert "my invoice is wrong" in text["context"]
     assert "Examples with a cut user text 1 0" in Parsed(page).words
 
 

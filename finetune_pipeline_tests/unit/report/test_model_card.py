@@ -159,7 +159,7 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
         "comments": [{"id": "e1", "candidate": True, "base": False, "comment": "SECRET-COMMENT", "rater": "Ann"}],
         "of_earlier_candidates": 0,
     }  # fmt: skip
-    result = evaluation(texts=texts, people_facts=people, supervision=SUPERVISION)
+    result = evaluation(texts=texts, people=people, supervision=SUPERVISION)
     card = {**CardSpec().model_dump(), "intended_use": HOSTILE, "out_of_scope": HOSTILE, "data_licenses": [HOSTILE]}
     fence = "```\n# not a title\n<script>"
     dirty = manifest(

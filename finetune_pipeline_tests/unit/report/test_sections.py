@@ -78,8 +78,8 @@ def test_the_rows_are_one_table_by_what_became_of_them() -> None:
 def test_shared_sources_and_the_plan_are_told() -> None:
     made = arguments()
     sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in made["predictions"]}
-    facts = made["baseline_facts"] | {"power": {"sentence": "You have 200 test rows."}}
-    result = evaluation(sources=sources, baseline_facts=facts)
+    facts = made["baseline"] | {"power": {"sentence": "You have 200 test rows."}}
+    result = evaluation(sources=sources, baseline=facts)
     first, second = design_sentences(result)
     assert first == "Before training: You have 200 test rows."
     assert "200 rows come from 50 sources, the largest with 4 rows" in second
@@ -90,13 +90,13 @@ def test_shared_sources_and_the_plan_are_told() -> None:
 def test_the_loss_of_ability_is_told_with_its_interval() -> None:
     before = [choice(i, i < 60) for i in range(100)] + [text(200, 1.0), text(201, 1.0)]
     after = [choice(i, 10 <= i < 64) for i in range(100)] + [text(200, 1.2), text(201, 1.3)]
-    result = evaluation(ability_facts={"items": 102, **ability_drop(before, after)})
+    result = evaluation(ability={"items": 102, **ability_drop(before, after)})
     sentences = words(section("ability", result))
     assert "the base model has 60.0% right and the fine-tuned one 54.0%: 6.0 points lost" in sentences
     assert "10 lost, 4 gained" in sentences and "1.000 bits a byte before and 1.250 after" in sentences
     row = ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250 (+0.200 to +0.300)"]
     assert row in tables(section("ability", result))[0].cells
-    nothing = section("ability", evaluation(ability_facts={"items": 0}))
+    nothing = section("ability", evaluation(ability={"items": 0}))
     assert "was not measured" in words(nothing) and not tables(nothing)
     assert ability_sentences(Ability(items=1)), "facts that are missing are no reason to break"
 
@@ -104,7 +104,7 @@ def test_the_loss_of_ability_is_told_with_its_interval() -> None:
 def test_ratings_are_told_and_their_absence_too() -> None:
     drawn = {SHEET: {f"e{i}": "random" if i < 10 else "selected" for i in range(14)}}
     ratings = [said(f"e{i}", candidate=i < 8, base=i < 2) for i in range(14)]
-    people = section("people", evaluation(people_facts=summarise(ratings, drawn, SECRET)))
+    people = section("people", evaluation(people=summarise(ratings, drawn, SECRET)))
     sentences = words(people)
     assert "Of 10 answers drawn at random people accept 80.0% of the fine-tuned model's" in sentences
     assert "gain +60.0 points" in sentences and "4 from neither" in sentences and "Raters: Ada (14)." in sentences
@@ -130,25 +130,19 @@ BELIEVED: dict[str, Any] = {
 SIMILAR = {"model": "hashed", "n": 50, "base": 0.41, "candidate": 0.52, "gain": 0.11, "interval": [0.05, 0.17]}
 
 
-def test_a_believed_judge_is_told_with_its_kappa_before_its_verdict() -> None:
+def test_a_judge_is_told_with_its_kappa_and_gives_an_opinion_only_where_it_is_believed() -> None:
     first, second, third = judge_sentences(JudgeFindings.model_validate(BELIEVED))
     assert first == "m <b> at h is believed: it agrees with people."
     assert "40 pairs of different answers: Cohen's kappa 0.80 (0.62 to 0.93)" in second
     assert "Of 40 decided pairs of the test it prefers the fine-tuned answer in 75.0%" in third
     assert "7 equal answers, 2 not judged" in third
-
-
-def test_a_refused_judge_is_told_with_its_faults_and_without_an_opinion() -> None:
-    refused = {**BELIEVED, "believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}
-    sentences = judge_sentences(JudgeFindings.model_validate(refused))
-    assert (
-        sentences[0] == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
-    )
-    assert not any("prefers the fine-tuned" in sentence for sentence in sentences)
-    unasked = section("judge", evaluation(judge_facts={"judge": {**refused, "rated": 0}}))
+    faulty: dict[str, Any] = {"believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}
+    refused = {**BELIEVED, **faulty, "kappa": None, "interval": None}
+    first, second = judge_sentences(JudgeFindings.model_validate(refused))
+    assert first == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
+    assert "kappa undefined" in second
+    unasked = section("judge", evaluation(judge={**refused, "rated": 0}))
     assert len(unasked.blocks) == 1, "no table of biases"
-    undefined = judge_sentences(JudgeFindings.model_validate({**refused, "kappa": None, "interval": None}))
-    assert "kappa undefined" in undefined[1]
 
 
 def test_likeness_is_told_with_what_it_does_not_know() -> None:
@@ -159,7 +153,7 @@ def test_likeness_is_told_with_what_it_does_not_know() -> None:
 
 
 def test_the_pages_hold_a_judge_escaped_and_say_nothing_where_none_was_asked() -> None:
-    result = evaluation(judge_facts={"judge": BELIEVED, "similarity": SIMILAR})
+    result = evaluation(judge=BELIEVED, similarity=SIMILAR)
     assert tables(section("judge", result))[0].cells[0][1:3] == ["3", "1"]
     page, markdown = page_html(evaluation_page(result, [])), page_markdown(evaluation_page(result, []))
     assert "m <b> at h is believed" in Parsed(page).words and "m <b>" not in page

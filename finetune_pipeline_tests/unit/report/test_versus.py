@@ -36,7 +36,7 @@ def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: 
     result = evaluation(
         spec=of,
         predictions=[*base, *candidate, *api, *unmoved(candidate)],
-        baseline_facts=score_baselines(of, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}),
+        baseline=score_baselines(of, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}),
         cost=COST | {"tokens": COST["tokens"] | {"api": {"prompt": 900.0, "answer": 2.0}}},
         **changes,
     )
@@ -67,7 +67,7 @@ def test_prices_are_those_of_the_list() -> None:
 
 
 def test_a_hosted_model_has_the_price_of_its_base() -> None:
-    comparison = compared(calls=1000, training_facts=TRAINING | {"endpoint": HOSTED})
+    comparison = compared(calls=1000, training=TRAINING | {"endpoint": HOSTED})
     assert comparison.tuned.thousand == {"OpenAI, gpt-4o-mini, fine-tuned": pytest.approx((200 * 0.3 + 1 * 1.2) / 1000)}
     assert comparison.break_even == [] and comparison.tuned.name == "Fine-tuned (gpt-4o-mini-2024 by openai)"
     assert comparison.warnings == ["OpenAI, gpt-4o-mini, fine-tuned: offered until 2027-01-13 only"]

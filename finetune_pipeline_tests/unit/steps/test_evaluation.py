@@ -26,7 +26,7 @@ from finetune_pipeline.steps.asked_models import while_served
 from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
 from finetune_pipeline_tests.unit.data.rows import example
-from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, PEOPLE, TRAINING
+from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 
 N = 120
@@ -75,7 +75,7 @@ class Stage:
             "few_shot_baseline": self._artifact("few_shot_baseline", "f1", baseline),
             "advice": self._artifact("advice", "a1", {}),
             "general_ability": self._artifact("general_ability", candidate, ABILITY),
-            "human_review": self._artifact("human_review", candidate, PEOPLE),
+            "human_review": self._artifact("human_review", candidate, {"rated": 0}),
             "judge_review": self._artifact("judge_review", candidate, {"judge": None, "similarity": None}),
             "training_plan": self._artifact("training_plan", "p1", {"serving": []}),
             "data_quality": self._artifact("data_quality", "q1", {}),

@@ -10,56 +10,48 @@ from typing import Any
 import yaml
 
 WORDS = ("billing", "invoice", "month", "export", "login", "refund")
-CHOICES: dict[str, Any] = {
-    "task": "pick",
-    "dataset_path": "json",
-    "dataset_kwargs": {"data_files": {"test": "pick.jsonl"}},
-    "test_split": "test",
-    "output_type": "multiple_choice",
-    "doc_to_text": "{{question}} ",
-    "doc_to_choice": "choices",
-    "doc_to_target": "{{right}}",
-    "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm")],
-}
-ENDING: dict[str, Any] = {
-    "task": "ending",
-    "dataset_path": "json",
-    "dataset_kwargs": {"data_files": {"test": "ending.jsonl"}},
-    "test_split": "test",
-    "output_type": "loglikelihood",
-    "doc_to_text": "{{context}}",
-    "doc_to_target": "{{' ' + ending}}",
-    "metric_list": [
-        {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
-        {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
-    ],
-}
-TEXTS: dict[str, Any] = {
-    "task": "texts",
-    "dataset_path": "json",
-    "dataset_kwargs": {"data_files": {"test": "texts.jsonl"}},
-    "test_split": "test",
-    "output_type": "loglikelihood_rolling",
-    "doc_to_text": "",
-    "doc_to_target": "{{text}}",
-    "metric_list": [{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
-}
-WRITING: dict[str, Any] = {
-    "task": "writing",
-    "dataset_path": "json",
-    "dataset_kwargs": {"data_files": {"test": "writing.jsonl"}},
-    "test_split": "test",
-    "num_fewshot": 2,
-    "fewshot_split": "test",
-    "output_type": "generate_until",
-    "doc_to_text": "{{question}}",
-    "doc_to_target": "{{answer}}",
-    "generation_kwargs": {"until": ["s", "\n"], "max_gen_toks": 6, "do_sample": False},
-    "filter_list": [
+
+
+def _task(name: str, output_type: str, text: str, target: str, **more: Any) -> dict[str, Any]:
+    return {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+        "test_split": "test",
+        "output_type": output_type,
+        "doc_to_text": text,
+        "doc_to_target": target,
+        **more,
+    }
+
+
+def _metric(name: str, aggregation: str = "mean", higher_is_better: bool = True) -> dict[str, Any]:
+    return {"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better}
+
+
+CHOICES = _task(
+    *("pick", "multiple_choice", "{{question}} ", "{{right}}"),
+    doc_to_choice="choices",
+    metric_list=[_metric("acc"), _metric("acc_norm")],
+)
+ENDING = _task(
+    *("ending", "loglikelihood", "{{context}}", "{{' ' + ending}}"),
+    metric_list=[_metric("perplexity", "perplexity", False), _metric("acc")],
+)
+TEXTS = _task(
+    *("texts", "loglikelihood_rolling", "", "{{text}}"),
+    metric_list=[_metric("bits_per_byte", "bits_per_byte", False)],
+)
+WRITING = _task(
+    *("writing", "generate_until", "{{question}}", "{{answer}}"),
+    num_fewshot=2,
+    fewshot_split="test",
+    generation_kwargs={"until": ["s", "\n"], "max_gen_toks": 6, "do_sample": False},
+    filter_list=[
         {"name": "first", "filter": [{"function": "regex", "regex_pattern": "(\\w+)"}, {"function": "take_first"}]}
     ],
-    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-}
+    metric_list=[_metric("exact_match")],
+)
 ROWS: dict[str, list[dict[str, Any]]] = {
     "pick": [
         {"question": f"ticket {i} says: my {w} is wrong, so", "choices": [*WORDS[:4]], "right": i % 4}

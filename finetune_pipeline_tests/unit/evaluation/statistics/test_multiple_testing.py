@@ -11,15 +11,10 @@ from statsmodels.stats.multitest import multipletests
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm, level_left, looks_spent, selection_optimism
 
 
-def test_holm_worked_example():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
 @settings(max_examples=12)
 @given(some.lists(some.floats(0, 1), min_size=1, max_size=12))
 def test_holm_equals_statsmodels(p):
+    assert holm([]) == []
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
 
 
