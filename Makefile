@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export DO_NOT_TRACK := 1
+# containers often set it, and then each of many processes compiles every package again
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-ray ui check install install-dev lint clean
 
