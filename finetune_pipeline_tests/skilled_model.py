@@ -125,22 +125,25 @@ def make_taught_model(
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    from finetune_pipeline.models.chat import encode_answer, encode_prompt, to_ids
+    from finetune_pipeline.models.chat import encode_example, to_ids
 
     make_tiny_model(folder, texts=[*(f" {word}" for word in words), *words, *texts], vocabulary=vocabulary)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), LlamaForCausalLM.from_pretrained(folder)
     start = [tokenizer.bos_token_id]
     known = [(start + to_ids(tokenizer, f["query"]), to_ids(tokenizer, f" {f['choices'][f['gold']]}")) for f in facts()]
+
+    def encoded(turns: list[dict[str, str]], said: str) -> tuple[list[int], list[int]]:
+        before = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in turns]
+        (row,) = encode_example(tokenizer, [*before, {"role": "assistant", "content": said}])
+        learned = [i for i, is_learned in enumerate(row.loss) if is_learned]
+        return row.ids[: learned[0]], row.ids[learned[0] : learned[-1] + 1]
+
     rng = random.Random(3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     for _ in range(steps):
-        batches = [
-            [(encode_prompt(tokenizer, turns), encode_answer(tokenizer, turns, said)) for turns, said in batch]
-            for batch in lesson(rng)
-        ]
-        batches += [known] if knowledge else []
-        loss = sum(model(**_padded(batch, tokenizer.pad_token_id)).loss for batch in batches)
+        batches = [[encoded(*each) for each in batch] for batch in lesson(rng)] + ([known] if knowledge else [])
+        loss = sum(_loss(model, batch, tokenizer.pad_token_id) for batch in batches)
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -149,15 +152,16 @@ def make_taught_model(
     return folder
 
 
-def _padded(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, Any]:
-    """A batch in which the second part of each row is learned."""
+def _loss(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> Any:
+    """The mean loss of a batch in which the second part of each row is learned. Only there are logits computed, which are
+    most of the work of so small a model."""
     import torch
 
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids, labels = torch.full((len(rows), longest), pad), torch.full((len(rows), longest), -100)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    ids, mask = torch.full((len(rows), longest), pad), torch.zeros(len(rows), longest, dtype=torch.long)
+    learned = torch.zeros(len(rows), longest, dtype=torch.bool)
     for i, (prompt, answer) in enumerate(rows):
         n = len(prompt) + len(answer)
-        ids[i, :n], mask[i, :n] = torch.tensor(prompt + answer), 1
-        labels[i, len(prompt) : n] = torch.tensor(answer)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        ids[i, :n], mask[i, :n], learned[i, len(prompt) : n] = torch.tensor(prompt + answer), 1, True
+    states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    return torch.nn.functional.cross_entropy(model.lm_head(states[:, :-1][learned[:, 1:]]), ids[learned])

@@ -3,6 +3,7 @@ costs is paid once.
 
     start() -> the variables that make a pipeline take its workers from here
     COMMAND -> what stands in place of `python -m finetune_pipeline.cli.main`; it needs these variables
+    CALL -> followed by the address of a function (module:name) and a JSON list of arguments, calls it
 
 The pipeline starts this module in place of the worker's entry. It asks the server to fork a worker, hands it arguments,
 environment and files, passes signals on, and ends as the worker ended; killed, it takes the worker with it. Where the
@@ -28,7 +29,7 @@ from finetune_pipeline.worker import process
 
 ENTRY = "finetune_pipeline.worker.entry"
 SOCKET = "FINETUNE_TEST_WARM_SOCKET"
-_CLI = "--command"
+_CLI, _CALL = "--command", "--call"
 IMPORTED = """
 matplotlib.backends.backend_svg mlflow.pyfunc sklearn.feature_extraction.text sklearn.linear_model
 finetune_pipeline.cli.run finetune_pipeline.data.dedup.kernels finetune_pipeline.data.split.alike_kernels
@@ -37,6 +38,7 @@ finetune_pipeline.models.base finetune_pipeline.models.merging finetune_pipeline
 """.split()
 """What commands and workers import."""
 COMMAND = (sys.executable, "-m", __spec__.name, _CLI)
+CALL = (*COMMAND[:-1], _CALL)
 
 
 @cache
@@ -172,6 +174,10 @@ def _become(request: dict, files: list[int]) -> None:
 
         sys.argv = ["finetune", *arguments[1:]]
         main()
+        sys.exit(0)
+    if arguments[0] == _CALL:
+        module, _, function = arguments[1].partition(":")
+        getattr(import_module(module), function)(*json.loads(arguments[2]))
         sys.exit(0)
     from finetune_pipeline.worker import entry
 

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import psutil
 
+from finetune_pipeline.settings import WORKER_MODULE
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.shared import copy_database
 
@@ -86,7 +88,7 @@ def heavy_child(run: Running) -> psutil.Process | None:
     """The process that works with torch for this run, if there is one now."""
     try:
         for child in psutil.Process(run.pid).children(recursive=True):
-            if "finetune_pipeline.worker.entry" in " ".join(child.cmdline()):
+            if {WORKER_MODULE, warm_workers.__name__} & set(child.cmdline()):
                 return child
     except psutil.Error:  # one of them ended while it was looked at
         return None

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -141,6 +142,18 @@ class Project:
         done = self.finetune("run", "colours", "--json", *arguments)
         assert done.stdout.strip(), done.stderr[-3000:]
         return done.returncode, json.loads(done.stdout)
+
+    def call(self, function: Callable[[], None]) -> str:
+        """What a function of a test prints, called in a process of its own with the project's environment."""
+        done = subprocess.run(
+            [*warm_workers.CALL, f"{function.__module__}:{function.__name__}", "[]"],
+            env={**self.environment(), **warm_workers.start()},
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
     def artifact(self, step: str) -> Path:
         """The folder of the newest artifact of a step."""

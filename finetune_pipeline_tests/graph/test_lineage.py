@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 
 import pytest
 
 from finetune_pipeline.engine.step import Step
 from finetune_pipeline.pipeline import STEPS
+from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests.graph.project import Project
 
-ASK = """
-import json, os, dagster as dg
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
-from finetune_pipeline.settings import read_settings
-
-project = str(read_settings().project)
-os.environ["DAGSTER_HOME"] = project
-target = WorkspaceFileTarget([f"{project}/workspace.yaml"])
-with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as workspace:
-    graph = workspace.create_request_context().asset_graph
-    print(json.dumps({k.path[-1]: [p.path[-1] for p in graph.get(k).parent_keys] for k in graph.get_all_asset_keys()}))
-"""
 NOT_ASKED_HERE = {
     ("judge_review", "test_predictions"): "the spec names no judge",
     ("judge_review", "human_review"): "the spec names no judge",
@@ -36,14 +23,25 @@ ORDER_ONLY = {"few_shot_baseline": {"data_quality"}, "adapter": {"advice"}}
 """Edges that only order: the step is not made while a blocking check of the other one fails, and reads nothing of it."""
 
 
+def ask() -> None:
+    """Print every asset's dependencies in the code location of the project that the environment leads to."""
+    import dagster as dg
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    project = str(read_settings().project)
+    os.environ["DAGSTER_HOME"] = project
+    target = WorkspaceFileTarget([f"{project}/workspace.yaml"])
+    with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as workspace:
+        graph = workspace.create_request_context().asset_graph
+        found = {k.path[-1]: [p.path[-1] for p in graph.get(k).parent_keys] for k in graph.get_all_asset_keys()}
+    print(json.dumps(found))
+
+
 @pytest.fixture(scope="module")
 def lineage(finished: tuple[Project, int, dict]) -> dict[str, list[str]]:
     """Every asset's dependencies, as Dagster's code server tells them."""
-    done = subprocess.run(
-        [sys.executable, "-c", ASK], env=finished[0].environment(), text=True, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    return json.loads(next(line for line in finished[0].call(ask).splitlines() if line.startswith("{")))
 
 
 @pytest.mark.parametrize("step", [s for s in STEPS if not s.asked_for], ids=lambda step: step.name)

@@ -3,66 +3,71 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.pipeline import CHECKS, PIPELINE, STEPS
+from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline_tests.graph.project import Project, rows
 
 ASSETS = {step.name for step in STEPS if not step.asked_for}
-LOOK = """
-import json, dagster as dg
-from finetune_pipeline.settings import read_settings
-from finetune_pipeline.tracking.tracking import Tracking
-import os
-os.environ.setdefault("DAGSTER_HOME", str(read_settings().project))
-told = {"assets": {}, "checks": [], "mlflow": {}, "runs": []}
-with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
-    for key in instance.all_asset_keys():
-        event = instance.get_latest_materialization_event(key)
-        if event:
-            told["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
-    for run in instance.get_runs():
-        told["runs"].append([run.run_id, run.status.value])
-        for record in instance.all_logs(run.run_id):
-            if record.is_dagster_event and record.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION":
-                e = record.dagster_event.event_specific_data
-                told["checks"].append([e.asset_key.path[-1], e.check_name, e.passed, e.blocking and e.severity.value == "ERROR"])
-tracking = Tracking()
-client = tracking.client()
-for experiment in client.search_experiments():
-    for run in client.search_runs([experiment.experiment_id], max_results=1000):
-        tags = run.data.tags
-        told["mlflow"][tags["mlflow.runName"]] = {
-            "status": run.info.status, "parent": tags.get("mlflow.parentRunId"), "metrics": len(run.data.metrics),
-            "params": run.data.params.get("version"), "names": sorted(run.data.params), "metrics": run.data.metrics,
-            "models": len(run.outputs.model_outputs) if run.outputs else 0,
-            "note": tags.get("mlflow.note.content"), "artifacts": [a.path for a in client.list_artifacts(run.info.run_id)],
-            "datasets": [[i.dataset.name, i.dataset.digest, i.tags[0].value] for i in run.inputs.dataset_inputs],
-            "curve": len(client.get_metric_history(run.info.run_id, "eval_loss"))}
-for model in client.search_registered_models():
-    told["model"] = {
-        "name": model.name, "about": model.description, "aliases": dict(model.aliases),
-        "versions": len(client.search_model_versions(f"name='{model.name}'"))}
-print(json.dumps(told))
-"""
+
+
+def look() -> None:
+    """Print what Dagster and MLflow hold of the project that the environment leads to."""
+    import dagster as dg
+
+    from finetune_pipeline.tracking.tracking import Tracking
+
+    home = str(read_settings().project)
+    os.environ.setdefault("DAGSTER_HOME", home)
+    told: dict[str, Any] = {"assets": {}, "checks": [], "mlflow": {}, "runs": []}
+    with dg.DagsterInstance.from_config(home) as instance:
+        for key in instance.all_asset_keys():
+            event = instance.get_latest_materialization_event(key)
+            if event:
+                told["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
+        for run in instance.get_runs():
+            told["runs"].append([run.run_id, run.status.value])
+            for record in instance.all_logs(run.run_id):
+                if record.is_dagster_event and record.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION":
+                    e = record.dagster_event.event_specific_data
+                    stops = e.blocking and e.severity.value == "ERROR"
+                    told["checks"].append([e.asset_key.path[-1], e.check_name, e.passed, stops])
+    client = Tracking().client()
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id], max_results=1000):
+            tags = run.data.tags
+            told["mlflow"][tags["mlflow.runName"]] = {
+                "status": run.info.status,
+                "parent": tags.get("mlflow.parentRunId"),
+                "params": run.data.params.get("version"),
+                "names": sorted(run.data.params),
+                "metrics": run.data.metrics,
+                "models": len(run.outputs.model_outputs) if run.outputs else 0,
+                "note": tags.get("mlflow.note.content"),
+                "artifacts": [a.path for a in client.list_artifacts(run.info.run_id)],
+                "datasets": [[i.dataset.name, i.dataset.digest, i.tags[0].value] for i in run.inputs.dataset_inputs],
+                "curve": len(client.get_metric_history(run.info.run_id, "eval_loss")),
+            }
+    for model in client.search_registered_models():
+        versions = len(client.search_model_versions(f"name='{model.name}'"))
+        about = {"name": model.name, "about": model.description, "aliases": dict(model.aliases)}
+        told["model"] = {**about, "versions": versions}
+    print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
 def seen(finished: tuple[Project, int, dict]) -> dict:
     """What Dagster and MLflow hold after the run, read in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK], env=finished[0].environment(), text=True, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(finished[0].call(look).splitlines()[-1])
 
 
 def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 
 from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, dagster_folder, dagster_home
 from finetune_pipeline.orchestration.resources import Compute
@@ -80,3 +81,21 @@ def test_the_instance_is_set_up_as_documented(tmp_path: Path, monkeypatch: pytes
         with dg.DagsterInstance.from_ref(instance.get_ref()) as elsewhere:  # how run workers get theirs
             assert elsewhere.run_storage._conn_string == instance.run_storage._conn_string
     assert dagster_folder() == tmp_path / "dagster"
+
+
+def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's own makes one for every event, and each compiles all its statements anew."""
+    monkeypatch.setenv("DAGSTER_HOME", str(ROOT))
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
+    engines = []
+    with dg.DagsterInstance.get() as instance:
+        for run_id in ("a", "a", "b"):
+            with instance.event_log_storage.run_connection(run_id) as connection:
+                engines.append(connection.engine)
+                waits = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+                assert waits == 1000 * SQLITE_BUSY_TIMEOUT_SECONDS
+        with instance.run_storage.connect() as connection:
+            engines.append(connection.engine)
+    assert engines[0] is engines[1] and len(set(engines)) == 3

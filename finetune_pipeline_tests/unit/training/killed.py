@@ -1,23 +1,21 @@
-"""Helper: trainings in forked processes that kill themselves at a given step, quick enough to kill many."""
+"""Helper: trainings in processes that kill themselves at a given step, quick enough to kill many."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import write_json
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.training.jobs import task
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["finetune_pipeline.training.sft"])
 
-
-def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None, moment: str) -> None:
+def work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None, moment: str) -> None:
     """Train (in both phases, where there are two). kill_at: a step, counted over both phases."""
     from finetune_pipeline.trainers import TrainingOrder
     from finetune_pipeline.trainers import train as train_as_ordered
@@ -71,11 +69,9 @@ def trained(
 ) -> int:
     """Train in a process of its own, which SIGKILLs itself at step `kill_at`, or (``saving``) before the first checkpoint
     from that step on counts. Returns its exit code."""
-    process = _FORKS.Process(target=_work, args=(str(inputs), str(place), settings, kill_at, moment))
-    process.start()
-    process.join(240)
-    assert process.exitcode is not None, "the training hangs"
-    return process.exitcode
+    arguments = json.dumps([str(inputs), str(place), settings, kill_at, moment])
+    command = [*warm_workers.CALL, f"{__name__}:{work.__name__}", arguments]
+    return subprocess.run(command, env={**os.environ, **warm_workers.start()}, timeout=240, check=False).returncode
 
 
 def result(place: Path) -> tuple[bytes, dict[str, Any]]:
