@@ -65,7 +65,7 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
     """Settings of ``training.lora`` that a service does not know; without them another model would be trained. chooses_layers:
     it lets the user choose which layers to adapt."""
     lora = low_rank(spec.training)
-    other = {"dora": lora.dora, "rslora": lora.rslora, "last_layers": lora.last_layers is not None}
+    other = {"dora": lora.dora, "rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
     message, fix = (
         "the service trains plain LoRA and does not know this",

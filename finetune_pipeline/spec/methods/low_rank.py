@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -26,12 +26,6 @@ LOW_RANK = Kind(
 )
 
 
-def lower_layers(last: int | None, layers: int) -> str | None:
-    """What the names of modules below the `last` layers match, whole; None where all are adapted."""
-    lower = range(layers - last) if last is not None else ()
-    return rf"\D*\.({'|'.join(map(str, lower))})\..*" if lower else None
-
-
 class LoraSpec(Section):
     """Low-rank adapter shape (Hu et al. 2021); methods qlora and lora."""
 
@@ -39,12 +33,6 @@ class LoraSpec(Section):
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0.0, lt=1.0)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    last_layers: int | None = Field(
-        None,
-        ge=1,
-        description="Adapt only so many layers, the last ones, in which case gradients go no further back: faster, and "
-        "weaker. Unset: all of them.",
-    )
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
     dora: bool = Field(False, description="Learn magnitude and direction of the weights separately (Liu et al. 2024).")
 
@@ -77,11 +65,7 @@ class LowRank(Method):
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
         """Every named layer must be there; PEFT takes a name for every module that ends with it."""
-        wanted, last = getattr(training, self.section).target_modules, getattr(training, self.section).last_layers
-        if last is not None and last > (there := config.get("num_hidden_layers") or last):
-            message, fix = f"the base model has {there} layers, fewer than {last}", f"lower it to at most {there}"
-            place = f"task.yaml: training.{self.section}.last_layers"
-            return [Finding("training.last_layers", "error", place, message, fix)]
+        wanted = getattr(training, self.section).target_modules
         if isinstance(wanted, str):
             return []
         names, complete = layers()
@@ -100,13 +84,13 @@ class LowRank(Method):
         lora = settings[self.section]
         return sum(
             lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
-            for layer in self._adapted(settings, shape)
+            for layer in shape.targeted(lora["target_modules"])
         )
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """One tensor for all layers that read the same, with the mask of its dropout, and both matrices' products."""
         lora = settings[self.section]
-        layers = list(self._adapted(settings, shape))
+        layers = list(shape.targeted(lora["target_modules"]))
         if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
             return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
         widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
@@ -115,22 +99,12 @@ class LowRank(Method):
         products = sum(lora["r"] * width * (tokens + layer.fan_in + layer.fan_out) for layer in layers)
         return int(read + products // shape.layers)
 
-    def _adapted(self, settings: Settings, shape: Shape) -> Iterator[Any]:
-        """The linear layers that get matrices."""
-        lora = settings[self.section]
-        lower = lower_layers(lora["last_layers"], shape.layers)
-        return (
-            layer
-            for layer in shape.targeted(lora["target_modules"])
-            if not lower or not re.fullmatch(lower, layer.name)
-        )
-
     def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
         return "o" in self._inputs(settings, shape)
 
     def _inputs(self, settings: Settings, shape: Shape) -> set[str]:
         """Which of a block's four inputs an adapter reads."""
-        names = {layer.name.rpartition(".")[2] for layer in self._adapted(settings, shape)}
+        names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
@@ -146,6 +120,5 @@ class LowRank(Method):
             use_dora=lora["dora"],
             task_type="CAUSAL_LM",
             target_modules=lora["target_modules"],
-            exclude_modules=lower_layers(lora["last_layers"], model.config.get_text_config().num_hidden_layers),
         )
         return get_peft_model(model, config), {}

@@ -24,7 +24,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "qlora": {},
     "lora": {},
     "some layers": {"method": "lora", "lora": {"target_modules": ["q_proj", "self_attn.v_proj", "down_proj"]}},
-    "last layer": {"method": "lora", "lora": {"last_layers": 1}},
     "full": {},
     "prefix": {"prefix": {"tokens": 6}},
     "prompt": {"prompt": {"tokens": 7}},

@@ -109,8 +109,6 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = 
      "training.target_modules", "error", "choose from down_proj"),
     ("no such layer in phi3", {"lora": {"target_modules": ["q_proj"]}}, {"model_type": "phi3"},
      "training.target_modules", "error", "qkv_proj"),
-    ("more layers than there are", {"lora": {"last_layers": 31}}, {**LLAMA, "num_hidden_layers": 30},
-     "training.last_layers", "error", "at most 30"),
     ("longer than the context", {"max_tokens": 9000}, LLAMA,
      "training.context_length", "warning", "max_tokens: 8192"),
     ("virtual tokens beyond the context", {"method": "prompt", "max_tokens": 8150}, LLAMA,
@@ -138,7 +136,6 @@ SOUND: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
     ({"method": "prefix", "gradient_checkpointing": False}, LLAMA),
     ({"method": "lora", "lora": {"rslora": True, "r": 8}}, LLAMA),
     ({"method": "qlora", "lora": {"target_modules": ["q_proj", "self_attn.v_proj"]}}, GEMMA),
-    ({"lora": {"last_layers": 30}}, {**LLAMA, "num_hidden_layers": 30}),
     ({"method": "prompt", "prompt": {"init": "text", "text": "Sort it."}}, LLAMA),
     ({"lora": {"target_modules": ["odd_name"]}}, {"model_type": "something_new"}),
 ]
