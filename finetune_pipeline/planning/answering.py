@@ -13,7 +13,6 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.hardware import GPU_SHARE
-from finetune_pipeline.models.inference.generated import READ_AT_ONCE
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.preflight import read_base_config
@@ -48,8 +47,6 @@ def answering_memory(
     Keys and values of the batch are there twice: as read, and in a copy that grows by the answer or by the labels.
     """
     own = asked.rows * (asked.prompt - asked.shared)
-    if device == "cpu":
-        own = min(own, max(READ_AT_ONCE, asked.prompt - asked.shared))
     per_token = 2 * shape.layers * shape.key_heads * shape.head_dim * width
     grown = asked.rows * (asked.prompt + max(asked.new, asked.scored))
     kept = per_token * (asked.shared + asked.rows * asked.prompt + grown)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-READ_AT_ONCE = 4096
-"""Tokens of prompts that the CPU reads in one pass: more no longer fit its caches, and take twice as long."""
-
 
 @dataclass
 class Answer:

@@ -17,15 +17,13 @@ from transformers import DynamicCache
 
 from finetune_pipeline import progress
 from finetune_pipeline.models.inference.constrained import Grammar
-from finetune_pipeline.models.inference.generated import READ_AT_ONCE, Answer
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.shared_reading import (
     Ids,
     Tree,
     branch,
     common_prefix,
     families,
-    grows_plainly,
-    joined,
     with_room,
 )
 from finetune_pipeline.reporting import say
@@ -68,26 +66,20 @@ class Reader:
         for i, tail in enumerate(tails):
             ids[i, longest - len(tail) :] = torch.tensor(tail)
             seen[i, self.prefix : self.prefix + longest - len(tail)] = 0
+        cache = branch(self.cache)
+        if self.prefix:
+            cache.batch_repeat_interleave(len(tails))
         seen = seen.to(self.model.device)
         places = (seen.cumsum(1) - 1).clamp(min=0)[:, self.prefix :]
-        at_once = len(tails)
-        if self.model.device.type == "cpu" and grows_plainly(self.cache):
-            at_once = max(1, READ_AT_ONCE // longest)
-        caches, logits = [], []
-        for some in torch.arange(len(tails)).split(at_once):
-            caches.append(branch(self.cache))
-            if self.prefix:
-                caches[-1].batch_repeat_interleave(len(some))
-            out = self.model(
-                input_ids=ids[some].to(self.model.device),
-                attention_mask=seen[some],
-                position_ids=places[some],
-                cache=caches[-1],
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits.append(out.logits[:, -1])
-        return Prefilled(joined(caches), seen, torch.cat(logits))
+        logits = self.model(
+            input_ids=ids.to(self.model.device),
+            attention_mask=seen,
+            position_ids=places,
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return Prefilled(cache, seen, logits)
 
     def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
         """Logits [tokens, vocabulary] that predict each token of every continuation of every row.

@@ -108,19 +108,6 @@ def grows_plainly(cache: DynamicCache) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def joined(caches: Sequence[DynamicCache]) -> DynamicCache:
-    """The rows of all caches, which grow plainly and are equally long, in one."""
-    if len(caches) == 1:
-        return caches[0]
-    own = branch(caches[0])
-    layers: list[Any] = own.layers
-    for place, layer in enumerate(layers):
-        parts: list[Any] = [cache.layers[place] for cache in caches]
-        layer.keys = torch.cat([part.keys for part in parts])
-        layer.values = torch.cat([part.values for part in parts])
-    return own
-
-
 def with_room(cache: DynamicCache, room: int) -> DynamicCache:
     """A copy with room for `room` more tokens; transformers' own copies everything whenever a token is added.
 

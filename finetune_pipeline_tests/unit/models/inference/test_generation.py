@@ -11,7 +11,7 @@ import torch
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference import generation
-from finetune_pipeline.models.inference.generated import READ_AT_ONCE, Answer
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
@@ -56,17 +56,6 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], b
         assert answer.prompt_tokens == len(prompt)
         assert answer.new_tokens == len(answer.new_ids) <= LONGEST
     assert len({a.text for a in answers}) > 1
-
-
-def test_long_prompts_are_read_a_few_at_a_time_to_the_same_answers(loaded: tuple[Any, Any]) -> None:
-    model, tokenizer = loaded
-    short, labels = _prompts(tokenizer)
-    prompts = [[*p[:9], *((37 * i + 11 * k) % 200 + 20 for k in range(480 + i)), *p[9:]] for i, p in enumerate(short)]
-    assert len(prompts) * (len(prompts[-1]) - 9) > 1.2 * READ_AT_ONCE, "they are read in two passes or more"
-    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, len(prompts))
-    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
-        text, _, scores = _plainly(model, tokenizer, prompt, ids)
-        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
 
 
 def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
