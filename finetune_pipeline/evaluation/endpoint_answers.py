@@ -137,6 +137,7 @@ def ask_endpoint(
     max_new_tokens: int,
     gold: Mapping[str, str],
     *,
+    most_failed: float = MOST_FAILED,
     cache: AnswerCache | None = None,
     passages: Sequence[Passage] = (),
     stage: str,
@@ -145,6 +146,7 @@ def ask_endpoint(
 
     Args:
         prompts: evaluation.prompts.Prompt as JSON, by model name.
+        most_failed: Share of failed rows that is still fair.
 
     Returns:
         Prediction rows, and the facts {endpoint, known, spent, prompts {name: {rows, statuses, mean_prompt_tokens,
@@ -179,7 +181,7 @@ def ask_endpoint(
     except ValueError as error:
         raise _problem("endpoint", str(error), "correct it, or set the variable where the pipeline runs") from error
     failed = [answer.error for answer in result.answers if answer.status == "error"]
-    if len(failed) > MOST_FAILED * len(asked):
+    if len(failed) > most_failed * len(asked):
         raise _problem(
             "endpoint",
             f"{len(failed)} of {len(asked)} rows failed ({failed[0]}): too many for a fair baseline",
