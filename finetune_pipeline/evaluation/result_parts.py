@@ -178,17 +178,6 @@ class Scores(Facts):
 class ModelRow(Part):
     """A row of the table that shows all models side by side. `set`: validation or test; `value`: metric that decides."""
 
-    @classmethod
-    def of(cls, title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
-        """The row of scores of metrics.score, or of rivals.score_baselines, which keeps the valid share alone."""
-        shown = {
-            name: scores.get(name)
-            for name in ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
-        }
-        valid, decides = scores.get("valid") or {"share": scores.get("valid_share")}, scores["primary"]
-        value, interval = decides["value"], decides["interval"]
-        return cls(title=title, set=where, valid_share=valid["share"], value=value, value_interval=interval, **shown)
-
     title: str
     set: str
     n: Count = None
@@ -201,6 +190,17 @@ class ModelRow(Part):
     macro_f1: Number = None
     micro_f1: Number = None
     rougeLsum: Number = None
+
+    @classmethod
+    def of(cls, title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
+        """The row of scores of metrics.score, or of rivals.score_baselines, which keeps the valid share alone."""
+        shown = {
+            name: scores.get(name)
+            for name in ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
+        }
+        valid, decides = scores.get("valid") or {"share": scores.get("valid_share")}, scores["primary"]
+        value, interval = decides["value"], decides["interval"]
+        return cls(title=title, set=where, valid_share=valid["share"], value=value, value_interval=interval, **shown)
 
 
 class Sources(Part):

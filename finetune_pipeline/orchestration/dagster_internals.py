@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import sqlalchemy
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
@@ -31,8 +34,6 @@ WORKSPACE = Path(__file__).with_name("workspace.yaml")
 """What Dagster's servers load: the tasks of the project they are started in."""
 LONGEST_SLEEP = 0.5
 """Seconds; a run that is cancelled, or whose other steps end, must notice soon."""
-_BUSY_SECONDS = 30
-"""How long a connection waits for another process that writes to the same SQLite file; as in Dagster."""
 
 
 def dagster_folder() -> Path:
@@ -80,18 +81,17 @@ class HomeStorage(_BelowHome, DagsterSqliteStorage):
 
 @lru_cache(maxsize=32)
 def _engine(address: str) -> sqlalchemy.Engine:
-    """Opens a connection whenever one is asked for, and keeps none."""
-    return sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args={"timeout": _BUSY_SECONDS})
+    """Opens a connection whenever one is asked for, keeps none, and waits as long as Dagster for others that write."""
+    waits = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
+    return sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=waits)
 
 
 def _keep_engines() -> None:
     """Have Dagster use one engine per SQLite file. It makes one per event, which compiles every statement anew: 40% of what a
-    run of quick steps computes. Where Dagster is built otherwise, nothing changes."""
-    for name in ("event_log.sqlite.sqlite_event_log", "runs.sqlite.sqlite_run_storage"):
-        with contextlib.suppress(ImportError, AttributeError):
-            module: Any = importlib.import_module(f"dagster._core.storage.{name}")
-            _ = module.create_engine
-            module.create_engine = lambda address, **_options: _engine(address)
+    run of quick steps computes. There is no setting for it, and we found no issue about it. Where Dagster comes to make
+    its engines elsewhere, nothing changes."""
+    for module in (sqlite_event_log, sqlite_run_storage):
+        module.create_engine = lambda address, **_: _engine(address)  # type: ignore[attr-defined]
 
 
 class HomeArtifacts(_BelowHome, LocalArtifactStorage):

@@ -195,6 +195,7 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
 
 
 _RANDOM_TEST = 0.2
+"""Share of the rows that a random split would test on."""
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,10 @@ class Resolution:
         answers: defaultdict[str, list[int]] = defaultdict(list)
         for i in group:
             answers[self._answers[i]].append(i)
+        if len(answers) < 2:
+            return
         clashing = set(group) if self._spec.labels else self._clashing(group)
-        for i in (i for i in group if i in clashing and len(answers) > 1):
+        for i in (i for i in group if i in clashing):
             others = (
                 j for answer, rows in answers.items() if answer != self._answers[i] for j in rows if j in clashing
             )

@@ -14,8 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,9 +97,16 @@ def contradicted_files(
     return contradicted
 
 
-def estimate_noise(opinion: OutOfFold) -> tuple[float, float, float]:
-    """The share of wrong labels (0 to 1), estimated by the model's errors on the rows it is surest of, and the ends of
-    its 95% interval (Wilson).
+class NoiseEstimate(NamedTuple):
+    """Share of wrong labels (0 to 1), and the ends of its 95% interval (Wilson)."""
+
+    share: float
+    low: float
+    high: float
+
+
+def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
+    """Estimate the share of wrong labels by the model's errors on the rows it is surest of.
 
     There a model that has not seen a row's label is hardly ever wrong itself. Where wrong labels depend on the right
     label and not on the text (the assumption of Northcutt et al. 2021), that is their share in the whole set; what
@@ -119,7 +125,7 @@ def estimate_noise(opinion: OutOfFold) -> tuple[float, float, float]:
     counted = np.concatenate(surest)
     wrong = binomtest(int((predicted[counted] != opinion.given[counted]).sum()), len(counted))
     interval = wrong.proportion_ci(CONFIDENCE, "wilson")
-    return float(wrong.statistic), float(interval.low), float(interval.high)
+    return NoiseEstimate(float(wrong.statistic), float(interval.low), float(interval.high))
 
 
 def label_noise(
@@ -158,21 +164,23 @@ def label_noise(
     given, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
     suspects = np.flatnonzero(suspect_rows(given, opinion.probabilities))
     suspects = suspects[np.argsort(margins[suspects], kind="stable")]
-    share, low, high = estimate_noise(opinion)
+    noise = estimate_noise(opinion)
     limit = spec.data.max_label_noise
     enough = len(given) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
-    if low > limit and enough and (by_order := out_of_fold(examples, clusters, features_of=order_features)):
-        share, low, high = min((share, low, high), estimate_noise(by_order), key=itemgetter(0))
+    if noise.low > limit and enough and (by_order := out_of_fold(examples, clusters, features_of=order_features)):
+        noise = min(noise, estimate_noise(by_order), key=lambda estimate: estimate.share)
     errors = int((likeliest != given).sum())
-    too_many = low > limit and enough
+    too_many = noise.low > limit and enough
     contradicted = len(suspects) > max(FEWEST * len(given), OF_ERRORS * errors)
     against = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
     triggers = _unconfirmed(examples, decisions or {})
     stops = too_many or bool(against) or bool(triggers)
-    passed = not stops and not contradicted and share <= WARNS_ABOVE
+    passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[given[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
-    message = f"an estimated {share:.1%} of the labels are wrong (95% interval {low:.1%} to {high:.1%}); "
+    message = (
+        f"an estimated {noise.share:.1%} of the labels are wrong (95% interval {noise.low:.1%} to {noise.high:.1%}); "
+    )
     message += f"{len(suspects):,} of {len(given):,} are suspects"
     fix = "look through the suspects, most suspicious first, and write decisions (relabel, drop or keep) into reviews/"
     if too_many:
@@ -190,7 +198,7 @@ def label_noise(
     severity: Severity = "error" if too_many or against else "warning"
     place = listed[0]["place"] if listed else "data"
     findings = []
-    if too_many or against or contradicted or share > WARNS_ABOVE:
+    if too_many or against or contradicted or noise.share > WARNS_ABOVE:
         findings.append(Finding("quality.label_noise", severity, place, message, fix))
     for trigger, rows in triggers:
         findings.append(
@@ -205,8 +213,8 @@ def label_noise(
         findings=findings,
         applies=True,
         suspected=len(suspects),
-        share=round(share, 6),
-        interval=[round(low, 6), round(high, 6)],
+        share=round(noise.share, 6),
+        interval=[round(noise.low, 6), round(noise.high, 6)],
         accuracy=round(1 - errors / len(given), 4),
         suspects=listed,
         pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],

@@ -76,6 +76,7 @@ _WARNINGS = {
     "invisible_characters",
     "replacement_character",
 }
+"""Rules whose findings only warn."""
 
 Problems = Iterator[tuple[str, str, str]]
 """Rule, message and what to do."""

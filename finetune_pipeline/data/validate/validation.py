@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,9 +32,14 @@ _LABELS_SHOWN = 20
 _BLOCK_BYTES = 8 << 20
 
 
-Block = tuple[str, list[Record]]
-"""Rows of one raw file that one process validates at a time: the file's name, its records."""
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
+
+
+class Block(NamedTuple):
+    """Rows of one raw file that one process validates at a time."""
+
+    file: str
+    records: list[Record]
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,10 @@ def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) ->
         held.append(record)
         length += len(record.raw)
         if length >= size:
-            yield file, held
+            yield Block(file, held)
             held, length = [], 0
     if held:
-        yield file, held
+        yield Block(file, held)
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
@@ -166,8 +171,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
         no_row = record.about == "file"
         if no_row and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
             continue  # no correction was made
-        found_only = [ValidatedRow(None, [*record.findings])]
-        for row in found_only if no_row else validate_record(record, file, spec, mapping):
+        found = [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, file, spec, mapping)
+        for row in found:
             findings = [f.to_dict() for f in row.findings]
             if spec.data.scrub_region:  # what messages quote is scrubbed already, but for national numbers
                 findings = [{**f, "message": scrub_text(f["message"], find)} for f in findings]

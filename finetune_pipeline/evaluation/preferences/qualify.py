@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from finetune_pipeline.evaluation.preferences.embeddings import embed
@@ -34,13 +34,39 @@ def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]
     return {i: _PLACES.get((accepted["candidate"], accepted["base"]), "tie") for i, accepted in items.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Qualification:
+    """What was found about a judge.
+
+    Attributes:
+        rated: Pairs it could judge; failed: pairs it could not.
+        kappa: Agreement with people, beyond chance, with its interval; agreement: share of pairs.
+        consistent: Share judged alike in both orders.
+        place: Sign test of the place; length: of errors towards the longer answer; padding: of answers with words added that
+            say nothing.
+        refused: Every reason why not to believe it.
+    """
+
+    name: str
+    rated: int = 0
+    failed: int = 0
+    kappa: float | None = None
+    interval: tuple[float, float] | None = None
+    agreement: float | None = None
+    consistent: float | None = None
+    place: dict[str, Any] = field(default_factory=lambda: sign_test(0, 0))
+    length: dict[str, Any] = field(default_factory=lambda: sign_test(0, 0))
+    padding: dict[str, Any] = field(default_factory=lambda: sign_test(0, 0))
+    refused: list[str] = field(default_factory=list)
+
+
 def judged_pairs(judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choice], asked: JudgeSpec) -> dict[str, Any]:
     """Qualify a judge by the pairs people rated; if it passes, ask it about up to `asked.rows` of all pairs, drawn by their id.
 
     Answers that are equal are not shown to it.
 
     Returns:
-        What :func:`qualify` returns, believed, equal (rated pairs that were left out so), verdict (None, or
+        The fields of :class:`Qualification`, believed, equal (rated pairs that were left out so), verdict (None, or
         statistics.sign_test of candidate against base, `failed`, `equal` and `choices` by id), failures, spent.
     """
     rated = [pair for pair in pairs if pair.id in people]
@@ -48,49 +74,42 @@ def judged_pairs(judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choic
     found = qualify(judge, differing, [people[pair.id] for pair in differing], asked)
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: asked.rows]
     return {
-        **found,
-        "believed": not found["refused"],
+        **asdict(found),
+        "believed": not found.refused,
         "equal": len(rated) - len(differing),
-        "verdict": None if found["refused"] else _verdict(judge, drawn),
+        "verdict": None if found.refused else _verdict(judge, drawn),
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": judge.spent.to_dict(),
     }
 
 
-def qualify(judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked: JudgeSpec) -> dict[str, Any]:
+def qualify(judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked: JudgeSpec) -> Qualification:
     """Ask a judge about pairs that people have rated, in both orders, and about the same answers with padding.
 
     Args:
         people: Their choice per pair (a, b or tie).
         asked: What is asked of the judge. With fewer pairs than `min_rated`, nothing is asked.
-
-    Returns:
-        name; rated and failed (pairs it could and could not judge); kappa, interval and agreement with people; consistent
-        (share judged alike in both orders); sign tests of the `place`, of errors towards the longer answer (`length`), and of
-        answers with words added that say nothing (`padding`); refused: every reason why not to believe it.
     """
-    found: dict[str, Any] = {"name": judge.name, "rated": 0, "failed": 0}
-    found |= dict.fromkeys(("kappa", "interval", "agreement", "consistent"))
-    found |= dict.fromkeys(("place", "length", "padding"), sign_test(0, 0))
     if len(pairs) < asked.min_rated:
         few = f"people have rated only {counted(len(pairs), 'pair')} of different answers; {asked.min_rated} are needed"
-        return found | {"refused": [few]}
+        return Qualification(judge.name, refused=[few])
     answers = _both_ways(judge, pairs)
     sound = [i for i, (first, second) in enumerate(answers) if "failed" not in (first, second)]
-    n, orders = len(sound), [answers[i] for i in sound]
+    n, orders, kept = len(sound), [answers[i] for i in sound], [pairs[i] for i in sound]
     theirs, ours = [people[i] for i in sound], [_agreed(*order) for order in orders]
-    found |= {
-        "rated": n,
-        "failed": len(pairs) - n,
-        "place": sign_test(orders.count(("a", "b")), orders.count(("b", "a"))),
-    }
-    if sound:
-        found |= {"kappa": cohens_kappa(theirs, ours), "interval": kappa_interval(theirs, ours)}
-        found["agreement"] = sum(x == y for x, y in zip(theirs, ours, strict=True)) / n
-        found["consistent"] = sum(first == second for first, second in orders) / n
-    kept = [pairs[i] for i in sound]
-    found |= {"length": _length(kept, theirs, ours), "padding": _padding(judge, kept[:PROBES])}
-    return found | {"refused": _reasons(found, asked)}
+    found = Qualification(
+        name=judge.name,
+        rated=n,
+        failed=len(pairs) - n,
+        kappa=cohens_kappa(theirs, ours) if sound else None,
+        interval=kappa_interval(theirs, ours) if sound else None,
+        agreement=sum(x == y for x, y in zip(theirs, ours, strict=True)) / n if sound else None,
+        consistent=sum(first == second for first, second in orders) / n if sound else None,
+        place=sign_test(orders.count(("a", "b")), orders.count(("b", "a"))),
+        length=_length(kept, theirs, ours),
+        padding=_padding(judge, kept[:PROBES]),
+    )
+    return replace(found, refused=_reasons(found, asked))
 
 
 def _both_ways(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
@@ -123,26 +142,25 @@ def _padding(judge: Judge, pairs: Sequence[Pair]) -> dict[str, Any]:
     return sign_test(choices.count("b"), choices.count("a"), choices.count("tie"))
 
 
-def _reasons(found: Mapping[str, Any], asked: JudgeSpec) -> list[str]:
+def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
     reasons = []
-    rated, failed, kappa, interval = (found[key] for key in ("rated", "failed", "kappa", "interval"))
-    if rated < asked.min_rated:
-        reasons.append(f"only {counted(rated, 'pair')} rated by people could be judged; {asked.min_rated} are needed")
-    if failed > 0.1 * (rated + failed):
-        reasons.append(f"{counted(failed, 'pair')} could not be judged")
-    if kappa is None or interval is None:
+    if q.rated < asked.min_rated:
+        reasons.append(f"only {counted(q.rated, 'pair')} rated by people could be judged; {asked.min_rated} are needed")
+    if q.failed > 0.1 * (q.rated + q.failed):
+        reasons.append(f"{counted(q.failed, 'pair')} could not be judged")
+    if q.kappa is None or q.interval is None:
         reasons.append("agreement with people is undefined: one of the two sides always says the same")
-    elif kappa < asked.min_kappa or interval[0] < asked.min_kappa_bound:
+    elif q.kappa < asked.min_kappa or q.interval[0] < asked.min_kappa_bound:
         reasons.append(
-            f"it agrees too little with people: kappa {kappa:.2f} ({interval[0]:.2f} to {interval[1]:.2f}), where "
+            f"it agrees too little with people: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
             f"{asked.min_kappa:g} and a lower bound of {asked.min_kappa_bound:g} are asked for"
         )
-    if found["consistent"] is not None and found["consistent"] < asked.min_consistent:
+    if q.consistent is not None and q.consistent < asked.min_consistent:
         reasons.append(
-            f"it judges only {percent(found['consistent'])} of the pairs alike in both orders; "
-            f"{percent(asked.min_consistent)} are asked for"
+            f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(asked.min_consistent)} are "
+            "asked for"
         )
-    place, length, padding = found["place"], found["length"], found["padding"]
+    place, length, padding = q.place, q.length, q.padding
     if place["p"] < SURE:
         where = "first" if place["wins"] > place["losses"] else "second"
         reasons.append(f"it prefers whatever stands {where}: {place['wins']} against {place['losses']} contradictions")

@@ -91,10 +91,10 @@ def test_a_biased_judge_is_refused_and_gives_no_verdict(url: str, mind: str, rea
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
     pairs, people = rated(12)
     found = qualify(judge(server.url, "fair"), pairs, people, ASKED)
-    assert found["refused"] == ["people have rated only 12 pairs of different answers; 30 are needed"]
+    assert found.refused == ["people have rated only 12 pairs of different answers; 30 are needed"]
     assert not server.requests
     few = ASKED.model_copy(update={"min_rated": 12})
-    assert not qualify(judge(server.url, "fair"), pairs, people, few)["refused"]
+    assert not qualify(judge(server.url, "fair"), pairs, people, few).refused
 
 
 def test_other_words_are_never_a_choice(url: str) -> None:
@@ -102,7 +102,7 @@ def test_other_words_are_never_a_choice(url: str) -> None:
     assert who.choose(rated(3)[0]) == ["failed"] * 3
     assert len(who.failures) == 3 and "not first, second or same" in who.failures[0]
     found = qualify(who, *rated(40), ASKED)
-    assert found["refused"] and found["failed"] == 40
+    assert found.refused and found.failed == 40
 
 
 def test_an_endpoint_that_fails_says_nothing_about_the_judge(url: str) -> None:

@@ -99,6 +99,16 @@ def test_a_file_is_unpacked_into_the_model_it_was_written_from(tmp_path: Path, t
     assert all(torch.equal(after[name], tensor.bfloat16().float()) for name, tensor in before.items())
 
 
+def test_a_file_without_one_of_the_weights_is_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", "llama", dtype=torch.float16)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_gguf(folder, tmp_path / "m.gguf", "f16", name="m", stop_ids=[2])
+    with pytest.raises(RuntimeError, match="layers.1.mlp.up_proj"):
+        _unpack_gguf(tmp_path / "m.gguf", tmp_path / "back")
+
+
 def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
     """Joins pairs by rank, falls back to bytes, puts its begin token first, and no space before the first word."""
     folder = make_model(tmp_path / "model", "llama", dtype=torch.float16, tied=False)
