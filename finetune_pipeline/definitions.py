@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from finetune_pipeline.findings import Finding, errors
+from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.orchestration.assets import broken_task, task_assets, task_checks, task_jobs
 from finetune_pipeline.orchestration.dagster_internals import sleep_while_waiting
 from finetune_pipeline.orchestration.resources import Compute, Store
@@ -19,13 +19,23 @@ from finetune_pipeline.orchestration.sensors import (
 )
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
+from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.tracking import Tracking
 
 
 def build_definitions(data_root: Path) -> dg.Definitions:
     """Definitions for every task folder below `data_root`. A task with a bad spec is shown as broken, others load."""
+    return dg.Definitions.merge(_shared(), *(_task_or_why_not(*found) for found in find_tasks(data_root).items()))
+
+
+def definitions_of(task: Task) -> dg.Definitions:
+    """Definitions for one task. Raises FindingsError where Dagster refuses a value of its spec."""
+    return dg.Definitions.merge(_shared(), _of_task(task))
+
+
+def _shared() -> dg.Definitions:
     sleep_while_waiting()  # every process that runs steps comes by here
-    of_all = dg.Definitions(
+    return dg.Definitions(
         sensors=mlflow_closers(),
         resources={"store": Store(), "tracking": Tracking(), "compute": Compute(module=read_settings().worker_module)},
         # the light steps share two processes; models run in children of their own, whichever executor is used
@@ -38,25 +48,31 @@ def build_definitions(data_root: Path) -> dg.Definitions:
             }
         ),
     )
-    return dg.Definitions.merge(of_all, *(_of_task(name, folder) for name, folder in find_tasks(data_root).items()))
 
 
-def _of_task(name: str, folder: Path) -> dg.Definitions:
+def _task_or_why_not(name: str, folder: Path) -> dg.Definitions:
     task, findings = check_task(folder)
     if task is not None:
         try:
-            jobs = task_jobs(task)
-            return dg.Definitions(
-                assets=task_assets(task),
-                asset_checks=task_checks(task),
-                jobs=jobs,
-                schedules=[retraining_schedule(task)],
-                sensors=[new_logs_sensor(task), drift_sensor(task, jobs), champion_sensor(task)],
-            )
-        except Exception as error:  # noqa: BLE001 - a value Dagster does not take stops no other task
-            message = f"Dagster cannot show it: {type(error).__name__}: {error!s:.500}"
-            findings = [Finding("spec.unusable", "error", "task.yaml", message, "correct the value")]
+            return _of_task(task)
+        except FindingsError as error:
+            findings = error.findings
     return dg.Definitions(assets=[broken_task(name, errors(findings))])
+
+
+def _of_task(task: Task) -> dg.Definitions:
+    try:
+        jobs = task_jobs(task)
+        return dg.Definitions(
+            assets=task_assets(task),
+            asset_checks=task_checks(task),
+            jobs=jobs,
+            schedules=[retraining_schedule(task)],
+            sensors=[new_logs_sensor(task), drift_sensor(task, jobs), champion_sensor(task)],
+        )
+    except Exception as error:
+        message = f"Dagster refuses the task: {type(error).__name__}: {error!s:.500}"
+        raise FindingsError([Finding("spec.unusable", "error", "task.yaml", message, "correct the value")]) from error
 
 
 defs = build_definitions(read_settings().data_root)

@@ -88,7 +88,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     """Run the job of a stage, or of `all`, in this process, with its progress on the terminal. Returns Dagster's result.
 
     Raises KeyboardInterrupt when a signal stopped it."""
-    from finetune_pipeline.definitions import build_definitions
+    from finetune_pipeline.definitions import definitions_of
 
     close_abandoned_runs(instance, task.name, project.tracking.finish)
     names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
@@ -110,7 +110,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
         ):
             project.tracking.prepare()  # before steps run in parallel
             mirror_apart()
-            job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
+            job = definitions_of(task).resolve_job_def(f"{task.name}__{stage}")
             result = job.execute_in_process(
                 instance=shown_on_the_timeline(instance),
                 run_id=run_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from finetune_pipeline.cli.output import DONE, as_json, emit, say
@@ -23,7 +25,7 @@ def schema(evaluation: bool, as_json: bool) -> int:
         emit(spec_schema)
         return DONE
 
-    def section(properties: dict, required: list[str], indent: str) -> None:
+    def section(properties: dict[str, Any], required: list[str], indent: str) -> None:
         for name, field in properties.items():
             kind = field.get("type") or " | ".join(
                 str(o.get("type", o.get("$ref", "").rpartition("/")[2]))

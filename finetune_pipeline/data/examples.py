@@ -72,7 +72,8 @@ class Example:
 
     @property
     def answer(self) -> str:
-        return self.messages[-1]["content"]
+        text: str = self.messages[-1]["content"]
+        return text
 
     @property
     def prompt_messages(self) -> list[Message]:

@@ -16,7 +16,8 @@ from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import TEXTS, model_folder
 from finetune_pipeline.models.inference.constrained import Grammar
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.generation import Ids, generate_and_score
+from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.inference.shared_reading import Ids
 from finetune_pipeline.models.loading import asked_in, load_for_prediction, pick_device
 from finetune_pipeline.reporting import say
 

@@ -115,7 +115,7 @@ def is_right(row: Row, output: AnyOutput) -> bool:
     if row["status"] != "ok":
         return False
     if isinstance(output, LabelsOutput):
-        return answer_of(row, output.labels) == row["gold"]
+        return bool(answer_of(row, output.labels) == row["gold"])
     if isinstance(output, JsonOutput):
         return read_json(row, output).exact(output.accept_repaired)
     if output.extract:

@@ -25,7 +25,8 @@ from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, load_tokenizer
 from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.generation import Reader, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.models.loading import device_with_room, load_for_prediction, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES

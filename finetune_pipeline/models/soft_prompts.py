@@ -21,7 +21,8 @@ from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy, write_record
 from finetune_pipeline.models.identity import model_folder, model_record
-from finetune_pipeline.models.inference.generation import Answer, generate_and_score
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.models.parity import Rows, compare, finite, follow, weights_off
 from finetune_pipeline.models.prefixes import PrefixedModel

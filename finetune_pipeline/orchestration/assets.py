@@ -56,7 +56,7 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
     )
     def asset(
         context: dg.AssetExecutionContext, store: Store, tracking: Tracking, compute: Compute
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no other annotation here
         try:
             artifact, metadata = materialize(context, task, step, store, tracking, compute)
         except dg.Failure:

@@ -74,7 +74,7 @@ class HomeStorage(_BelowHome, DagsterSqliteStorage):
     """Runs, events and schedules in SQLite files."""
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:  # type: ignore[override]
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:
         _keep_engines()
         return cls.from_local(str(dagster_folder() / "history"), inst_data)
 
@@ -98,7 +98,7 @@ class HomeArtifacts(_BelowHome, LocalArtifactStorage):
     """What Dagster's own IO managers write (this pipeline's assets use none)."""
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeArtifacts:  # type: ignore[override]
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeArtifacts:
         return cls(str(dagster_folder()), inst_data)
 
 
@@ -131,7 +131,7 @@ def _interval(self: Any) -> float:
         return 0.0
     now = time.time()
     left = [max(0.0, at - now) for at in getattr(self, "_pending_timeouts", {}).values()]
-    return min([LONGEST_SLEEP, *left])
+    return float(min([LONGEST_SLEEP, *left]))
 
 
 def mirror_apart() -> None:

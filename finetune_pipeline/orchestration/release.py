@@ -68,7 +68,7 @@ def is_registered(tracking: Tracking, made: Artifact) -> bool:
         tags = registry.version_tags(tracking, str(record["name"]), int(record["model_version"]))
     except ValueError:
         return False
-    return tags.get("merged_version") == record["merged_version"]
+    return bool(tags.get("merged_version") == record["merged_version"])
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
-class Compute(dg.ConfigurableResource):
+class Compute(dg.ConfigurableResource[Any]):
     """Starts `python -m finetune_pipeline.worker.entry JOB.json` and hands back what it wrote to out/result.json."""
 
     devices: list[str] = Field(
@@ -234,7 +234,7 @@ def _to_stderr(message: str) -> None:
     sys.stderr.flush()
 
 
-class Store(dg.ConfigurableResource):
+class Store(dg.ConfigurableResource[Any]):
     """Content-addressed artifacts below one folder."""
 
     root: str = Field(default="", description="Folder of all artifacts; empty: <home>/artifacts (see FINETUNE_HOME).")

@@ -35,7 +35,7 @@ def main() -> None:
         return [host_guard(refuse), *inner(self)]
 
     DagsterWebserver.build_middleware = build_middleware  # type: ignore[method-assign]
-    cli.main()
+    cli.main()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def _agrees(handle: IO[bytes], known: dict[str, Any]) -> bool:
     """Whether a file has the bytes that were read under a name. One too short to tell is a copy that is being made."""
     for offset, tail in sorted(known["tails"], reverse=True):
         try:
-            return hash_tail(bytes_before(handle, offset)) == tail
+            return bool(hash_tail(bytes_before(handle, offset)) == tail)
         except LookupError:
             continue
     return True

@@ -83,8 +83,9 @@ def moved_share(reference: scipy.sparse.csr_matrix, window: scipy.sparse.csr_mat
     window's size from the reference itself."""
 
     def spread(rows: scipy.sparse.csr_matrix) -> np.ndarray:
-        total = np.asarray(rows.sum(axis=0)).ravel()
-        return total / max(total.sum(), 1e-12)
+        total: np.ndarray = np.asarray(rows.sum(axis=0)).ravel()
+        shares: np.ndarray = total / max(total.sum(), 1e-12)
+        return shares
 
     used = np.unique(np.concatenate([reference.indices, window.indices]))
     a, b = reference[:, used], window[:, used]

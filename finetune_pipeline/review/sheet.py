@@ -43,7 +43,9 @@ def read_sheet_name(name: str) -> tuple[str, int] | None:
     return (match.group(1), int(match.group(2))) if match else None
 
 
-def draw(base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool], items: int, secret: bytes) -> dict:
+def draw(
+    base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool], items: int, secret: bytes
+) -> dict[str, Any]:
     """Which examples are shown: {example id: `random` or `selected`}, in the order in which they are shown.
 
     base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of

@@ -7,6 +7,7 @@ A rule is a ``check_*`` function under :func:`rule`: writing one is enough. Thos
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -141,6 +142,14 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     else:
         return
     yield problem("chat_template", "chat_template", message, fix)
+
+
+@rule
+def check_owner(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Dagster shows an owner as a person or a team."""
+    if not re.fullmatch(r"team:.+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", spec.owner):
+        message = f"{spec.owner!r} is neither an e-mail address nor a team"
+        yield problem("owner", "owner", message, "write `team:name` or an e-mail address")
 
 
 @rule

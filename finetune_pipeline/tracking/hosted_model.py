@@ -15,7 +15,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 
-class HostedModel(PythonModel):  # type: ignore[misc]
+class HostedModel(PythonModel):
     """Asks the service with the system prompt the model was trained with: at temperature 0, as its evaluation did."""
 
     def load_context(self, context: Any) -> None:

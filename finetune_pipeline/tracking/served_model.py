@@ -24,7 +24,7 @@ from mlflow.pyfunc import PythonModel
 WHOLE = ("full", "prompt")
 
 
-class TrainedModel(PythonModel):  # type: ignore[misc]
+class TrainedModel(PythonModel):
     """Answers user texts with the system prompt the model was trained with: greedily, as its evaluation did."""
 
     def load_context(self, context: Any) -> None:

@@ -42,7 +42,7 @@ _SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", 
 _PREPARED: set[tuple[str, str]] = set()
 
 
-class Tracking(dg.ConfigurableResource):
+class Tracking(dg.ConfigurableResource[Any]):
     """MLflow through its client only: no global state, no active run."""
 
     tracking_uri: str = Field(default="", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")

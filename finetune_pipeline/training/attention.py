@@ -8,7 +8,7 @@ out, since it needs nothing but the attention weights again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -216,6 +216,9 @@ class _PackedAttention(torch.autograd.Function):
         return back_q, back_k, back_v, None, None, None
 
 
+_packed_attention: Callable[..., torch.Tensor] = _PackedAttention.apply
+
+
 def _collect(total: torch.Tensor, part: torch.Tensor, shared: torch.Tensor) -> None:
     """Add part [key heads, rows, context, d] to the shared keys [shared, key heads, d] that the rows' contexts are."""
     if shared.dim() == 1:
@@ -261,7 +264,7 @@ def attend(
         if shared_prefix.kernel == FLEX:
             out = flex_attend(q, k, v, shared_prefix, scale, window)
         else:
-            out = _PackedAttention.apply(q, k, v, shared_prefix, scale, window)
+            out = _packed_attention(q, k, v, shared_prefix, scale, window)
     return out.unsqueeze(0), None
 
 
@@ -274,7 +277,7 @@ def choose_kernel(config: Any, virtual: int, dtype: torch.dtype, device: torch.d
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     layout = Layout([512] + [96] * 16, [-1] + [0] * 16, virtual)
     kernels: dict[str, Any] = {
-        BUCKETS: lambda q, k, v: _PackedAttention.apply(q, k, v, layout, dim**-0.5, None),
+        BUCKETS: lambda q, k, v: _packed_attention(q, k, v, layout, dim**-0.5, None),
         FLEX: lambda q, k, v: flex_attend(q, k, v, layout, dim**-0.5, None),
     }
     keys = getattr(config, "num_key_value_heads", None) or heads

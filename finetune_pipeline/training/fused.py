@@ -8,6 +8,7 @@ multiplies tensors of two dtypes, which leaves the vectorised path.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,7 +67,8 @@ def _weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     """The layer's weight [out, in] in `dtype`."""
     state = getattr(layer.weight, "quant_state", None)
     if state is None:
-        return layer.weight.to(dtype)
+        weight: torch.Tensor = layer.weight.to(dtype)
+        return weight
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(layer.weight, state).to(dtype)
@@ -100,6 +102,9 @@ class _Dropout:
         return keep
 
 
+_lora_product: Callable[..., torch.Tensor] = _LoraProduct.apply
+
+
 def _fuse_lora(module: Any, adapter: str, dropout: _Dropout) -> None:
     layer, scaling = module.get_base_layer(), module.scaling[adapter]
 
@@ -109,7 +114,7 @@ def _fuse_lora(module: Any, adapter: str, dropout: _Dropout) -> None:
         keep = dropout.mask(x).view(flat.shape) if drop else None
         share = dropout.kept_share if drop else 1.0
         a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight  # looked up: loading may replace them
-        return _LoraProduct.apply(flat, a, b, layer, keep, scaling, share).view(*x.shape[:-1], -1)
+        return _lora_product(flat, a, b, layer, keep, scaling, share).view(*x.shape[:-1], -1)
 
     module.forward = forward
 
@@ -123,7 +128,8 @@ class _RmsNorm(torch.autograd.Function):
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = (wide * scale).to(x.dtype)
         ctx.save_for_backward(unit, weight, scale)
-        return unit * weight.to(x.dtype)
+        normed: torch.Tensor = unit * weight.to(x.dtype)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -134,6 +140,9 @@ class _RmsNorm(torch.autograd.Function):
         return (grad - wide.mul_(mean)).mul_(scale).to(grads[0].dtype), None, None
 
 
+_rms_norm: Callable[..., torch.Tensor] = _RmsNorm.apply
+
+
 def _fuse_norm(module: Any) -> bool:
     """Replace an RMSNorm's forward, if a trial on random numbers shows that it computes what is computed here."""
     weight = getattr(module, "weight", None)
@@ -142,9 +151,9 @@ def _fuse_norm(module: Any) -> bool:
         return False
     trial = torch.linspace(-3, 3, 4 * weight.numel(), device=weight.device).view(4, -1)
     with torch.no_grad():
-        same = torch.allclose(module(trial).float(), _RmsNorm.apply(trial, weight, eps).float(), rtol=1e-5, atol=1e-5)
+        same = torch.allclose(module(trial).float(), _rms_norm(trial, weight, eps).float(), rtol=1e-5, atol=1e-5)
     if same:
-        module.forward = lambda x: _RmsNorm.apply(x, weight, eps)
+        module.forward = lambda x: _rms_norm(x, weight, eps)
     return same
 
 
@@ -194,4 +203,5 @@ class _TokenLoss(torch.autograd.Function):
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each token in nats, [n] from logits [n, vocabulary] and targets [n], computed in float32."""
-    return _TokenLoss.apply(logits, targets)
+    losses: torch.Tensor = _TokenLoss.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return losses

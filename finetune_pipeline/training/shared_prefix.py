@@ -114,7 +114,7 @@ def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     if "shared_prefix" in batch:
         # A 4-D mask is handed through unchanged; it keeps transformers from building one of T x T that nobody reads.
         unread = torch.zeros(1, 1, 1, 1, device=batch["input_ids"].device)
-        return model(
+        logits: torch.Tensor = model(
             input_ids=batch["input_ids"],
             position_ids=batch["position_ids"],
             attention_mask=unread,
@@ -122,6 +122,7 @@ def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
             logits_to_keep=batch["logit_positions"],
             use_cache=False,
         ).logits[0]
+        return logits
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],

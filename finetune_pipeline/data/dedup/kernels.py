@@ -88,7 +88,7 @@ def sketch_rows(
 
 
 @compiled
-def _differing(bits: np.ndarray, a: int, b: int) -> int:
+def _differing(bits: np.ndarray, a: int, b: int) -> Any:
     """In how many bits two rows differ."""
     total: Any = 0
     for j in range(bits.shape[1]):

@@ -47,7 +47,8 @@ class OutOfFold:
         at = np.arange(len(self.given))
         others = self.probabilities.copy()
         others[at, self.given] = -1.0
-        return self.probabilities[at, self.given] - others.max(axis=1)
+        margins: np.ndarray = self.probabilities[at, self.given] - others.max(axis=1)
+        return margins
 
 
 def features(texts: Sequence[str]) -> Any:

@@ -72,7 +72,8 @@ def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
             members = np.flatnonzero(given == i)
             margin = probabilities[members, j] - probabilities[members, i]
             suspected[members[np.argsort(-margin, kind="stable")[: expected[i, j]]]] = True
-    return suspected & (probabilities.argmax(axis=1) != given)
+    suspected &= probabilities.argmax(axis=1) != given
+    return suspected
 
 
 def contradicted_files(

@@ -198,7 +198,7 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
 
 def _text_lines(body: bytes, whole: bool) -> list[Line]:
     """The first lines of a table; the last one only when the file ends with it."""
-    given = read_lines(io.BufferedReader(io.BytesIO(body)), MAX_LINE_BYTES, blanks=_TABLE_LINES)  # type: ignore[arg-type]
+    given = read_lines(io.BufferedReader(io.BytesIO(body)), MAX_LINE_BYTES, blanks=_TABLE_LINES)
     lines = list(islice(given, _TABLE_LINES + 1))
     return lines[:_TABLE_LINES] if whole or len(lines) > _TABLE_LINES else lines[:-1] or lines
 

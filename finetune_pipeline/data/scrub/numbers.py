@@ -208,7 +208,7 @@ def issuer_ok(d: str) -> bool:
 def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn. One number in ten
     passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card, is left alone."""
-    from stdnum import luhn  # type: ignore[import-untyped]
+    from stdnum import luhn
 
     for hit in _CARD.finditer(text, start, end):
         digits = re.sub(r"[ -]", "", hit[0])

@@ -108,8 +108,9 @@ def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Which rows the ledger holds with the same id, key and split."""
 
     def mixed(of: np.ndarray) -> np.ndarray:
-        value = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]
-        return (value ^ (value >> np.uint64(31))) * np.uint64(0xC4CEB9FE1A85EC53) + of["split"]
+        value: np.ndarray = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]
+        value = (value ^ (value >> np.uint64(31))) * np.uint64(0xC4CEB9FE1A85EC53) + of["split"]
+        return value
 
     listed: np.ndarray = np.isin(mixed(rows), mixed(entries))
     return listed

@@ -15,7 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.generation import Ids
+from finetune_pipeline.models.inference.shared_reading import Ids
 
 LONGEST_WINDOW = 2048
 """Tokens of a text read at once, where its whole likelihood is asked; longer texts are read window by window."""

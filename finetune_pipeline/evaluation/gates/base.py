@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import is_number
-from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+from finetune_pipeline.spec.evaluation import GatesSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 GateStatus = Literal["passed", "failed", "warned", "not_asked"]
 DEFAULTS = GatesSpec.model_validate({})

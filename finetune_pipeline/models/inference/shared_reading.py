@@ -123,7 +123,7 @@ class _RoomyLayer(DynamicLayer):
     """Keys and values [rows, heads, tokens, width] that are the front of larger tensors."""
 
     def __init__(self, layer: Any, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(layer.keys, layer.values)
         self._whole = (_enlarged(layer.keys, room), _enlarged(layer.values, room))
         self._show(layer.get_seq_length())

@@ -174,6 +174,7 @@ RULES = [
     ("spec.raw_inside_folder", {"data": {"benchmarks": ["/etc/*.jsonl"]}}),
     ("spec.glob", {"data": {"raw": [""]}}),
     ("spec.glob", {"data": {"benchmarks": ["."]}}),
+    ("spec.owner", {"owner": "nobody"}),
     ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),
     ("spec.cron", {"logs": {"retrain_cron": "daily"}}),
     ("spec.prompt_names_labels", {"system_prompt": "Answer."}),
