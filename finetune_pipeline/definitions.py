@@ -25,7 +25,9 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 def build_definitions(data_root: Path) -> dg.Definitions:
     """Definitions for every task folder below `data_root`. A task with a bad spec is shown as broken, others load."""
-    return dg.Definitions.merge(_shared(), *(_task_or_why_not(*found) for found in find_tasks(data_root).items()))
+    return dg.Definitions.merge(
+        _shared(), *(_task_or_why_not(name, folder) for name, folder in find_tasks(data_root).items())
+    )
 
 
 def definitions_of(task: Task) -> dg.Definitions:

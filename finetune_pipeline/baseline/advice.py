@@ -97,7 +97,7 @@ def advise(
         _retrieval_is_enough(spec, baseline, retrieval),
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
     )
-    decision, why = next((found for found in asked if found), ("fine_tune", _training_may_pay(spec, rival)))
+    decision, why = next((answer for answer in asked if answer), ("fine_tune", _training_may_pay(spec, rival)))
     must_reach = _must_reach(power)
     reasons = [
         why,

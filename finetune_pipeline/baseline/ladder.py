@@ -261,9 +261,9 @@ def one_of_many(spec: TaskSpec, rungs: int) -> float:
 
 def _excluded(spec: TaskSpec, cost: float | None, p95: float | None) -> str:
     most, slowest = spec.advise.max_cost_per_1k, spec.advise.max_latency_ms
-    said = []
+    reasons = []
     if most is not None and cost is not None and cost > most:
-        said.append(f"1,000 calls cost {dollars(cost)}, more than advise.max_cost_per_1k")
+        reasons.append(f"1,000 calls cost {dollars(cost)}, more than advise.max_cost_per_1k")
     if slowest is not None and p95 is not None and p95 > slowest:
-        said.append(f"1 call in 20 takes longer than {p95:,.0f} ms, more than advise.max_latency_ms")
-    return "; ".join(said)
+        reasons.append(f"1 call in 20 takes longer than {p95:,.0f} ms, more than advise.max_latency_ms")
+    return "; ".join(reasons)

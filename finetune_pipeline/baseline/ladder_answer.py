@@ -156,21 +156,21 @@ def _flips(
     """What would change the answer, each as a sentence with its figure."""
     stands, rival = scored.stands, scored.rival
     excluded = [rung for rung in scored.rungs if rung.excluded and rung.value > stands.value]
-    said = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
+    sentences = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
     if stands.kind == "tuned":
-        return said
+        return sentences
     if decision == "fine_tune":
         if rival.interval is not None and rival.interval[0] > spec.baseline.ceiling / 3:  # nobody wants a lower one
-            said.append(
+            sentences.append(
                 f"With baseline.ceiling at {percent(rival.interval[0])} or less, {inside(rival.title)} is enough."
             )
-        return said + _pays(spec, rival, terms)
+        return sentences + _pays(spec, rival, terms)
     if expected is not None:
         newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
-        said += [_more_rows(expected, train_rows), *_hardest_label(spec, newest)]
+        sentences += [_more_rows(expected, train_rows), *_hardest_label(spec, newest)]
     if stands.kind != "simple":
-        said += _pays(spec, stands, terms, equal=True)
-    return said
+        sentences += _pays(spec, stands, terms, equal=True)
+    return sentences
 
 
 def _more_rows(expected: Extrapolation, train_rows: int) -> str:

@@ -158,10 +158,10 @@ def halving(
     return Search(winner, spent, rounds, stopped), answers[winner]
 
 
-def likely_better(spec: TaskSpec, own: Sequence[Row], found: Sequence[Row]) -> bool:
+def likely_better(spec: TaskSpec, own: Sequence[Row], searched: Sequence[Row]) -> bool:
     """Whether a found prompt is likely better than one of the task's own, on the rows that both answered."""
-    asked = {row["example_id"] for row in found}
-    ours, theirs = _best_way(spec, [row for row in own if row["example_id"] in asked]), _best_way(spec, found)
+    asked = {row["example_id"] for row in searched}
+    ours, theirs = _best_way(spec, [row for row in own if row["example_id"] in asked]), _best_way(spec, searched)
     return METRICS[spec.metric].gain(ours, theirs, spec.output, LIKELY).surely_above()
 
 

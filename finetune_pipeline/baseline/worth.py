@@ -64,26 +64,26 @@ def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, st
     people), the best prompt first, then restricted answers, then simple models, the best of them first."""
     prompts, best, simple = baseline["prompts"], baseline["best"], baseline.get("simple") or {}
     above = f"surely at or above {percent(least)}"
-    found = []
+    enough = []
     if _surely(prompts[best], least):
         sentence = f"Prompting is enough: {prompt_name(best)} is {measured_accuracy(prompts[best])}, {above}."
         kinds = {NEAREST: "retrieve", EMBEDDED: "retrieve", DOCUMENTS: "documents"}
-        found.append((next((kind for end, kind in kinds.items() if best.endswith(end)), "prompt"), best, sentence))
+        enough.append((next((kind for end, kind in kinds.items() if best.endswith(end)), "prompt"), best, sentence))
     for name, scores in prompts.items():
         if _surely(restricted := scores.get("restricted"), least):
             sentence = (
                 f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
                 f"{measured_accuracy(restricted)}, {above}. It knows the task and only does not keep to the form."
             )
-            found.append(("prompt", f"{name}, restricted", sentence))
+            enough.append(("prompt", f"{name}, restricted", sentence))
     for name in sorted(simple, key=lambda name: -simple[name]["accuracy"]):
         if _surely(simple[name], least):
             sentence = (
                 f"A language model is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
                 f"{measured_accuracy(simple[name])}, {above}. `finetune export --simple` writes it once the baseline is made."
             )
-            found.append(("simple", name, sentence))
-    return found
+            enough.append(("simple", name, sentence))
+    return enough
 
 
 def _surely(scores: Mapping[str, Any] | None, least: float) -> bool:

@@ -76,8 +76,8 @@ def _validator(schema: str) -> Any:
 def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
     """What a value breaks in a JSON schema (draft 2020-12), each with its place; empty when it complies."""
     errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(value)
-    found = sorted((e.json_path, e.message) for e in errors)
-    return [f"{path.removeprefix('$').removeprefix('.') or 'the answer'}: {message:.200}" for path, message in found]
+    problems = sorted((e.json_path, e.message) for e in errors)
+    return [f"{path.removeprefix('$').removeprefix('.') or 'the answer'}: {message:.200}" for path, message in problems]
 
 
 def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> str:

@@ -35,8 +35,8 @@ class Passage:
 
 def document_files(folder: Path, known: bool = True) -> list[Path]:
     """Files of a documents folder that can be read, sorted; hidden ones are left out. known False: the others."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    shown = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = (path for path in folder.rglob("*") if path.is_file())
+    shown = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     return [path for path in shown if (path.suffix.lower() in (*TEXTS, ".pdf")) == known]
 
 

@@ -81,8 +81,8 @@ def rank(name: str, names: tuple[str, ...]) -> int | None:
     if plain in names:
         return names.index(plain)
     words = plain.split("_")
-    found = [len(names) + names.index(word) for word in words if word in names and len(word) > 2]
-    return min(found) if found and "id" not in words else None
+    ranks = [len(names) + names.index(word) for word in words if word in names and len(word) > 2]
+    return min(ranks) if ranks and "id" not in words else None
 
 
 def by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:
@@ -126,10 +126,12 @@ def _dialogue(row: Mapping[str, Any]) -> str:
         if len(texts) < 2:
             continue
         speaker = by_name(texts, SPEAKERS) or min(texts, key=lambda k: len(texts[k]))
-        said = max((k for k in texts if k != speaker), key=lambda k: len(texts[k]))
-        plain = (speaker, said) == ("role", "content")
+        text_key = max((k for k in texts if k != speaker), key=lambda k: len(texts[k]))
+        plain = (speaker, text_key) == ("role", "content")
         fields = {
-            "messages": key if plain else f"{key_path(key)}[].{{role: {key_path(speaker)}, content: {key_path(said)}}}"
+            "messages": key
+            if plain
+            else f"{key_path(key)}[].{{role: {key_path(speaker)}, content: {key_path(text_key)}}}"
         }
         owner = next((k for k, v in row.items() if k != "id" and k.endswith("id") and isinstance(v, str | int)), None)
         if owner is not None:

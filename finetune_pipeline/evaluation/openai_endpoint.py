@@ -101,8 +101,8 @@ def ask(
     first: dict[bytes, int] = {}
     for i, key in enumerate(keys):
         first.setdefault(key, i)
-    found = cache.find(list(first)) if cache else {}
-    answers = {key: found[i] for i, key in enumerate(first) if i in found}
+    cached = cache.find(list(first)) if cache else {}
+    answers = {key: cached[i] for i, key in enumerate(first) if i in cached}
     missing = [key for key in first if key not in answers]
     known = sum(key in answers for key in keys)
     if budget.rows is not None and len(missing) > budget.rows:
@@ -112,7 +112,7 @@ def ask(
         answers[missing[place]] = answer
         if cache:
             cache.keep({missing[place]: answer})
-        progress.tell(stage, name, step=len(answers) - len(found), of=len(missing))
+        progress.tell(stage, name, step=len(answers) - len(cached), of=len(missing))
 
     crew = _Requests(endpoint, max_new_tokens, budget)
     asyncio.run(crew.answer_all([bodies[first[key]] for key in missing], keep))

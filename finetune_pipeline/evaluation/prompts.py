@@ -218,8 +218,8 @@ class Retriever:
 
     def passages(self, examples: Sequence[Example], k: int) -> list[list[Passage]]:
         """For each example the k passages most like it, the likest first."""
-        found = self._near_passages.nearest_each([e.user_text for e in examples], k)
-        return [[self._passages[int(row.id)] for row in rows] for rows in found]
+        nearest = self._near_passages.nearest_each([e.user_text for e in examples], k)
+        return [[self._passages[int(row.id)] for row in rows] for rows in nearest]
 
     def nearest(self, examples: Sequence[Example], k: int, embeddings: str | None = None) -> list[list[Example]]:
         """For each example the k training examples most like it, the likest last: next to the question.
@@ -227,8 +227,8 @@ class Retriever:
         embeddings: None finds them by TF-IDF. Raises FileNotFoundError where they are not there.
         """
         texts = [e.user_text for e in examples]
-        found = self._near.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
-        return [[self._by_id[row.id] for row in reversed(rows)] for rows in found]
+        nearest = self._near.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
+        return [[self._by_id[row.id] for row in reversed(rows)] for rows in nearest]
 
 
 def conversations(

@@ -186,8 +186,8 @@ def text_details(rows: Sequence[Row], output: TextOutput, confidence: float) -> 
     if n:
         made["corpus"] = corpus_scores(texts, gold)
     if output.extract:
-        found = sum(row["status"] == "ok" and final_answer(row["text"], output.extract) is not None for row in rows)
-        made["extracted"] = rate(found, n, confidence)
+        extracted = sum(row["status"] == "ok" and final_answer(row["text"], output.extract) is not None for row in rows)
+        made["extracted"] = rate(extracted, n, confidence)
     return made
 
 

@@ -73,8 +73,8 @@ def _pieces(text: str, *turns: str) -> list[str]:
     """What stands before, between and behind the turns."""
     pieces = []
     for turn in turns:
-        before, found, text = text.partition(turn)
-        if not found or turn in text:
+        before, separator, text = text.partition(turn)
+        if not separator or turn in text:
             raise _refused("it leaves out a turn, or repeats one")
         pieces.append(before)
     return [*pieces, text]

@@ -181,9 +181,9 @@ def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
     facts = {**artifact.facts, "measured": read_json(measured) if measured.exists() else {}}
     places = {name: name for name in facts} | dict(step.metrics)
     places |= {"seconds": "measured.seconds", "peak_memory_mib": "measured.peak_memory_mib"}
-    found = {name: _at(facts, place) for name, place in places.items()}
+    values = {name: _at(facts, place) for name, place in places.items()}
     return {
-        name: float(value) for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)
+        name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)
     }
 
 

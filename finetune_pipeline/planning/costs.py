@@ -145,12 +145,12 @@ def training_costs(
 
 def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: datetime.date) -> list[str]:
     """Prices that are missing or old."""
-    said = [f"{p.name}: {w}" for p in [*prices.training, *prices.apis] for w in p.warnings(today)]
+    warnings = [f"{p.name}: {w}" for p in [*prices.training, *prices.apis] for w in p.warnings(today)]
     known = {price.engine.lower() for price in prices.training} | {"local"}
     if spec.training.trainer not in known:
-        said.append(f"{prices.path.name} has no training price for the trainer {spec.training.trainer}")
+        warnings.append(f"{prices.path.name} has no training price for the trainer {spec.training.trainer}")
     if not prices.machines:
-        said.append(f"{prices.path.name} has no machine with answered_per_second: serving here has no price")
+        warnings.append(f"{prices.path.name} has no machine with answered_per_second: serving here has no price")
     if traffic.calls is None:
-        said.append("nobody says how many calls a month: set advise.calls_per_month, or give --calls-per-month")
-    return said
+        warnings.append("nobody says how many calls a month: set advise.calls_per_month, or give --calls-per-month")
+    return warnings

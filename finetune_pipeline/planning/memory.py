@@ -230,13 +230,17 @@ def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi failed ({error})") from error
-    found: dict[str, int] = {}
+    by_index: dict[str, int] = {}
     for line in output.splitlines():
         index, _, mib = line.partition(",")
         if mib.strip().isdigit():
-            found[index.strip()] = int(mib) * 2**20
+            by_index[index.strip()] = int(mib) * 2**20
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = [found[i.strip()] for i in visible.split(",") if i.strip() in found] if visible else list(found.values())
+    chosen = (
+        [by_index[i.strip()] for i in visible.split(",") if i.strip() in by_index]
+        if visible
+        else list(by_index.values())
+    )
     if not chosen:
         raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi shows {output.strip()[:200]!r}")
     return chosen

@@ -48,14 +48,14 @@ class Line(BaseModel):
 
     def warnings(self, today: datetime.date) -> list[str]:
         """What keeps the price from being relied on: its age, and an end of the offer."""
-        said = []
+        warnings = []
         if self.until and self.until < today:
-            said.append(f"not offered any more since {self.until}")
+            warnings.append(f"not offered any more since {self.until}")
         elif self.until:
-            said.append(f"offered until {self.until} only")
+            warnings.append(f"offered until {self.until} only")
         if (age := (today - self.date).days) > STALE_DAYS:
-            said.append(f"{age} days old: confirm it")
-        return said
+            warnings.append(f"{age} days old: confirm it")
+        return warnings
 
 
 class Price(Line):

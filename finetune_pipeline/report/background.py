@@ -103,10 +103,10 @@ def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
         )
     yield Table(columns, rows)
     yield _splits(data.get("splits"), order)
-    found = Table([("Step", text), ("Finding", text), ("Count", number)], list(_findings(data)), audience="team")
-    if found:
+    findings = Table([("Step", text), ("Finding", text), ("Count", number)], list(_findings(data)), audience="team")
+    if findings:
         yield Heading("What was found", audience="team")
-        yield found
+        yield findings
 
 
 def _count(value: Any) -> str:

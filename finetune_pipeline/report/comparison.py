@@ -175,8 +175,8 @@ def comparisons_table(evaluation: EvaluationResult) -> Table:
 
 
 def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
-    found = [(name, evaluation.comparisons.get(name)) for name in OTHERS]
-    return [(name, comparison) for name, comparison in found if comparison]
+    comparisons = [(name, evaluation.comparisons.get(name)) for name in OTHERS]
+    return [(name, comparison) for name, comparison in comparisons if comparison]
 
 
 def pair_sentence(comparison: Comparison, other: str) -> str:

@@ -153,8 +153,8 @@ def break_even_plot(costs: Costs) -> Plot | None:
                       color=SOFT, linewidth=1.6)  # fmt: skip
             tops.append((high * per_million, of.api))
             axes.plot([of.millions[1]], [machine.month[1]], "o", color=INK, markersize=6)
-        one = machine.calls[1] * served / 1e6
-        rent = [machine.month[1] * max(1, math.ceil(million / one)) for million in edges]
+        calls_of_one = machine.calls[1] * served / 1e6
+        rent = [machine.month[1] * max(1, math.ceil(million / calls_of_one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
         log_scale(axes, "x", low, high)
         log_scale(axes, "y", least, max(top for top, _ in tops))

@@ -188,7 +188,7 @@ def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
     sections = []
     for i, group in enumerate(groups, 1):
         near = [f"{cut(near.text, TEXT_SHOWN)} (answer: {near.answer})" for near in rows.nearest_to(group)]
-        said = "; ".join(f"{row.candidate} for {row.gold}" for row in rows.of_group(group))
+        answers = "; ".join(f"{row.candidate} for {row.gold}" for row in rows.of_group(group))
         title = f"{i}. {group_title(group)}: {counted(group.collect, 'row') if group.collect else 'no rows'}"
-        sections.append(Section.of(f"group-{i}", title, [group.advice, Items(near), f"Said in the test: {said}"]))
+        sections.append(Section.of(f"group-{i}", title, [group.advice, Items(near), f"Said in the test: {answers}"]))
     return Page(f"Data wanted for {task}", lead, None, sections)

@@ -135,8 +135,8 @@ def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
     prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
     asked = {"prompt": prompts[best_fixed(baseline.facts)]}
     for rung, end in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
-        if found := next((of for name, of in prompts.items() if name.endswith(end)), None):
-            asked[rung] = found
+        if prompt := next((of for name, of in prompts.items() if name.endswith(end)), None):
+            asked[rung] = prompt
     if search.facts["best"]:
         asked[OPTIMISED] = read_json(search.path(PROMPTS))[search.facts["best"]]
     return asked
@@ -193,8 +193,8 @@ def _model_latencies(
         )
     )
     measured = read_json(folder / "measured.json")["latency"]
-    found = {rung: (float(of["p50"]), float(of["p95"])) for rung, of in measured.items()}
-    return found | {f"{rung}_restricted": taken for rung, taken in found.items()}
+    latencies = {rung: (float(of["p50"]), float(of["p95"])) for rung, of in measured.items()}
+    return latencies | {f"{rung}_restricted": taken for rung, taken in latencies.items()}
 
 
 def _simple_latencies(
@@ -203,13 +203,13 @@ def _simple_latencies(
     """The same of the simple models, in this process."""
     texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
     asked, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
-    found = {}
+    latencies = {}
     for of in answered:
         if of.kind == "simple":
             model = SIMPLE_MODELS[of.name]().fit(asked, answers, context.spec.output, context.spec.split.seed)
             taken = sorted(_milliseconds(model.predict, [text]) for text in texts)
-            found[of.name] = (taken[len(taken) // 2], taken[-1])
-    return found
+            latencies[of.name] = (taken[len(taken) // 2], taken[-1])
+    return latencies
 
 
 def _milliseconds(call: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> float:

@@ -55,11 +55,11 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
     for fold, held in folds.items():
         ask = _Asker(context, context.builder.work / f"fold_{fold}")
         budget = (spec.ladder.calls - len(rows)) // 2
-        search, found = halving(
+        search, searched_rows = halving(
             spec, prompts, folds[1 - fold], budget, ask, lambda: ends is not None and time.monotonic() > ends
         )
         best = own.best(folds[1 - fold])
-        if likely_better(spec, own.answers(best, folds[1 - fold]), found):
+        if likely_better(spec, own.answers(best, folds[1 - fold]), searched_rows):
             made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
             tokens.append(ask.tokens[search.winner])
             written[search.winner] = prompts[search.winner].to_dict()

@@ -32,9 +32,9 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     rows = read_by_model(baseline.path(PREDICTIONS))
     tokens = {name: call_of(of) for name, of in baseline.facts["prompt_details"].items()}
     optimised: list[dict[str, Any]] = []
-    if searched and (found := context.inputs["prompt_search"]).facts["best"]:
-        optimised = read_predictions(found.path(PREDICTIONS))
-        tokens[OPTIMISED] = Call(**found.facts["tokens"])
+    if searched and (prompt_search := context.inputs["prompt_search"]).facts["best"]:
+        optimised = read_predictions(prompt_search.path(PREDICTIONS))
+        tokens[OPTIMISED] = Call(**prompt_search.facts["tokens"])
     return climb(context.spec, rows, tokens, optimised)
 
 

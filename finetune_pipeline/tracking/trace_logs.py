@@ -129,8 +129,8 @@ def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
     for assessment in sorted(assessments or [], key=lambda a: (a.last_update_time_ms or 0, a.name)):
         if assessment.valid is False:
             continue
-        said = assessment.expectation or assessment.feedback
-        value = said.value if said else None
+        answer = assessment.expectation or assessment.feedback
+        value = answer.value if answer else None
         truth = assessment.name in _TRUTHS or assessment.expectation is not None
         if truth and isinstance(value, str):
             feedback["correction"] = value

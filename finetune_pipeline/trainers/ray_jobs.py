@@ -206,15 +206,15 @@ class RayJob:
         along into the work folder, as if the work were done here."""
         place = self.place
         try:
-            said = place.read_json("said.json") or {"worker": "", "lines": []}
-            if said["lines"] and (said["worker"], len(said["lines"])) != (self.worker, self.lines):
+            log = place.read_json("said.json") or {"worker": "", "lines": []}
+            if log["lines"] and (log["worker"], len(log["lines"])) != (self.worker, self.lines):
                 with contextlib.suppress(OutsideError):  # there is none before the first step
                     place.get("history.jsonl", self.work / "history.jsonl")
         except OSError:  # the storage is out of reach for a moment
             return []
-        if said["worker"] != self.worker:
-            self.worker, self.lines = said["worker"], 0
-        new: list[str] = said["lines"][self.lines :]
+        if log["worker"] != self.worker:
+            self.worker, self.lines = log["worker"], 0
+        new: list[str] = log["lines"][self.lines :]
         self.lines += len(new)
         return new
 

@@ -87,8 +87,8 @@ class Storage:
         if self.fs.isfile(path):
             files = {path: target}
         else:
-            found = self.fs.find(path) if self.fs.exists(path) else []
-            files = {file: target / file.removeprefix(path).lstrip("/") for file in found}
+            paths = self.fs.find(path) if self.fs.exists(path) else []
+            files = {file: target / file.removeprefix(path).lstrip("/") for file in paths}
         if not files:
             raise OutsideError(f"{self.address}/{name} is missing; fix: run the step again, which brings it there anew")
         for file, local in files.items():

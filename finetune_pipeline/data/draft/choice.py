@@ -56,9 +56,9 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return choice
     for column in [c for c in columns.values() if c.kind == "list" and "." not in c.path and c.path[:1] != "["]:
         inner = exploded(rows, column.path)
-        found = _pair(inner, columns_of(inner), text, answer) if len(inner) >= len(rows) / 2 else None
-        if found and (choice is None or _is_answer(found.answer)):
-            return replace(found, fields={"each": column.path, **found.fields})
+        pair = _pair(inner, columns_of(inner), text, answer) if len(inner) >= len(rows) / 2 else None
+        if pair and (choice is None or _is_answer(pair.answer)):
+            return replace(pair, fields={"each": column.path, **pair.fields})
     if choice is not None:
         return choice
     return f"no two columns look like a text and its answer; {_described(columns)}"
@@ -93,11 +93,14 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if text_column is None and (segments is None or text):
         return None
     others = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
-    said, used = (
+    expression, used = (
         (segments or "", {segments or ""}) if text_column is None else _said(text_column, None if text else others)
     )
     written = not answer_column.is_label
-    fields = {"prompt" if written else "text": said, "completion" if written else "label": answer_column.expression}
+    fields = {
+        "prompt" if written else "text": expression,
+        "completion" if written else "label": answer_column.expression,
+    }
     if written and text_column and (instruction := _instruction(text_column, others)):
         head, subject = instruction
         fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
@@ -109,10 +112,13 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         used.add(group.path)
     tops = (c.path for c in columns.values() if "." not in c.path and c.path not in used)
     unused = [path for path in tops if not any(u.startswith((f"{path}.", f"{path}[")) for u in used)]
-    possible = [text_column.path if text_column else said, *(c.path for c in texts if c.path != answer_column.path)]
+    possible = [
+        text_column.path if text_column else expression,
+        *(c.path for c in texts if c.path != answer_column.path),
+    ]
     return Choice(
         fields=fields,
-        text=" and ".join(asked) or said,
+        text=" and ".join(asked) or expression,
         answer=answer_column.path,
         texts=list(dict.fromkeys(possible)),
         answers=list(dict.fromkeys([answer_column.path, *(c.path for c in answers)])),

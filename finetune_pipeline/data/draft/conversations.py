@@ -38,7 +38,7 @@ class Chat:
     roles: dict[str, str] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     speaker: str = "role"
-    said: str = "content"
+    text_key: str = "content"
     turns: str = ""
     thread: str = ""
 
@@ -55,16 +55,16 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         keys = _turn_keys(turns) if turns and all(isinstance(turn, dict) for turn in turns) else None
         if keys is None:
             continue
-        speaker, said = keys
+        speaker, text_key = keys
         roles = _roles(str(turn.get(speaker)) for turn in turns)
-        if native in _CHATS and (speaker, said) in (("role", "content"), ("from", "value")):
+        if native in _CHATS and (speaker, text_key) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
-            return Chat({}, {} if known else roles, (column.path,), speaker, said, column.name)
-        each = f"[].{{role: {names.key_path(speaker)}, content: {names.key_path(said)}}}"
-        fields = {"messages": column.path + ("" if (speaker, said) == ("role", "content") else each)}
+            return Chat({}, {} if known else roles, (column.path,), speaker, text_key, column.name)
+        each = f"[].{{role: {names.key_path(speaker)}, content: {names.key_path(text_key)}}}"
+        fields = {"messages": column.path + ("" if (speaker, text_key) == ("role", "content") else each)}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
-        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, said, column.name)
+        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, text_key, column.name)
     return _table_of_turns(columns)
 
 
@@ -82,8 +82,8 @@ def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     rest = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
     if speaker is None or not rest:
         return None
-    said = names.by_name(rest, names.TEXTS) or max(rest, key=lambda k: sum(map(len, rest[k])))
-    return speaker, said
+    text_key = names.by_name(rest, names.TEXTS) or max(rest, key=lambda k: sum(map(len, rest[k])))
+    return speaker, text_key
 
 
 def _roles(speakers: Iterator[str]) -> dict[str, str]:
@@ -110,10 +110,10 @@ def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     known = [p for p in speakers if _are_speakers(flat[p])]
     named = [p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None]
     threads = [p for p in named if 1.5 * len(flat[p].values) <= flat[p].filled]
-    said = names.by_name([p for p, c in flat.items() if c.is_text], names.TEXTS)
-    if not known or not threads or said is None:
+    text_column = names.by_name([p for p, c in flat.items() if c.is_text], names.TEXTS)
+    if not known or not threads or text_column is None:
         return None
-    columns_read = (known[0], said, threads[0])
+    columns_read = (known[0], text_column, threads[0])
     speaker, text, thread = (flat[path].name for path in columns_read)
     return Chat({}, _roles(iter(flat[known[0]].values)), columns_read, speaker, text, thread=thread)
 
@@ -144,7 +144,7 @@ def joined_turns(rows: Iterator[RawRow], chat: Chat) -> Iterator[bytes]:
 def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None) -> Iterator[bytes]:
     joined: list[dict[str, str]] = []
     for turn in turns:
-        value = turn.get(chat.said) if isinstance(turn, dict) else None
+        value = turn.get(chat.text_key) if isinstance(turn, dict) else None
         text = value.strip() if isinstance(value, str) else ""
         role = chat.roles.get(str(turn.get(chat.speaker)), "") if text else ""
         if role not in ("user", "assistant"):

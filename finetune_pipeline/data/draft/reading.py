@@ -249,9 +249,9 @@ def rows_path(document: Any) -> str | None:
     lists = [v for v in document.values() if isinstance(v, list) and v]
     if lists and len(lists) == len(document) and _alike(lists):
         return None  # lists of rows under their keys
-    found = sorted(_lists(document, ()), key=lambda of: (-of[0], of[1]))
-    if found and found[0][0] > 1:
-        return found[0][2]
+    lists_within = sorted(_lists(document, ()), key=lambda of: (-of[0], of[1]))
+    if lists_within and lists_within[0][0] > 1:
+        return lists_within[0][2]
     values = list(document.values())
     if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
         return "values(@)"

@@ -75,8 +75,8 @@ def review_line(example: Example) -> dict[str, str]:
     """A row for a person to fill in, for a file of the task's reviews folder: `decision` (keep, drop or relabel),
     `label` for relabel, `reviewer`. A line whose decision is empty decides nothing."""
     shown = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
-    said = {"text": example.user_text, "answer": example.answer}
-    return {**shown, **said, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
+    texts = {"text": example.user_text, "answer": example.answer}
+    return {**shown, **texts, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
 
 
 def synthetic_rows(

@@ -161,8 +161,8 @@ def _prove(search: Search) -> dict[str, Any]:
     missed = []
     for place, canary in enumerate(canaries, n):
         seen = place in near or int(copy.prompt[place]) in prompts or int(copy.group[place]) in groups
-        planted, found = counts.get(canary.kind, (0, 0))
-        counts[canary.kind] = [planted + 1, found + seen]
+        planted, detected = counts.get(canary.kind, (0, 0))
+        counts[canary.kind] = [planted + 1, detected + seen]
         missed += [] if seen else [canary.example.id]
     return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": counts, "missed": missed}
 

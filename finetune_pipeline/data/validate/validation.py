@@ -171,8 +171,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
         no_row = record.about == "file"
         if no_row and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
             continue  # no correction was made
-        found = [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, file, spec, mapping)
-        for row in found:
+        validated = [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, file, spec, mapping)
+        for row in validated:
             findings = [f.to_dict() for f in row.findings]
             if spec.data.scrub_region:  # what messages quote is scrubbed already, but for national numbers
                 findings = [{**f, "message": scrub_text(f["message"], find)} for f in findings]

@@ -158,13 +158,13 @@ def _is_task(path: Path) -> bool:
 def _read(path: Path, root: Path) -> HarnessTask:
     place = _place(path, root)
     config = _merged(path, root, ())
-    found = [_fault(place, message, fix) for message, fix in (*_settings_wrong(config), *_scored_wrong(config))]
+    findings = [_fault(place, message, fix) for message, fix in (*_settings_wrong(config), *_scored_wrong(config))]
     kwargs = config.get("dataset_kwargs")
     kwargs = dict(kwargs) if isinstance(kwargs, Mapping) else {}
-    data, files = _data(kwargs.get("data_files"), path.parent, root, place, found)
-    found += [_fault(place, message, fix) for message, fix in _splits_wrong(config, data)]
-    if found:
-        raise FindingsError(found)
+    data, files = _data(kwargs.get("data_files"), path.parent, root, place, findings)
+    findings += [_fault(place, message, fix) for message, fix in _splits_wrong(config, data)]
+    if findings:
+        raise FindingsError(findings)
     output_type = config["output_type"]
     named = [m["metric"] for m in config["metric_list"]] if config.get("metric_list") else _defaults(output_type)
     right = [m for m in named if m in RIGHT[output_type]]
@@ -230,7 +230,7 @@ def _code(value: Any) -> str:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
-        return next((code for one in value if (code := _code(one))), "")
+        return next((code for element in value if (code := _code(element))), "")
     return str(value) if isinstance(value, _Code) else ""
 
 

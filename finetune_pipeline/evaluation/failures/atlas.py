@@ -84,7 +84,7 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
     """
     words = {i: terms_of(text) for i, text in texts.items()}
     left = sorted(i for i in failed if i in words)
-    found: list[Cluster] = []
+    clusters: list[Cluster] = []
     everywhere = Counter(term for of in words.values() for term in of)
     while len(left) >= SMALLEST:
         telling = _telling(left, words, everywhere)
@@ -93,11 +93,11 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
         seed = [i for i in left if telling[0] in words[i]]
         with_it = _telling(seed, words, everywhere)[:12] or telling[:1]
         members = [i for i in left if telling[0] in words[i] or sum(t in words[i] for t in with_it) >= _LIKE]
-        found.append(Cluster(tuple(members), _names([telling[0], *with_it]), everywhere[telling[0]], len(seed)))
+        clusters.append(Cluster(tuple(members), _names([telling[0], *with_it]), everywhere[telling[0]], len(seed)))
         left = [i for i in left if i not in set(members)]
-    found.sort(key=lambda c: (-len(c.ids), c.ids))
+    clusters.sort(key=lambda c: (-len(c.ids), c.ids))
     rest = (*left, *sorted(i for i in failed if i not in words))
-    return [*found, Cluster(rest, ())] if rest else found
+    return [*clusters, Cluster(rest, ())] if rest else clusters
 
 
 def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Mapping[str, int]) -> list[str]:

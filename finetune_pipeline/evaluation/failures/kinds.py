@@ -73,8 +73,8 @@ def other_language(prediction: str, reference: str) -> bool:
     a, b = script(prediction), script(reference)
     if a and b and a != b and sum(c.isalpha() for c in prediction) >= 8:
         return True
-    said, wanted = language(prediction), language(reference)
-    return said is not None and wanted is not None and said != wanted
+    spoken, wanted = language(prediction), language(reference)
+    return spoken is not None and wanted is not None and spoken != wanted
 
 
 Row = Mapping[str, Any]
@@ -142,22 +142,22 @@ def _form_detail(text: str, rule: str, row: Row, output: AnyOutput) -> str:
 
 def _wrong_json(row: Row, output: JsonOutput) -> Failure:
     read = read_json(row, output)
-    found: list[tuple[str, str]] = []
+    mistakes: list[tuple[str, str]] = []
     for field in sorted({*read.claimed, *read.gold}):
-        said, gold = read.claimed.get(field, Counter()), read.gold.get(field, Counter())
+        answer, gold = read.claimed.get(field, Counter()), read.gold.get(field, Counter())
         name = field or "(the value)"
-        if said == gold:
+        if answer == gold:
             continue
-        if not said - gold:
-            found.append(("missing_field", name))
-        elif not gold - said:
-            found.append(("hallucinated_field", name))
+        if not answer - gold:
+            mistakes.append(("missing_field", name))
+        elif not gold - answer:
+            mistakes.append(("hallucinated_field", name))
         else:
-            found.append(("wrong_value", name))
-    if not found:  # equal in all that is claimed: null, "" and [] stand for one another
+            mistakes.append(("wrong_value", name))
+    if not mistakes:  # equal in all that is claimed: null, "" and [] stand for one another
         return Failure("wrong_value", "an empty value of another kind")
-    found.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))
-    return Failure(*found[0], also=tuple(f"{kind}: {name}" for kind, name in found[1:]))
+    mistakes.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))
+    return Failure(*mistakes[0], also=tuple(f"{kind}: {name}" for kind, name in mistakes[1:]))
 
 
 def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
@@ -166,8 +166,8 @@ def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
         return Failure("wrong_final_answer") if final_answer(text, output.extract) is not None else Failure("format")
     if fact_score(text, gold) == 1:
         return None
-    said, wanted = facts(text), facts(gold)
-    kinds = sorted({kind for kind, _ in (said - wanted) + (wanted - said)})
+    stated, wanted = facts(text), facts(gold)
+    kinds = sorted({kind for kind, _ in (stated - wanted) + (wanted - stated)})
     if kinds == ["negation"]:
         return Failure("wrong_negation")
     return Failure("wrong_facts", next(kind for kind in kinds if kind != "negation"), tuple(kinds))

@@ -71,13 +71,13 @@ def judged_pairs(judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choic
     """
     rated = [pair for pair in pairs if pair.id in people]
     differing = [pair for pair in rated if pair.a != pair.b]
-    found = qualify(judge, differing, [people[pair.id] for pair in differing], asked)
+    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], asked)
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: asked.rows]
     return {
-        **asdict(found),
-        "believed": not found.refused,
+        **asdict(qualification),
+        "believed": not qualification.refused,
         "equal": len(rated) - len(differing),
-        "verdict": None if found.refused else _verdict(judge, drawn),
+        "verdict": None if qualification.refused else _verdict(judge, drawn),
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": judge.spent.to_dict(),
     }
@@ -97,7 +97,7 @@ def qualify(judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked
     sound = [i for i, (first, second) in enumerate(answers) if "failed" not in (first, second)]
     n, orders, kept = len(sound), [answers[i] for i in sound], [pairs[i] for i in sound]
     theirs, ours = [people[i] for i in sound], [_agreed(*order) for order in orders]
-    found = Qualification(
+    qualification = Qualification(
         name=judge.name,
         rated=n,
         failed=len(pairs) - n,
@@ -109,7 +109,7 @@ def qualify(judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked
         length=_length(kept, theirs, ours),
         padding=_padding(judge, kept[:PROBES]),
     )
-    return replace(found, refused=_reasons(found, asked))
+    return replace(qualification, refused=_reasons(qualification, asked))
 
 
 def _both_ways(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
