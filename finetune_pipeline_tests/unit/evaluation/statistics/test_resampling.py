@@ -28,7 +28,7 @@ def test_macro_f1_bootstrap_equals_resampling_with_scikit_learn():
     random = np.random.default_rng(7)
     difference = []
     how = {"labels": labels, "average": "macro", "zero_division": 0}
-    for _ in range(250):
+    for _ in range(150):
         i = random.integers(0, len(gold), len(gold))
         before, after = (f1_score([gold[k] for k in i], [side[k] or "?" for k in i], **how) for side in (a, b))
         difference.append(after - before)
@@ -56,13 +56,10 @@ def test_f1_of_clusters_is_wider_where_rows_repeat():
     assert as_clusters[1] - as_clusters[0] > 1.8 * (as_rows[1] - as_rows[0])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_mean_equals_scipys_bca(seed):
-    random = np.random.default_rng(seed)
-    b = random.gamma(0.5, 1.0, 60)
-    expected = stats.bootstrap((b,), np.mean, method="BCa", n_resamples=20000, random_state=0).confidence_interval
-    found = paired_bootstrap_mean([0.0] * 60, list(b))
-    assert found == pytest.approx((expected.low, expected.high), abs=0.03)
+def test_mean_equals_scipys_bca():
+    b = np.random.default_rng(0).gamma(0.5, 1.0, 60)
+    expected = stats.bootstrap((b,), np.mean, method="BCa", n_resamples=9999, random_state=0).confidence_interval
+    assert paired_bootstrap_mean([0.0] * 60, list(b)) == pytest.approx((expected.low, expected.high), abs=0.03)
 
 
 def test_clustered_mean_covers_where_rows_depend_on_each_other():
