@@ -124,6 +124,7 @@ def test_rows_that_share_sources_count_for_fewer_lost_rows(championed):
 @pytest.mark.parametrize(
     ("listed", "measured", "says"),
     [
+        (["e0000"], 0, "1 listed example is right"),
         (["e0000", "e0099"], 0, "2 listed examples are all right"),
         (
             ["e0000", "e0100", "e0180"],
@@ -131,6 +132,7 @@ def test_rows_that_share_sources_count_for_fewer_lost_rows(championed):
             "Of 3 listed examples 2 wrong: e0100, e0180.",
         ),  # lost to the base; never right
         (["e0000", "nowhere"], 1, "0 wrong; 1 not in the sealed test, so nobody knows: nowhere"),
+        ([f"x{i}" for i in range(5)], 5, "x4 ("),
         ([f"x{i}" for i in range(6)], 6, "x4 and 1 more ("),
     ],
 )
@@ -210,7 +212,7 @@ def test_the_opening_must_be_on_record():
     ):
         gate = _gate("sealed_test_openings", evaluation(openings=_looks(looks)))
         assert (gate.passed, gate.measured) == (True, looks) and says in gate.message
-        assert ("Choosing the best of them flatters" in gate.message) is (looks == 2)
+        assert ("at most 3.3%. Choosing the best of them flatters" in gate.message) is (looks == 2)
 
 
 _PLACES = {
@@ -279,6 +281,7 @@ def test_a_tie_with_a_simple_model_passes_only_where_the_spec_takes_it():
     assert gate.passed and gate.threshold == -0.2 and "tie with TF-IDF and logistic regression" in gate.message
     narrow = spec(gates={"simple": "not_worse", "simple_margin": 0.01})
     assert not _gate("beats_simple", evaluation(spec=narrow, simple={"linear": _answers(160)}), narrow).passed
+    assert "must lie above -20.0." in gate.message
     won = _gate("beats_simple", evaluation(spec=WIDE, simple={"linear": _answers(40)}), WIDE)
     assert won.passed and "tie" not in won.message
 

@@ -208,3 +208,6 @@ def test_limits_hold_and_a_missing_key_is_told_before_anything_is_sent(monkeypat
         with pytest.raises(FindingsError, match="ADVISE_TEST_KEY is not set"):
             ask_all(server.url, key_variable="ADVISE_TEST_KEY")
         assert server.requests == []
+    for url in ("http://example.com/v1", "ftp://example.com", "example.com", "https://me:secret@example.com/v1"):
+        with pytest.raises(ValueError):
+            Endpoint(url, "small")

@@ -50,6 +50,8 @@ def test_scores_of_prompts():
     assert facts["prompts"]["8_shot"]["macro_f1"] == pytest.approx(14 / 17)
     with pytest.raises(ValueError, match="other examples than zero_shot: 8_shot"):
         score_baselines(spec(), {"zero_shot": zero, "8_shot": eight[:5]})
+    with pytest.raises(ValueError, match="no baseline predictions"):
+        score_baselines(spec(), {"zero_shot": []})
 
 
 def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
