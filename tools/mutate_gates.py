@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests/unit"
 GATES = ROOT / PACKAGE / "evaluation" / "gates"
-BESIDES = ("judge", "general_ability", "human_review")
+BESIDES = ("beats_baseline_on_parts", "judge", "general_ability", "human_review")
 TARGETS = {
     **{
         f"evaluation.gates.{path.stem}": ["evaluation/test_gates.py"]
@@ -40,7 +40,11 @@ TARGETS = {
     },
     "evaluation.gates": ["evaluation/test_gates.py"],
     "evaluation.robustness": ["evaluation/test_robustness.py"],
-    "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_parts.py", "evaluation/test_gates.py"],
+    "evaluation.deciding": [
+        "evaluation/test_deciding.py",
+        "evaluation/test_gates_besides_task.py",
+        "evaluation/test_gates.py",
+    ],
     "evaluation.rivals": ["evaluation/test_rivals.py", "evaluation/test_gates.py", "baseline/test_advice.py"],
     "baseline.worth": ["baseline/test_worth.py"],
     "baseline.input_evidence": ["baseline/test_learnable.py"],

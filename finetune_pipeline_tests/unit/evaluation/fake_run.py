@@ -20,90 +20,47 @@ PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit"
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
 VERSIONS = {"splits": "t1", "merged_model": "c1", "champion": None}
 ABILITY = {
-    "items": 258,
-    "unscored": 0,
-    "n": 234,
-    "before": {"accuracy": 0.534, "interval": [0.47, 0.6]},
-    "after": {"accuracy": 0.521, "interval": [0.46, 0.58]},
-    "drop": 0.013,
-    "interval": [-0.037, 0.063],
-    "lost": 18,
-    "gained": 15,
-    "mcnemar_p": 0.73,
-    "smallest_visible": 0.068,
+    "items": 258, "unscored": 0, "n": 234, "drop": 0.013, "interval": [-0.037, 0.063], "lost": 18, "gained": 15,
+    "before": {"accuracy": 0.534, "interval": [0.47, 0.6]}, "after": {"accuracy": 0.521, "interval": [0.46, 0.58]},
+    "mcnemar_p": 0.73, "smallest_visible": 0.068, "lost_items": ["arithmetic-01"], "failed": [],
     "text": {"n": 24, "before": 1.23, "after": 1.25, "rise": 0.02, "interval": [0.01, 0.03]},
     "categories": {"arithmetic": {"n": 36, "unit": "accuracy", "before": 0.33, "after": 0.31}},
-    "lost_items": ["arithmetic-01"],
-    "failed": [],
-}
+}  # fmt: skip
 COUNTERS = (
     "rows_without_loss rows_partly_learned rows_with_loss_on_prompt rows_without_eos answers_cut rows_over_length "
     "template_mismatch rows_refused rows_with_special_tokens rows_cut tokens_cut rows_dropped"
 ).split()
-SUPERVISION = {
-    "train": {
-        "rows": 700,
-        "tokens": 50000,
-        "loss_tokens": 2000,
-        **dict.fromkeys(COUNTERS, 0),
-        "rows_cut": 3,
-        "tokens_per_row": {"min": 60, "p50": 70, "max": 90},
-        "loss_tokens_per_row": {"min": 3, "p50": 3, "max": 5},
-    }
-}
+SUPERVISION = {"train": {
+    "rows": 700, "tokens": 50000, "loss_tokens": 2000, **dict.fromkeys(COUNTERS, 0), "rows_cut": 3,
+    "tokens_per_row": {"min": 60, "p50": 70, "max": 90}, "loss_tokens_per_row": {"min": 3, "p50": 3, "max": 5},
+}}  # fmt: skip
 COST = {
     "steps": {"adapter": {"seconds": 75.2, "cpu_seconds": 74.0, "train_seconds": 70.0, "peak_memory_mib": 1234.5}},
-    "seconds": 75.2,
-    "planned": {"low": 60.0, "expected": 80.0, "high": 100.0},
+    "seconds": 75.2, "planned": {"low": 60.0, "expected": 80.0, "high": 100.0}, "saved_share": 0.75,
     "tokens": {"base": {"prompt": 800.0, "answer": 4.0}, "candidate": {"prompt": 200.0, "answer": 1.0}},
-    "saved_share": 0.75,
-}
+}  # fmt: skip
 QUALITY = {
-    "passed": False,
+    "passed": False, "tokens": {"whole": {"min": 60, "p50": 70, "p99": 88, "max": 90}},
     "parts": {"balance": {"passed": False, "message": "the largest label is 12 times the smallest", "blocking": True}},
-    "tokens": {"whole": {"min": 60, "p50": 70, "p99": 88, "max": 90}},
-}
+}  # fmt: skip
 TRAINING = {
-    "method": "qlora",
-    "precision": "bfloat16",
-    "trainable_parameters": 1000,
-    "total_parameters": 100000,
-    "steps": 40,
-    "best_step": 20,
-    "best_eval_loss": 0.5,
-    "first_eval_loss": 2.0,
-    "last_train_loss": 0.2,
-    "stopped_early": False,
-    "history": [
-        {"step": 0, "eval_loss": 2.0},
-        {"step": 10, "loss": 1.1},
-        {"step": 20, "eval_loss": 0.5},
-        {"step": 30, "loss": 0.3},
-        {"step": 40, "eval_loss": 0.6},
-    ],
-    "weights": {"ratio": 0.42},
+    "method": "qlora", "precision": "bfloat16", "trainable_parameters": 1000, "total_parameters": 100000,
+    "steps": 40, "best_step": 20, "best_eval_loss": 0.5, "first_eval_loss": 2.0, "last_train_loss": 0.2,
+    "history": [{"step": 0, "eval_loss": 2.0}, {"step": 10, "loss": 1.1}, {"step": 20, "eval_loss": 0.5},
+                {"step": 30, "loss": 0.3}, {"step": 40, "eval_loss": 0.6}],
+    "stopped_early": False, "weights": {"ratio": 0.42},
     "shared_prefix": {"used": True, "why": "", "prefix_tokens": 110},
     "measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": None},
-}
+}  # fmt: skip
 DATA = {
     "raw_examples": {"lines": 1042, "files": [{"file": "raw/a<b>.jsonl", "sha256": "ab12" * 16}]},
     "validated_examples": {"rows_in": 1042, "kept": 1019, "quarantined": 23, "by_rule": {"data.bad_json": 23}},
-    "clean_examples": {
-        "rows_in": 1019,
-        "kept": 951,
-        "quarantined": 16,
-        "exact_duplicates": 31,
-        "near_duplicates": 21,
-        "scrubbed": {"email": 14, "iban": 0},
-    },
-    "splits": {
-        "rows_in": 951,
-        "quarantined": 0,
-        "counts": {"train": 700, "validation": 80, "test": 171},
-        "labels": {"train": {"bug": 300, "billing": 300, "other": 100}},
-        "leaks": {"exact": 0, "near": 0, "group": 0},
-    },
-}
+    "clean_examples": {"rows_in": 1019, "kept": 951, "quarantined": 16, "exact_duplicates": 31, "near_duplicates": 21,
+                       "scrubbed": {"email": 14, "iban": 0}},
+    "splits": {"rows_in": 951, "quarantined": 0, "counts": {"train": 700, "validation": 80, "test": 171},
+               "labels": {"train": {"bug": 300, "billing": 300, "other": 100}},
+               "leaks": {"exact": 0, "near": 0, "group": 0}},
+}  # fmt: skip
 
 
 def unmoved(candidate: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -130,28 +87,17 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     zero = rows([("bug", "no label"), ("bug", "bug")] * 20)
     eight = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
     made = {
-        "spec": spec(),
-        "predictions": [*base, *candidate, *unmoved(candidate)],
+        "spec": spec(), "predictions": [*base, *candidate, *unmoved(candidate)],
         "baseline": score_baselines(spec(), {"zero_shot": zero, "8_shot": eight}),
-        "training": TRAINING,
-        "data": DATA,
-        "parity": PARITY,
-        "ability": ABILITY,
-        "people": {"rated": 0},
-        "supervision": SUPERVISION,
-        "cost": COST,
-        "quality": QUALITY,
-        "openings": OPENINGS,
-        "versions": VERSIONS,
-    }
-    made |= changes
+        "training": TRAINING, "data": DATA, "parity": PARITY, "ability": ABILITY, "people": {"rated": 0},
+        "supervision": SUPERVISION, "cost": COST, "quality": QUALITY, "openings": OPENINGS, "versions": VERSIONS,
+        **changes,
+    }  # fmt: skip
     asked = [r for r in made["predictions"] if r["model"] == "base"]
     if simple is None and "predictions" not in changes:
-        simple = {
-            "commonest": dict.fromkeys((r["example_id"] for r in asked), "bug"),
-            "nearest": dict.fromkeys((r["example_id"] for r in asked), "billing"),
-            "linear": {r["example_id"]: r["gold"] if i % 2 else "other" for i, r in enumerate(asked)},
-        }
+        said = {"commonest": lambda i, gold: "bug", "nearest": lambda i, gold: "billing"}
+        said["linear"] = lambda i, gold: gold if i % 2 else "other"
+        simple = {n: {r["example_id"]: f(i, r["gold"]) for i, r in enumerate(asked)} for n, f in said.items()}
     return made | {"predictions": [*made["predictions"], *simple_answers(asked, simple or {})]}
 
 

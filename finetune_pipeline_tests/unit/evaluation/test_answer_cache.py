@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -38,12 +36,8 @@ def test_what_was_kept_is_found_bit_for_bit(tmp_path: Path) -> None:
     assert sorted(found) == [*range(1100), 1200]
     assert found[7] == answer("7 👍 \ud800") and found[1200] == found[0]
     assert (other.hits, other.misses) == (1101, 100)
-
-
-def test_failed_answers_are_tried_again(tmp_path: Path) -> None:
-    one = cache(tmp_path)
     one.keep({one.key(1): Answer(status="error", error="no memory"), one.key(2): Answer(status="empty")})
-    assert one.find([one.key(1), one.key(2)]) == {1: Answer(status="empty")}
+    assert one.find([one.key(1), one.key(2)]) == {1: Answer(status="empty")}, "failed answers are tried again"
 
 
 def test_nobody_reads_or_recognises_what_another_scope_keeps(tmp_path: Path) -> None:
@@ -68,13 +62,12 @@ def test_an_answer_moved_to_another_key_is_not_taken(tmp_path: Path) -> None:
 
 
 WRITER = """
-import sys, time
+import sys
 from pathlib import Path
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.inference.generated import Answer
-folder, who, batches = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-cache = AnswerCache(folder, b"k" * 32, "open", 8)
-for batch in range(batches):
+who, cache = sys.argv[2], AnswerCache(Path(sys.argv[1]), b"k" * 32, "open", 8)
+for batch in range(int(sys.argv[3])):
     cache.keep({cache.key([who, batch, n]): Answer(f"{who} {batch} {n}") for n in range(50)})
     print(batch, flush=True)
 assert not cache.problem, cache.problem
@@ -87,12 +80,12 @@ def _writer(folder: Path, who: str, batches: int) -> subprocess.Popen[str]:
 
 
 def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
-    writers = [_writer(tmp_path, who, 12) for who in "abc"]
+    writers = [_writer(tmp_path, who, 12) for who in "ab"]
     for one in writers:
         one.communicate(timeout=120)
-    assert [one.returncode for one in writers] == [0, 0, 0]
+    assert [one.returncode for one in writers] == [0, 0]
     reader = cache(tmp_path)
-    keys = [reader.key([who, batch, n]) for who in "abc" for batch in range(12) for n in range(50)]
+    keys = [reader.key([who, batch, n]) for who in "ab" for batch in range(12) for n in range(50)]
     assert len(reader.find(keys)) == len(keys)
 
 
@@ -101,8 +94,7 @@ def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
     assert killed.stdout is not None
     for _ in range(5):
         killed.stdout.readline()
-    time.sleep(0.013)
-    os.kill(killed.pid, signal.SIGKILL)
+    killed.kill()
     killed.communicate(timeout=60)
     reader = cache(tmp_path)
     batches = [len(reader.find([reader.key(["a", b, n]) for n in range(50)])) for b in range(400)]

@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
 
 @pytest.fixture(scope="module")
@@ -26,102 +27,63 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def settings(made: Path, root: Path, **changed: Any) -> dict[str, Any]:
-    return {
-        "sets": [prompt_set(name="base", model=made / "base"), prompt_set(name="candidate", model=made / "tuned")],
-        "examples": made / "rows.jsonl",
-        "labels": LABELS,
-        "max_new_tokens": 4,
-        "batch_size": 4,
-        "answers": kept_answers(folder=root / "kept", key_file=root / "key", scope="open", limit_mib=8),
-        **changed,
-    }
-
-
 def run(made: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """({known, asked}, rows)."""
-    _, measured = predict(predict_job(out=root / "out", **settings(made, root, **changed)))
+    settings = {
+        "sets": [prompt_set(name="base", model=made / "base"), prompt_set(name="candidate", model=made / "tuned")],
+        "examples": made / "rows.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 4,
+        "answers": kept_answers(folder=root / "kept", key_file=root / "key", scope="open", limit_mib=8),
+        **changed,
+    }  # fmt: skip
+    _, measured = predict(predict_job(out=root / "out", **settings))
     return measured["answers"], read_predictions(root / "out" / "predictions.parquet")
 
 
-def test_a_rerun_loads_no_model_and_gives_the_same_table(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rerun_loads_no_model_and_gives_the_same_table(made, tmp_path, monkeypatch) -> None:
     told, rows = run(made, tmp_path)
     assert told == {"known": 0, "asked": 18}
     first = (tmp_path / "out" / "predictions.parquet").read_bytes()
 
-    def never(*_: Any) -> Any:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(answering, "load_for_prediction", never)
+    monkeypatch.setattr(answering, "load_for_prediction", None)
     told, again = run(made, tmp_path)
     assert told == {"known": 18, "asked": 0}
     assert again == rows and (tmp_path / "out" / "predictions.parquet").read_bytes() == first
     assert len({tuple(r["label_scores"]) for r in rows}) == 18, "base and candidate answer apart"
 
 
-def changed_weights(root: Path) -> None:
-    """One number of one tensor, the file's size and everything else as it was."""
-    path = root / "base" / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(shutil.copytree(made / "base", tmp_path / "base"))
+    whole = {"sets": [prompt_set(name="base", model=base)]}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
+    prefix = soft(made / "base", tmp_path / "prefix", "prefix", size=1.0)
+    scope = kept_answers(folder=tmp_path / "kept", key_file=tmp_path / "key", scope="the test of t", limit_mib=8)
 
+    def known(**changed: Any) -> int:
+        told, _ = run(made, tmp_path, **{**whole, **changed})
+        assert told["known"] + told["asked"] == 9
+        return told["known"]
 
-def changed_template(root: Path) -> None:
-    path = root / "base" / "chat_template.jinja"
-    path.write_text("\n" + path.read_text())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
+    assert (known(), known()) == (0, 9)
+    for changed in (
         {"labels": [*LABELS, "other"]},
         {"labels": LABELS[::-1]},
         {"max_new_tokens": 5},
-        {"scope": "the test of t"},
-        {"prompt": {"turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]}},
-        changed_weights,
-        changed_template,
-        "versions",
-        "device",
-    ],
-    ids=lambda change: getattr(change, "__name__", str(change)),
-)
-def test_what_changes_an_answer_is_no_hit(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
-) -> None:
-    for name in ("base", "tuned"):
-        shutil.copytree(made / name, tmp_path / name)
-    shutil.copy(made / "rows.jsonl", tmp_path / "rows.jsonl")
-    only = {"sets": [prompt_set(name="base", model=tmp_path / "base")]}
-    assert run(tmp_path, tmp_path, **only)[0] == {"known": 0, "asked": 9}
-    assert run(tmp_path, tmp_path, **only)[0] == {"known": 9, "asked": 0}
-    if callable(change):
-        change(tmp_path)
-    elif change == "versions":
-        monkeypatch.setattr(answering.importlib.metadata, "version", lambda name: "9.9")
-    elif change == "device":
-        monkeypatch.setattr(answering, "_device_name", lambda: "another accelerator")
-    elif "prompt" in change:
-        only = {"sets": [prompt_set(name="base", model=tmp_path / "base", **change)]}
-    elif "scope" in change:
-        only["answers"] = kept_answers(folder=tmp_path / "kept", key_file=tmp_path / "key", limit_mib=8, **change)  # type: ignore[assignment]
-    else:
-        only |= change
-    assert run(tmp_path, tmp_path, **only)[0] == {"known": 0, "asked": 9}
-
-
-def test_a_prefix_in_front_is_another_model(made: Path, tmp_path: Path) -> None:
-    from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
-
-    prefix = soft(made / "base", tmp_path / "prefix", "prefix", size=1.0)
-    plain = {"sets": [prompt_set(name="base", model=made / "base")]}
-    fronted = {"sets": [prompt_set(name="base", model=made / "base", adapter=prefix)]}
-    assert run(made, tmp_path, **plain)[0]["known"] == 0
-    assert run(made, tmp_path, **fronted)[0]["known"] == 0
-    assert run(made, tmp_path, **fronted)[0]["asked"] == 0
+        {"answers": scope},
+        {"sets": [prompt_set(name="base", model=base, prompt={"turns": turns})]},
+        {"sets": [prompt_set(name="base", model=base, adapter=prefix)]},
+    ):
+        assert known(**changed) == 0, changed
+    assert (known(sets=[prompt_set(name="base", model=base, adapter=prefix)]), known()) == (9, 9)
+    for name, other in (("version", lambda _: "9.9"), ("_device_name", lambda: "another accelerator")):
+        with monkeypatch.context() as patch:
+            patch.setattr(answering.importlib.metadata if name == "version" else answering, name, other)
+            assert known() == 0, name
+    weights, template = base / "model.safetensors", base / "chat_template.jinja"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # one number of one tensor, the file's size as it was
+    assert known() == 0
+    template.write_text("\n" + template.read_text())
+    assert known() == 0
 
 
 def test_new_rows_alone_are_asked(made: Path, tmp_path: Path) -> None:
@@ -130,8 +92,7 @@ def test_new_rows_alone_are_asked(made: Path, tmp_path: Path) -> None:
     assert told == {"known": 18, "asked": 6}
     known = {(r["model"], r["example_id"]): r for r in before}
     assert [r for r in after if (r["model"], r["example_id"]) in known] == before
-    # and what is new is what it would have been without a cache
-    _, plain = run(made, tmp_path, examples=made / "more.jsonl", answers=None)
+    _, plain = run(made, tmp_path, examples=made / "more.jsonl", answers=None)  # what is new is as without a cache
     for mine, other in zip(after, plain, strict=True):
         assert mine["text"] == other["text"]
         assert mine["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)

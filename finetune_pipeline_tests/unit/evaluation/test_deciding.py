@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_pipeline.evaluation.compare import count_sources, shared_sources
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result_parts import Sources
@@ -16,9 +16,11 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 OUTPUT = spec().output
 
 
-def test_the_level_of_a_look():
+def test_the_level_of_a_look_and_the_metrics_that_decide():
     third = level_of(3, 0.9)
     assert (third.look, third.alpha, third.level, third.spent) == pytest.approx((3, 0.1, 0.1 / 6, 0.075))
+    of = spec(gates={"metric": "macro_f1", "more_metrics": ["accuracy", "macro_f1"]})
+    assert (decisive_metrics(of), decisive_metrics(spec())) == (["macro_f1", "accuracy"], ["accuracy"])
 
 
 def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
@@ -42,12 +44,6 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
     decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     assert decision.shown is True
     assert [round(one.confidence, 4) for one in decision.gains] == [0.95, 0.9833, 0.975]
-
-
-def test_the_deciding_metric_comes_first_and_once():
-    of = spec(gates={"metric": "macro_f1", "more_metrics": ["accuracy", "macro_f1"]})
-    assert decisive_metrics(of) == ["macro_f1", "accuracy"]
-    assert decisive_metrics(spec()) == ["accuracy"]
 
 
 def _repeated(times):
@@ -81,23 +77,14 @@ def test_an_evaluation_knows_of_shared_sources():
     decision, plain = evaluation(sources=sources), evaluation()
     assert decision.sources == Sources(rows=200, sources=50, largest=4, shared=True)
     assert plain.sources == Sources(rows=200, sources=200, largest=1, shared=False)
-    effect = decision.scores["candidate"].valid.design_effect
-    assert effect is not None and decision.comparison.design_effect > 2
-    for pick in (
-        lambda e: e.scores["candidate"].interval,
-        lambda e: e.scores["candidate"].primary.interval,
-        lambda e: e.decisions.baseline.gains[0].interval,
-        lambda e: e.comparison.interval,
-        lambda e: e.models["candidate"].interval,
-    ):
-        assert pick(decision)[0] < pick(plain)[0] - 0.01
-    assert plain.comparison.mcnemar_p == pytest.approx(mcnemar_exact(5, 60))
-    assert decision.comparison.smallest_detectable_gain > plain.comparison.smallest_detectable_gain
+    assert decision.scores["candidate"].valid.design_effect is not None and decision.comparison.design_effect > 2
 
+    def lows(e):
+        of = (e.scores["candidate"], e.scores["candidate"].primary, e.decisions.baseline.gains[0], e.comparison)
+        return [one.interval[0] for one in (*of, e.models["candidate"])]
 
-def test_a_row_without_a_source_is_an_error():
+    assert all(low < alone - 0.01 for low, alone in zip(lows(decision), lows(plain), strict=True))
     with pytest.raises(ValueError, match="no source is known for 1 test examples"):
         shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a"})
-    assert shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a", "e0001": "b"}) is None
-    assert shared_sources(rows([("bug", "bug")]), None) is None
-    assert count_sources(None, 0).largest == 0
+    assert plain.comparison.mcnemar_p == pytest.approx(mcnemar_exact(5, 60))
+    assert decision.comparison.smallest_detectable_gain > plain.comparison.smallest_detectable_gain

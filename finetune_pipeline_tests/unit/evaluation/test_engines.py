@@ -31,20 +31,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None, **more: Any) -> tuple[Any, Any, list[Any]]:
+def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None) -> tuple[Any, Any, list[Any]]:
     job = predict_job(
-        sets=sets or [prompt_set(name="candidate", model=made / "base")],
-        examples=made / "rows.jsonl",
-        labels=LABELS,
-        max_new_tokens=4,
-        batch_size=3,
-        out=out,
-        endpoint=endpoint,
+        sets=sets or [prompt_set(name="candidate", model=made / "base")], examples=made / "rows.jsonl", labels=LABELS,
+        max_new_tokens=4, batch_size=3, out=out, endpoint=endpoint,
         answers=kept_answers(folder=out / "kept", key_file=out / "key", scope="t", limit_mib=8),
-        **more,
-    )
-    facts, measured = predict(job)
-    return facts, measured, read_predictions(out / "predictions.parquet")
+    )  # fmt: skip
+    return *predict(job), read_predictions(out / "predictions.parquet")
 
 
 def stopped(rows: list[dict[str, Any]]) -> Any:
@@ -66,20 +59,15 @@ def test_an_endpoint_answers_in_the_same_table_and_once(made: Path, tmp_path: Pa
         sets = [served(made, "base", "small"), served(made, "candidate", "large")]
         facts, measured, rows = run(made, tmp_path, endpoint(server.url), sets)
         assert {r["text"] for r in of_model(rows, "base")} == {"billing"}
-        assert {(r["text"], r["status"], tuple(r["label_scores"])) for r in of_model(rows, "candidate")} == {
-            ("how_to", "ok", ())
-        }
+        assert {(r["text"], r["status"], *r["label_scores"]) for r in of_model(rows, "candidate")} == {("how_to", "ok")}
         assert facts["sets"]["candidate"]["asked"] == "large at 127.0.0.1"
         assert measured["spent"]["base"]["prompt_tokens"] == 49 and measured["answers"] == {"known": 0, "asked": 14}
         sent = [r["messages"] for r in server.requests if r["model"] == "small"]
         asked = [[{"role": m["role"], "content": m["content"]} for m in e.prompt_messages] for e in _examples(made)]
-        assert sorted(map(str, sent)) == sorted(map(str, asked))
-        assert len(server.requests) == 14
+        assert sorted(map(str, sent)) == sorted(map(str, asked)) and len(server.requests) == 14
         _, again, same = run(made, tmp_path, endpoint(server.url), sets)
-        assert len(server.requests) == 14, "nothing is paid twice"
-        assert (
-            same == rows and again["answers"] == {"known": 14, "asked": 0} and again["spent"]["base"]["requests"] == 0
-        )
+        assert same == rows and len(server.requests) == 14, "nothing is paid twice"
+        assert again["answers"] == {"known": 14, "asked": 0} and again["spent"]["base"]["requests"] == 0
         # what a name has answered stays with the name, whoever is measured under it
         swapped = [served(made, "base", "large"), served(made, "candidate", "small")]
         _, _, other = run(made, tmp_path, endpoint(server.url), swapped)
@@ -105,46 +93,34 @@ def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_p
     [((500, {}, b"broken"), "error", "refused: 500"), (completion("how_to and", "length"), "truncated", "")],
     ids=["exception", "cut"],
 )
-def test_a_fault_of_the_endpoint_is_one_failed_row(
-    made: Path, tmp_path: Path, fault: Any, status: str, scored: str
-) -> None:
+def test_a_fault_of_the_endpoint_is_one_failed_row(made, tmp_path, fault, status, scored) -> None:
     bad = _examples(made)[4].user_text
-
-    def mind(body: dict[str, Any], seen: int) -> Any:
-        return fault if body["messages"][-1]["content"] == bad else "billing"
-
-    with openai_server(mind) as server:
-        engine = endpoint(server.url)
-        facts, _, rows = run(made, tmp_path, engine, [served(made, "candidate", "small")])
+    with openai_server(lambda body, _: fault if body["messages"][-1]["content"] == bad else "billing") as server:
+        engine, sets = endpoint(server.url), [served(made, "candidate", "small")]
+        facts, _, rows = run(made, tmp_path, engine, sets)
         assert [r["status"] for r in rows] == ["ok"] * 4 + [status] + ["ok"] * 2
         assert scored in rows[4]["error"] and facts["sets"]["candidate"]["statuses"][status] == 1
-        gate = stopped(rows)
-        assert gate.passed == (status != "error")
-        assert status != "error" or "candidate 1" in gate.message
+        assert stopped(rows).passed == (status != "error")
         # a failed row is tried again by the next run, and the others are not paid for again
         before = len(server.requests)
-        run(made, tmp_path, engine, [served(made, "candidate", "small")])
+        run(made, tmp_path, engine, sets)
         assert len(server.requests) - before == (status == "error")
 
 
-def test_a_raise_inside_the_model_is_one_failed_row(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, longest = generation.Reader.read, max(len(e.user_text) for e in _examples(made))
-    at = next(i for i, e in enumerate(_examples(made)) if len(e.user_text) == longest)
+def test_a_raise_inside_the_model_is_one_failed_row(made, tmp_path, monkeypatch) -> None:
+    _, _, whole = run(made, tmp_path / "whole")
+    longest, read = max(r["prompt_tokens"] for r in whole), generation.Reader.read
+    bad = [i for i, r in enumerate(whole) if r["prompt_tokens"] == longest]
 
     def fails(self: Any, prompts: Any) -> Any:
-        if any(len(p) == longest_prompt for p in prompts):
+        if any(len(p) == longest for p in prompts):
             raise RuntimeError("planted")
         return read(self, prompts)
 
-    _, _, whole = run(made, tmp_path / "whole")
-    longest_prompt = max(r["prompt_tokens"] for r in whole)
-    bad = [i for i, r in enumerate(whole) if r["prompt_tokens"] == longest_prompt]
     monkeypatch.setattr(generation.Reader, "read", fails)
     _, _, rows = run(made, tmp_path / "failed")
-    assert at in bad and [i for i, r in enumerate(rows) if r["status"] == "error"] == bad
-    assert "planted" in rows[at]["error"] and not stopped(rows).passed
+    assert 0 < len(bad) < 7 and [i for i, r in enumerate(rows) if r["status"] == "error"] == bad
+    assert "planted" in rows[bad[0]]["error"] and not stopped(rows).passed
     monkeypatch.setattr(generation.Reader, "read", read)
     _, measured, mended = run(made, tmp_path / "failed")
     assert measured["answers"] == {"known": 7 - len(bad), "asked": len(bad)}
@@ -166,8 +142,6 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
         ({"engine": "endpoint", "endpoint": GOOD}, {"method": "prefix"}, "cannot load a trained prefix"),
     ],
 )
-def test_what_an_engine_cannot_do_is_refused_in_the_spec(
-    tmp_path: Path, evaluation: Any, training: Any, scored: str
-) -> None:
+def test_what_an_engine_cannot_do_is_refused_in_the_spec(tmp_path, evaluation, training, scored) -> None:
     found = check_all(spec(evaluation=evaluation, training=training), tmp_path)
     assert [f for f in found if f.severity == "error" and scored in f.message], [str(f) for f in found]

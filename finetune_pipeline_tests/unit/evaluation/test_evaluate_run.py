@@ -24,83 +24,59 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
 from finetune_pipeline_tests.unit.evaluation.rows import paired, row
 
 
-def test_ids_stand_beside_the_main_comparison_alone():
-    outcome = evaluation()
-    assert outcome.comparison.broken == [] and len(outcome.comparisons["baseline"].broken) == 5
-    assert outcome.comparisons["champion"] is None
+@pytest.fixture(scope="module")
+def outcome():
+    return evaluation()
 
 
-def test_models_stand_in_order_and_validation_is_apart():
-    models = evaluation().models
-    assert list(models) == [
-        "validation_zero_shot",
-        "validation_zero_shot_restricted",
-        "validation_8_shot",
-        "validation_8_shot_restricted",
-        "base",
-        "base_restricted",
-        "simple_commonest",
-        "simple_nearest",
-        "simple_linear",
-        "candidate",
-        "candidate_restricted",
-    ]
+def test_models_stand_in_order_and_validation_is_apart(outcome):
+    names = (
+        "validation_zero_shot validation_zero_shot_restricted validation_8_shot validation_8_shot_restricted base "
+        "base_restricted simple_commonest simple_nearest simple_linear candidate candidate_restricted"
+    )
+    models = outcome.models
+    assert list(models) == names.split()
     assert models["validation_8_shot"].title == "Base, 8-shot (best prompt)"
     assert {m.n for m in models.values() if m.set == "validation"} == {40}
     assert models["candidate"].accuracy == 0.8
     assert models["simple_linear"].correct == sum(1 for i in range(200) if i % 2 or i % 3 == 2)
+    assert outcome.comparison.broken == [] and len(outcome.comparisons["baseline"].broken) == 5
 
 
-def test_it_is_strict_json_even_with_numbers_that_are_none():
-    outcome = evaluation(training=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
-    stored = json.loads(json.dumps(outcome.to_json(), allow_nan=False))
-    assert EvaluationResult.model_validate(stored) == outcome and stored == outcome.to_json()
-    assert stored["training"]["best_eval_loss"] is None
-    assert stored["training"]["scale"] == 0.5, "facts that nobody reads are kept"
-
-
-@pytest.mark.parametrize("result", [evaluation, json_evaluation, text_evaluation])
-def test_the_published_schema_describes_what_is_written(result):
+def test_it_is_strict_json_and_the_published_schema_describes_it():
     schema = EvaluationResult.model_json_schema()
-    jsonschema.validate(result().to_json(), schema)
+    odd = evaluation(training=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
+    for made in (odd, json_evaluation(), text_evaluation()):
+        stored = json.loads(json.dumps(made.to_json(), allow_nan=False))
+        assert EvaluationResult.model_validate(stored) == made and stored == made.to_json()
+        jsonschema.validate(stored, schema)
+    training = odd.to_json()["training"]
+    assert training["best_eval_loss"] is None and training["scale"] == 0.5, "facts that nobody reads are kept"
     assert {"scores", "decisions", "gates"} <= set(schema["required"])
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(result().to_json() | {"decisions": None}, schema)
+        jsonschema.validate(stored | {"decisions": None}, schema)
 
 
-def test_the_champion_is_compared():
-    predictions = [*arguments()["predictions"], *champion_rows(150)]
-    outcome = evaluation(predictions=predictions, versions={"champion": "3"})
-    assert outcome.scores["champion"].correct == 150
-    assert outcome.comparisons["champion"].gain == pytest.approx(10 / 200)
-    assert outcome.models["champion"].accuracy == 0.75
-
-
-def test_holm_adjusts_for_every_comparison_made():
-    outcome = evaluation().comparisons
-    made = {name: c for name, c in outcome.items() if c}
+def test_the_champion_is_compared_and_holm_adjusts_for_every_comparison_made(outcome):
+    made = {name: c for name, c in outcome.comparisons.items() if c}
     assert set(made) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
     smallest = min(made.values(), key=lambda c: c.mcnemar_p)
     assert smallest.mcnemar_p_holm == pytest.approx(5 * smallest.mcnemar_p)
+    predictions = [*arguments()["predictions"], *champion_rows(150)]
+    beside = evaluation(predictions=predictions, versions={"champion": "3"})
+    assert beside.scores["champion"].correct == 150 and beside.models["champion"].accuracy == 0.75
+    assert beside.comparisons["champion"].gain == pytest.approx(10 / 200)
 
 
-def test_the_gap_between_form_and_judgement():
+def test_a_base_out_of_form_is_read_by_its_restricted_answers_or_leniently_where_there_are_none():
     base, candidate = paired(20, 0, 0, 0)
-    for r in base:
-        r["text"] = f"Label: {r['text']}"
+    base = [r | {"text": f"Label: {r['text']}."} for r in base]
     outcome = evaluation(predictions=[*base, *candidate])
-    gap = outcome.format_gap
     assert outcome.base_at_its_best == BaseMode(mode="restricted", valid_share=0.0)
     assert outcome.comparison.gain == 0.0, "what decides is the base model with its answers restricted"
-    assert gap.base == FormOf(free=0.0, restricted=1.0, gap=1.0, valid_share=0.0)
-    assert gap.closed_by_decoding == 1.0
-
-
-def test_a_base_out_of_form_without_restricted_answers_is_read_leniently():
-    base, candidate = paired(20, 0, 0, 0)
-    for r in base:
-        r |= {"text": f"Label: {r['text']}.", "label_scores": []}
-    outcome = evaluation(predictions=[*base, *candidate])
+    assert outcome.format_gap.base == FormOf(free=0.0, restricted=1.0, gap=1.0, valid_share=0.0)
+    assert outcome.format_gap.closed_by_decoding == 1.0
+    outcome = evaluation(predictions=[*(r | {"label_scores": []} for r in base), *candidate])
     assert outcome.base_at_its_best.mode == "lenient" and outcome.comparison.base == 1.0
     assert outcome.scores["base"].correct == 0, "the table still shows what it writes freely"
 
@@ -138,24 +114,15 @@ def test_wrong_answers_are_grouped_and_all_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("kept", "versions", "message"),
     [
-        (
-            lambda a: {"predictions": [r for r in a["predictions"] if r["model"] == "base"]},
-            "no predictions of candidate",
-        ),
-        (lambda a: {"predictions": [*a["predictions"], row(1, "bug", "bug", "gpt")]}, "unexpected model 'gpt'"),
-        (
-            lambda a: {"versions": {"champion": "7"}},
-            r"no predictions of the champion, though there is one \(version 7\)",
-        ),
-        (lambda a: {"predictions": a["predictions"][:-1]}, "do not cover the same examples"),
-        (
-            lambda a: {"predictions": [r for r in a["predictions"] if r["model"] != "simple_linear"][:-1]},
-            "do not cover the same examples",
-        ),
+        (lambda rows: [r for r in rows if r["model"] == "base"], {}, "no predictions of candidate"),
+        (lambda rows: [*rows, row(1, "bug", "bug", "gpt")], {}, "unexpected model 'gpt'"),
+        (list, {"champion": "7"}, r"no predictions of the champion, though there is one \(version 7\)"),
+        (lambda rows: rows[:-1], {}, "do not cover the same examples"),
+        (lambda rows: [r for r in rows if r["model"] != "simple_linear"][:-1], {}, "do not cover the same examples"),
     ],
 )
-def test_refuses_what_does_not_belong_together(change, message):
+def test_refuses_what_does_not_belong_together(kept, versions, message):
     with pytest.raises(ValueError, match=message):
-        evaluation(**change(arguments()))
+        evaluation(predictions=kept(arguments()["predictions"]), versions=versions)

@@ -6,21 +6,20 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.deciding import FEWEST
+from finetune_pipeline.evaluation.gates import GateResult, decide
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.gates.human_review import human_review
 from finetune_pipeline.evaluation.gates.judge import judge
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import spec as label_spec
 
 
 def spec(**gates: Any) -> TaskSpec:
     return label_spec(gates=gates)
-
-
-def ability(drop: float, low: float, high: float, **more: Any) -> Ability:
-    return Ability.model_validate({"items": 258, "n": 234, "drop": drop, "interval": [low, high], **more})
 
 
 def text(before: float, rise: float, high: float) -> dict[str, Any]:
@@ -31,57 +30,42 @@ def arc(*interval: float) -> dict[str, Any]:
     return {"benchmarks": {"arc": {"n": 40, "drop": 0.2, "interval": list(interval) or None}}}
 
 
+SMALL, SURE, OPEN, NONE = (0.02, -0.02, 0.06), (0.2, 0.14, 0.26), (0.05, -0.01, 0.11), (0.0, -0.04, 0.04)
+
+
 @pytest.mark.parametrize(
     ("loss", "more", "gates", "passed", "says"),
     [
-        ((0.02, -0.02, 0.06), {}, {}, True, ""),
-        ((0.2, 0.14, 0.26), {}, {}, False, "-20.0 points on 234 questions"),
-        ((0.2, 0.14, 0.26), {}, {}, False, "a loss of 10.0 points must be ruled out"),
-        ((0.05, -0.01, 0.11), {}, {}, False, "not shown either"),
-        ((0.05, -0.01, 0.11), {}, {"max_ability_loss": 0.12}, True, ""),
-        ((0.05, -0.01, 0.11), {}, {"max_ability_loss": 0.11}, False, ""),  # at the limit is not below
-        ((0.02, -0.02, 0.06), arc(0.09, 0.4), {}, True, ""),
-        ((0.02, -0.02, 0.06), arc(0.1, 0.4), {}, False, "arc surely loses 10.0 points"),
-        ((0.02, -0.02, 0.06), arc(), {}, False, ""),  # what was not measured does not pass
-        ((0.0, -0.04, 0.04), text(1.2, 0.1, 0.2), {}, True, ""),
-        ((0.0, -0.04, 0.04), text(0.9, 0.1, 0.2), {}, True, ""),
-        ((0.0, -0.04, 0.04), text(1.2, 0.5, 0.7), {}, False, "+41.7% bits (surely at most +58.3%; allowed +50%)"),
-        ((0.0, -0.04, 0.04), text(1.2, 0.5, 0.7), {"max_text_loss": 0.6}, True, ""),
-        ((0.0, -0.04, 0.04), text(1.0, 0.3, 0.5), {"max_text_loss": 0.5}, False, ""),  # at the limit
-        ((0.0, -0.04, 0.04), {"text": {}}, {}, False, "What plain text costs was not measured."),
-        ((0.0, -0.04, 0.04), text(0.0, 0.1, 0.1), {}, False, "What plain text costs was not measured."),
+        (SMALL, {}, {}, True, ""),
+        (SURE, {}, {}, False, "-20.0 points on 234 questions"),
+        (OPEN, {}, {}, False, "not shown either"),
+        (OPEN, {}, {"max_ability_loss": 0.12}, True, ""),
+        (OPEN, {}, {"max_ability_loss": 0.11}, False, ""),  # at the limit is not below
+        (SMALL, arc(0.09, 0.4), {}, True, ""),
+        (SMALL, arc(0.1, 0.4), {}, False, "arc surely loses 10.0 points"),
+        (SMALL, arc(), {}, False, ""),  # what was not measured does not pass
+        (NONE, text(0.9, 0.1, 0.2), {}, True, ""),
+        (NONE, text(1.2, 0.5, 0.7), {}, False, "+41.7% bits (surely at most +58.3%; allowed +50%)"),
+        (NONE, text(1.2, 0.5, 0.7), {"max_text_loss": 0.6}, True, ""),
+        (NONE, text(1.0, 0.3, 0.5), {"max_text_loss": 0.5}, False, ""),  # at the limit
+        (NONE, {"text": {}}, {}, False, "What plain text costs was not measured."),
+        (NONE, text(0.0, 0.1, 0.1), {}, False, "What plain text costs was not measured."),
+        ((float("nan"), 0.0, 0.1), {}, {}, False, ""),
+        (NONE, {"interval": None}, {}, False, ""),
     ],
 )
 def test_a_loss_of_ability_must_be_ruled_out(loss: Any, more: Any, gates: Any, passed: bool, says: str) -> None:
-    gate = general_ability(spec(**gates), ability(*loss, **more))
-    assert gate.passed is passed and says in gate.message
-    assert ("Train more gently" in gate.what_to_do) is not passed
-    assert gate.measured in (loss[2], None)
+    measured = {"items": 258, "n": 234, "drop": loss[0], "interval": list(loss[1:]), **more}
+    gate = general_ability(spec(**gates), Ability.model_validate(measured))
+    assert gate.passed is passed and says in gate.message and bool(gate.what_to_do) is not passed
+    assert ("not shown either" in gate.message) <= (loss is OPEN), "a loss that is sure is not called open"
 
 
-def test_a_loss_that_is_sure_is_not_called_open() -> None:
-    for low in (0.1, 0.14):
-        assert "not shown either" not in general_ability(spec(), ability(0.2, low, 0.26)).message
-
-
-@pytest.mark.parametrize(
-    "facts",
-    [
-        None,
-        {},
-        {"items": 0},
-        {"items": 9, "drop": float("nan"), "interval": [0.0, 0.1]},
-        {"items": 9, "drop": 0.0, "interval": None},
-    ],
-)
-def test_ability_that_was_not_measured_does_not_pass(facts: dict[str, Any] | None) -> None:
-    assert not general_ability(spec(), None if facts is None else Ability.model_validate(facts)).passed
-
-
-def test_a_spec_that_asks_nothing_is_taken_at_its_word() -> None:
+def test_ability_that_was_not_measured_passes_only_where_the_spec_asks_nothing() -> None:
     silent = spec().model_copy(update={"ability": spec().ability.model_copy(update={"suite": False})})
     assert general_ability(silent, Ability(items=0)).passed
-    assert not general_ability(silent, None).passed
+    for of, facts in ((silent, None), (spec(), None), (spec(), Ability(items=0))):
+        assert not general_ability(of, facts).passed
 
 
 def people(n: int, share: float, low: float, high: float) -> People:
@@ -90,46 +74,70 @@ def people(n: int, share: float, low: float, high: float) -> People:
 
 def test_too_few_ratings_and_too_few_accepted_answers_are_stopped() -> None:
     wanted = spec(min_rated=30, min_accepted=0.7)
-    assert human_review(wanted, people(30, 0.9, 0.74, 0.97)).passed
     assert human_review(wanted, people(30, 0.86, 0.7, 0.95)).passed  # at the limit
     few = human_review(wanted, people(29, 1.0, 0.88, 1.0))
-    assert not few.passed
-    assert "29 of 30" in few.message
+    assert not few.passed and "29 of 30" in few.message
     refused = human_review(wanted, people(30, 0.8, 0.63, 0.9))
-    assert not refused.passed
-    assert refused.measured == 0.63
+    assert not refused.passed and refused.measured == 0.63
     assert human_review(spec(), None).status == "not_asked"
-    assert "0 of 30 answers" in human_review(wanted, None).message
+    assert not human_review(wanted, None).passed
 
 
-JUDGED: dict[str, Any] = {
-    "name": "m at h",
-    "believed": True,
-    "verdict": {"wins": 60, "losses": 20, "share": 0.75, "interval": [0.645, 0.832]},
-}
+def test_only_a_believed_judge_that_the_spec_asks_counts_and_by_its_lower_bound() -> None:
+    verdict = {"wins": 60, "losses": 20, "share": 0.75, "interval": [0.645, 0.832]}
+    believed = {"name": "m at h", "believed": True, "verdict": verdict}
 
+    def asked(least: float = 0.5, **change: Any) -> Any:
+        return judge(spec(min_preferred=least), JudgeFindings.model_validate({**believed, **change}))
 
-def asked(least: float = 0.5, **change: Any) -> GateResult:
-    return judge(spec(min_preferred=least), JudgeFindings.model_validate({**JUDGED, **change}))
-
-
-def test_a_believed_judge_counts_by_its_lower_bound() -> None:
     gate = asked()
     assert gate.passed and (gate.measured, gate.threshold, gate.what_to_do) == (0.645, 0.5, "")
-    assert "75.0% of 80 decided pairs" in gate.message
     assert asked(0.645).passed  # at the limit
     lost = asked(0.7)
     assert not lost.passed and "finetune review TASK" in lost.what_to_do
+    biased = asked(believed=False, refused=["it prefers whatever stands first"])
+    assert not biased.passed and biased.measured is None
+    assert biased.message == "There is no judge to be believed: it prefers whatever stands first."
+    assert not asked(believed="yes").passed and not judge(spec(min_preferred=0.5), None).passed
+    assert judge(spec(), None).status == "not_asked" and judge(spec(), None).measured is None
 
 
-def test_a_judge_that_is_not_believed_does_not_count_however_good_its_figures() -> None:
-    gate = asked(believed=False, refused=["it prefers whatever stands first"])
-    assert not gate.passed and gate.measured is None
-    assert gate.message == "There is no judge to be believed: it prefers whatever stands first."
-    assert not asked(believed="yes").passed
-    assert judge(spec(min_preferred=0.5), None).message == "There is no judge to be believed: none was asked."
+OF = spec(parts=["raw/people*.jsonl"])
 
 
-def test_a_judge_decides_nothing_unless_the_spec_says_so() -> None:
-    gate = judge(spec(), None)
-    assert gate.status == "not_asked" and gate.measured is None and gate.message == "The spec lets no judge decide."
+def _evaluation(people: range) -> EvaluationResult:
+    """Rows 0 to 99 are right on both sides, 105 to 164 on the candidate's alone, 165 to 199 on neither."""
+    files = {f"e{i:04d}": "raw/people.jsonl" if i in people else "raw/script.jsonl" for i in range(200)}
+    return evaluation(spec=OF, files=files)
+
+
+def _parts_gate(result: EvaluationResult, of: TaskSpec = OF) -> GateResult:
+    return {g.name: g for g in decide(of, result)}["beats_baseline_on_parts"]
+
+
+@pytest.mark.parametrize(
+    ("people", "passed", "says"),
+    [
+        (range(105, 145), True, "+100.0 points"),
+        (range(0, 60), False, "0.0 points"),  # the rest of the test gains 43 points: together it passes
+        (range(105, 105 + FEWEST - 1), False, f"{FEWEST} are needed"),
+        (range(0), False, "0 test rows"),  # a glob that matches no file must not pass unseen
+    ],
+)
+def test_every_part_must_show_the_gain(people: range, passed: bool, says: str) -> None:
+    gate = _parts_gate(_evaluation(people))
+    assert gate.passed is passed and says in gate.message and bool(gate.what_to_do) is not passed
+
+
+def test_the_table_shows_every_part_and_the_rest() -> None:
+    result = _evaluation(range(105, 145))
+    part, rest = result.parts
+    assert (part.n, rest.files, rest.n) == (40, None, 160)
+    shown = {name: (row.title, row.n, row.value) for name, row in result.models.items() if name.startswith("part_")}
+    assert shown["part_0_base"] == ("Base at its best, raw/people*.jsonl", 40, 0.0)
+    assert shown["part_1_candidate"] == ("Fine-tuned, the other rows", 160, 120 / 160) and len(shown) == 4
+
+
+def test_nothing_is_asked_where_no_part_is_named_and_unevaluated_parts_do_not_pass() -> None:
+    assert evaluation().parts == []
+    assert _parts_gate(evaluation(), spec()).status == "not_asked" and not _parts_gate(evaluation()).passed

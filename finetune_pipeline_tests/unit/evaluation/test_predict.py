@@ -12,7 +12,7 @@ import torch
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
-from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.prompts import shots_as_turns
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
@@ -30,106 +30,81 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _common(folder: Path) -> dict[str, Any]:
-    return {"examples": folder / "validation.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 3}
+def predicted(folder: Path, out: Path, sets: list[Any], **more: Any) -> tuple[Any, list[dict[str, Any]]]:
+    settings = {"examples": folder / "validation.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 3, **more}
+    facts, _ = predict(predict_job(sets=sets, out=out, **settings))
+    return facts, read_predictions(out / "predictions.parquet")
 
 
 def test_baselines(folder: Path, tmp_path: Path) -> None:
     job = baseline_job(
-        base=folder / "base", train=folder / "train.jsonl", shots=[0, 3], seed=1, out=tmp_path, **_common(folder)
-    )
+        base=folder / "base", train=folder / "train.jsonl", shots=[0, 3], seed=1, out=tmp_path,
+        examples=folder / "validation.jsonl", labels=LABELS, max_new_tokens=4, batch_size=3,
+    )  # fmt: skip
     facts, measured = baseline(job)
     rows = read_predictions(tmp_path / "predictions.parquet")
-    examples = read_examples(folder / "validation.jsonl")
-    assert [(r["model"], r["example_id"]) for r in rows] == [
-        (name, e.id) for name in ("zero_shot", "3_shot") for e in examples
-    ]
+    ids = [e.id for e in read_examples(folder / "validation.jsonl")]
+    assert [(r["model"], r["example_id"]) for r in rows] == [(name, i) for name in ("zero_shot", "3_shot") for i in ids]
     assert all(len(r["label_scores"]) == len(LABELS) and max(r["label_scores"]) < 0 for r in rows)
     assert {r["gold"] for r in rows} == set(LABELS)
     prompts = json.loads((tmp_path / "prompts.json").read_text())
     train = {e.id: e for e in read_examples(folder / "train.jsonl")}
     chosen = [train[i] for i in prompts["3_shot"]["ids"]]
-    assert {e.label for e in chosen} == set(LABELS)
+    assert {e.label for e in chosen} == set(LABELS) and not {e.id for e in chosen} & {*ids}
     assert prompts["3_shot"]["turns"] == shots_as_turns(chosen) and len(prompts["3_shot"]["turns"]) == 6
-    assert not {e.id for e in chosen} & {e.id for e in examples}
-    told = facts["prompts"]
-    assert told["zero_shot"]["ids"] == [] and told["3_shot"]["shots"] == 3
-    assert told["3_shot"]["mean_prompt_tokens"] > told["zero_shot"]["mean_prompt_tokens"] + 20
-    assert told["3_shot"]["shared_prefix_tokens"] > told["zero_shot"]["shared_prefix_tokens"]
-    assert sum(told["zero_shot"]["statuses"].values()) == facts["rows"] == 7
-    assert measured["answers"] == {} and list(measured["seconds_by_set"]) == ["zero_shot", "3_shot"]
-    assert measured["seconds_by_set"]["zero_shot"]["answer"] > 0
+    zero, three = (facts["prompts"][name] for name in ("zero_shot", "3_shot"))
+    assert zero["ids"] == [] and three["shots"] == 3
+    assert three["mean_prompt_tokens"] > zero["mean_prompt_tokens"] + 20
+    assert three["shared_prefix_tokens"] > zero["shared_prefix_tokens"]
+    assert sum(zero["statuses"].values()) == facts["rows"] == 7
+    assert list(measured["seconds_by_set"]) == ["zero_shot", "3_shot"]
 
 
-def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
-    sets = [
-        prompt_set(name="base", model=folder / "base", prompt={"turns": turns}),
-        prompt_set(name="candidate", model=folder / "other"),
-        prompt_set(name="champion", model=folder / "base"),
-    ]
-    facts, _ = predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
-    rows = read_predictions(tmp_path / "predictions.parquet")
-    by = {name: [r for r in rows if r["model"] == name] for name in ("base", "candidate", "champion")}
-    assert {name: len(some) for name, some in by.items()} == {"base": 7, "candidate": 7, "champion": 7}
-    assert list(facts["sets"]) == ["base", "candidate", "champion"]
-    scores = {name: [r["label_scores"] for r in some] for name, some in by.items()}
-    assert scores["candidate"] != scores["champion"] != scores["base"]
-    assert by["base"][0]["prompt_tokens"] > by["champion"][0]["prompt_tokens"]
-
-
-def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, tmp_path: Path) -> None:
-    plain = prompt_set(name="candidate", model=folder / "base")
-    sets = [plain, *(perturbed_set(plain, kind, 5, 0) for kind in KINDS)]
-    facts, _ = predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
-    rows = read_predictions(tmp_path / "predictions.parquet")
-    gold = {r["example_id"]: r["gold"] for r in rows if r["model"] == "candidate"}
-    mean = facts["sets"]["candidate"]["mean_prompt_tokens"]
-    for kind in KINDS:
-        mine = [r for r in rows if r["model"] == f"candidate:{kind}"]
-        assert len(mine) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
-        assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in mine)
-    assert facts["sets"]["candidate:courtesy"]["mean_prompt_tokens"] > mean + 10
-    assert facts["sets"]["candidate:no_system"]["mean_prompt_tokens"] != mean, "the template puts its own in its place"
-
-
-def test_a_prefix_answers_beside_the_base_it_stands_in_front_of(folder: Path, tmp_path: Path) -> None:
+def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_front_of(folder, tmp_path) -> None:
     from finetune_pipeline_tests.unit.models.architectures import logits, with_adapter
     from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
     prefix = soft(folder / "base", tmp_path / "prefix", "prefix", size=1.0)
     sets = [
         prompt_set(name="base", model=folder / "base"),
-        prompt_set(name="candidate", model=folder / "base", adapter=prefix),
+        prompt_set(name="fronted", model=folder / "base", adapter=prefix),
+        prompt_set(name="candidate", model=folder / "other"),
+        prompt_set(name="shown", model=folder / "base", prompt={"turns": turns}),
         prompt_set(name="champion", model=folder / "base"),
     ]
-    predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
-    rows = read_predictions(tmp_path / "predictions.parquet")
-    by = {name: [r for r in rows if r["model"] == name] for name in ("base", "candidate", "champion")}
+    facts, rows = predicted(folder, tmp_path, sets)
+    assert list(facts["sets"]) == ["base", "fronted", "candidate", "shown", "champion"] and len(rows) == 5 * 7
+    by = {name: of_model(rows, name) for name in facts["sets"]}
     said = {name: [(r["text"], r["label_scores"]) for r in some] for name, some in by.items()}
-    assert said["base"] == said["champion"] != said["candidate"]
+    assert said["base"] == said["champion"] and len({str(of) for of in said.values()}) == 4
+    assert by["shown"][0]["prompt_tokens"] > by["base"][0]["prompt_tokens"]
     # the label scores against PEFT's own forward, a label at a time
     tokenizer, peft = load_tokenizer(folder / "base"), with_adapter(folder / "base", prefix)
     example = read_examples(folder / "validation.jsonl")[0]
     prompt = encode_prompt(tokenizer, example.prompt_messages)
-    for label, score in zip(LABELS, by["candidate"][0]["label_scores"], strict=True):
+    for label, score in zip(LABELS, by["fronted"][0]["label_scores"], strict=True):
         ids = encode_answer(tokenizer, example.prompt_messages, label)
         found = torch.log_softmax(logits(peft, torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1], -1)
         assert found.gather(1, torch.tensor(ids)[:, None]).sum().item() == pytest.approx(score, abs=1e-3)
 
 
-def test_free_text_has_no_label_scores_and_limit_takes_the_first_ids(folder: Path, tmp_path: Path) -> None:
-    job = predict_job(
-        sets=[prompt_set(name="base", model=folder / "base")],
-        out=tmp_path,
-        limit=4,
-        **{**_common(folder), "labels": []},
-    )
-    predict(job)
-    rows = read_predictions(tmp_path / "predictions.parquet")
-    assert all(r["label_scores"] == [] for r in rows)
+def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, tmp_path: Path) -> None:
+    plain = prompt_set(name="candidate", model=folder / "base")
+    sets = [plain, *(perturbed_set(plain, kind, 5, 0) for kind in KINDS)]
+    facts, rows = predicted(folder, tmp_path, sets)
+    gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
+    for kind in KINDS:
+        mine = of_model(rows, f"candidate:{kind}")
+        assert len(mine) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
+        assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in mine)
+    mean = {name.partition(":")[2]: of["mean_prompt_tokens"] for name, of in facts["sets"].items()}
+    assert mean["courtesy"] > mean[""] + 10
+    assert mean["no_system"] != mean[""], "the template puts its own in its place"
+    # free text has no label scores, and a limit takes the first ids
+    _, rows = predicted(folder, tmp_path, [plain], limit=4, labels=[])
     ids = sorted(e.id for e in read_examples(folder / "validation.jsonl"))[:4]
-    assert sorted(r["example_id"] for r in rows) == ids
+    assert sorted(r["example_id"] for r in rows if r["label_scores"] == []) == ids
 
 
 def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path) -> None:
@@ -139,7 +114,7 @@ def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path
         "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ loop.previtem['content'][-1] + m['content'] "
         "+ '<|im_end|>' }}{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}"
     )
-    prompts = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]
+    prompts = [[{"role": "user", "content": letter}] for letter in "ab"]
     first, second = encode_labels(tokenizer, prompts, ["billing", "how_to"])
     assert first != second
     assert second == [encode_answer(tokenizer, prompts[1], label) for label in ["billing", "how_to"]]
@@ -158,35 +133,19 @@ def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> 
     (base / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
     call = {"type": "function", "function": {"name": "look_up", "arguments": '{"city": "Rome"}'}}
-
-    def example(name: str, tools: Any, **answer: Any) -> Example:
-        turns = [{"role": "user", "content": "weather?"}, {"role": "assistant", "content": "", **answer}]
-        return Example(name, turns, tools=tools)
-
-    write_examples(
-        tmp_path / "rows.jsonl",
-        [
-            example("a", [tool], tool_calls=[call]),
-            example("b", None, content="no tools"),
-            example("c", [tool], content="x"),
-        ],
-    )
-    sets = [prompt_set(name="base", model=base)]
-    predict(
-        predict_job(
-            sets=sets, examples=tmp_path / "rows.jsonl", labels=[], max_new_tokens=4, batch_size=3, out=tmp_path / "out"
-        )
-    )
-    rows = {r["example_id"]: r for r in read_predictions(tmp_path / "out" / "predictions.parquet")}
-    assert rows["a"]["gold"] == '<tool_call>{"name": "look_up", "arguments": {"city": "Rome"}}</tool_call>'
-    assert rows["b"]["gold"] == "no tools" and rows["c"]["gold"] == "x"
-    tokenizer = load_tokenizer(base)
     question = [{"role": "user", "content": "weather?"}]
-    assert rows["a"]["prompt_tokens"] == len(encode_prompt(tokenizer, question, [tool])) > rows["b"]["prompt_tokens"]
-    assert rows["b"]["prompt_tokens"] == len(encode_prompt(tokenizer, question))
+    called, plain = {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "assistant", "content": "none"}
+    examples = [Example("a", [*question, called], tools=[tool]), Example("b", [*question, plain])]
+    write_examples(tmp_path / "validation.jsonl", examples)
+    _, rows = predicted(tmp_path, tmp_path / "out", [prompt_set(name="base", model=base)], labels=[])
+    a, b = sorted(rows, key=lambda r: r["example_id"])
+    assert a["gold"] == '<tool_call>{"name": "look_up", "arguments": {"city": "Rome"}}</tool_call>'
+    assert b["gold"] == "none"
+    tokenizer, counter = load_tokenizer(base), TokenCounter(base)
+    assert a["prompt_tokens"] == len(encode_prompt(tokenizer, question, [tool])) > b["prompt_tokens"]
+    assert b["prompt_tokens"] == len(encode_prompt(tokenizer, question))
     # the planner counts what the trainer and the server see
-    counter = TokenCounter(base)
-    assert counter.count(question, True, [tool]) == rows["a"]["prompt_tokens"]
-    whole = read_examples(tmp_path / "rows.jsonl")[0]
+    assert counter.count(question, True, [tool]) == a["prompt_tokens"]
+    whole = read_examples(tmp_path / "validation.jsonl")[0]
     (row,) = encode_example(tokenizer, whole.messages, "a", whole.tools)
     assert counter.count(whole.messages, tools=whole.tools) == len(row.ids)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,26 +19,17 @@ from finetune_pipeline_tests.unit.evaluation.rows import row
 KEY = "sk-test-do-not-tell"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with openai_server(judge_mind) as serving:
         yield serving
 
 
-@pytest.fixture
-def url(server: Server) -> str:
-    return server.url
+def judge(url: str, mind: str) -> Judge:
+    return Judge(Endpoint(url, mind))
 
 
-def judge(url: str, mind: str, cache: AnswerCache | None = None, **more: int) -> Judge:
-    return Judge(Endpoint(url, mind), cache=cache, **more)
-
-
-def kept(folder: Path) -> AnswerCache:
-    return AnswerCache(folder, b"k" * 32, "the test of demo", 64)
-
-
-def rated(n: int = 60) -> tuple[list[Pair], list[Choice]]:
+def rated(n: int = 40) -> tuple[list[Pair], list[Choice]]:
     """Pairs in which a, b or neither has the right number, at random lengths, and what people say: nearly always right."""
     chance = random.Random(3)
     pairs, people = [], []
@@ -59,14 +48,14 @@ def rated(n: int = 60) -> tuple[list[Pair], list[Choice]]:
 ASKED = JudgeSpec(url="http://127.0.0.1:1/v1", model="m")
 
 
-def zip_ids(pairs: list[Pair], people: list[Choice]) -> dict[str, Choice]:
+def said_by(pairs: list[Pair], people: list[Choice]) -> dict[str, Choice]:
     return dict(zip([pair.id for pair in pairs], people, strict=True))
 
 
-def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(url: str) -> None:
+def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(server: Server) -> None:
     pairs, people = rated()
     new = [Pair(f"n{i}", "How many?", "It is 7", "It is 8", "It is 7" if i < 12 else "It is 9") for i in range(15)]
-    found = judged_pairs(judge(url, "fair"), [*pairs, *new], zip_ids(pairs, people), ASKED)
+    found = judged_pairs(judge(server.url, "fair"), [*pairs, *new], said_by(pairs, people), ASKED)
     assert found["believed"] and found["refused"] == []
     assert found["kappa"] > 0.8 and found["consistent"] == 1.0
     choices = [found["verdict"]["choices"][pair.id] for pair in new]
@@ -81,45 +70,40 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(ur
         ("padded", "it prefers the same answer with empty words added"),
     ],
 )
-def test_a_biased_judge_is_refused_and_gives_no_verdict(url: str, mind: str, reason: str) -> None:
+def test_a_biased_judge_is_refused_and_gives_no_verdict(server: Server, mind: str, reason: str) -> None:
     pairs, people = rated()
-    found = judged_pairs(judge(url, mind), pairs, zip_ids(pairs, people), ASKED)
+    found = judged_pairs(judge(server.url, mind), pairs, said_by(pairs, people), ASKED)
     assert found["believed"] is False and found["verdict"] is None
     assert any(sentence.startswith(reason) for sentence in found["refused"]), found["refused"]
 
 
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
-    pairs, people = rated(12)
+    before, (pairs, people) = len(server.requests), rated(12)
     found = qualify(judge(server.url, "fair"), pairs, people, ASKED)
     assert found.refused == ["people have rated only 12 pairs of different answers; 30 are needed"]
-    assert not server.requests
+    assert len(server.requests) == before
     few = ASKED.model_copy(update={"min_rated": 12})
     assert not qualify(judge(server.url, "fair"), pairs, people, few).refused
 
 
-def test_other_words_are_never_a_choice(url: str) -> None:
-    who = judge(url, "chatty")
+def test_other_words_are_never_a_choice(server: Server) -> None:
+    who = judge(server.url, "chatty")
     assert who.choose(rated(3)[0]) == ["failed"] * 3
     assert len(who.failures) == 3 and "not first, second or same" in who.failures[0]
-    found = qualify(who, *rated(40), ASKED)
-    assert found.refused and found.failed == 40
+    found = qualify(who, *rated(8), ASKED.model_copy(update={"min_rated": 8}))
+    assert found.refused and found.failed == 8
+    with pytest.raises(EndpointError, match="500"):  # which says nothing about the judge
+        judge(server.url, "broken").choose(rated(8)[0])
 
 
-def test_an_endpoint_that_fails_says_nothing_about_the_judge(url: str) -> None:
-    with pytest.raises(EndpointError, match="500"):
-        judge(url, "broken").choose(rated(8)[0])
-
-
-def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(server, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     pairs, _ = rated(4)
-    who = Judge(Endpoint(server.url, "fair", "JUDGE_KEY"), cache=kept(tmp_path))
-    said = who.choose([*pairs, *pairs])
-    assert said[:4] == said[4:] and who.spent.requests == len(server.requests) == 4, "equal questions are sent once"
+    cache, fair = AnswerCache(tmp_path, b"k" * 32, "the test of demo", 64), Endpoint(server.url, "fair", "JUDGE_KEY")
+    who, again = (Judge(fair, cache=cache) for _ in range(2))
+    before, said = len(server.requests), who.choose([*pairs, *pairs])
+    assert said[:4] == said[4:] and who.spent.requests == len(server.requests) - before == 4, "equal questions once"
     assert server.requests[-1]["key"] == f"Bearer {KEY}" and server.requests[-1]["temperature"] == 0
-    again = Judge(Endpoint(server.url, "fair", "JUDGE_KEY"), cache=kept(tmp_path))
     assert again.choose(pairs) == said[:4] and again.spent.requests == 0
     assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
@@ -127,7 +111,7 @@ def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(
 def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: Server) -> None:
     pairs, people = rated(60)
     same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
-    said = zip_ids(pairs, people)
+    said = said_by(pairs, people)
     judgement = judged_pairs(judge(server.url, "fair"), [*pairs, *same], {**said, "s1": "tie"}, ASKED)
     assert (judgement["believed"], judgement["rated"], judgement["equal"]) == (True, 58, 3)
     verdict = judgement["verdict"]
@@ -138,30 +122,24 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
     assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
 
 
-def test_what_people_accept_becomes_what_they_prefer() -> None:
-    accepted = {"x": (True, False), "y": (False, True), "z": (True, True), "w": (False, False)}
-    items = {i: {"candidate": c, "base": b} for i, (c, b) in accepted.items()}
-    assert people_choices(items) == {"x": "b", "y": "a", "z": "tie", "w": "tie"}
-
-
 def test_likeness_is_told_with_its_agreement_with_people() -> None:
-    pairs = [
-        Pair(f"n{i}", "?", f"the parcel {i} left on monday", f"we like cheese {i}", f"the parcel {i} left monday")
-        for i in range(12)
-    ]
-    pairs += [replace(pair, a=pair.b, b=pair.a) for pair in pairs[:4]]
-    pairs = [Pair(f"m{i}", p.request, p.reference, p.a, p.b) for i, p in enumerate(pairs)]
+    pairs = []
+    for i in range(16):
+        said = [f"we like cheese {i % 12}", f"the parcel {i % 12} left monday"][:: 1 if i < 12 else -1]
+        pairs.append(Pair(f"m{i}", "?", f"the parcel {i % 12} left on monday", *said))
     people: dict[str, Choice] = {f"m{i}": "b" if i < 12 else "a" for i in range(16)}
     judgement = similar(pairs, people, "hashed", 0.95)
     assert judgement["n"] == judgement["rated"] == 16 and judgement["kappa"] == 1.0
-    assert (
-        judgement["gain"] == pytest.approx(judgement["candidate"] - judgement["base"]) and judgement["interval"][0] > 0
-    )
+    assert judgement["gain"] == pytest.approx(judgement["candidate"] - judgement["base"])
+    assert judgement["interval"][0] > 0
     assert similar(pairs, {}, "hashed", 0.95)["kappa"] is None
 
 
-def test_predictions_are_paired_by_id() -> None:
+def test_predictions_are_paired_by_id_and_what_people_accept_becomes_what_they_prefer() -> None:
     base = [row(1, "x", "said before", "base"), row(2, "x", "left over", "base", status="error")]
     candidate = [row(2, "x", "said", "candidate"), row(1, "x", "said after", "candidate")]
     pairs = prediction_pairs(base, candidate, {"e0001": "asked"})
     assert pairs == [Pair("e0001", "asked", "x", "said before", "said after"), Pair("e0002", "", "x", "", "said")]
+    accepted = {"x": (True, False), "y": (False, True), "z": (True, True), "w": (False, False)}
+    items = {i: {"candidate": c, "base": b} for i, (c, b) in accepted.items()}
+    assert people_choices(items) == {"x": "b", "y": "a", "z": "tie", "w": "tie"}

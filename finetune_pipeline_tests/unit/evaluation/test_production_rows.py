@@ -19,106 +19,76 @@ from finetune_pipeline.evaluation.production_rows import (
     sources_of,
 )
 from finetune_pipeline.evaluation.result import Production
-from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.rows import row as prediction
 from finetune_pipeline_tests.unit.evaluation.rows import spec as label_spec
 
-
-@pytest.fixture
-def spec() -> TaskSpec:
-    return label_spec(output={"kind": "labels", "labels": ["a", "b"]})
+SPEC = label_spec(output={"kind": "labels", "labels": ["a", "b"]})
 
 
 def row(n: int, **more: Any) -> dict[str, Any]:
-    return {
-        "id": f"r{n}",
-        "timestamp": f"2026-05-{1 + n % 28:02d}T10:00:00Z",
-        "model_version": "1",
-        "input": f"ticket number {n}",
-        "output": "a",
-        "correction": "b",
-        "user": None,
-        **more,
-    }
+    made = {"id": f"r{n}", "timestamp": f"2026-05-{1 + n % 28:02d}T10:00:00Z", "model_version": "1", "user": None}
+    return {**made, "input": f"ticket number {n}", "output": "a", "correction": "b", **more}
 
 
-def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_is_taken_or_left_out_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
-        row(1, correction=None),
-        row(2, correction="neither"),
-        row(4, input="Seen  in TRAINING"),
-        row(5, input="twice"),
-        row(6, input="twice"),
-        *[row(10 + i, user="chatty") for i in range(4)],
-        row(20),
-        row(21, correction="a"),
+        *(row(1, correction=None), row(2, correction="neither"), row(4, input="Seen  in TRAINING")),
+        *(row(i, input="twice") for i in (5, 6)),
+        *(row(10 + i, user="chatty") for i in range(4)),
+        *(row(20), row(21, correction="a")),
     ]
     monkeypatch.setattr(production_rows, "MOST", 4)
     monkeypatch.setattr(production_rows, "PER_USER", 3)
-    chosen = rows_with_truth(spec, rows, trained=["seen in training"])
-    assert chosen.left_out == {
-        "without_truth": 1,
-        "truth_out_of_form": 1,
-        "in_the_training_set": 1,
-        "repeated": 1,
-        "more_of_one_user": 1,
-        "beyond_the_limit": 2,
-    }
+    chosen = rows_with_truth(SPEC, rows, trained=["seen in training"])
+    once = ("without_truth", "truth_out_of_form", "in_the_training_set", "repeated", "more_of_one_user")
+    assert chosen.left_out == {**dict.fromkeys(once, 1), "beyond_the_limit": 2}
     assert chosen.looked_at == len(rows) == len(chosen.rows) + sum(chosen.left_out.values())
     assert [r["id"] for r in chosen.rows][:2] == ["r21", "r20"], "newest first"
-    assert chosen.confirmed == 1
-    assert chosen.facts().last == row(21)["timestamp"]
+    assert chosen.confirmed == 1 and chosen.facts().last == row(21)["timestamp"]
 
 
-def test_which_rows_of_a_user_count_does_not_depend_on_answers(spec: TaskSpec) -> None:
+def test_which_rows_of_a_user_count_does_not_depend_on_answers() -> None:
     rows = [row(i, user="u") for i in range(20)]
     turned = [{**r, "output": "b", "correction": "a"} for r in rows]
-    first, second = (rows_with_truth(spec, r, trained=[]) for r in (rows, turned))
-    assert len(first.rows) == 5
-    assert [r["id"] for r in first.rows] == [r["id"] for r in second.rows]
+    first, second = (rows_with_truth(SPEC, r, trained=[]) for r in (rows, turned))
+    assert len(first.rows) == 5 and [r["id"] for r in first.rows] == [r["id"] for r in second.rows]
 
 
-def compared(spec: TaskSpec, n: int, **right: int) -> Production | None:
+def compared(n: int, **right: int) -> Production | None:
     """The comparison on n rows of which each model has so many right."""
-    chosen = rows_with_truth(spec, [row(i) for i in range(n)], trained=[])
-    examples = as_examples(spec, chosen)
+    chosen = rows_with_truth(SPEC, [row(i) for i in range(n)], trained=[])
+    examples = as_examples(SPEC, chosen)
     facts = {"rows": chosen.facts(), "sources": sources_of(chosen, examples)}
     table = [
         prediction(i, e.answer, "b" if i < k else "a", f"{name}:{SET}", example_id=e.id, label_scores=[])
         for name, k in right.items()
         for i, e in enumerate(examples)
     ]
-    return recent_rows(spec, table, facts)
+    return recent_rows(SPEC, table, facts)
 
 
-def asked(spec: TaskSpec, production: Production | None, champion: str | None = None) -> GateResult:
+def asked(production: Production | None, champion: str | None = None) -> GateResult:
     """The gate's answer, from the two parts of an evaluation it reads."""
     part: Any = SimpleNamespace(production=production, versions={"champion": champion})
-    return recent_production(spec, part)
+    return recent_production(SPEC, part)
 
 
 @pytest.mark.parametrize(("candidate", "champion", "passed"), [(10, 35, False), (35, 10, True), (30, 30, True)])
-def test_only_a_candidate_shown_to_be_worse_is_refused(
-    spec: TaskSpec, candidate: int, champion: int, passed: bool
-) -> None:
-    production = compared(spec, 40, base=0, candidate=candidate, champion=champion)
+def test_only_a_candidate_shown_to_be_worse_is_refused(candidate: int, champion: int, passed: bool) -> None:
+    production = compared(40, base=0, candidate=candidate, champion=champion)
     assert production is not None and set(production.comparisons) == {"champion", "base"}
     assert production.comparisons["champion"].gain == pytest.approx((candidate - champion) / 40)
-    gate = asked(spec, production, "3")
+    gate = asked(production, "3")
     assert gate.passed is passed and "points against the champion" in gate.message
-    assert asked(spec, production).passed, "against the base it gains"
+    assert asked(production).passed, "against the base it gains"
 
 
-def test_a_champion_that_was_not_asked_is_no_pass(spec: TaskSpec) -> None:
-    gate = asked(spec, compared(spec, 40, base=0, candidate=30), "3")
+def test_a_champion_that_was_not_asked_is_no_pass() -> None:
+    gate = asked(compared(40, base=0, candidate=30), "3")
     assert not gate.passed and gate.measured is None
-    assert asked(spec, compared(spec, 40, candidate=30)).status == "not_asked", "an API baseline"
-    assert asked(spec, None, "3").status == "not_asked"
-    assert not asked(spec, Production(judged=True), "3").passed
-    assert not asked(spec, Production(), "3").passed
-
-
-def test_a_handful_of_rows_says_nothing(spec: TaskSpec) -> None:
-    production = compared(spec, FEWEST - 1, candidate=0, champion=19)
-    assert production is not None and production.judged is False and production.comparisons == {}
-    assert asked(spec, production, "3").status == "not_asked"
+    assert asked(compared(40, candidate=30)).status == "not_asked", "an API baseline"
+    assert asked(None, "3").status == "not_asked"
+    assert not asked(Production(judged=True), "3").passed
+    assert not asked(Production(), "3").passed
+    few = compared(FEWEST - 1, candidate=0, champion=19)
+    assert few is not None and few.judged is False and asked(few, "3").status == "not_asked", "a handful says nothing"

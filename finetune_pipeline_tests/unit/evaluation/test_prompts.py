@@ -6,11 +6,17 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.evaluation.predict import baseline
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Prompt, Retriever, build_shots, conversations, prompts_to_try
 from finetune_pipeline.worker.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -37,9 +43,8 @@ def contents(messages: list[dict]) -> list[str]:
 
 
 def test_each_way_of_the_spec_is_tried_under_a_name_of_its_own() -> None:
-    made = prompts_to_try(
-        TRAIN, shots=[0, 2], retrieved=3, labels=LABELS, seed=0, system_prompt="Sort it.", others=["Be brief."]
-    )
+    more = {"labels": LABELS, "seed": 0, "system_prompt": "Sort it.", "others": ["Be brief."]}
+    made = prompts_to_try(TRAIN, shots=[0, 2], retrieved=3, **more)
     assert list(made) == ["zero_shot", "2_shot", "3_nearest", "prompt_2_zero_shot", "prompt_2_2_shot"]
     assert made["prompt_2_2_shot"].turns == made["2_shot"].turns != []
     assert "3_nearest" not in prompts_to_try(TRAIN, shots=[0], retrieved=0, labels=LABELS, seed=0)
@@ -80,10 +85,9 @@ def test_another_system_prompt_takes_the_place_of_the_tasks_own_and_of_no_other(
 
 def test_rows_too_long_for_the_model_are_shown_fewer_and_are_counted(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")  # it reads 1024 tokens, about a byte each
+    asked = [example("a", "long story", "bug"), example("b", "tale " * 150, "bug")]
     write_examples(tmp_path / "train.jsonl", [example(f"t{i}", f"{'long story ' * 30}{i}", "bug") for i in range(9)])
-    write_examples(
-        tmp_path / "validation.jsonl", [example("a", "long story", "bug"), example("b", "tale " * 150, "bug")]
-    )
+    write_examples(tmp_path / "validation.jsonl", asked)
     job = baseline_job(
         base=base, train=tmp_path / "train.jsonl", examples=tmp_path / "validation.jsonl", shots=[0], retrieved=8, seed=0,
         labels=LABELS, max_new_tokens=3, batch_size=2, out=tmp_path,
@@ -99,27 +103,54 @@ LABELLED = [SimpleNamespace(id=f"{label}{i}", label=label) for label in LABELS f
 LABEL_OF = {e.id: e.label for e in LABELLED}
 
 
-def test_shots_are_spread_over_the_labels():
-    for k in (3, 7, 8, 30):
+def test_shots_are_spread_over_the_labels_and_depend_on_the_seed_alone():
+    for k in (0, 3, 7, 8, 30):
         counts = Counter(LABEL_OF[i] for i in build_shots(LABELLED, k, LABELS, 0))
-        assert sum(counts.values()) == k
-        assert max(counts.values()) - min(counts.values()) <= 1
-
-
-def test_shots_do_not_depend_on_the_order_of_rows_but_on_the_seed():
+        assert sum(counts.values()) == k and max(counts.values(), default=0) - min(counts.values(), default=0) <= 1
     assert build_shots(LABELLED, 9, LABELS, 1) == build_shots(LABELLED[::-1], 9, LABELS, 1)
     assert build_shots(LABELLED, 9, LABELS, 1) != build_shots(LABELLED, 9, LABELS, 2)
-
-
-def test_a_rare_label_is_made_up_for_and_texts_need_none():
-    few = [e for e in LABELLED if e.label != "bug" or e.id == "bug0"]
+    few = [e for e in LABELLED if e.label != "bug" or e.id == "bug0"]  # the others make up for a rare label
     chosen = build_shots(few, 9, LABELS, 0)
-    assert Counter(LABEL_OF[i] for i in chosen) == {"bug": 1, "billing": 4, "other": 4}
+    assert Counter(LABEL_OF[i] for i in chosen) == {"bug": 1, "billing": 4, "other": 4} and len(set(chosen)) == 9
     unlabelled = [SimpleNamespace(id=e.id, label=None) for e in LABELLED]
-    assert len(set(chosen)) == 9 and len(set(build_shots(unlabelled, 8, [], 0))) == 8
-
-
-def test_too_few_examples_are_an_error():
+    assert len(set(build_shots(unlabelled, 8, [], 0))) == 8
     with pytest.raises(ValueError, match="61 shots asked for, but only 60"):
         build_shots(LABELLED, 61, LABELS, 0)
-    assert build_shots(LABELLED, 0, LABELS, 0) == []
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with embeddings of five words, of which `car` and `auto` point the same way."""
+    words = {"[UNK]": 0, "car": 1, "auto": 2, "tree": 3, "red": 4}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    vectors = np.array([[0, 0, 0], [1, 0.1, 0], [2, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    save_file({"embeddings": vectors}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_hashed_texts_of_the_same_words_are_nearer_than_others() -> None:
+    vectors = embed(["the invoice shows the wrong total", "wrong total the invoice shows", "reset my password", ""])
+    likeness = vectors @ vectors[0]
+    assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1, 1, 0])
+    assert likeness[1] > 0.6 and likeness[2] < 0.2
+
+
+def test_a_folder_with_static_embeddings(model: Path) -> None:
+    texts = ["red car", "tree", "red auto", "nothing known", ""]
+    vectors = embed(texts, str(model))
+    assert vectors.shape == (5, 3) and vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1, 1, 0, 0])
+    assert vectors[0] @ vectors[2] > 0.85 > vectors[0] @ vectors[1]
+
+
+def test_missing_models_say_what_to_do(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json or no \.safetensors.*hashed"):
+        embed(["a"], str(tmp_path / "nowhere"))
+    (model / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        embed(["a"], str(model))
+    save_file({"bias": np.zeros(3, np.float32)}, model / "model.safetensors")
+    with pytest.raises(ValueError, match="no table of embeddings"):
+        embed(["a"], str(model))

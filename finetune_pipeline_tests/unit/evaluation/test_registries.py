@@ -7,9 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from finetune_pipeline.evaluation.gates import GATES
-from finetune_pipeline.evaluation.metrics import METRICS
-
 ROOT = Path(__file__).resolve().parents[3]
 TOY_METRIC = """
 from finetune_pipeline.evaluation.metrics import RowMetric, register
@@ -53,8 +50,7 @@ for package, member in ((metrics, "wrong_letters"), (gates, "short_answers")):
 
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.spec.loading import check_task
-from finetune_pipeline.spec.loading import json_schema
+from finetune_pipeline.spec.loading import check_task, json_schema
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline_tests.unit.evaluation.fake_run import COST, evaluation
 
@@ -110,12 +106,3 @@ def test_a_toy_metric_and_a_toy_gate_in_one_file_each(tmp_path: Path) -> None:
         assert text in made["report"]
     for text in ("`wrong_letters` | labels | the share of", "`short_answers` | at most three tokens an answer | 3 |"):
         assert text in made["reference"]
-
-
-def test_members_say_everything_about_themselves() -> None:
-    orders = [gate.order for gate in GATES.values()]
-    assert orders == sorted(set(orders))
-    for gate in GATES.values():
-        assert gate.needs and gate.default and gate.holds_back and gate.what_to_do, gate.name
-    for metric in METRICS.values():
-        assert metric.title and metric.described and set(metric.kinds) <= {"labels", "json", "text"}, metric.name

@@ -36,15 +36,7 @@ def test_two_models_are_compared_on_the_rows_both_answered_in_one_order() -> Non
     a, b = same_rows(first[1:], list(reversed(second[:5])))
     assert [r["example_id"] for r in a] == [r["example_id"] for r in b] == [r["example_id"] for r in first[1:5]]
     assert a == first[1:5] and b == second[1:5]
-
-
-def test_simple_models_that_did_not_answer_are_no_rivals() -> None:
     assert list(simple_rows({"simple_linear": answers(3), "base": answers(1)})) == ["linear"]
-
-
-def test_labels_without_likelihoods_have_no_restricted_answers() -> None:
-    best = base_at_its_best({"base": answers(20)}, spec().output)
-    assert best.mode == "free" and list(best.answers) == ["free"] and best.valid_share == 1.0
 
 
 def test_scores_of_prompts():
@@ -56,6 +48,10 @@ def test_scores_of_prompts():
     first = facts["prompts"]["zero_shot"]
     assert (first["accuracy"], first["valid_share"], first["restricted"]["accuracy"]) == (0.2, 0.2, 1.0)
     assert facts["prompts"]["8_shot"]["macro_f1"] == pytest.approx(14 / 17)
+    with pytest.raises(ValueError, match="other examples than zero_shot: 8_shot"):
+        score_baselines(spec(), {"zero_shot": zero, "8_shot": eight[:5]})
+    with pytest.raises(ValueError, match="no baseline predictions"):
+        score_baselines(spec(), {"zero_shot": []})
 
 
 def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
@@ -68,26 +64,18 @@ def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
     loose = rows([("bug", "bug")] * 7 + [("bug", "I think")] * 3)
     facts = score_baselines(spec(), {"zero_shot": half, "8_shot": loose})
     assert (facts["best"], facts["best_mode"]) == ("zero_shot", "free")
-
-
-def test_ties_go_to_the_first_prompt():
-    same = rows([("bug", "bug"), ("bug", "other")])
-    assert score_baselines(spec(), {"zero_shot": same, "8_shot": same})["best"] == "zero_shot"
-
-
-def test_prompts_must_cover_the_same_rows():
-    with pytest.raises(ValueError, match="other examples than zero_shot: 8_shot"):
-        score_baselines(spec(), {"zero_shot": rows([("bug", "bug")] * 2), "8_shot": rows([("bug", "bug")])})
-    with pytest.raises(ValueError, match="no baseline predictions"):
-        score_baselines(spec(), {"zero_shot": []})
+    assert score_baselines(spec(), {"zero_shot": half, "8_shot": half})["best"] == "zero_shot", "a tie"
+    best = base_at_its_best({"base": answers(20)}, spec().output)
+    assert best.mode == "free" and list(best.answers) == ["free"], "labels without likelihoods are not restricted"
 
 
 def test_where_no_prompt_keeps_the_form_the_best_restricted_answers_are_the_ones_to_beat():
-    def spoken(right: int) -> list[dict]:
-        scores = [[-0.1, -3.0, -3.0] if i < right else [-3.0, -0.1, -3.0] for i in range(10)]
-        return [row(i, "bug", "bug" if i < 7 else "I think it is a bug", label_scores=scores[i]) for i in range(10)]
-
-    facts = score_baselines(spec(), {"zero_shot": spoken(4), "8_shot": spoken(9)})
+    spoken = {}
+    for name, right in (("zero_shot", 4), ("8_shot", 9)):
+        scores = [[-0.1, -3.0, -3.0]] * right + [[-3.0, -0.1, -3.0]] * (10 - right)
+        said = ["bug"] * 7 + ["I think it is a bug"] * 3
+        spoken[name] = [row(i, "bug", said[i], label_scores=scores[i]) for i in range(10)]
+    facts = score_baselines(spec(), spoken)
     assert (facts["best"], facts["best_mode"]) == ("8_shot", "restricted"), "7 of 10 in form is no rival by itself"
 
 
@@ -96,9 +84,8 @@ def test_restricted_json_answers_and_simple_models_stand_beside_the_prompts():
     free = [row(i, gold, "Rome, two guests", label_scores=[]) for i in range(10)]
     under_schema = [row(i, gold, gold if i < 6 else gold.replace("2", "3"), label_scores=[]) for i in range(10)]
     simple = [row(i, gold, gold if i < 3 else "{}", label_scores=[]) for i in range(20)]
-    facts = score_baselines(
-        json_spec(), {"zero_shot": free, "zero_shot_restricted": under_schema, "simple_nearest": simple}
-    )
+    given = {"zero_shot": free, "zero_shot_restricted": under_schema, "simple_nearest": simple}
+    facts = score_baselines(json_spec(), given)
     assert list(facts["prompts"]) == ["zero_shot"] and facts["best_mode"] == "restricted"
     assert facts["prompts"]["zero_shot"]["restricted"]["accuracy"] == 0.6
     assert facts["simple"]["nearest"]["correct"] == 3 and facts["simple"]["nearest"]["n"] == 20

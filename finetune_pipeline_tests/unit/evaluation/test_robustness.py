@@ -9,13 +9,13 @@ import pytest
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, set_name
 from finetune_pipeline.evaluation.predictions import of_the_test
-from finetune_pipeline.evaluation.result_parts import PerturbedRows, RobustnessVerdict
+from finetune_pipeline.evaluation.result_parts import PerturbedRows, Robustness
 from finetune_pipeline.evaluation.robustness import robustness, robustness_verdict
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row, spec, text_spec
 
-FEW = ENOUGH_ROWS - 1
+_, CANDIDATE = paired(both=80, only_base=0, only_candidate=0, neither=0)
 
 
 def answered(plain: list[dict[str, Any]], kind: str, wrong: int, n: int = ENOUGH_ROWS) -> list[dict[str, Any]]:
@@ -33,21 +33,21 @@ def predicted(candidate: list[dict[str, Any]], n: int = ENOUGH_ROWS, **wrong: in
     return [*candidate, *(row for kind in KINDS for row in answered(candidate, kind, wrong.get(kind, 0), n))]
 
 
-def judged(n: int = ENOUGH_ROWS, settings: dict[str, Any] | None = None, **wrong: int) -> RobustnessVerdict:
-    """The verdict on a candidate that has all of 80 plain rows right and loses so many of each kind."""
-    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
-    task = spec(robustness=settings or {})
-    return robustness_verdict(task.robustness, robustness(task, predicted(candidate, n, **wrong)))
+def measured(n: int = ENOUGH_ROWS, settings: dict[str, Any] | None = None, **wrong: int) -> Robustness:
+    """A candidate that has all of 80 plain rows right and loses so many of each kind."""
+    found = robustness(spec(robustness=settings or {}), predicted(CANDIDATE, n, **wrong))
+    assert found is not None
+    return found
 
 
 def test_each_score_stands_beside_that_of_the_same_rows() -> None:
     base, candidate = paired(both=45, only_base=2, only_candidate=15, neither=20)
-    measured = robustness(spec(), [*base, *predicted(candidate, typos=3), *answered(base, "typos", 9)])
-    assert measured is not None and measured.asked == ENOUGH_ROWS
-    assert measured.confidence == pytest.approx(1 - 0.05 / 3), "shared by the kinds that can block"
-    typos = measured.kinds["typos"]
+    found = robustness(spec(), [*base, *predicted(candidate, typos=3), *answered(base, "typos", 9)])
+    assert found is not None and found.asked == ENOUGH_ROWS
+    assert found.confidence == pytest.approx(1 - 0.05 / 3), "shared by the kinds that can block"
+    typos = found.kinds["typos"]
     assert (typos.n, typos.plain, typos.perturbed) == (60, pytest.approx(58 / 60), pytest.approx(55 / 60))
-    assert (typos.lost, typos.gained, typos.drop) == (3, 0, pytest.approx(3 / 60))
+    assert (typos.lost, typos.gained, typos.drop, typos.failed) == (3, 0, pytest.approx(3 / 60), 0)
     assert typos.interval and typos.interval[0] < 3 / 60 < typos.interval[1] < 0.3
     assert robustness(spec(robustness={"rows": 0}), candidate) is None
     names = ("candidate", "zero_shot", "candidate:typos", "base:production")
@@ -56,115 +56,66 @@ def test_each_score_stands_beside_that_of_the_same_rows() -> None:
 
 @pytest.mark.parametrize("kind", BLOCKING)
 def test_a_sure_loss_on_enough_rows_fails(kind: str) -> None:
-    verdict = judged(**{kind: 12})
-    assert (verdict.status, verdict.passed) == ("failed", False)
-    assert (verdict.worst, verdict.largest_drop) == (kind, pytest.approx(12 / 60))
-    assert "surely a loss: this holds the candidate back" in verdict.sentence
-    assert verdict.sentence.count("surely a loss: this") == 1
-
-
-def test_a_clean_model_passes() -> None:
-    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
-    measured = robustness(spec(), predicted(candidate, typos=1))
-    assert measured is not None
-    verdict, (low, high) = measured.verdict, measured.kinds["typos"].interval or (0.0, 0.0)
-    assert (verdict.status, verdict.passed, verdict.worst) == ("passed", True, "typos")
-    assert verdict.largest_drop == pytest.approx(1 / 60)
-    assert f"typing errors -1.7 ({-100 * high:+.1f} to {-100 * low:+.1f}, 60 rows)" in verdict.sentence
-    assert verdict.sentence.count("informs only") == 1 and "system prompt 0.0" in verdict.sentence
-    assert verdict.sentence.endswith(
-        "None that can block costs more than 10.0 points (robustness.max_drop) and is surely a loss."
-    )
+    verdict = measured(**{kind: 12}).verdict
+    assert (verdict.status, verdict.passed, verdict.worst) == ("failed", False, kind)
+    assert verdict.largest_drop == pytest.approx(12 / 60)
+    assert verdict.sentence.count("surely a loss: this holds the candidate back") == 1
 
 
 @pytest.mark.parametrize(
     ("n", "settings", "wrong", "status", "worst", "says"),
     [
-        (ENOUGH_ROWS, {}, {"typos": 12, "case": 20}, "failed", "case", "holds the candidate back"),
-        (FEW, {}, {"courtesy": 12}, "warned", "courtesy", "measured on 59 rows and blocking takes 60"),
-        (
-            ENOUGH_ROWS,
-            {"action": "warn"},
-            {"courtesy": 12},
-            "warned",
-            "courtesy",
-            "holds nothing back (robustness.action",
-        ),
-        (ENOUGH_ROWS, {"max_drop": 0.2}, {"case": 12}, "passed", "case", "None that can block costs more than 20.0"),
-        (ENOUGH_ROWS, {"max_drop": 0.2}, {"case": 13}, "failed", "case", "holds the candidate back"),
-        (
-            ENOUGH_ROWS,
-            {},
-            {"no_system": 60},
-            "passed",
-            "typos",
-            "without the system prompt -100.0 (",
-        ),  # it only informs
+        (60, {}, {"typos": 1}, "passed", "typos", "typing errors -1.7 ("),
+        (60, {}, {"typos": 12, "case": 20}, "failed", "case", "holds the candidate back"),
+        (59, {}, {"courtesy": 12}, "warned", "courtesy", "measured on 59 rows and blocking takes 60"),
+        (60, {"action": "warn"}, {"courtesy": 12}, "warned", "courtesy", "holds nothing back (robustness.action"),
+        (60, {"max_drop": 0.2}, {"case": 12}, "passed", "case", "None that can block costs more than 20.0"),
+        (60, {"max_drop": 0.2}, {"case": 13}, "failed", "case", "holds the candidate back"),
+        (60, {}, {"no_system": 60}, "passed", "typos", "without the system prompt -100.0 ("),  # it only informs
     ],
 )
 def test_what_a_sure_loss_means(n: int, settings: Any, wrong: Any, status: str, worst: str, says: str) -> None:
-    verdict = judged(n, settings, **wrong)
+    verdict = measured(n, settings, **wrong).verdict
     assert (verdict.status, verdict.passed, verdict.worst) == (status, status != "failed", worst)
     assert says in verdict.sentence
 
 
-@pytest.mark.parametrize(("low", "status"), [(0.0, "passed"), (0.001, "failed")])
-def test_a_loss_is_sure_when_its_interval_lies_above_nothing(low: float, status: str) -> None:
-    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
-    measured = robustness(spec(), predicted(candidate, typos=12))
-    assert measured is not None and measured.kinds["typos"].failed == 0
-    typos = measured.kinds["typos"].model_copy(update={"interval": (low, 0.3)})
-    changed = measured.model_copy(update={"kinds": {**measured.kinds, "typos": typos}})
-    assert robustness_verdict(spec().robustness, changed).status == status
+def test_a_loss_is_sure_when_its_interval_lies_above_nothing() -> None:
+    found = measured(typos=12)
+    for low, status in ((0.0, "passed"), (0.001, "failed")):
+        typos = found.kinds["typos"].model_copy(update={"interval": (low, 0.3)})
+        changed = found.model_copy(update={"kinds": {**found.kinds, "typos": typos}})
+        assert robustness_verdict(spec().robustness, changed).status == status
 
 
 @pytest.mark.parametrize("action", ["warn", "block"])
-@pytest.mark.parametrize(
-    "change",
-    [
-        None,
-        {"courtesy": None},
-        {"case": {"n": None}},
-        {"typos": {"n": 60, "drop": None, "interval": None}},
-        {"typos": {"n": 60, "drop": float("nan")}},
-        dict.fromkeys(KINDS),
-    ],
-    ids=["nothing", "a kind is missing", "not counted", "no drop", "no number", "no kinds"],
-)
-def test_what_was_asked_and_not_measured_fails(action: str, change: dict[str, Any] | None) -> None:
-    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
-    task = spec(robustness={"action": action})
-    measured = robustness(task, predicted(candidate))
-    assert measured is not None and measured.verdict.status == "passed"
-    stored = measured.model_dump(mode="json")
-    stored["kinds"] = {kind: of for kind, of in {**stored["kinds"], **(change or {})}.items() if of is not None}
-    unread = None if change is None else PerturbedRows.model_validate(stored)
-    verdict = robustness_verdict(task.robustness, unread)
-    assert verdict.status == "failed" and "not measured" in verdict.sentence
+def test_what_was_asked_and_not_measured_fails(action: str) -> None:
+    stored = measured(settings={"action": action}).model_dump(mode="json")
+    faults: list[dict[str, Any] | None] = [{"courtesy": None}, {"case": {"n": None}}, dict.fromkeys(KINDS), None]
+    faults += [{"typos": {"n": 60, "drop": drop, "interval": None}} for drop in (None, float("nan"))]
+    for fault in faults:
+        kinds = {kind: of for kind, of in {**stored["kinds"], **(fault or {})}.items() if of is not None}
+        unread = None if fault is None else PerturbedRows.model_validate({**stored, "kinds": kinds})
+        verdict = robustness_verdict(spec(robustness={"action": action}).robustness, unread)
+        assert verdict.status == "failed" and "not measured" in verdict.sentence, fault
 
 
 def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None:
-    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
-    verdict = robustness_verdict(spec().robustness, robustness(spec(), candidate))
-    assert verdict.status == "warned" and "robustness is unknown" in verdict.sentence
-    bare = [*candidate, *answered(candidate, "no_system", 0)]
-    assert robustness_verdict(spec().robustness, robustness(spec(), bare)).status == "warned", "it only informs"
-    partly = [*candidate, *answered(candidate, "courtesy", 0)]
-    measured = robustness(spec(), partly)
-    assert measured is not None and measured.verdict.status == "passed"
-    assert {kind: of.n for kind, of in measured.kinds.items()} == {
-        "typos": 0,
-        "case": 0,
-        "courtesy": 60,
-        "no_system": 0,
-    }
+    for kinds, status in (((), "warned"), (("no_system",), "warned"), (("courtesy",), "passed")):
+        found = robustness(spec(), [*CANDIDATE, *(r for kind in kinds for r in answered(CANDIDATE, kind, 0))])
+        assert found is not None and found.verdict.status == status, kinds
+        assert ("robustness is unknown" in found.verdict.sentence) is (status == "warned")
+        assert {kind: of.n for kind, of in found.kinds.items()} == {kind: 60 * (kind in kinds) for kind in KINDS}
+
+
+ROME = {"city": "Rome", "guests": 2}
 
 
 @pytest.mark.parametrize(
     ("of", "gold", "bad"),
     [
-        (json_spec(), json.dumps({"city": "Rome", "guests": 2}), json.dumps({"city": "Oslo", "guests": 2})),
-        (json_spec(gates={"metric": "micro_f1"}), json.dumps({"city": "Rome", "guests": 2}), "{}"),
+        (json_spec(), json.dumps(ROME), json.dumps(ROME | {"city": "Oslo"})),
+        (json_spec(gates={"metric": "micro_f1"}), json.dumps(ROME), "{}"),
         (text_spec(), "the parcel arrives on monday", "no idea at all"),
         (spec(gates={"metric": "macro_f1"}), "bug", "billing"),
     ],
@@ -172,11 +123,9 @@ def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None
 )
 def test_every_kind_of_task_is_judged_in_its_own_metric(of: TaskSpec, gold: str, bad: str) -> None:
     candidate = [row(i, gold, gold, "candidate", label_scores=[]) for i in range(ENOUGH_ROWS)]
-    clean = robustness_verdict(of.robustness, robustness(of, predicted(candidate)))
-    assert (clean.status, clean.largest_drop) == ("passed", 0.0)
-    broken = [{**r, "text": bad} for r in answered(candidate, "courtesy", 0)]
-    measured = robustness(of, [*candidate, *broken, *(r for k in KINDS[:2] for r in answered(candidate, k, 0))])
-    assert measured is not None and measured.metric == of.metric and measured.kinds["no_system"].n == 0
-    verdict = robustness_verdict(of.robustness, measured)
-    assert verdict.status == "failed" and (verdict.largest_drop or 0) > 0.2
-    assert "greeting and thanks -" in verdict.sentence
+    rows = predicted(candidate)
+    clean = robustness(of, rows)
+    assert clean is not None and (clean.verdict.status, clean.verdict.largest_drop) == ("passed", 0.0)
+    broken = robustness(of, [r | {"text": bad} if r["model"] == "candidate:courtesy" else r for r in rows])
+    assert broken is not None and broken.metric == of.metric and broken.verdict.status == "failed"
+    assert (broken.verdict.largest_drop or 0) > 0.2 and "greeting and thanks -" in broken.verdict.sentence

@@ -38,9 +38,7 @@ def extraction(i: int, gold: set[str], said: set[str]) -> dict:
 def test_scores_of_labels_equal_scikit_learn() -> None:
     chance = random.Random(0)
     said = [*LABELS, "I am not sure"]
-    pairs = [
-        (gold := chance.choice(LABELS), gold if chance.random() < 0.6 else chance.choice(said)) for _ in range(150)
-    ]
+    pairs = [(g := chance.choice(LABELS), g if chance.random() < 0.6 else chance.choice(said)) for _ in range(150)]
     gold, said = [g for g, _ in pairs], [s if s in LABELS else "invalid" for _, s in pairs]
     scores = score(rows(pairs), OUTPUT, metric="macro_f1")
     assert scores["accuracy"] == pytest.approx(accuracy_score(gold, said))
@@ -55,25 +53,14 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
     assert low < scores["primary"]["value"] < high and scores["primary"]["name"] == "macro_f1"
 
 
-def test_invalid_answers_are_wrong_and_counted_apart() -> None:
-    scores = score([row(1, "bug", "bug"), row(2, "bug", "BUG"), row(3, "bug", "bug", status="truncated")], OUTPUT)
-    assert (scores["correct"], scores["n"], scores["valid"]["valid"]) == (1, 3, 1)
-    assert scores["confusion"]["counts"][0] == [1, 0, 0, 2]
-    assert scores["statuses"] == {"ok": 2, "truncated": 1, "empty": 0, "error": 0}
-    assert "macro_f1_interval" not in scores
-
-
-def test_labels_without_rows_do_not_drag_macro_f1_and_unknown_ones_are_an_error() -> None:
+def test_labels_without_rows_do_not_drag_macro_f1_and_nothing_is_measured_on_no_rows() -> None:
     scores = score(rows([("bug", "bug"), ("billing", "billing")]), OUTPUT)
     assert scores["macro_f1"] == 1.0 and scores["absent_labels"] == ["other"]
     assert scores["per_class"]["other"] == {"precision": None, "recall": None, "f1": 0.0, "support": 0, "predicted": 0}
     with pytest.raises(ValueError, match="'refund'"):
         score(rows([("refund", "bug")]), OUTPUT)
-
-
-def test_no_rows_no_numbers() -> None:
-    scores = score([], OUTPUT)
-    assert (scores["n"], scores["accuracy"], scores["macro_f1"], scores["interval"]) == (0, None, None, [0.0, 1.0])
+    nothing = score([], OUTPUT)
+    assert (nothing["n"], nothing["accuracy"], nothing["macro_f1"]) == (0, None, None)
     assert score([], EXTRACTION)["micro_f1"] is None and score([], TextOutput())["rougeLsum"] is None
 
 
@@ -103,11 +90,8 @@ def test_repaired_and_failed_extractions_are_counted_apart() -> None:
 
 
 def test_overlap_equals_the_reference_implementations_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something tried to open a network connection")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", None)
+    monkeypatch.setattr(socket, "getaddrinfo", None)
     texts = [
         ("The parcel was sent on Monday.", "The parcel was sent on Tuesday morning."),
         ("We will refund you.", "You will get your money back soon."),
@@ -143,22 +127,14 @@ def test_rates_of_text_and_the_metric_that_decides() -> None:
     assert {failed[name] for name in ("correct", "rougeLsum", "chrf", "bleu", "facts")} == {0.0}
 
 
-def drawn(n: int) -> list[dict]:
-    """Gold labels drawn from known probabilities, which the model exaggerates."""
-    chance = np.random.default_rng(1)
-    true = chance.dirichlet([0.5, 0.5, 0.5], n)
-    gold = [chance.choice(3, p=p) for p in true]
-    return [
-        row(i, LABELS[g], "bug", label_scores=(1.5 * np.log(np.maximum(p, 1e-12)) - 7).tolist())
-        for i, (p, g) in enumerate(zip(true, gold, strict=True))
-    ]
-
-
 def test_calibration_equals_scikit_learn() -> None:
-    given = drawn(500)
+    chance = np.random.default_rng(1)
+    true = chance.dirichlet([0.5, 0.5, 0.5], 500)
+    gold = [chance.choice(3, p=p) for p in true]
+    exaggerated = (1.5 * np.log(np.maximum(true, 1e-12)) - 7).tolist()
+    given = [row(i, LABELS[g], "bug", label_scores=exaggerated[i]) for i, g in enumerate(gold)]
     figures = calibration(given, LABELS)
     shares = np.array([probabilities(r["label_scores"]) for r in given])
-    gold = [LABELS.index(r["gold"]) for r in given]
     assert figures is not None and figures["n"] == 500
     assert figures["brier"] == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
     assert figures["log_loss"] == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))
@@ -169,12 +145,8 @@ def test_calibration_equals_scikit_learn() -> None:
 
 
 def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
-    given = [
-        row(1, "bug", "bug", label_scores=[math.log(0.8), math.log(0.1), math.log(0.1)]),
-        row(2, "other", "bug", label_scores=[math.log(0.6), math.log(0.2), math.log(0.2)]),
-        row(3, "bug", "bug", label_scores=[]),
-        row(4, "bug", "bug", label_scores=[math.nan, 0.0, 0.0]),
-    ]
+    likelihoods = (np.log([0.8, 0.1, 0.1]), np.log([0.6, 0.2, 0.2]), [], [math.nan, 0.0, 0.0])
+    given = [row(i, "other" if i == 1 else "bug", "bug", label_scores=[*of]) for i, of in enumerate(likelihoods)]
     figures = score(given, OUTPUT)["calibration"]
     assert (figures["n"], figures["accuracy"], figures["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
     assert score(given[2:3], OUTPUT)["calibration"] is None

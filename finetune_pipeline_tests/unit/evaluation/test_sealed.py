@@ -30,8 +30,8 @@ def _sealed(folder: Path, ids: range) -> Path:
 
 
 def _opened(folder: Path, candidate: str, ids: range, test: str = "t1", key: bytes = KEY) -> Any:
-    sealed, work = _sealed(folder, ids), folder / "work"
-    return open_sealed(sealed, folder, work, key, test=test, candidate=candidate, reason="why")
+    reason = {"test": test, "candidate": candidate, "reason": "why"}
+    return open_sealed(_sealed(folder, ids), folder, folder / "work", key, **reason)
 
 
 def _open(folder: Path, candidate: str, ids: range = range(10), test: str = "t1") -> list[str]:
@@ -49,20 +49,19 @@ def test_an_opening_is_recorded_and_the_copy_is_gone_afterwards(tmp_path: Path) 
     assert row["who"] and row["time"].endswith("+00:00") and "rows" not in row
 
 
-def test_the_record_is_written_before_the_rows_are_handed_out(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), _opened(tmp_path, "c", range(5), "t") as rows:
-        assert len(openings(tmp_path, "t")) == 1
-        assert rows.exists()
-        raise KeyboardInterrupt
-    assert not rows.exists()
-    _open(tmp_path, "c", range(5), "t")  # a rerun after a kill is the same look
-    assert len(openings(tmp_path, "t")) == 1
-
-
 def test_another_key_opens_nothing_and_records_nothing(tmp_path: Path) -> None:
     with pytest.raises(SealedError), _opened(tmp_path, "c", range(3), key=seal_key(b"x")):
         pass
     assert not (tmp_path / LEDGER).exists()
+
+
+def test_the_record_is_written_before_the_rows_are_handed_out(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), _opened(tmp_path, "c", range(5), "t") as rows:
+        assert len(openings(tmp_path, "t")) == 1 and rows.exists()
+        raise KeyboardInterrupt
+    assert not rows.exists()
+    _open(tmp_path, "c", range(5), "t")  # a rerun after a kill is the same look
+    assert len(openings(tmp_path, "t")) == 1
 
 
 def test_a_candidate_keeps_its_number_and_others_get_the_next(tmp_path: Path) -> None:
@@ -76,15 +75,16 @@ def test_a_candidate_keeps_its_number_and_others_get_the_next(tmp_path: Path) ->
 
 
 def test_a_few_new_rows_do_not_make_a_used_test_new(tmp_path: Path) -> None:
-    _open(tmp_path, "c1", range(10), "t1")
-    _open(tmp_path, "c2", range(2, 12), "t2")  # eight of ten rows were seen
-    assert [(r["candidate"], r["shared"]) for r in openings(tmp_path, "t2")] == [("c1", 0.8), ("c2", 1.0)]
-    _open(tmp_path, "c3", range(6, 16), "t3")  # six of ten with the second, four of ten with the first
-    assert [r["candidate"] for r in openings(tmp_path, "t3")] == ["c2", "c3"]
-    _open(tmp_path, "c4", range(11, 21), "t4")  # half of its rows were seen by c3, which is not more than half
-    assert [r["candidate"] for r in openings(tmp_path, "t4")] == ["c4"]
-    _open(tmp_path, "c5", range(100, 110), "t5")
-    assert [r["candidate"] for r in openings(tmp_path, "t5")] == ["c5"]
+    for candidate, first, counted in (
+        ("c1", 0, ["c1"]),
+        ("c2", 2, ["c1", "c2"]),  # eight of ten rows were seen
+        ("c3", 6, ["c2", "c3"]),  # six of ten with the second, four of ten with the first
+        ("c4", 11, ["c4"]),  # half of its rows were seen by c3, which is not more than half
+        ("c5", 100, ["c5"]),
+    ):
+        _open(tmp_path, candidate, range(first, first + 10), f"test of {candidate}")
+        assert [r["candidate"] for r in openings(tmp_path, f"test of {candidate}")] == counted
+    assert [r["shared"] for r in openings(tmp_path, "test of c2")] == [0.8, 1.0, 0.6]
 
 
 @pytest.mark.parametrize("which", ["train", "validation"])

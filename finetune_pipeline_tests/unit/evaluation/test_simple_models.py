@@ -18,49 +18,31 @@ ORDERS = JsonOutput(json_schema={"type": "object"}, unordered=["extras"])
 ASKED = ["it crashes when the screen opens", "charged twice again", "add a mode please"]
 
 
-def test_a_linear_model_repeats_itself() -> None:
-    first, second = (linear_pipeline(TEXTS, ANSWERS, 3).predict_proba(ASKED) for _ in range(2))
-    assert (first == second).all()
-
-
 def test_texts_without_spaces_are_read_too() -> None:
     train = [f"网络连接断开了{i}" for i in range(8)] + [f"请退还我的付款{i}" for i in range(8)]
     model = linear_pipeline(train, ["net"] * 8 + ["pay"] * 8)
     assert model.predict(["连接又断开", "付款请退还"]).tolist() == ["net", "pay"]
-
-
-@pytest.mark.parametrize(("texts", "labels"), [([], []), (["a"], ["x", "y"])])
-def test_refuses_what_does_not_match(texts: list[str], labels: list[str]) -> None:
+    first, second = (linear_pipeline(TEXTS, ANSWERS, 3).predict_proba(ASKED) for _ in range(2))
+    assert (first == second).all(), "a linear model repeats itself"
     with pytest.raises(ValueError, match="as many are needed, and at least one"):
-        linear_pipeline(texts, labels)
+        linear_pipeline(["a"], ["x", "y"])
 
 
-def test_labels_have_three_rivals() -> None:
+def test_labels_have_three_rivals_and_free_text_two() -> None:
     fitted, failed = fit_simple_models(TEXTS, ANSWERS, LABELS)
     assert list(fitted) == ["commonest", "nearest", "linear"] and not failed
     assert fitted["commonest"].predict(ASKED) == ["billing"] * 3, "of two labels as common, the first by name"
     for learned in ("nearest", "linear"):
         assert fitted[learned].predict(ASKED) == ["bug", "billing", "feature"]
     assert [model.predict([]) for model in fitted.values()] == [[], [], []]
-
-
-def test_free_text_has_the_commonest_and_the_nearest_answer() -> None:
-    answers = [f"answer {i % 9}" for i in range(len(TEXTS))]
-    fitted, _ = fit_simple_models(TEXTS, answers, TextOutput())
-    assert list(fitted) == ["commonest", "nearest"]
-    assert fitted["nearest"].predict([TEXTS[4]]) == ["answer 4"]
+    fitted, _ = fit_simple_models(TEXTS, [f"answer {i % 9}" for i in range(len(TEXTS))], TextOutput())
+    assert list(fitted) == ["commonest", "nearest"] and fitted["nearest"].predict([TEXTS[4]]) == ["answer 4"]
 
 
 def _order(i: int) -> tuple[str, str]:
     fruit, urgent = ("apples", "pears")[i % 2], i % 3 == 0
-    value = {
-        "fruit": fruit,
-        "number": i,
-        "delivery": {"urgent": urgent},
-        "extras": ["box", "card"] if i % 4 else ["card", "box"],
-    }
-    if i % 5 == 0:
-        del value["delivery"]
+    value = {"fruit": fruit, "number": i, "extras": ["box", "card"] if i % 4 else ["card", "box"]}
+    value |= {"delivery": {"urgent": urgent}} if i % 5 else {}
     return f"order {i} of {fruit}{' at once' if urgent else ''} for shop {i}", json.dumps(value)
 
 

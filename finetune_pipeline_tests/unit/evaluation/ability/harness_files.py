@@ -14,15 +14,9 @@ WORDS = ("billing", "invoice", "month", "export", "login", "refund")
 
 def _task(name: str, output_type: str, text: str, target: str, **more: Any) -> dict[str, Any]:
     return {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
-        "test_split": "test",
-        "output_type": output_type,
-        "doc_to_text": text,
-        "doc_to_target": target,
-        **more,
-    }
+        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+        "test_split": "test", "output_type": output_type, "doc_to_text": text, "doc_to_target": target, **more,
+    }  # fmt: skip
 
 
 def _metric(name: str, aggregation: str = "mean", higher_is_better: bool = True) -> dict[str, Any]:
@@ -42,14 +36,13 @@ TEXTS = _task(
     *("texts", "loglikelihood_rolling", "", "{{text}}"),
     metric_list=[_metric("bits_per_byte", "bits_per_byte", False)],
 )
+FIRST_WORD = {"function": "regex", "regex_pattern": "(\\w+)"}
 WRITING = _task(
     *("writing", "generate_until", "{{question}}", "{{answer}}"),
     num_fewshot=2,
     fewshot_split="test",
     generation_kwargs={"until": ["s", "\n"], "max_gen_toks": 6, "do_sample": False},
-    filter_list=[
-        {"name": "first", "filter": [{"function": "regex", "regex_pattern": "(\\w+)"}, {"function": "take_first"}]}
-    ],
+    filter_list=[{"name": "first", "filter": [FIRST_WORD, {"function": "take_first"}]}],
     metric_list=[_metric("exact_match")],
 )
 ROWS: dict[str, list[dict[str, Any]]] = {

@@ -22,28 +22,22 @@ def test_tasks_of_a_folder_are_taken_with_the_metric_that_counts(tmp_path: Path)
         write_task(tmp_path / "bench", config)
     (tmp_path / "bench" / "_shared.yaml").write_text("num_fewshot: 0\n")
     tasks = read_tasks(tmp_path, ["bench"])
-    told = [(t.name, t.metric, t.text) for t in tasks]
-    assert told == [
-        ("ending", "acc", False),
-        ("pick", "acc", False),
-        ("texts", "bits_per_byte", True),
-        ("writing", "exact_match", False),
-    ]
+    metrics = {"ending": "acc", "pick": "acc", "texts": "bits_per_byte", "writing": "exact_match"}
+    assert [(t.name, t.metric, t.text) for t in tasks] == [(n, m, n == "texts") for n, m in metrics.items()]
     assert tasks[0].files == (tmp_path / "bench" / "ending.jsonl",)
     assert read_tasks(tmp_path, ["bench/*.yaml"])[0].name == "ending"
     assert read_tasks(tmp_path, []) == []
+    (tmp_path / "bench" / "_base.yaml").write_text(json.dumps(CHOICES | {"dataset_path": "allenai/ai2_arc"}))
+    (tmp_path / "bench" / "pick.yaml").write_text("include: _base.yaml\ntask: mine\ndataset_path: json\n")
+    (task,) = read_tasks(tmp_path, ["bench/pick.yaml"])
+    assert (task.name, task.metric) == ("mine", "acc"), "it stands on another file"
 
 
-def test_a_task_may_stand_on_another_file(tmp_path: Path) -> None:
-    write_task(tmp_path, CHOICES)
-    hub = CHOICES | {"dataset_path": "allenai/ai2_arc"}
-    (tmp_path / "_base.yaml").write_text(json.dumps(hub))
-    (tmp_path / "pick.yaml").write_text("include: _base.yaml\ntask: mine\ndataset_path: json\n")
-    (task,) = read_tasks(tmp_path, ["pick.yaml"])
-    assert (task.name, task.metric) == ("mine", "acc")
+F1 = {"metric": "f1", "aggregation": "mean", "higher_is_better": True}
 
 
-METRIC = {"aggregation": "mean", "higher_is_better": True}
+def _files(**given: Any) -> dict[str, Any]:
+    return {"dataset_kwargs": given}
 
 
 @pytest.mark.parametrize(
@@ -54,19 +48,11 @@ METRIC = {"aggregation": "mean", "higher_is_better": True}
             "'allenai/ai2_arc': its rows would be fetched",
             "save the rows in the task",
         ),
-        (
-            {"dataset_kwargs": {"data_files": {"test": "https://x.org/a.jsonl"}}},
-            "is no file in the task folder",
-            "fetched",
-        ),
-        ({"dataset_kwargs": {"data_files": {"test": "../../etc/hosts"}}}, "is no file in the task folder", "fetched"),
-        (
-            {"dataset_kwargs": {"data_files": "pick.jsonl", "token": "t"}},
-            "dataset_kwargs.token cannot",
-            "no others than",
-        ),
+        (_files(data_files={"test": "https://x.org/a.jsonl"}), "is no file in the task folder", "fetched"),
+        (_files(data_files={"test": "../../etc/hosts"}), "is no file in the task folder", "fetched"),
+        (_files(data_files="pick.jsonl", token="t"), "dataset_kwargs.token cannot", "no others than"),
         ({"test_split": "validation"}, "test_split is 'validation', and data_files has test", "one of data_files"),
-        ({"metric_list": [{"metric": "f1", **METRIC}]}, "metric f1 of multiple_choice does not say", "acc_norm"),
+        ({"metric_list": [F1]}, "metric f1 of multiple_choice does not say", "acc_norm"),
         ({"metric_lists": []}, "metric_lists cannot be used here", "did you mean metric_list?"),
         ({"generation_kwargs": {"do_sample": True}}, "drawn at random", "do_sample: false"),
         ({"task": ["a", "b"]}, "it is a group of tasks", "one by one"),
@@ -74,13 +60,12 @@ METRIC = {"aggregation": "mean", "higher_is_better": True}
 )
 def test_what_cannot_be_run_here_is_told(tmp_path: Path, change: dict[str, Any], message: str, fix: str) -> None:
     write_task(tmp_path, CHOICES)
-    (tmp_path / "pick.yaml").write_text(json.dumps({k: v for k, v in (CHOICES | change).items() if v is not None}))
+    (tmp_path / "pick.yaml").write_text(json.dumps(CHOICES | change))
     with pytest.raises(FindingsError) as caught:
         read_tasks(tmp_path, ["*.yaml"])
     told = [f for f in caught.value.findings if message in f.message]
     assert told, str(caught.value)
-    assert (told[0].place, told[0].severity) == ("pick.yaml", "error")
-    assert fix in told[0].fix
+    assert (told[0].place, told[0].severity) == ("pick.yaml", "error") and fix in told[0].fix
 
 
 def test_code_of_task_files_is_not_run(tmp_path: Path) -> None:
@@ -117,12 +102,8 @@ def test_where_the_extra_is_not_installed_the_command_is_told(tmp_path: Path, mo
     asked = spec(name=tmp_path.name, ability={"harness": {"tasks": ["*.yaml"]}})
     assert "spec.harness" not in {f.rule for f in check_all(asked, tmp_path)}
     there = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else there(name, *more)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "lm_eval" else there(name, *of))
     (finding,) = [f for f in check_all(asked, tmp_path) if f.rule == "spec.harness"]
-    assert finding.severity == "error"
-    assert "pip install 'finetune-pipeline[harness]'" in finding.fix
+    assert finding.severity == "error" and "pip install 'finetune-pipeline[harness]'" in finding.fix
     with pytest.raises(FindingsError, match=r"pip install 'finetune-pipeline\[harness\]'"):
         read_tasks(tmp_path, ["*.yaml"])
-    assert "spec.harness" not in {f.rule for f in check_all(spec(name=tmp_path.name), tmp_path)}

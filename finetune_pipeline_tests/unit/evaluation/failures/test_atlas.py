@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.failures.atlas import (
-    ENOUGH_TO_MEASURE,
-    ShownRow,
-    ShownRows,
-    clusters,
-    failure_atlas,
-    what_to_do,
-)
+from finetune_pipeline.evaluation.failures import atlas as atlases
+from finetune_pipeline.evaluation.failures.atlas import ShownRow, ShownRows, clusters, failure_atlas, what_to_do
 from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.report.failures import request_page, request_rows
@@ -23,13 +18,9 @@ from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, 
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
 
 LABELLED = LabelsOutput(labels=LABELS)
+FIELDS = {"city": {"type": ["string", "null"]}, "guests": {"type": ["integer", "null"]}}
 PLACE = JsonOutput(
-    json_schema={
-        "type": "object",
-        "properties": {"city": {"type": ["string", "null"]}, "guests": {"type": ["integer", "null"]}},
-        "required": ["city"],
-        "additionalProperties": False,
-    }
+    json_schema={"type": "object", "properties": FIELDS, "required": ["city"], "additionalProperties": False}
 )
 TEXT = TextOutput()
 NO = "I'm sorry, but I can't help with that."
@@ -43,47 +34,39 @@ def gold(**of: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("output", "right", "said", "changes", "expected"),
+    ("output", "right", "said", "expected"),
     [
-        (TEXT, "x", "", {"status": "error"}, Failure("error")),
-        (LABELLED, "bug", "", {"status": "empty"}, Failure("empty")),
-        (LABELLED, "bug", NO, {}, Failure("refusal")),
-        (TEXT, "Done.", NO, {}, Failure("refusal")),
-        (TEXT, "It is late.", ROUND, {"status": "truncated"}, Failure("repetition")),
-        (LABELLED, "bug", "bug bil", {"status": "truncated"}, Failure("truncated")),
-        (TEXT, ENGLISH, GERMAN, {}, Failure("wrong_language")),
-        (LABELLED, "bug", "Label: bug", {}, Failure("format", "a label with something around it")),
-        (LABELLED, "bug", "billing.", {}, Failure("format", "a wrong label with something around it")),
-        (LABELLED, "bug", "bug or billing", {}, Failure("format", "several labels at once")),
-        (LABELLED, "bug", "refund", {}, Failure("format", "no label at all")),
-        (LABELLED, "bug", "other", {}, Failure("label_pair", "bug → other")),
-        (PLACE, gold(city="Rome"), "{'city': 'Rome'}", {}, Failure("format", "right once repaired")),
-        (PLACE, gold(city="Rome"), "Rome", {}, Failure("format", "not_json")),
-        (PLACE, gold(city="Rome"), '{"city": 3}', {}, Failure("format", "schema")),
-        (PLACE, gold(city="Rome", guests=2), gold(city="Rome"), {}, Failure("missing_field", "guests")),
-        (PLACE, gold(city="Rome"), gold(city="Rome", guests=2), {}, Failure("hallucinated_field", "guests")),
-        (PLACE, gold(city="Rome"), gold(city="Oslo"), {}, Failure("wrong_value", "city")),
-        (
-            PLACE,
-            gold(city="Rome", guests=2),
-            gold(city="Oslo"),
-            {},
-            Failure("missing_field", "guests", ("wrong_value: city",)),
-        ),
-        (TextOutput(extract="#(.)"), "#1", "#2", {}, Failure("wrong_final_answer")),
-        (TextOutput(extract="#(.)"), "#1", "1", {}, Failure("format", "no_final_answer")),
-        (TEXT, "We can refund it.", "We cannot refund it.", {}, Failure("wrong_negation")),
-        (TEXT, "It takes 5 days.", "It takes nine days.", {}, Failure("wrong_facts", "number", ("number",))),
-        (TEXT, "It takes 5 days.", "Five days are needed.", {}, None),
-        (LABELLED, "bug", "bug", {}, None),
+        (TEXT, "x", ("", "error"), ("error",)),
+        (LABELLED, "bug", ("", "empty"), ("empty",)),
+        (LABELLED, "bug", NO, ("refusal",)),
+        (TEXT, "Done.", NO, ("refusal",)),
+        (TEXT, "It is late.", (ROUND, "truncated"), ("repetition",)),
+        (LABELLED, "bug", ("bug bil", "truncated"), ("truncated",)),
+        (TEXT, ENGLISH, GERMAN, ("wrong_language",)),
+        (LABELLED, "bug", "Label: bug", ("format", "a label with something around it")),
+        (LABELLED, "bug", "billing.", ("format", "a wrong label with something around it")),
+        (LABELLED, "bug", "bug or billing", ("format", "several labels at once")),
+        (LABELLED, "bug", "refund", ("format", "no label at all")),
+        (LABELLED, "bug", "other", ("label_pair", "bug → other")),
+        (PLACE, gold(city="Rome"), "{'city': 'Rome'}", ("format", "right once repaired")),
+        (PLACE, gold(city="Rome"), "Rome", ("format", "not_json")),
+        (PLACE, gold(city="Rome"), '{"city": 3}', ("format", "schema")),
+        (PLACE, gold(city="Rome", guests=2), gold(city="Rome"), ("missing_field", "guests")),
+        (PLACE, gold(city="Rome"), gold(city="Rome", guests=2), ("hallucinated_field", "guests")),
+        (PLACE, gold(city="Rome"), gold(city="Oslo"), ("wrong_value", "city")),
+        (PLACE, gold(city="Rome", guests=2), gold(city="Oslo"), ("missing_field", "guests", ("wrong_value: city",))),
+        (TextOutput(extract="#(.)"), "#1", "#2", ("wrong_final_answer",)),
+        (TextOutput(extract="#(.)"), "#1", "1", ("format", "no_final_answer")),
+        (TEXT, "We can refund it.", "We cannot refund it.", ("wrong_negation",)),
+        (TEXT, "It takes 5 days.", "It takes nine days.", ("wrong_facts", "number", ("number",))),
+        (TEXT, "It takes 5 days.", "Five days are needed.", None),
+        (LABELLED, "bug", "bug", None),
     ],
 )
-def test_every_kind_by_its_rule(
-    output: AnyOutput, right: str, said: str, changes: dict, expected: Failure | None
-) -> None:
-    found = failure_of(row(1, right, said, **changes), output)
-    assert found == expected
-    assert found is None or found.kind in KINDS
+def test_every_kind_by_its_rule(output: AnyOutput, right: str, said: Any, expected: Any) -> None:
+    text, status = (said, "ok") if isinstance(said, str) else said
+    found = failure_of(row(1, right, text, status=status), output)
+    assert found == (expected and Failure(*expected)) and (found is None or found.kind in KINDS)
 
 
 FILLER = "please look into invoice tablet screen order login page report system today account works button".split()
@@ -93,9 +76,9 @@ FAMILIES = {
 }
 
 
-def planted(seed: int = 0) -> tuple[list[dict], dict[str, str], dict[str, set[str]]]:
+def planted() -> tuple[list[dict], dict[str, str], dict[str, set[str]]]:
     """200 rows: two families that fail nearly always, and failures at random among the others."""
-    chance = random.Random(seed)
+    chance = random.Random(0)
     rows, texts, families = [], {}, {name: set() for name in FAMILIES}
     for i in range(200):
         name = "german" if i % 14 == 0 else "courier" if i % 14 == 7 else None
@@ -110,17 +93,15 @@ def planted(seed: int = 0) -> tuple[list[dict], dict[str, str], dict[str, set[st
     return rows, texts, families
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_planted_families_are_recovered_and_named(seed: int) -> None:
-    rows, texts, families = planted(seed)
+def test_planted_families_are_recovered_and_named() -> None:
+    rows, texts, families = planted()
     atlas = failure_atlas(rows, LABELLED, texts)
     assert atlas.wrong == sum(g.count for g in atlas.groups) == atlas.kinds["label_pair"]
     named = [g for g in atlas.groups if g.terms]
     for name, members in families.items():
         best = max(named, key=lambda g: len(set(g.ids) & members))
         found = set(best.ids)
-        assert len(found & members) >= 0.9 * len(members), name
-        assert len(found & members) >= 0.9 * len(found), name
+        assert len(found & members) >= 0.9 * max(len(members), len(found)), name
         assert set(" ".join(best.terms).split()) <= set(FAMILIES[name].casefold().replace(",", "").split())
         assert best.share_with_term > 0.7 and best.interval and best.interval[0] > 0.3
 
@@ -152,7 +133,7 @@ def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() ->
 def test_the_number_to_collect_follows_from_what_is_missing() -> None:
     assert what_to_do("label_pair", "bug → other", 9, near=2, usual=60, answers=["bug"])[0] == 58
     few, advice = what_to_do("wrong_value", "city", 9, near=2, usual=5, answers=[])
-    assert few == ENOUGH_TO_MEASURE and "(3 are missing)" in advice
+    assert few == atlases.ENOUGH_TO_MEASURE and "(3 are missing)" in advice
     assert what_to_do("wrong_value", "city", 9, near=8, usual=5, answers=[])[0] == 0
     none, advice = what_to_do("label_pair", "bug → other", 9, near=0, usual=5, answers=["other", "other", "bug"])
     assert none == 0 and advice.startswith("Read the nearest training rows first: 2 of 3")
@@ -164,10 +145,8 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     rows, texts, _ = planted()
     texts = {i: f"{text} sealed{i}" for i, text in texts.items()}
     atlas = failure_atlas(rows, LABELLED, texts, training(1))
-    shown = ShownRows(
-        tested={i: ShownRow(id=i, text=text, gold="bug", candidate="billing") for i, text in texts.items()},
-        training={row.id: row for row in training(1).rows},
-    )
+    tested = {i: ShownRow(id=i, text=text, gold="bug", candidate="billing") for i, text in texts.items()}
+    shown = ShownRows(tested=tested, training={row.id: row for row in training(1).rows})
     asked = request_rows(atlas, shown, "triage", "v1")
     assert sum(r["failed"] for r in asked) == atlas.wrong
     assert [r["collect"] for r in asked] == sorted((r["collect"] for r in asked), reverse=True)

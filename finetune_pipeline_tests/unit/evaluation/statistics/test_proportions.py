@@ -10,9 +10,12 @@ import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as some
 from scipy import optimize, stats
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.inter_rater import cohens_kappa as reference
 from statsmodels.stats.proportion import proportion_confint
 
+from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
@@ -27,12 +30,6 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 )
 
 
-def test_tango_published_value():
-    """Airway hyper-responsiveness before and after a transplant: 7 and 1 discordant of 21 (Fagerland et al. 2014)."""
-    low, high = tango_interval(7, 1, 21)
-    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
-
-
 def _brute_force_score(b, c, n, gain):
     """Score statistic with the nuisance parameter found by maximising the likelihood numerically."""
 
@@ -41,9 +38,8 @@ def _brute_force_score(b, c, n, gain):
         return -sum(k * math.log(max(q, 1e-300)) for k, q in cells if k)
 
     lowest, highest = max(0.0, -gain), (1 - gain) / 2
-    p = optimize.minimize_scalar(
-        negative_log_likelihood, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-12}
-    ).x
+    how = {"bounds": (lowest, highest), "method": "bounded", "options": {"xatol": 1e-12}}
+    p = optimize.minimize_scalar(negative_log_likelihood, **how).x
     return (c - b - n * gain) / math.sqrt(n * (2 * p + gain - gain * gain))
 
 
@@ -52,6 +48,8 @@ def test_tango_bounds_are_where_the_score_statistic_reaches_the_quantile(b, c, n
     low, high = tango_interval(b, c, n, 0.95)
     assert _brute_force_score(b, c, n, low) == pytest.approx(1.959964, abs=1e-3)
     assert _brute_force_score(b, c, n, high) == pytest.approx(-1.959964, abs=1e-3)
+    if n == 21:  # airway hyper-responsiveness before and after a transplant (Fagerland et al. 2014)
+        assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
 
 
 @given(some.integers(0, 60), some.integers(0, 60))
@@ -89,11 +87,8 @@ def test_wilson_equals_statsmodels_also_for_parts_of_rows(n, share, confidence):
     k = share * n
     expected = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
     assert wilson_interval(k, n, confidence) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("confidence", [0.95, 0.9999, 1 - 1e-12])
-def test_the_quantile_keeps_its_digits_near_certainty(confidence):
-    assert z_value(confidence) == pytest.approx(stats.norm.isf((1 - confidence) / 2), rel=1e-9)
+    for sure in (0.95, 0.9999, 1 - 1e-12):
+        assert z_value(sure) == pytest.approx(stats.norm.isf((1 - sure) / 2), rel=1e-9), "digits near certainty"
 
 
 ROWS = some.lists(some.tuples(some.integers(0, 1), some.integers(0, 1)), min_size=2, max_size=60)
@@ -111,8 +106,7 @@ def test_rows_of_their_own_give_the_plain_intervals(rows):
     alone = list(range(len(rows)))
     interval, effect = clustered_share(after, alone)
     assert interval == pytest.approx(wilson_interval(sum(after), len(after))) and effect == 1.0
-    b = sum(x > y for x, y in rows)
-    c = sum(y > x for x, y in rows)
+    b, c = sum(x > y for x, y in rows), sum(y > x for x, y in rows)
     assert clustered_tango_interval(before, after, alone) == pytest.approx(tango_interval(b, c, len(rows)))
 
 
@@ -131,29 +125,18 @@ def test_without_an_error_the_largest_effect_is_taken():
     assert design_effect([1, 0, 1], ["a"] * 3) == 3.0
 
 
-def test_clustered_share_covers_where_the_plain_interval_does_not():
-    random, covered, naive = np.random.default_rng(2), [], []
-    for _ in range(400):
-        right, source = _clustered(random, 40, 8, 0.8, 2)
-        low, high = clustered_share(right, list(source))[0]
-        covered.append(low <= 0.8 <= high)
-        low, high = wilson_interval(int(right.sum()), len(right))
-        naive.append(low <= 0.8 <= high)
-    assert np.mean(covered) > 0.92
-    assert np.mean(naive) < 0.8
-
-
-def test_clustered_tango_covers_where_the_plain_interval_does_not():
-    random, covered, naive = np.random.default_rng(3), [], []
+def test_clustered_intervals_cover_where_the_plain_ones_do_not():
+    random, covered = np.random.default_rng(2), []
     for _ in range(300):
+        right, source = _clustered(random, 40, 8, 0.8, 2)
         kind = np.repeat(random.choice(3, 50, p=[0.15, 0.15, 0.7]), 6)  # a source is won, lost, or neither
         before, after = (kind == 0).astype(int), (kind == 1).astype(int)
-        low, high = clustered_tango_interval(before, after, list(np.repeat(range(50), 6)))
-        covered.append(low <= 0 <= high)
-        low, high = tango_interval(int(before.sum()), int(after.sum()), 300)
-        naive.append(low <= 0 <= high)
-    assert np.mean(covered) > 0.92
-    assert np.mean(naive) < 0.75
+        share, of = (clustered_share(right, list(source))[0], wilson_interval(int(right.sum()), len(right))), 0.8
+        gain = clustered_tango_interval(before, after, list(np.repeat(range(50), 6)))
+        gains = (gain, tango_interval(int(before.sum()), int(after.sum()), 300))
+        covered.append([low <= of <= high for low, high in share] + [low <= 0 <= high for low, high in gains])
+    share, plain_share, gain, plain_gain = np.mean(covered, axis=0)
+    assert min(share, gain) > 0.92 and plain_share < 0.8 and plain_gain < 0.75
 
 
 def test_sign_flips_of_single_rows_are_the_exact_mcnemar_test():
@@ -162,10 +145,21 @@ def test_sign_flips_of_single_rows_are_the_exact_mcnemar_test():
         assert cluster_sign_flip(differences, range(len(differences))) == pytest.approx(mcnemar_exact(b, c), abs=1e-12)
     many = [-1] * 20 + [1] * 40
     assert cluster_sign_flip(many, range(60), 20000) == pytest.approx(mcnemar_exact(20, 40), abs=0.005)
-
-
-def test_sign_flips_of_clusters_see_how_few_sources_there_are():
     differences, source = [1] * 12 + [-1] * 2, ["a"] * 6 + ["b"] * 6 + ["c"] * 2
-    assert cluster_sign_flip(differences, source) == 0.5
-    assert cluster_sign_flip(differences, range(14)) < 0.02
-    assert cluster_sign_flip([1, -1], ["a", "a"]) == 1.0
+    assert cluster_sign_flip(differences, source) == 0.5, "three sources, though 14 rows"
+    assert cluster_sign_flip(differences, range(14)) < 0.02 and cluster_sign_flip([1, -1], ["a", "a"]) == 1.0
+
+
+@given(some.lists(some.tuples(some.integers(1, 4), some.integers(1, 4)), min_size=2, max_size=40))
+def test_kappa_equals_scikit_learn(pairs):
+    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
+    if len({*a, *b}) < 2:
+        assert cohens_kappa(a, b) is None and kappa_interval(a, b) is None
+    else:
+        assert cohens_kappa(a, b) == pytest.approx(cohen_kappa_score(a, b), abs=1e-12)
+
+
+def test_kappas_interval_is_about_the_asymptotic_one():
+    a, b = list("aabbbccaabcbacbbacabccabba" * 4), list("aabbaccabbcbacbaacabccbbba" * 4)
+    expected = reference(np.array(confusion_matrix(a, b)))
+    assert kappa_interval(a, b) == pytest.approx((expected.kappa_low, expected.kappa_upp), abs=0.03)
