@@ -116,18 +116,14 @@ FREE_WARNINGS: list[tuple[str, str, Any]] = [
 ]
 
 
-def _good(i: int) -> dict[str, Any]:
-    return chat(f"The export button number {i} does nothing")
-
-
-def _pair(i: int) -> dict[str, str]:
-    return {"text": f"The export button number {i} does nothing", "label": "bug_report"}
+GOOD = chat("The export button does nothing, number 1")
+PAIR = as_line({"text": "The export button does nothing", "label": "bug_report"})
 
 
 def lines_with_faults() -> File:
     """Every fault between two good rows."""
     planted = [*LINE_FAULTS, *WARNINGS]
-    rows = [row for i, (_, _, bad) in enumerate(planted) for row in (_good(i), bad)]
+    rows = [row for _, _, bad in planted for row in (GOOD, bad)]
     faults = [(rule, 2 * i) for i, (_, rule, _) in enumerate(planted, 1)]
     lost = len(LINE_FAULTS)
     return File("a.jsonl", as_lines(rows), faults, len(rows) - lost, lost, make_spec(max_chars=1000))
@@ -150,55 +146,40 @@ def table_with_faults() -> File:
     return File("a.csv", b"\r\n".join(head + rows), faults, 48, 8)
 
 
-_BETWEEN = [
-    as_line(_pair(0)),
+FREE = File(
+    "free.jsonl",
+    as_lines([row for *_, row in FREE_WARNINGS]),
+    [(rule, i) for i, (_, rule, _) in enumerate(FREE_WARNINGS, 1)],
+    sound=2,
+    quarantined=1,
+    spec=make_spec(TEXT_OUTPUT),
+)
+TWICE, BAD_BYTE = (
     b'{"text": "aa", "text": "aa", "label": "bug_report"}',
-    as_line(_pair(1)),
     b'{"text": "It \xff broke", "label": "bug_report"}',
-]
-_KEYED = f'{{"a": [\n{as_line(_pair(1)).decode()}\n],\n"b": 5\n}}\nmore'
-_MAPPED = make_spec(fields={"text": "join('', [[0]])", "label": "[1]"})
-_BREAK = as_lines([_good(i) for i in range(5)])[:-1] + b" " * 200_000 + b"\n"
-_COLUMNS = [("It broke", "bug_report"), (None, "bug_report"), ("x", "bug_report"), ("It broke", "bugs")]
+)
+DOCUMENT = b"[\n" + b",\n".join([PAIR, TWICE, PAIR, BAD_BYTE, b'{"text": "It bro'])
+KEYED = b'{"a": [\n%s\n],\n"b": 5\n}\nmore' % PAIR
+MAPPED = as_lines([["It broke", "bug_report"], ["It broke"], [["It"], "bug_report"]])
+BY_PLACE = make_spec(fields={"text": "join('', [[0]])", "label": "[1]"})
+WESTERN = "text;label\nCafé;bug_report\n".encode("cp1252") + b"b\x81d;bug_report\n"  # bytes that no cp1252 has
+CUT = gzip.compress(as_lines([GOOD] * 5)[:-1] + b" " * 200_000 + b"\n", 0)[:-100]
+CELLS = [("It broke", "bug_report"), (None, "bug_report"), ("x", "bug_report"), ("It broke", "bugs")]
+COLUMNS = [{"text": text, "label": label} for text, label in CELLS]
 PLANTED = [
     lines_with_faults(),
     table_with_faults(),
-    File(
-        "free.jsonl",
-        as_lines([row for *_, row in FREE_WARNINGS]),
-        [(rule, i) for i, (_, rule, _) in enumerate(FREE_WARNINGS, 1)],
-        *(2, 1, make_spec(TEXT_OUTPUT)),
-    ),
-    File(
-        "document.json",
-        b"[\n" + b",\n".join([*_BETWEEN, b'{"text": "It bro']),
-        [("duplicate_key", 3), ("invalid_utf8", 5), ("bad_json", 6)],
-        *(2, 3),
-    ),
-    File("keyed.json", _KEYED.encode(), [("not_rows", 4), ("bad_json", 6)], 1, 2),
-    File(
-        "mapped.jsonl",
-        as_lines([["It broke", "bug_report"], ["It broke"], [["It"], "bug_report"]]),
-        [("missing_field", 2), ("field_expression", 3)],
-        *(1, 2, _MAPPED),
-    ),
-    File(
-        "encoding.csv",
-        "text;label\nCafé;bug_report\n".encode("cp1252") + b"b\x81d;bug_report\n",
-        [("invalid_encoding", 3)],
-        *(1, 1, make_spec(csv={"encoding": "cp1252"})),
-    ),
+    FREE,
+    File("document.json", DOCUMENT, [("duplicate_key", 3), ("invalid_utf8", 5), ("bad_json", 6)], 2, 3),
+    File("keyed.json", KEYED, [("not_rows", 4), ("bad_json", 6)], 1, 2),
+    File("mapped.jsonl", MAPPED, [("missing_field", 2), ("field_expression", 3)], 1, 2, BY_PLACE),
+    File("encoding.csv", WESTERN, [("invalid_encoding", 3)], 1, 1, make_spec(csv={"encoding": "cp1252"})),
     File("no_table.csv", b"one\ntwo\n", [("csv_dialect", 0)]),
     File("prose.txt", b"prose without form\n" * 5, [("unknown_container", 0)]),
     File("empty.json", b"[ ]", [("no_rows", 0)]),
-    File("mark.jsonl", b"\xef\xbb\xbf" + as_line(_good(1)) + b"\n", [("byte_order_mark", 1)], 1),
-    File("cut.jsonl.gz", gzip.compress(_BREAK, 0)[:-100], [("bad_gzip", 5)], 4, 1),
-    File(
-        "columns.parquet",
-        [{"text": text, "label": label} for text, label in _COLUMNS],
-        [("empty_field", 2), ("too_short", 3), ("unknown_label", 4)],
-        *(1, 3),
-    ),
+    File("mark.jsonl", b"\xef\xbb\xbf" + as_line(GOOD) + b"\n", [("byte_order_mark", 1)], 1),
+    File("cut.jsonl.gz", CUT, [("bad_gzip", 5)], 4, 1),
+    File("columns.parquet", COLUMNS, [("empty_field", 2), ("too_short", 3), ("unknown_label", 4)], 1, 3),
     File("broken.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", [("bad_parquet", 0)]),
 ]
 
