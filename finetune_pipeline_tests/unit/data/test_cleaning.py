@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,50 +82,34 @@ def test_free_answers_may_differ(tmp_path: Path) -> None:
     assert "raw/a.jsonl:2" in next(f["message"] for f in report if f["place"] == f"raw/a.jsonl:{first}")
 
 
-ONE_PROMPT = """The export fails | the export fails!
-The export fails | The exprot fails
-Please cancel my plan | can you cancel my plan, thanks
-Add a row to the table | Add rows to the table
-send it by e-mail | send it by email
-I cannot log-in | I can't login
-I dont see it | I don't see it
-I'm on the U.S. site | I am on the US site
-10kg of rice | 10 kg of rice
-five dead | 5 dead
-yes/no questions | yes no questions
-I needhelp with it | I need help with it"""
-TWO_PROMPTS = """It is broken | It is broken again
-open an account | open a savings account
+ONE_PROMPT = """
+The export fails | the export fails! ; The export fails | The exprot fails
+Please cancel my plan | can you cancel my plan, thanks ; Add a row to the table | Add rows to the table
+send it by e-mail | send it by email ; I cannot log-in | I can't login ; I dont see it | I don't see it
+I'm on the U.S. site | I am on the US site ; 10kg of rice | 10 kg of rice ; five dead | 5 dead
+yes/no questions | yes no questions ; I needhelp with it | I need help with it
+"""
+TWO_PROMPTS = """
+It is broken | It is broken again ; open an account | open a savings account
 could the order be cancelled | can the order be cancelled
 turn the lights in the kitchen on | turn the lights in the kitchen off
-how large is Alaska | how large is Alabama
-ask Mr Meyer about it | ask Mr Meier about it
-ten mg of it | ten kg of it
-plan a is better | plan b is better
+how large is Alaska | how large is Alabama ; ask Mr Meyer about it | ask Mr Meier about it
+ten mg of it | ten kg of it ; plan a is better | plan b is better
 rename foo_bar to the new name | rename foo_baz to the new name
-rename foo_bar to the new name | rename foo bar to the new name
-set abcdefg1x now | set abcdefh1x now
-open src/main.py in the editor | open src/main.rs in the editor
-the dog bites the man | the man bites the dog
-do not open but close the door | open but do not close the door
-我喜欢你 | 我喜欢他
-le café noir | le café noël
-where is my contract | where is my contact
-five dead in the fire | six dead in the fire
-it is 5 degrees | it is -5 degrees
-a discount of 5% | a discount of 5$
-if x == 3 the loop ends | if x != 3 the loop ends
-I can log in to the portal | I can't log in to the portal
-a list like [a, b] is returned | a list like (a, b) is returned
-der Zug ist nicht da | der Zug ist da
-我喜欢你 | 我不喜欢你
-the SDK for C++ | the SDK for C#
-Error 41 in the log | Error 42 in the log"""
+rename foo_bar to the new name | rename foo bar to the new name ; set abcdefg1x now | set abcdefh1x now
+open src/main.py in the editor | open src/main.rs in the editor ; the dog bites the man | the man bites the dog
+do not open but close the door | open but do not close the door ; 我喜欢你 | 我喜欢他 ; le café noir | le café noël
+where is my contract | where is my contact ; five dead in the fire | six dead in the fire
+it is 5 degrees | it is -5 degrees ; a discount of 5% | a discount of 5$
+if x == 3 the loop ends | if x != 3 the loop ends ; I can log in to the portal | I can't log in to the portal
+a list like [a, b] is returned | a list like (a, b) is returned ; der Zug ist nicht da | der Zug ist da
+我喜欢你 | 我不喜欢你 ; the SDK for C++ | the SDK for C# ; Error 41 in the log | Error 42 in the log
+"""
 
 
 def pairs(lines: str, first: str, second: str) -> tuple[list[Example], list[Example]]:
-    """Both sides of every line with these answers, before a text that no other line has."""
-    sides = zip(*(line.split(" | ") for line in lines.splitlines()), strict=True)
+    """Both sides of every pair with these answers, before a text that no other pair has."""
+    sides = zip(*(pair.split(" | ") for pair in re.split(" ; |\n", lines.strip())), strict=True)
     return tuple(
         [example(f"{text}, {unlike(i, 8)}", answer, side * 50 + i) for i, text in enumerate(texts, 1)]
         for side, (texts, answer) in enumerate(zip(sides, (first, second), strict=True))
@@ -154,12 +139,9 @@ def test_one_prompt_written_in_two_ways(tmp_path: Path, output: dict[str, Any] |
 
 
 def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -> None:
-    orders = (
-        "an order from the city of Ghent",
-        "an order from the city of Munich",
-        "a new order from the city of Ghent",
-    )
-    rows = [example(f"is it possible to place {order}", line=n) for n, order in enumerate(orders, 1)]
+    asked = "is it possible to place {} order from the city of {}"
+    orders = (("an", "Ghent"), ("an", "Munich"), ("a new", "Ghent"))
+    rows = [example(asked.format(*order), line=n) for n, order in enumerate(orders, 1)]
     facts, kept = run(tmp_path, rows, near_duplicate_threshold=0.6)
     assert [e.source["line"] for e in kept] == [2, 3] and facts["near_duplicates"] == 1
 

@@ -68,14 +68,14 @@ WIDE = [
     [i, f"2026-03-{1 + i % 28:02d}", ("web", "mail")[i % 8 > 3], ("DE", "FR", "IT")[i // 80], text, label, i * 37 % 91]
     for i, (text, label) in enumerate(PAIRS)
 ]
-TAGS = {
-    "greet": ["hi there", "good day to you", "hello my friend"],
-    "leave": ["bye for now", "see you later", "so long"],
-}
 PATTERNS = [
-    {"tag": tag, "patterns": [f"{p} {word}" for p in some for word in SAYS], "responses": ["ok"]}
-    for tag, some in TAGS.items()
+    {"tag": tag, "patterns": [f"{say} {word}" for say in some.split(", ") for word in SAYS], "responses": ["ok"]}
+    for tag, some in {
+        "greet": "hi there, good day to you, hello my friend",
+        "leave": "bye now, see you, so long",
+    }.items()
 ]
+RATED = [{"review": t, "stars": 1 + i % 5, "helpful": i % 3, "user": f"u{i % 90}"} for i, (t, _) in enumerate(PAIRS)]
 MANY = pairs(1500, {f"intent_{i}": f"w{i} v{i} u{i}" for i in range(150)})
 GERMAN = table([["Nachricht", "Kategorie"], *PAIRS], ";").replace("please", "bitte schön")
 FILES: dict[str, tuple[str, str | bytes]] = {
@@ -87,6 +87,7 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "workbook": ("a.xlsx", workbook({"Readme": [["made by hand"]], "Data": [["Message", "Topic"], *PAIRS]})),
     "numbers": ("a.parquet", parquet({"sentence": [t for t, _ in PAIRS], "label": [i % 3 for i in range(240)]})),
     "booleans": ("a.jsonl", lines([{"message": t, "is_spam": y == "billing"} for t, y in PAIRS])),
+    "ratings": ("a.jsonl", lines(RATED)),
     "nested": ("a.json", json.dumps({"meta": {"v": 1}, "data": {"items": ITEMS}})),
     "by label": ("a.json", json.dumps({k: [t for t, y in PAIRS if y == k] for k in THINGS})),
     "lists": ("a.json", json.dumps({"train": PAIRS, "val": pairs(9)})),
@@ -94,18 +95,14 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
     "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
 }
-LABELS = {
-    "numbers": ["0", "1", "2"],
-    "booleans": ["false", "true"],
-    "patterns": ["greet", "leave"],
-    "many labels": [f"intent_{i}" for i in range(150)],
-}
+LABELS = {"numbers": "012", "ratings": "12345", "booleans": ["false", "true"], "patterns": ["greet", "leave"]}
+LABELS["many labels"] = [f"intent_{i}" for i in range(150)]
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_the_text_and_the_labels_of_any_table_are_found(kind: str, tmp_path: Path) -> None:
     made = drafted(of(tmp_path, *FILES[kind]))
-    assert sorted(made.answers.labels) == sorted(LABELS.get(kind, list(THINGS))), made.choice
+    assert sorted(made.answers.labels) == sorted(LABELS.get(kind, THINGS)), made.choice
     assert made.answers.rows == {"lists": 249, "many labels": 1500, "patterns": 6 * len(SAYS)}.get(kind, 240)
     spec = parse_spec(task_yaml("some_task", made, "a file"))
     assert spec.labels == made.answers.labels and spec.data.fields == made.spec.data.fields
