@@ -91,7 +91,7 @@ yes/no questions | yes no questions ; I needhelp with it | I need help with it
 """
 TWO_PROMPTS = """
 It is broken | It is broken again ; open an account | open a savings account
-could the order be cancelled | can the order be cancelled
+could the order be cancelled | can the order be cancelled ; cancel an order | cancelling an order
 turn the lights in the kitchen on | turn the lights in the kitchen off
 how large is Alaska | how large is Alabama ; ask Mr Meyer about it | ask Mr Meier about it
 ten mg of it | ten kg of it ; plan a is better | plan b is better

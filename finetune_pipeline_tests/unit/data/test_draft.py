@@ -81,6 +81,7 @@ GERMAN = table([["Nachricht", "Kategorie"], *PAIRS], ";").replace("please", "bit
 FILES: dict[str, tuple[str, str | bytes]] = {
     "semicolon": ("a.csv", GERMAN.encode("cp1252")),
     "headerless": ("a.csv", table([*PAIRS])),
+    "headerless, label first": ("a.tsv", table([[y, t] for t, y in PAIRS], "\t")),
     "wide": ("a.csv", table([["id", "datum", "kanal", "land", "eingang", "warteschlange", "dauer"], *WIDE])),
     "several lines": ("a.csv", table([["body", "queue"], *([f"{t}\n\nregards,\nme", y] for t, y in PAIRS)])),
     "subject": ("a.csv", table([["subject", "body", "queue"], *([t[:14], t, y] for t, y in PAIRS)])),
@@ -89,6 +90,7 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "booleans": ("a.jsonl", lines([{"message": t, "is_spam": y == "billing"} for t, y in PAIRS])),
     "ratings": ("a.jsonl", lines(RATED)),
     "nested": ("a.json", json.dumps({"meta": {"v": 1}, "data": {"items": ITEMS}})),
+    "by id": ("a.json", json.dumps({f"k{i}": {"text": t, "label": y} for i, (t, y) in enumerate(PAIRS)}, indent=1)),
     "by label": ("a.json", json.dumps({k: [t for t, y in PAIRS if y == k] for k in THINGS})),
     "lists": ("a.json", json.dumps({"train": PAIRS, "val": pairs(9)})),
     "patterns": ("a.json", json.dumps({"intents": PATTERNS})),

@@ -80,14 +80,8 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
     unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
     stated = leakage_report(tmp_path / "out")["edited"]
     assert set(stated) == set(CANARIES) and all(edit["tested"] >= 30 for edit in stated.values())
-    names = (
-        "three typos",
-        "greeting and thanks",
-        "two words swapped",
-        "a word dropped",
-        "a quarter of the words replaced",
-    )
-    for kind, name in zip(EDITS, names, strict=True):
+    names = ("three typos", "greeting and thanks", "two words swapped", "a word dropped")
+    for kind, name in zip(EDITS, [*names, "a quarter of the words replaced"], strict=True):
         pairs = [(a, b) for k, a, b in zip(kinds, chosen, copies, strict=True) if k == kind]
         truth = np.mean([unit[int(a.id, 16)] == unit[int(b.id, 16)] for a, b in pairs])
         low, high = stated[name]["interval"]
@@ -111,3 +105,11 @@ def test_a_search_that_finds_no_edited_copy_fails_the_check(tmp_path: Path, monk
     monkeypatch.setattr(AlikeIndex, "nearest", blind)
     bad = verdict("blind")
     assert not bad.passed and not bad.warns and "one typo 0%" in bad.message
+
+
+def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
+    split_rows(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
+    edited = leakage_report(tmp_path / "out")["edited"]
+    assert (
+        edited["one typo"] == edited["a word dropped"] == {"tested": 0} and edited["greeting and thanks"]["tested"] > 10
+    )

@@ -153,9 +153,7 @@ def test_templates_around_and_between_other_text_go_and_nothing_else_does() -> N
     hits = find_boilerplate(mixed)
     assert hits.segments and hits == find_boilerplate(reversed(mixed)) == find_boilerplate(mixed + mixed[:50])
     assert len(hits.segments) <= MOST
-    order = (
-        "I would like to cancel my subscription, my order is {}, please confirm this to me by e-mail as soon as you can"
-    )
+    order = "I would like to cancel my subscription, my order is {}, please confirm this by e-mail as soon as you can"
     repeated = [order.format(100 + i) for i in range(50)]  # a question that many ask is no template
     for texts in (repeated + sayings(200, 9), sayings(1000, 30), framed[:19], []):
         assert find_boilerplate(texts) == Boilerplate()
@@ -226,6 +224,8 @@ FILES: list[tuple[str, Any, list[tuple[int, str]]]] = [
     ("a.json", {"train": [["text one", "l"]], "test": [["text two", "l"]]}, [(1, "text one"), (2, "text two")]),
     ("a.json", [{"instruction": "I", "instances": [{"input": "a"}, {"input": "b"}]}], [(1, "I\n\na"), (1, "I\n\nb")]),
     ("a.json", [{"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "no"}]}], [(1, "hi")]),
+    ("a.json", [{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}], [(1, "hi")]),
+    ("a.json", [{"strange": {"deep": ["ab", "abc"]}}], [(1, "abc")]),
     ("a.txt", "\none\ntwo\n\n \nthree\n", [(2, "one\ntwo"), (6, "three")]),
     ("a.tsv.gz", "context\tquestion\nIt rained.\tIs it wet?\n", [(2, "It rained.\n\nIs it wet?")]),
 ]

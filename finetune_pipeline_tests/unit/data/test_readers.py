@@ -95,17 +95,9 @@ def document(item: bytes, style: str) -> bytes:
 
 
 def test_a_wrong_row_costs_itself_only_and_a_break_those_behind_it(tmp_path: Path) -> None:
-    items = (
-        b'{"text": "raw\x01control"}',
-        b'{"text": "bad \xff byte"}',
-        b'{"text": "a", "text": "a"}',
-        b"NaN",
-        b"1" * 5000,
-    )
-    breaks = {
-        b'{"text": "quote broke, "label": "x"}': (24, "Expecting ',' delimiter"),
-        b"nonsense": (0, "Expecting value"),
-    }
+    items = [b'{"text": "a\x01"}', b'{"text": "bad \xff byte"}', b'{"text": "a", "text": "a"}', b"NaN", b"1" * 5000]
+    quote = b'{"text": "quote broke, "label": "x"}'
+    breaks = {quote: (24, "Expecting ',' delimiter"), b"nonsense": (0, "Expecting value")}
     for style, item in itertools.product(("minified", "lines", "pretty"), (*items, *breaks)):
         data = document(item, style)
         result = validate_bytes(tmp_path, data, SPEC, "a.json")
@@ -114,9 +106,7 @@ def test_a_wrong_row_costs_itself_only_and_a_break_those_behind_it(tmp_path: Pat
         if item in breaks:
             at, said = breaks[item]
             message = result.findings[0]["message"]
-            assert (
-                f"broken at byte {data.index(item) + at}: {said}" in message and "nothing behind it was read" in message
-            )
+            assert f"broken at byte {data.index(item) + at}: {said}" in message and "nothing behind it" in message
             assert result.rules == {"bad_json": 1} and result.unread[0]["message"] == message
 
 

@@ -34,6 +34,9 @@ FIXES: list[tuple[Any, str, str]] = [
     (b'{"text": "aa", "label": "x"} trailing', "column 30", "own line"),
     (b'{"text": "abc\xed\xa0\xbc\xed\xbd\x95"}', "ed a0 bc ed bd 95", "CESU-8"),
     ({"txt": "a", "label_": "b"}, "'label_', 'txt'", "'label_' to `label`, 'txt' to `text`"),
+    ({"c1": "a", "c2": "b"}, "'c1', 'c2'", "data.fields"),
+    ({"question": "a"}, "'question'", "the answer is missing: add"),
+    ({"text": "aa", "label": " Bug Report "}, "'Bug Report'", "write 'bug_report'"),
     ({"text": "aa", "label": "p0_incidnt"}, "'p0_incidnt'", "did you mean 'P0_incident'?"),
     (chat(system=PROMPT.replace("ticket", "Ticket")), "character 14", "word for word"),
     ({"messages": [S, U, U, A]}, "turn 3 is by 'user' where 'assistant' must speak", "in turn"),
@@ -246,6 +249,7 @@ def test_a_pattern_that_takes_too_long_on_an_answer_does_not_match_it() -> None:
     began = time.process_time()
     for output in (
         {"kind": "text", "pattern": "(?:.*,){7}[bc]"},
+        {"kind": "text", "extract": "((?:.*,){7})[bc]"},
         {"kind": "json", "json_schema": {"type": "string", "pattern": "(?:.*,){7}[bc]"}},
     ):
         answer = "," * 20_000

@@ -63,6 +63,11 @@ def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
     assert (none.rows_in, none.rules) == (0, {"no_sheet": 1}) and "'Old', 'New'" in none.unread[0]["message"]
 
 
+def test_a_row_wider_than_those_the_columns_come_from_is_refused(tmp_path: Path) -> None:
+    result = read(tmp_path, workbook({"A": [["text", "label"], *[ROWS[0]] * 1000, [*ROWS[1], "more"]]}))
+    assert result.kept == 1000 and result.by_line == [("wrong_field_count", 1002)]
+
+
 def test_a_formula_is_its_stored_value(tmp_path: Path) -> None:
     data = workbook({"A": [["text", "label"], *ROWS[:2], ["Down", "=B2"]]})
     missing = read(tmp_path, data)
