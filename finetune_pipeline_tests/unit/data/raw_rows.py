@@ -1,11 +1,15 @@
-"""Raw rows and files the ingest tests share, and the whole way from a file to validated rows."""
+"""Raw rows and files, and the whole way from a file to validated rows."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import openpyxl
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
@@ -28,13 +32,38 @@ S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistan
 """The turns of a sound chat."""
 
 
-def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
-    """The result for all blocks of a file together."""
-    whole = ValidatedBlock()
-    for block in validation.in_blocks(read_records(path, file or path.name, spec), file or path.name, size):
+class Validated(ValidatedBlock):
+    """All blocks of a file together."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The kept rows, by another reader than the code under test."""
+        return [json.loads(line) for line in self.examples.decode().split("\n") if line]
+
+    @property
+    def texts(self) -> list[str]:
+        """What the user says in each kept row."""
+        return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in self.rows]
+
+    @property
+    def by_line(self) -> list[tuple[str, int]]:
+        """(rule, line) of every finding, sorted; line 0 where it is about the file as a whole."""
+        places = [f["place"] if ":" in f["place"] else ":0" for f in self.findings]
+        rules = [f["rule"].removeprefix("data.") for f in self.findings]
+        return sorted((rule, int(place.rpartition(":")[2])) for rule, place in zip(rules, places, strict=True))
+
+    @property
+    def rules(self) -> Counter[str]:
+        return Counter({rule.removeprefix("data."): n for rule, n in self.by_rule.items()})
+
+
+def validate_file(path: Path, spec: TaskSpec, size: int = 8 << 20) -> Validated:
+    """The result for a file, read in blocks of so many bytes."""
+    whole = Validated()
+    for block in validation.in_blocks(read_records(path, path.name, spec), path.name, size):
         result = validation.validate_block(block, spec)
         assert result.rows_in == result.kept + len(result.quarantine)
-        whole = ValidatedBlock(**{name: value + getattr(result, name) for name, value in vars(whole).items()})
+        whole = Validated(**{name: value + getattr(result, name) for name, value in vars(whole).items()})
     return whole
 
 
@@ -56,11 +85,30 @@ def kept_example(row: Any, spec: TaskSpec = SPEC) -> Example:
     return validated.example
 
 
-def validate_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:
+def table(rows: list[Any], delimiter: str = ",", end: str = "\n", **dialect: Any) -> str:
+    """The rows as a CSV file."""
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=delimiter, lineterminator=end, **dialect).writerows(rows)
+    return out.getvalue()
+
+
+def workbook(sheets: dict[str, list[Any]]) -> bytes:
+    """An Excel workbook of these sheets."""
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    book.remove(book.active)
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    book.save(out)
+    return out.getvalue()
+
+
+def validate_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl") -> Validated:
     """The result for a file that holds these bytes."""
     path = folder / name
     path.write_bytes(data)
-    return validate_file(path, spec, **more)
+    return validate_file(path, spec)
 
 
 def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json") -> list[Record]:
@@ -68,25 +116,3 @@ def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json") 
     path = folder / name
     path.write_bytes(data)
     return list(read_records(path, name, spec))
-
-
-def examples(result: ValidatedBlock) -> list[dict[str, Any]]:
-    """The kept rows, by another reader than the code under test."""
-    return [json.loads(line) for line in result.examples.decode().split("\n") if line]
-
-
-def texts(result: ValidatedBlock) -> list[str]:
-    """What the user says in each kept row."""
-    return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in examples(result)]
-
-
-def rules_by_line(result: ValidatedBlock) -> list[tuple[str, int]]:
-    """(rule, line) of every finding, sorted; line 0 where it is about the file as a whole."""
-    return sorted(
-        (f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2] if ":" in f["place"] else 0))
-        for f in result.findings
-    )
-
-
-def rules(result: ValidatedBlock) -> Counter[str]:
-    return Counter({rule.removeprefix("data."): n for rule, n in result.by_rule.items()})

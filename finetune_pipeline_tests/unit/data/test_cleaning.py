@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.scrub import fingerprint
-from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_validated
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, unlike, write_validated
 
 LONG = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evening"
 NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evenign"
@@ -32,17 +33,6 @@ def clusters(out: Path) -> dict[str, str]:
     return {f"{r['id']:016x}": f"{r['cluster']:016x}" for r in rows}
 
 
-def test_different_rows_all_stay(tmp_path: Path) -> None:
-    asked = {"Error 41 in the log": "bug_report", "Error 42 in the log": "P0_incident"}
-    asked |= {"Please add dark mode": "feature_request", "C++ SDK": "bug_report", "C# SDK": "feature_request"}
-    rows = [example(text, label, line) for line, (text, label) in enumerate(asked.items(), 1)]
-    facts, kept = run(tmp_path, rows)
-    assert kept == rows
-    assert facts["contradictions"] == facts["quarantined"] == 0 and facts["by_rule"] == {}
-    assert facts["labels"] == {"bug_report": 2, "feature_request": 2, "P0_incident": 1}
-    assert clusters(tmp_path / "out") == {e.id: e.id for e in rows}
-
-
 def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
     texts = (NEAR, LONG + "!", LONG + "!", LONG.upper().replace(" ", "  ") + "!", "Something else entirely")
     rows = [example(text, line=line) for line, text in enumerate(texts, 1)]
@@ -56,12 +46,11 @@ def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
     assert {clusters(tmp_path / "out")[e.id] for e in rows[:4]} == {min(e.id for e in rows[:4])}
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
-def test_people_come_before_production_before_synthetic(tmp_path: Path, order: list[int]) -> None:
+def test_people_come_before_production_before_synthetic(tmp_path: Path) -> None:
     rows = [example(LONG, line=1), example(LONG + " again", line=2, origin="production")]
     rows.append(example(LONG + " again, I think", line=3, origin="synthetic"))
-    assert [e.origin for e in run(tmp_path, [rows[i] for i in order])[1]] == ["human"]
-    assert [e.origin for e in run(tmp_path, [rows[i] for i in order if i])[1]] == ["production"]
+    for some, kept in ((rows, "human"), (rows[::-1], "human"), (rows[1:], "production"), (rows[:0:-1], "production")):
+        assert [e.origin for e in run(tmp_path, some)[1]] == [kept]
 
 
 @pytest.mark.parametrize("other", [LONG, LONG.lower(), NEAR])
@@ -93,22 +82,44 @@ def test_free_answers_may_differ(tmp_path: Path) -> None:
     assert "raw/a.jsonl:2" in next(f["message"] for f in report if f["place"] == f"raw/a.jsonl:{first}")
 
 
-SIMILAR_PROMPTS = [
-    ("please turn all the lights in the living room on", "please turn all the lights in the living room off"),
-    ("how many people live in the state of Alaska today", "how many people live in the state of Alabama today"),
-    ("the late news said there were five dead in the fire", "the late news said there were six dead in the fire"),
-    ("I would like to buy 10 kg of the green beans", "I would like to buy 10 mg of the green beans"),
-    ("where do I send the contract that you asked for", "where do I send the contact that you asked for"),
-    ("open the door of the garage for me", "open the door of the old garage for me"),
-]
+ONE_PROMPT = """
+The export fails | the export fails! ; The export fails | The exprot fails
+Please cancel my plan | can you cancel my plan, thanks ; Add a row to the table | Add rows to the table
+send it by e-mail | send it by email ; I cannot log-in | I can't login ; I dont see it | I don't see it
+I'm on the U.S. site | I am on the US site ; 10kg of rice | 10 kg of rice ; five dead | 5 dead
+yes/no questions | yes no questions ; I needhelp with it | I need help with it
+"""
+TWO_PROMPTS = """
+It is broken | It is broken again ; open an account | open a savings account
+could the order be cancelled | can the order be cancelled ; cancel an order | cancelling an order
+turn the lights in the kitchen on | turn the lights in the kitchen off
+how large is Alaska | how large is Alabama ; ask Mr Meyer about it | ask Mr Meier about it
+ten mg of it | ten kg of it ; plan a is better | plan b is better
+rename foo_bar to the new name | rename foo_baz to the new name
+rename foo_bar to the new name | rename foo bar to the new name ; set abcdefg1x now | set abcdefh1x now
+open src/main.py in the editor | open src/main.rs in the editor ; the dog bites the man | the man bites the dog
+do not open but close the door | open but do not close the door ; 我喜欢你 | 我喜欢他 ; le café noir | le café noël
+where is my contract | where is my contact ; five dead in the fire | six dead in the fire
+it is 5 degrees | it is -5 degrees ; a discount of 5% | a discount of 5$
+if x == 3 the loop ends | if x != 3 the loop ends ; I can log in to the portal | I can't log in to the portal
+a list like [a, b] is returned | a list like (a, b) is returned ; der Zug ist nicht da | der Zug ist da
+我喜欢你 | 我不喜欢你 ; the SDK for C++ | the SDK for C# ; Error 41 in the log | Error 42 in the log
+"""
+
+
+def pairs(lines: str, first: str, second: str) -> tuple[list[Example], list[Example]]:
+    """Both sides of every pair with these answers, before a text that no other pair has."""
+    sides = zip(*(pair.split(" | ") for pair in re.split(" ; |\n", lines.strip())), strict=True)
+    return tuple(
+        [example(f"{text}, {unlike(i, 8)}", answer, side * 50 + i) for i, text in enumerate(texts, 1)]
+        for side, (texts, answer) in enumerate(zip(sides, (first, second), strict=True))
+    )
 
 
 @pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
 def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, output: dict[str, Any] | None) -> None:
-    assert all(similarity(a, b) > 0.6 for a, b in SIMILAR_PROMPTS)
+    firsts, seconds = pairs(TWO_PROMPTS, "bug_report", "P0_incident")
     common = [f"{word} {n}" for word in ("the contract", "the contact") for n in ("in red", "in blue", "in green")]
-    firsts = [example(a, "bug_report", line) for line, (a, _) in enumerate(SIMILAR_PROMPTS)]
-    seconds = [example(b, "P0_incident", 50 + line) for line, (_, b) in enumerate(SIMILAR_PROMPTS)]
     rows = [*firsts, *seconds, *(example(text, "bug_report", 100 + line) for line, text in enumerate(common))]
     _, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
     findings = (tmp_path / "out/findings.jsonl").read_text()
@@ -117,71 +128,40 @@ def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, o
     assert all(names[a.id] == names[b.id] for a, b in zip(firsts, seconds, strict=True)), "in one split all the same"
 
 
-def test_an_answer_that_names_something_else_is_another_answer(tmp_path: Path) -> None:
-    asked, answer = "in which state is the town of {} that my uncle wrote about", "The town lies in {}, far from here."
-    towns = [("Nome", "Alaska"), ("nome", "Alaska"), ("Rome", "Alabama")]
-    rows = [example(asked.format(town), answer.format(state), n) for n, (town, state) in enumerate(towns, 1)]
-    _, kept = run(tmp_path, rows, output=TEXT_OUTPUT, near_duplicate_threshold=0.5)
-    assert sorted(e.answer for e in kept) == [answer.format(state) for state in ("Alabama", "Alaska")]
-
-
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ("top-up my card", "top up my card"),
-        ("send an e-mail", "send an email"),
-        ("log in", "Login!"),
-        ("five dead", "5 dead"),
-        ("what's up", "what is up"),
-        ("can you lower the volume", "please lower the volume"),
-    ],
-)
 @pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
-def test_one_prompt_written_in_two_ways(tmp_path: Path, a: str, b: str, output: dict[str, Any] | None) -> None:
-    facts, kept = run(tmp_path / "other", [example(a, line=1), example(b, "P0_incident", 2)], output=output)
-    assert facts["contradictions"] == 2 and not kept
-    facts, kept = run(tmp_path / "same", [example(a, line=1), example(b, line=2)], output=output)
-    assert len(kept) == 1 and facts["near_duplicates"] == 1
+def test_one_prompt_written_in_two_ways(tmp_path: Path, output: dict[str, Any] | None) -> None:
+    firsts, seconds = pairs(ONE_PROMPT, "bug_report", "P0_incident")
+    facts, kept = run(tmp_path / "other", [*firsts, *seconds], output=output)
+    assert (facts["contradictions"], [e.user_text for e in kept]) == (24, [])
+    firsts, seconds = pairs(ONE_PROMPT, "bug_report", "bug_report")
+    facts, kept = run(tmp_path / "same", [*firsts, *seconds], output=output)
+    assert (len(kept), facts["near_duplicates"] + facts["exact_duplicates"]) == (12, 12)
 
 
 def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -> None:
-    orders = (
-        "an order from the city of Ghent",
-        "an order from the city of Munich",
-        "a new order from the city of Ghent",
-    )
-    rows = [example(f"is it possible to place {order}", line=n) for n, order in enumerate(orders, 1)]
+    asked = "is it possible to place {} order from the city of {}"
+    orders = (("an", "Ghent"), ("an", "Munich"), ("a new", "Ghent"))
+    rows = [example(asked.format(*order), line=n) for n, order in enumerate(orders, 1)]
     facts, kept = run(tmp_path, rows, near_duplicate_threshold=0.6)
     assert [e.source["line"] for e in kept] == [2, 3] and facts["near_duplicates"] == 1
 
 
 def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
-    texts = ["Mail me: jane@example.com or jane@example.com", "Call +1 555 010 2030", "Nothing to hide"]
-    texts.append("Mail me: joe@example.org or joe@example.org")
+    texts = ["Mail me: jane@example.com or jane@example.com", "Avisad a Lucía 612 34 56 78", "Nothing to hide"]
+    texts += ["Mail me: joe@example.org or joe\u200b@example.org", LONG, LONG.replace("spinner", "spin\u200bner")]
     rows = [example(text, line=line) for line, text in enumerate(texts, 1)]
-    facts, kept = run(tmp_path, rows)
-    assert sorted(e.user_text for e in kept) == ["Call [PHONE_1]", "Mail me: [EMAIL_1] or [EMAIL_1]", "Nothing to hide"]
-    assert {e.id for e in kept} < {e.id for e in rows}
-    assert facts["exact_duplicates"] == 1  # they differed in the address only
-    assert {k: n for k, n in facts["scrubbed"].items() if n} == {"email": 4, "phone": 1} and facts["scrubbed_rows"] == 3
-    assert read_lines(tmp_path / "out/scrubbed.jsonl")[0] == {
-        "id": rows[0].id,
-        "source": {"file": "raw/a.jsonl", "line": 1},
-        "kind": "email",
-        "count": 2,
-        "fingerprints": [fingerprint(b"key", "email", "jane@example.com")],
-    }
-    written = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert b"example.com" not in written and b"2030" not in written
-
-
-def test_national_numbers_of_the_region_and_what_invisible_characters_hide(tmp_path: Path) -> None:
-    hidden = (LONG.replace("spinner", "spin\u200bner"), "Mail jane\u200b@example.com")
-    rows = [example(text, line=line) for line, text in enumerate(("Avisad a Lucía 612 34 56 78", LONG, *hidden), 1)]
     facts, kept = run(tmp_path, rows, scrub_region="ES")
-    assert sorted(e.user_text for e in kept)[0] == "Avisad a Lucía [PHONE_1]"
-    assert "Mail [EMAIL_1]" in [e.user_text for e in kept] and facts["exact_duplicates"] == 1
-    assert "612 34" in run(tmp_path / "untold", rows)[1][0].user_text
+    said = ["Avisad a Lucía [PHONE_1]", "Mail me: [EMAIL_1] or [EMAIL_1]", "Nothing to hide", LONG]
+    assert sorted(e.user_text.replace("\u200b", "") for e in kept) == sorted(said)
+    assert {e.id for e in kept} < {e.id for e in rows}
+    assert facts["exact_duplicates"] == 2  # they differed in the address, or in what nobody sees
+    assert {k: n for k, n in facts["scrubbed"].items() if n} == {"email": 4, "phone": 1} and facts["scrubbed_rows"] == 3
+    first = {"id": rows[0].id, "source": rows[0].source, "kind": "email", "count": 2}
+    first["fingerprints"] = [fingerprint(b"key", "email", "jane@example.com")]
+    assert read_lines(tmp_path / "out/scrubbed.jsonl")[0] == first
+    written = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert b"example.com" not in written and b"612 34" not in written
+    assert "612 34" in " ".join(e.user_text for e in run(tmp_path / "untold", rows)[1])
 
 
 def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) -> None:

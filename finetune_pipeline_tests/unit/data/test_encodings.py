@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.raw_files import container_facts
-from finetune_pipeline_tests.unit.data.raw_rows import rules, texts, validate_bytes
+from finetune_pipeline_tests.unit.data.raw_rows import validate_bytes
 from finetune_pipeline_tests.unit.data.rows import make_spec
 
 SAID_LINES = """
@@ -18,12 +18,9 @@ French: Le café était fermé à Noël, où êtes-vous ? | Ça ne marche pas, l
 German: Die Überweisung ist nicht da | Größe und Farbe stimmen nicht | Schöne Grüße – bitte „schnell“ prüfen
 Spanish: ¿Dónde está mi pedido? | La contraseña no funciona | Quiero cancelar la suscripción del niño
 Portuguese: Não consigo acessar a conta | Já são três semanas | Informações erradas, à loja
-Danish: Jeg håber på hurtigt svar | Adgangskoden er forkert på forhånd | Ødelagt vare, æblegrød
 English: It’s broken – don’t ask | The £20 charge is wrong | I can’t log in…
 Polish: Zażółć gęślą jaźń | Nie mogę się zalogować, hasło nie działa | Książka przyszła uszkodzona
 Czech: Nemohu se přihlásit, heslo nefunguje | Kde je má objednávka? | Děkuji za rychlou pomoc
-Hungarian: Nem tudok belépni, a jelszó hibás | Kettő hete várok rá | Űrlapot küldtem, előre köszönöm
-Slovene: Kje je moje naročilo? Čakam že več tednov | Želim vračilo denarja, še enkrat | Ne morem se prijaviti
 Turkish: Siparişim nerede? | Şifrem çalışmıyor, giriş yapamıyorum | İade istiyorum, lütfen yardım edin
 Russian: Где мой заказ? | Не могу войти, пароль не работает | Верните деньги, пожалуйста
 Greek: Πού είναι η παραγγελία μου; | Δεν μπορώ να συνδεθώ | Θέλω επιστροφή χρημάτων
@@ -31,7 +28,7 @@ Japanese: 注文はどこですか | ログインできません | 商品が壊�
 """
 SAID = {language: said.split(" | ") for language, said in (x.split(": ") for x in SAID_LINES.strip().splitlines())}
 PLAIN = str.maketrans("’–„“", "'-''")  # what cp850 does not have
-WESTERN = ("French", "German", "Spanish", "Portuguese", "Danish", "English")
+WESTERN = ("French", "German", "Spanish", "Portuguese", "English")
 
 
 def table(language: str, encoding: str, times: int = 4) -> bytes:
@@ -44,36 +41,33 @@ def table(language: str, encoding: str, times: int = 4) -> bytes:
 def test_western_windows_text_is_read_and_said(tmp_path: Path, language: str) -> None:
     """Excel's `CSV` on a Western machine. Rows with accents went to quarantine, and a class lost a third."""
     result = validate_bytes(tmp_path, table(language, "cp1252"), make_spec(), "a.csv")
-    assert texts(result)[1:4] == SAID[language] and (result.kept, rules(result)) == (13, {"encoding_detected": 1})
+    assert result.texts[1:4] == SAID[language] and (result.kept, result.rules) == (13, {"encoding_detected": 1})
     (said,) = result.unread
     assert said["severity"] == "warning" and "read as cp1252" in said["message"]
     assert "in cp1252" in container_facts(tmp_path / "a.csv", "a.csv", make_spec())["reason"]
 
 
-@pytest.mark.parametrize(
-    ("language", "encoding"),
-    [
-        *((language, "mac-roman") for language in WESTERN),
-        *((language, "cp850") for language in ("French", "German", "Spanish")),
-        *((language, "cp1250") for language in ("Polish", "Czech", "Hungarian", "Slovene")),
-        ("Polish", "iso8859-2"),
-        ("Turkish", "cp1254"),
-        *(("Russian", encoding) for encoding in ("cp1251", "koi8-r", "cp866", "iso8859-5")),
-        ("Greek", "cp1253"),
-        *(("Japanese", encoding) for encoding in ("shift_jis", "euc_jp")),
-    ],
-)
-def test_what_cannot_be_told_for_sure_is_refused_until_it_is_declared(
-    tmp_path: Path, language: str, encoding: str
-) -> None:
+UNCERTAIN = {
+    "mac-roman": WESTERN,
+    "cp850": ("French", "German", "Spanish"),
+    "cp1250": ("Polish", "Czech"),
+    **{"iso8859-2": ("Polish",), "cp1254": ("Turkish",), "cp1253": ("Greek",)},
+    **dict.fromkeys(("cp1251", "koi8-r", "cp866", "iso8859-5"), ("Russian",)),
+    **dict.fromkeys(("shift_jis", "euc_jp"), ("Japanese",)),
+}
+
+
+@pytest.mark.parametrize("encoding", UNCERTAIN)
+def test_what_cannot_be_told_for_sure_is_refused_until_it_is_declared(tmp_path: Path, encoding: str) -> None:
     """A wrong guess would train on garbled words, and no later check would see it."""
-    data = table(language, encoding)
-    refused = validate_bytes(tmp_path, data, make_spec(), "a.csv")
-    assert (refused.rows_in, rules(refused)) == (0, {"unknown_encoding": 1})
-    assert "data: {csv: {encoding: " in refused.unread[0]["fix"]
-    declared = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv")
-    said = [said.translate(PLAIN) if encoding == "cp850" else said for said in SAID[language]]
-    assert texts(declared)[1:4] == said and (declared.kept, declared.findings) == (13, [])
+    for language in UNCERTAIN[encoding]:
+        data = table(language, encoding)
+        refused = validate_bytes(tmp_path, data, make_spec(), "a.csv")
+        assert (refused.rows_in, refused.rules) == (0, {"unknown_encoding": 1}), language
+        assert "data: {csv: {encoding: " in refused.unread[0]["fix"]
+        declared = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv")
+        said = [said.translate(PLAIN) if encoding == "cp850" else said for said in SAID[language]]
+        assert declared.texts[1:4] == said and (declared.kept, declared.findings) == (13, [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
@@ -85,35 +79,29 @@ def test_wide_characters_need_no_declaration(tmp_path: Path, encoding: str, name
         text = f"[{','.join(rows)}]" if name == "a.json" else "\n".join(rows)
     data = text.encode(encoding)
     result = validate_bytes(tmp_path, gzip.compress(data) if name.endswith("gz") else data, make_spec(), name)
-    assert texts(result) == SAID["French"] * 4 and set(rules(result)) <= {"byte_order_mark"}
+    assert result.texts == SAID["French"] * 4 and set(result.rules) <= {"byte_order_mark"}
 
 
-def test_one_spec_reads_files_in_two_encodings(tmp_path: Path) -> None:
+def test_one_spec_reads_two_encodings_and_old_mac_line_ends(tmp_path: Path) -> None:
     spec: Any = make_spec(csv={"encoding": "cp1251"})
     for encoding in ("utf-8", "cp1251"):
-        assert texts(validate_bytes(tmp_path, table("Russian", encoding), spec, "a.csv"))[1:4] == SAID["Russian"]
+        assert validate_bytes(tmp_path, table("Russian", encoding), spec, "a.csv").texts[1:4] == SAID["Russian"]
+    data = table("French", "cp1252").replace(b"\r\n", b"\r")
+    assert validate_bytes(tmp_path, data, make_spec(), "a.csv").texts[1:4] == SAID["French"]
 
 
-def test_two_encodings_in_one_file_are_named(tmp_path: Path) -> None:
+def test_two_encodings_in_one_file_are_named_and_stray_bytes_cost_their_own_row_only(tmp_path: Path) -> None:
     data = table("French", "utf-8") + table("French", "cp1252", times=3).split(b"\r\n", 2)[2]
     result = validate_bytes(tmp_path, data, make_spec(), "a.csv")
-    assert result.kept == 13 and rules(result) == {"invalid_utf8": 9, "mixed_encodings": 1}
+    assert result.kept == 13 and result.rules == {"invalid_utf8": 9, "mixed_encodings": 1}
     assert "9 of 23 lines" in result.unread[0]["message"] and result.unread[0]["severity"] == "error"
-
-
-def test_stray_bytes_cost_their_own_row_only(tmp_path: Path) -> None:
     data = table("French", "utf-8", times=40) + b"It \xe9\xff broke,bug_report\r\n"
     result = validate_bytes(tmp_path, data, make_spec(), "a.csv")
-    assert (result.kept, rules(result), result.unread) == (121, {"invalid_utf8": 1}, [])
-
-
-def test_old_mac_line_ends(tmp_path: Path) -> None:
-    data = table("French", "cp1252").replace(b"\r\n", b"\r")
-    assert texts(validate_bytes(tmp_path, data, make_spec(), "a.csv"))[1:4] == SAID["French"]
+    assert (result.kept, result.rules, result.unread) == (121, {"invalid_utf8": 1}, [])
 
 
 def test_half_a_character_at_the_end_is_a_cut(tmp_path: Path) -> None:
     data = table("French", "utf-16").rpartition("bug_report".encode("utf-16-le"))[0]
     result = validate_bytes(tmp_path, data[:-1], make_spec(), "a.csv")
-    assert (result.kept, rules(result)) == (12, {"unclosed_quote": 1, "invalid_encoding": 1})
+    assert (result.kept, result.rules) == (12, {"unclosed_quote": 1, "invalid_encoding": 1})
     assert {f["about"] for f in result.unread} == {"rest"}

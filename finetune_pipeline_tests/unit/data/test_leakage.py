@@ -1,6 +1,10 @@
+"""The leakage certificate: no leak in clean splits, every planted one found, and its recall that of planted copies."""
+
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,16 +12,21 @@ import pytest
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split import leakage
+from finetune_pipeline.data.split.alike import AlikeIndex
+from finetune_pipeline.data.split.canaries import EDITS as CANARIES
 from finetune_pipeline.data.split.leakage import leakage_report
-from finetune_pipeline_tests.unit.data.rows import example, hold, split_rows, unlike
+from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.steps.data_checks import no_leakage
+from finetune_pipeline_tests.unit.data.rows import example, hold, make_spec, split_rows, unlike
+from finetune_pipeline_tests.unit.data.test_together import EDITS, request
 
 
-def some(start: int, count: int, words: int = 20) -> list[Example]:
-    return [example(unlike(i, words), line=i) for i in range(start, start + count)]
+def some(count: int) -> list[Example]:
+    return [example(unlike(i, 20), line=i) for i in range(count)]
 
 
 def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
-    split_rows(tmp_path, some(0, 90))
+    split_rows(tmp_path, some(90))
     report = leakage_report(tmp_path / "out")
     assert [report[k] for k in ("exact", "near", "group")] == [0, 0, 0]
     assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
@@ -30,7 +39,7 @@ def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
 def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> None:
     """The clean artifact says that these rows are no clusters, and the ledger holds them apart; the certificate does not
     believe it. (Rows with the very same prompt are kept together by the split itself.)"""
-    base = some(0, 60)
+    base = some(60)
     copies = [example(e.user_text.upper() + " ", line=500 + i) for i, e in enumerate(base[:20])]
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
     hold(tmp_path / "ledger", base, "test")
@@ -44,16 +53,63 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     assert shown["similarity"] == round(similarity(texts[shown["id"]], texts[shown["other_id"]]), 4)
 
 
-@pytest.mark.parametrize("blind", ["near", "exact", "group"])
-def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str) -> None:
+@pytest.mark.parametrize(("blind", "kind"), [("near", "reformatted"), ("exact", "exact"), ("group", "same_group")])
+def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str, kind: str) -> None:
     real = leakage._shared
     if blind == "near":
         monkeypatch.setattr(leakage, "similarities", lambda pairs, forms_of: np.zeros(len(pairs)))
     else:
-        seen = {"exact": False, "group": True}[blind]
+        seen = blind == "group"
         monkeypatch.setattr(leakage, "_shared", lambda v, c, zero=True: real(v, c, zero) if zero is seen else [])
-    split_rows(tmp_path, some(0, 60))
+    split_rows(tmp_path, some(60))
     report = leakage_report(tmp_path / "out")
     assert report["canaries"]["found"] < report["canaries"]["planted"]
-    kinds = {"near": "reformatted", "exact": "exact", "group": "same_group"}
-    assert any(name.startswith(f"canary-{kinds[blind]}") for name in report["canaries"]["missed"])
+    assert any(name.startswith(f"canary-{kind}") for name in report["canaries"]["missed"])
+
+
+def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
+    """Copies made here, by other code, are truly kept with their original as often as the certificate says."""
+    dice = random.Random(2)
+    originals = [example(request(dice), line=i) for i in range(600)]
+    chosen = dice.sample(originals, 300)
+    kinds = [list(EDITS)[i % len(EDITS)] for i in range(300)]
+    edited = (EDITS[kind](e.user_text, dice) for kind, e in zip(kinds, chosen, strict=True))
+    copies = [example(text, line=2000 + i) for i, text in enumerate(edited)]
+    split_rows(tmp_path, [*originals, *copies])
+    ids, placed = np.load(tmp_path / "out/rows.npy")["id"], np.load(tmp_path / "out/placed.npy")
+    unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
+    stated = leakage_report(tmp_path / "out")["edited"]
+    assert set(stated) == set(CANARIES) and all(edit["tested"] >= 30 for edit in stated.values())
+    names = ("three typos", "greeting and thanks", "two words swapped", "a word dropped")
+    for kind, name in zip(EDITS, [*names, "a quarter of the words replaced"], strict=True):
+        pairs = [(a, b) for k, a, b in zip(kinds, chosen, copies, strict=True) if k == kind]
+        truth = np.mean([unit[int(a.id, 16)] == unit[int(b.id, 16)] for a, b in pairs])
+        low, high = stated[name]["interval"]
+        assert low - 0.1 <= truth <= high + 0.1, (kind, truth, stated[name])
+
+
+def test_a_search_that_finds_no_edited_copy_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [example(unlike(i), line=i) for i in range(60)]
+
+    def verdict(name: str) -> Any:
+        split_rows(tmp_path / name, rows)
+        return no_leakage.judge(Artifact("t", "splits", "v", tmp_path / name / "out", {}, {}), make_spec())
+
+    good = verdict("seeing")
+    assert good.passed and "one typo 100%" in good.message
+    real = AlikeIndex.nearest
+
+    def blind(self: AlikeIndex, forms: list[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return real(self) if forms is None else (np.full(len(forms), -1), np.zeros(len(forms)))
+
+    monkeypatch.setattr(AlikeIndex, "nearest", blind)
+    bad = verdict("blind")
+    assert not bad.passed and not bad.warns and "one typo 0%" in bad.message
+
+
+def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
+    split_rows(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
+    edited = leakage_report(tmp_path / "out")["edited"]
+    assert (
+        edited["one typo"] == edited["a word dropped"] == {"tested": 0} and edited["greeting and thanks"]["tested"] > 10
+    )

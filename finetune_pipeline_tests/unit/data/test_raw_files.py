@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.data.documents import (
+    PASSAGE,
+    document_files,
+    document_findings,
+    documents_digest,
+    read_documents,
+    read_passages,
+    write_passages,
+)
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.raw_files import collect_raw, raw_digest, raw_paths
+from finetune_pipeline.evaluation.prompts import Prompt, Retriever, conversations
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.data.rows import chat, make_spec
@@ -38,28 +49,21 @@ def test_snapshot_counts_and_guesses(tmp_path: Path) -> None:
     assert facts["digest"] == raw_digest(task(home))
 
 
-def test_production_rows_are_a_file_of_their_own(tmp_path: Path) -> None:
-    home = tmp_path / "task"
-    lay(home, "raw/a.jsonl", "{}")
-    rows = lay(tmp_path, "rows.jsonl", '{"messages": []}')
-    facts = collect_raw(task(home), tmp_path / "out", rows)
-    assert [f["file"] for f in facts["files"]] == ["raw/a.jsonl", "production.jsonl"]
-    assert facts["digest"] == raw_digest(task(home))
-
-
-def test_digest_follows_content_and_names_not_time(tmp_path: Path) -> None:
+def test_the_digest_follows_content_and_names_and_no_production_rows(tmp_path: Path) -> None:
     digests = []
     for name, text in (("a", "1"), ("a", "1"), ("a", "2"), ("b", "2")):
-        path = lay(tmp_path, f"raw/{name}.jsonl", text)
-        digests.append(raw_digest(task(tmp_path)))
+        path = lay(tmp_path, f"task/raw/{name}.jsonl", text)
+        digests.append(raw_digest(task(tmp_path / "task")))
         path.unlink()
     assert digests[0] == digests[1] and len(set(digests)) == 3
-
-
-def test_no_match_names_the_globs(tmp_path: Path) -> None:
     with pytest.raises(FindingsError, match=r"'raw/\*\.jsonl'") as error:
-        collect_raw(task(tmp_path), tmp_path / "out")
+        collect_raw(task(tmp_path / "task"), tmp_path / "out")
     assert [f.rule for f in error.value.findings] == ["data.no_raw_files"]
+    lay(tmp_path, "task/raw/b.jsonl", "2")
+    rows = lay(tmp_path, "rows.jsonl", '{"messages": []}')
+    facts = collect_raw(task(tmp_path / "task"), tmp_path / "out", rows)
+    assert [f["file"] for f in facts["files"]] == ["raw/b.jsonl", "production.jsonl"]
+    assert facts["digest"] == digests[-1]
 
 
 def test_a_glob_without_suffix_takes_what_can_be_read(tmp_path: Path) -> None:
@@ -88,3 +92,87 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
     out = {("link_leaves_folder", "raw/out.jsonl"), ("link_leaves_folder", "more/secret.jsonl")}
     gone = {("dangling_link", "raw/gone.jsonl"), ("dangling_link", "raw/loop.jsonl")}
     assert said == {*out, *gone, ("odd_file_name", "'raw/odd\\n.jsonl'")}
+
+
+HANDBOOK = (
+    "# Refunds\n\nA refund takes five days. Refunds go to the card that paid.\n\n"
+    "## Zebra plan\n\nThe zebra plan costs 40 euros a month.\n\nIt ends by the 30th."
+)
+
+
+def pdf(text: str) -> bytes:
+    """A PDF of one page with one line of text, without the table of its parts, which readers can do without."""
+    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+    font = b"<< /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >>"
+    objects = (
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font %s >> >>" % font,
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+    )
+    body = b"".join(b"%d 0 obj\n%s\nendobj\n" % numbered for numbered in enumerate(objects, 1))
+    return b"%PDF-1.4\n" + body + b"trailer << /Size 5 /Root 1 0 R >>\nstartxref\n0\n%%EOF"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "documents"
+    (made / "sub").mkdir(parents=True)
+    (made / "handbook.md").write_text(HANDBOOK)
+    (made / "sub" / "terms.pdf").write_bytes(pdf("Parcels over thirty kilos go by freight."))
+    (made / "picture.png").write_bytes(b"\x89PNG")
+    (made / ".hidden.md").write_text("not this")
+    return made
+
+
+def test_passages_keep_their_heading_and_place_and_nothing_is_lost(folder: Path, tmp_path: Path) -> None:
+    passages = read_documents(folder)
+    assert [p.place for p in passages] == [*["documents/handbook.md"] * 2, "documents/sub/terms.pdf, page 1"]
+    assert [p.heading for p in passages] == ["Refunds", "Zebra plan", ""]
+    assert passages[1].shown == "Zebra plan\nThe zebra plan costs 40 euros a month.\n\nIt ends by the 30th."
+    assert "thirty kilos" in passages[2].text
+    write_passages(tmp_path / "p.jsonl", passages)
+    assert read_passages(tmp_path / "p.jsonl") == passages
+    text = " ".join(f"w{i}." if i % 9 == 8 else f"w{i}" for i in range(3000))
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long/long.txt").write_text(f"{text[:9000]}\n\n{text[9000:]}")
+    passages = read_documents(tmp_path / "long")
+    assert all(len(p.text) <= PASSAGE for p in passages)
+    assert "".join("".join(p.text for p in passages).split()) == "".join(text.split())
+
+
+def test_every_bad_document_is_named_at_once(folder: Path) -> None:
+    (folder / "latin.txt").write_bytes("Größe".encode("cp1252"))
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4\nnothing")
+    (folder / "scan.pdf").write_bytes(pdf(""))
+    with pytest.raises(FindingsError) as raised:
+        read_documents(folder)
+    bad = ["documents/broken.pdf", "documents/latin.txt", "documents/scan.pdf"]
+    assert [f.place for f in raised.value.findings] == bad
+    assert "byte 2 is not UTF-8" in str(raised.value) and "holds no text" in str(raised.value)
+    others = document_findings(folder)[len(raised.value.findings) :]
+    assert [(f.severity, f.place) for f in others] == [("warning", "documents/picture.png")]
+
+
+def test_the_digest_follows_the_documents_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    before = documents_digest(folder.parent)
+    (folder / "picture.png").write_bytes(b"other")
+    assert documents_digest(folder.parent) == before != ""
+    (folder / "handbook.md").rename(folder / "guide.md")
+    assert documents_digest(folder.parent) != before
+    assert documents_digest(folder / "nowhere") == ""
+    moved = tmp_path / ".hidden"  # the folder of a whole project may be hidden
+    folder.rename(moved)
+    assert [path.name for path in document_files(moved)] == ["guide.md", "terms.pdf"]
+
+
+def test_a_row_is_shown_the_passages_it_is_like_in_its_system_prompt(folder: Path) -> None:
+    turns = [("system", "Answer."), ("user", "what does the zebra plan cost a month"), ("assistant", "40 euros")]
+    row = Example("r", [{"role": role, "content": text} for role, text in turns])
+    (choices,) = conversations([row], Prompt(documents=2).to_dict(), Retriever([], read_documents(folder)))
+    assert [len(c) for c in choices] == [2, 2, 2]
+    first = choices[0][0]["content"]
+    assert first.startswith("Answer.\n\nPassages that may help:\n\n[1] Zebra plan\n") and "[2] " in first
+    assert choices[0][1]["content"] == turns[1][1]
+    assert "[2]" not in choices[1][0]["content"], "where they are too long for a model, the least like one goes first"
+    assert choices[2][0]["content"] == "Answer."

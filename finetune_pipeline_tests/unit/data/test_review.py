@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
@@ -28,13 +27,6 @@ def row(row_id: str, decision: str, **more: Any) -> dict[str, Any]:
     return {"id": row_id, "decision": decision, "reviewer": "ann", **more}
 
 
-def test_no_folder_no_decisions(tmp_path: Path) -> None:
-    facts = decide(tmp_path, {})
-    assert read_examples(tmp_path / "out") == ROWS
-    assert (facts["rows_in"], facts["kept"], facts["decisions"], facts["by_rule"]) == (3, 3, 0, {})
-    assert (tmp_path / "out/rows.npy").read_bytes() == (tmp_path / "clean/rows.npy").read_bytes()
-
-
 def test_keep_drop_and_relabel(tmp_path: Path) -> None:
     facts = decide(tmp_path, {"a.jsonl": [row(A, "keep"), row(B, "drop"), "", row(C, "relabel", label=" bug_report ")]})
     kept = read_examples(tmp_path / "out")
@@ -56,36 +48,37 @@ def test_the_last_word_counts_by_time_then_file_then_line(tmp_path: Path) -> Non
     assert facts["overruled"] == 4
 
 
-@pytest.mark.parametrize(
-    ("line", "rule", "said"),
-    [
-        (row("nobody", "drop"), "review_unknown_id", "'nobody'"),
-        (row(A, "relabel", label="bug"), "review_unknown_label", "'bug'"),
-        (row(A, "relabel"), "review_bad_field", "label"),
-        (row(A, "delete"), "review_bad_decision", "'delete'"),
-        ({"id": A, "decision": "drop"}, "review_bad_field", "reviewer"),
-        (row(A, "drop", time="yesterday"), "review_bad_field", "time"),
-        ({**row(A, "drop"), "decision": ["drop"]}, "review_bad_field", "decision"),
-        ('{"id": ', "review_unreadable", "column"),
-        ("[]", "review_unreadable", "object"),
-        ('{"id": "a", "id": "b", "decision": "drop", "reviewer": "ann"}', "review_unreadable", "twice"),
-    ],
-)
-def test_a_faulty_decision_changes_nothing_and_is_counted(tmp_path: Path, line: Any, rule: str, said: str) -> None:
-    facts = decide(tmp_path, {"a.jsonl": [line]})
+FAULTS: list[tuple[Any, str, str]] = [
+    (row("nobody", "drop"), "review_unknown_id", "'nobody'"),
+    (row(A, "relabel", label="bug"), "review_unknown_label", "'bug'"),
+    (row(A, "relabel"), "review_bad_field", "label"),
+    (row(A, "delete"), "review_bad_decision", "'delete'"),
+    ({"id": A, "decision": "drop"}, "review_bad_field", "reviewer"),
+    (row(A, "drop", time="yesterday"), "review_bad_field", "time"),
+    ({**row(A, "drop"), "decision": ["drop"]}, "review_bad_field", "decision"),
+    ('{"id": ', "review_unreadable", "column"),
+    ("[]", "review_unreadable", "object"),
+    ('{"id": "a", "id": "b", "decision": "drop", "reviewer": "ann"}', "review_unreadable", "twice"),
+]
+
+
+def test_faulty_decisions_change_nothing_and_are_counted(tmp_path: Path) -> None:
+    facts = decide(tmp_path, {"a.jsonl": [line for line, _, _ in FAULTS]})
     assert read_examples(tmp_path / "out") == ROWS
-    assert facts["by_rule"] == {f"data.{rule}": 1}
-    report = read_lines(tmp_path / "out/findings.jsonl")
-    assert report[0]["place"] == "reviews/a.jsonl:1" and said in report[0]["message"]
+    assert facts["by_rule"] == {f"data.{rule}": n for rule, n in Counter(rule for _, rule, _ in FAULTS).items()}
+    found = {f["place"]: f for f in read_lines(tmp_path / "out/findings.jsonl")}
+    for number, (_, rule, said) in enumerate(FAULTS, 1):
+        finding = found[f"reviews/a.jsonl:{number}"]
+        assert finding["rule"] == f"data.{rule}" and said in finding["message"]
 
 
-def test_a_text_task_takes_any_new_answer(tmp_path: Path) -> None:
+def test_a_text_task_takes_any_new_answer_and_the_digest_follows_the_decisions(tmp_path: Path) -> None:
+    none = reviews_digest(tmp_path / "reviews")
+    facts = decide(tmp_path, {})
+    assert read_examples(tmp_path / "out") == ROWS
+    assert (facts["rows_in"], facts["kept"], facts["decisions"], facts["by_rule"]) == (3, 3, 0, {})
+    assert (tmp_path / "out/rows.npy").read_bytes() == (tmp_path / "clean/rows.npy").read_bytes()
     decide(tmp_path, {"a.jsonl": [row(A, "relabel", label="Write to ann@example.com.")]}, make_spec(output=TEXT_OUTPUT))
     first = read_examples(tmp_path / "out")[0]
     assert first.answer == "Write to [EMAIL_1]." and first.label is None
-
-
-def test_the_digest_follows_the_decisions(tmp_path: Path) -> None:
-    none = reviews_digest(tmp_path / "reviews")
-    decide(tmp_path, {"a.jsonl": [row(A, "drop", comment="spam")]})
     assert reviews_digest(tmp_path / "reviews") != none

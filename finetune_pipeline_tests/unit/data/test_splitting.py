@@ -1,33 +1,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.examples import (
-    Example,
-    SealedError,
-    decode_examples,
-    examples_of,
-    read_examples,
-    seal,
-    seal_key,
-    unseal,
-)
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
-from finetune_pipeline.data.split.splitting import assignments_in, split
-from finetune_pipeline_tests.unit.data.rows import (
-    LABELS,
-    example,
-    make_spec,
-    read_lines,
-    split_rows,
-    unlike,
-    write_clean,
-)
+from finetune_pipeline.data.split.splitting import assignments_in
+from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, split_rows, unlike
 
 SPEC = make_spec()
 
@@ -65,10 +49,10 @@ def test_no_row_moves_when_data_grows_and_shares_still_hold(tmp_path: Path) -> N
     assert all(second[i] == s for i, s in third.items())
 
 
-def test_a_row_keeps_its_split_with_another_label_or_prompt(tmp_path: Path) -> None:
+def test_a_row_keeps_its_split_with_another_label_or_id(tmp_path: Path) -> None:
     _, before = run(tmp_path, "a", rows(0, 100))
     relabelled = [example(e.user_text, "P0_incident", line=i) for i, e in enumerate(rows(0, 100))]
-    changed = [Example(**{**e.to_dict(), "id": f"{i:016x}"}) for i, e in enumerate(relabelled)]
+    changed = [replace(e, id=f"{i:016x}") for i, e in enumerate(relabelled)]
     _, after = run(tmp_path, "b", changed)
     assert [after[e.id] for e in changed] == [before[e.id] for e in rows(0, 100)]
 
@@ -89,26 +73,25 @@ def test_only_people_judge(tmp_path: Path) -> None:
     assert 35 <= facts["counts"]["test"] <= 50 and {*facts["origins"]["train"]} == {"human", "production", "synthetic"}
 
 
+def one_of(placed: dict[str, str], name: str) -> Example:
+    return next(e for e in rows(0, 50) if placed[e.id] == name)
+
+
 def test_a_new_row_follows_its_cluster_even_if_the_old_one_was_removed(tmp_path: Path) -> None:
+    """One that no person wrote is left out where its cluster is tested."""
     _, before = run(tmp_path, "a", rows(0, 50))
-    old = next(e for e in rows(0, 50) if before[e.id] == "test")
+    old = one_of(before, "test")
+    made = example(old.user_text + " x", old.answer, line=99, origin="production")
+    facts, placed = run(tmp_path, "p", [*rows(0, 50), made], clusters={made.id: old.id})
+    assert placed == before and facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
     new = example(old.user_text + " please", old.answer, line=99)
     facts, placed = run(tmp_path, "b", [old, new], clusters={new.id: old.id}, removed=(old.id,))
     assert facts["counts"] == {"train": 0, "validation": 0, "test": 1} and placed == {new.id: "test"}
 
 
-def test_production_rows_close_to_the_test_are_left_out(tmp_path: Path) -> None:
-    _, before = run(tmp_path, "a", rows(0, 50))
-    old = next(e for e in rows(0, 50) if before[e.id] == "test")
-    new = example(old.user_text + " x", old.answer, line=99, origin="production")
-    facts, placed = run(tmp_path, "b", [*rows(0, 50), new], clusters={new.id: old.id})
-    assert placed == before and facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
-
-
 def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
     _, before = run(tmp_path, "a", rows(0, 50))
-    one = next(e for e in rows(0, 50) if before[e.id] == "train")
-    two = next(e for e in rows(0, 50) if before[e.id] == "test")
+    one, two = one_of(before, "train"), one_of(before, "test")
     new = example(one.user_text + " " + two.user_text + " a@example.com", line=99)
     facts, placed = run(tmp_path, "b", [new, *rows(0, 50)], clusters={new.id: one.id, two.id: one.id})
     assert placed == before and facts["by_rule"] == {"data.bridges_splits": 1}
@@ -131,11 +114,9 @@ def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:
 
 def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 30))
-    ledger = tmp_path / "ledger"
+    ledger, report = tmp_path / "ledger", assignments_in(tmp_path / "a")
     before = {p.name: p.read_bytes() for p in ledger.glob("*.npy")}
-    report = assignments_in(tmp_path / "a")
-    assert record_assignments(report, ledger) == 0
-    assert len(read_ledger(ledger)) == 30
+    assert record_assignments(report, ledger) == 0 and len(read_ledger(ledger)) == 30
     report["split"][report["split"] == 2] = 0
     said = f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"
     with pytest.raises(RuntimeError, match=said):
@@ -143,32 +124,21 @@ def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in ledger.glob("*.npy")} == before
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", "another"])
-def test_a_broken_ledger_is_not_guessed_at(tmp_path: Path, content: bytes | str) -> None:
+def test_a_broken_ledger_is_not_guessed_at(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
-    if isinstance(content, bytes):
-        (tmp_path / "ledger/000001.npy").write_bytes(content)
-    else:
-        np.save(tmp_path / "ledger/000001.npy", np.zeros(3))
-    with pytest.raises(ValueError, match=r"000001\.npy.*restore"):
-        run(tmp_path, "a", rows(0, 5))
+    path = tmp_path / "ledger/000001.npy"
+    np.save(path, np.zeros(3))
+    for content in (path.read_bytes(), b"", b"no array"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"000001\.npy.*restore"):
+            run(tmp_path, "a", rows(0, 5))
 
 
 def test_same_input_same_files_also_once_recorded(tmp_path: Path) -> None:
     examples = rows(0, 50) + rows(50, 60, origin="production")
-    run(tmp_path, "a", examples)
-    run(tmp_path, "b", examples)
-    names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len(names) == 7
-    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
-
-
-def test_the_test_is_sealed_and_its_rows_come_back(tmp_path: Path) -> None:
-    key = seal_key(b"k" * 32)
-    made = write_clean(tmp_path / "in", rows(0, 60), SPEC)
-    facts = split(made, made, SPEC, tmp_path / "ledger", tmp_path / "out", seal=lambda data: seal(data, key))
-    with pytest.raises(SealedError):
-        read_examples(examples_of(tmp_path / "out", "test"))
-    hits = decode_examples(unseal(examples_of(tmp_path / "out", "test").read_bytes(), key))
-    other = [e for name in ("train", "validation") for e in read_examples(examples_of(tmp_path / "out", name))]
-    assert len(hits) == facts["counts"]["test"] > 5 and {e.id for e in [*hits, *other]} == {e.id for e in rows(0, 60)}
+    files = []
+    for name in "ab":
+        run(tmp_path, name, examples)
+        paths = [p for p in (tmp_path / name).rglob("*") if p.is_file()]
+        files.append({p.relative_to(tmp_path / name): p.read_bytes() for p in paths})
+    assert files[0] == files[1] and len(files[0]) == 7

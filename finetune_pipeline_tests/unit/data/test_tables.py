@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_pipeline.data.raw_files import container_facts
-from finetune_pipeline_tests.unit.data.raw_rows import (
-    examples,
-    records_of,
-    rules,
-    rules_by_line,
-    texts,
-    validate_bytes,
-    validate_file,
-)
+from finetune_pipeline_tests.unit.data.raw_rows import records_of, table, validate_bytes, validate_file
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, chat, make_spec
 
 SPEC = make_spec()
@@ -30,15 +21,7 @@ ROWS = [
     ('He said "no"', "feature_request"),
     ("two\nlines", "bug_report"),
     ("It's down | now", "bug_report"),
-    ("", ""),
 ]
-GOOD = ROWS[:5]
-
-
-def table(rows: list[tuple[str, ...]], end: str = "\n", **dialect: Any) -> bytes:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator=end, **dialect).writerows(rows)
-    return out.getvalue().encode()
 
 
 def values(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.csv") -> list[dict[str, str]]:
@@ -48,25 +31,17 @@ def values(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.csv") -> 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_dialect_follows_from_the_file(tmp_path: Path, delimiter: str) -> None:
     for quoting, end, header in itertools.product((csv.QUOTE_MINIMAL, csv.QUOTE_ALL), ("\n", "\r\n"), (True, False)):
-        rows = [("text", "label")] * header + GOOD * 3
-        data = table(rows, end, delimiter=delimiter, quoting=quoting)
+        rows = [("text", "label")] * header + ROWS * 3
+        data = table(rows, delimiter, end, quoting=quoting).encode()
         names = ("text", "label") if header else ("c1", "c2")
         spec = SPEC if header else make_spec(fields={"text": "c1", "label": "c2"})
-        for name in ("a.csv", "a.txt", "a"):
-            assert values(tmp_path, data, spec, name) == [dict(zip(names, row, strict=True)) for row in GOOD * 3]
+        for name in ("a.csv", "a"):
+            assert values(tmp_path, data, spec, name) == [dict(zip(names, row, strict=True)) for row in ROWS * 3]
         result = validate_bytes(tmp_path, data, spec, "a.csv")
         assert (result.kept, result.findings) == (15, [])
         seen = container_facts(tmp_path / "a.csv", "a.csv", spec)
         assert seen["container"] == "csv" and "in all of the first" in seen["reason"]
         assert f"delimiter {delimiter!r}" in seen["reason"]
-
-
-def test_rows_keep_the_line_they_start_in(tmp_path: Path) -> None:
-    data = table([("text", "label"), *GOOD, *GOOD])
-    lines = [r.line for r in records_of(tmp_path, data, SPEC, "a.csv")]
-    assert lines == [2, 3, 4, 5, 7, 8, 9, 10, 11, 13]
-    marked = validate_bytes(tmp_path, b"\xef\xbb\xbf" + data.replace(b"He said", b"x\0"), SPEC, "a.csv")
-    assert rules_by_line(marked) == [("byte_order_mark", 1), ("control_characters", 4), ("control_characters", 10)]
 
 
 def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:
@@ -75,10 +50,8 @@ def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:
     wrapped = [f'"Ticket {i}, is slow",bug_report' for i in range(40)]
     for bad in ('"starts and never ends,bug_report', '"torn" apart,bug_report', '"', '"a","b'):
         lines = ["text,label", *wrapped[:10], bad, *plain[:20], *wrapped[10:]]
-        data = "\n".join(lines).encode() + b"\n"
-        result = validate_bytes(tmp_path, data, SPEC, "a.csv")
-        assert rules_by_line(result) == [("unclosed_quote", 12)] and result.kept == 60
-        assert len(list(csv.reader(io.StringIO(data.decode())))) < 61 or bad != '"starts and never ends,bug_report'
+        result = validate_bytes(tmp_path, ("\n".join(lines) + "\n").encode(), SPEC, "a.csv")
+        assert result.by_line == [("unclosed_quote", 12)] and result.kept == 60
 
 
 def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tmp_path: Path) -> None:
@@ -86,12 +59,12 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
     stray = ['"stray,bug_report', 'it ends with a "quote",bug_report', 'so does",P0_incident']
     lines = ["text,label", *head, *stray, *head]
     result = validate_bytes(tmp_path, "\n".join(lines).encode(), SPEC, "a.csv")
-    assert result.kept == 42 and [line for _, line in rules_by_line(result)] == [22]
+    assert result.kept == 42 and [line for _, line in result.by_line] == [22]
     tabs = ["text\tlabel", *[f"Ticket {i}\tx" for i in range(20)], '"stray\tx', 'closed"\tx', "Ticket\tx"]
     data = "\n".join(tabs).encode()
     result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.tsv")
-    assert rules_by_line(result) == [("unclosed_quote", 22)] and "quote: none" in result.findings[0]["fix"]
-    assert texts(result)[-2:] == ['closed"', "Ticket"]
+    assert result.by_line == [("unclosed_quote", 22)] and "quote: none" in result.findings[0]["fix"]
+    assert result.texts[-2:] == ['closed"', "Ticket"]
     free = make_spec(TEXT_OUTPUT, csv={"quote": "none"})
     assert [r["text"] for r in values(tmp_path, data, free, "a.tsv")][-3:] == ['"stray', 'closed"', "Ticket"]
 
@@ -108,67 +81,43 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
     ],
 )
 def test_a_missing_header_does_not_eat_row_one(tmp_path: Path, first: str, data: dict[str, Any], header: bool) -> None:
-    rows = [tuple(first.split(",")), *GOOD]
-    made = values(tmp_path, table(rows), make_spec(**data))
+    rows = [tuple(first.split(",")), *ROWS]
+    made = values(tmp_path, table(rows).encode(), make_spec(**data))
     assert len(made) == 6 - header
     assert tuple(made[0]) == (tuple(first.split(",")) if header else ("c1", "c2"))
-    assert tuple(made[0].values()) == (GOOD[0] if header else tuple(first.split(",")))
+    assert tuple(made[0].values()) == (ROWS[0] if header else tuple(first.split(",")))
 
 
 @pytest.mark.parametrize(
     ("data", "csv", "said"),
     [
-        ("wort,queue\nIt broke,a\n", {}, "data: {csv: {header: true}}`, or false"),
-        ("It broke;slow, a\nIt broke;again, b\n", {"header": False}, "data: {csv: {delimiter: ','}}`, or ';'"),
+        (b"wort,queue\nIt broke,a\n", {}, "data: {csv: {header: true}}`, or false"),
+        (b"It broke;slow, a\nIt broke;again, b\n", {"header": False}, "data: {csv: {delimiter: ','}}`, or ';'"),
+        (b"a,b\nc\nd,e,f\ng,h,i,j\nk\nl;m\n", {}, "equally many fields"),
+        (b"text,text\na,b\nc,d\n", {}, "two columns are called 'text'"),
     ],
 )
-def test_what_cannot_be_told_is_refused_with_the_line_to_add(
-    tmp_path: Path, data: str, csv: dict[str, Any], said: str
+def test_what_cannot_be_told_is_refused_with_what_was_seen_and_the_line_to_add(
+    tmp_path: Path, data: bytes, csv: dict[str, Any], said: str
 ) -> None:
-    result = validate_bytes(tmp_path, data.encode(), make_spec(csv=csv), "a.csv")
-    assert (rules(result), result.rows_in) == ({"csv_dialect": 1}, 0) and said in result.findings[0]["fix"]
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"only\none\ncolumn\n", "no line holds a delimiter"),
-        (b"a,b\nc\nd,e,f\ng,h,i,j\nk\nl;m\n", "equally many fields"),
-        (b"text,text\na,b\nc,d\n", "two columns are called 'text'"),
-        (b"text,label,more\na,b\nc,d\ne,f\n", "names 3 columns, the rows have 2 fields"),
-    ],
-)
-def test_what_is_no_table_is_refused_naming_what_was_seen(tmp_path: Path, data: bytes, said: str) -> None:
-    result = validate_bytes(tmp_path, data, SPEC, "a.csv")
-    assert (rules(result), result.rows_in) == ({"csv_dialect": 1}, 0)
-    assert said in result.findings[0]["message"]
-
-
-# --- Parquet ----------------------------------------------------------------------------------------------------------
-
-
-def parquet(folder: Path, columns: dict[str, Any], **how: Any) -> Path:
-    path = folder / "a.parquet"
-    pq.write_table(pa.table(columns), path, **how)
-    return path
+    result = validate_bytes(tmp_path, data, make_spec(csv=csv), "a.csv")
+    assert (result.rules, result.rows_in) == ({"csv_dialect": 1}, 0)
+    assert said in result.findings[0]["message"] + result.findings[0]["fix"]
 
 
 def test_parquet_rows_of_every_shape(tmp_path: Path) -> None:
-    columns = {
-        "messages": [chat("It broke")["messages"]],
-        "id": ["m1"],
-        "time": [dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)],
-        "group": [""],
-    }
+    columns: dict[str, Any] = {"messages": [chat("It broke")["messages"]], "id": ["m1"], "group": [""]}
+    columns["time"] = [dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)]
     for name in ("a.parquet", "a.bin"):
-        path = parquet(tmp_path, columns).rename(tmp_path / name)
-        result = validate_file(path, SPEC)
-        (row,) = examples(result)
+        pq.write_table(pa.table(columns), tmp_path / name)
+        result = validate_file(tmp_path / name, SPEC)
+        (row,) = result.rows
         assert result.findings == [] and row["time"] == "2026-05-01T12:00:00Z"
         assert row["source"] == {"file": name, "line": 1, "id": "m1"} and row["group"] is None
     columns = {"text": ["It broke", None], "label": ["bug_report", "P0_incident"], "n": [1.5, float("nan")]}
-    text = parquet(tmp_path, columns)
-    assert rules(validate_file(text, make_spec(max_unpacked_gib=1e-9))) == {"unpacked_too_large": 1}
+    text = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), text)
+    assert validate_file(text, make_spec(max_unpacked_gib=1e-9)).rules == {"unpacked_too_large": 1}
     result = validate_file(text, SPEC)
-    assert rules_by_line(result) == [("empty_field", 2)] and result.kept == 1 and result.ignored == {"n": 2}
+    assert result.by_line == [("empty_field", 2)] and result.kept == 1 and result.ignored == {"n": 2}
     assert result.quarantine[0]["raw"] == '{"text":null,"label":"P0_incident","n":null}'

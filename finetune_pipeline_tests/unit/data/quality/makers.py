@@ -17,10 +17,8 @@ _WORDS = {
 }
 _COMMON = "please can you tell me about the my our this again today since yesterday still we need help with it".split()
 
-FILLER = (
-    "walked into the room and then after a while very slowly said that it was late today because of the rain".split()
-)
-NAMES = "tom ann bob eve sam kim joe pat liz max".split()
+FILLER = "walked into the room and then after a while very slowly said it was late today because of the rain".split()
+NAMES = "tom ann bob eve sam kim".split()
 
 
 def make_spec(labels: list[str] | None = None, training: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
@@ -53,7 +51,7 @@ def in_order(count: int) -> list[Example]:
     """Two names in a sentence; the label says whether the one that comes first in the alphabet comes first in it."""
     draw, rows = random.Random(0), []
     for i in range(count):
-        first, second = draw.sample(NAMES[:6], 2)
+        first, second = draw.sample(NAMES, 2)
         words = draw.choices(FILLER, k=8)
         at = sorted(draw.sample(range(9), 2))
         words.insert(at[0], first)

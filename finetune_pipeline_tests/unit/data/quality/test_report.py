@@ -12,7 +12,6 @@ from finetune_pipeline.data.quality.report import PARTS, class_balance, data_qua
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make_spec, requests
 
 ROWS = requests(600)
-EVEN = dict.fromkeys(LABELS, 150)
 
 
 def counted(train: list[Example], of: int) -> dict[str, Any]:
@@ -23,8 +22,6 @@ def test_a_clean_set_passes_throughout() -> None:
     report = data_quality(ROWS, dealt(ROWS), {}, {}, make_spec(LABELS), counted)
     assert {name: report[name]["passed"] for name in PARTS} == dict.fromkeys(PARTS, True)
     assert report["passed"] and not report["blocked_by"] and not report["findings"] and report["rows"] == 600
-    for name in PARTS:
-        assert report[name]["message"] and isinstance(report[name]["blocking"], bool)
     assert json.loads(json.dumps(report)) == report
     assert report == data_quality(iter(ROWS), dealt(ROWS), {}, {}, make_spec(LABELS), counted)
 
@@ -46,16 +43,10 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
     assert report["origins"] == {"human": 580, "synthetic": 17}
 
 
-def test_a_part_says_how_many_rows_it_looked_at() -> None:
-    said = parts.part(True, "few are wrong", **parts.sampled(4437, 7331))["message"]
-    assert said == "few are wrong (looked at 4,437 of 7,331 rows, chosen by hash)"
-    assert parts.part(True, "few are wrong", **parts.sampled(7331, 7331))["message"] == "few are wrong"
-
-
 def test_imbalance_and_labels_without_a_row_are_named() -> None:
-    assert class_balance(EVEN, make_spec(LABELS))["passed"]
-    report = class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS))
-    assert not report["passed"] and "2,000" in report["message"]
-    assert class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
-    report = class_balance({**EVEN, "parcel": 0}, make_spec(LABELS))
-    assert not report["passed"] and "no example of parcel" in report["message"]
+    even = dict.fromkeys(LABELS, 150)
+    assert class_balance(even, make_spec(LABELS))["passed"]
+    assert class_balance({**even, "parcel": 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
+    for rows, said in ((2000, "2,000"), (0, "no example of parcel")):
+        report = class_balance({**even, "parcel": rows}, make_spec(LABELS))
+        assert not report["passed"] and said in report["message"]

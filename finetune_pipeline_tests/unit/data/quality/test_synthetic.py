@@ -19,11 +19,9 @@ SPEC = SyntheticSpec()
 DOCS = Path(__file__).parents[4] / "docs" / "data.md"
 
 
-def synthetic(count: int, generator: str | None = "big", start: int = 0) -> list[Example]:
-    return [
-        make(f"{generator} asks {i}", "an answer", i + 1, origin="synthetic", generator=generator)
-        for i in range(start, start + count)
-    ]
+def synthetic(count: int, generator: str | None = "big") -> list[Example]:
+    said = {"origin": "synthetic", "generator": generator}
+    return [make(f"{generator} asks {i}", "an answer", i + 1, **said) for i in range(count)]
 
 
 HUMAN = [make(f"person asks {i}", "an answer", 5000 + i) for i in range(100)]
@@ -47,11 +45,7 @@ def test_training_waits_until_every_row_of_the_sample_is_decided() -> None:
     decisions[sample[0].id] = "keep"
     report = synthetic_rows(rows, {}, decisions, make_spec())
     assert report["verdict"] == "accepted" and report["passed"] and report["rejected"] == 0
-
-
-def test_a_set_reviewed_throughout_is_accepted_whatever_was_found() -> None:
-    rows = synthetic(60)
-    report = synthetic_rows(rows, {}, {e.id: "drop" for e in rows}, make_spec())
+    report = synthetic_rows(rows, {}, {e.id: "drop" for e in rows}, make_spec())  # every row was seen
     assert report["verdict"] == "accepted" and report["rejected"] == report["sample"]
 
 
