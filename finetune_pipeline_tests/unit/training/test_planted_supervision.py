@@ -58,8 +58,8 @@ def shortened(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
 
 def other_template(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
     serving = tokenizer.chat_template
-    other = TEMPLATE.replace("message['role'] + '\n'", "message['role'] + ': '")
-    tokenizer.chat_template = other.replace("<|im_start|>assistant\n", "<|im_start|>assistant: ")
+    other = TEMPLATE.replace("message['role'] + '\n'", "message['role'] + ':\n'")
+    tokenizer.chat_template = other.replace("<|im_start|>assistant\n", "<|im_start|>assistant:\n")
     (made,) = encode_example(tokenizer, messages, row.id)
     tokenizer.chat_template = serving
     assert made.ids != row.ids

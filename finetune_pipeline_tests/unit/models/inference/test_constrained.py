@@ -98,14 +98,14 @@ def run(folder: Path, out: Path, model: str, schema: Any, of_set: Any = None, **
 def test_a_random_model_answers_in_form(loaded: tuple[Any, Any, list[list[int]]], name: str) -> None:
     model, tokenizer, prompts = loaded
     output = JsonOutput(json_schema=SCHEMAS[name])
-    free = generate_and_score(model, tokenizer, prompts, None, 60, 3)
+    free = generate_and_score(model, tokenizer, prompts[:3], None, 60, 3)
     assert not any(is_valid(vars(answer), output) for answer in free)
     grammar = Grammar(SCHEMAS[name], tokenizer)
     together = generate_and_score(model, tokenizer, prompts, None, 60, 3, grammar=grammar)
     assert [a.status for a in together] == ["ok"] * len(prompts), [a.text for a in together]
     assert all(is_valid(vars(answer), output) for answer in together), [a.text for a in together]
-    alone = [generate_and_score(model, tokenizer, [p], None, 60, 1, grammar=grammar)[0] for p in prompts]
-    assert alone == together
+    alone = [generate_and_score(model, tokenizer, [p], None, 60, 1, grammar=grammar)[0] for p in prompts[:2]]
+    assert alone == together[:2]
 
 
 def test_every_token_is_the_most_likely_of_those_that_are_allowed(loaded: tuple[Any, Any, list[list[int]]]) -> None:
@@ -193,6 +193,7 @@ def test_every_prompt_of_a_baseline_is_restricted_and_labels_never_are(folder: P
     for name in ("zero_shot", "2_shot"):
         assert facts["prompts"][name]["restricted"]["available"]
         assert all(is_valid(r, JsonOutput(json_schema=TICKET)) for r in of_model(rows, restricted_name(name)))
+    common["max_new_tokens"] = 4
     facts, _ = baseline(baseline_job(**common, labels=["billing", "how_to"], out=tmp_path / "labels"))
     rows = read_predictions(tmp_path / "labels" / "predictions.parquet")
     assert {r["model"] for r in rows} == {"zero_shot", "2_shot"} and "restricted" not in facts["prompts"]["zero_shot"]
