@@ -69,6 +69,14 @@ def test_dropout_rate_and_scale(probability: float, dtype: torch.dtype) -> None:
     assert dropout.mask(x) is dropout.mask(x) and not torch.equal(dropout.mask(x.clone()), dropout.mask(x))
 
 
+def test_a_norm_of_another_formula_is_left_alone(tiny: Path) -> None:
+    model = adapted(tiny)
+    inner = model.base_model.model.model
+    inner.norm.variance_epsilon = 1.0  # still the formula, with this epsilon
+    inner.layers[0].input_layernorm.forward = lambda x: x  # not the formula
+    assert fuse(model)["norms"] == 4
+
+
 def test_token_losses_equal_cross_entropy() -> None:
     torch.manual_seed(0)
     logits = (torch.randn(9, 50) * 5).requires_grad_()

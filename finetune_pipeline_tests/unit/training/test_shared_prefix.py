@@ -105,6 +105,12 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("parents", [[-1, -1, 1], [1, -1], [0]])
+def test_segments_out_of_order_are_refused(parents: list[int]) -> None:
+    with pytest.raises(ValueError, match="must stand before"):
+        Layout([2] * len(parents), parents)
+
+
 @pytest.mark.parametrize("name", ["softcap", "s_aux"])
 def test_scores_bent_by_something_else_are_refused(name: str) -> None:
     q = torch.randn(1, 2, 3, 4)

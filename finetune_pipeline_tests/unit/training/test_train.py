@@ -112,4 +112,4 @@ def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_pa
     assert facts["best_eval_loss"] < facts["first_eval_loss"]
     told["settings"]["lora"]["r"] = 8
     with pytest.raises(JobError, match="other tensors"):
-        train({**told, **job(inputs, tmp_path / "r8"), "settings": told["settings"]})
+        train({**told, "out": str(tmp_path / "r8"), "work": str(tmp_path / "r8work")})
