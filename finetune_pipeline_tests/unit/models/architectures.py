@@ -6,71 +6,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer
 
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 _COMMON = {
-    "vocab_size": 400,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.15,
-    **_ENDS,
-}
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
 _HEADS = {"head_dim": 16}
-MADE: dict[str, Any] = {
-    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**_COMMON | more)),
-    "mistral": lambda **more: MistralForCausalLM(MistralConfig(**_COMMON | more)),
-    "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**_COMMON | more)),
-    "qwen3": lambda **more: Qwen3ForCausalLM(Qwen3Config(**_COMMON | _HEADS | more)),
-    "gemma": lambda **more: GemmaForCausalLM(GemmaConfig(**_COMMON | _HEADS | more)),
-    "gemma2": lambda **more: Gemma2ForCausalLM(Gemma2Config(**_COMMON | _HEADS | more)),
-    "gemma3": lambda **more: Gemma3ForCausalLM(Gemma3TextConfig(**_COMMON | _HEADS | {"sliding_window": 256} | more)),
-    "gpt2": lambda **more: GPT2LMHeadModel(
-        GPT2Config(vocab_size=400, n_embd=64, n_layer=2, n_head=4, initializer_range=0.15, **_ENDS, **more)
-    ),
+_SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", _COMMON),
+    "mistral": ("MistralConfig", "MistralForCausalLM", _COMMON),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", _COMMON),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", _COMMON | _HEADS),
+    "gemma": ("GemmaConfig", "GemmaForCausalLM", _COMMON | _HEADS),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", _COMMON | _HEADS),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _COMMON | _HEADS | {"sliding_window": 256}),
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 64, "n_layer": 2, "n_head": 4}),
 }
+
+
+def random_model(architecture: str, **settings: Any) -> Any:
+    """A random model of 400 tokens. settings: of its configuration."""
+    config, model, usual = _SETTINGS[architecture]
+    whole = {"vocab_size": 400, "initializer_range": 0.15, **_ENDS, **usual, **settings}
+    return getattr(transformers, model)(getattr(transformers, config)(**whole))
 
 
 def make_model(
-    folder: Path,
-    architecture: str,
-    *,
-    dtype: torch.dtype = torch.float32,
-    tied: bool = True,
-    norms: float = 0.0,
+    folder: Path, architecture: str, *, dtype: torch.dtype = torch.float32, tied: bool = True, norms: float = 0.0,
     **settings: Any,
-) -> Path:
+) -> Path:  # fmt: skip
     """Save a random model of the architecture, with tokenizer and chat template.
 
     norms: how far the weights of norms are from what they begin with. settings: of the configuration.
     """
     torch.manual_seed(0)
-    model = MADE[architecture](tie_word_embeddings=tied, **settings).to(dtype)
+    model = random_model(architecture, tie_word_embeddings=tied, **settings).to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if norms and "norm" in name:

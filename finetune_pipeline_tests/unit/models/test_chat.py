@@ -6,78 +6,75 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, end_ids, render
 from finetune_pipeline_tests.tiny_model import TEMPLATE, tiny_messages
 
 
-def encode(tokenizer: Any, messages: list[dict[str, Any]], name: str = "e", tools: Any = None) -> tuple[Any, Any]:
-    (row,) = encode_example(tokenizer, messages, name, tools)
-    return row.ids, row.loss
-
-
-def _learned(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) -> list[str]:
-    ids, loss = encode(tokenizer, messages, tools=tools)
+def learned_parts(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) -> list[str]:
+    (row,) = encode_example(tokenizer, messages, "e", tools)
     runs: list[list[int]] = []
-    for i, (token, learned) in enumerate(zip(ids, loss, strict=True)):
+    for i, (token, learned) in enumerate(zip(row.ids, row.loss, strict=True)):
         if learned:
-            if not runs or not loss[i - 1]:
+            if not runs or not row.loss[i - 1]:
                 runs.append([])
             runs[-1].append(token)
     return [tokenizer.decode(run) for run in runs]
 
 
+def refused(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) -> Finding:
+    with pytest.raises(FindingsError) as error:
+        encode_example(tokenizer, messages, "e1", tools)
+    (finding,) = error.value.findings
+    return finding
+
+
 def test_training_text_is_serving_text_token_for_token(tokenizer: Any) -> None:
     messages = tiny_messages(3)
-    ids, loss = encode(tokenizer, messages)
+    (row,) = encode_example(tokenizer, messages, "e")
     prompt = encode_prompt(tokenizer, messages[:-1])
-    assert ids[: len(prompt)] == prompt and not any(loss[: len(prompt)])
-    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
+    assert row.ids[: len(prompt)] == prompt and not any(row.loss[: len(prompt)])
+    assert tokenizer.decode(row.ids) == tokenizer.apply_chat_template(messages, tokenize=False)
     answer = encode_answer(tokenizer, messages[:-1], messages[-1]["content"])
-    assert [t for t, learned in zip(ids, loss, strict=True) if learned] == answer
+    assert [t for t, learned in zip(row.ids, row.loss, strict=True) if learned] == answer
     assert answer[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(ids[-1:]) == "\n" and loss[-1] is False
+    assert tokenizer.decode(row.ids[-1:]) == "\n" and row.loss[-1] is False
 
 
-def test_a_template_that_trains_on_another_text_than_it_serves_is_refused(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE.replace(
-        "'<|im_start|>assistant\n' }}{% endif %}", "'<|im_start|>helper\n' }}{% endif %}"
-    )
-    with pytest.raises(FindingsError) as error:
-        encode(tokenizer, tiny_messages(0), "e1")
-    finding = error.value.findings[0]
+def test_templates_that_serve_another_text_than_they_train_or_refuse_are_findings(tokenizer: Any) -> None:
+    begin = "<|im_start|>assistant\n' }}{% endif %}"
+    tokenizer.chat_template = TEMPLATE.replace(begin, begin.replace("assistant", "helper"))
+    finding = refused(tokenizer, tiny_messages(0))
     assert finding.rule == "chat.template_mismatch" and "e1" in finding.place
     with pytest.raises(FindingsError):
         encode_answer(tokenizer, tiny_messages(0)[:-1], "billing")
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    finding = refused(tokenizer, tiny_messages(0))
+    assert (finding.rule, finding.place) == ("chat.template_refuses", "example e1")
+    assert "roles must alternate" in finding.message
 
 
-DIALOGUE: list[dict[str, Any]] = [
-    {"role": "system", "content": "Help."},
-    {"role": "user", "content": "a"},
-    {"role": "assistant", "content": "one", "weight": 0},
-    {"role": "user", "content": "b"},
-    {"role": "assistant", "content": "two", "weight": 1},
-    {"role": "user", "content": "c"},
-    {"role": "assistant", "content": "three"},
-]
+def talk(*turns: tuple[str, str]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+DIALOGUE = talk(
+    ("system", "Help."), ("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "two"), ("user", "c"),
+    ("assistant", "three"),
+)  # fmt: skip
+DIALOGUE[2]["weight"], DIALOGUE[4]["weight"] = 0, 1
 
 
 def test_a_turn_of_weight_zero_is_read_but_not_learned(tokenizer: Any) -> None:
-    assert _learned(tokenizer, DIALOGUE) == ["two<|im_end|>", "three<|im_end|>"]
-    ids, _ = encode(tokenizer, DIALOGUE)
-    assert "one<|im_end|>" in tokenizer.decode(ids)
+    assert learned_parts(tokenizer, DIALOGUE) == ["two<|im_end|>", "three<|im_end|>"]
+    assert "one<|im_end|>" in tokenizer.decode(encode_example(tokenizer, DIALOGUE, "e")[0].ids)
 
 
 TOOLS = [{"type": "function", "function": {"name": "find_user", "parameters": {"type": "object"}}}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "find_user", "arguments": '{"id": 7, "q": "a\\"b"}'}}
 WITH_TOOLS: list[dict[str, Any]] = [
     {"role": "user", "content": "who is 7"},
-    {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [
-            {"id": "c1", "type": "function", "function": {"name": "find_user", "arguments": '{"id": 7, "q": "a\\"b"}'}}
-        ],
-    },
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
     {"role": "tool", "content": "Ann", "tool_call_id": "c1", "name": "find_user"},
     {"role": "assistant", "content": "It is Ann"},
 ]
@@ -89,38 +86,20 @@ TOOL_TEMPLATE = (
 )
 
 
-def test_tools_and_their_calls_are_written_by_the_template_as_objects(tokenizer: Any) -> None:
+def test_tools_and_their_calls_are_written_as_objects_or_a_finding_names_the_example(tokenizer: Any) -> None:
+    for tools, place, lost in ((TOOLS, "example e1", "list of tools"), (None, "example e1, turn 2", "call of a tool")):
+        finding = refused(tokenizer, WITH_TOOLS, tools)  # the template knows no tools
+        assert (finding.rule, finding.place) == ("chat.content_lost", place) and lost in finding.message
     tokenizer.chat_template = TOOL_TEMPLATE
-    learned = _learned(tokenizer, WITH_TOOLS, TOOLS)
-    assert learned == [
+    assert learned_parts(tokenizer, WITH_TOOLS, TOOLS) == [
         '<call>{"name": "find_user", "arguments": {"id": 7, "q": "a\\"b"}}</call><|im_end|>',
         "It is Ann<|im_end|>",
     ]
-    ids, _ = encode(tokenizer, WITH_TOOLS, tools=TOOLS)
-    assert '"name": "find_user", "parameters"' in tokenizer.decode(ids)
+    (row,) = encode_example(tokenizer, WITH_TOOLS, "e", TOOLS)
+    assert '"name": "find_user", "parameters"' in tokenizer.decode(row.ids)
     prompt = encode_prompt(tokenizer, WITH_TOOLS[:-1], TOOLS)
-    assert ids[: len(prompt)] == prompt
+    assert row.ids[: len(prompt)] == prompt
     assert encode_answer(tokenizer, WITH_TOOLS[:1], WITH_TOOLS[1], TOOLS)[-1] == tokenizer.eos_token_id
-
-
-def test_a_template_that_knows_no_tools_is_a_finding_that_names_the_example(tokenizer: Any) -> None:
-    for tools, place, lost in (
-        (TOOLS, "example t1", "list of tools"),
-        (None, "example t1, turn 2", "a call of a tool"),
-    ):
-        with pytest.raises(FindingsError) as error:
-            encode_example(tokenizer, WITH_TOOLS, "t1", tools)
-        (finding,) = error.value.findings
-        assert (finding.rule, finding.place) == ("chat.content_lost", place) and lost in finding.message
-
-
-def test_a_template_that_refuses_a_conversation_is_a_finding(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(FindingsError) as error:
-        encode_example(tokenizer, tiny_messages(0), "t1")
-    (finding,) = error.value.findings
-    assert (finding.rule, finding.place) == ("chat.template_refuses", "example t1")
-    assert "roles must alternate" in finding.message
 
 
 THINKING = (
@@ -142,7 +121,7 @@ def test_a_template_that_rewrites_earlier_turns_gives_a_row_a_turn_as_serving_se
 
 def test_an_answer_ends_at_the_first_token_that_stops_generation(tokenizer: Any) -> None:
     tokenizer.chat_template = TEMPLATE.replace("'<|im_end|>' + '\n'", "'<|endoftext|>' + '<|im_end|>' + '\n'")
-    assert _learned(tokenizer, tiny_messages(0)) == ["billing<|endoftext|><|im_end|>"]
+    assert learned_parts(tokenizer, tiny_messages(0)) == ["billing<|endoftext|><|im_end|>"]
     tokenizer.end_token_ids = [0]  # as load_tokenizer reads it from a generation config
     assert end_ids(tokenizer) == {0, 2}
-    assert _learned(tokenizer, tiny_messages(0)) == ["billing<|endoftext|>"]
+    assert learned_parts(tokenizer, tiny_messages(0)) == ["billing<|endoftext|>"]

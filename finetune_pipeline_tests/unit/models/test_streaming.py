@@ -19,57 +19,30 @@ from finetune_pipeline.models.streaming import TORCH_TYPES, Shape, TensorFile, w
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def tensors() -> dict[str, torch.Tensor]:
+def test_rows_and_whole_tensors_are_read_and_written_as_the_library_does(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    return {
+    tensors = {
         "z.weight": torch.randn(700, 33),
         "a.weight": torch.randn(5, 7, 3).bfloat16(),
-        "a.bias": torch.randn(5).bfloat16(),
-        "steps": torch.tensor(7),
         "nothing": torch.zeros(0, 4),
-        "größe": torch.arange(9, dtype=torch.uint8),
     }
-
-
-def test_the_file_is_the_one_the_library_writes(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    save_file(tensors, tmp_path / "library.safetensors", metadata={"format": "pt"})
+    tensors |= {"steps": torch.tensor(7), "größe": torch.arange(9, dtype=torch.uint8)}
     names = {kind: name for name, kind in TORCH_TYPES.items()}
     shapes = {n: Shape.of(names[t.dtype], tuple(t.shape)) for n, t in tensors.items()}
-
-    def parts(name: str) -> tuple[torch.Tensor, ...]:
-        return tensors[name].split(3) if tensors[name].dim() else (tensors[name],)
-
-    own = tmp_path / "own.safetensors"
-    assert write_tensors(own, shapes, parts, {"format": "pt"}) == digest_file(own)
-    assert own.read_bytes() == (tmp_path / "library.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="'nothing' has 0 bytes, and 12 were written"):
-        write_tensors(own, {"nothing": shapes["nothing"]}, lambda _: [torch.zeros(3)], {})
-
-
-def test_rows_and_whole_tensors_are_read_as_the_library_reads_them(
-    tensors: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    save_file(tensors, tmp_path / "x.safetensors", metadata={"who": "me"})
-    with TensorFile(tmp_path / "x.safetensors") as file:
-        assert file.metadata == {"who": "me"}
-        assert set(file.entries) == set(tensors)
+    path, own = tmp_path / "x.safetensors", tmp_path / "own.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    parts = {name: tensor.split(3) if tensor.dim() else (tensor,) for name, tensor in tensors.items()}
+    assert write_tensors(own, shapes, parts.__getitem__, {"format": "pt"}) == digest_file(own) == digest_file(path)
+    with TensorFile(path) as file:
         for name, tensor in tensors.items():
-            assert torch.equal(file.tensor(name), tensor)
-            assert file.tensor(name).dtype == tensor.dtype
+            assert torch.equal(file.tensor(name), tensor) and file.tensor(name).dtype == tensor.dtype
             assert b"".join(file.pieces(name)) == bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
         assert torch.equal(file.rows("z.weight", 100, 103), tensors["z.weight"][100:103])
-        blocks = list(file.blocks("z.weight"))
-    assert blocks == [(0, 700)]
-
-
-@pytest.mark.parametrize("cut", [4, -1])
-def test_a_file_that_is_cut_off_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path, cut: int) -> None:
-    save_file(tensors, tmp_path / "x.safetensors")
-    whole = (tmp_path / "x.safetensors").read_bytes()
-    (tmp_path / "x.safetensors").write_bytes(whole[:cut])
-    with pytest.raises(JobError, match=r"x\.safetensors is not a readable safetensors file"):
-        TensorFile(tmp_path / "x.safetensors")
+    whole = path.read_bytes()
+    for cut in (4, -1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(JobError, match=r"x\.safetensors is not a readable safetensors file"):
+            TensorFile(path)
 
 
 _MERGE = """
@@ -83,7 +56,7 @@ print(json.dumps([int(told["VmHWM"].split()[0]) / 1024, facts["merged_tensors"]]
 
 
 def test_merging_takes_the_memory_of_some_rows_not_of_the_model(tmp_path: Path) -> None:
-    layers, shape, mib = 24, (2048, 4096), 16
+    layers, shape, mib = 14, (2048, 4096), 16
     names = [f"model.layers.{i}.mlp.up_proj" for i in range(layers)]
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     base.mkdir(), adapter.mkdir()
@@ -95,16 +68,12 @@ def test_merging_takes_the_memory_of_some_rows_not_of_the_model(tmp_path: Path) 
     save_file({n: torch.full(s, 0.1) for n, s in low.items()}, adapter / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    done = subprocess.run(
-        [sys.executable, "-c", _MERGE, str(base), str(adapter), str(tmp_path / "out")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-c", _MERGE, str(base), str(adapter), str(tmp_path / "out")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     peak, merged = json.loads(done.stdout)
     assert merged == layers
-    assert (base / "model.safetensors").stat().st_size > 380 << 20
+    assert (base / "model.safetensors").stat().st_size > 220 << 20
     assert peak < 3 * mib + 300
     weights = load_file(tmp_path / "out" / "model" / "model.safetensors")
     assert all(torch.equal(w, torch.full(shape, 0.58, dtype=torch.bfloat16)) for w in weights.values())

@@ -46,16 +46,9 @@ class Running:
     """A server, and a client that speaks HTTP to it."""
 
     def __init__(self, task: Task, champion: Champion) -> None:
-        self.champion, self.told = champion, list[str]()
-        self.service = Service(task, lambda: self.champion, LogWriter(task.folder / "logs"), self.told.append)
+        self.champion = champion
+        self.service = Service(task, lambda: self.champion, LogWriter(task.folder / "logs"))
         self.server = LocalServer(chat_app(self.service))
-
-    def __enter__(self) -> Running:
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.server.__exit__(None, None, None)
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """(status, decoded answer); a body that is bytes is sent as it is."""
@@ -73,27 +66,34 @@ class Running:
     def chat(self, text: str = "my invoice is wrong", **more: Any) -> tuple[int, Any]:
         return self.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], **more})
 
+    def raw(self, length: str, sent: bytes) -> int:
+        """The status of an answer to a request whose header says `length`; the server must close the connection."""
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=30) as connection:
+            head = f"POST /feedback HTTP/1.1\r\nHost: 127.0.0.1:{self.server.port}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+            connection.sendall(head.encode("latin-1") + sent)
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        return int(answer.split()[1])
+
 
 @pytest.fixture
 def running(task: Task, models: Path) -> Iterator[Running]:
-    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6)) as run:
-        yield run
-
-
-def lines(task: Task) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (task.folder / "logs" / "served.jsonl").read_text().splitlines()]
+    made = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6))
+    with made.server:
+        yield made
 
 
 def test_an_answer_its_log_row_and_the_feedback_to_it(task: Task, running: Running, tmp_path: Path) -> None:
     status, made = running.chat("write to ann@shop.example", user="ann", model="tickets")
     assert status == 200
-    choice = made["choices"][0]
-    assert choice["message"]["role"] == "assistant"
-    assert choice["finish_reason"] in ("stop", "length")
-    assert 0 < made["usage"]["completion_tokens"] <= 6
-    assert made["usage"]["total_tokens"] == made["usage"]["prompt_tokens"] + made["usage"]["completion_tokens"]
+    (choice,), usage = made["choices"], made["usage"]
+    assert choice["message"]["role"] == "assistant" and choice["finish_reason"] in ("stop", "length")
+    assert 0 < usage["completion_tokens"] <= 6
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert running.chat("a trial", store=False)[0] == 200, "and it is not logged"
-    (row,) = lines(task)
+    row = json.loads((task.folder / "logs" / "served.jsonl").read_text())
     assert (row["id"], row["output"], row["model_version"]) == (made["id"], choice["message"]["content"], "tickets:1")
     assert running.ask("/feedback", {"id": made["id"], "flag": "wrong", "score": 0.1})[0] == 200
     assert running.ask("/feedback", {"id": made["id"], "label": "billing"})[0] == 200
@@ -117,6 +117,9 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     assert status == 400 and "leave the system turn out" in refused["error"]["message"]
 
 
+ASKED = {"messages": [{"role": "user", "content": "x"}]}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "told"),
     [
@@ -126,9 +129,9 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
         (b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}]}', 400, "surrogate"),
         ({}, 400, "'messages' must be a list"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "the last message"),
-        ({"messages": [{"role": "user", "content": "x"}], "n": 2}, 400, "only one"),
-        ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 400, "not supported"),
-        ({"messages": [{"role": "user", "content": "x"}], "model": "gpt"}, 404, "there is no model"),
+        ({**ASKED, "n": 2}, 400, "only one"),
+        ({**ASKED, "tools": [{}]}, 400, "not supported"),
+        ({**ASKED, "model": "gpt"}, 404, "there is no model"),
         ({"messages": [{"role": "user", "content": "x " * 3000}]}, 400, "more than the model's 1024"),
     ],
 )
@@ -136,16 +139,15 @@ def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(
     task: Task, running: Running, body: Any, status: int, told: str
 ) -> None:
     got, answer = running.ask("/v1/chat/completions", body)
-    assert got == status
+    assert (got, answer["error"]["type"]) == (status, "invalid_request_error")
     assert told in answer["error"]["message"]
-    assert answer["error"]["type"] == "invalid_request_error"
     assert not (task.folder / "logs" / "served.jsonl").exists()
     assert running.ask("/health")[1]["status"] == "ok", "and the server goes on"
 
 
-@pytest.mark.parametrize(
-    ("more", "status", "told"),
-    [
+def test_bad_feedback(running: Running) -> None:
+    name = running.chat()[1]["id"]
+    for more, status, told in (
         ({"id": "chatcmpl-unknown", "flag": "x"}, 404, "no answer has the id"),
         ({"label": "Billing"}, 400, "no label of this task"),
         ({"score": "good"}, 400, "not a finite number"),
@@ -154,12 +156,9 @@ def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(
         ({"score": 10**400}, 400, "not a finite number: write"),
         ({"flag": "\ud800"}, 400, "half of a surrogate pair"),
         ({"falg": "x"}, 400, "unknown: 'falg'"),
-    ],
-)
-def test_bad_feedback(running: Running, more: dict, status: int, told: str) -> None:
-    name = running.chat()[1]["id"]
-    got, answer = running.ask("/feedback", {"id": name, **more})
-    assert (got, told in answer["error"]["message"]) == (status, True), answer
+    ):
+        got, answer = running.ask("/feedback", {"id": name, **more})
+        assert got == status and told in answer["error"]["message"], (more, got, answer)
 
 
 def test_a_port_in_use_is_said_with_what_to_do(running: Running) -> None:
@@ -169,52 +168,36 @@ def test_a_port_in_use_is_said_with_what_to_do(running: Running) -> None:
 
 def test_what_is_no_request_of_ours(running: Running) -> None:
     assert running.ask("/v1/models")[1]["data"][0]["id"] == "tickets:1"
-    assert running.ask("/nothing")[0] == 404
-    assert running.ask("/feedback")[0] == 405
-    assert running.ask("/health", {})[0] == 405
-    assert running.ask("/feedback", b"{}", **{"Content-Type": "text/plain"})[0] == 415
-    assert running.ask("/feedback", b"{}", Host="evil.example")[0] == 403
-    assert running.ask("/feedback", b"", **{"Content-Length": str(MAX_BODY + 1)})[0] == 413
-    assert running.ask("/feedback", b"{}", Origin="https://evil.example")[0] == 403
-    assert running.ask("/health")[0] == 200
-
-
-@pytest.mark.parametrize("length", ["abc", "-5", "1_0", "\u00b2", "9" * 5000])
-def test_a_bad_content_length_is_refused(running: Running, length: str) -> None:
-    assert 400 <= raw(running, length, b"{}") < 500
+    for status, path, body, headers in (
+        (404, "/nothing", None, {}),
+        (405, "/feedback", None, {}),
+        (405, "/health", {}, {}),
+        (415, "/feedback", b"{}", {"Content-Type": "text/plain"}),
+        (403, "/feedback", b"{}", {"Host": "evil.example"}),
+        (413, "/feedback", b"", {"Content-Length": str(MAX_BODY + 1)}),
+        (403, "/feedback", b"{}", {"Origin": "https://evil.example"}),
+    ):
+        assert running.ask(path, body, **headers)[0] == status, (path, headers)
+    for length in ("abc", "-5", "1_0", "\u00b2", "9" * 5000):
+        assert 400 <= running.raw(length, b"{}") < 500, length
     assert running.ask("/health")[0] == 200
 
 
 def test_a_body_that_does_not_arrive_is_closed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_pipeline.serving.local_server.BODY_SECONDS", 0.5)
-    assert raw(running, "100", b'{"messages"') == 408
+    assert running.raw("100", b'{"messages"') == 408
     assert running.ask("/health")[0] == 200
 
 
-def raw(running: Running, length: str, sent: bytes) -> int:
-    """The status of an answer to a request whose header says `length`; the server must close the connection."""
-    with socket.create_connection(("127.0.0.1", running.server.port), timeout=30) as connection:
-        head = (
-            f"POST /feedback HTTP/1.1\r\nHost: 127.0.0.1:{running.server.port}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-        )
-        connection.sendall(head.encode("latin-1") + sent)
-        answer = b""
-        while part := connection.recv(65536):
-            answer += part
-    return int(answer.split()[1])
-
-
-def test_many_at_once_each_get_their_own_answer_and_row(task: Task, models: Path, tmp_path: Path) -> None:
-    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 4)) as run:
-        alone = {i: run.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
-        with ThreadPoolExecutor(12) as pool:
-            got = list(pool.map(lambda i: run.chat(f"ticket {i % 3}"), range(24)))
+def test_many_at_once_each_get_their_own_answer_and_row(task: Task, running: Running, tmp_path: Path) -> None:
+    alone = {i: running.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
+    with ThreadPoolExecutor(12) as pool:
+        got = list(pool.map(lambda i: running.chat(f"ticket {i % 3}"), range(24)))
     assert all(status == 200 and made["choices"] == alone[i % 3] for i, (status, made) in enumerate(got))
     logs = read_logs(task, ArtifactStore(tmp_path / "store"))
     assert {row["id"] for row in logs.rows} >= {made["id"] for _, made in got}
     assert (logs.lines, len(logs.rows), len(logs.quarantine)) == (27, 27, 0)
-    again = Service(task, lambda: run.champion, LogWriter(task.folder / "logs"))
+    again = Service(task, lambda: running.champion, LogWriter(task.folder / "logs"))
     assert again.feedback({"id": got[0][1]["id"], "flag": True})["stored"] == {"flag": True}, "after a restart, too"
 
 

@@ -24,16 +24,9 @@ def settings(**changes: Any) -> dict[str, Any]:
     """Settings that teach a tiny model something within seconds."""
     lora = {"r": 4, "alpha": 8, "dropout": changes.pop("dropout", 0.05)}
     usual = {
-        "method": "qlora",
-        "epochs": 2,
-        "batch_size": 8,
-        "micro_batch_size": 4,
-        "learning_rate": 5e-3,
-        "patience": 9,
-        "precision": "float32",
-        "max_tokens": 200,
-        "lora": lora,
-    }
+        "method": "qlora", "epochs": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3, "patience": 9,
+        "precision": "float32", "max_tokens": 200, "lora": lora,
+    }  # fmt: skip
     return TrainingSpec.model_validate(usual | changes).model_dump()
 
 
@@ -54,13 +47,9 @@ def make_inputs(folder: Path, rows: int = 40) -> Path:
 def job(inputs: Path, place: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A training job with `declared` settings (or :func:`settings` with `changes`), results in place/out."""
     return train_job(
-        base=inputs / "base",
-        train=inputs / "train.jsonl",
-        validation=inputs / "validation.jsonl",
-        settings=declared or settings(**changes),
-        out=place / "out",
-        work=place / "work",
-    )
+        base=inputs / "base", train=inputs / "train.jsonl", validation=inputs / "validation.jsonl",
+        settings=declared or settings(**changes), out=place / "out", work=place / "work",
+    )  # fmt: skip
 
 
 def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environment: str) -> subprocess.Popen[str]:
@@ -71,14 +60,9 @@ def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environ
     warm = {} if cold else warm_workers.start()
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     env = {**os.environ, **own, **warm, **environment}
-    return subprocess.Popen(
-        [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)],
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, text=True, stdout=pipe, stderr=pipe, start_new_session=True)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

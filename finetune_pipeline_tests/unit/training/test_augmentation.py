@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,9 +30,8 @@ def rows(inputs: Path) -> list[Example]:
     return read_examples(inputs / "train.jsonl")
 
 
-def copies_of(rows: list[Example], **changes: Any) -> dict[str, list[dict[str, Any]]]:
-    """The messages of every copy, by its id."""
-    return {e.id: e.messages for e in training_examples(rows, settings(augment=True, **changes)) if kind_of(e.id)}
+def copies_of(rows: list[Example]) -> list[Example]:
+    return [e for e in training_examples(rows, settings(augment=True)) if kind_of(e.id)]
 
 
 def test_every_row_is_learned_as_it_is_and_perturbed_in_every_way(rows: list[Example]) -> None:
@@ -46,25 +44,21 @@ def test_every_row_is_learned_as_it_is_and_perturbed_in_every_way(rows: list[Exa
     for copy in learned[ROWS:]:
         row = by_id[copy.id.rpartition(":")[0]]
         assert copy.user_text != row.user_text
-        assert (copy.answer, copy.label, copy.messages[0], copy.source) == (
-            row.answer,
-            row.label,
-            row.messages[0],
-            row.source,
-        )
+        kept = [(e.answer, e.label, e.messages[0], e.source) for e in (copy, row)]
+        assert kept[0] == kept[1]
 
 
 def test_a_perturbation_that_cannot_change_the_row_gives_no_copy() -> None:
     turns = [{"role": "user", "content": "Hi, A B C D. Thanks!"}, {"role": "assistant", "content": "bug"}]
     greeted = [Example(f"e{i}", turns, label="bug") for i in range(12)]
-    assert {kind_of(name) for name in copies_of(greeted)} == {"case"}
+    assert {kind_of(copy.id) for copy in copies_of(greeted)} == {"case"}
     numbers = Example("e1", [{"role": "user", "content": "12 34"}, turns[1]], label="bug")
     assert training_examples([numbers], settings(augment=True)) == [numbers], "nothing can change it: no copy"
 
 
 def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, tmp_path: Path) -> None:
-    plain, _ = train(job(inputs, tmp_path / "plain", method="lora", epochs=1, patience=99), audit_html)
-    augmented_job = job(inputs, tmp_path / "augmented", method="lora", epochs=1, patience=99, augment=True)
+    plain, _ = train(job(inputs, tmp_path / "plain", method="lora", epochs=1), audit_html)
+    augmented_job = job(inputs, tmp_path / "augmented", method="lora", epochs=1, augment=True)
     facts, _ = train(augmented_job, audit_html)
     assert plain["augmented"] == {"rows": 0, "kinds": {}, "too_long": 0}
     copies = len(copies_of(read_examples(inputs / "train.jsonl")))
@@ -86,10 +80,7 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
     assert "another case" in shown["case"]
     assert not [row for row in audit["validation"]["shown"] if kind_of(row["id"])]
     page = (tmp_path / "augmented/out/audit.html").read_text().lower()
-    assert (
-        "a perturbed copy (typing errors)" in page
-        and "perturbed in every way that can block (training.augment)" in page
-    )
+    assert "a perturbed copy (typing errors)" in page and "perturbed in every way that can block" in page
     assert "perturbed" not in (tmp_path / "plain/out/audit.html").read_text()
 
 

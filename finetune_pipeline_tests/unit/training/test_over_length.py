@@ -13,15 +13,10 @@ from finetune_pipeline.training.rows import cut_prompt, longest, longest_allowed
 from finetune_pipeline_tests.tiny_model import SYSTEM, tiny_messages
 
 
-def _long(name: str = "long", text: str = "first words of old news. " * 20 + "my invoice is wrong") -> Example:
-    return Example(
-        name,
-        [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": text},
-            {"role": "assistant", "content": "billing"},
-        ],
-    )
+def _long(name: str = "long", answer: str = "billing") -> Example:
+    said = [SYSTEM, "first words of old news. " * 20 + "my invoice is wrong", answer]
+    roles = ("system", "user", "assistant")
+    return Example(name, [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)])
 
 
 @pytest.mark.parametrize("limit", [60, 120])
@@ -42,13 +37,9 @@ def test_the_start_of_the_user_text_goes_and_nothing_else(tokenizer: Any, limit:
 
 
 def test_the_longest_user_text_is_cut_first_and_others_when_it_is_used_up(tokenizer: Any) -> None:
-    turns = [
-        ("user", "a b c d e f g h"),
-        ("assistant", "one"),
-        ("user", "so it goes on and on " * 9),
-        ("assistant", "two"),
-    ]
-    example = Example("d", [{"role": r, "content": c} for r, c in turns])
+    said = ["a b c d e f g h", "one", "so it goes on and on " * 9, "two"]
+    roles = ("user", "assistant") * 2
+    example = Example("d", [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)])
     whole = longest(encode_example(tokenizer, example.messages, "d"))
     short, rows, cuts = cut_prompt(tokenizer, example, whole - 10)
     assert [c.turn for c in cuts] == [2] and longest(rows) <= whole - 10
@@ -59,8 +50,7 @@ def test_the_longest_user_text_is_cut_first_and_others_when_it_is_used_up(tokeni
 
 
 def test_an_answer_alone_too_long_is_never_cut(tokenizer: Any) -> None:
-    example = _long()
-    example.messages[2]["content"] = "billing " * 60
+    example = _long(answer="billing " * 60)
     short, rows, _ = cut_prompt(tokenizer, example, 60)
     assert longest(rows) > 60 and short.messages[2]["content"] == "billing " * 60
     done = prepare_split(tokenizer, [example], 60, "truncate_prompt", "train split")
@@ -76,9 +66,8 @@ def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
     dropped = prepare_split(tokenizer, examples, 100, "drop", "train split")
     assert dropped.findings == [] and dropped.dropped == ["long1", "long2"] and len(dropped.rows) == 4
     assert dropped.audit["rows_dropped"] == 2
-    assert dropped.length_facts() == {
-        "over_length": 2, "ids": ["long1", "long2"], "cut": 0, "cut_ids": [], "tokens_cut": 0,
-    }  # fmt: skip
+    facts = dropped.length_facts()
+    assert facts == {"over_length": 2, "ids": ["long1", "long2"], "cut": 0, "cut_ids": [], "tokens_cut": 0}
     left_out = next(r for r in dropped.audit["shown"] if r["id"] == "long1")
     assert "left out" in left_out["why"] and left_out["pieces"][-1][1] == "lost"
 

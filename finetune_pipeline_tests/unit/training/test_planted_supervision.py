@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.examples import Example, write_examples
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.engine.store import Artifact, read_json
-from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example, load_tokenizer
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training import rows
-from finetune_pipeline.training.audit import COUNTS
+from finetune_pipeline.training.audit import COUNTS, problems, supervision_audit
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.tiny_model import TEMPLATE
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
@@ -30,13 +30,18 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("inputs"), rows=16)
 
 
-def masked(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
-    return Encoded(row.id, row.ids, [False] * len(row.ids))
+def learning(change: Callable[[Any, list[int], list[bool]], list[bool]]) -> Plant:
+    """A fault in which tokens are learned. change(tokenizer, ids, loss) -> loss."""
+    return lambda tokenizer, row, _: Encoded(row.id, row.ids, change(tokenizer, row.ids, row.loss))
 
 
-def eos_masked(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
+def eos_masked(tokenizer: Any, ids: list[int], loss: list[bool]) -> list[bool]:
     """As a collator does that takes the end token, which is the padding token too, for padding."""
-    return Encoded(row.id, row.ids, [f and t != tokenizer.pad_token_id for t, f in zip(row.ids, row.loss, strict=True)])
+    return [on and token != tokenizer.pad_token_id for token, on in zip(ids, loss, strict=True)]
+
+
+def first_masked(tokenizer: Any, ids: list[int], loss: list[bool]) -> list[bool]:
+    return [on and at != loss.index(True) for at, on in enumerate(loss)]
 
 
 def truncated(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
@@ -45,15 +50,19 @@ def truncated(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
     return Encoded(row.id, row.ids[:length], row.loss[:length])
 
 
+def shortened(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
+    """A token out of the answer; its end is still there."""
+    at = row.loss.index(True)
+    return Encoded(row.id, row.ids[:at] + row.ids[at + 1 :], row.loss[:at] + row.loss[at + 1 :])
+
+
 def other_template(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
     serving = tokenizer.chat_template
-    tokenizer.chat_template = TEMPLATE.replace(
-        "<|im_start|>' + message['role'] + '\n'", "<|im_start|>' + message['role'] + ': '"
-    )
-    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>assistant\n", "<|im_start|>assistant: ")
-    assert tokenizer.chat_template != serving
+    other = TEMPLATE.replace("message['role'] + '\n'", "message['role'] + ':\n'")
+    tokenizer.chat_template = other.replace("<|im_start|>assistant\n", "<|im_start|>assistant:\n")
     (made,) = encode_example(tokenizer, messages, row.id)
     tokenizer.chat_template = serving
+    assert made.ids != row.ids
     return made
 
 
@@ -69,49 +78,76 @@ def check(audit: dict[str, Any]) -> tuple[bool, str]:
 @pytest.mark.parametrize(
     ("plant", "rules"),
     [
-        (masked, {"rows_without_loss"}),
-        (eos_masked, {"rows_without_eos"}),
+        (learning(lambda tokenizer, ids, loss: [False] * len(ids)), {"rows_without_loss"}),
+        (learning(lambda tokenizer, ids, loss: [True] * len(ids)), {"rows_with_loss_on_prompt"}),
+        (learning(eos_masked), {"rows_without_eos"}),
+        (learning(first_masked), {"rows_partly_learned"}),
         (truncated, {"rows_without_eos", "answers_cut"}),
+        (shortened, {"answers_cut"}),
         (other_template, {"template_mismatch"}),
     ],
 )
 def test_a_planted_fault_stops_the_training_and_its_check_says_no(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Plant, rules: set[str]
 ) -> None:
+    """In one row of sixteen."""
+    victim = read_examples(inputs / "train.jsonl")[1].id
+
     def faulty(tokenizer: Any, messages: Any, example_id: str = "", tools: Any = None) -> list[Encoded]:
-        return [plant(tokenizer, row, messages) for row in encode_example(tokenizer, messages, example_id, tools)]
+        made = encode_example(tokenizer, messages, example_id, tools)
+        return [plant(tokenizer, row, messages) if example_id == victim else row for row in made]
 
     monkeypatch.setattr(rows, "encode_example", faulty)
     with pytest.raises(FindingsError) as error:
         train(job(inputs, tmp_path))
     assert {f.rule for f in error.value.findings} == {f"audit.{rule}" for rule in rules}
+    assert all(f.severity == "error" and victim in f.message and f.fix for f in error.value.findings)
     assert not (tmp_path / "work" / "checkpoints").exists()
     audit = read_json(tmp_path / "work" / "audit.json")["train"]
-    assert {name for name in COUNTS if audit[name]} == rules and audit["rows"] == 16
+    assert {name: audit[name] for name in COUNTS if audit[name]} == dict.fromkeys(rules, 1) and audit["rows"] == 16
+    assert audit["bad"] == {rule: [victim] for rule in rules}
+    assert (audit["shown"][0]["id"], audit["shown"][0]["place"]) == (victim, "t.jsonl:2")
     passed, message = check(audit)
     assert not passed and all(rule in message for rule in rules)
 
 
 def test_a_sound_training_passes_and_what_has_weight_zero_is_not_learned(inputs: Path, tmp_path: Path) -> None:
     def talk(i: int) -> Example:
-        turns = [
-            ("user", f"first {i}"),
-            ("assistant", f"bug_report number {i}"),
-            ("user", "and now?"),
-            ("assistant", "billing"),
-        ]
-        messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+        said = [f"first {i}", f"bug_report number {i}", "and now?", "billing"]
+        roles = ("user", "assistant", "user", "assistant")
+        messages: list[dict[str, Any]] = [{"role": r, "content": c} for r, c in zip(roles, said, strict=True)]
         messages[1]["weight"] = 0
         return Example(f"talk-{i}", messages, source={"file": "a.jsonl", "line": i + 1})
 
-    examples = [talk(i) for i in range(16)]
-    write_examples(tmp_path / "train.jsonl", examples)
+    write_examples(tmp_path / "train.jsonl", [talk(i) for i in range(16)])
     assert json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])["messages"][1]["weight"] == 0
     facts, _ = train({**job(inputs, tmp_path, method="lora", epochs=1), "train": str(tmp_path / "train.jsonl")})
     answer = load_tokenizer(inputs / "base")("billing<|im_end|>", add_special_tokens=False)["input_ids"]
     assert facts["tokens"]["train"]["loss_tokens"] == 16 * len(answer)
+    assert all(facts["audit"]["splits"][split][name] == 0 for split in ("train", "validation") for name in COUNTS)
     assert facts["audit"]["rows"] == 28 and facts["audit"]["splits"]["train"]["rows"] == 16
     assert check(facts["audit"])[0]
     shown = read_json(tmp_path / "work" / "audit.json")["train"]["shown"][0]["pieces"]
     assert "".join(text for text, kind, _ in shown if kind == "loss") == "billing<|im_end|>"
     assert "number" in "".join(text for text, kind, _ in shown if kind == "context")
+
+
+def test_residue_of_templates_in_the_text_is_found(inputs: Path) -> None:
+    examples, tokenizer = read_examples(inputs / "train.jsonl")[:3], load_tokenizer(inputs / "base")
+    examples[1].messages[2]["content"] += "[/INST] and more"
+    facts = supervision_audit(rows.encode_split(tokenizer, examples, 200, "fail").rows, tokenizer, 200, examples)
+    assert facts["bad"] == {"rows_with_special_tokens": [examples[1].id]}
+    assert [f.rule for f in problems(facts)] == ["audit.rows_with_special_tokens"]
+
+
+def test_examples_that_could_not_be_written_are_counted_by_what_was_wrong(tokenizer: Any) -> None:
+    refused = [
+        Finding("chat.template_mismatch", "error", "example x, turn 2", "differs", "mend it"),
+        Finding("chat.content_lost", "error", "example y", "leaves out the tools", "drop them"),
+    ]
+    facts = supervision_audit([], tokenizer, 200, [], refused=refused)
+    assert (facts["rows"], facts["template_mismatch"], facts["rows_refused"]) == (2, 1, 1)
+    told = {f.rule: (f.message, f.fix) for f in problems(facts)}
+    assert "example x, turn 2: differs" in told["audit.template_mismatch"][0]
+    assert "example y: leaves out the tools" in told["audit.rows_refused"][0]
+    assert told["audit.rows_refused"][1] == "drop them"

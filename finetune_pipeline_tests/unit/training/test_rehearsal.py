@@ -18,44 +18,30 @@ FAULTS = {
 ATTENTION = [("flex", 2048), ("flex", 4096), ("flex", 8192), ("buckets", 2048), ("buckets", 8192)]
 _STEP = {"step": "train_step", "layers": 2, "number": 4}
 _SETTINGS = {"precision": "bfloat16", "batch_size": 4, "micro_batch_size": 4, "gradient_checkpointing": True}
+_LORA = {**_SETTINGS, "method": "lora"}
+_ANSWER = {"step": "answer", "layers": 2, "number": 4, "new_tokens": 3}
 CASES: dict[str, dict[str, Any]] = {
-    **{
-        f"{shape} {method}": {**_STEP, "shape": shape, "settings": {**_SETTINGS, "method": method}}
-        for shape, method in [*((s, "lora") for s in SHAPES), ("llama-3-8b", "qlora"), ("gemma-3-4b", "full")]
-    },
-    "padded": {**_STEP, "shape": "mistral-7b", "settings": {**_SETTINGS, "method": "lora", "shared_prefix": False}},
+    **{f"{shape} lora": {**_STEP, "shape": shape, "settings": _LORA} for shape in SHAPES},
+    "llama-3-8b qlora": {**_STEP, "shape": "llama-3-8b", "settings": {**_SETTINGS, "method": "qlora"}},
+    "gemma-3-4b full": {**_STEP, "shape": "gemma-3-4b", "settings": {**_SETTINGS, "method": "full"}},
+    "padded": {**_STEP, "shape": "mistral-7b", "settings": {**_LORA, "shared_prefix": False}},
     **{
         f"{kernel} {tokens}": {"step": "attend", "shape": "mistral-7b", "layers": 1, "kernel": kernel, "tokens": tokens}
         for kernel, tokens in ATTENTION
     },
-    **{
-        fault: {**_STEP, "shape": "mistral-7b", "settings": {**_SETTINGS, "method": "lora"}, "plant": fault}
-        for fault in FAULTS
-    },
-    **{
-        f"{shape} {'compared' if comparing else 'asked'}": {
-            "step": "answer", "shape": shape, "layers": 2, "number": 4, "new_tokens": 3, "comparing": comparing,
-        }
-        for shape, comparing in [*((s, False) for s in SHAPES), ("mistral-7b", True)]
-    },
-}  # fmt: skip
+    **{fault: {**_STEP, "shape": "mistral-7b", "settings": _LORA, "plant": fault} for fault in FAULTS},
+    **{f"{shape} asked": {**_ANSWER, "shape": shape, "comparing": False} for shape in SHAPES},
+    "mistral-7b compared": {**_ANSWER, "shape": "mistral-7b", "comparing": True},
+}
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:
     """All cases, in one process of its own: in this one the device would be taken for an accelerator."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "finetune_pipeline_tests.rehearsals",
-        json.dumps(list(CASES.values())),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [
-        json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "finetune_pipeline_tests.rehearsals"]
+    done = subprocess.run([*command, json.dumps(list(CASES.values()))], capture_output=True, text=True, check=False)
+    prefix = "RESULT "
+    lines = [json.loads(n.removeprefix(prefix)) for n in done.stdout.splitlines() if n.startswith(prefix)]
     assert len(lines) == len(CASES), done.stderr[-3000:]
     return dict(zip(CASES, lines, strict=True))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.training import checkpoints
+import pytest
+
+from finetune_pipeline.training.checkpoints import MARK, find_resumable, mark_complete
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.training.jobs import finish, job, start
 
@@ -19,7 +22,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def _complete(place: Path) -> list[Path]:
-    return sorted((p.parent for p in (place / "work" / "checkpoints").glob(f"*/{checkpoints.MARK}")), key=_step)
+    return sorted((p.parent for p in (place / "work" / "checkpoints").glob(f"*/{MARK}")), key=_step)
 
 
 def test_sigterm_then_a_corrupt_checkpoint(inputs: Path, tmp_path: Path) -> None:
@@ -44,3 +47,38 @@ def test_sigterm_then_a_corrupt_checkpoint(inputs: Path, tmp_path: Path) -> None
         assert (stopped / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
     measured = json.loads((stopped / "out" / "measured.json").read_text())
     assert [s["name"] for s in measured["checkpoints_skipped"]] == [last.name]
+
+
+# --- which checkpoint a run goes on from
+
+
+def checkpoint(root: Path, step: int, best: int, job: str = "job") -> Path:
+    folder = root / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"weights %d" % step)
+    (folder / "trainer_state.json").write_text("{}")
+    mark_complete(folder, job, f"checkpoint-{best}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda bad: (bad / MARK).unlink(), "half-written"),
+        (lambda bad: (bad / MARK).write_text('{"job": "jo'), "unreadable"),
+        (lambda bad: (bad / "adapter_model.safetensors").write_bytes(b"Weights 6"), "corrupt"),
+        (lambda bad: (bad / "trainer_state.json").unlink(), "missing"),
+        (lambda bad: mark_complete(bad, "other", "checkpoint-3"), "other data"),
+    ],
+)
+def test_an_unusable_one_is_named_removed_and_the_one_before_taken(
+    tmp_path: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
+    before, bad = checkpoint(tmp_path, 3, 3), checkpoint(tmp_path, 6, 6)
+    after = checkpoint(tmp_path, 9, 6)  # it is no use without the best one before it
+    spoil(bad)
+    found = find_resumable(tmp_path, "job")
+    assert (found.folder, found.step, found.best, found.finished) == (before, 3, before, False)
+    assert [s["name"] for s in found.skipped] == ["checkpoint-9", "checkpoint-6"]
+    assert "checkpoint-6" in found.skipped[0]["reason"] and reason in found.skipped[1]["reason"]
+    assert not bad.exists() and not after.exists() and before.exists()

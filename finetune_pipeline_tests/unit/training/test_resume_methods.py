@@ -3,19 +3,79 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.training.sft import job_digest
-from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings
-from finetune_pipeline_tests.unit.training.killed import result, trained
+from finetune_pipeline_tests import warm_workers
+from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings, task
 
-METHODS = ("qlora", "full", "prefix", "prompt")  # the second phase of qlora is lora
+
+def work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None, moment: str) -> None:
+    """Train (in both phases, where there are two). kill_at: a step, counted over both phases."""
+    from finetune_pipeline.trainers import TrainingOrder
+    from finetune_pipeline.trainers import train as train_as_ordered
+    from finetune_pipeline.training import checkpoints, trainer
+    from finetune_pipeline.training.sft import train
+
+    begun = {"before": 0}
+    ended, marked = trainer.ProgressCallback.on_step_end, checkpoints.mark_complete
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if moment == "step" and begun["before"] + state.global_step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ended(self, args, state, control, **more)
+
+    def mark_complete(folder: Path, *more: Any) -> None:
+        if moment == "saving" and kill_at is not None and begun["before"] + int(folder.name.split("-")[1]) >= kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        marked(folder, *more)
+
+    trainer.ProgressCallback.on_step_end = on_step_end  # type: ignore[method-assign]
+    checkpoints.mark_complete = mark_complete
+
+    def launch(job: Mapping[str, Any]) -> dict[str, Any]:
+        begun["before"] = job.get("steps_before", 0)
+        facts, measured = train(dict(job))
+        usual = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_memory_mib": 0.0}
+        write_json(Path(job["out"]) / "measured.json", {**usual, **measured})
+        write_json(Path(job["out"]) / "result.json", facts)
+        return facts
+
+    folder, made = Path(inputs), Path(place)
+    order = TrainingOrder(
+        task(settings), base=folder / "base", train=folder / "train.jsonl", validation=folder / "validation.jsonl",
+        out=made / "out", work=made / "work", launch=launch,
+    )  # fmt: skip
+    (made / "facts.json").write_text(json.dumps(train_as_ordered(order)))
+
+
+def trained(
+    inputs: Path, place: Path, settings: dict[str, Any], kill_at: int | None = None, moment: str = "step"
+) -> int:
+    """Train in a process of its own, which SIGKILLs itself at step `kill_at`, or (``saving``) before the first checkpoint
+    from that step on counts. Returns its exit code."""
+    arguments = json.dumps([str(inputs), str(place), settings, kill_at, moment])
+    command = [*warm_workers.CALL, f"{__name__}:{work.__name__}", arguments]
+    return subprocess.run(command, env={**os.environ, **warm_workers.start()}, timeout=240, check=False).returncode
+
+
+def result(place: Path) -> tuple[bytes, dict[str, Any]]:
+    """(bytes of the weights, facts)"""
+    (weights,) = (place / "out" / "adapter").glob("*.safetensors")
+    return weights.read_bytes(), json.loads((place / "facts.json").read_text())
+
+
+METHODS = ("qlora", "full", "prefix")  # the second phase of qlora is lora; prompts are saved as prefixes are
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +86,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _settings(method: str) -> dict[str, Any]:
     """Three rows of steps an epoch, dropout on, validation and checkpoint twice an epoch, early stopping on guard."""
     second = {"unquantized_epochs": 2} if method == "qlora" else {}
-    rate = {"full": 1e-3, "prefix": 1e-2, "prompt": 3e-2}.get(method, 5e-3)
+    rate = {"full": 1e-3, "prefix": 1e-2}.get(method, 5e-3)
     return settings(method=method, epochs=3, evals_per_epoch=2, dropout=0.2, learning_rate=rate, patience=2, **second)
 
 
@@ -43,35 +103,25 @@ def test_killed_at_a_random_step_and_while_saving(inputs: Path, tmp_path: Path, 
         assert trained(inputs, place, told, kill_at=step, moment=moment) == -signal.SIGKILL
         assert not (place / "facts.json").exists()
     assert trained(inputs, place, told) == 0
-    again, facts_again = result(place)
-    assert again == weights
-    assert facts_again == facts
+    assert result(place) == (weights, facts)
     measured = json.loads((place / "out" / "measured.json").read_text())
     if method != "qlora" or second > facts["phases"][0]["steps"] + 2:
         assert measured["resumed_from"] is not None
 
 
-@pytest.mark.parametrize("changed", ["train", "validation", "base", "start_from", "settings", "place"])
-def test_a_checkpoint_belongs_to_its_inputs(inputs: Path, tmp_path: Path, changed: str) -> None:
-    copy = shutil.copytree(inputs, tmp_path / "inputs")
-    (tmp_path / "first").mkdir()
-    (tmp_path / "first" / "adapter_model.safetensors").write_bytes(b"weights")
+def test_a_checkpoint_belongs_to_its_inputs(inputs: Path, tmp_path: Path) -> None:
+    copy, first = shutil.copytree(inputs, tmp_path / "inputs"), tmp_path / "first" / "adapter_model.safetensors"
+    first.parent.mkdir()
+    first.write_bytes(b"weights")
 
-    def made(place: str = "a") -> dict[str, Any]:
-        return {**job(copy, tmp_path / place, method="lora"), "start_from": str(tmp_path / "first")}
+    def digest(place: str = "a", **changes: Any) -> str:
+        return job_digest({**job(copy, tmp_path / place, method="lora", **changes), "start_from": str(first.parent)})
 
-    before = job_digest(made())
-    if changed in ("train", "validation"):
-        rows = (copy / f"{changed}.jsonl").read_text()
-        (copy / f"{changed}.jsonl").write_text(rows.replace("ticket", "Ticket", 1))
-    elif changed == "base":
-        weights = copy / "base" / "model.safetensors"
-        told = bytearray(weights.read_bytes())
-        told[-1] ^= 1
-        weights.write_bytes(told)
-    elif changed == "start_from":
-        (tmp_path / "first" / "adapter_model.safetensors").write_bytes(b"others")
-    after = made("b" if changed == "place" else "a")
-    if changed == "settings":
-        after["settings"]["seed"] = 7
-    assert (job_digest(after) == before) is (changed == "place")
+    digests = {digest()}
+    assert digest("b") in digests, "its place is none of them"
+    digests.add(digest(seed=7))
+    for path in (copy / "train.jsonl", copy / "validation.jsonl", copy / "base" / "model.safetensors", first):
+        data = path.read_bytes()
+        path.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+        digests.add(digest())
+    assert len(digests) == 6

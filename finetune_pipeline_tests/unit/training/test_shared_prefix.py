@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.prefix_tree import Layout, common_prefix
@@ -15,22 +16,15 @@ from finetune_pipeline.training.shared_prefix import (
     packed_collator,
     supports_shared_prefix,
 )
-from finetune_pipeline_tests.unit.training.models import adapted, trainable
-from finetune_pipeline_tests.unit.training.rows import dialogues, loss_and_gradients, nested, rows, several_prompts
-
-
-def test_the_first_learned_token_may_follow_the_prefix_directly(tiny: Path) -> None:
-    """All rows share their whole prompt: the last prefix position predicts several different tokens."""
-    model = adapted(tiny)
-    batch = [{"id": str(i), "ids": [7, 8, 9, 20 + i, 2], "loss": [False, False, False, True, True]} for i in range(3)]
-    padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
-    supports_shared_prefix(model)
-    packed = PackedCollator()(batch)
-    assert packed["logit_positions"].tolist().count(2) == 3
-    packed_loss, gradients = loss_and_gradients(model, packed)
-    assert packed_loss == pytest.approx(padded_loss, rel=1e-5)
-    assert (gradients - padded).norm() / padded.norm() < 1e-4
-
+from finetune_pipeline_tests.unit.training.models import (
+    adapted,
+    dialogues,
+    loss_and_gradients,
+    nested,
+    rows,
+    several_prompts,
+    trainable,
+)
 
 SETS = {
     "one prompt": lambda: rows(6, 10),
@@ -39,6 +33,10 @@ SETS = {
     "nested prompts": nested,
     "dialogues": dialogues,
     "one row": lambda: rows(1, 8),
+    # the last position of the prefix predicts several different tokens
+    "nothing but the answer": lambda: [
+        {"id": str(i), "ids": [7, 8, 9, 20 + i, 2], "loss": [False, False, False, True, True]} for i in range(3)
+    ],
 }
 
 
@@ -92,12 +90,10 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
     model = adapted(tiny)
     right = attention.attend
 
-    def leaky(
-        module: Any, query: Any, key: Any, value: Any, mask: Any, shared_prefix: Any = None, **kwargs: Any
-    ) -> Any:
+    def leaky(module: Any, query: Any, *given: Any, shared_prefix: Any = None, **more: Any) -> Any:
         if shared_prefix is not None:  # every row takes the whole packed sequence for its own
             shared_prefix = Layout([query.shape[2]], [-1], windows=shared_prefix.windows)
-        return right(module, query, key, value, mask, shared_prefix=shared_prefix, **kwargs)
+        return right(module, query, *given, shared_prefix=shared_prefix, **more)
 
     monkeypatch.setattr(attention, "attend", leaky)
     try:
@@ -107,3 +103,16 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
         attention.register()
     assert not good and "other logits" in why
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("parents", [[-1, -1, 1], [1, -1], [0]])
+def test_segments_out_of_order_are_refused(parents: list[int]) -> None:
+    with pytest.raises(ValueError, match="must stand before"):
+        Layout([2] * len(parents), parents)
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux"])
+def test_scores_bent_by_something_else_are_refused(name: str) -> None:
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(ValueError, match=name):
+        attention.attend(torch.nn.Module(), q, q, q, None, shared_prefix=Layout([3], [-1]), **{name: 30.0})

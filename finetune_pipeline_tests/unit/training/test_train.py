@@ -18,9 +18,11 @@ from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.unit.training.jobs import job
 
+Trained = tuple[Path, dict[str, Any], dict[str, Any]]
+
 
 @pytest.fixture(scope="module")
-def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """(place, facts, measured) of a QLoRA run."""
     place = tmp_path_factory.mktemp("trained")
     return place, *train(job(inputs, place), audit_html)
@@ -30,7 +32,7 @@ def _adapter(place: Path) -> dict[str, torch.Tensor]:
     return load_file(place / "out" / "adapter" / "adapter_model.safetensors")
 
 
-def test_it_learns_and_tells(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+def test_it_learns_and_tells(trained: Trained) -> None:
     _, facts, measured = trained
     assert facts["steps"] == facts["steps_planned"] == measured["steps_run"] == 10  # 40 rows, 8 a step, 2 epochs
     assert facts["best_eval_loss"] < 0.8 * facts["first_eval_loss"]
@@ -52,32 +54,25 @@ def test_it_learns_and_tells(trained: tuple[Path, dict[str, Any], dict[str, Any]
     assert 0 < reached["cpu_seconds"] <= measured["train_cpu_seconds"]
 
 
-def test_facts_are_json_and_the_same_again(
-    inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
-) -> None:
+def test_facts_are_json_and_the_same_again(inputs: Path, trained: Trained, tmp_path: Path) -> None:
     facts, _ = train(job(inputs, tmp_path))
     write_json(tmp_path / "facts.json", facts)  # refuses what is no JSON
     assert json.loads(json.dumps(facts)) == json.loads(json.dumps(trained[1]))
     assert "seconds" not in json.dumps(facts)
-    name = "adapter_model.safetensors"
-    assert (tmp_path / "out" / "adapter" / name).read_bytes() == (trained[0] / "out" / "adapter" / name).read_bytes()
-    config = "adapter_config.json"
-    assert (tmp_path / "out" / "adapter" / config).read_text() == (trained[0] / "out" / "adapter" / config).read_text()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "out/adapter" / name).read_bytes() == (trained[0] / "out/adapter" / name).read_bytes()
 
 
 def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:
     """Rows have answers of different lengths, so means of means would differ from the mean."""
-    results = []
-    for micro in (8, 2):
-        place = tmp_path / str(micro)
-        facts, _ = train(job(inputs, place, method="lora", dropout=0.0, epochs=1, micro_batch_size=micro))
-        results.append((facts, _adapter(place)))
-    (whole, a), (parts, b) = results
+    whole, parts = (
+        train(job(inputs, tmp_path / str(micro), method="lora", dropout=0.0, epochs=1, micro_batch_size=micro))[0]
+        for micro in (8, 2)
+    )
     for one, other in zip(whole["history"], parts["history"], strict=True):
         key = "loss" if "loss" in one else "eval_loss"
         assert one[key] == pytest.approx(other[key], rel=1e-4)
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0.02, atol=2e-4)
+    torch.testing.assert_close(_adapter(tmp_path / "8"), _adapter(tmp_path / "2"), rtol=0.02, atol=2e-4)
 
 
 def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_path: Path) -> None:
@@ -85,9 +80,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
     evaluations = {e["step"]: e["eval_loss"] for e in facts["history"] if "eval_loss" in e}
     assert facts["stopped_early"] and facts["steps"] < facts["steps_planned"]
     assert facts["best_step"] < facts["steps"] and evaluations[facts["best_step"]] == facts["best_eval_loss"]
-    kept = load_file(
-        tmp_path / "work" / "checkpoints" / f"checkpoint-{facts['best_step']}" / "adapter_model.safetensors"
-    )
+    kept = load_file(tmp_path / f"work/checkpoints/checkpoint-{facts['best_step']}/adapter_model.safetensors")
     saved = _adapter(tmp_path)
     assert all(torch.equal(saved[name], kept[name]) for name in kept)
 
@@ -111,19 +104,12 @@ def test_a_row_that_forges_a_turn_stops_training(inputs: Path, tmp_path: Path) -
     assert [f.rule for f in error.value.findings] == ["audit.rows_with_special_tokens"]
 
 
-def test_training_goes_on_from_an_adapter(
-    inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
-) -> None:
+def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_path: Path) -> None:
     start = trained[0] / "out" / "adapter"
     told = {**job(inputs, tmp_path, epochs=1), "start_from": str(start)}
     facts, _ = train(told)
     assert facts["first_eval_loss"] == pytest.approx(trained[1]["best_eval_loss"], rel=1e-5)
     assert facts["best_eval_loss"] < facts["first_eval_loss"]
+    told["settings"]["lora"]["r"] = 8
     with pytest.raises(JobError, match="other tensors"):
-        train(
-            {
-                **job(inputs, tmp_path / "r8"),
-                "start_from": str(start),
-                "settings": {**told["settings"], "lora": {**told["settings"]["lora"], "r": 8}},
-            }
-        )
+        train({**told, "out": str(tmp_path / "r8"), "work": str(tmp_path / "r8work")})

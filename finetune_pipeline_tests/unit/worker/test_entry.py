@@ -18,6 +18,8 @@ from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_u
 from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, make_inputs, start
 from finetune_pipeline_tests.unit.training.jobs import job as train_job
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,15 +35,8 @@ def test_a_job_leaves_facts_and_measurements_and_talks_to_dagster(tiny: Path, tm
     (tmp_path / "messages").touch()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "error.json").write_text("{}")
-    job = base_job(base_model=str(tiny), revision=None, out=tmp_path / "out")
-    code, errors = finish(
-        start(
-            job,
-            tmp_path,
-            DAGSTER_PIPES_CONTEXT=encode_param({"path": str(tmp_path / "context")}),
-            DAGSTER_PIPES_MESSAGES=encode_param({"path": str(tmp_path / "messages")}),
-        )
-    )
+    pipes = {f"DAGSTER_PIPES_{n.upper()}": encode_param({"path": str(tmp_path / n)}) for n in ("context", "messages")}
+    code, errors = finish(start(base_job(base_model=str(tiny), revision=None, out=tmp_path / "out"), tmp_path, **pipes))
     assert code == 0, errors
     assert json.loads((tmp_path / "out" / "result.json").read_text())["parameters"] == 99_648
     measured = json.loads((tmp_path / "out" / "measured.json").read_text())
@@ -57,35 +52,41 @@ def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -
     assert code == 64 and "there is no bundled model 'bundled/none'" in errors and "Traceback" not in errors
     told = json.loads((tmp_path / "out" / "error.json").read_text())
     assert told["kind"] == "findings" and [f["rule"] for f in told["findings"]] == ["model.base_model"]
-    assert "fix:" in told["message"]
-    assert not (tmp_path / "out" / "result.json").exists()
+    assert "fix:" in told["message"] and not (tmp_path / "out" / "result.json").exists()
 
 
-def _named(**changes: object) -> str:
-    settings = {**TrainingSpec.model_validate({"method": changes.pop("method", "qlora")}).model_dump(), **changes}
-    return entry.judge(MemoryError(), {"action": "train", "settings": settings})[2]
+ON = {"micro_batch_size": 1, "gradient_checkpointing": True}
 
 
-def test_out_of_memory_names_the_nearest_smaller_setting() -> None:
-    assert "training.micro_batch_size: 4 (now 8)" in _named()
-    assert "training.micro_batch_size: 3 (now 9)" in _named(batch_size=9, micro_batch_size=9)
-    assert "gradient_checkpointing: true" in _named(micro_batch_size=1)
-    on = {"micro_batch_size": 1, "gradient_checkpointing": True}
-    assert "unquantized_epochs: 0" in _named(**on)
-    assert "max_tokens: 512 (now 1024)" in _named(**on, unquantized_epochs=0)
-    assert "more memory" in _named(**on, unquantized_epochs=0, max_tokens=128)
-    assert "method: lora" in _named(method="full", **on)
-    assert "method: qlora" in _named(method="prefix", micro_batch_size=1)
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({}, "training.micro_batch_size: 4 (now 8)"),
+        ({"batch_size": 9, "micro_batch_size": 9}, "training.micro_batch_size: 3 (now 9)"),
+        ({"micro_batch_size": 1}, "gradient_checkpointing: true"),
+        (ON, "unquantized_epochs: 0"),
+        ({**ON, "unquantized_epochs": 0}, "max_tokens: 512 (now 1024)"),
+        ({**ON, "unquantized_epochs": 0, "max_tokens": 128}, "more memory"),
+        ({**ON, "method": "full"}, "method: lora"),
+        ({"micro_batch_size": 1, "method": "prefix"}, "method: qlora"),
+    ],
+)
+def test_out_of_memory_names_the_nearest_smaller_setting(changes: dict[str, object], fix: str) -> None:
+    settings = TrainingSpec.model_validate({"method": changes.get("method", "qlora")}).model_dump() | changes
+    assert fix in entry.judge(MemoryError(), {"action": "train", "settings": settings})[2]
+
+
+def test_out_of_memory_of_other_jobs() -> None:
     predict = entry.judge(MemoryError(), {"action": "predict", "batch_size": 16})[2]
     assert "baseline.batch_size: 8 (now 16)" in predict and predict.startswith("out of memory")
-    assert "smaller base_model" in entry.judge(MemoryError(), {"action": "predict", "batch_size": 1})[2]
-    assert "smaller base_model" in entry.judge(MemoryError(), {"action": "base_model"})[2]
+    for job in ({"action": "predict", "batch_size": 1}, {"action": "base_model"}):
+        assert "smaller base_model" in entry.judge(MemoryError(), job)[2]
 
 
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
     """The model asks the allocator for more than there is."""
     asked = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
-    job = train_job(make_inputs(tmp_path / "inputs"), tmp_path, asked)
+    job = train_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, asked)
     code = (
         "import sys, torch\n"
         "from finetune_pipeline.training import model\n"
@@ -95,10 +96,8 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
         "sys.exit(entry.main(sys.argv[1:]))\n"
     )
     (tmp_path / "job.json").write_text(json.dumps(job))
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "job.json")], env=env, text=True, capture_output=True, check=False
-    )
+    command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
+    done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
     assert done.returncode == 75, done.stderr
     told = json.loads((tmp_path / "out" / "error.json").read_text())
     assert told["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in told["message"]
@@ -120,18 +119,16 @@ except process.Stop:
 process.sweep_group()
 os._exit(0)
 """
+_PARENT = """
+import os, subprocess, sys
+os.environ["FINETUNE_PARENT_PID"] = str(os.getpid())
+subprocess.Popen(sys.argv[1:], start_new_session=True).wait()
+"""
 
 
 def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    middle = (
-        "import os, subprocess, sys\n"
-        "os.environ['FINETUNE_PARENT_PID'] = str(os.getpid())\n"
-        "child = subprocess.Popen(sys.argv[1:], start_new_session=True)\n"
-        "child.wait()\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = [sys.executable, "-c", _CHILD, str(tmp_path / "pid")]
-    parent = subprocess.Popen([sys.executable, "-c", middle, *child], env=env)
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, *child], env=ENVIRONMENT)
     grandchild = number_in(tmp_path / "pid")
     parent.kill()
     parent.wait(10)
@@ -141,12 +138,13 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 def test_a_parent_that_died_before_the_start_is_noticed() -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait(20)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(gone.pid)}
     code = "from finetune_pipeline.worker import process; process.die_with_parent()"
+    env = {**ENVIRONMENT, "FINETUNE_PARENT_PID": str(gone.pid)}
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 85
 
 
-def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "offline"), [("tiny", "1"), ("owner/name", None)])
+def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path, model: str, offline: str | None) -> None:
     code = (
         "import json, os, sys\n"
         "from finetune_pipeline.worker import entry\n"
@@ -154,18 +152,9 @@ def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None
         "assert 'torch' not in sys.modules\n"
         "print(json.dumps({k: os.environ.get(k) for k in sys.argv[2:]}))\n"
     )
-    names = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
-    plain = {k: v for k, v in os.environ.items() if k not in names}
-    told = {}
-    for name in (str(tiny), "owner/name"):
-        job = json.dumps(base_job(base_model=name, revision=None, out=tmp_path))
-        done = subprocess.run(
-            [sys.executable, "-c", code, job, *names],
-            env={**plain, "PYTHONPATH": str(ROOT)},
-            text=True,
-            capture_output=True,
-            check=True,
-        )
-        told[name] = json.loads(done.stdout)
-    assert told[str(tiny)] == {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    assert told["owner/name"]["HF_HUB_OFFLINE"] is None
+    expected = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": offline}
+    job = base_job(base_model=str(tiny) if model == "tiny" else model, revision=None, out=tmp_path)
+    command = [sys.executable, "-c", code, json.dumps(job), *expected]
+    env = {name: value for name, value in ENVIRONMENT.items() if name not in expected}
+    done = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
+    assert json.loads(done.stdout) == expected

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from finetune_pipeline.data.answer_rules import strict
 from finetune_pipeline.data.examples import read_examples
@@ -24,38 +25,21 @@ from finetune_pipeline.worker.jobs import baseline_job, kept_answers, predict_jo
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages, write_tiny_examples
 
-TICKET = {
-    "type": "object",
-    "properties": {
-        "kind": {"enum": ["billing", "bug_report", "how_to"]},
-        "tags": {"type": "array", "items": {"enum": ["new", "old", None]}, "maxItems": 2},
-    },
-    "required": ["kind"],
-    "additionalProperties": False,
-}
+
+def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """The schema of an object that has no other keys."""
+    return {
+        "type": "object", "properties": properties, "required": list(required), "additionalProperties": False,
+    }  # fmt: skip
+
+
+TAGS = {"type": "array", "items": {"enum": ["new", "old", None]}, "maxItems": 2}
+TICKET = closed({"kind": {"enum": ["billing", "bug_report", "how_to"]}, "tags": TAGS}, "kind")
+_LINE = {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}]}
+_ORDER = closed({"line": {"$ref": "#/$defs/line"}, "paid": {"type": ["boolean", "null"]}}, "paid", "line")
 SCHEMAS: dict[str, dict[str, Any]] = {
-    "enum and null": {
-        "type": "object",
-        "properties": {"day": {"enum": ["monday", "tuesday", None]}},
-        "required": ["day"],
-        "additionalProperties": False,
-    },
-    "nested": {
-        "$defs": {
-            "line": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}]}
-        },
-        "type": "object",
-        "properties": {
-            "order": {
-                "type": "object",
-                "properties": {"line": {"$ref": "#/$defs/line"}, "paid": {"type": ["boolean", "null"]}},
-                "required": ["paid", "line"],
-                "additionalProperties": False,
-            }
-        },
-        "required": ["order"],
-        "additionalProperties": False,
-    },
+    "enum and null": closed({"day": {"enum": ["monday", "tuesday", None]}}, "day"),
+    "nested": {"$defs": {"line": _LINE}, **closed({"order": _ORDER}, "order")},
     "an order nobody declared": TICKET,
 }
 
@@ -65,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model, one that has learned to answer every second ticket in JSON, and tickets."""
     root = tmp_path_factory.mktemp("constrained")
     make_tiny_model(root / "base", seed=3)
-    make_tiny_model(root / "learned", seed=3, dtype="float32")
+    make_tiny_model(root / "learned", seed=3)
     write_tiny_examples(root / "rows.jsonl", range(6))
     write_tiny_examples(root / "train.jsonl", range(10, 30))
     _teach(root / "learned", ['{"kind": "billing"}', "it is billing"])
@@ -75,16 +59,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _teach(folder: Path, answers: list[str]) -> None:
     """Ticket after ticket gets one of `answers`, in turn."""
     tokenizer, model = load_tokenizer(folder), load_for_prediction(folder, torch.device("cpu"))
-    batch = []
+    ids, labels = [], []
     for i in range(6):
         prompt = encode_prompt(tokenizer, tiny_messages(i, answer=False))
         answer = [*tokenizer(answers[i % len(answers)])["input_ids"], tokenizer.eos_token_id]
-        batch.append((torch.tensor([prompt + answer]), torch.tensor([[-100] * len(prompt) + answer])))
+        ids.append(torch.tensor(prompt + answer))
+        labels.append(torch.tensor([-100] * len(prompt) + answer))
+    batch = {"input_ids": pad_sequence(ids, batch_first=True), "labels": pad_sequence(labels, True, -100)}
     model.requires_grad_(True).train()
     steps = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(60):
         steps.zero_grad()
-        torch.stack([model(input_ids=ids, labels=labels).loss for ids, labels in batch]).mean().backward()
+        model(**batch).loss.backward()
         steps.step()
     model.save_pretrained(folder)
 
@@ -97,19 +83,14 @@ def loaded(folder: Path) -> tuple[Any, Any, list[list[int]]]:
     return load_for_prediction(folder / "base", torch.device("cpu")), tokenizer, prompts
 
 
-def run(
-    folder: Path, out: Path, model: str, schema: Any, **more: Any
-) -> tuple[dict[str, Any], Any, list[dict[str, Any]]]:
+def run(folder: Path, out: Path, model: str, schema: Any, of_set: Any = None, **more: Any) -> tuple[Any, Any, Any]:
     """(facts of the set, measured, rows)."""
-    settings: dict[str, Any] = {
-        "sets": [prompt_set(name="base", model=folder / model, restricted=schema, **more.pop("of_set", {}))],
-        "examples": folder / "rows.jsonl",
-        "labels": [],
-        "max_new_tokens": 40,
-        "batch_size": 2,
-        "answers": kept_answers(folder=out / "kept", key_file=out / "key", scope="open", limit_mib=8),
-    }
-    facts, measured = predict(predict_job(out=out, **{**settings, **more}))
+    job = predict_job(
+        out=out, examples=folder / "rows.jsonl", labels=[], max_new_tokens=40, batch_size=2,
+        sets=[prompt_set(name="base", model=folder / model, restricted=schema, **(of_set or {}))],
+        answers=kept_answers(folder=out / "kept", key_file=out / "key", scope="open", limit_mib=8), **more,
+    )  # fmt: skip
+    facts, measured = predict(job)
     return facts["sets"]["base"], measured, read_predictions(out / "predictions.parquet")
 
 
@@ -117,24 +98,22 @@ def run(
 def test_a_random_model_answers_in_form(loaded: tuple[Any, Any, list[list[int]]], name: str) -> None:
     model, tokenizer, prompts = loaded
     output = JsonOutput(json_schema=SCHEMAS[name])
-    free = generate_and_score(model, tokenizer, prompts, None, 60, 3)
+    free = generate_and_score(model, tokenizer, prompts[:3], None, 60, 3)
     assert not any(is_valid(vars(answer), output) for answer in free)
     grammar = Grammar(SCHEMAS[name], tokenizer)
     together = generate_and_score(model, tokenizer, prompts, None, 60, 3, grammar=grammar)
     assert [a.status for a in together] == ["ok"] * len(prompts), [a.text for a in together]
     assert all(is_valid(vars(answer), output) for answer in together), [a.text for a in together]
-    alone = [generate_and_score(model, tokenizer, [p], None, 60, 1, grammar=grammar)[0] for p in prompts]
-    assert alone == together
+    alone = [generate_and_score(model, tokenizer, [p], None, 60, 1, grammar=grammar)[0] for p in prompts[:2]]
+    assert alone == together[:2]
 
 
 def test_every_token_is_the_most_likely_of_those_that_are_allowed(loaded: tuple[Any, Any, list[list[int]]]) -> None:
     """`{"type": "boolean"}` allows few texts: the answer is the better beginning of the two, step by step."""
     model, tokenizer, prompts = loaded
-    texts = {"true": True, "false": False}
-    ids = {text: tokenizer(text)["input_ids"][0] for text in texts}
     letters = {
         text: {i for i in range(400) if tokenizer.decode([i]) and text.startswith(tokenizer.decode([i]))}
-        for text in ids
+        for text in ("true", "false")
     }
     grammar = Grammar({"type": "boolean"}, tokenizer)
     answers = generate_and_score(model, tokenizer, prompts, None, 12, 6, grammar=grammar)
@@ -142,34 +121,23 @@ def test_every_token_is_the_most_likely_of_those_that_are_allowed(loaded: tuple[
         logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
         best = max(letters["true"] | letters["false"], key=lambda i: float(logits[i]))
         assert answer.new_ids[0] == best and strict(answer.text) is (best in letters["true"])
-
-
-def test_a_long_answer_is_cut_and_says_so(loaded: tuple[Any, Any, list[list[int]]]) -> None:
-    model, tokenizer, prompts = loaded
     grammar = Grammar({"type": "string", "minLength": 200}, tokenizer)
     answers = generate_and_score(model, tokenizer, prompts, None, 9, 3, grammar=grammar)
-    assert {(a.status, a.new_tokens) for a in answers} == {("truncated", 9)}
-
-
-def _written(tokenizer: Any, schema: dict[str, Any], wanted: list[str], steps: int = 80, size: int = 400) -> str:
-    """What a model writes that wants these tokens most, the first one most of all."""
-    answer, ends = Grammar(schema, tokenizer).begin(), {tokenizer.eos_token_id}
-    logits = np.zeros(size, dtype=np.float32)
-    for rank, token in enumerate(wanted):
-        logits[tokenizer(token)["input_ids"] if len(token) > 1 else tokenizer.convert_tokens_to_ids(token)] = (
-            99.0 - rank
-        )
-    ids: list[int] = []
-    while len(ids) < steps and not ends & set(ids):
-        ids.append(answer.choose(logits, ends))
-    return str(tokenizer.decode(ids))
+    assert {(a.status, a.new_tokens) for a in answers} == {("truncated", 9)}, "a long answer is cut and says so"
 
 
 def test_control_tokens_stay_out_and_an_end_token_ends_what_is_complete(folder: Path) -> None:
+    """A model that wants control tokens most, then `a`, then the end of the text."""
     tokenizer = load_tokenizer(folder / "base")
     tokenizer.add_tokens(["<t>"])  # a mark that the tokenizer does not call special, such as <tool_call>
-    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<t>"]
-    assert _written(tokenizer, {"type": "string", "maxLength": 3}, [*control, "a", '"'], size=401) == '"aaa"<|im_end|>'
+    answer, ends = Grammar({"type": "string", "maxLength": 3}, tokenizer).begin(), {tokenizer.eos_token_id}
+    logits = np.zeros(401, dtype=np.float32)
+    for rank, token in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<t>", "a", '"']):
+        logits[tokenizer.convert_tokens_to_ids(token)] = 99.0 - rank
+    ids: list[int] = []
+    while len(ids) < 80 and not ends & set(ids):
+        ids.append(answer.choose(logits, ends))
+    assert tokenizer.decode(ids) == '"aaa"<|im_end|>'
 
 
 @pytest.mark.parametrize(
@@ -188,8 +156,8 @@ def test_a_schema_that_cannot_be_kept_to_is_told_and_loses_nothing(
     if "$ref" in schema:
         return  # a schema that is none is refused with the task
     facts, _, rows = run(folder, tmp_path, "base", schema)
-    restricted = facts["restricted"]
-    assert why in restricted.pop("why") and restricted == {"asked": 0, "available": False, "statuses": {}}
+    assert why in facts["restricted"].pop("why")
+    assert facts["restricted"] == {"asked": 0, "available": False, "statuses": {}}
     assert [r["model"] for r in rows] == ["base"] * 6
 
 
@@ -202,10 +170,8 @@ def test_valid_free_answers_stay_and_only_the_others_are_asked_again(folder: Pat
     assert all(is_valid(r, output) and r["gold"] == f["gold"] for r, f in zip(restricted, free, strict=True))
     assert facts["statuses"] == facts["restricted"]["statuses"] == {"ok": 6, "truncated": 0, "empty": 0, "error": 0}
     assert facts["restricted"] | {"statuses": 0} == {"asked": 3, "available": True, "why": "", "statuses": 0}
-    assert measured["answers"] == {"known": 0, "asked": 9} and set(measured["seconds_by_set"]) == {
-        "base",
-        "base_restricted",
-    }
+    assert measured["answers"] == {"known": 0, "asked": 9}
+    assert set(measured["seconds_by_set"]) == {"base", "base_restricted"}
 
 
 def test_an_answer_under_another_schema_or_order_of_keys_is_another_answer(folder: Path, tmp_path: Path) -> None:
@@ -213,24 +179,21 @@ def test_an_answer_under_another_schema_or_order_of_keys_is_another_answer(folde
         return int(run(folder, tmp_path, "base", schema)[1]["answers"]["known"])
 
     two = {"a": {"type": "null"}, "b": {"type": "boolean"}}
-    schema = {"type": "object", "properties": two, "required": ["a", "b"], "additionalProperties": False}
+    schema = closed(two, "a", "b")
     assert known(schema) == 0 and known(schema) == 12
     turned = {**schema, "properties": dict(reversed(two.items()))}
     assert known(turned) == 6 and known({**turned, "required": ["a"]}) == 6
 
 
 def test_every_prompt_of_a_baseline_is_restricted_and_labels_never_are(folder: Path, tmp_path: Path) -> None:
-    common: dict[str, Any] = {
-        "base": folder / "base",
-        "examples": folder / "rows.jsonl",
-        "train": folder / "train.jsonl",
-    }
-    common |= {"shots": [0, 2], "seed": 1, "max_new_tokens": 60, "batch_size": 3}
+    common: dict[str, Any] = {"base": folder / "base", "max_new_tokens": 60, "batch_size": 3}
+    common |= {"examples": folder / "rows.jsonl", "train": folder / "train.jsonl", "shots": [0, 2], "seed": 1}
     facts, _ = baseline(baseline_job(**common, labels=[], restricted=TICKET, out=tmp_path / "json"))
     rows = read_predictions(tmp_path / "json" / "predictions.parquet")
     for name in ("zero_shot", "2_shot"):
         assert facts["prompts"][name]["restricted"]["available"]
         assert all(is_valid(r, JsonOutput(json_schema=TICKET)) for r in of_model(rows, restricted_name(name)))
+    common["max_new_tokens"] = 4
     facts, _ = baseline(baseline_job(**common, labels=["billing", "how_to"], out=tmp_path / "labels"))
     rows = read_predictions(tmp_path / "labels" / "predictions.parquet")
     assert {r["model"] for r in rows} == {"zero_shot", "2_shot"} and "restricted" not in facts["prompts"]["zero_shot"]
@@ -249,6 +212,4 @@ def test_an_endpoint_is_asked_for_free_answers_alone(folder: Path, tmp_path: Pat
         facts, _, rows = run(folder, tmp_path, "base", TICKET, endpoint=endpoint, of_set={"served": "small"})
         assert len(server.requests) == 6
     assert facts["restricted"]["available"] is available and len(of_model(rows, "base_restricted")) == 6 * available
-    assert facts["restricted"]["why"] == (
-        "" if available else "answers of an endpoint cannot be restricted to a schema here"
-    )
+    assert facts["restricted"]["why"] == "" if available else "endpoint" in facts["restricted"]["why"]

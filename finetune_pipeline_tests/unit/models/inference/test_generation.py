@@ -1,4 +1,5 @@
-"""Fast prediction against the plain way: one row at a time through `generate`, every label encoded anew."""
+"""Fast prediction against the plain way: one row at a time through `generate`, every label encoded anew. Prompts are put
+behind the beginnings that save the most reading; a single odd one spoils nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference import generation
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
+from finetune_pipeline.models.inference.shared_reading import common_prefix, families
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
 
@@ -44,7 +48,7 @@ def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[in
     return text, status if text.strip() or status != "ok" else "empty", scores
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 50])
+@pytest.mark.parametrize("batch_size", [1, 4])
 def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], batch_size: int) -> None:
     model, tokenizer = loaded
     prompts, labels = _prompts(tokenizer)
@@ -59,12 +63,13 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], b
 
 
 def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a token that often comes up declared an end, rows finish at different steps."""
+    """With a token that often comes up declared an end, rows finish at different steps, or are cut."""
     model, tokenizer = loaded
     prompts, _ = _prompts(tokenizer)
     free = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)
     stop = free[0].new_ids[3]
-    monkeypatch.setattr(generation, "end_tokens", lambda *_: {stop})
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [tokenizer.eos_token_id, stop])
+    assert end_tokens(model, tokenizer) == {tokenizer.eos_token_id, stop}
     answers = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)
     for before, after in zip(free, answers, strict=True):
         cut = before.new_ids.index(stop) + 1 if stop in before.new_ids else LONGEST
@@ -111,15 +116,53 @@ def test_families_give_the_same_answers(loaded: tuple[Any, Any], monkeypatch: py
         assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
 
 
-def test_end_tokens_come_from_model_and_tokenizer(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = loaded
-    monkeypatch.setattr(model.generation_config, "eos_token_id", [2, 77])
-    assert end_tokens(model, tokenizer) == {2, 77}
-
-
 def test_only_the_token_that_ends_an_answer_is_left_out_of_its_text(loaded: tuple[Any, Any]) -> None:
     _, tokenizer = loaded
     other, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     answer = Answer()
     generation._fill(answer, tokenizer, [*tokenizer.encode("see "), other, end], [], {end})
     assert (answer.text, answer.status) == ("see <|endoftext|>", "ok")
+
+
+SYSTEM, OTHER = list(range(100, 160)), list(range(200, 230))
+
+
+def test_prompts_are_put_behind_beginnings_that_are_worth_it() -> None:
+    odd = [[1, *SYSTEM, 7 + i, 9] for i in range(20)]
+    odd.insert(4, [1, 7, 9, 9])
+    assert families(odd) == [[i for i in range(21) if i != 4], [4]]
+    long = [[*SYSTEM, *OTHER, i, 1] for i in range(5)]
+    short = [[*SYSTEM, 50 + i, 2] for i in range(6)]
+    other = [[*OTHER, i, 3] for i in range(4)]
+    assert families([*long, *short, *other]) == [list(range(5, 11)), list(range(5)), list(range(11, 15))]
+    # retrieved examples differ from row to row: there is nothing to share but the beginning
+    assert families([[*SYSTEM, 1000 + i, *range(i, i + 80)] for i in range(12)]) == [list(range(12))]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30))
+def test_every_prompt_is_in_one_family_and_nothing_costs_more(prompts: list[list[int]]) -> None:
+    def cost(found: list[list[int]]) -> int:
+        shared = [common_prefix([prompts[i] for i in rows]) for rows in found]
+        return sum(n + sum(len(prompts[i]) - n for i in rows) for n, rows in zip(shared, found, strict=True))
+
+    found = families(prompts)
+    assert sorted(i for rows in found for i in rows) == list(range(len(prompts)))
+    assert all(rows == sorted(rows) for rows in found)
+    assert cost(found) <= cost([list(range(len(prompts)))] if prompts else [])
+
+
+ALIKE = [[20, 21, 2], [20, 21, 23, 2], [20, 2], [22, 21, 2], [20, 21, 2], [22], []]
+
+
+@torch.no_grad()
+def test_scores_are_those_of_each_label_alone(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    prompts = [[5, 6, 7, 8], [5, 9, 10], [5, 11]]
+    labels = [ALIKE[:5], ALIKE[2:5], [[30, 31, 32, 33, 2]]]  # rows may be offered unlike labels
+    answers = generate_and_score(model, tokenizer, prompts, labels, 3, 3)
+    for answer, prompt, texts in zip(answers, prompts, labels, strict=True):
+        for score, text in zip(answer.label_scores, texts, strict=True):
+            logits = model(input_ids=torch.tensor([prompt + text])).logits[0].double().log_softmax(-1)
+            alone = sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(text))
+            assert score == pytest.approx(alone, abs=1e-4)
+    assert answers[0].label_scores[0] == answers[0].label_scores[4]
