@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import yaml
 
 from finetune_pipeline.data.examples import SPLIT_FILES
 from finetune_pipeline.engine.step import SHARED
-from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
@@ -20,94 +21,58 @@ TASK = "demo"
 
 
 def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> ArtifactStore:
-    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter, splits and merged_model of that
-    task."""
+    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter, splits and merged_model of that task."""
     folder = root / "data" / TASK
     (folder / "raw").mkdir(parents=True)
     spec = {
-        "name": TASK,
-        "description": "Sorts *tickets* <by> queue.",
-        "base_model": str(base),
-        "system_prompt": SYSTEM,
-        "output": {"kind": "labels", "labels": LABELS},
-    }
-    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+        "name": TASK, "description": "Sorts *tickets* <by> queue.", "base_model": str(base), "system_prompt": SYSTEM,
+    }  # fmt: skip
+    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
     store = ArtifactStore(root / "home" / "artifacts")
     rows = write_tiny_examples(root / "e.jsonl", range(12))
 
-    def bring(builder: Builder) -> None:
-        builder.facts.update(prepare_base(str(base), None, builder.folder))
-
-    def keep(builder: Builder) -> None:
-        (builder.folder / "adapter").mkdir()
-        for path in adapter.iterdir():
-            (builder.folder / "adapter" / path.name).write_bytes(path.read_bytes())
-
-    based = store.build(SHARED, "base_model", code_version="1", inputs={}, settings=None, make=bring)
-    settings = {"method": method, "epochs": 1.0, "lora": {"r": 4}}
-    inputs = {"base_model": based.version, "train_split": "0123456789abcdef"}
-    trained = store.build(TASK, "adapter", code_version="1", inputs=inputs, settings=settings, make=keep)
-
     def merge(builder: Builder) -> None:
-        builder.facts.update(
-            merge_and_compare(
-                merge_job(
-                    base=based.folder,
-                    adapter=trained.path("adapter"),
-                    examples=rows,
-                    labels=LABELS,
-                    max_new_tokens=6,
-                    batch_size=4,
-                    out=builder.folder,
-                )
-            )
-        )
+        job = merge_job(
+            base=based.folder, adapter=trained.path("adapter"), examples=rows, labels=LABELS, max_new_tokens=6,
+            batch_size=4, out=builder.folder,
+        )  # fmt: skip
+        builder.facts.update(merge_and_compare(job))
 
     def split(builder: Builder) -> None:
         path = builder.folder / SPLIT_FILES["validation"]
         path.parent.mkdir()
         write_tiny_examples(path, range(40))
 
-    held = store.build(TASK, "splits", code_version="1", inputs={}, settings=None, make=split)
+    def build(task: str, step: str, inputs: dict[str, str], make: object, settings: object = None) -> Artifact:
+        return store.build(task, step, code_version="1", inputs=inputs, settings=settings, make=make)
+
+    based = build(SHARED, "base_model", {}, lambda b: b.facts.update(prepare_base(str(base), None, b.folder)))
+    settings = {"method": method, "epochs": 1.0, "lora": {"r": 4}}
+    inputs = {"base_model": based.version, "train_split": "0123456789abcdef"}
+    trained = build(TASK, "adapter", inputs, lambda b: shutil.copytree(adapter, b.folder / "adapter"), settings)
+    held = build(TASK, "splits", {}, split)
     inputs = {"adapter": trained.version, "base_model": based.version, "validation_split": held.version}
-    store.build(TASK, "merged_model", code_version="1", inputs=inputs, settings=None, make=merge)
+    build(TASK, "merged_model", inputs, merge)
     return store
 
 
-def add_report(store: ArtifactStore, passed: bool) -> None:
-    """An evaluation of the merged model, and its registration as version 3."""
-    merged = store.all_versions(TASK, "merged_model")[-1]
-    result = evaluation()
+def add_refusal(store: ArtifactStore) -> None:
+    """An evaluation that refuses the merged model, and its registration as version 3."""
+    inputs = {"merged_model": store.all_versions(TASK, "merged_model")[-1].version}
+    result = evaluation().to_json()
     gates = [
-        GateResult(
-            "beats_baseline",
-            "passed" if passed else "failed",
-            0.2,
-            0.0,
-            "It wins by 27.5 points.",
-            "" if passed else "Train on more rows.",
-        )
+        GateResult("beats_baseline", "failed", 0.2, 0.0, "It wins by 27.5 points.", "Train on more rows.").to_dict()
     ]
+    facts = {"passed": False, "verdict": "Better by 27.5 points.", "gates": gates, "models": result["models"]}
 
     def write(builder: Builder) -> None:
-        write_json(builder.folder / "evaluation.json", result.to_json())
-        write_json(builder.folder / "gates.json", [g.to_dict() for g in gates])
-        builder.facts.update(
-            {
-                "passed": passed,
-                "verdict": "Better by 27.5 points.",
-                "gates": [g.to_dict() for g in gates],
-                "models": result.to_json()["models"],
-            }
-        )
+        write_json(builder.folder / "evaluation.json", result)
+        write_json(builder.folder / "gates.json", gates)
+        builder.facts.update(facts)
 
-    inputs = {"merged_model": merged.version}
-    store.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=passed, make=write)
-    store.build(
-        TASK,
-        "model_version",
-        code_version="1",
-        inputs=inputs,
-        settings=passed,
-        make=lambda b: b.facts.update({"model_version": 3}),
-    )
+    store.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=write)
+
+    def register(builder: Builder) -> None:
+        builder.facts["model_version"] = 3
+
+    store.build(TASK, "model_version", code_version="1", inputs=inputs, settings=None, make=register)

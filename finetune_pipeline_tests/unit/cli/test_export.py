@@ -27,7 +27,7 @@ from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.report.page import fenced
 from finetune_pipeline_tests.shared import copy_skilled_model
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
-from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, make_store
+from finetune_pipeline_tests.unit.cli.exported import TASK, add_refusal, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
@@ -41,9 +41,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = make_tiny_model(root / "base", dtype="bfloat16")
     (base / "LICENSE").write_text("Do what is right.")
     told = json.loads((base / "generation_config.json").read_text())
-    (base / "generation_config.json").write_text(
-        json.dumps({**told, "do_sample": True, "temperature": 0.7, "top_k": 9})
-    )
+    told |= {"do_sample": True, "temperature": 0.7, "top_k": 9}
+    (base / "generation_config.json").write_text(json.dumps(told))
     make_store(root, base, make_adapter(base, root / "adapter", size=0.1))
     return root
 
@@ -56,14 +55,14 @@ def project(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return running(project, monkeypatch)
+
+
+def running(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("FINETUNE_HOME", str(project / "home"))
     monkeypatch.setenv("FINETUNE_DATA", str(project / "data"))
-
-    def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(export, [TASK, *arguments], standalone_mode=False)
-
-    return invoke
+    return lambda *arguments: CliRunner().invoke(export, [TASK, *map(str, arguments)], standalone_mode=False)
 
 
 def store(project: Path) -> ArtifactStore:
@@ -74,21 +73,20 @@ def answers(model: Any, tokenizer: Any, told: dict[str, Any], **more: Any) -> li
     """What a user gets who follows export.json; generation settings are the folder's own."""
     found = []
     for question in QUESTIONS:
-        messages = [
-            {"role": "system", "content": told["prompt"]["system_prompt"]},
-            {"role": "user", "content": question},
-        ]
-        prompt = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        system = {"role": "system", "content": told["prompt"]["system_prompt"]}
+        messages = [system, {"role": "user", "content": question}]
+        kind = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        prompt = tokenizer.apply_chat_template(messages, **kind)
         made = model.generate(**prompt, **more)[0, prompt["input_ids"].shape[1] :]
         found.append(tokenizer.decode(made, skip_special_tokens=True))
     return found
 
 
-def test_the_folder_answers_as_the_trained_model(run: Run, project: Path, tmp_path: Path) -> None:
-    result = run("--to", str(tmp_path / "out"))
+def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project: Path, tmp_path: Path) -> None:
+    add_refusal(store(project))
+    result = run("--to", tmp_path / "out")
     assert result.return_value == 0, result.output
+    assert "version 3" in result.output and "gates said no: beats_baseline" in result.output
     told = json.loads((tmp_path / "out/export.json").read_text())
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     got = answers(model, AutoTokenizer.from_pretrained(tmp_path / "out"), told)
@@ -101,12 +99,6 @@ def test_the_folder_answers_as_the_trained_model(run: Run, project: Path, tmp_pa
     assert (config.do_sample, config.max_new_tokens, config.eos_token_id) == (False, 6, [2])
     assert config.temperature in (None, 1.0)
 
-
-def test_the_manifest_says_everything_one_needs(run: Run, project: Path, tmp_path: Path) -> None:
-    add_report(store(project), passed=False)
-    result = run("--to", str(tmp_path / "out"))
-    assert "version 3" in result.output and "gates said no: beats_baseline" in result.output
-    told = json.loads((tmp_path / "out/export.json").read_text())
     merged = store(project).all_versions(TASK, "merged_model")[-1]
     assert told["format"] == 1 and told["what"] == "model" and told["method"] == "lora" and told["model_version"] == 3
     assert told["prompt"]["control_tokens"] == ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
@@ -130,25 +122,15 @@ def test_the_manifest_says_everything_one_needs(run: Run, project: Path, tmp_pat
         if path.suffix in (".json", ".md", ".jinja"):
             assert str(project) not in path.read_text() and str(tmp_path) not in path.read_text(), path.name
 
-
-def test_the_model_card_has_a_header_and_no_markup_from_outside(run: Run, project: Path, tmp_path: Path) -> None:
-    add_report(store(project), passed=True)
-    run("--to", str(tmp_path / "out"))
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.library_name == "transformers" and card.data.license == "other"
     assert card.data.license_name == "that-of-the-base-model" and card.data.license_link == "LICENSE"
-    accuracy = next(r for r in card.data.eval_results if r.metric_type == "accuracy")
-    assert accuracy.metric_value == 0.8 and accuracy.metric_name == "Accuracy (95% interval 0.739 to 0.850)"
-    assert "Sorts \\*tickets\\* \\<by\\> queue." in card.text and SYSTEM in card.text
     rendered = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{{text}}<|im_end|>\n<|im_start|>assistant\n"
-    assert json.loads((tmp_path / "out/export.json").read_text())["prompt"]["rendered"] == rendered
-    assert fenced(rendered) in card.text
-    assert "did not pass" not in card.text
-    assert fenced("a\n```\nb").startswith("````text\n") and fenced("a\n```\nb").endswith("\n````")
+    assert told["prompt"]["rendered"] == rendered and fenced(rendered) in card.text
 
 
 def test_the_adapter_alone(run: Run, trained: Path, project: Path, tmp_path: Path) -> None:
-    result = run("--to", str(tmp_path / "out"), "--adapter")
+    result = run("--to", tmp_path / "out", "--adapter")
     assert result.return_value == 0 and str(trained / "base") in result.output
     told = json.loads((tmp_path / "out/export.json").read_text())
     assert told["what"] == "adapter" and told["dtype"] == "float32"
@@ -157,9 +139,8 @@ def test_the_adapter_alone(run: Run, trained: Path, project: Path, tmp_path: Pat
     assert "vllm serve BASE --enable-lora --max-lora-rank 4" in (tmp_path / "out/README.md").read_text()
     model: Any = AutoModelForCausalLM.from_pretrained(project / "base", dtype=torch.float32)
     own = PeftModel.from_pretrained(model, tmp_path / "out").eval()
-    merged: Any = AutoModelForCausalLM.from_pretrained(
-        store(project).all_versions(TASK, "merged_model")[-1].path("model"), dtype=torch.float32
-    )
+    path = store(project).all_versions(TASK, "merged_model")[-1].path("model")
+    merged: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
         torch.testing.assert_close(own(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=0.1, atol=0.1)
@@ -171,11 +152,10 @@ def test_the_adapter_alone(run: Run, trained: Path, project: Path, tmp_path: Pat
 def test_nothing_is_overwritten(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "deep").mkdir(parents=True)
-    result = run("--to", str(out))
-    assert isinstance(result.exception, FindingsError) and "is there already and is no empty folder" in str(
-        result.exception
-    )
+    error = run("--to", out).exception
+    assert isinstance(error, FindingsError) and "is there already and is no empty folder" in str(error)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "project"]
+    assert run("--to", tmp_path / "other", "--for", "ollama", "--adapter").return_value == 1, "Ollama takes no adapter"
 
 
 def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,27 +167,31 @@ def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as changed:
         changed.setattr(command, "card_of", stop)
-        assert isinstance(run("--to", str(tmp_path / "out")).exception, Abort)
-    left = sorted(p.name for p in tmp_path.iterdir())
-    assert left == sorted([alive.name, "project"]), (
-        "its own folder is gone, and that of a dead export; a live one's stays"
-    )
-    assert run("--to", str(tmp_path / "out")).return_value == 0
+        assert isinstance(run("--to", tmp_path / "out").exception, Abort)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {alive.name, "project"}, "its own folder is gone, and that of a dead export; a live one's stays"
+    assert run("--to", tmp_path / "out").return_value == 0
     first = {p.name: digest_file(p) for p in (tmp_path / "out").iterdir()}
-    assert run("--to", str(tmp_path / "again")).return_value == 0
+    assert run("--to", tmp_path / "again").return_value == 0
     assert first == {p.name: digest_file(p) for p in (tmp_path / "again").iterdir()}
 
 
-def made_for_ollama(project: Path, tmp_path: Path) -> None:
-    """The project, with a base model that knows what it says: random ones have ties, which decide nothing."""
-    shutil.rmtree(project)
-    base = copy_skilled_model(tmp_path / "base", system=SYSTEM)
-    make_store(project, base, make_adapter(base, tmp_path / "adapter", size=0.001))
+@pytest.fixture(scope="module")
+def decided_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a base model that knows what it says: random ones have ties, which decide nothing."""
+    root = tmp_path_factory.mktemp("ollama")
+    base = copy_skilled_model(root / "base", system=SYSTEM)
+    make_store(root, base, make_adapter(base, root / "adapter", size=0.001))
+    return root
 
 
-def test_for_ollama_the_files_are_asked_through_llama_cpp(run: Run, project: Path, tmp_path: Path) -> None:
-    made_for_ollama(project, tmp_path)
-    result = run("--to", str(tmp_path / "out"), "--for", "ollama")
+@pytest.fixture
+def decided(decided_project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return running(decided_project, monkeypatch)
+
+
+def test_for_ollama_the_files_are_asked_through_llama_cpp(decided: Run, tmp_path: Path) -> None:
+    result = decided("--to", tmp_path / "out", "--for", "ollama")
     assert result.return_value == 0, result.output
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "demo-f16.gguf", "demo-q8_0.gguf", "Modelfile", "README.md", "export.json",
@@ -223,31 +207,13 @@ def test_for_ollama_the_files_are_asked_through_llama_cpp(run: Run, project: Pat
 
 
 def test_what_answers_differently_through_llama_cpp_is_not_exported(
-    run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decided: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_for_ollama(project, tmp_path)
     other = copy_skilled_model(tmp_path / "other", right=False)
-    monkeypatch.setattr(
-        exported, "write_gguf", lambda folder, target, kind, **more: write_gguf(other, target, kind, **more)
-    )
-    result = run("--to", str(tmp_path / "out"), "--for", "ollama", "--json")
+    monkeypatch.setattr(exported, "write_gguf", lambda folder, *to, **more: write_gguf(other, *to, **more))
+    result = decided("--to", tmp_path / "out", "--for", "ollama", "--json")
     assert result.return_value == 2 and "not the model that was judged" in result.output
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
-
-
-@pytest.mark.parametrize(
-    ("target", "command"),
-    [("vllm", "vllm serve . --served-model-name demo --dtype"), ("tgi", "text-generation-launcher --model-id ."),
-     ("transformers", "AutoModelForCausalLM")],
-)  # fmt: skip
-def test_the_card_has_the_command_of_the_server(run: Run, target: str, command: str, tmp_path: Path) -> None:
-    assert run("--to", str(tmp_path / "out"), "--for", target).return_value == 0
-    assert command in (tmp_path / "out/README.md").read_text()
-    assert json.loads((tmp_path / "out/export.json").read_text())["target"] == target
-
-
-def test_ollama_takes_no_adapter(run: Run, tmp_path: Path) -> None:
-    assert run("--to", str(tmp_path / "out"), "--for", "ollama", "--adapter").return_value == 1
 
 
 def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:
@@ -272,13 +238,13 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     told = json.loads((newer / "artifact.json").read_text())
     (newer / "artifact.json").write_text(json.dumps({**told, "version": "f" * 16}))
     for place, *alias in (["none"], ["candidate", "--alias", "candidate"]):
-        result = run("--to", str(tmp_path / place), *alias, "--json")
+        result = run("--to", tmp_path / place, *alias, "--json")
         assert result.return_value == 0, result.output
         manifest = json.loads(result.stdout)["manifest"]
         assert (manifest["artifacts"]["merged_model"], manifest["model_version"]) == (old.version, 1)
-    assert run("--to", str(tmp_path / "champion"), "--alias", "champion").return_value == 1
+    assert run("--to", tmp_path / "champion", "--alias", "champion").return_value == 1
     client.set_model_version_tag(TASK, "1", registry.FORGOTTEN, "told")
-    refused = run("--to", str(tmp_path / "forgotten"))
+    refused = run("--to", tmp_path / "forgotten")
     assert refused.return_value == 1 and "rows that have been forgotten" in refused.output
     assert not (tmp_path / "forgotten").exists()
 
@@ -288,30 +254,24 @@ def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: 
     flipped = bytearray(path.read_bytes())
     flipped[-1] ^= 1
     path.write_bytes(flipped)
-    result = run("--to", str(tmp_path / "out"), "--adapter")
-    assert isinstance(result.exception, ChangedArtifact) and "model/model.safetensors has changed" in str(
-        result.exception
-    )
+    error = run("--to", tmp_path / "out", "--adapter").exception
+    assert isinstance(error, ChangedArtifact) and "model/model.safetensors has changed" in str(error)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_soft_prompts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_tiny_model(tmp_path / "base")
     make_store(tmp_path, base, soft(base, tmp_path / "adapter", kind), kind)
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
-
-    def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(export, [TASK, "--to", str(tmp_path / "out"), *arguments], standalone_mode=False)
-
+    run = running(tmp_path, monkeypatch)
     if kind == "prefix":
-        result = invoke()
+        result = run("--to", tmp_path / "out")
         assert isinstance(result.exception, FindingsError) and "--adapter" in str(result.exception)
-        assert invoke("--adapter").return_value == 0
+        assert run("--to", tmp_path / "out", "--adapter").return_value == 0
         assert set(load_file(tmp_path / "out/adapter_model.safetensors")) == {"prompt_embeddings"}
         assert "With PEFT" in (tmp_path / "out/README.md").read_text()
         return
-    assert invoke().return_value == 0
+    assert run("--to", tmp_path / "out").return_value == 0
     told = json.loads((tmp_path / "out/export.json").read_text())
     assert told["prompt"]["soft_tokens"][0] == "<|soft_0|>" and told["prompt"]["prompt_prefix"].startswith("<|soft_0|>")
     assert "5 added tokens" in (tmp_path / "out/README.md").read_text()

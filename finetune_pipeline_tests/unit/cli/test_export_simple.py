@@ -18,7 +18,6 @@ from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.spec import load_task
-from finetune_pipeline_tests.unit.cli.test_commands import finetune
 from finetune_pipeline_tests.unit.evaluation.rows import row
 
 LABELS = ["billing", "bug"]
@@ -42,19 +41,14 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def make_store(root: Path, kind: str, best: str | None = None, evaluated: dict[str, float] | None = None) -> None:
+def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | None = None) -> None:
     """A task, and the artifacts of a baseline whose simple model `best` is right most often; with `evaluated` also a report
     with these scores on the sealed test."""
     output, make = KINDS[kind]
     folder = root / "data" / "demo"
     folder.mkdir(parents=True)
-    spec = {
-        "name": "demo",
-        "description": "Sorts *things*.",
-        "system_prompt": "Answer billing or bug.",
-        "output": output,
-    }
-    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    spec = {"name": "demo", "description": "Sorts *things*.", "system_prompt": "Answer billing or bug."}
+    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": output}))
     task, store = load_task(folder).spec, ArtifactStore(root / "home" / "artifacts")
 
     def split(builder: Builder) -> None:
@@ -66,8 +60,6 @@ def make_store(root: Path, kind: str, best: str | None = None, evaluated: dict[s
         write_examples(builder.folder / SPLIT_FILES["train"], rows)
 
     def score(builder: Builder) -> None:
-        if best is None:
-            return
         gold = [make(i)[1] for i in range(20)]
         rows = {"zero_shot": [row(i, g, "", label_scores=[]) for i, g in enumerate(gold)]}
         for name in SIMPLE_MODELS:
@@ -92,15 +84,10 @@ def make_store(root: Path, kind: str, best: str | None = None, evaluated: dict[s
         store.build("demo", "evaluation_report", code_version="1", inputs=inputs, settings=None, make=report)
 
 
-def export(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    to = str(root / "out")
-    return finetune("export", "demo", "--simple", "--to", to, *more, data=root / "data", home=root / "home")
-
-
 @pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "nearest"), ("text", "commonest")])
-def test_the_folder_answers_as_the_rival_that_was_compared(tmp_path: Path, kind: str, name: str) -> None:
+def test_the_folder_answers_as_the_rival_that_was_compared(tmp_path: Path, finetune: Any, kind: str, name: str) -> None:
     make_store(tmp_path, kind, best=name)
-    done = export(tmp_path)
+    done = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     out, spec = tmp_path / "out", load_task(tmp_path / "data" / "demo").spec
     manifest = json.loads((out / "simple_model.json").read_text())
@@ -109,23 +96,17 @@ def test_the_folder_answers_as_the_rival_that_was_compared(tmp_path: Path, kind:
     train = read_examples(examples_of(splits.parent, "train"))
     model = SIMPLE_MODELS[name]().fit([e.user_text for e in train], [e.answer for e in train], spec.output)
     texts = ["crash number 7", "apples please, 33 of them", "something else"]
-    asked = subprocess.run(
-        [sys.executable, str(out / "predict.py")],
-        input="\n".join(texts) + "\n",
-        text=True,
-        capture_output=True,
-        check=True,
-    )
-    assert asked.stdout.splitlines() == model.predict(texts)
+    asked = subprocess.run([sys.executable, out / "predict.py"], input="\n".join(texts).encode(), stdout=-1, check=True)
+    assert asked.stdout.decode().splitlines() == model.predict(texts)
     for part in manifest["parts"]:
         untrusted = skops.io.get_untrusted_types(file=out / f"{part}.skops")
         assert set(untrusted) <= set(manifest["trusted"]), "nothing in it can run code"
     assert set(manifest["files"]) == {"README.md", "predict.py", *(f"{part}.skops" for part in manifest["parts"])}
 
 
-def test_the_card_says_what_it_is_and_how_good(tmp_path: Path) -> None:
+def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) -> None:
     make_store(tmp_path, "labels", best="nearest", evaluated={"commonest": 0.5, "nearest": 0.7, "linear": 0.85})
-    told = json.loads(export(tmp_path, "--json").stdout)
+    told = finetune("export", "demo", "--simple", "--to", tmp_path / "out", "--json").json
     assert told["manifest"]["model"] == "linear", "what the sealed test says counts for more than validation"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# demo: TF-IDF and logistic regression" in card and "60 training rows" in card

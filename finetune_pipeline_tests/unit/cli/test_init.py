@@ -7,33 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.data.test_draft import CHATS, FILES, lines, of, pairs, table
 
 
-def finetune(folder: Path, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
-    env = {
-        **os.environ,
-        **warm_workers.start(),
-        "FINETUNE_DATA": str(folder / "data"),
-        "FINETUNE_HOME": str(folder / "home"),
-        "TMPDIR": str(folder / "tmp"),
-    }
-    (folder / "tmp").mkdir(exist_ok=True)
-    command = [*([sys.executable, "-c", code] if code else warm_workers.COMMAND), *map(str, arguments)]
-    return subprocess.run(
-        command, env=env, text=True, capture_output=True, timeout=300, check=False, stdin=subprocess.DEVNULL
-    )
-
-
-def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path) -> None:
+def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path, finetune: Any) -> None:
     rows = [[text, label] for text, label in pairs(700)]
     file = of(tmp_path, "Support Mails.csv", table([["Nachricht", "Kategorie"], *rows], ";").encode("cp1252"))[1]
-    done = finetune(tmp_path, "init", file)
+    done = finetune("init", file)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "data" / "support_mails"
     spec = yaml.safe_load((folder / "task.yaml").read_text())
@@ -43,33 +28,31 @@ def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path) -> None:
     assert (folder / "raw" / "Support Mails.csv").read_bytes() == file.read_bytes()
     assert "3 labels: 'billing' × 234" in done.stdout and "copied raw/Support Mails.csv" in done.stdout
     assert "TF-IDF and logistic regression: accuracy" in done.stdout and "always answering" in done.stdout
-    described = finetune(tmp_path, "check", "support_mails")
+    described = finetune("check", "support_mails")
     assert described.returncode == 0 and "still holds `# describe`" in described.stdout
-    again = finetune(tmp_path, "init", file, "--json")
-    assert again.returncode == 1 and "there is a task 'support_mails' already" in json.loads(again.stdout)["error"]
+    again = finetune("init", file, "--json")
+    assert again.returncode == 1 and "there is a task 'support_mails' already" in again.json["error"]
     assert yaml.safe_load((folder / "task.yaml").read_text()) == spec
 
 
-def test_a_proposed_least_per_label_is_what_the_rarest_has_and_rarer_ones_are_named(tmp_path: Path) -> None:
+def test_a_least_per_label_is_proposed_and_rarer_labels_are_named(tmp_path: Path, finetune: Any) -> None:
     few = [["one more about a rare thing", "rare"], ["something else entirely", "odd"]]
     rows = [["text", "label"], *map(list, pairs(150)), *few]
-    file = of(tmp_path, "mine.csv", table(rows))[1]
-    done = finetune(tmp_path, "init", file, "--json")
-    printed = json.loads(done.stdout)
+    done = finetune("init", of(tmp_path, "mine.csv", table(rows))[1], "--json")
+    printed = done.json
     assert done.returncode == 2 and printed["draft"]["kind"] == "labels"
     assert any(stop.startswith("enough_per_label") and "rare: 1" in stop for stop in printed["stops"])
     least = yaml.safe_load((tmp_path / "data" / "mine" / "task.yaml").read_text())["data"]["min_per_label"]
     assert least == min(n for n in printed["clean"]["labels"].values() if n >= 10)
 
 
-def test_files_that_lie_in_the_task_already_stay_there(tmp_path: Path) -> None:
+def test_files_that_lie_in_the_task_already_stay_there(tmp_path: Path, finetune: Any) -> None:
     raw = tmp_path / "data" / "own" / "raw"
     raw.mkdir(parents=True)
     of(raw, "a.jsonl", lines([{"text": t, "label": y} for t, y in pairs(60)]))
-    done = finetune(tmp_path, "init", raw / "a.jsonl")
+    done = finetune("init", raw / "a.jsonl")
     assert done.returncode == 2 and "the files are there" in done.stdout
-    assert [p.name for p in raw.iterdir()] == ["a.jsonl"]
-    assert (raw.parent / "task.yaml").exists()
+    assert [p.name for p in raw.iterdir()] == ["a.jsonl"] and (raw.parent / "task.yaml").exists()
 
 
 def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -81,7 +64,13 @@ def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path)
         "code = cli.main(['try', *sys.argv[1:]], prog_name='finetune', standalone_mode=False)\n"
         "print('torch' in sys.modules, code)\n"
     )
-    done = finetune(tmp_path, *files, code=code)
+    (tmp_path / "tmp").mkdir()
+    env = {
+        **os.environ, "FINETUNE_DATA": f"{tmp_path}/data", "FINETUNE_HOME": f"{tmp_path}/home",
+        "TMPDIR": f"{tmp_path}/tmp",
+    }  # fmt: skip
+    command = [sys.executable, "-c", code, *map(str, files)]
+    done = subprocess.run(command, env=env, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     assert done.stdout.splitlines()[-1] == "False 2", done.stdout + done.stderr
     assert "59 texts stand in test.csv and in train.csv" in done.stdout
     assert "accuracy" in done.stdout and "fine-tuning needs: " in done.stdout and "200 more are needed" in done.stdout
@@ -90,27 +79,24 @@ def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path)
 
 
 @pytest.mark.parametrize("command", ["init", "try"])
-def test_what_holds_no_task_is_one_json_document_with_every_reason(tmp_path: Path, command: str) -> None:
+def test_what_holds_no_task_is_one_json_document_with_every_reason(tmp_path: Path, finetune: Any, command: str) -> None:
     file = of(tmp_path, "numbers.csv", table([["id", "amount"], *([str(i), str(i * 7.5)] for i in range(60))]))[1]
-    done = finetune(tmp_path, command, file, "--json")
-    printed = json.loads(done.stdout)
-    assert done.returncode == 1 == printed["exit_code"] and "amount (60 values" in printed["error"]
+    done = finetune(command, file, "--json")
+    assert done.returncode == 1 == done.json["exit_code"] and "amount (60 values" in done.json["error"]
     assert not (tmp_path / "data").exists()
-    done = finetune(tmp_path, command, tmp_path / "numbrs.csv", tmp_path / "other.csv")
+    done = finetune(command, tmp_path / "numbrs.csv", tmp_path / "other.csv")
     assert done.returncode == 1 and "did you mean" in done.stderr and "other.csv: there is no such file" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["nested", "workbook"])
-def test_every_row_of_a_drafted_task_passes_its_check(tmp_path: Path, kind: str) -> None:
-    done = finetune(tmp_path, "try", of(tmp_path, *FILES[kind])[1], "--json")
-    printed = json.loads(done.stdout)
-    assert (printed["validated"]["rows_in"], printed["validated"]["kept"]) == (240, 240)
+def test_every_row_of_a_drafted_task_passes_its_check(tmp_path: Path, finetune: Any, kind: str) -> None:
+    validated = finetune("try", of(tmp_path, *FILES[kind])[1], "--json").json["validated"]
+    assert (validated["rows_in"], validated["kept"]) == (240, 240)
 
 
-def test_a_chat_export_ends_as_conversations(tmp_path: Path) -> None:
+def test_a_chat_export_ends_as_conversations(tmp_path: Path, finetune: Any) -> None:
     rows = [{"thread_id": i, "author": s, "text": m} for i, c in enumerate(CHATS) for s, m in [("a", "hello"), *c]]
     rows = [{**row, "author": {"q": "visitor", "a": "support"}[row["author"]]} for row in rows]
-    done = finetune(tmp_path, "init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json")
-    printed = json.loads(done.stdout)
+    printed = finetune("init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json").json
     assert printed["validated"]["kept"] == 60 and printed["draft"]["kind"] == "text"
     assert printed["copied"] == ["raw/export.jsonl"]

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -26,12 +27,8 @@ from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline_tests import warm_workers
 
-
-def file_on_a_full_disk(tmp_path: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        full.write("x")
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def copy_to_a_full_disk(tmp_path: Path) -> None:
@@ -39,14 +36,10 @@ def copy_to_a_full_disk(tmp_path: Path) -> None:
 
 
 def database_on_a_full_disk(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "history.db") as database:
-        database.execute("PRAGMA max_page_count = 1")
-        database.execute("CREATE TABLE events (told TEXT)")
-
-
-def wrapped(tmp_path: Path) -> None:
     try:
-        database_on_a_full_disk(tmp_path)
+        with sqlite3.connect(tmp_path / "history.db") as database:
+            database.execute("PRAGMA max_page_count = 1")
+            database.execute("CREATE TABLE events (told TEXT)")
     except sqlite3.Error as error:
         raise RuntimeError("could not store the event") from error
 
@@ -78,10 +71,8 @@ def links_in_a_circle(tmp_path: Path) -> None:
 
 
 def locked_database(tmp_path: Path) -> None:
-    with (
-        sqlite3.connect(tmp_path / "history.db") as holder,
-        sqlite3.connect(tmp_path / "history.db", timeout=0) as other,
-    ):
+    path = tmp_path / "history.db"
+    with sqlite3.connect(path) as holder, sqlite3.connect(path, timeout=0) as other:
         holder.execute("BEGIN EXCLUSIVE")
         other.execute("CREATE TABLE events (told TEXT)")
 
@@ -91,11 +82,10 @@ def damaged_database(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM events")
 
 
-FAULTS = {
-    file_on_a_full_disk: "the disk is full: ",
+FAULTS: dict[Callable[[Path], object], str] = {
+    lambda _: Path("/dev/full").write_text("x"): "the disk is full: ",
     copy_to_a_full_disk: "the disk is full: copy.jsonl could not be written",
     database_on_a_full_disk: "the disk is full: ",
-    wrapped: "the disk is full: ",
     too_large_weights: "could not be written: it reached the limit of a file's size",
     too_large_a_file: "could not be written: it reached the limit of a file's size",
     links_in_a_circle: "its symbolic links lead in a circle",
@@ -140,19 +130,14 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_a
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["report", "nope"], "there is no task 'nope'"),
-        (["report", "ticket_triage"], "has not been evaluated yet"),
-        (["check"], "Missing argument 'TASK'"),
-        (["show", "ticket_triage", "--nope"], "No such option"),
+    [(["report", "nope"], "there is no task 'nope'"), (["report", "ticket_triage"], "has not been evaluated yet"),
+        (["check"], "Missing argument 'TASK'"), (["show", "ticket_triage", "--nope"], "No such option"),
         (["nope"], "No such command 'nope'"),
-        (["automate", "ticket_triage", "--on", "--off"], "give one of --on, --off and --status"),
-    ],
-)
-def test_json_is_json_whatever_happens(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = _finetune(tmp_path, *arguments, "--json")
-    answer = json.loads(done.stdout)
-    assert message in answer["error"] and (done.returncode, answer["exit_code"]) == (1, 1)
+        (["automate", "ticket_triage", "--on", "--off"], "give one of --on, --off and --status")],
+)  # fmt: skip
+def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], message: str) -> None:
+    done = finetune(*arguments, "--json", data=ROOT / "data")
+    assert message in done.json["error"] and (done.returncode, done.json["exit_code"]) == (1, 1)
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
@@ -160,13 +145,13 @@ def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:
     """A second more of imports is a second before the first line."""
     for arguments, unneeded in {
         ("--help",): {"pydantic", "yaml", "numpy"},
-        ("schema",): {"dagster", "scipy"},
-        ("init", "--help"): {"pydantic", "numpy"},
         ("try", "--help"): {"pydantic", "numpy"},
         ("check", "--help"): {"dagster", "scipy.stats", "sklearn", "mlflow"},
         ("show", "ticket_triage"): {"scipy.stats", "sklearn", "mlflow", "alembic", "torch"},
     }.items():
-        done = _finetune(tmp_path, *arguments, python=["-X", "importtime"])
+        command = [sys.executable, "-X", "importtime", "-m", "finetune_pipeline.cli.main", *arguments]
+        env = {**os.environ, "FINETUNE_HOME": str(tmp_path)}
+        done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, check=False)
         assert done.returncode == 0 and done.stdout
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert not imported & unneeded, arguments
@@ -213,14 +198,6 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
 def _interruptible() -> None:
     """The tests' own process may have been started with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _finetune(home: Path, *arguments: str, python: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **warm_workers.start(), "FINETUNE_HOME": str(home)}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    cold = [sys.executable, *(python or []), "-m", "finetune_pipeline.cli.main"]
-    command = [*(cold if python else warm_workers.COMMAND), *arguments]
-    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, check=False)
 
 
 def _ends(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) -> None:

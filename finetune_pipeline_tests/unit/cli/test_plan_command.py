@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,10 +18,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(tmp_path_factory.mktemp("project"))
 
 
-def test_a_plan_from_raw_data_alone(project: Project) -> None:
-    done = project.finetune("plan", "colours", "--json")
+@pytest.fixture
+def asked(project: Project, finetune: Any) -> Any:
+    return functools.partial(finetune, data=project.data, home=project.home)
+
+
+def test_a_plan_from_raw_data_alone(asked: Any) -> None:
+    done = asked("plan", "colours", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
-    facts = json.loads(done.stdout)
+    facts = done.json
     assert facts["source"].startswith("raw data")
     assert facts["train_examples"] == 84 and facts["validation_examples"] == 12, "0.7 and 0.1 of 120"
     assert facts["steps"] == 22 and facts["steps_per_epoch"] == 11
@@ -28,63 +34,47 @@ def test_a_plan_from_raw_data_alone(project: Project) -> None:
     assert facts["fits"] is True and facts["memory_mib"]["total"] > 600
     assert [row["method"] for row in facts["methods"]] == ["qlora", "lora", "full", "prefix", "prompt"]
     assert facts["prices"] and all(p["low"] <= p["high"] for p in facts["prices"])
-
-
-def test_what_does_not_fit_is_refused_with_the_nearest_that_does(project: Project) -> None:
-    facts = json.loads(project.finetune("plan", "colours", "--json").stdout)
     enough = facts["memory_mib"]["needed"] * 1.1 / 1024
-    done = project.finetune("plan", "colours", "--memory", str(enough - 0.001))
+    done = asked("plan", "colours", "--memory", str(enough - 0.001))
     assert done.returncode == 2, done.stdout
-    assert "does not fit" in done.stdout and "for task.yaml:\ntraining:" in done.stdout
+    assert "does not fit" in done.stdout and "for task.yaml:\ntraining:" in done.stdout, "the nearest that does"
     assert "time      not measured on this machine yet" in done.stdout
-    hopeless = project.finetune("plan", "colours", "--memory", "0.1")
+    hopeless = asked("plan", "colours", "--memory", "0.1")
     assert hopeless.returncode == 2 and "use a smaller base_model" in hopeless.stdout
 
 
-def test_refusals_come_first(project: Project, tmp_path: Path) -> None:
+def test_refusals_come_first(project: Project, asked: Any, tmp_path: Path) -> None:
     spec = {**project.spec, "training": {"method": "prefix", "gradient_checkpointing": True}}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
-    done = project.finetune("plan", str(tmp_path))
-    assert done.returncode == 1
-    assert "gradient_checkpointing" in done.stderr and "fix:" in done.stderr
+    done = asked("plan", tmp_path)
+    assert done.returncode == 1 and "gradient_checkpointing" in done.stderr and "fix:" in done.stderr
+    done = asked("versus", "colours")
+    assert done.returncode == 1 and "fix: set baseline.endpoint" in done.stderr
 
 
-def test_costs_from_raw_data_alone(project: Project) -> None:
-    done = project.finetune("costs", "colours", "--calls-per-month", "1000", "--json")
+def test_costs_from_raw_data_alone(asked: Any) -> None:
+    done = asked("costs", "colours", "--calls-per-month", "1000", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
-    facts = json.loads(done.stdout)
-    traffic = facts["traffic"]
+    traffic = done.json["traffic"]
     assert traffic["prompt"] == "2_shot" and "no baseline is made yet" in traffic["source"] and traffic["calls"] == 1000
     assert traffic["prompted"]["prompt"] > 1.5 * traffic["tuned"]["prompt"], "two examples stand before the question"
-    a10g = next(machine for machine in facts["machines"] if machine["name"].startswith("rented A10G"))
+    a10g = next(machine for machine in done.json["machines"] if machine["name"].startswith("rented A10G"))
     assert a10g["month"] == [365.0, 730.0, 1095.0]
-    page = Path(facts["page"]).read_text("utf-8")
+    page = Path(done.json["page"]).read_text("utf-8")
     assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
 
 
-def test_plan_and_costs_count_the_same_tokens(project: Project, tmp_path: Path) -> None:
-    task = tmp_path / "colours"
-    shutil.copytree(project.folder, task)
+def test_plan_and_costs_count_the_same_tokens(project: Project, asked: Any, tmp_path: Path) -> None:
+    """Asked with prices of the task's own, too."""
+    task = Path(shutil.copytree(project.folder, tmp_path / "colours"))
     training = {"method": "lora", "epochs": 3, "augment": True}
     (task / "task.yaml").write_text(yaml.safe_dump({**project.spec, "training": training}))
-    plan = json.loads(project.finetune("plan", str(task), "--json").stdout)
-    costs = json.loads(project.finetune("costs", str(task), "--json").stdout)
+    plan, costs = asked("plan", task, "--json").json, asked("costs", task, "--json").json
     (tokens,) = {cost["tokens"] for cost in costs["training"] if "lora" in cost["methods"].split(", ")}
     assert tokens == 3 * plan["tokens"]["total"] and plan["rows"] > plan["train_examples"] == 84
-
-
-def test_costs_by_the_prices_of_the_task(project: Project) -> None:
-    own = project.folder / "prices.yaml"
-    own.write_text("- {engine: shelf, model: any, unit: million_tokens, price: 2, date: 2020-01-01, note: n}\n")
-    try:
-        done = project.finetune("costs", "colours")
-    finally:
-        own.unlink()
+    own = "- {engine: shelf, model: any, unit: million_tokens, price: 2, date: 2020-01-01, note: n}\n"
+    (task / "prices.yaml").write_text(own)
+    done = asked("costs", task)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "shelf, any" in done.stdout and "confirm it" in done.stdout
     assert "rented A10G is not in prices.yaml" in done.stdout and "set advise.calls_per_month" in done.stdout
-
-
-def test_without_an_api_model_there_is_nothing_to_put_beside(project: Project) -> None:
-    done = project.finetune("versus", "colours")
-    assert done.returncode == 1 and "fix: set baseline.endpoint" in done.stderr

@@ -13,7 +13,6 @@ import dagster as dg
 import pytest
 import yaml
 
-from finetune_pipeline.cli.main import cli
 from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_model
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
 
@@ -74,35 +73,22 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-def _command(*arguments: str) -> Any:
-    return cli.main(list(arguments), prog_name="finetune", standalone_mode=False)
-
-
 @pytest.mark.parametrize(("what", "change", "rule", "fix"), CASES, ids=[case[0] for case in CASES])
-def test_check_refuses_it(
-    make: Any, capsys: pytest.CaptureFixture[str], what: str, change: dict[str, Any], rule: str, fix: str
-) -> None:
+def test_check_refuses_it(make: Any, finetune: Any, what: str, change: dict[str, Any], rule: str, fix: str) -> None:
     make(**change)
-    assert _command("check", "demo", "--json") == 1
-    told = json.loads(capsys.readouterr().out)
-    wrong = [f for f in told["spec_findings"] if f["severity"] == "error"]
-    assert told["usable"] is False and len(wrong) == 1, wrong
+    done = finetune("check", "demo", "--json")
+    wrong = [f for f in done.json["spec_findings"] if f["severity"] == "error"]
+    assert done.returncode == 1 and done.json["usable"] is False and len(wrong) == 1, wrong
     assert wrong[0]["rule"].startswith(rule) and fix in wrong[0]["fix"] and wrong[0]["fix"]
 
 
-def test_everything_is_told_at_once(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_told_at_once(make: Any, finetune: Any) -> None:
     training = {
-        "method": "prefix",
-        "gradient_checkpointing": True,
-        "unquantized_epochs": 1,
-        "prefix": {"tokens": 300},
-        "lora": {"rslora": True},
-        "batch_size": 6,
-        "micro_batch_size": 4,
-    }
+        "method": "prefix", "gradient_checkpointing": True, "unquantized_epochs": 1, "prefix": {"tokens": 300},
+        "lora": {"rslora": True}, "batch_size": 6, "micro_batch_size": 4,
+    }  # fmt: skip
     make(training=training, config={**WINDOW, "quantization_config": {"quant_method": "gptq"}}, template=None)
-    assert _command("check", "demo") == 1
-    printed = capsys.readouterr().out
+    printed = finetune("check", "demo").stdout
     for rule in (
         "spec.gradient_checkpointing", "spec.second_phase", "spec.unused_section", "spec.batches",
         "training.quantized_base", "training.prefix_window", "training.context_length", "model.no_chat_template",
@@ -119,10 +105,9 @@ SOUND: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", SOUND)
-def test_what_can_work_passes(make: Any, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
+def test_what_can_work_passes(make: Any, finetune: Any, change: dict[str, Any]) -> None:
     make(**change)
-    code = _command("check", "demo", "--json")
-    told = json.loads(capsys.readouterr().out)
+    code, told = (done := finetune("check", "demo", "--json")).returncode, done.json
     assert [f for f in told["spec_findings"] if f["severity"] == "error"] == []
     assert code == 0 and told["quality"]["parts"]["tokens"]["passed"]
     assert told["chat_template"].split()[0] == change.get("spec", {}).get("chat_template", "the")
@@ -135,14 +120,15 @@ def test_neither_check_nor_run_loads_torch_to_refuse(make: Any, tmp_path: Path) 
     code = (
         "import sys\n"
         "from finetune_pipeline.cli import main\n"
-        "try:\n    main.main()\n"
-        "except SystemExit as end:\n    code = end.code\n"
-        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)), code)\n"
+        "for command in ('check', 'run'):\n"
+        "    sys.argv[1:] = [command, 'demo']\n"
+        "    try:\n        main.main()\n"
+        "    except SystemExit as end:\n        code = end.code\n"
+        "    print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)), code)\n"
     )
-    for command in ("check", "run"):
-        done = subprocess.run([sys.executable, "-c", code, command, "demo"], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "[] 1", done.stderr
-        assert "[spec.gradient_checkpointing]" in done.stdout + done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines().count("[] 1") == 2, done.stderr
+    assert all("[spec.gradient_checkpointing]" in said for said in (done.stdout, done.stderr))
     assert not (tmp_path / "home" / "artifacts" / "shared").exists()
 
 
@@ -150,11 +136,8 @@ def _dagster_run(data: Path, job: str, home: Path) -> Any:
     from finetune_pipeline.definitions import build_definitions
 
     with dg.DagsterInstance.ephemeral() as instance:
-        return (
-            build_definitions(data)
-            .resolve_job_def(f"demo__{job}")
-            .execute_in_process(instance=instance, raise_on_error=False)
-        )
+        found = build_definitions(data).resolve_job_def(f"demo__{job}")
+        return found.execute_in_process(instance=instance, raise_on_error=False)
 
 
 def test_a_run_that_dagster_starts_is_refused_by_its_first_step(make: Any, tmp_path: Path) -> None:

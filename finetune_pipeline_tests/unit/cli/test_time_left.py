@@ -31,13 +31,15 @@ def before(home: Path, **seconds: float) -> Path:
     return home
 
 
-def test_a_second_run_takes_as_long_as_the_first_and_more_for_more_work(tmp_path: Path) -> None:
+def test_more_work_takes_longer_and_waiting_is_not_remembered(tmp_path: Path) -> None:
     home = before(tmp_path, splits=60, adapter=600, test_predictions=120)
-    assert TimeLeft("orders", STEPS, WORK, home, True).words(0) == "about 13 min left for the whole run"
-    assert TimeLeft("orders", STEPS, WORK, home, True).source == "earlier runs of orders here"
     more = TimeLeft("tickets", STEPS, {**WORK, "adapter": 400.0}, home, True)
     assert more.left(0) == 60 + 1200 + 120 and "other tasks" in more.source
-    assert TimeLeft("orders", ["test_predictions"], WORK, home, True).left(0) == 120, "the others are made already"
+    left = TimeLeft("orders", STEPS, WORK, home, True)
+    left.begin("splits", 0)
+    left.wait()
+    left.end("splits", 5000)
+    assert left.left(5000) == 720 and TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) == 60
 
 
 def test_it_follows_the_speed_of_the_run_and_what_the_training_says(tmp_path: Path) -> None:
@@ -58,22 +60,6 @@ def test_it_follows_the_speed_of_the_run_and_what_the_training_says(tmp_path: Pa
     assert left.left(700) == 0 and left.words(700) == "less than a minute left for the whole run"
     again = TimeLeft("orders", STEPS, WORK, tmp_path, True)
     assert again.left(0) == 120 + 480 + 100, "this run is remembered"
-
-
-def test_of_several_phases_the_first_says_nothing_of_the_rest(tmp_path: Path) -> None:
-    left = TimeLeft("orders", STEPS[1:], WORK, before(tmp_path, adapter=600, test_predictions=120), False)
-    left.begin("adapter", 0)
-    left.tell("adapter", 100, 50)
-    assert left.left(50) == 550 + 120
-
-
-def test_a_step_that_waited_is_not_remembered(tmp_path: Path) -> None:
-    left = TimeLeft("orders", STEPS, WORK, before(tmp_path, splits=60, adapter=600, test_predictions=120), True)
-    left.begin("splits", 0)
-    left.wait()
-    left.end("splits", 5000)
-    assert left.left(5000) == 720
-    assert TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) == 60
 
 
 def test_the_first_run_of_all_is_estimated_by_what_is_shipped(tmp_path: Path, spec: TaskSpec) -> None:

@@ -39,14 +39,13 @@ def spans(page: str) -> dict[str, str]:
 
 
 def _page(tokenizer: Any, examples: list[Example], **settings: Any) -> str:
-    training_settings = {**SETTINGS, **settings}
+    told = {**SETTINGS, **settings}
+    splits = {"train": examples, "validation": examples[:1]}
     done = {
-        split: prepare_split(
-            tokenizer, rows, training_settings["max_tokens"], training_settings["over_length"], f"{split} split"
-        ).audit
-        for split, rows in {"train": examples, "validation": examples[:1]}.items()
+        split: prepare_split(tokenizer, rows, told["max_tokens"], told["over_length"], f"{split} split").audit
+        for split, rows in splits.items()
     }
-    return page_html(audit_page(done, training_settings))
+    return page_html(audit_page(done, told))
 
 
 def test_tokens_with_loss_are_the_answer_and_its_end(tokenizer: Any) -> None:
@@ -54,8 +53,7 @@ def test_tokens_with_loss_are_the_answer_and_its_end(tokenizer: Any) -> None:
     text = spans(page)
     assert "Sound." in page and "Training is stopped" not in page
     assert text["loss"] == "billing<|im_end|>" * 2, "one row a split"
-    assert SYSTEM in text["context"] and text["lost"] == ""
-    assert text["special"].count("<|im_end|>") == 2 * 3
+    assert SYSTEM in text["context"] and text["lost"] == "" and text["special"].count("<|im_end|>") == 2 * 3
 
 
 def test_everything_from_the_data_is_escaped(tokenizer: Any) -> None:
@@ -69,17 +67,12 @@ def test_everything_from_the_data_is_escaped(tokenizer: Any) -> None:
 
 
 def test_what_was_cut_is_struck_out_and_counted(tokenizer: Any) -> None:
-    long = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": "ancient history. " * 20 + "my invoice is wrong"},
-        {"role": "assistant", "content": "billing"},
-    ]
+    long = tiny_messages(0)
+    long[1]["content"] = "ancient history. " * 20 + "my invoice is wrong"
     page = _page(tokenizer, [Example("e0", tiny_messages(0)), Example("long", long)])
     text = spans(page)
-    assert "Sound." in page and "its user text was cut" in page
-    assert text["lost"].startswith("ancient history.")
-    assert "my invoice is wrong" in text["context"]
-    assert "Examples with a cut user text 1 0" in Parsed(page).words
+    assert "Sound." in page and "its user text was cut" in page and text["lost"].startswith("ancient history.")
+    assert "my invoice is wrong" in text["context"] and "Examples with a cut user text 1 0" in Parsed(page).words
 
 
 def test_a_fault_stops_and_says_where_and_what_to_do(tokenizer: Any) -> None:

@@ -33,15 +33,8 @@ def quality(folder: Path, spec: TaskSpec, name: str) -> tuple[dict[str, Any], Pa
     clean(at / "validated", spec, at / "clean", key=b"key")
     apply_reviews(at / "clean", folder / "reviews", spec, at / "reviewed")
     split(at / "reviewed", at / "clean", spec, folder / "ledger", at / "splits")
-    facts = write_quality(
-        spec,
-        reviewed=at / "reviewed",
-        clean=at / "clean",
-        splits=at / "splits",
-        tokenizer=None,
-        stages={},
-        out=at / "quality",
-    )
+    stages = {"reviewed": at / "reviewed", "clean": at / "clean", "splits": at / "splits"}
+    facts = write_quality(spec, **stages, tokenizer=None, stages={}, out=at / "quality")
     return facts, at
 
 

@@ -20,50 +20,26 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     text_evaluation,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, spec, text_spec
-from finetune_pipeline_tests.unit.report.parsed import HOSTILE
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE, usual
 
 
 def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
     """As models.export.describe makes it, with files of an export."""
     metadata: dict[str, Any] = {
-        "task": "tickets",
-        "description": "Sorts tickets.",
-        "what": what,
-        "target": "vllm",
-        "method": "lora",
-        "prompt": {
-            "system_prompt": "Answer with one label.",
-            "chat_template_sha256": "ab" * 32,
+        "task": "tickets", "description": "Sorts tickets.", "what": what, "target": "vllm", "method": "lora",
+        "prompt": {"system_prompt": "Answer with one label.", "chat_template_sha256": "ab" * 32,
             "control_tokens": ["<|im_end|>", "<|im_start|>"],
-            "rendered": "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n",
-            "soft_tokens": [],
-        },
+            "rendered": "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", "soft_tokens": []},
         "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"]},
-        "labels": ["bug", "billing", "other"],
-        "dtype": "bfloat16",
-        "endpoint": None,
-        "stored_float32_because": None,
-        "base_model": {
-            "id": "acme/tiny",
-            "revision": "0123abc",
-            "identity": {"kind": "hub"},
-            "licence": None,
-            "licence_note": "The licence of acme/tiny goes on to hold.",
-            "weights": {"model.safetensors": "cd" * 32},
-        },
-        "artifacts": {
-            "merged_model": "m1",
-            "adapter": "a1",
-            "base_model": "b1",
-            "dataset": "d1",
-            "adapter_sha256": "e1",
-        },
+        "labels": ["bug", "billing", "other"], "dtype": "bfloat16", "endpoint": None, "stored_float32_because": None,
+        "base_model": {"id": "acme/tiny", "revision": "0123abc", "identity": {"kind": "hub"}, "licence": None,
+            "licence_note": "The licence of acme/tiny goes on to hold.", "weights": {"model.safetensors": "cd" * 32}},
+        "artifacts": {"merged_model": "m1", "adapter": "a1", "base_model": "b1", "dataset": "d1",
+            "adapter_sha256": "e1"},
         "training": {"method": "lora", "epochs": 2.0, "learning_rate": 2e-4, "lora": {"r": 16, "alpha": 32}},
         "parity": {"same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-5},
-        "card": CardSpec().model_dump(),
-        "versions": {"torch": "2.13.0"},
-        "files": {"model.safetensors": {}},
-    }
+        "card": CardSpec().model_dump(), "versions": {"torch": "2.13.0"}, "files": {"model.safetensors": {}},
+    }  # fmt: skip
     return metadata | changes
 
 
@@ -77,7 +53,7 @@ def read(text: str) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def good() -> ModelCard:
-    result = evaluation()
+    result = usual()
     return read(model_card(manifest(), result, decide(spec(), result)))
 
 
@@ -94,7 +70,7 @@ def test_the_metadata_is_what_the_hub_wants(good: ModelCard) -> None:
 
 
 def test_results_are_the_reports(good: ModelCard) -> None:
-    scores = evaluation().scores["candidate"]
+    scores = usual().scores["candidate"]
     listed = {(r.dataset_type, r.metric_name): r for r in good.data.eval_results}
     low, high = scores.interval or (0.0, 0.0)
     accuracy = listed["tickets", f"Accuracy (95% interval {low:.3f} to {high:.3f})"]
@@ -107,11 +83,9 @@ def test_results_are_the_reports(good: ModelCard) -> None:
 
 @pytest.mark.parametrize(
     ("make", "of", "names"),
-    [
-        (json_evaluation, json_spec, {"Exact answers (95% interval 0.799 to 0.953)": 0.9}),
-        (text_evaluation, text_spec, {"ROUGE-L (95% interval 1.000 to 1.000)": 1.0}),
-    ],
-)
+    [(json_evaluation, json_spec, {"Exact answers (95% interval 0.799 to 0.953)": 0.9}),
+        (text_evaluation, text_spec, {"ROUGE-L (95% interval 1.000 to 1.000)": 1.0})],
+)  # fmt: skip
 def test_written_answers_have_their_own_metrics(make: Any, of: Any, names: dict[str, float]) -> None:
     result = make()
     card = read(model_card(manifest(labels=[]), result, decide(of(), result)))
@@ -127,20 +101,27 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
         "What it is", "How to ask it", "How to serve it", "Training data", "Training", "Evaluation", "Limits",
         "General ability", "Cost", "Lineage", "Licence",
     ]  # fmt: skip
-    assert "| **Fine\\-tuned (qlora)** |" in text or "**Fine-tuned (qlora)**" in text
-    assert "80.0%" in text and "73.9% to 85.0%" in text  # the candidate and its interval
-    assert "base model at its best | +27.5 | +20.7 to +34.6" in text  # the paired gain
-    assert "email (14)" in text and "| **all** | **700** |" in text and "1,042" in text
-    assert "| learning\\_rate | 0.0002 |" in text and "| lora.r | 16 |" in text
-    assert "| billing | other | 14 |" in text and "another label (40)" in text
-    assert "53.4%" in text and "52.1%" in text and "75.2" not in text and "1 min 15 s" in text
-    assert "cd" * 32 in text and "| adapter | a1 |" in text and "| splits | t1 |" in text
-    assert "prompt.control_tokens" in text
-    assert "Answer with one label." in text and "<|im_start|>user\n{text}<|im_end|>" in text
+    for fact in (
+        "**Fine-tuned (qlora)**", "80.0%", "73.9% to 85.0%", "base model at its best | +27.5 | +20.7 to +34.6",
+        "email (14)", "| **all** | **700** |", "1,042", "| learning\\_rate | 0.0002 |", "| lora.r | 16 |",
+        "| billing | other | 14 |", "another label (40)", "53.4%", "52.1%", "1 min 15 s", "cd" * 32, "| adapter | a1 |",
+        "| splits | t1 |", "prompt.control_tokens", "Answer with one label.", "<|im_start|>user\n{text}<|im_end|>",
+        "vllm serve . --served-model-name tickets --dtype",
+    ):  # fmt: skip
+        assert fact in text, fact
+    assert "75.2" not in text
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [("tgi", "text-generation-launcher --model-id ."), ("transformers", "AutoModelForCausalLM")],
+)
+def test_the_card_has_the_command_of_the_server(target: str, command: str) -> None:
+    assert command in read(model_card(manifest(target=target))).text
 
 
 def test_a_model_whose_gates_failed_says_so_first() -> None:
-    result = evaluation()
+    result = usual()
     gates = [GateResult("beats_baseline", "failed", 0.0, 0.0, "It is not better.", "Collect more rows.")]
     text = read(model_card(manifest(), result, gates)).text
     first = text[: text.index("## What it is")]
@@ -168,20 +149,15 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
         prompt={**manifest()["prompt"], "system_prompt": fence, "rendered": fence},
         stored_float32_because=HOSTILE,
     )
-    dirty["base_model"] = {
-        **dirty["base_model"],
-        "id": f"a`b{HOSTILE}",
-        "licence_note": HOSTILE,
-        "identity": {"kind": "local"},
-    }
+    base = {"id": f"a`b{HOSTILE}", "licence_note": HOSTILE, "identity": {"kind": "local"}}
+    dirty["base_model"] = {**dirty["base_model"], **base}
     made = model_card(dirty, result, decide(spec(), result))
     parsed = read(made)
     assert parsed.data.license == "other" and parsed.data.base_model is None
     assert "SECRET" not in made and "Ann" not in made and "text of" not in made
-    outside = made
-    for block in [f"````text\n{fence}\n````"]:
-        assert made.count(block) == 2
-        outside = outside.replace(block, "")
+    block = f"````text\n{fence}\n````"
+    assert made.count(block) == 2
+    outside = made.replace(block, "")
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(made.split("---\n", 2)[2])
     kinds = {t.type for block in tokens for t in (block, *(block.children or []))}
     assert not kinds & {"html_inline", "html_block", "link_open", "image"}
@@ -212,7 +188,7 @@ def test_what_the_spec_tells() -> None:
         language=["en", "multilingual"], datasets=["acme/tickets"], data_licenses=["CC BY 4.0"], intended_use="Routing.",
         out_of_scope="Medical advice.",
     )  # fmt: skip
-    result = evaluation()
+    result = usual()
     made = read(model_card(manifest(card=card.model_dump()), result, decide(spec(), result)))
     assert made.data.language == ["en", "multilingual"] and made.data.datasets == ["acme/tickets"]
     assert "Licences of the rows: CC BY 4.0." in made.text and "Not meant for: Medical advice." in made.text

@@ -11,8 +11,8 @@ import pytest
 from finetune_pipeline.report.blocks import Plot
 from finetune_pipeline.report.comparison import models_plot
 from finetune_pipeline.report.plots import Dot, dot_plot, learning_curve, signal_over_time, stacked_bar, token_histogram
-from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation
-from finetune_pipeline_tests.unit.report.parsed import HOSTILE
+from finetune_pipeline_tests.unit.evaluation.fake_run import changed
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE, usual
 
 SVG = "{http://www.w3.org/2000/svg}"
 BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"from": 20, "to": 400, "count": 1}]
@@ -20,15 +20,13 @@ BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"
 
 def texts(svg: str) -> dict[str, tuple[float, float]]:
     """Every text of a plot with its place."""
-    return {
-        str(t.text): (float(t.get("x", "nan")), float(t.get("y", "nan"))) for t in ET.fromstring(svg).iter(f"{SVG}text")
-    }
+    found = ET.fromstring(svg).iter(f"{SVG}text")
+    return {str(t.text): (float(t.get("x", "nan")), float(t.get("y", "nan"))) for t in found}
 
 
 def dots(labels: Sequence[str]) -> Plot:
-    plot = dot_plot(
-        "d", "t", [Dot(label, 25, (20, 30), "25 (20 to 30)", i == 0) for i, label in enumerate(labels)], "%", (0, 100)
-    )
+    made = [Dot(label, 25, (20, 30), "25 (20 to 30)", i == 0) for i, label in enumerate(labels)]
+    plot = dot_plot("d", "t", made, "%", (0, 100))
     assert plot is not None
     return plot
 
@@ -43,7 +41,7 @@ def drawn() -> list[Plot]:
     return [dots(["a", "b"]), curve, histogram, signal, bar]
 
 
-def test_plots_are_deterministic_documents_without_ids_that_could_meet_on_a_page() -> None:
+def test_plots_are_deterministic_documents_in_the_colours_of_the_page_without_ids_that_could_meet_there() -> None:
     for first, second in zip(drawn(), drawn(), strict=True):
         assert first == second
         for svg in (first.wide, first.narrow, first.document):
@@ -52,19 +50,14 @@ def test_plots_are_deterministic_documents_without_ids_that_could_meet_on_a_page
             assert "script" not in svg and "metadata" not in svg and "<style" not in svg and "url(" not in svg
         ids = re.findall(r' id="([^"]+)"', first.wide) + re.findall(r' id="([^"]+)"', first.narrow)
         assert len(ids) == len(set(ids))
-
-
-def test_colours_are_those_of_the_page_and_text_is_text() -> None:
-    for plot in drawn():
-        assert "var(--soft, #5b6470)" in plot.wide or "var(--ink, #1d2126)" in plot.wide
-        assert "#000000" not in plot.wide, "black would not be seen on a dark page"
-        assert "font-family: " not in plot.wide and "<text" in plot.wide
-    alarm = drawn()[3]
-    assert alarm.wide.count("fill: var(--bad, #a8281f)") == 1
+        assert "var(--soft, #5b6470)" in first.wide or "var(--ink, #1d2126)" in first.wide
+        assert "#000000" not in first.wide, "black would not be seen on a dark page"
+        assert "font-family: " not in first.wide and "<text" in first.wide
+    assert drawn()[3].wide.count("fill: var(--bad, #a8281f)") == 1, "the alarm"
 
 
 def test_a_narrow_plot_shows_the_same_values() -> None:
-    plot = models_plot(evaluation())
+    plot = models_plot(usual())
     assert plot is not None
     values = [re.findall(r">([^<>]*\([^<>]* to [^<>]*\))</text>", svg) for svg in (plot.wide, plot.narrow)]
     assert values[0] == values[1] and len(values[0]) == 7, "those of the sealed test"
@@ -83,7 +76,7 @@ def test_any_label_can_be_drawn(label: str) -> None:
 
 
 def test_what_was_not_measured_is_left_out_and_nothing_gives_no_plot() -> None:
-    result = evaluation()
+    result = usual()
     without = models_plot(changed(result, {"models.candidate.value": None}))
     assert without is not None and "Fine-tuned (qlora)" not in texts(without.wide)
     assert dot_plot("d", "t", [], "%") is None and token_histogram([], 10) is None
@@ -95,15 +88,5 @@ def test_a_curve_that_falls_far_has_a_logarithmic_scale() -> None:
     assert far is not None and near is not None
     assert {"loss (logarithmic)", "0.2", "0.5", "1", "2", "5", "10"} <= set(texts(far.wide))
     ticks = [texts(far.wide)[tick][1] for tick in ("0.5", "1", "2")]
-    assert ticks[0] - ticks[1] == pytest.approx(ticks[1] - ticks[2], abs=0.1)
-    assert "loss" in texts(near.wide) and learning_curve([(0, 5.0, None), (9, 0.0, None)], None), (
-        "zero has no logarithm"
-    )
-
-
-def test_the_kept_step_and_the_longest_length_are_marked_where_they_lie_inside() -> None:
-    _, curve, histogram, *_ = drawn()
-    assert {"kept", "training", "validation", "optimiser step"} <= set(texts(curve.wide))
-    assert {"max_tokens 15", "20 and more"} <= set(texts(histogram.wide))
-    outside = token_histogram(BINS, 1000)
-    assert outside is not None and "max_tokens" not in outside.wide
+    assert ticks[0] - ticks[1] == pytest.approx(ticks[1] - ticks[2], abs=0.1) and "loss" in texts(near.wide)
+    assert learning_curve([(0, 5.0, None), (9, 0.0, None)], None), "zero has no logarithm"

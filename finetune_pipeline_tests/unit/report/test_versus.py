@@ -7,22 +7,17 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.report.evaluation_page import evaluation_page
-from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.versus import Versus, versus, versus_lines
 from finetune_pipeline_tests.unit.evaluation.fake_run import COST, TRAINING, evaluation, unmoved
 from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec
+from finetune_pipeline_tests.unit.report.parsed import usual
 
 TODAY = datetime.date(2026, 11, 27)
 HOSTED = {
-    "base_url": "https://api.example.com/v1",
-    "model": "ft:1",
-    "trainer": "openai",
-    "base_model": "gpt-4o-mini-2024",
-}
+    "model": "ft:1", "trainer": "openai", "base_model": "gpt-4o-mini-2024", "base_url": "https://api.example.com/v1",
+}  # fmt: skip
 
 
 def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: Any) -> Versus:
@@ -59,11 +54,8 @@ def test_prices_are_those_of_the_list() -> None:
     assert per_thousand == pytest.approx((900 * 1 + 2 * 5) / 1000)
     assert list(comparison.api.month.values()) == [pytest.approx(2000 * per_thousand)]
     assert comparison.tuned.month["rented A10G, 24 GB"] == 730, "always on, whatever it answers"
-    assert any(
-        line.startswith("rented A10G, 24 GB is cheaper than OpenAI, gpt-6.1-terra from")
-        for line in comparison.break_even
-    )
-    assert comparison.warnings == []
+    cheaper = "rented A10G, 24 GB is cheaper than OpenAI, gpt-6.1-terra from"
+    assert any(line.startswith(cheaper) for line in comparison.break_even) and comparison.warnings == []
 
 
 def test_a_hosted_model_has_the_price_of_its_base() -> None:
@@ -73,29 +65,10 @@ def test_a_hosted_model_has_the_price_of_its_base() -> None:
     assert comparison.warnings == ["OpenAI, gpt-4o-mini, fine-tuned: offered until 2027-01-13 only"]
 
 
-def test_a_price_that_lacks_is_named_and_not_guessed() -> None:
+def test_a_price_or_a_model_that_lacks_is_named_and_not_guessed() -> None:
     comparison = compared(model="unheard-of")
     assert comparison.api.thousand == {} and comparison.api.month == {} and comparison.break_even == []
     assert comparison.warnings == ["prices.yaml has no price of unheard-of: add a line with unit: million_served"]
     assert "to confirm: prices.yaml has no price of unheard-of" in "\n".join(versus_lines(comparison))
-
-
-def test_without_an_api_model_it_says_what_to_do() -> None:
-    said = versus(spec(), evaluation(), load_prices(), None, TODAY)
+    said = versus(spec(), usual(), load_prices(), None, TODAY)
     assert isinstance(said, str) and "set baseline.endpoint" in said
-
-
-def test_the_report_shows_the_api_model_paired_and_the_price_of_requests() -> None:
-    base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
-    api = [{**row, "model": "api", "label_scores": []} for row in base]
-    price = {
-        "where": "Shop, big",
-        "how": "with the best prompt",
-        "dollars": 1.25,
-        "date": "2026-11-01",
-        "evaluated": True,
-    }
-    result = evaluation(predictions=[*base, *candidate, *api, *unmoved(candidate)], cost=COST | {"requests": [price]})
-    text = page_markdown(evaluation_page(result, decide(spec(), result)))
-    assert "60 are answered rightly by the fine-tuned model alone and 5 by the API model alone" in text
-    assert "| **Shop, big** | **with the best prompt** | **$1.25** |" in text

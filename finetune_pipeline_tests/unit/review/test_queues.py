@@ -10,41 +10,35 @@ import pytest
 
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production.choosing import choose
 from finetune_pipeline.production.ingest import chosen, corrections, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
 from finetune_pipeline.review.sheet_files import append_line, read_table, store, write_table
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline_tests.unit.review.answers import VERSION
+from finetune_pipeline_tests.unit.review.test_ratings import VERSION
 
 SHEET = sheet_name(VERSION, 3)
 ITEMS = [
     SheetItem(f"e{i}", "=1+1" if i == 0 else f"question {i}", "ref", f"left {i}", f"right {i}", RANDOM)
     for i in range(3)
 ]
-FLAGGED = {
-    "id": "log-1",
-    "timestamp": "2026-01-01T00:00:00Z",
-    "model_version": "3",
-    "input": "is it on?",
-    "output": "yes",
-    "flag": "wrong",
-    "correction": None,
-    "why": "flagged: wrong",
-}
+
+
+def edit(file: Path, *changes: dict[str, str]) -> list[dict[str, str]]:
+    """Change the rows of a CSV file, as somebody does in a spreadsheet. Returns those of before."""
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    with file.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | change for row, change in zip(rows, changes, strict=True))
+    return rows
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    spec = TaskSpec.model_validate(
-        {
-            "name": "demo",
-            "description": "d",
-            "system_prompt": "Say yes or no.",
-            "output": {"kind": "labels", "labels": ["yes", "no"]},
-        }
-    )
+    told = {"name": "demo", "description": "d", "system_prompt": "Say yes or no."}
+    spec = TaskSpec.model_validate({**told, "output": {"kind": "labels", "labels": ["yes", "no"]}})
     (tmp_path / "demo").mkdir()
     return Task(spec=spec, folder=tmp_path / "demo")
 
@@ -61,8 +55,7 @@ def test_texts_of_strangers_stay_data(task: Task) -> None:
     assert "<script>alert" not in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert data["items"][0]["blocks"][0]["text"] == evil[0].text
-    assert data["items"][0]["sides"][0]["text"] == "\u2028"
-    assert data["token"] == "" and data["server"] is False
+    assert data["items"][0]["sides"][0]["text"] == "\u2028" and data["token"] == "" and data["server"] is False
 
 
 def test_ratings_of_this_sheet_only(task: Task) -> None:
@@ -78,19 +71,11 @@ def test_ratings_of_this_sheet_only(task: Task) -> None:
 def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suffix: str) -> None:
     queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / f"sheet.{suffix}"
     write_table(queue, file)
+    said = [{"choice": choice, "rater": "Ada", "comment": "two\nlines"} for choice in ("A", "c", "")]
     if suffix == "csv":
-        with file.open(encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-        assert rows[0]["text"] == "'=1+1"  # no formula for a spreadsheet
-        for row, choice in zip(rows, ["A", "c", ""], strict=True):
-            row |= {"choice": choice, "rater": "Ada", "comment": "two\nlines"}
-        with file.open("w", encoding="utf-8", newline="") as handle:
-            writer = csv.DictWriter(handle, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        assert edit(file, *said)[0]["text"] == "'=1+1", "no formula for a spreadsheet"
     else:
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        rows = [{**r, "choice": c, "rater": "Ada"} for r, c in zip(rows, ["A", "c", ""], strict=True)]
+        rows = [json.loads(line) | more for line, more in zip(file.read_text().splitlines(), said, strict=True)]
         file.write_text("".join(json.dumps(r) + "\n" for r in rows) + "no json\n")
     sheet = read_table(queue, file)
     assert [r["id"] for r in sheet.rows["Ada"]] == ["e0"]
@@ -100,22 +85,14 @@ def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suf
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "'=", "''-", "'"])
-def test_an_id_that_reads_like_a_formula_goes_out_harmless_and_comes_back(
-    task: Task, tmp_path: Path, start: str
-) -> None:
+def test_an_id_that_reads_like_a_formula_goes_out_harmless(task: Task, tmp_path: Path, start: str) -> None:
     rows = [{"id": f"{start.strip()}1", "generator": "g", "text": f"{start}A1", "answer": "yes"}]
     queue, file = synthetic_queue(task, rows), tmp_path / "sheet.csv"
     write_table(queue, file)
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        (line,) = csv.DictReader(handle)
+    (line,) = edit(file, {"decision": "keep", "reviewer": "Ada"})
     assert line["id"][0] not in "=+-@" and line["text"][0] not in "=+-@\t\r"
-    with file.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, list(line))
-        writer.writeheader()
-        writer.writerow(line | {"decision": "keep", "reviewer": "Ada"})
     sheet = read_table(queue, file)
-    assert not sheet.problems
-    assert [row["id"] for row in sheet.rows["Ada"]] == [f"{start.strip()}1"]
+    assert not sheet.problems and [row["id"] for row in sheet.rows["Ada"]] == [f"{start.strip()}1"]
 
 
 def take(queue: ReviewQueue, rater: str, row: dict) -> None:
@@ -130,8 +107,7 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
     before = reviews_digest(task.folder / "reviews")
     take(queue, "Ada Byron", {"id": "a" * 16, "decision": "relabel", "label": "no", "reviewer": "Ada Byron"})
     decisions, found, lines = read_decisions(task.folder / "reviews", task.spec)
-    assert not found
-    assert lines == 1
+    assert not found and lines == 1
     assert (decisions[0].decision, decisions[0].label, decisions[0].reviewer) == ("relabel", "no", "Ada Byron")
     assert reviews_digest(task.folder / "reviews") != before
     for bad, entry in (
@@ -142,29 +118,13 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
         ({"decision": "keep", "reviewer": ""}, "`reviewer`"),
     ):
         row, wrong = queue.take({"id": "a" * 16, "reviewer": "Ada", **bad})
-        assert row is None
-        assert entry in "; ".join(wrong)
-
-
-def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
-    logs = task.folder / "logs"
-    logs.mkdir()
-    logged = {k: FLAGGED[k] for k in ("id", "timestamp", "model_version", "input", "output")}
-    (logs / "day.jsonl").write_text(json.dumps({**logged, "feedback": {"flag": "wrong"}}) + "\n")
-    store = ArtifactStore(task.folder / "store")
-    rows = [{**row, "why": why} for row, why in choose(task.spec, read_logs(task, store).rows).queue]
-    assert [row["why"] for row in rows] == ["flagged: wrong"]
-    take(flagged_queue(task, rows), "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
-    after = read_logs(task, store)
-    assert not after.quarantine
-    (example,) = corrections(task.spec, after)
-    assert (example.label, example.user_text) == ("no", "is it on?")
+        assert row is None and entry in "; ".join(wrong)
 
 
 def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     logs = task.folder / "logs"
     logs.mkdir()
-    asked = {k: FLAGGED[k] for k in ("timestamp", "model_version", "input", "output")}
+    asked = {"timestamp": "2026-01-01T00:00:00Z", "model_version": "3", "input": "is it on?", "output": "yes"}
     lines = [
         {**asked, "id": "log-1", "feedback": {"flag": "wrong", "label": "no", "score": 0.0}},
         {**asked, "id": "log-2", "input": "is it off?", "feedback": {"flag": "wrong"}},
@@ -185,7 +145,8 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     assert made.examples == []
     assert [row["id"] for row, _ in made.queue] == ["log-3"], "what production says of itself leaves nothing out"
     take(queue, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
-    assert [e.answer for e in corrections(task.spec, read_logs(task, store))] == ["no"], "the last decision counts"
+    (example,) = corrections(task.spec, read_logs(task, store))
+    assert (example.label, example.user_text) == ("no", "is it on?"), "the last decision counts"
 
 
 def test_a_raters_name_is_no_path(task: Task) -> None:

@@ -1,17 +1,58 @@
+"""The sheet that people rate, drawn from made-up predictions of two models, and what their ratings say."""
+
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
 from finetune_pipeline.review.ratings import Rating, parse_rating, read_ratings, summarise
-from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, sheet_name
-from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION
+from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, draw, make_sheet, sheet_name
 
+SECRET = bytes(range(32))
+VERSION = "0123456789abcdef"
 SHEET = sheet_name(VERSION, 10)
+
+
+def row(i: int, model: str, text: str, status: str = "ok") -> dict[str, Any]:
+    return {"example_id": f"e{i:03d}", "model": model, "gold": "right", "text": text, "status": status}
+
+
+def pair(n: int, wrong: int = 10) -> tuple[list[dict], list[dict]]:
+    """(base, candidate): the candidate is wrong on the first `wrong` rows, the base says the same there."""
+    own = [row(i, "candidate", "wrong" if i < wrong else "right") for i in range(n)]
+    return [row(i, "base", "wrong" if i < wrong else "right") for i in range(n)], own
+
+
+def drawn(n: int = 200, items: int = 60, wrong: int = 10, secret: bytes = SECRET) -> dict[str, str]:
+    base, own = pair(n, wrong)
+    return draw(base, own, {r["example_id"]: r["text"] == "right" for r in own}, items, secret)
+
+
+def test_half_is_random_whatever_the_answers_and_half_is_where_it_may_fail() -> None:
+    told = drawn()
+    assert Counter(told.values()) == {RANDOM: 30, SELECTED: 30}
+    assert {f"e{i:03d}" for i in range(10)} <= set(told), "every failure is on the sheet, by chance or by choice"
+    one, other = ({i for i, how in drawn(wrong=wrong).items() if how == RANDOM} for wrong in (0, 80))
+    assert one == other
+    assert list(told.items()) == list(drawn().items()) and list(drawn(secret=bytes(32))) != list(told)
+    assert 5 < Counter(list(told.values())[:30])[RANDOM] < 25, "the halves are mixed"
+
+
+def test_sides_change_and_follow_from_the_secret() -> None:
+    name = sheet_name(VERSION, 60)
+    sides = [candidate_is_a(SECRET, name, f"e{i}") for i in range(400)]
+    assert 160 < sum(sides) < 240 and sides != [candidate_is_a(bytes(32), name, f"e{i}") for i in range(400)]
+    base, own = [row(i, "base", f"b{i}") for i in range(20)], [row(i, "candidate", f"c{i}") for i in range(20)]
+    told = {r["example_id"]: RANDOM for r in own}
+    for item in make_sheet(name, told, base, own, {"e000": "hello"}, SECRET):
+        a_is_candidate = candidate_is_a(SECRET, name, item.id)
+        assert item.a.startswith("c") is a_is_candidate and item.b.startswith("b") is a_is_candidate
 
 
 def line(**changes: object) -> dict[str, object]:
@@ -23,29 +64,15 @@ def put(folder: Path, name: str, text: str) -> None:
     (folder / "outputs" / name).write_text(text, "utf-8")
 
 
-@pytest.mark.parametrize("said", ["a", " B ", "BOTH"])
-def test_choices_are_read_kindly(said: str) -> None:
-    rating, wrong = parse_rating(line(choice=said))
-    assert not wrong
-    assert rating is not None
-    assert rating.choice.lower() == said.strip().lower()
-
-
 @pytest.mark.parametrize(
     ("row", "told"),
-    [
-        (line(choice="C"), "`choice` is 'C'"),
-        (line(sheet="x"), "no sheet's name"),
-        (line(rater=" "), "`rater` is missing"),
-        (line(time="noon"), "not an RFC 3339 time"),
-        (line(comment="x" * 5000), "more than 4000 characters"),
-        ("A", "no object"),
-    ],
-)
+    [(line(choice="C"), "`choice` is 'C'"), (line(sheet="x"), "no sheet's name"),
+        (line(rater=" "), "`rater` is missing"), (line(time="noon"), "not an RFC 3339 time"),
+        (line(comment="x" * 5000), "more than 4000 characters"), ("A", "no object")],
+)  # fmt: skip
 def test_faults_are_named(row: object, told: str) -> None:
     rating, wrong = parse_rating(row)
-    assert rating is None
-    assert told in "; ".join(wrong)
+    assert rating is None and told in "; ".join(wrong)
 
 
 def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: Path) -> None:
@@ -54,7 +81,7 @@ def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: P
     put(
         tmp_path,
         "b.csv",
-        f'\ufeffsheet,id,choice,rater,comment\n{SHEET},e002,both,Bo,"fine, really"\n{SHEET},e003,,Bo,\n',
+        f'\ufeffsheet,id,choice,rater,comment\n{SHEET},e002, BOTH ,Bo,"fine, really"\n{SHEET},e003,,Bo,\n',
     )
     ratings, found = read_ratings(tmp_path)
     assert [(r.id, r.choice, r.rater) for r in ratings] == [("e001", "A", "Ada"), ("e002", "both", "Bo")]
@@ -93,8 +120,7 @@ def test_only_the_random_half_gives_rates() -> None:
 def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
     other = sheet_name("f" * 16, 40)
     figures = summarise([said("e0", True, True, sheet=other), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET)
-    assert (figures["rated"], figures["unknown"]) == (0, 2)
-    assert figures[RANDOM] is None
+    assert (figures["rated"], figures["unknown"]) == (0, 2) and figures[RANDOM] is None
 
 
 def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:

@@ -19,21 +19,18 @@ from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, write_task
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
-SEEDS = {"base": 0, "champion": 1, "other": 2}
-
 
 class Stage:
-    def __init__(self, root: Path, candidate: str) -> None:
+    def __init__(self, root: Path) -> None:
         self.root, self.store = root, ArtifactStore(root / "store")
         folder = root / "task"
         for config in (CHOICES, ENDING):
             write_task(folder / "bench", config)
-        self.task = Task(
-            spec=spec(ability={"suite": False, "harness": {"tasks": ["bench"], "limit": 20}}), folder=folder
-        )
-        self.base = self._model("shared", "base_model", "b1", SEEDS["base"])
-        self._model("triage", "merged_model", "champion", SEEDS["champion"])
-        self.candidate = self._model("triage", "merged_model", "candidate", SEEDS[candidate])
+        asked = spec(ability={"suite": False, "harness": {"tasks": ["bench"], "limit": 20}})
+        self.task = Task(spec=asked, folder=folder)
+        self.base = self._model("shared", "base_model", "b1", seed=0)
+        self._model("triage", "merged_model", "champion", seed=1)
+        self.candidate = self._model("triage", "merged_model", "candidate", seed=2)
 
     def _model(self, task: str, step: str, version: str, seed: int) -> Artifact:
         folder = make_tiny_model(self.store.root / task / step / version, seed=seed)
@@ -57,7 +54,7 @@ class Stage:
 
 
 def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, "other")
+    stage = Stage(tmp_path)
     base, general = stage.compared("champion")
     assert base["harness"]["tasks"].keys() == general["harness"]["tasks"].keys() == {"pick", "ending"}
     rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
@@ -73,8 +70,8 @@ def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -
     assert "The present champion has" in " ".join(ability_sentences(Ability.model_validate(general)))
 
 
-def test_without_a_champion_there_is_nothing_to_compare_with_and_a_lost_one_is_named(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, "other")
+def test_without_a_champion_nothing_is_compared_and_a_lost_one_is_named(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
     _, general = stage.compared(None)
     assert general["champion"] is None
     assert "champion" not in " ".join(ability_sentences(Ability.model_validate(general)))
@@ -83,7 +80,7 @@ def test_without_a_champion_there_is_nothing_to_compare_with_and_a_lost_one_is_n
 
 
 def test_rows_that_change_under_a_run_stop_it(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, "other")
+    stage = Stage(tmp_path)
     work = stage.work("before", None, base_model=stage.base)
     write_task(tmp_path / "task" / "bench", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}] * 3)
     with pytest.raises(RuntimeError, match="changed since this run began"):

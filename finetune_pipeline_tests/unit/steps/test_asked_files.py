@@ -42,20 +42,15 @@ def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
     ]
     ours = [{"prompt": unlike(i), "completion": "fine"} for i in range(30)]
     facts, files = cleaned(tmp_path, [*rows, *ours])
-    assert facts["kept"] == 30
-    assert facts["benchmark_rows"] == len(rows) and set(files) == {"ability/suite.jsonl"}
+    assert facts["kept"] == 30 and facts["benchmark_rows"] == len(rows) and set(files) == {"ability/suite.jsonl"}
 
 
-def test_rows_of_ability_files_are_found_and_a_suite_not_asked_is_not_looked_at(tmp_path: Path) -> None:
+def test_only_rows_of_what_is_asked_are_found(tmp_path: Path) -> None:
     """The file is a link to one without a suffix, as downloaded data sets lie in caches."""
-    rows = [{"prompt": f"Which own? {unlike(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"}]
-    facts, files = cleaned(tmp_path, rows, ability={"suite": False, "files": ["own.jsonl"]})
-    assert files == ["ability/own.jsonl"] and facts["kept"] == 1
-
-
-def test_rows_of_harness_tasks_are_found(tmp_path: Path) -> None:
-    asked = [{"question": f"Which own? {unlike(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
+    asked = [{"question": f"Which other? {unlike(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
     write_task(tmp_path / "task/harness", CHOICES, asked)
-    rows = [{"prompt": f"Which own? {unlike(5)}", "completion": "a"}, {"prompt": unlike(9), "completion": "fine"}]
-    facts, files = cleaned(tmp_path, rows, ability={"suite": False, "harness": {"tasks": ["harness/*.yaml"]}})
-    assert files == ["ability/harness/pick.jsonl"] and facts["kept"] == 1
+    rows = [{"prompt": f"Which own? {unlike(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"},
+            {"prompt": f"Which other? {unlike(5)}", "completion": "a"}]  # fmt: skip
+    ability = {"suite": False, "files": ["own.jsonl"], "harness": {"tasks": ["harness/*.yaml"]}}
+    facts, files = cleaned(tmp_path, rows, ability=ability)
+    assert sorted(files) == ["ability/harness/pick.jsonl", "ability/own.jsonl"] and facts["kept"] == 1

@@ -38,13 +38,9 @@ def _task(root: Path, name: str, base: Path, template: str | None) -> Task:
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     told = {
-        "name": name,
-        "description": "d",
-        "base_model": str(base),
-        "system_prompt": "yes or no",
-        "output": {"kind": "labels", "labels": ["yes", "no"]},
-        **({"chat_template": template} if template else {}),
-    }
+        "name": name, "description": "d", "base_model": str(base), "system_prompt": "yes or no",
+        "output": {"kind": "labels", "labels": ["yes", "no"]}, **({"chat_template": template} if template else {}),
+    }  # fmt: skip
     (folder / "task.yaml").write_text(yaml.safe_dump(told))
     return load_task(folder)
 
@@ -60,13 +56,10 @@ def _bring(task: Task, store: ArtifactStore) -> Any:
     return PIPELINE.run("base_model", task, _world(task), store, launch)
 
 
-def test_two_tasks_on_one_base_with_different_templates_do_not_meet(
-    base: Path, tmp_path: Path, store: ArtifactStore
-) -> None:
+def test_tasks_with_different_templates_do_not_meet(base: Path, tmp_path: Path, store: ArtifactStore) -> None:
     plain = _bring(_task(tmp_path, "first", base, "none"), store)
     marked = _bring(_task(tmp_path, "second", base, "chatml"), store)
-    assert plain.folder != marked.folder
-    assert load_tokenizer(plain.folder).chat_template == NAMED["none"]
+    assert plain.folder != marked.folder and load_tokenizer(plain.folder).chat_template == NAMED["none"]
     assert load_tokenizer(marked.folder).chat_template == NAMED["chatml"]
     again = _bring(_task(tmp_path, "third", base, "none"), store)
     assert again.folder == plain.folder and again.reused
@@ -76,12 +69,13 @@ def test_two_tasks_on_one_base_with_different_templates_do_not_meet(
     assert named.folder == plain.folder, "the same text is the same template, whatever it is called"
 
 
-def test_the_files_content_decides(base: Path, tmp_path: Path, store: ArtifactStore) -> None:
+def test_content_decides_and_a_change_during_a_run_stops_it(base: Path, tmp_path: Path, store: ArtifactStore) -> None:
     (tmp_path / "demo").mkdir()
     file = tmp_path / "demo" / "mine.jinja"
     file.write_text(NAMED["none"])
     task = _task(tmp_path, "demo", base, "mine.jinja")
-    first = PIPELINE.versions(task, _world(task), store)
+    began = _world(task)
+    first = PIPELINE.versions(task, began, store)
     file.touch()
     assert PIPELINE.versions(task, _world(task), store) == first
     file.write_text(NAMED["none"].replace("Answer:", "Label:"))
@@ -89,17 +83,8 @@ def test_the_files_content_decides(base: Path, tmp_path: Path, store: ArtifactSt
     changed = {name for name in first if first[name] != second[name]}
     assert {"base_model", "few_shot_baseline", "adapter", "merged_model", "test_predictions"} <= changed
     assert not {"raw_examples", "clean_examples", "splits"} & changed
-
-
-def test_a_file_that_changes_during_a_run_stops_it(base: Path, tmp_path: Path, store: ArtifactStore) -> None:
-    (tmp_path / "demo").mkdir()
-    file = tmp_path / "demo" / "mine.jinja"
-    file.write_text(NAMED["none"])
-    task = _task(tmp_path, "demo", base, "mine.jinja")
-    world = _world(task)
-    file.write_text(NAMED["chatml"])
     with pytest.raises(RuntimeError, match=r"mine\.jinja of demo changed since this run began"):
-        PIPELINE.run("base_model", task, world, store)
+        PIPELINE.run("base_model", task, began, store)
 
 
 @pytest.mark.parametrize("template", [None, "none"])

@@ -21,12 +21,9 @@ from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 
 SPEC = {
-    "name": "demo",
-    "description": "d",
-    "system_prompt": "yes no",
-    "output": {"kind": "labels", "labels": ["yes", "no"]},
-    "data": {"min_examples": 4, "min_per_label": 2},
-}
+    "name": "demo", "description": "d", "system_prompt": "yes no",
+    "output": {"kind": "labels", "labels": ["yes", "no"]}, "data": {"min_examples": 4, "min_per_label": 2},
+}  # fmt: skip
 
 PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
 AUDIT = {"rows": 5, **dict.fromkeys(COUNTS, 0)}
@@ -41,28 +38,26 @@ def asked(**statuses: int) -> dict[str, Any]:
 
 
 POWER = {
-    "enough": True,
-    "sentence": "s",
-    "test_rows": 400,
-    "rows_needed": 340,
-    "detectable_gain": 0.04,
-    "wanted_gain": 0.05,
+    "enough": True, "sentence": "s", "test_rows": 400, "rows_needed": 340, "detectable_gain": 0.04, "wanted_gain": 0.05,
     "power_now": 0.85,
-}
+}  # fmt: skip
 
 _SIGN = {"wins": 2, "losses": 1, "ties": 0, "n": 3, "share": 2 / 3, "interval": [0.2, 0.9], "p": 1.0}
 JUDGED = {
-    "name": "m at h",
-    "believed": True,
-    "refused": [],
-    "rated": 40,
-    "kappa": 0.8,
-    "interval": [0.6, 0.9],
-    "agreement": 0.9,
-    "consistent": 0.95,
-    **dict.fromkeys(("place", "length", "padding"), _SIGN),
+    "name": "m at h", "believed": True, "refused": [], "rated": 40, "kappa": 0.8, "interval": [0.6, 0.9],
+    "agreement": 0.9, "consistent": 0.95, **dict.fromkeys(("place", "length", "padding"), _SIGN),
     "verdict": {**_SIGN, "failed": 0, "equal": 0, "choices": {}},
-}
+}  # fmt: skip
+
+
+PARTS = {
+    "synthetic_rows_reviewed": "synthetic", "class_balance": "balance", "labels_believable": "noise", "rows_fit": "tokens",
+}  # fmt: skip
+"""Checks of the data's quality, and the parts of the report they read."""
+
+
+def _part(name: str, passed: bool) -> dict[str, Any]:
+    return {"parts": {name: {"passed": passed, "message": "m", "blocking": True}}}
 
 
 def _unread(about: str, severity: str) -> dict[str, str]:
@@ -71,216 +66,94 @@ def _unread(about: str, severity: str) -> dict[str, str]:
 
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    ("production_logs", "logs_accounted_for"): (
-        {"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
-        [{"rows": 2}, {"lines": 4}, {"feedback": 0}],
-    ),
-    ("production_logs", "nothing_held_back"): (
-        {"held": 0, "held_by_rule": {}, "corrections": 3},
-        [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}],
-    ),
-    ("validated_examples", "rows_accounted_for"): (
-        {"rows_in": 5, "kept": 4, "quarantined": 1},
-        [{"kept": 3}, {"kept": 5}],
-    ),
-    ("validated_examples", "quarantine_share"): (
-        {
-            "rows_in": 500,
-            "kept": 400,
-            "quarantined": 100,
-            "labels": {"yes": 80, "no": 2},
-            "labels_lost": {"yes": 20, "no": 9},
-        },
-        [{"quarantined": 101}, {"labels": {"yes": 79, "no": 2}}, {"labels": {"yes": 80, "no": 11}}],
-    ),
-    ("validated_examples", "files_read"): (
-        {"rows_in": 5, "unread": [_unread("file", "warning")]},
-        [
-            {"rows_in": 0},
-            {"rows_in": 0, "unread": []},
-            {"unread": [_unread("file", "error")]},
-            {"unread": [_unread("rest", "error")]},
-        ],
-    ),
-    ("clean_examples", "rows_accounted_for"): (
-        {"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1, "near_duplicates": 1},
-        [{"near_duplicates": 0}],
-    ),
+    ("production_logs", "logs_accounted_for"): ({"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
+        [{"rows": 2}, {"lines": 4}, {"feedback": 0}]),
+    ("production_logs", "nothing_held_back"): ({"held": 0, "held_by_rule": {}, "corrections": 3},
+        [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}]),
+    ("validated_examples", "rows_accounted_for"): ({"rows_in": 5, "kept": 4, "quarantined": 1},
+        [{"kept": 3}, {"kept": 5}]),
+    ("validated_examples", "quarantine_share"): ({"rows_in": 500, "kept": 400, "quarantined": 100,
+        "labels": {"yes": 80, "no": 2}, "labels_lost": {"yes": 20, "no": 9}}, [{"quarantined": 101},
+        {"labels": {"yes": 79, "no": 2}}, {"labels": {"yes": 80, "no": 11}}]),
+    ("validated_examples", "files_read"): ({"rows_in": 5, "unread": [_unread("file", "warning")]}, [{"rows_in": 0},
+        {"rows_in": 0, "unread": []}, {"unread": [_unread("file", "error")]}, {"unread": [_unread("rest", "error")]}]),
+    ("clean_examples", "rows_accounted_for"): ({"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1,
+        "near_duplicates": 1}, [{"near_duplicates": 0}]),
     ("reviewed_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
     ("reviewed_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
-    **{
-        ("data_quality", name): (
-            {"parts": {part: {"passed": True, "message": "m", "blocking": True}}},
-            [{"parts": {part: {"passed": False, "message": "m", "blocking": True}}}, {"parts": {}}],
-        )
-        for name, part in (
-            ("synthetic_rows_reviewed", "synthetic"),
-            ("class_balance", "balance"),
-            ("labels_believable", "noise"),
-            ("rows_fit", "tokens"),
-        )
-    },
-    ("reviewed_examples", "reviews_applied"): (
-        {"decisions": 2, "by_rule": {}},
-        [{"by_rule": {"data.review_unknown_id": 1}}],
-    ),
-    ("splits", "rows_accounted_for"): (
-        {"rows_in": 10, "quarantined": 2, "restored": 1, "counts": {"train": 6, "validation": 1, "test": 2}},
-        [{"quarantined": 0}, {"restored": 0}],
-    ),
-    ("splits", "few_rows_left"): (
-        {
-            "left": {"train": 3, "validation": 1, "test": 0},
-            "counts": {"train": 80, "validation": 10, "test": 20},
-            "ledger": "splits",
-        },
-        [{"left": {"train": 5, "validation": 1, "test": 0}}],
-    ),
-    ("splits", "split_sizes"): (
-        {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
-        [{"shares": {"validation": 0.1, "test": 0.3}}],
-    ),
-    ("base_model", "safe_weights"): (
-        {"files": {"model.safetensors": "x", "config.json": "y"}},
-        [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}],
-    ),
-    ("few_shot_baseline", "generations_complete"): (
-        asked(ok=9),
-        [
-            asked(ok=8, error=1),
-            asked(ok=9) | {"prompt_details": {"zero_shot": {"statuses": {}, "restricted": {"statuses": {"error": 1}}}}},
-            {"prompts": {}, "prompt_details": {}},
-        ],
-    ),
-    ("advice", "enough_test_rows"): (
-        {"power": POWER},
-        [{"power": POWER | {"enough": False}}, {"power": {"enough": True}}, {"power": None}],
-    ),
-    ("advice", "advised"): (
-        {"advice": {"fine_tune": True, "decision": "fine_tune", "sentence": "Yes."}},
-        [{"advice": {"fine_tune": False, "decision": "prompt", "sentence": "No."}}, {"advice": None}],
-    ),
-    ("advice", "learnable"): (
-        {"learnable": {"status": "shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
-        [
-            {"learnable": {"status": "not_shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
-            {"learnable": {"status": None, "sentence": "s", "rows": 100, "rows_needed": 50}},
-            {"learnable": None},
-        ],
-    ),
-    ("advice", "worth_training"): (
-        {"worth_training": {"passed": True, "reason": "r", "best": "zero_shot"}},
-        [{"worth_training": {"passed": False, "reason": "r", "best": "zero_shot"}}],
-    ),
-    ("training_plan", "fits_memory"): (
-        {"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
-        [{"fits": False}],
-    ),
+    **{("data_quality", name): (_part(part, True), [_part(part, False), {"parts": {}}]) for name, part in PARTS.items()},
+    ("reviewed_examples", "reviews_applied"): ({"decisions": 2, "by_rule": {}},
+        [{"by_rule": {"data.review_unknown_id": 1}}]),
+    ("splits", "rows_accounted_for"): ({"rows_in": 10, "quarantined": 2, "restored": 1,
+        "counts": {"train": 6, "validation": 1, "test": 2}}, [{"quarantined": 0}, {"restored": 0}]),
+    ("splits", "few_rows_left"): ({"left": {"train": 3, "validation": 1, "test": 0},
+        "counts": {"train": 80, "validation": 10, "test": 20}, "ledger": "splits"},
+        [{"left": {"train": 5, "validation": 1, "test": 0}}]),
+    ("splits", "split_sizes"): ({"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
+        [{"shares": {"validation": 0.1, "test": 0.3}}]),
+    ("base_model", "safe_weights"): ({"files": {"model.safetensors": "x", "config.json": "y"}},
+        [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}]),
+    ("few_shot_baseline", "generations_complete"): (asked(ok=9), [asked(ok=8, error=1),
+        asked(ok=9) | {"prompt_details": {"zero_shot": {"statuses": {}, "restricted": {"statuses": {"error": 1}}}}},
+        {"prompts": {}, "prompt_details": {}}]),
+    ("advice", "enough_test_rows"): ({"power": POWER},
+        [{"power": POWER | {"enough": False}}, {"power": {"enough": True}}, {"power": None}]),
+    ("advice", "advised"): ({"advice": {"fine_tune": True, "decision": "fine_tune", "sentence": "Yes."}},
+        [{"advice": {"fine_tune": False, "decision": "prompt", "sentence": "No."}}, {"advice": None}]),
+    ("advice", "learnable"): ({"learnable": {"status": "shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
+        [{"learnable": {"status": "not_shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
+        {"learnable": {"status": None, "sentence": "s", "rows": 100, "rows_needed": 50}}, {"learnable": None}]),
+    ("advice", "worth_training"): ({"worth_training": {"passed": True, "reason": "r", "best": "zero_shot"}},
+        [{"worth_training": {"passed": False, "reason": "r", "best": "zero_shot"}}]),
+    ("training_plan", "fits_memory"): ({"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
+        [{"fits": False}]),
     ("training_plan", "nothing_truncated"): ({"over_length": 0}, [{"over_length": 1}]),
-    ("adapter", "supervision"): (
-        {"audit": AUDIT},
-        [{"audit": {**AUDIT, k: 1}} for k in AUDIT if k != "rows"] + [{"audit": {**AUDIT, "rows": 0}}],
-    ),
-    ("adapter", "loss_finite"): (
-        {"best_eval_loss": 0.1, "first_eval_loss": 2.0, "last_train_loss": 0.2},
-        [{"last_train_loss": float("nan")}],
-    ),
-    ("adapter", "learned"): (
-        {"best_eval_loss": 0.1, "first_eval_loss": 2.0},
-        [{"best_eval_loss": 2.0}, {"best_eval_loss": 2.5}, {"best_eval_loss": float("nan")}],
-    ),
-    ("adapter", "not_overfitted"): (
-        {
-            "best_eval_loss": 0.5,
-            "best_step": 4,
-            "history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.54}],
-        },
-        [{"history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.56}]}, {"history": []}],
-    ),
-    ("adapter", "only_adapter_tensors"): (
-        {"adapter_tensors": ["a.lora_A.weight"]},
-        [
-            {"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]},
-            {"adapter_tensors": ["prompt_embeddings"]},
-            {"adapter_tensors": []},
-        ],
-    ),
-    ("adapter", "four_bit_weights"): (
-        {"weights": FOUR_BIT},
-        [
-            {"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
-            {"weights": {**FOUR_BIT, "quantized_modules": 0}},
-            {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}},
-        ],
-    ),
-    ("merged_model", "merge_parity"): (
-        {"parity": PARITY},
-        [{"parity": {**PARITY, "passed": False}}, {"parity": {**PARITY, "same_greedy_share": 0.89}}, {"parity": {}}],
-    ),
+    ("adapter", "supervision"): ({"audit": AUDIT},
+        [{"audit": {**AUDIT, k: 1}} for k in AUDIT if k != "rows"] + [{"audit": {**AUDIT, "rows": 0}}]),
+    ("adapter", "loss_finite"): ({"best_eval_loss": 0.1, "first_eval_loss": 2.0, "last_train_loss": 0.2},
+        [{"last_train_loss": float("nan")}]),
+    ("adapter", "learned"): ({"best_eval_loss": 0.1, "first_eval_loss": 2.0},
+        [{"best_eval_loss": 2.0}, {"best_eval_loss": 2.5}, {"best_eval_loss": float("nan")}]),
+    ("adapter", "not_overfitted"): ({"best_eval_loss": 0.5, "best_step": 4,
+        "history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.54}]},
+        [{"history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.56}]}, {"history": []}]),
+    ("adapter", "only_adapter_tensors"): ({"adapter_tensors": ["a.lora_A.weight"]},
+        [{"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]}, {"adapter_tensors": ["prompt_embeddings"]},
+        {"adapter_tensors": []}]),
+    ("adapter", "four_bit_weights"): ({"weights": FOUR_BIT},
+        [{"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
+        {"weights": {**FOUR_BIT, "quantized_modules": 0}},
+        {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}}]),
+    ("merged_model", "merge_parity"): ({"parity": PARITY},
+        [{"parity": {**PARITY, "passed": False}}, {"parity": {**PARITY, "same_greedy_share": 0.89}}, {"parity": {}}]),
     ("base_ability", "ability_scored"): ({"items": 258, "unscored": 0}, [{"unscored": 1}, {"items": 0}]),
-    ("general_ability", "ability_kept"): (
-        {
-            "items": 258,
-            "unscored": 0,
-            "n": 234,
-            "drop": 0.01,
-            "interval": [-0.03, 0.05],
-            "text": None,
-            "categories": {},
-            "lost_items": [],
-        },
-        [{"drop": 0.2, "interval": [0.14, 0.27]}, {"unscored": 2}, {"interval": [float("nan"), 0.01]}, {"items": 0}],
-    ),
-    ("human_review", "ratings_read"): (
-        {"rated": 3, "raters": {"Ada": 3}, "unknown": 0, "by_rule": {}},
-        [{"unknown": 1}, {"by_rule": {"people.rating": 2}}],
-    ),
-    ("judge_review", "judge_believed"): (
-        {"judge": JUDGED},
-        [
-            {"judge": JUDGED | {"believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}},
-            {"judge": JUDGED | {"believed": False, "refused": ["where it is wrong it prefers the longer answer"]}},
-            {"judge": JUDGED | {"refused": ["it agrees too little with people"]}},
-            {"judge": JUDGED | {"believed": "yes"}},
-            {"judge": {}},
-        ],
-    ),
-    ("test_predictions", "all_rows_predicted"): (
-        {
-            "sets": {
-                "base": {"rows": 5, "statuses": {"ok": 5}},
-                "candidate": {"rows": 5, "statuses": {"ok": 4, "empty": 1}},
-            }
-        },
-        [
-            {"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 4, "statuses": {"ok": 4}}}},
-            {"sets": {"base": {"rows": 5, "statuses": {"ok": 4, "error": 1}}}},
-            {"sets": {}},
-        ],
-    ),
-    ("model_version", "nothing_forgotten"): (
-        {"model_version": 3, "forgotten": False},
-        [{"forgotten": True}, {"forgotten": None}],
-    ),
-    ("model_version", "aliases_consistent"): (
-        {"candidate": 3, "model_version": 3, "promoted": True, "gates_passed": True, "champion": 3},
-        [{"gates_passed": False}, {"candidate": 2}],
-    ),
-    ("model_version", "champion_serves_well"): (
-        {"raised": False, "sentence": "not shown to be worse", "figures": {"rows": 60}},
-        [{"raised": True}, {"raised": None}],
-    ),
-    ("ladder", "answer_sure"): (
-        {"decision": "larger_model", "sentence": "s"},
-        [{"decision": "undecided"}, {"decision": None, "sentence": None}],
-    ),
+    ("general_ability", "ability_kept"): ({"items": 258, "unscored": 0, "n": 234, "drop": 0.01,
+        "interval": [-0.03, 0.05], "text": None, "categories": {}, "lost_items": []},
+        [{"drop": 0.2, "interval": [0.14, 0.27]}, {"unscored": 2}, {"interval": [float("nan"), 0.01]}, {"items": 0}]),
+    ("human_review", "ratings_read"): ({"rated": 3, "raters": {"Ada": 3}, "unknown": 0, "by_rule": {}},
+        [{"unknown": 1}, {"by_rule": {"people.rating": 2}}]),
+    ("judge_review", "judge_believed"): ({"judge": JUDGED},
+        [{"judge": JUDGED | {"believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}},
+        {"judge": JUDGED | {"believed": False, "refused": ["where it is wrong it prefers the longer answer"]}},
+        {"judge": JUDGED | {"refused": ["it agrees too little with people"]}}, {"judge": JUDGED | {"believed": "yes"}},
+        {"judge": {}}]),
+    ("test_predictions", "all_rows_predicted"): ({"sets": {"base": {"rows": 5, "statuses": {"ok": 5}},
+        "candidate": {"rows": 5, "statuses": {"ok": 4, "empty": 1}}}},
+        [{"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 4, "statuses": {"ok": 4}}}},
+        {"sets": {"base": {"rows": 5, "statuses": {"ok": 4, "error": 1}}}}, {"sets": {}}]),
+    ("model_version", "nothing_forgotten"): ({"model_version": 3, "forgotten": False},
+        [{"forgotten": True}, {"forgotten": None}]),
+    ("model_version", "aliases_consistent"): ({"candidate": 3, "model_version": 3, "promoted": True,
+        "gates_passed": True, "champion": 3}, [{"gates_passed": False}, {"candidate": 2}]),
+    ("model_version", "champion_serves_well"): ({"raised": False, "sentence": "as good as before", "figures": {"rows": 60}},
+        [{"raised": True}, {"raised": None}]),
+    ("ladder", "answer_sure"): ({"decision": "larger_model", "sentence": "s"},
+        [{"decision": "undecided"}, {"decision": None, "sentence": None}]),
     ("drift_report", "no_drift"): ({"drifted": [], "sentence": "s"}, [{"drifted": ["label_mix"]}]),
-}
+}  # fmt: skip
 WITH_FILES = {
-    ("validated_examples", "system_prompt_present"),
-    ("clean_examples", "no_personal_data"),
-    ("splits", "no_leakage"),
-}
+    ("validated_examples", "system_prompt_present"), ("clean_examples", "no_personal_data"), ("splits", "no_leakage"),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -302,14 +175,11 @@ def find(step: str, name: str) -> Check:
 
 def test_every_check_has_a_planted_fault_here() -> None:
     planted = set(FACTS) | WITH_FILES | {("evaluation_report", c.name) for c in gates()}
-    assert {(step, c.name) for step, c in CHECKS} == planted
-    assert len(CHECKS) == len(planted)
+    assert {(step, c.name) for step, c in CHECKS} == planted and len(CHECKS) == len(planted)
 
 
 @pytest.mark.parametrize("key", FACTS, ids="/".join)
-def test_clean_facts_pass_and_each_planted_fault_is_caught(
-    key: tuple[str, str], spec: TaskSpec, tmp_path: Path
-) -> None:
+def test_clean_facts_pass_and_each_planted_fault_is_caught(key: Any, spec: TaskSpec, tmp_path: Path) -> None:
     clean, faults = FACTS[key]
     check = find(*key)
     good = check.ask(artifact(copy.deepcopy(clean), tmp_path), spec)
@@ -337,48 +207,32 @@ def test_gates_are_asked_by_name_and_missing_ones_say_no(check: Check, spec: Tas
 
 
 def example(text: str, answer: str = "yes", system: str = "yes no") -> Example:
-    return Example(
-        id=text,
-        label=answer,
-        messages=[
-            {"role": "system", "content": system},
-            {"role": "user", "content": text},
-            {"role": "assistant", "content": answer},
-        ],
-    )
-
-
-def ask(step: str, name: str, examples: list[Example], spec: TaskSpec, folder: Path) -> bool:
-    number = len(list(folder.iterdir()))
-    made = write_validated(folder / f"made-{number}", [replace(e, id=f"{i:016x}") for i, e in enumerate(examples)])
-    return find(step, name).ask(artifact({"kept": len(examples)}, made), spec).passed
+    said = {"system": system, "user": text, "assistant": answer}
+    return Example(id=text, label=answer, messages=[{"role": role, "content": words} for role, words in said.items()])
 
 
 def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
-    key = ("clean_examples", "no_personal_data")
-    assert ask(*key, [example("order 48210 since 2026-03-04, reach me at [EMAIL_1]")], spec, tmp_path)
-    assert not ask(*key, [example("reach me at ann@shop.example")], spec, tmp_path)
-    assert find(*key).blocks(spec)
-    assert not find(*key).blocks(parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}})))
+    check = find("clean_examples", "no_personal_data")
+    for text, clean in (("order 48210 since 2026-03-04, at [EMAIL_1]", True), ("reach me at ann@shop.example", False)):
+        made = write_validated(tmp_path / str(clean), [replace(example(text), id=f"{1:016x}")])
+        assert check.ask(artifact({"kept": 1}, made), spec).passed is clean
+    assert check.blocks(spec) and not check.blocks(parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}})))
 
 
 @pytest.mark.parametrize("name", ["learnable", "worth_training", "enough_test_rows"])
 def test_what_may_be_lowered_to_a_warning_blocks_or_warns(name: str) -> None:
     check = find("advice", name)
     lowered, raised = (parse_spec(yaml.safe_dump({**SPEC, "gates": {name: action}})) for action in ("warn", "block"))
-    assert check.blocks(raised) and not check.warns(raised)
-    assert check.warns(lowered) and not check.blocks(lowered)
+    assert check.blocks(raised) and not check.warns(raised) and check.warns(lowered) and not check.blocks(lowered)
 
 
 @pytest.mark.parametrize(
     ("method", "right", "wrong"),
-    [
-        ("lora", ["a.lora_A.weight"], ["a.weight"]),
+    [("lora", ["a.lora_A.weight"], ["a.weight"]),
         ("full", ["a.weight", "lm_head.weight"], ["a.weight", "a.lora_A.weight"]),
         ("prompt", ["prompt_embeddings"], ["prompt_embeddings", "model.embed_tokens.weight"]),
-        ("prefix", ["prompt_embeddings"], ["a.lora_A.weight"]),
-    ],
-)
+        ("prefix", ["prompt_embeddings"], ["a.lora_A.weight"])],
+)  # fmt: skip
 def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong: list[str], tmp_path: Path) -> None:
     spec = parse_spec(yaml.safe_dump({**SPEC, "training": {"method": method}}))
     check = find("adapter", "only_adapter_tensors")
@@ -396,11 +250,8 @@ def test_what_was_not_merged_is_not_compared(spec: TaskSpec, tmp_path: Path) -> 
 def test_rows_that_left_warn_and_block_only_where_most_are_gone(spec: TaskSpec, tmp_path: Path) -> None:
     check = find("splits", "few_rows_left")
     for left, warns in ((20, True), (90, False)):
-        facts = {
-            "left": {"train": left, "validation": 0, "test": 0},
-            "counts": {"train": 80, "validation": 0, "test": 9},
-            "ledger": "splits",
-        }
+        split = {"train": 80, "validation": 0, "test": 9}
+        facts = {"left": {"train": left, "validation": 0, "test": 0}, "counts": split, "ledger": "splits"}
         answer = check.ask(artifact(facts, tmp_path), spec)
         assert not answer.passed and answer.warns is warns and "split.restart: true" in answer.message
 

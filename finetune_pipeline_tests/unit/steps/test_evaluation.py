@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.examples import Example, SealedError, read_examples, seal, write_examples
+from finetune_pipeline.data.examples import SealedError, read_examples, seal, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
@@ -38,16 +38,14 @@ class Stage:
     def __init__(self, root: Path, **sections: Any) -> None:
         self.root, self.spec = root, spec(**sections)
         self.store = ArtifactStore(root / "store")
-        self.seen: list[str] = []
         self.brittle = "nothing"
         self.logged: list[dict[str, Any]] = []
         self.jobs: list[Any] = []
         self.splits = self._artifact("splits", "s1", DATA["splits"])
         examples = [example(f"ticket number {i}", LABELS[i % 3], line=i) for i in range(N)]
         self.ids = [e.id for e in examples]
-        write_examples(
-            self.splits.folder / "train/examples.jsonl", [example(f"t {i}", LABELS[i % 3]) for i in range(9)]
-        )
+        train = [example(f"t {i}", LABELS[i % 3]) for i in range(9)]
+        write_examples(self.splits.folder / "train/examples.jsonl", train)
         write_examples(self.splits.folder / "validation/examples.jsonl", [example("v 1", LABELS[0])])
         write_examples(self.splits.folder / "test/sealed.jsonl", examples)
         self.sealed = self.splits.folder / "test/sealed.jsonl"
@@ -64,22 +62,18 @@ class Stage:
     def work(self, candidate: str, out: Path, never_break: list[str] | None = None, **more: Artifact) -> StepContext:
         out.mkdir(parents=True, exist_ok=True)
         baseline = score_baselines(self.spec, {"zero_shot": rows([("bug", "no"), ("bug", "bug")] * 20)})
-        named = {name: self._artifact(name, "d", facts) for name, facts in DATA.items() if name != "splits"}
+        judged = {
+            "adapter": TRAINING, "merged_model": {"kind": "merged", "parity": PARITY}, "general_ability": ABILITY,
+            "human_review": {"rated": 0}, "judge_review": {"judge": None, "similarity": None},
+        }  # fmt: skip
+        before = {
+            **DATA, "reviewed_examples": {}, "base_model": {}, "few_shot_baseline": baseline, "advice": {},
+            "training_plan": {"serving": []}, "data_quality": {}, "production_logs": {},
+        }  # fmt: skip
         inputs = {
-            **named,
-            "reviewed_examples": self._artifact("reviewed_examples", "d", {}),
+            **{name: self._artifact(name, "b1", facts) for name, facts in before.items()},
+            **{name: self._artifact(name, candidate, facts) for name, facts in judged.items()},
             **dict.fromkeys(("splits", "train_split", "validation_split", "test_split"), self.splits),
-            "base_model": self._artifact("base_model", "b1", {}),
-            "adapter": self._artifact("adapter", candidate, TRAINING),
-            "merged_model": self._artifact("merged_model", candidate, {"kind": "merged", "parity": PARITY}),
-            "few_shot_baseline": self._artifact("few_shot_baseline", "f1", baseline),
-            "advice": self._artifact("advice", "a1", {}),
-            "general_ability": self._artifact("general_ability", candidate, ABILITY),
-            "human_review": self._artifact("human_review", candidate, {"rated": 0}),
-            "judge_review": self._artifact("judge_review", candidate, {"judge": None, "similarity": None}),
-            "training_plan": self._artifact("training_plan", "p1", {"serving": []}),
-            "data_quality": self._artifact("data_quality", "q1", {}),
-            "production_logs": self._artifact("production_logs", "l1", {}),
             **more,
         }
         write_rows(inputs["production_logs"].folder / "judging.jsonl", self.logged)
@@ -88,35 +82,26 @@ class Stage:
         return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
 
     def launch(self, job: Any) -> dict[str, Any]:
-        """Base is right on every third row, the candidate on as many of the first rows as its name says."""
+        """Base is right on every third row, the candidate on as many of the first rows as its name says; on production rows
+        base is right on every second, and the candidate on all; a planted fault makes it wrong."""
         examples = read_examples(Path(job["examples"]))
-        self.seen.append(str(job["examples"]))
         self.jobs.append(job)
         assert job["answers"]["scope"] == "the test of triage", "no other step finds answers to test rows"
         made = []
         for one in job["sets"]:
             model, _, kind = one["name"].partition(":")
-            right = int(Path(one["model"]).name.partition("-")[0] or 0) if model == "candidate" else None
-            if kind == SET:
-                recent = read_examples(Path(one["examples"]))
-                made += [self._on_production(one["name"], i, e) for i, e in enumerate(recent)]
-                continue
-            asked = drawn(examples, one["perturbed"]["rows"], 0) if kind else examples
-            for i, e in enumerate(examples):
-                if e not in asked:
-                    continue
-                good = (i % 3 == 0 if right is None else i < right) and kind != self.brittle
+            right = int(Path(one["model"]).name.partition("-")[0]) if model == "candidate" else 0
+            every = read_examples(Path(one["examples"])) if kind == SET else examples
+            asked = every if kind in ("", SET) else drawn(every, one["perturbed"]["rows"], 0)
+            more = {"label_scores": []} if kind == SET else {}
+            for i, e in ((i, e) for i, e in enumerate(every) if e in asked):
+                by_chance, best = i % (2 if kind == SET else 3) == 0, kind == SET or i < right
+                good = by_chance if model == "base" else best and kind != self.brittle
                 said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
-                made.append(row(0, e.answer, said, one["name"], example_id=e.id))
+                made.append(row(0, e.answer, said, one["name"], example_id=e.id, **more))
         constant = [row(0, e.answer, LABELS[0], "simple_commonest", example_id=e.id, label_scores=[]) for e in examples]
         write_predictions(Path(job["out"]) / "predictions.parquet", [*made, *constant])
         return {"rows": len(examples), "sets": {}}
-
-    def _on_production(self, name: str, i: int, e: Example) -> dict[str, Any]:
-        """Base is right on every second row, the candidate on those its planted fault leaves."""
-        good = i % 2 == 0 if name.startswith("base") else self.brittle != SET
-        said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
-        return row(0, e.answer, said, name, example_id=e.id, label_scores=[])
 
     def judge(self, candidate: str, never_break: list[str] | None = None) -> dict[str, Any]:
         made = self.work(candidate, self.root / "predicted" / candidate)
@@ -135,7 +120,7 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     first = stage.judge("90-a")
     assert first["passed"] is True, first["verdict"]
     assert (first["seal"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
-    assert not Path(stage.seen[0]).exists(), "the readable copy is gone"
+    assert not Path(stage.jobs[0]["examples"]).exists(), "the readable copy is gone"
     second = stage.judge("100-b")
     assert (second["seal"]["look"], second["seal"]["count"]) == (2, 2)
     assert second["seal"]["level"]["confidence"] == pytest.approx(1 - 0.05 / 3)
@@ -179,10 +164,8 @@ def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Pa
     stage = Stage(tmp_path)
     clean = stage.judge("118-a")
     assert clean["passed"] is True and clean["seal"]["count"] == 1
-    assert [one["name"] for one in stage.jobs[0]["sets"]] == [
-        "base",
-        *(f"candidate{kind}" for kind in ("", ":typos", ":case", ":courtesy", ":no_system")),
-    ]
+    names = ["base", *(f"candidate{kind}" for kind in ("", ":typos", ":case", ":courtesy", ":no_system"))]
+    assert [one["name"] for one in stage.jobs[0]["sets"]] == names
     assert clean["robustness"]["kinds"]["case"]["n"] == 60
     stage.brittle = "case"
     brittle = stage.judge("119-b")
@@ -190,24 +173,17 @@ def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Pa
     assert "another case -" in stage.gate(brittle, "robust")["message"]
     page = (tmp_path / "report/119-b/report.html").read_text()
     assert "The same rows, perturbed" in page and "Another case cost more than 10.0 points" in page
-    told = json.loads((tmp_path / "report/119-b/report.json").read_text())
-    assert told["robustness"]["kinds"]["case"]["perturbed"] == 0
-    assert "## The same rows, perturbed" in (tmp_path / "report/119-b/report.md").read_text()
     stage.spec = spec(robustness={"rows": 59})
     few = stage.judge("120-c")
     assert few["passed"] is True and stage.gate(few, "robust")["status"] == "warned", "59 rows are too few to hold back"
 
 
 def logged(i: int, **more: Any) -> dict[str, Any]:
-    answered = {"output": LABELS[0], "correction": LABELS[i % 3], "user": f"u{i}", "turns": None, "source": {}}
     return {
-        "id": f"r{i}",
-        "timestamp": f"2026-05-{1 + i % 28:02d}T10:00:00+00:00",
-        "model_version": "1",
-        "input": f"what came in later as {i * 7919} {i * 104729} of {i * 1299709}",
-        **answered,
-        **more,
-    }
+        "id": f"r{i}", "timestamp": f"2026-05-{1 + i % 28:02d}T10:00:00+00:00", "model_version": "1",
+        "input": f"what came in later as {i * 7919} {i * 104729} of {i * 1299709}", "output": LABELS[0],
+        "correction": LABELS[i % 3], "user": f"u{i}", "turns": None, "source": {}, **more,
+    }  # fmt: skip
 
 
 def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: Path) -> None:
@@ -223,12 +199,8 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     told = better["production"]
     assert (told["n"], told["rows"]["left_out"]) == (45, {"in_the_training_set": 2})
     assert told["comparisons"]["base"]["gain"] == pytest.approx(22 / 45)
-    assert [s["name"] for s in stage.jobs[-1]["sets"]] == [
-        "base",
-        "candidate",
-        "base:production",
-        "candidate:production",
-    ]
+    names = ["base", "candidate", "base:production", "candidate:production"]
+    assert [s["name"] for s in stage.jobs[-1]["sets"]] == names
     assert not Path(stage.jobs[-1]["sets"][2]["examples"]).exists()
     stage.brittle = SET
     worse = stage.judge("120-d")
@@ -237,7 +209,6 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     folder = tmp_path / "report/120-d"
     assert json.loads((folder / "report.json").read_text())["production"]["scores"]["candidate"]["value"] == 0
     assert "Recent production rows" in (folder / "report.html").read_text()
-    assert "## Recent production rows" in (folder / "report.md").read_text()
 
 
 def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:

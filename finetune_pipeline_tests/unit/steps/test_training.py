@@ -18,17 +18,6 @@ from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, 
 SPEC = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "output": {"kind": "labels", "labels": LABELS}}
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("plan")
-    make_tiny_model(root / "base")
-    for split in ("train", "validation"):
-        (root / "splits" / split).mkdir(parents=True)
-        write_tiny_examples(root / "splits" / split / "examples.jsonl", range(12))
-    splits = SimpleNamespace(folder=root / "splits")
-    return {"train_split": splits, "validation_split": splits, "base_model": SimpleNamespace(folder=root / "base")}
-
-
 def context(folder: Path, inputs: dict[str, Any], **more: Any) -> Any:
     task, store = SimpleNamespace(folder=folder), ArtifactStore(folder / "home" / "artifacts")
     return SimpleNamespace(task=task, inputs=inputs, out=folder, store=store, **more)
@@ -43,17 +32,7 @@ def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> N
     assert finding.rule == "training.target_modules" and "q_proj" in finding.fix
 
 
-@pytest.mark.parametrize("method", ["qlora", "prefix"])
-def test_every_method_has_a_plan(method: str, inputs: dict[str, Any], tmp_path: Path) -> None:
-    spec = TaskSpec.model_validate({**SPEC, "training": {"method": method}})
-    facts = make_training_plan(context(tmp_path, inputs, spec=spec))
-    assert facts["method"] == method and facts["train_examples"] == 12 and facts["steps"] > 0
-    assert f"| **{method}** |" in facts["plan_markdown"] and facts["memory_mib"]["total"] > 0
-    assert "## The same training elsewhere" in facts["plan_markdown"]
-    assert (tmp_path / "plan.json").exists()
-
-
-def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dict[str, Any], tmp_path: Path) -> None:
+def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(tmp_path: Path) -> None:
     spec = TaskSpec.model_validate({**SPEC, "training": {"method": "lora", "precision": "float32"}})
     plan = {"memory_mib": {"needed": 700}, "phases": [{"method": "lora", "steps": 4, "tokens": 8000}]}
     seen: list[dict[str, Any]] = []
@@ -63,9 +42,13 @@ def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dic
         write_json(tmp_path / "measured.json", {"steps_run": 4, "train_seconds": 2.0})
         return {"precision": "float32"}
 
-    known = {**inputs, "training_plan": SimpleNamespace(facts=plan)}
+    for split in ("train", "validation"):
+        (tmp_path / "splits" / split).mkdir(parents=True)
+        write_tiny_examples(tmp_path / "splits" / split / "examples.jsonl", range(12))
+    splits, base = SimpleNamespace(folder=tmp_path / "splits"), SimpleNamespace(folder=tmp_path / "base")
+    known = {"train_split": splits, "validation_split": splits, "base_model": base}
+    known["training_plan"] = SimpleNamespace(facts=plan)
     work = context(tmp_path, known, spec=spec, builder=SimpleNamespace(work=tmp_path / "work"), launch=launch)
-    assert make_adapter(work) == {"precision": "float32"}
-    assert [job["memory_bytes"] for job in seen] == [700 * 2**20]
+    assert make_adapter(work) == {"precision": "float32"} and [job["memory_bytes"] for job in seen] == [700 * 2**20]
     (rate,) = read_rates(tmp_path / "home")
     assert (rate.method, rate.model, rate.tokens_per_second) == ("lora", spec.base_model, 4000)

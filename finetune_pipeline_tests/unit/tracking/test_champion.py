@@ -42,18 +42,10 @@ def release(store: ArtifactStore, tracking: Tracking, base: Path, adapter: str) 
     run = SimpleNamespace(run_id=adapter, job_name="everything", root_run_id=None, tags={})
     with tracking.step(SimpleNamespace(run=run, retry_number=0), "colours", "model_version", adapter) as step:
         request = {
-            "name": "colours",
-            "kind": "full",
-            "adapter": merged.folder,
-            "merged": merged.folder,
-            "base": origin.folder,
-            "base_identity": {"base_model": "tiny"},
-            "adapter_version": adapter,
-            "system_prompt": PROMPT,
-            "max_new_tokens": 5,
-            "dtype": "float32",
-            "precision": "serving",
-        }
+            "name": "colours", "kind": "full", "adapter": merged.folder, "merged": merged.folder, "base": origin.folder,
+            "base_identity": {"base_model": "tiny"}, "adapter_version": adapter, "system_prompt": PROMPT,
+            "max_new_tokens": 5, "dtype": "float32", "precision": "serving",
+        }  # fmt: skip
         tags = {"gates": "passed", "merged_version": merged.version, "dataset_version": "d"}
         version = registration.register(tracking, request, run_id=step.run_id, tags=tags)
 
@@ -86,13 +78,11 @@ def test_the_champion_is_found_and_served_until_another_takes_its_place(project:
     assert (champion.version, champion.system_prompt, champion.max_new_tokens) == (first, PROMPT, 5)
     assert champion.adapter is None
 
-    server = subprocess.Popen(
+    command, env = (
         project.command("serve", "colours", "--port", "0"),
-        env={**project.environment(), "PYTHONUNBUFFERED": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        {**project.environment(), "PYTHONUNBUFFERED": "1"},
     )
+    server = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert server.stdout is not None and server.stderr is not None
         address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())

@@ -8,13 +8,21 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from finetune_pipeline.tracking import mlflow_store
-from finetune_pipeline.tracking.mlflow_store import TrackingError, migrate, sqlite_file, without_credentials
+from finetune_pipeline.tracking.mlflow_store import (
+    TrackingError,
+    migrate,
+    redact,
+    redact_field,
+    sqlite_file,
+    without_credentials,
+)
 from finetune_pipeline.tracking.tracking import Tracking
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,10 +66,8 @@ def old_database(path: Path) -> str:
         command.upgrade(config, before)
     engine.dispose()
     with sqlite3.connect(path) as database:
-        database.execute(
-            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
-            "VALUES (7, 'kept', 'file:///x', 'active')"
-        )
+        columns = "(experiment_id, name, artifact_location, lifecycle_stage)"
+        database.execute(f"INSERT INTO experiments {columns} VALUES (7, 'kept', 'file:///x', 'active')")
     return str(before)
 
 
@@ -80,22 +86,12 @@ def test_a_database_whose_writer_was_killed_in_the_middle_is_read_as_it_was_befo
 
 
 def test_empty_database_opened_by_two_processes_at_once(tmp_path: Path) -> None:
-    import time
-
     uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     begin = str(time.time() + 6)
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN_AT_ONCE, uri, begin, str(i)],
-            env=env,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    pipes = {"env": env, "cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", OPEN_AT_ONCE, uri, begin]
+    started = [subprocess.Popen([*command, str(i)], **pipes) for i in range(2)]
     for process in started:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -104,8 +100,7 @@ def test_empty_database_opened_by_two_processes_at_once(tmp_path: Path) -> None:
     runs = client.search_runs([experiment.experiment_id])
     parents = [r for r in runs if r.data.tags["dagster.kind"] == "run"]
     nested = sorted(r.info.run_name for r in runs if r.data.tags["dagster.kind"] == "asset")
-    assert len(parents) == 1
-    assert nested == [f"tickets/asset_{i}" for i in range(2)]
+    assert len(parents) == 1 and nested == [f"tickets/asset_{i}" for i in range(2)]
     assert {r.data.tags["mlflow.parentRunId"] for r in runs if r not in parents} == {parents[0].info.run_id}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow"]  # nothing falls into the working folder
 
@@ -117,8 +112,7 @@ def test_an_old_database_is_migrated_and_kept(tmp_path: Path) -> None:
     migrate(f"sqlite:///{path}")
     assert revision(path) != before
     (kept,) = tmp_path.glob("mlflow.db.before-*")
-    assert revision(kept) == before
-    assert not (tmp_path / ".making-mlflow.db").exists()
+    assert revision(kept) == before and not (tmp_path / ".making-mlflow.db").exists()
     names = {e.name for e in Tracking(tracking_uri=f"sqlite:///{path}").client().search_experiments()}
     assert {"kept", "finetune"} <= names
 
@@ -134,23 +128,25 @@ def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.Monk
         tracking.prepare()
     message = str(caught.value)
     assert f"http://127.0.0.1:{port} cannot be reached" in message
-    assert "fix: start it, correct MLFLOW_TRACKING_URI" in message
-    assert "hunter2secret" not in message
+    assert "fix: start it, correct MLFLOW_TRACKING_URI" in message and "hunter2secret" not in message
+
+
+NO_SERVER = "fix: this address is no MLflow server"
 
 
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
         (401, "You are not authenticated", "fix: log in: set MLFLOW_TRACKING_USERNAME"),
-        (403, "no", "fix: ask its owner for the right to read and write"),
-        (403, '{"error_code": "PERMISSION_DENIED", "message": "no"}', "fix: ask its owner for the right"),
-        (404, "<html>not here</html>", "fix: this address is no MLflow server"),
-        (404, '{"detail": "Not Found"}', "cannot be used"),
+        (
+            403,
+            '{"error_code": "PERMISSION_DENIED", "message": "no"}',
+            "fix: ask its owner for the right to read and write",
+        ),
+        (404, "<html>not here</html>", NO_SERVER),
         (500, "oops", "too many 500 error responses"),
-        (200, "<html>welcome</html>", "fix: this address is no MLflow server"),
-        (200, '{"experiment": ', "fix: this address is no MLflow server"),
-        (200, '{"experiment": 7}', "fix: this address is no MLflow server"),
-        (200, "[1]", "fix: this address is no MLflow server"),
+        (200, "<html>welcome</html>", NO_SERVER),
+        (200, '{"experiment": 7}', NO_SERVER),
     ],
 )
 def test_what_answers_unlike_mlflow_is_told_in_a_sentence(
@@ -181,8 +177,7 @@ def test_what_answers_unlike_mlflow_is_told_in_a_sentence(
 
 def test_rows_are_looked_up_without_mlflow_and_nothing_is_made(tmp_path: Path) -> None:
     tracking = Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    assert tracking.look_up("SELECT alias FROM registered_model_aliases") == []
-    assert not list(tmp_path.iterdir())
+    assert tracking.look_up("SELECT alias FROM registered_model_aliases") == [] and not list(tmp_path.iterdir())
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("CREATE TABLE other (x TEXT)")
     assert tracking.look_up("SELECT alias FROM registered_model_aliases") is None, "MLflow is asked instead"
@@ -193,9 +188,35 @@ def test_rows_are_looked_up_without_mlflow_and_nothing_is_made(tmp_path: Path) -
 
 
 def test_addresses() -> None:
-    assert sqlite_file("sqlite:////a/b.db?timeout=3") == Path("/a/b.db")
-    assert sqlite_file("http://host") is None
+    assert sqlite_file("sqlite:////a/b.db?timeout=3") == Path("/a/b.db") and sqlite_file("http://host") is None
     with pytest.raises(ValueError, match="relative to a working folder"):
         sqlite_file("sqlite:///b.db")
     assert without_credentials("https://u:p@host:1/x") == "https://host:1/x"
     assert without_credentials("sqlite:////a@b.db") == "sqlite:////a@b.db"
+
+
+ENV = {
+    "OPENAI_API_KEY": "sk-live-1234567890", "HF_TOKEN": "hf_abcdefgh", "SHORT_KEY": "abc", "HOME": "/home/ann-lee",
+    "DB_PASSWORD": "sk-live-1234567890-and-more",
+}  # fmt: skip
+
+
+def test_values_of_secret_variables_disappear_longest_first() -> None:
+    text = "used sk-live-1234567890-and-more, then sk-live-1234567890 and hf_abcdefgh in /home/ann-lee with abc"
+    assert redact(text, ENV) == (
+        "used [DB_PASSWORD redacted], then [OPENAI_API_KEY redacted] and [HF_TOKEN redacted] in /home/ann-lee with abc"
+    )
+
+
+def test_logins_in_addresses_and_fields_named_like_secrets_disappear() -> None:
+    assert redact("at https://ann:pw@host/x, not a@b", {}) == "at https://[redacted]@host/x, not a@b"
+    for name in ("openai.api-key", "token", "Authorization"):
+        assert redact_field(name, "whatever") == "[redacted]"
+    for name, value in (
+        ("max_tokens", "1024"),
+        ("token", 7),
+        ("tokenizer", "bpe"),
+        ("key", "adapter"),
+        ("monkey", "x"),
+    ):
+        assert redact_field(name, value) == str(value)

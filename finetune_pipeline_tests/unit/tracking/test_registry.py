@@ -18,6 +18,7 @@ from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -40,31 +41,15 @@ def new_run(tracking: Tracking, dagster_run: str = "run-1") -> str:
         return step.run_id
 
 
-def register(
-    tracking: Tracking,
-    models: Path,
-    adapter_version: str = "aaaa",
-    gates: str = "passed",
-    kind: str = "lora",
-    adapter: str = "adapter",
-    dtype: str = "float32",
-    precision: str = "serving",
-    **tags: Any,
-) -> int:
+def register(tracking: Tracking, models: Path, version: str = "aaaa", gates: str = "passed", **more: Any) -> int:
+    """Register the adapter under this version. More: what the request says otherwise, and tags."""
     request = {
-        "name": "tickets",
-        "kind": kind,
-        "adapter": models / adapter,
-        "merged": models / "base",
-        "base": models / "base",
-        "base_identity": {"kind": "local", "base_model": "tiny"},
-        "adapter_version": adapter_version,
-        "system_prompt": PROMPT,
-        "max_new_tokens": 8,
-        "dtype": dtype,
-        "precision": precision,
-    }
-    return registration.register(tracking, request, run_id=new_run(tracking), tags={"gates": gates, **tags})
+        "name": "tickets", "kind": "lora", "adapter": models / "adapter", "merged": models / "base",
+        "base": models / "base", "base_identity": {"kind": "local", "base_model": "tiny"}, "adapter_version": version,
+        "system_prompt": PROMPT, "max_new_tokens": 8, "dtype": "float32", "precision": "serving",
+    }  # fmt: skip
+    request |= {key: more.pop(key) for key in request.keys() & more.keys()}
+    return registration.register(tracking, request, run_id=new_run(tracking), tags={"gates": gates, **more})
 
 
 def texts(*rows: str) -> Any:
@@ -73,12 +58,16 @@ def texts(*rows: str) -> Any:
     return pandas.DataFrame({"text": list(rows)})
 
 
-def load(tracking: Tracking, uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import mlflow
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def read(tracking: Tracking, uri: str) -> Any:
+        import mlflow
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri())
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
-    return mlflow.pyfunc.load_model(uri)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri())
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
+        return mlflow.pyfunc.load_model(uri)
+
+    return read
 
 
 def answer(base: Path, adapter: Path | None, system_prompt: str, text: str, max_new_tokens: int) -> str:
@@ -90,9 +79,8 @@ def answer(base: Path, adapter: Path | None, system_prompt: str, text: str, max_
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
-    prompt = (
-        f"<|im_start|>system\n{system_prompt}<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-    )
+    turns = f"<|im_start|>system\n{system_prompt}<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n"
+    prompt = f"{turns}<|im_start|>assistant\n"
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     made: list[int] = []
     with torch.no_grad():
@@ -104,11 +92,31 @@ def answer(base: Path, adapter: Path | None, system_prompt: str, text: str, max_
     return str(tokenizer.decode(made, skip_special_tokens=True)).strip()
 
 
-def test_the_registered_model_answers_as_the_adapter_does(
-    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert register(tracking, models) == 1
-    model = load(tracking, "models:/tickets@candidate", monkeypatch)
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    """The place of an MLflow with three versions; the gates of the last one refused it. It is not to be changed."""
+    place = tmp_path_factory.mktemp("three") / "mlflow"
+    tracking = Tracking(tracking_uri=copy_database(place))
+    for number, gates in enumerate(("passed", "passed", "failed"), start=1):
+        assert register(tracking, models, f"adapter-{number}", gates, score=0.9) == number
+    return place
+
+
+@pytest.fixture
+def registered(three: Path) -> Tracking:
+    return Tracking(tracking_uri=f"sqlite:///{three}/mlflow.db")
+
+
+@pytest.fixture
+def changeable(three: Path, tmp_path: Path) -> Tracking:
+    """A copy of the three versions."""
+    tracking = Tracking(tracking_uri=f"sqlite:///{shutil.copytree(three, tmp_path / 'mlflow')}/mlflow.db")
+    tracking.prepare()
+    return tracking
+
+
+def test_the_registered_model_answers_as_the_adapter_does(registered: Tracking, models: Path, load: Any) -> None:
+    model = load(registered, "models:/tickets@candidate")
     said = model.predict(texts(TEXT, "please add dark mode"))
     expected = [answer(models / "base", models / "adapter", PROMPT, t, 8) for t in (TEXT, "please add dark mode")]
     assert said == expected
@@ -116,13 +124,13 @@ def test_the_registered_model_answers_as_the_adapter_does(
 
 
 @pytest.mark.parametrize("precision", ["serving", "float32"])
-def test_the_registered_model_computes_with_the_weights_and_in_the_precision_that_were_judged(
-    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+def test_it_computes_with_the_weights_and_in_the_precision_that_were_judged(
+    tracking: Tracking, models: Path, load: Any, precision: str
 ) -> None:
     import torch
 
     register(tracking, models, dtype="bfloat16", precision=precision)
-    model = load(tracking, "models:/tickets@candidate", monkeypatch).unwrap_python_model().model
+    model = load(tracking, "models:/tickets@candidate").unwrap_python_model().model
     served = torch.bfloat16 if precision == "serving" and cpu_has_bfloat16() else torch.float32
     assert model.dtype == served
     weights = dict(model.named_parameters())
@@ -130,141 +138,110 @@ def test_the_registered_model_computes_with_the_weights_and_in_the_precision_tha
     assert all(torch.equal(w, w.to(torch.bfloat16).to(served)) for w in weights.values()), "rounded as they were stored"
 
 
-def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(tracking: Tracking, models: Path) -> None:
-    register(tracking, models, score=0.9)
-    stored = tracking.place() / "artifacts"
-    (file,) = stored.rglob("model.json")
-    record = json.loads(file.read_text())
-    assert record["folder"] == str(models / "base")
-    assert record["system_prompt"] == PROMPT
-    assert list(record["files"]) == ["model.safetensors"]
-    assert [p.name for p in stored.rglob("*.safetensors")] == ["adapter_model.safetensors"]
-    (requirements,) = stored.rglob("requirements.txt")
-    lines = requirements.read_text().split()
+def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(registered: Tracking, models: Path) -> None:
+    version = registered.client().get_model_version("tickets", "1")
+    outputs = [o.model_id for o in registered.client().get_run(version.run_id).outputs.model_outputs]
+    logged = version.tags.pop("finetune.logged_model")
+    assert version.tags == {"gates": "passed", "score": "0.9", "finetune.adapter_version": "adapter-1"}
+    assert logged in outputs and registered.client().get_logged_model(logged).status == "READY"
+    stored = registered.place() / "artifacts"
+    for file in (files := list(stored.rglob("model.json"))):
+        record = json.loads(file.read_text())
+        assert (record["folder"], record["system_prompt"]) == (str(models / "base"), PROMPT)
+        assert list(record["files"]) == ["model.safetensors"]
+    assert [p.name for p in stored.rglob("*.safetensors")] == ["adapter_model.safetensors"] * len(files) != []
+    lines = next(stored.rglob("requirements.txt")).read_text().split()
     assert [line.partition("==")[0] for line in lines] == ["mlflow", "torch", "transformers", "peft", "safetensors"]
     assert all("+" not in line and line.partition("==")[2] for line in lines)
-    version = tracking.client().get_model_version("tickets", "1")
-    (output,) = tracking.client().get_run(version.run_id).outputs.model_outputs
-    assert version.tags == {
-        "gates": "passed",
-        "score": "0.9",
-        "finetune.adapter_version": "aaaa",
-        "finetune.logged_model": output.model_id,
-    }
-    assert tracking.client().get_logged_model(output.model_id).status == "READY"
 
 
-def test_the_same_adapter_is_the_same_version(tracking: Tracking, models: Path) -> None:
-    assert register(tracking, models, "aaaa", "failed") == 1
-    assert register(tracking, models, "bbbb") == 2
-    assert registry.aliases(tracking, "tickets") == {"candidate": 2}
-    assert register(tracking, models, "aaaa", "passed", verdict="better") == 1
-    assert registry.aliases(tracking, "tickets") == {"candidate": 1}
-    assert registry.version_tags(tracking, "tickets", 1)["gates"] == "passed"
-    assert registry.version_tags(tracking, "tickets", 1)["verdict"] == "better"
-    assert len(tracking.client().search_model_versions("name = 'tickets'")) == 2
+def test_the_same_adapter_is_the_same_version(changeable: Tracking, models: Path) -> None:
+    assert registry.aliases(changeable, "tickets") == {"candidate": 3}
+    assert register(changeable, models, "adapter-2", "failed", verdict="worse") == 2
+    assert registry.aliases(changeable, "tickets") == {"candidate": 2}
+    tags = registry.version_tags(changeable, "tickets", 2)
+    assert (tags["gates"], tags["verdict"]) == ("failed", "worse")
+    assert len(changeable.client().search_model_versions("name = 'tickets'")) == 3
 
 
-def test_promotion_and_rollback(tracking: Tracking, models: Path) -> None:
-    assert registry.champion(tracking, "tickets") is None
-    for number, gates in enumerate(("passed", "passed", "failed"), start=1):
-        assert register(tracking, models, f"adapter-{number}", gates) == number
+def test_promotion_and_rollback(changeable: Tracking) -> None:
+    tracking = changeable
     assert registry.champion(tracking, "tickets") is None
     with pytest.raises(ValueError, match="no champion before the first"):
         registry.rollback(tracking, "tickets")
     assert registry.promote(tracking, "tickets", 1) is None
     with pytest.raises(ValueError, match="no champion before version 1"):
         registry.rollback(tracking, "tickets")
-    assert registry.promote(tracking, "tickets", 2) == 1
+    tracking.client().set_registered_model_alias("tickets", "previous_champion", "1")  # a promotion killed half way
+    assert registry.champion(tracking, "tickets") == 1 and registry.promote(tracking, "tickets", 2) == 1
     assert registry.promote(tracking, "tickets", 2) == 1  # again: the same
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 2, "previous_champion": 1}
     with pytest.raises(ValueError, match="version 3 cannot become champion: its gates are 'failed'"):
         registry.promote(tracking, "tickets", 3)
-    assert registry.champion(tracking, "tickets") == 2
-    assert registry.rollback(tracking, "tickets") == 1
+    assert registry.champion(tracking, "tickets") == 2 and registry.rollback(tracking, "tickets") == 1
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 1, "previous_champion": 2}
     assert registry.rollback(tracking, "tickets") == 2
 
 
-def test_what_was_rolled_back_says_why_and_is_not_promoted_again(
-    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_rolled_back_says_why_and_stays_out(changeable: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_TOKEN", "hunter2hunter2")
     for number in (1, 2):
-        register(tracking, models, f"adapter-{number}")
-        registry.promote(tracking, "tickets", number)
-    assert registry.rollback(tracking, "tickets", "refunds went\nwrong, hunter2hunter2") == 1
-    mark = registry.version_tags(tracking, "tickets", 2)["rolled_back"]
+        registry.promote(changeable, "tickets", number)
+    assert registry.rollback(changeable, "tickets", "refunds went\nwrong, hunter2hunter2") == 1
+    mark = registry.version_tags(changeable, "tickets", 2)["rolled_back"]
     assert mark.endswith("Z: refunds went wrong, [SHOP_TOKEN redacted]")
-    assert "rolled_back" not in registry.version_tags(tracking, "tickets", 1)
-    # a release that is repeated finds the same version again, and leaves it out of service
-    assert register(tracking, models, "adapter-2") == 2
     with pytest.raises(ValueError, match="version 2 was taken out of service .*refunds went wrong"):
-        registry.promote(tracking, "tickets", 2)
-    assert registry.champion(tracking, "tickets") == 1
-    assert registry.rollback(tracking, "tickets") == 2
-    assert "rolled_back" not in registry.version_tags(tracking, "tickets", 2)
-    assert registry.version_tags(tracking, "tickets", 1)["rolled_back"].endswith("Z: no reason given")
-    tags = tracking.client().get_registered_model("tickets").tags
+        registry.promote(changeable, "tickets", 2)
+    assert registry.champion(changeable, "tickets") == 1 and registry.rollback(changeable, "tickets") == 2
+    assert "rolled_back" not in registry.version_tags(changeable, "tickets", 2)
+    assert registry.version_tags(changeable, "tickets", 1)["rolled_back"].endswith("Z: no reason given")
+    tags = changeable.client().get_registered_model("tickets").tags
     assert [tags[key] for key in sorted(tags)] == [
         "version 2 → 1: refunds went wrong, [SHOP_TOKEN redacted]",
         "version 1 → 2: no reason given",
     ]
-    assert registry.promote(tracking, "tickets", 2) == 1, "the champion itself is no new promotion"
+    assert registry.promote(changeable, "tickets", 2) == 1, "the champion itself is no new promotion"
 
 
 def test_a_moved_base_is_named_and_another_one_refused(
-    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tracking: Tracking, models: Path, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(models, tmp_path / "models")
     register(tracking, tmp_path / "models")
     shutil.rmtree(tmp_path / "models")
     with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
-        load(tracking, "models:/tickets/1", monkeypatch)
+        load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_tiny_model(tmp_path / "other", seed=5)))
     with pytest.raises(ValueError, match=r"other files than what the adapter was trained on \(model\.safetensors\)"):
-        load(tracking, "models:/tickets/1", monkeypatch)
+        load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
-    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == [
+    assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == [
         answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
     ]
 
 
 def test_a_whole_model_is_registered_by_its_place_and_its_files(
-    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tracking: Tracking, models: Path, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kinds full and prompt: no adapter decides; the model's own files do, all but those an export writes anew."""
     shutil.copytree(models / "base", tmp_path / "base")
-    assert register(tracking, tmp_path, kind="full", adapter="base") == 1
+    assert register(tracking, tmp_path, kind="full", adapter=tmp_path / "base") == 1
     (file,) = (tracking.place() / "artifacts").rglob("model.json")
     assert not list((tracking.place() / "artifacts").rglob("*.safetensors"))
     assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(json.loads(file.read_text())["files"])
     expected = [answer(models / "base", None, PROMPT, TEXT, 8)]
-    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == expected
+    assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == expected
     moved = (tmp_path / "base").rename(tmp_path / "exported")
     with pytest.raises(
         FileNotFoundError, match=r"the model is not in .*set FINETUNE_MODEL to a folder that holds this very"
     ):
-        load(tracking, "models:/tickets/1", monkeypatch)
+        load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_MODEL", str(moved))
     (moved / "generation_config.json").write_text('{"eos_token_id": [1], "repetition_penalty": 3.0}')
-    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == expected
+    assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == expected
     (moved / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(ValueError, match=r"other files than what was registered \(chat_template\.jinja\)"):
-        load(tracking, "models:/tickets/1", monkeypatch)
-
-
-def test_a_prefix_answers_in_front_of_its_base(
-    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
-
-    shutil.copytree(models, tmp_path / "models")
-    soft(tmp_path / "models" / "base", tmp_path / "models" / "prefix", "prefix", size=2.0)
-    assert register(tracking, tmp_path / "models", kind="prefix", adapter="prefix") == 1
-    expected = [answer(models / "base", tmp_path / "models" / "prefix", PROMPT, t, 8) for t in (TEXT, "add a theme")]
-    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT, "add a theme")) == expected
-    assert expected[0] != answer(models / "base", None, PROMPT, TEXT, 8)
+        load(tracking, "models:/tickets/1")
 
 
 def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
@@ -274,23 +251,12 @@ def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tr
     assert tracking.client().get_registered_model("tickets").description == "Sorts tickets."
     (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
     assert readme.read_text() == "# Two\n"
-    version_info = tracking.client().get_model_version("tickets", str(version))
-    assert version_info.description == "Refused by beats_baseline."
+    assert tracking.client().get_model_version("tickets", str(version)).description == "Refused by beats_baseline."
     with pytest.raises(ValueError, match="no version 7"):
         registration.store_card(tracking, "tickets", 7, "# x", "")
 
 
-def test_a_promotion_killed_half_way_is_completed(tracking: Tracking, models: Path) -> None:
-    for number in (1, 2):
-        register(tracking, models, f"adapter-{number}")
-    registry.promote(tracking, "tickets", 1)
-    tracking.client().set_registered_model_alias("tickets", "previous_champion", "1")  # the first of two moves
-    assert registry.champion(tracking, "tickets") == 1
-    assert registry.promote(tracking, "tickets", 2) == 1
-    assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 2, "previous_champion": 1}
-
-
-def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_through_a_server(models: Path, tmp_path: Path, load: Any) -> None:
     Tracking(tracking_uri=f"sqlite:///{tmp_path}/server.db").prepare()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -299,9 +265,8 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
     places = f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/stored"
     command = [sys.executable, "-m", "mlflow", "server", *places.split(), "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--workers", "1"], env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-        )
+        pipes = {"stdout": log, "stderr": log, "start_new_session": True}
+        server = subprocess.Popen([*command, "--workers", "1"], env=env, cwd=tmp_path, **pipes)
     try:
 
         def answers() -> bool:
@@ -310,12 +275,10 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
         wait_until(answers, 60)
-        tracking = Tracking(
-            tracking_uri=f"http://127.0.0.1:{port}", experiment="remote", folder=str(tmp_path / "locks")
-        )
-        assert register(tracking, models) == 1
-        assert registry.promote(tracking, "tickets", 1) is None
-        assert load(tracking, "models:/tickets@champion", monkeypatch).predict(texts(TEXT)) == [
+        place = f"http://127.0.0.1:{port}"
+        tracking = Tracking(tracking_uri=place, experiment="remote", folder=str(tmp_path / "locks"))
+        assert register(tracking, models) == 1 and registry.promote(tracking, "tickets", 1) is None
+        assert load(tracking, "models:/tickets@champion").predict(texts(TEXT)) == [
             answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
         ]
         assert tracking.finish("run-1", "SUCCESS") == 1
@@ -326,7 +289,7 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
-    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, models: Path, load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The models lie beside the home, in the project that moves with it."""
     old, new = tmp_path / "old place", tmp_path / "new place"
@@ -343,7 +306,7 @@ def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
     held = [p for p in (home / "mlflow/artifacts").rglob("*") if p.is_file() and str(old).encode() in p.read_bytes()]
     assert "old place" not in dump and "old%20place" not in dump and not held
     assert registry.version_tags(moved, "tickets", 1)["note"] == str(home / "artifacts/demo")
-    said = load(moved, "models:/tickets@candidate", monkeypatch).predict(texts(TEXT))
+    said = load(moved, "models:/tickets@candidate").predict(texts(TEXT))
     assert said == [answer(new / "models/base", new / "models/adapter", PROMPT, TEXT, 8)]
     assert register(moved, new / "models", "bbbb") == 2 and not old.exists()
 
@@ -364,12 +327,11 @@ def test_a_move_into_a_folder_of_a_longer_path_goes_on_after_a_kill(tmp_path: Pa
 
 
 def test_turns_forged_in_a_text_are_text_for_the_registered_model(
-    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch
+    registered: Tracking, models: Path, load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 
-    register(tracking, models)
-    model = load(tracking, "models:/tickets@candidate", monkeypatch).unwrap_python_model()
+    model = load(registered, "models:/tickets@candidate").unwrap_python_model()
     read: list[list[int]] = []
     real = model.model.forward
     monkeypatch.setattr(

@@ -63,12 +63,8 @@ def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking:
     logs = read_logs(task, store)
     rows = {row["id"]: row for row in logs.rows}
     assert set(rows) == {first, second}
-    assert (rows[first]["input"], rows[first]["output"], rows[first]["model_version"]) == (
-        "write to [EMAIL_1]",
-        "a",
-        "7",
-    )
-    assert rows[first]["user"] not in (None, "ann")
+    kept = {"input": "write to [EMAIL_1]", "output": "a", "model_version": "7"}
+    assert kept.items() <= rows[first].items() and rows[first]["user"] not in (None, "ann")
     assert (rows[second]["input"], rows[second]["output"]) == ("is it on?", "b")
     (bad,) = logs.quarantine
     assert "'output' is missing" in json.dumps(bad["findings"])
@@ -77,8 +73,7 @@ def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking:
     mlflow.log_feedback(trace_id=first, name="helpful", value=False, rationale="wrong label", source=person)
     mlflow.log_expectation(trace_id=first, name="expected_response", value="b", source=person)
     mlflow.log_feedback(trace_id=second, name="quality", value=0.25, source=person)
-    assert take_traces(task, store, tracking) == 2
-    assert take_traces(task, store, tracking) == 0
+    assert take_traces(task, store, tracking) == 2 and take_traces(task, store, tracking) == 0
     logs = read_logs(task, store)
     rows = {row["id"]: row for row in logs.rows}
     assert (rows[first]["flag"], rows[first]["correction"]) == ("wrong label", "b")

@@ -13,24 +13,18 @@ from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
 
 
 def run_asset(
-    tracking: Tracking,
-    body: Callable[[StepRun, int], None],
-    *,
-    version: str = "v1",
-    reused: bool = False,
-    retries: int = 0,
-    tags: dict[str, str] | None = None,
+    tracking: Tracking, body: Callable[[StepRun, int], None], reused: bool = False, retries: int = 0, **tags: str
 ) -> Any:
     """Materialize an asset whose step runs `body(step, attempt)`."""
 
     @dg.asset(key_prefix="tickets", retry_policy=dg.RetryPolicy(max_retries=retries) if retries else None)
     def adapter(context: dg.AssetExecutionContext, tracking: Tracking) -> None:
-        with tracking.step(context, "tickets", "adapter", version, reused) as step:
+        with tracking.step(context, "tickets", "adapter", "v1", reused) as step:
             body(step, context.retry_number)
 
     with dg.DagsterInstance.ephemeral() as instance:
         return dg.materialize(
-            [adapter], instance=instance, resources={"tracking": tracking}, raise_on_error=False, tags=tags or {}
+            [adapter], instance=instance, resources={"tracking": tracking}, raise_on_error=False, tags=tags
         )
 
 
@@ -56,7 +50,7 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
         step.parent.log_metrics({"gain": 0.25})
         step.parent.set_tags({"mlflow.note.content": "better by 0.25"})
 
-    result = run_asset(tracking, body, reused=True, tags={"finetune/retrain": "tickets", "secret/thing": "x"})
+    result = run_asset(tracking, body, reused=True, **{"finetune/retrain": "tickets", "secret/thing": "x"})
     assert result.success
     runs = runs_of(tracking, result)
     assert set(runs) == {"parent", "tickets/adapter"}
@@ -64,8 +58,7 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
     assert nested.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert nested.data.params == {"lora.r": "16", "lora.dropout": "0.05", "method": "qlora"}
     assert nested.data.metrics == {"accuracy.base": 0.5, "accuracy.candidate": 0.75, "good": 1.0}
-    assert nested.data.tags["finetune.version"] == "v1"
-    assert nested.data.tags["finetune.reused"] == "true"
+    assert nested.data.tags["finetune.version"] == "v1" and nested.data.tags["finetune.reused"] == "true"
     assert nested.data.tags["mlflow.note.content"] == "better by 0.25"
     assert (nested.info.status, parent.info.status) == ("FINISHED", "RUNNING")
     assert parent.data.tags["dagster.tag.finetune/retrain"] == "tickets"
@@ -81,22 +74,20 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
     assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}?{VIEW}"]
 
 
-@pytest.mark.parametrize(
-    ("status", "parent", "nested"),
-    [("FAILURE", "FAILED", "FAILED"), ("CANCELED", "KILLED", "KILLED"), ("SUCCESS", "FINISHED", "FAILED")],
-)
-def test_finish_closes_what_a_killed_process_left_open(
-    tracking: Tracking, status: str, parent: str, nested: str
-) -> None:
+def test_finish_closes_what_a_killed_process_left_open(tracking: Tracking) -> None:
     result = run_asset(tracking, lambda step, attempt: None)
-    open_again = runs_of(tracking, result)["tickets/adapter"].info.run_id
-    tracking.client().update_run(open_again, status="RUNNING")
-    assert tracking.finish(result.run_id, status) == 2
-    runs = runs_of(tracking, result)
-    assert (runs["parent"].info.status, runs["tickets/adapter"].info.status) == (parent, nested)
+    open_again = runs_of(tracking, result)
+    for status, parent, nested in [
+        ("FAILURE", "FAILED", "FAILED"), ("CANCELED", "KILLED", "KILLED"), ("SUCCESS", "FINISHED", "FAILED"),
+    ]:  # fmt: skip
+        for run in open_again.values():
+            tracking.client().update_run(run.info.run_id, status="RUNNING")
+        assert tracking.finish(result.run_id, status) == 2
+        runs = runs_of(tracking, result)
+        assert (runs["parent"].info.status, runs["tickets/adapter"].info.status) == (parent, nested), status
 
 
-def test_a_retry_continues_its_run(tracking: Tracking) -> None:
+def test_a_retry_continues_its_run_and_parameters_cannot_change(tracking: Tracking) -> None:
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
 
     def body(step: StepRun, attempt: int) -> None:
@@ -105,14 +96,16 @@ def test_a_retry_continues_its_run(tracking: Tracking) -> None:
         step.log_dataset("train", hashlib.sha256(b"a").hexdigest(), "/a", "training", {"num_rows": 740})
         step.log_history(rows[:1])
         step.log_history(rows[: 1 + attempt])
+        with pytest.raises(ValueError, match=r"r \(was '16', now '32'\); s \(was"):
+            step.log_params({"s": 1})
+            step.log_params({"r": 32, "s": 2})
         if attempt == 0:
             raise OSError("the disk is full")
 
     result = run_asset(tracking, body, retries=1)
     assert result.success
     run = runs_of(tracking, result)["tickets/adapter"]
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["dagster.attempt"] == "1"
+    assert run.info.status == "FINISHED" and run.data.tags["dagster.attempt"] == "1"
     assert len(run.inputs.dataset_inputs) == 1
     history = tracking.client().get_metric_history(run.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(1, 2.0), (2, 1.5)]
@@ -130,29 +123,16 @@ def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: p
     assert run.data.tags["finetune.error"] == "Failure: no more memory, token [SERVICE_TOKEN redacted]"
 
 
-def test_parameters_cannot_change(tracking: Tracking) -> None:
-    def body(step: StepRun, attempt: int) -> None:
-        step.log_params({"r": 16, "kept": 1})
-        step.log_params({"kept": 1})
-        with pytest.raises(ValueError, match=r"r \(was '16', now '32'\); s \(was"):
-            step.log_params({"s": 1})
-            step.log_params({"r": 32, "kept": 1, "s": 2})
-
-    assert run_asset(tracking, body).success
-
-
 def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROVIDER_API_KEY", "sk-planted-secret-123")
 
     def body(step: StepRun, attempt: int) -> None:
         step.log_params({"command": "curl -H sk-planted-secret-123", "api_key": "another-planted-one"})
         step.set_tags({"note": "sk-planted-secret-123"})
-        step.log_dataset(
-            "d", "ab" * 32, "https://u:sk-planted-secret-123@host/x", "training", {"from": "sk-planted-secret-123"}
-        )
+        key = "sk-planted-secret-123"
+        step.log_dataset("d", "ab" * 32, f"https://u:{key}@host/x", "training", {"from": key})
 
     assert run_asset(tracking, body).success
     stored = (tmp_path / "mlflow" / "mlflow.db").read_bytes()
-    assert b"PROVIDER_API_KEY redacted" in stored
-    assert b"sk-planted-secret-123" not in stored
+    assert b"PROVIDER_API_KEY redacted" in stored and b"sk-planted-secret-123" not in stored
     assert b"another-planted-one" not in stored

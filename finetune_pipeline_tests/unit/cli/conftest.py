@@ -1,0 +1,44 @@
+"""The commands, called within the process of the tests: a process for each call would cost seconds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from finetune_pipeline.cli import main
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.stdout)
+
+
+@pytest.fixture
+def finetune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Calls ``finetune`` with the data in data/ and the home in home/ of the test's folder, unless others are given."""
+    for name in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str | Path, data: Path = tmp_path / "data", home: Path = tmp_path / "home") -> Done:
+        with monkeypatch.context() as patch:
+            patch.setenv("FINETUNE_DATA", str(data))
+            patch.setenv("FINETUNE_HOME", str(home))
+            patch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+            capfd.readouterr()
+            with pytest.raises(SystemExit) as end:
+                main.main()
+        return Done(end.value.code, *capfd.readouterr())  # type: ignore[arg-type]
+
+    return call
