@@ -40,9 +40,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("export")
     base = make_tiny_model(root / "base", dtype="bfloat16")
     (base / "LICENSE").write_text("Do what is right.")
-    told = json.loads((base / "generation_config.json").read_text())
-    told |= {"do_sample": True, "temperature": 0.7, "top_k": 9}
-    (base / "generation_config.json").write_text(json.dumps(told))
+    config = json.loads((base / "generation_config.json").read_text())
+    config |= {"do_sample": True, "temperature": 0.7, "top_k": 9}
+    (base / "generation_config.json").write_text(json.dumps(config))
     make_store(root, base, make_adapter(base, root / "adapter", size=0.1))
     return root
 
@@ -69,11 +69,11 @@ def store(project: Path) -> ArtifactStore:
     return ArtifactStore(project / "home" / "artifacts")
 
 
-def answers(model: Any, tokenizer: Any, told: dict[str, Any], **more: Any) -> list[str]:
+def answers(model: Any, tokenizer: Any, result: dict[str, Any], **more: Any) -> list[str]:
     """What a user gets who follows export.json; generation settings are the folder's own."""
     found = []
     for question in QUESTIONS:
-        system = {"role": "system", "content": told["prompt"]["system_prompt"]}
+        system = {"role": "system", "content": result["prompt"]["system_prompt"]}
         messages = [system, {"role": "user", "content": question}]
         kind = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
         prompt = tokenizer.apply_chat_template(messages, **kind)
@@ -87,36 +87,43 @@ def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project:
     result = run("--to", tmp_path / "out")
     assert result.return_value == 0, result.output
     assert "version 3" in result.output and "gates said no: beats_baseline" in result.output
-    told = json.loads((tmp_path / "out/export.json").read_text())
+    record = json.loads((tmp_path / "out/export.json").read_text())
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
-    got = answers(model, AutoTokenizer.from_pretrained(tmp_path / "out"), told)
+    got = answers(model, AutoTokenizer.from_pretrained(tmp_path / "out"), record)
     base: Any = AutoModelForCausalLM.from_pretrained(project / "base", dtype=torch.float32)
     right: Any = PeftModel.from_pretrained(base, project / "adapter").eval()
     right.generation_config.temperature = right.generation_config.top_k = None
-    expected = answers(right, AutoTokenizer.from_pretrained(project / "base"), told, do_sample=False, max_new_tokens=6)
+    expected = answers(
+        right, AutoTokenizer.from_pretrained(project / "base"), record, do_sample=False, max_new_tokens=6
+    )
     assert got == expected and any(expected)
     config = model.generation_config
     assert (config.do_sample, config.max_new_tokens, config.eos_token_id) == (False, 6, [2])
     assert config.temperature in (None, 1.0)
 
     merged = store(project).all_versions(TASK, "merged_model")[-1]
-    assert told["format"] == 1 and told["what"] == "model" and told["method"] == "lora" and told["model_version"] == 3
-    assert told["prompt"]["control_tokens"] == ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
-    assert told["prompt"]["system_prompt"] == SYSTEM and told["labels"] == LABELS
-    assert told["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
-    assert told["generation"] == {
+    assert (
+        record["format"] == 1
+        and record["what"] == "model"
+        and record["method"] == "lora"
+        and record["model_version"] == 3
+    )
+    assert record["prompt"]["control_tokens"] == ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
+    assert record["prompt"]["system_prompt"] == SYSTEM and record["labels"] == LABELS
+    assert record["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
+    assert record["generation"] == {
         "do_sample": False, "temperature": 0, "max_new_tokens": 6, "stop_token_ids": [2], "stop_tokens": ["<|im_end|>"],
     }  # fmt: skip
-    assert told["artifacts"]["merged_model"] == merged.version
-    assert told["artifacts"]["dataset"] == "0123456789abcdef"
-    assert told["artifacts"]["adapter_sha256"] == digest_file(project / "adapter/adapter_model.safetensors")
-    assert told["training"]["lora"] == {"r": 4} and told["parity"]["passed"] is True
-    assert told["base_model"]["id"] == "base" and told["base_model"]["identity"]["kind"] == "local"
-    assert told["evaluation"]["scores"]["accuracy"] == 0.8 and told["evaluation"]["passed"] is False
-    assert told["versions"]["torch"] and told["versions"]["finetune_pipeline"]
+    assert record["artifacts"]["merged_model"] == merged.version
+    assert record["artifacts"]["dataset"] == "0123456789abcdef"
+    assert record["artifacts"]["adapter_sha256"] == digest_file(project / "adapter/adapter_model.safetensors")
+    assert record["training"]["lora"] == {"r": 4} and record["parity"]["passed"] is True
+    assert record["base_model"]["id"] == "base" and record["base_model"]["identity"]["kind"] == "local"
+    assert record["evaluation"]["scores"]["accuracy"] == 0.8 and record["evaluation"]["passed"] is False
+    assert record["versions"]["torch"] and record["versions"]["finetune_pipeline"]
     on_disk = {p.name for p in (tmp_path / "out").iterdir()}
-    assert on_disk == {*told["files"], "export.json", "README.md"} and "LICENSE" in on_disk
-    assert all(digest_file(tmp_path / "out" / n) == f["sha256"] for n, f in told["files"].items())
+    assert on_disk == {*record["files"], "export.json", "README.md"} and "LICENSE" in on_disk
+    assert all(digest_file(tmp_path / "out" / n) == f["sha256"] for n, f in record["files"].items())
     for path in (tmp_path / "out").iterdir():
         assert path.stat().st_mode & 0o777 == 0o644
         if path.suffix in (".json", ".md", ".jinja"):
@@ -126,14 +133,14 @@ def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project:
     assert card.data.library_name == "transformers" and card.data.license == "other"
     assert card.data.license_name == "that-of-the-base-model" and card.data.license_link == "LICENSE"
     rendered = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{{text}}<|im_end|>\n<|im_start|>assistant\n"
-    assert told["prompt"]["rendered"] == rendered and fenced(rendered) in card.text
+    assert record["prompt"]["rendered"] == rendered and fenced(rendered) in card.text
 
 
 def test_the_adapter_alone(run: Run, trained: Path, project: Path, tmp_path: Path) -> None:
     result = run("--to", tmp_path / "out", "--adapter")
     assert result.return_value == 0 and str(trained / "base") in result.output
-    told = json.loads((tmp_path / "out/export.json").read_text())
-    assert told["what"] == "adapter" and told["dtype"] == "float32"
+    record = json.loads((tmp_path / "out/export.json").read_text())
+    assert record["what"] == "adapter" and record["dtype"] == "float32"
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "base"
     assert "vllm serve BASE --enable-lora --max-lora-rank 4" in (tmp_path / "out/README.md").read_text()
@@ -235,8 +242,8 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     tags = {"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version}
     registration.register(tracking, request, run_id=run_id, tags=tags)
     newer = Path(shutil.copytree(old.folder, old.folder.with_name("f" * 16)))
-    told = json.loads((newer / "artifact.json").read_text())
-    (newer / "artifact.json").write_text(json.dumps({**told, "version": "f" * 16}))
+    record = json.loads((newer / "artifact.json").read_text())
+    (newer / "artifact.json").write_text(json.dumps({**record, "version": "f" * 16}))
     for place, *alias in (["none"], ["candidate", "--alias", "candidate"]):
         result = run("--to", tmp_path / place, *alias, "--json")
         assert result.return_value == 0, result.output
@@ -272,12 +279,14 @@ def test_soft_prompts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert "With PEFT" in (tmp_path / "out/README.md").read_text()
         return
     assert run("--to", tmp_path / "out").return_value == 0
-    told = json.loads((tmp_path / "out/export.json").read_text())
-    assert told["prompt"]["soft_tokens"][0] == "<|soft_0|>" and told["prompt"]["prompt_prefix"].startswith("<|soft_0|>")
+    record = json.loads((tmp_path / "out/export.json").read_text())
+    assert record["prompt"]["soft_tokens"][0] == "<|soft_0|>" and record["prompt"]["prompt_prefix"].startswith(
+        "<|soft_0|>"
+    )
     assert "5 added tokens" in (tmp_path / "out/README.md").read_text()
     plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    got = answers(plain, AutoTokenizer.from_pretrained(tmp_path / "out"), told)
+    got = answers(plain, AutoTokenizer.from_pretrained(tmp_path / "out"), record)
     peft: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
     # without a cache: with one, PEFT 0.21's generate loses the prompt after the first token
     alone = {"do_sample": False, "max_new_tokens": 6, "use_cache": False}
-    assert got == answers(peft, AutoTokenizer.from_pretrained(base), told, **alone) and any(got)
+    assert got == answers(peft, AutoTokenizer.from_pretrained(base), record, **alone) and any(got)

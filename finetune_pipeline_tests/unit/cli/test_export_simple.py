@@ -106,8 +106,8 @@ def test_the_folder_answers_as_the_rival_that_was_compared(tmp_path: Path, finet
 
 def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) -> None:
     make_store(tmp_path, "labels", best="nearest", evaluated={"commonest": 0.5, "nearest": 0.7, "linear": 0.85})
-    told = finetune("export", "demo", "--simple", "--to", tmp_path / "out", "--json").json
-    assert told["manifest"]["model"] == "linear", "what the sealed test says counts for more than validation"
+    answer = finetune("export", "demo", "--simple", "--to", tmp_path / "out", "--json").json
+    assert answer["manifest"]["model"] == "linear", "what the sealed test says counts for more than validation"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# demo: TF-IDF and logistic regression" in card and "60 training rows" in card
     assert "| the sealed test | 40 | accuracy | 0.850 | 0.100 to 0.900 |" in card and "| validation | 20 |" in card

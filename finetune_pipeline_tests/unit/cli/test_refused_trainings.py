@@ -46,8 +46,8 @@ def make(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (folder / "raw").mkdir(parents=True)
         (folder / "endless.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
         (folder / "broken.jinja").write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
-        told = {**SPEC, "base_model": str(base), **(spec or {}), "training": training or {}}
-        (folder / "task.yaml").write_text(yaml.safe_dump(told))
+        chosen = {**SPEC, "base_model": str(base), **(spec or {}), "training": training or {}}
+        (folder / "task.yaml").write_text(yaml.safe_dump(chosen))
         rows = [json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS]
         (folder / "raw" / "a.jsonl").write_text("".join(rows))
         return tmp_path / "data"
@@ -107,11 +107,11 @@ SOUND: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", SOUND)
 def test_what_can_work_passes(make: Any, finetune: Any, change: dict[str, Any]) -> None:
     make(**change)
-    code, told = (done := finetune("check", "demo", "--json")).returncode, done.json
-    assert [f for f in told["spec_findings"] if f["severity"] == "error"] == []
-    assert code == 0 and told["quality"]["parts"]["tokens"]["passed"]
-    assert told["chat_template"].split()[0] == change.get("spec", {}).get("chat_template", "the")
-    given = [f["rule"] for f in told["spec_findings"]]
+    code, answer = (done := finetune("check", "demo", "--json")).returncode, done.json
+    assert [f for f in answer["spec_findings"] if f["severity"] == "error"] == []
+    assert code == 0 and answer["quality"]["parts"]["tokens"]["passed"]
+    assert answer["chat_template"].split()[0] == change.get("spec", {}).get("chat_template", "the")
+    given = [f["rule"] for f in answer["spec_findings"]]
     assert ("model.template_from_task" in given) == ("chat_template" in change.get("spec", {}))
 
 
@@ -145,8 +145,8 @@ def test_a_run_that_dagster_starts_is_refused_by_its_first_step(make: Any, tmp_p
     result = _dagster_run(data, "all", tmp_path / "home")
     assert not result.success
     failures = [e.step_failure_data for e in result.all_node_events if e.is_step_failure]
-    told = [f.user_failure_data.description for f in failures if f.user_failure_data]
-    assert told and all("[model.no_chat_template]" in text and "chatml" in text for text in told)
+    findings = [f.user_failure_data.description for f in failures if f.user_failure_data]
+    assert findings and all("[model.no_chat_template]" in text and "chatml" in text for text in findings)
     assert not list((tmp_path / "home" / "artifacts").glob("*/*/*/artifact.json")), "nothing was made"
 
 

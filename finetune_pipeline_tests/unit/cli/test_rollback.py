@@ -71,8 +71,8 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
     third = released(tracking, tmp_path, 3)
     assert third["promoted"] and third["previous_champion"] == 1, "what is new may be promoted"
 
-    told = CliRunner().invoke(rollback, ["tickets", "--json"], standalone_mode=False)
-    assert json.loads(told.output) == {"task": "tickets", "champion": 1, "previous_champion": 3, "reason": None}
+    answer = CliRunner().invoke(rollback, ["tickets", "--json"], standalone_mode=False)
+    assert json.loads(answer.output) == {"task": "tickets", "champion": 1, "previous_champion": 3, "reason": None}
 
 
 @pytest.mark.parametrize("change", [{"gates_passed": False}, {"forgotten": True}])

@@ -40,13 +40,13 @@ def run(made: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[di
 
 
 def test_a_rerun_loads_no_model_and_gives_the_same_table(made, tmp_path, monkeypatch) -> None:
-    told, rows = run(made, tmp_path)
-    assert told == {"known": 0, "asked": 18}
+    facts, rows = run(made, tmp_path)
+    assert facts == {"known": 0, "asked": 18}
     first = (tmp_path / "out" / "predictions.parquet").read_bytes()
 
     monkeypatch.setattr(answering, "load_for_prediction", None)
-    told, again = run(made, tmp_path)
-    assert told == {"known": 18, "asked": 0}
+    facts, again = run(made, tmp_path)
+    assert facts == {"known": 18, "asked": 0}
     assert again == rows and (tmp_path / "out" / "predictions.parquet").read_bytes() == first
     assert len({tuple(r["label_scores"]) for r in rows}) == 18, "base and candidate answer apart"
 
@@ -59,9 +59,9 @@ def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatc
     scope = kept_answers(folder=tmp_path / "kept", key_file=tmp_path / "key", scope="the test of t", limit_mib=8)
 
     def known(**changed: Any) -> int:
-        told, _ = run(made, tmp_path, **{**whole, **changed})
-        assert told["known"] + told["asked"] == 9
-        return told["known"]
+        facts, _ = run(made, tmp_path, **{**whole, **changed})
+        assert facts["known"] + facts["asked"] == 9
+        return facts["known"]
 
     assert (known(), known()) == (0, 9)
     for changed in (
@@ -88,14 +88,14 @@ def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatc
 
 def test_new_rows_alone_are_asked(made: Path, tmp_path: Path) -> None:
     _, before = run(made, tmp_path)
-    told, after = run(made, tmp_path, examples=made / "more.jsonl")
-    assert told == {"known": 18, "asked": 6}
+    facts, after = run(made, tmp_path, examples=made / "more.jsonl")
+    assert facts == {"known": 18, "asked": 6}
     known = {(r["model"], r["example_id"]): r for r in before}
     assert [r for r in after if (r["model"], r["example_id"]) in known] == before
     _, plain = run(made, tmp_path, examples=made / "more.jsonl", answers=None)  # what is new is as without a cache
-    for mine, other in zip(after, plain, strict=True):
-        assert mine["text"] == other["text"]
-        assert mine["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)
+    for own, other in zip(after, plain, strict=True):
+        assert own["text"] == other["text"]
+        assert own["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)
 
 
 def test_a_run_cut_off_goes_on_to_the_same_bits(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +113,6 @@ def test_a_run_cut_off_goes_on_to_the_same_bits(made: Path, tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         run(made, tmp_path)
     monkeypatch.setattr(AnswerCache, "keep", kept)
-    told, again = run(made, tmp_path)
-    assert told == {"known": sum(times), "asked": 18 - sum(times)} and sum(times) == 8
+    facts, again = run(made, tmp_path)
+    assert facts == {"known": sum(times), "asked": 18 - sum(times)} and sum(times) == 8
     assert again == whole

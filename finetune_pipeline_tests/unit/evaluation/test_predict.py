@@ -95,9 +95,9 @@ def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, t
     facts, rows = predicted(folder, tmp_path, sets)
     gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
     for kind in KINDS:
-        mine = of_model(rows, f"candidate:{kind}")
-        assert len(mine) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
-        assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in mine)
+        own = of_model(rows, f"candidate:{kind}")
+        assert len(own) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
+        assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in own)
     mean = {name.partition(":")[2]: of["mean_prompt_tokens"] for name, of in facts["sets"].items()}
     assert mean["courtesy"] > mean[""] + 10
     assert mean["no_system"] != mean[""], "the template puts its own in its place"

@@ -67,11 +67,11 @@ def test_the_record_is_written_before_the_rows_are_handed_out(tmp_path: Path) ->
 def test_a_candidate_keeps_its_number_and_others_get_the_next(tmp_path: Path) -> None:
     for candidate in ("c1", "c2", "c1", "c3"):
         _open(tmp_path, candidate)
-    told = openings(tmp_path, "t1")
-    assert [row["candidate"] for row in told] == ["c1", "c2", "c3"]
-    assert [look_number(told, c) for c in ("c1", "c2", "c3", "new", None)] == [1, 2, 3, 4, 4]
+    listed = openings(tmp_path, "t1")
+    assert [row["candidate"] for row in listed] == ["c1", "c2", "c3"]
+    assert [look_number(listed, c) for c in ("c1", "c2", "c3", "new", None)] == [1, 2, 3, 4, 4]
     assert look_number([], "c1") == 1
-    assert look_number([{"candidate": ""}, *told], "c1") == 2
+    assert look_number([{"candidate": ""}, *listed], "c1") == 2
 
 
 def test_a_few_new_rows_do_not_make_a_used_test_new(tmp_path: Path) -> None:
@@ -98,5 +98,5 @@ def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path, which: str
     job = train_job(base=base, out=tmp_path / "out", work=tmp_path / "w", settings=settings, **files)
     code, _ = finish(start(job, tmp_path))
     assert code == EXIT_CONFIG, "not a crash, which would be tried again"
-    told = json.loads((tmp_path / "out" / "error.json").read_text())
-    assert "is the sealed test. Only test_predictions opens it" in told["message"], told
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert "is the sealed test. Only test_predictions opens it" in error["message"], error

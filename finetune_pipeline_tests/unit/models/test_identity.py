@@ -141,8 +141,8 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(
     prompt = encode_prompt(tokenizer, turns[:-1])
     assert row.ids[: len(prompt)] == prompt
     assert end in facts["end_tokens"] and tokenizer.eos_token == end
-    told = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-    assert tokenizer.eos_token_id in (told if isinstance(told, list) else [told])
+    config = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.eos_token_id in (config if isinstance(config, list) else [config])
     assert (folder / "model.safetensors").is_symlink(), "the weights are the base's own, not a copy of them"
     assert facts["files"]["model.safetensors"] == digest_file(gemma / "model.safetensors")
     assert not (gemma / "chat_template.jinja").exists()

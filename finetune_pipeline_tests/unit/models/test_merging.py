@@ -99,13 +99,13 @@ def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> Non
 
 def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
     quantized = shutil.copytree(base, tmp_path / "quantized")
-    told = json.loads((quantized / "config.json").read_text())
-    (quantized / "config.json").write_text(json.dumps({**told, "quantization_config": {"load_in_4bit": True}}))
+    config = json.loads((quantized / "config.json").read_text())
+    (quantized / "config.json").write_text(json.dumps({**config, "quantization_config": {"load_in_4bit": True}}))
     adapter = make_adapter(base, tmp_path / "adapter")
     with pytest.raises(JobError, match="is quantized.*\nfix: name the unquantized model"):
         merge(quantized, adapter, tmp_path / "out")
     # and where only the files show it
-    (quantized / "config.json").write_text(json.dumps(told))
+    (quantized / "config.json").write_text(json.dumps(config))
     tensors = load_file(base / "model.safetensors")
     tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(2048, 1, dtype=torch.uint8)
     save_file(tensors, quantized / "model.safetensors")
@@ -147,7 +147,7 @@ def test_a_plain_adapter_and_its_scaling(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "config", "told"),
+    ("tensors", "config", "message"),
     [
         (SHAPES, {"r": 2}, r"q_proj.*which is not rank 2"),
         (SHAPES, {"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
@@ -160,9 +160,9 @@ def test_a_plain_adapter_and_its_scaling(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_merged_is_refused(
-    tmp_path: Path, tensors: dict[str, tuple[int, ...]], config: dict[str, Any], told: str
+    tmp_path: Path, tensors: dict[str, tuple[int, ...]], config: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(JobError, match=told):
+    with pytest.raises(JobError, match=message):
         read_adapter(write_adapter(tmp_path / "a", tensors, **config))
 
 
@@ -184,8 +184,8 @@ def test_everything_that_is_not_understood_is_named_at_once(tmp_path: Path) -> N
 
 
 def test_kinds(tmp_path: Path) -> None:
-    for kind, told in (("lora", "LORA"), ("prompt", "PROMPT_TUNING"), ("prefix", "PREFIX_TUNING")):
-        assert adapter_kind(write_adapter(tmp_path / kind, peft_type=told)) == kind
+    for kind, message in (("lora", "LORA"), ("prompt", "PROMPT_TUNING"), ("prefix", "PREFIX_TUNING")):
+        assert adapter_kind(write_adapter(tmp_path / kind, peft_type=message)) == kind
     full = tmp_path / "full"
     full.mkdir()
     (full / "config.json").write_text("{}")

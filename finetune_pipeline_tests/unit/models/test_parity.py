@@ -128,19 +128,19 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
     rounded = made.parity(tmp_path / "rounded", base=base, adapter=adapter)
     assert rounded["right"] and not rounded["passed"] and rounded["mean_kl"] > 2 * MEAN_KL_LIMIT
     facts = made.compared(tmp_path / "out", base=base, adapter=adapter)
-    told = facts["parity"]
+    parity = facts["parity"]
     assert facts["dtype"] == "bfloat16+float32" and "nats a token" in facts["stored_float32_because"]
-    assert told["passed"] and told["mean_kl"] < MEAN_KL_LIMIT / 1000 and told["same_greedy_share"] == 1.0
-    assert told["rounding"]["mean_kl"] == pytest.approx(rounded["mean_kl"], rel=1e-3)
+    assert parity["passed"] and parity["mean_kl"] < MEAN_KL_LIMIT / 1000 and parity["same_greedy_share"] == 1.0
+    assert parity["rounding"]["mean_kl"] == pytest.approx(rounded["mean_kl"], rel=1e-3)
     assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"
 
 
 def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_path: Path) -> None:
     trained = make_tiny_model(tmp_path / "trained", dtype="bfloat16", seed=5)
     facts = made.compared(tmp_path / "out", adapter=trained)
-    told = facts["parity"]
-    assert facts["kind"] == "full" and told["passed"] and told["merge_kl"] is None
-    assert (told["mean_kl"], told["same_greedy"]) == (0.0, 12)
+    parity = facts["parity"]
+    assert facts["kind"] == "full" and parity["passed"] and parity["merge_kl"] is None
+    assert (parity["mean_kl"], parity["same_greedy"]) == (0.0, 12)
     assert made.parity(made.base, adapter=trained)["passed"] is False
 
 

@@ -71,8 +71,8 @@ def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> No
     with torch.no_grad():
         model.lm_head.weight[400:] = model.get_input_embeddings().weight[400:]
     assert (logits(model, read).argmax(-1) >= 400).any()
-    told = json.loads((tmp_path / "out/model/generation_config.json").read_text())
-    assert told["suppress_tokens"] == [*range(400, 405)]
+    config = json.loads((tmp_path / "out/model/generation_config.json").read_text())
+    assert config["suppress_tokens"] == [*range(400, 405)]
 
 
 @pytest.mark.parametrize(("architecture", "kind"), [("llama", "prefix"), ("gemma3", "prompt")])

@@ -77,9 +77,9 @@ def test_the_rows_are_one_table_by_what_became_of_them() -> None:
 def test_shared_sources_are_told() -> None:
     sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in arguments()["predictions"]}
     result = evaluation(sources=sources)
-    (told,) = design_sentences(result)
-    assert "200 rows come from 50 sources, the largest with 4 rows" in told
-    assert f"worth {int(200 / (result.comparison.design_effect or 0))} independent ones" in told
+    (outcome,) = design_sentences(result)
+    assert "200 rows come from 50 sources, the largest with 4 rows" in outcome
+    assert f"worth {int(200 / (result.comparison.design_effect or 0))} independent ones" in outcome
     assert design_sentences(usual()) == []
 
 

@@ -37,8 +37,8 @@ def edit(file: Path, *changes: dict[str, str]) -> list[dict[str, str]]:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    told = {"name": "demo", "description": "d", "system_prompt": "Say yes or no."}
-    spec = TaskSpec.model_validate({**told, "output": {"kind": "labels", "labels": ["yes", "no"]}})
+    chosen = {"name": "demo", "description": "d", "system_prompt": "Say yes or no."}
+    spec = TaskSpec.model_validate({**chosen, "output": {"kind": "labels", "labels": ["yes", "no"]}})
     (tmp_path / "demo").mkdir()
     return Task(spec=spec, folder=tmp_path / "demo")
 

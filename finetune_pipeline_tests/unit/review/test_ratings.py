@@ -35,13 +35,13 @@ def drawn(n: int = 200, items: int = 60, wrong: int = 10, secret: bytes = SECRET
 
 
 def test_half_is_random_whatever_the_answers_and_half_is_where_it_may_fail() -> None:
-    told = drawn()
-    assert Counter(told.values()) == {RANDOM: 30, SELECTED: 30}
-    assert {f"e{i:03d}" for i in range(10)} <= set(told), "every failure is on the sheet, by chance or by choice"
+    result = drawn()
+    assert Counter(result.values()) == {RANDOM: 30, SELECTED: 30}
+    assert {f"e{i:03d}" for i in range(10)} <= set(result), "every failure is on the sheet, by chance or by choice"
     one, other = ({i for i, how in drawn(wrong=wrong).items() if how == RANDOM} for wrong in (0, 80))
     assert one == other
-    assert list(told.items()) == list(drawn().items()) and list(drawn(secret=bytes(32))) != list(told)
-    assert 5 < Counter(list(told.values())[:30])[RANDOM] < 25, "the halves are mixed"
+    assert list(result.items()) == list(drawn().items()) and list(drawn(secret=bytes(32))) != list(result)
+    assert 5 < Counter(list(result.values())[:30])[RANDOM] < 25, "the halves are mixed"
 
 
 def test_sides_change_and_follow_from_the_secret() -> None:
@@ -49,8 +49,8 @@ def test_sides_change_and_follow_from_the_secret() -> None:
     sides = [candidate_is_a(SECRET, name, f"e{i}") for i in range(400)]
     assert 160 < sum(sides) < 240 and sides != [candidate_is_a(bytes(32), name, f"e{i}") for i in range(400)]
     base, own = [row(i, "base", f"b{i}") for i in range(20)], [row(i, "candidate", f"c{i}") for i in range(20)]
-    told = {r["example_id"]: RANDOM for r in own}
-    for item in make_sheet(name, told, base, own, {"e000": "hello"}, SECRET):
+    result = {r["example_id"]: RANDOM for r in own}
+    for item in make_sheet(name, result, base, own, {"e000": "hello"}, SECRET):
         a_is_candidate = candidate_is_a(SECRET, name, item.id)
         assert item.a.startswith("c") is a_is_candidate and item.b.startswith("b") is a_is_candidate
 
@@ -65,14 +65,14 @@ def put(folder: Path, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [(line(choice="C"), "`choice` is 'C'"), (line(sheet="x"), "no sheet's name"),
         (line(rater=" "), "`rater` is missing"), (line(time="noon"), "not an RFC 3339 time"),
         (line(comment="x" * 5000), "more than 4000 characters"), ("A", "no object")],
 )  # fmt: skip
-def test_faults_are_named(row: object, told: str) -> None:
+def test_faults_are_named(row: object, message: str) -> None:
     rating, wrong = parse_rating(row)
-    assert rating is None and told in "; ".join(wrong)
+    assert rating is None and message in "; ".join(wrong)
 
 
 def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: Path) -> None:

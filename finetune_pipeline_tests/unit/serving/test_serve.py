@@ -121,7 +121,7 @@ ASKED = {"messages": [{"role": "user", "content": "x"}]}
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "message"),
     [
         (b"{not json", 400, "no JSON"),
         (b"\xff\xfe", 400, "no JSON"),
@@ -136,18 +136,18 @@ ASKED = {"messages": [{"role": "user", "content": "x"}]}
     ],
 )
 def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(
-    task: Task, running: Running, body: Any, status: int, told: str
+    task: Task, running: Running, body: Any, status: int, message: str
 ) -> None:
     got, answer = running.ask("/v1/chat/completions", body)
     assert (got, answer["error"]["type"]) == (status, "invalid_request_error")
-    assert told in answer["error"]["message"]
+    assert message in answer["error"]["message"]
     assert not (task.folder / "logs" / "served.jsonl").exists()
     assert running.ask("/health")[1]["status"] == "ok", "and the server goes on"
 
 
 def test_bad_feedback(running: Running) -> None:
     name = running.chat()[1]["id"]
-    for more, status, told in (
+    for more, status, message in (
         ({"id": "chatcmpl-unknown", "flag": "x"}, 404, "no answer has the id"),
         ({"label": "Billing"}, 400, "no label of this task"),
         ({"score": "good"}, 400, "not a finite number"),
@@ -158,7 +158,7 @@ def test_bad_feedback(running: Running) -> None:
         ({"falg": "x"}, 400, "unknown: 'falg'"),
     ):
         got, answer = running.ask("/feedback", {"id": name, **more})
-        assert got == status and told in answer["error"]["message"], (more, got, answer)
+        assert got == status and message in answer["error"]["message"], (more, got, answer)
 
 
 def test_a_port_in_use_is_said_with_what_to_do(running: Running) -> None:

@@ -37,11 +37,11 @@ def store(tmp_path: Path) -> ArtifactStore:
 def _task(root: Path, name: str, base: Path, template: str | None) -> Task:
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
-    told = {
+    result = {
         "name": name, "description": "d", "base_model": str(base), "system_prompt": "yes or no",
         "output": {"kind": "labels", "labels": ["yes", "no"]}, **({"chat_template": template} if template else {}),
     }  # fmt: skip
-    (folder / "task.yaml").write_text(yaml.safe_dump(told))
+    (folder / "task.yaml").write_text(yaml.safe_dump(result))
     return load_task(folder)
 
 
@@ -63,8 +63,8 @@ def test_tasks_with_different_templates_do_not_meet(base: Path, tmp_path: Path, 
     assert load_tokenizer(marked.folder).chat_template == NAMED["chatml"]
     again = _bring(_task(tmp_path, "third", base, "none"), store)
     assert again.folder == plain.folder and again.reused
-    mine = _task(tmp_path, "fourth", base, None)
-    (mine.folder / "mine.jinja").write_text(NAMED["none"])
+    own = _task(tmp_path, "fourth", base, None)
+    (own.folder / "mine.jinja").write_text(NAMED["none"])
     named = _bring(_task(tmp_path, "fourth", base, "mine.jinja"), store)
     assert named.folder == plain.folder, "the same text is the same template, whatever it is called"
 

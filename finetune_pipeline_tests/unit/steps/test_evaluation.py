@@ -111,8 +111,8 @@ class Stage:
             self.work(candidate, self.root / "report" / candidate, never_break, test_predictions=predictions)
         )
 
-    def gate(self, told: dict[str, Any], name: str) -> dict[str, Any]:
-        return {g["name"]: g for g in told["gates"]}[name]
+    def gate(self, result: dict[str, Any], name: str) -> dict[str, Any]:
+        return {g["name"]: g for g in result["gates"]}[name]
 
 
 def test_candidates_one_after_another(tmp_path: Path) -> None:
@@ -196,9 +196,9 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     stage.logged += [logged(50, input="Ticket  number 3"), logged(51, input="t 1")]
     better = stage.judge("119-c")
     assert better["passed"] is True
-    told = better["production"]
-    assert (told["n"], told["rows"]["left_out"]) == (45, {"in_the_training_set": 2})
-    assert told["comparisons"]["base"]["gain"] == pytest.approx(22 / 45)
+    result = better["production"]
+    assert (result["n"], result["rows"]["left_out"]) == (45, {"in_the_training_set": 2})
+    assert result["comparisons"]["base"]["gain"] == pytest.approx(22 / 45)
     names = ["base", "candidate", "base:production", "candidate:production"]
     assert [s["name"] for s in stage.jobs[-1]["sets"]] == names
     assert not Path(stage.jobs[-1]["sets"][2]["examples"]).exists()

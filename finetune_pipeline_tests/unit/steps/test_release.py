@@ -25,7 +25,7 @@ def test_the_request_says_whether_every_gate_passed(
     gates = [{"name": "beats_baseline", "status": "passed" if passed else "failed"}]
     report = {"passed": passed, "gates": gates, "verdict": "v", "models": {"candidate": {"n": 9, "title": "t"}}}
     facts = {"evaluation_report": report, "merged_model": {"kind": "merged"}, "base_model": {}}
-    inputs = {step: artifact(step, told) for step, told in facts.items()}
+    inputs = {step: artifact(step, result) for step, result in facts.items()}
     inputs["adapter"] = artifact("adapter", {}, train_split="splits-1")
     requests: list[dict[str, Any]] = []
     monkeypatch.setattr(release, "_card", lambda context: "# Card")
@@ -38,9 +38,9 @@ def test_the_request_says_whether_every_gate_passed(
         requests.append(dict(request))
         return {"model_version": 1, "promoted": passed}
 
-    told = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, registry))
+    result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, registry))
     (request,) = requests
-    assert request["gates_passed"] is told["gates_passed"] is passed
+    assert request["gates_passed"] is result["gates_passed"] is passed
     assert request["gates"] == {"beats_baseline": gates[0]["status"]} and request["forgotten"] is False
     assert (request["dataset_version"], request["evaluation_version"]) == ("splits-1", "evaluation_report-1")
     assert read_json(out / "model_version.json")["gates_passed"] is passed

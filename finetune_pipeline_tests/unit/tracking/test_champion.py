@@ -90,8 +90,8 @@ def test_the_champion_is_found_and_served_until_another_takes_its_place(project:
 
         def ask() -> dict[str, Any]:
             body = json.dumps({"messages": [{"role": "user", "content": "fire"}]}).encode()
-            told = {"Content-Type": "application/json"}
-            request = urllib.request.Request(f"{address[0]}/v1/chat/completions", body, told)
+            result = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{address[0]}/v1/chat/completions", body, result)
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return json.load(answer)
 

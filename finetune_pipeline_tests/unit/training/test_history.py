@@ -48,7 +48,7 @@ def _curve(train: list[float], validation: list[float]) -> list[dict[str, float]
 def test_overfitting_is_validation_up_while_training_goes_down(
     train: list[float], validation: list[float], verdict: str, best_step: int
 ) -> None:
-    told = history.overfitting(_curve(train, validation))
-    assert (told["verdict"], told["best_step"]) == (verdict, best_step)
-    assert told["last_eval"] == validation[-1] and told["best_eval"] == min(validation)
-    assert told["rise"] == pytest.approx(validation[-1] / min(validation) - 1)
+    result = history.overfitting(_curve(train, validation))
+    assert (result["verdict"], result["best_step"]) == (verdict, best_step)
+    assert result["last_eval"] == validation[-1] and result["best_eval"] == min(validation)
+    assert result["rise"] == pytest.approx(validation[-1] / min(validation) - 1)

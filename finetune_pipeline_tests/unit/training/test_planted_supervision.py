@@ -147,7 +147,7 @@ def test_examples_that_could_not_be_written_are_counted_by_what_was_wrong(tokeni
     ]
     facts = supervision_audit([], tokenizer, 200, [], refused=refused)
     assert (facts["rows"], facts["template_mismatch"], facts["rows_refused"]) == (2, 1, 1)
-    told = {f.rule: (f.message, f.fix) for f in problems(facts)}
-    assert "example x, turn 2: differs" in told["audit.template_mismatch"][0]
-    assert "example y: leaves out the tools" in told["audit.rows_refused"][0]
-    assert told["audit.rows_refused"][1] == "drop them"
+    findings = {f.rule: (f.message, f.fix) for f in problems(facts)}
+    assert "example x, turn 2: differs" in findings["audit.template_mismatch"][0]
+    assert "example y: leaves out the tools" in findings["audit.rows_refused"][0]
+    assert findings["audit.rows_refused"][1] == "drop them"

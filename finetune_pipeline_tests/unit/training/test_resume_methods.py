@@ -92,17 +92,17 @@ def _settings(method: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_at_a_random_step_and_while_saving(inputs: Path, tmp_path: Path, method: str) -> None:
-    told = _settings(method)
-    assert trained(inputs, tmp_path / "undisturbed", told) == 0
+    chosen = _settings(method)
+    assert trained(inputs, tmp_path / "undisturbed", chosen) == 0
     weights, facts = result(tmp_path / "undisturbed")
     draw = random.Random(f"kills of {method}")
     first, second = sorted(draw.sample(range(2, facts["steps"]), 2))
     print(f"{method}: {facts['steps']} steps, killed after step {first} and while saving at step {second}")
     place = tmp_path / "killed"
     for step, moment in ((first, "step"), (second, "saving")):
-        assert trained(inputs, place, told, kill_at=step, moment=moment) == -signal.SIGKILL
+        assert trained(inputs, place, chosen, kill_at=step, moment=moment) == -signal.SIGKILL
         assert not (place / "facts.json").exists()
-    assert trained(inputs, place, told) == 0
+    assert trained(inputs, place, chosen) == 0
     assert result(place) == (weights, facts)
     measured = json.loads((place / "out" / "measured.json").read_text())
     if method != "qlora" or second > facts["phases"][0]["steps"] + 2:

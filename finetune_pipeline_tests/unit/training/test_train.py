@@ -86,10 +86,10 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: Path, tmp_path: Path) -> None:
-    told = job(inputs, tmp_path, method="lora")
-    told["settings"]["learning_rate"] = 1e30
+    result = job(inputs, tmp_path, method="lora")
+    result["settings"]["learning_rate"] = 1e30
     with pytest.raises(Diverged) as error:
-        train(told)
+        train(result)
     ids = {e.id for split in ("train", "validation") for e in read_examples(inputs / f"{split}.jsonl")}
     assert error.value.example_ids and set(error.value.example_ids) <= ids
     assert error.value.example_ids[0] in str(error.value) and "fix:" in str(error.value)
@@ -106,10 +106,10 @@ def test_a_row_that_forges_a_turn_stops_training(inputs: Path, tmp_path: Path) -
 
 def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_path: Path) -> None:
     start = trained[0] / "out" / "adapter"
-    told = {**job(inputs, tmp_path, epochs=1), "start_from": str(start)}
-    facts, _ = train(told)
+    result = {**job(inputs, tmp_path, epochs=1), "start_from": str(start)}
+    facts, _ = train(result)
     assert facts["first_eval_loss"] == pytest.approx(trained[1]["best_eval_loss"], rel=1e-5)
     assert facts["best_eval_loss"] < facts["first_eval_loss"]
-    told["settings"]["lora"]["r"] = 8
+    result["settings"]["lora"]["r"] = 8
     with pytest.raises(JobError, match="other tensors"):
-        train({**told, "out": str(tmp_path / "r8"), "work": str(tmp_path / "r8work")})
+        train({**result, "out": str(tmp_path / "r8"), "work": str(tmp_path / "r8work")})

@@ -32,8 +32,8 @@ def taken(folder: Path, *devices: str, **more: Any) -> AbstractContextManager[tu
     return lease(list(devices), lambda device: folder, poll_s=0.05, **more)
 
 
-def refused(folder: Path, devices: str, told: str, seconds: float = 0.2, **more: Any) -> None:
-    with pytest.raises(TimeoutError, match=told), taken(folder, *devices.split(), timeout_s=seconds, **more):
+def refused(folder: Path, devices: str, message: str, seconds: float = 0.2, **more: Any) -> None:
+    with pytest.raises(TimeoutError, match=message), taken(folder, *devices.split(), timeout_s=seconds, **more):
         pass
 
 
@@ -107,7 +107,7 @@ def test_no_link_is_followed(tmp_path: Path, planted: str) -> None:
         (locks / "cuda_0.lock").hardlink_to(victim)
     elif planted == "writable":
         locks.chmod(0o777)  # everybody may plant one
-    told = "chmod o-w" if planted == "writable" else "a link|no lock file"
-    with pytest.raises(OutsideError, match=told), taken(locks, "cuda:0", timeout_s=0):
+    result = "chmod o-w" if planted == "writable" else "a link|no lock file"
+    with pytest.raises(OutsideError, match=result), taken(locks, "cuda:0", timeout_s=0):
         pass
     assert list(victim.iterdir()) == [] if planted == "folder" else victim.read_text() == "precious"

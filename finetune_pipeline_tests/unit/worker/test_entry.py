@@ -50,9 +50,9 @@ def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -
     job = base_job(base_model="bundled/none", revision=None, out=tmp_path / "out")
     code, errors = finish(start(job, tmp_path))
     assert code == 64 and "there is no bundled model 'bundled/none'" in errors and "Traceback" not in errors
-    told = json.loads((tmp_path / "out" / "error.json").read_text())
-    assert told["kind"] == "findings" and [f["rule"] for f in told["findings"]] == ["model.base_model"]
-    assert "fix:" in told["message"] and not (tmp_path / "out" / "result.json").exists()
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert error["kind"] == "findings" and [f["rule"] for f in error["findings"]] == ["model.base_model"]
+    assert "fix:" in error["message"] and not (tmp_path / "out" / "result.json").exists()
 
 
 ON = {"micro_batch_size": 1, "gradient_checkpointing": True}
@@ -99,8 +99,8 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
     command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
     done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
     assert done.returncode == 75, done.stderr
-    told = json.loads((tmp_path / "out" / "error.json").read_text())
-    assert told["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in told["message"]
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert error["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in error["message"]
     assert "Traceback" not in done.stderr
 
 

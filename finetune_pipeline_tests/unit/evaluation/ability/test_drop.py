@@ -20,19 +20,19 @@ def text(n: int, bits: float) -> dict[str, Any]:
 def test_the_drop_is_paired_and_has_tangos_interval() -> None:
     before = [choice(i, i < 60) for i in range(100)]
     after = [choice(i, 12 <= i < 64) for i in range(100)]
-    told = ability_drop(before, after)
-    assert (told["lost"], told["gained"], told["drop"]) == (12, 4, pytest.approx(0.08))
-    assert told["interval"] == pytest.approx(list(tango_interval(4, 12, 100)))
-    assert told["interval"][0] < 0.08 < told["interval"][1] and told["mcnemar_p"] == mcnemar_exact(4, 12)
-    assert (told["before"]["accuracy"], told["after"]["accuracy"]) == (0.6, 0.52)
-    assert told["lost_items"] == [f"i{n}" for n in range(12)] and told["text"] is None
+    drop = ability_drop(before, after)
+    assert (drop["lost"], drop["gained"], drop["drop"]) == (12, 4, pytest.approx(0.08))
+    assert drop["interval"] == pytest.approx(list(tango_interval(4, 12, 100)))
+    assert drop["interval"][0] < 0.08 < drop["interval"][1] and drop["mcnemar_p"] == mcnemar_exact(4, 12)
+    assert (drop["before"]["accuracy"], drop["after"]["accuracy"]) == (0.6, 0.52)
+    assert drop["lost_items"] == [f"i{n}" for n in range(12)] and drop["text"] is None
 
 
 def test_an_item_that_failed_on_one_side_counts_on_neither_and_other_items_cannot_be_compared() -> None:
     before = [choice(i, True) for i in range(10)]
     after = [choice(i, True, error="too long" if i == 3 else "") for i in range(10)]
-    told = ability_drop(before, after)
-    assert (told["failed"], told["n"], told["drop"]) == (["i3"], 9, 0)
+    drop = ability_drop(before, after)
+    assert (drop["failed"], drop["n"], drop["drop"]) == (["i3"], 9, 0)
     for other in ([before[0], before[2]], [before[0], before[0]]):
         with pytest.raises(ValueError, match="same items"):
             ability_drop(before[:2], other)
@@ -46,17 +46,17 @@ def test_a_category_of_questions_and_texts_is_told_apart() -> None:
     even = {"n": 2, "unit": "accuracy", "before": 0.5, "after": 0.0, "drop": 0.5, "lost": 1, "gained": 0}
     even |= {"mcnemar_p": 1.0, "interval": list(tango_interval(0, 1, 2))}
     bits = {"n": 1, "unit": "bits_per_byte", "before": 1.0, "after": 1.5, "drop": 0.5, "interval": None}
-    told = ability_drop(before, after)["categories"]
-    assert told == {"even": even, "even (text)": bits}
+    drop = ability_drop(before, after)["categories"]
+    assert drop == {"even": even, "even (text)": bits}
 
 
 def test_benchmarks_are_looked_at_one_by_one_with_intervals_that_hold_together() -> None:
     own = [choice(i, True) | {"source": "some.jsonl", "category": f"c{i % 3}"} for i in range(90)]
     before = [*(choice(i + 100, True) for i in range(100)), *own]
     after = [*before[:100], *(r | {"right": r["category"] != "c1"} for r in own)]
-    told = ability_drop(before, after)
-    assert set(told["benchmarks"]) == {"c0", "c1", "c2"}, "the suite is none of them"
-    assert told["benchmarks"]["c1"]["drop"] == 1.0
-    assert told["benchmarks"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30, 1 - 0.05 / 3)))
-    assert told["benchmarks"]["c0"]["interval"][0] < 0
-    assert told["categories"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30)))
+    drop = ability_drop(before, after)
+    assert set(drop["benchmarks"]) == {"c0", "c1", "c2"}, "the suite is none of them"
+    assert drop["benchmarks"]["c1"]["drop"] == 1.0
+    assert drop["benchmarks"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30, 1 - 0.05 / 3)))
+    assert drop["benchmarks"]["c0"]["interval"][0] < 0
+    assert drop["categories"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30)))

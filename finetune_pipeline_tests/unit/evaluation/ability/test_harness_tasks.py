@@ -63,9 +63,9 @@ def test_what_cannot_be_run_here_is_told(tmp_path: Path, change: dict[str, Any],
     (tmp_path / "pick.yaml").write_text(json.dumps(CHOICES | change))
     with pytest.raises(FindingsError) as caught:
         read_tasks(tmp_path, ["*.yaml"])
-    told = [f for f in caught.value.findings if message in f.message]
-    assert told, str(caught.value)
-    assert (told[0].place, told[0].severity) == ("pick.yaml", "error") and fix in told[0].fix
+    findings = [f for f in caught.value.findings if message in f.message]
+    assert findings, str(caught.value)
+    assert (findings[0].place, findings[0].severity) == ("pick.yaml", "error") and fix in findings[0].fix
 
 
 def test_code_of_task_files_is_not_run(tmp_path: Path) -> None:

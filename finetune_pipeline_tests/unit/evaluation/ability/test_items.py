@@ -63,8 +63,8 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     found = caught.value.findings
     lines = [f"bad.jsonl, line {n}" for n in range(2, 2 + len(faults))]
     assert [f.place for f in found] == [*lines, "empty.jsonl", "gone.jsonl"]
-    for finding, told in zip(found, faults, strict=False):
-        assert told in finding.message
+    for finding, message in zip(found, faults, strict=False):
+        assert message in finding.message
 
 
 def test_a_limit_chooses_the_same_rows_whatever_comes_after(tmp_path: Path) -> None:
