@@ -18,10 +18,8 @@ HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-
 def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "interval_to_next_pending_claim_check"
-    monkeypatch.setattr(
-        InstanceConcurrencyContext, name, getattr(InstanceConcurrencyContext, name)
-    )  # put back afterwards
+    name, of = "interval_to_next_pending_claim_check", InstanceConcurrencyContext
+    monkeypatch.setattr(of, name, getattr(of, name))  # put back afterwards
     sleep_while_waiting()
     concurrency = {"pools": {"default_limit": 1, "granularity": "op"}}
     with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"concurrency": concurrency}) as instance:
