@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_pipeline.data.examples import Example, example_id, read_examples
+from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of, count_steps
 from finetune_pipeline.planning.planner import Planner, encode_rows
@@ -17,7 +17,7 @@ from finetune_pipeline.training.attention import PlanKey, plan_of
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator
-from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import tiny_messages
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
 
@@ -25,30 +25,24 @@ def settings(**changes: Any) -> dict[str, Any]:
     return TrainingSpec.model_validate(changes).model_dump()
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("base"))
+@pytest.fixture
+def with_turns(examples: list[Example]) -> list[Example]:
+    """The rows, and one of two turns of which only the second is learned."""
+    turns: list[dict[str, Any]] = [*tiny_messages(3), *tiny_messages(4)[1:]]
+    turns[2]["weight"] = 0
+    return [*examples, Example(id=example_id(turns), messages=turns, label=None, source={"file": "t", "line": 1})]
 
 
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    made = read_examples(write_tiny_examples(tmp_path_factory.mktemp("rows") / "rows.jsonl", range(20)))
-    turns = [*tiny_messages(3), *tiny_messages(4)[1:]]
-    turns[2]["weight"] = 0  # type: ignore[assignment]
-    made.append(Example(id=example_id(turns), messages=turns, label=None, source={"file": "t", "line": 1}))
-    return made
+def test_rows_are_encoded_as_training_does(base: Path, with_turns: list[Example]) -> None:
+    for over, most in (("fail", 1024), ("drop", 55), ("truncate_prompt", 52)):
+        encoded = encode_rows(base, with_turns, most, over)
+        real = prepare_split(load_tokenizer(base), with_turns, most, over, "train split")
+        assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
+        assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
 
 
-@pytest.mark.parametrize(("over", "most"), [("fail", 1024), ("drop", 55), ("truncate_prompt", 52)])
-def test_rows_are_encoded_as_training_does(base: Path, examples: list[Example], over: str, most: int) -> None:
-    encoded = encode_rows(base, examples, most, over)
-    real = prepare_split(load_tokenizer(base), examples, most, over, "train split")
-    assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
-    assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
-
-
-def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Example]) -> None:
-    rows = encode_rows(base, examples, 1024, "fail").rows[-8:]
+def test_batches_have_the_sizes_of_the_collators(base: Path, with_turns: list[Example]) -> None:
+    rows = encode_rows(base, with_turns, 1024, "fail").rows[-8:]
     packed, real = batch_of(rows, settings(), True), PackedCollator()(rows)
     assert packed.tokens == real["input_ids"].numel() < sum(len(r["ids"]) for r in rows)
     assert packed.learned == packed.logits == real["labels"].numel()
@@ -69,32 +63,25 @@ def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Exam
     [(21, {"micro_batch_size": 2, "evals_per_epoch": 3, "epochs": 1.5}), (9, {"evals_per_epoch": 9})],
 )
 def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, changes: dict[str, Any]) -> None:
-    training = job(
-        make_inputs(tmp_path / "inputs", rows), tmp_path, method="lora", **{"epochs": 2, "patience": 99, **changes}
-    )
+    declared = {"method": "lora", "epochs": 2, "patience": 99, **changes}
+    training = job(make_inputs(tmp_path / "inputs", rows), tmp_path, **declared)
     facts, _ = train(training)
     counted = count_steps(rows, training["settings"], training["settings"]["epochs"])
     assert counted.steps == facts["steps_planned"] == facts["steps"]
     assert counted.evaluations == sum("eval_loss" in entry for entry in facts["history"])
 
 
-def test_a_planner_adds_up_both_phases(base: Path, examples: list[Example]) -> None:
+def test_a_planner_adds_up_both_phases_and_encodes_rows_once(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples[:3])
-    both = settings(epochs=1, unquantized_epochs=2)
+    both, one = settings(epochs=1, unquantized_epochs=2), settings(epochs=1, unquantized_epochs=0)
     first, second = planner.phases(both)
     assert (first.method, second.method) == ("qlora", "lora")
     assert second.steps == 2 * first.steps and 1.9 < second.tokens / first.tokens < 2.1
-    one = settings(epochs=1, unquantized_epochs=0)
-    assert len(planner.phases(one)) == 1
-    assert planner.memory(both).total >= planner.memory(one).total
+    assert len(planner.phases(one)) == 1 and planner.memory(both).total >= planner.memory(one).total
     assert 0 < planner.computed_share(both) < 1 <= planner.computed_share(settings(shared_prefix=False))
-
-
-def test_rows_are_encoded_once_for_all_methods_that_allow_as_many_tokens(base: Path, examples: list[Example]) -> None:
-    planner = Planner(base, examples, examples[:3])
     rows = planner.rows("train", settings(method="lora", max_tokens=64))
     assert planner.rows("train", settings(method="prompt", max_tokens=64)) is rows
     context = planner._config["max_position_embeddings"]
-    most = {"max_tokens": context, "prompt": {"tokens": 7}}
-    assert planner.rows("train", settings(method="lora", **most)).limit == context
-    assert planner.rows("train", settings(method="prompt", **most)).limit == context - 7
+    for method, most in (("lora", context), ("prompt", context - 7)):
+        declared = settings(method=method, max_tokens=context, prompt={"tokens": 7})
+        assert planner.rows("train", declared).limit == most

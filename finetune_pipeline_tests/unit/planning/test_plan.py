@@ -9,17 +9,16 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import answering_steps
-from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, training_plan
+from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 
 SPEC = """
 name: demo
@@ -31,16 +30,6 @@ training: {epochs: 2, unquantized_epochs: 1, batch_size: 8, micro_batch_size: 8,
 """
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return read_examples(write_tiny_examples(tmp_path_factory.mktemp("rows") / "rows.jsonl", range(20)))
-
-
 def spec(max_tokens: int = 1024) -> TaskSpec:
     return parse_spec(SPEC % max_tokens)
 
@@ -49,17 +38,24 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
     tokenizer, counter = AutoTokenizer.from_pretrained(base), TokenCounter(base)
     for e in examples:
         whole = tokenizer.apply_chat_template(e.messages, return_dict=True)["input_ids"]
-        prompt = tokenizer.apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
+        prompt = tokenizer.apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=True)
         assert counter.count(e.messages) == len(whole)
-        assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt)
+        assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt["input_ids"])
 
 
-def test_the_plan_counts_steps_of_both_phases(base: Path, examples: list[Example], tmp_path: Path) -> None:
-    plan = training_plan(spec(), base, examples, examples[:4], tmp_path)
-    assert (plan.steps_per_epoch, plan.steps, plan.over_length, plan.fits) == (3, 9, 0, True)
-    assert read_json(tmp_path / "plan.json") == plan.facts()
+def test_the_plan_counts_steps_of_both_phases_and_a_time_only_where_it_was_measured(
+    base: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    before = training_plan(spec(), base, examples, examples[:4], tmp_path, home=tmp_path)
+    assert (before.steps_per_epoch, before.steps, before.over_length, before.fits) == (3, 9, 0, True)
+    assert read_json(tmp_path / "plan.json") == before.facts()
+    assert before.seconds is None and all(row.seconds is None for row in before.methods)
+    measured = {"phases": [{"steps_run": 6, "train_seconds": 60.0}, {"steps_run": 3, "train_seconds": 40.0}]}
+    record_training(tmp_path, spec().base_model, before.facts(), {"precision": before.precision}, measured)
+    after = training_plan(spec(), base, examples, examples[:4], home=tmp_path)
+    assert after.seconds and after.seconds.low < after.seconds.expected == pytest.approx(100, abs=0.2)
+    assert {row.method for row in after.methods if row.seconds} == {"qlora", "lora"}
+    assert duration(after.seconds.high) in after.sentence
 
 
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
@@ -72,10 +68,10 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
     assert change == plan.nearest.change and change.keys() <= TrainingSpec.model_fields.keys()
     assert plan.nearest.yaml == "training:\n  micro_batch_size: 4" and "stays the same" in plan.nearest.reasons[0]
     assert "does not fit" in plan.sentence and next(iter(change)) in plan.sentence
-    changed = spec().model_copy(
-        update={"training": TrainingSpec.model_validate({**spec().training.model_dump(), **change})}
+    training = TrainingSpec.model_validate({**spec().training.model_dump(), **change})
+    again = training_plan(
+        spec().model_copy(update={"training": training}), base, examples, examples[:4], available=int(enough) - 1000
     )
-    again = training_plan(changed, base, examples, examples[:4], available=int(enough) - 1000)
     assert again.fits, "the plan it names fits by its own formula"
     hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
     assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
@@ -103,20 +99,6 @@ def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: P
     for available, where in ((weights, "cpu"), (2 * weights, "cuda:0")):
         compared, _ = answering_steps(spec(), planner, examples, "cuda:0", available, MARGIN)
         assert (compared.step, compared.device) == ("merged_model", where)
-
-
-def test_there_is_a_time_only_where_it_was_measured(base: Path, examples: list[Example], tmp_path: Path) -> None:
-    def plan() -> TrainingPlan:
-        return training_plan(spec(), base, examples, examples[:4], home=tmp_path)
-
-    before = plan()
-    assert before.seconds is None and all(row.seconds is None for row in before.methods)
-    measured = {"phases": [{"steps_run": 6, "train_seconds": 60.0}, {"steps_run": 3, "train_seconds": 40.0}]}
-    record_training(tmp_path, spec().base_model, before.facts(), {"precision": before.precision}, measured)
-    after = plan()
-    assert after.seconds and after.seconds.low < after.seconds.expected == pytest.approx(100, abs=0.2)
-    assert {row.method for row in after.methods if row.seconds} == {"qlora", "lora"}
-    assert duration(after.seconds.high) in after.sentence
 
 
 def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(

@@ -5,23 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_pipeline.planning.throughput import (
-    Rate,
-    estimate_seconds,
-    keep_rate,
-    machine_name,
-    read_rates,
-    record_training,
-)
+from finetune_pipeline.planning import throughput
+from finetune_pipeline.planning.throughput import Rate, estimate_seconds, keep_rate, read_rates, record_training
 
-RATE = Rate(machine_name(), "m", "qlora", "float32", 200.0, "2026-11-01")
+RATE = Rate(throughput.machine_name(), "m", "qlora", "float32", 200.0, "2026-11-01")
 
 
 def test_only_trainings_of_the_same_kind_on_the_same_machine_count() -> None:
-    others = [
-        replace(RATE, **change)
-        for change in ({"machine": "elsewhere"}, {"model": "n"}, {"method": "lora"}, {"precision": "bfloat16"})
-    ]
+    changes = {"machine": "elsewhere", "model": "n", "method": "lora", "precision": "bfloat16"}
+    others = [replace(RATE, **{name: value}) for name, value in changes.items()]
     assert estimate_seconds([("qlora", 2000)], others, "m", "float32") is None
     seconds = estimate_seconds([("qlora", 2000)], [*others, RATE], "m", "float32")
     assert seconds and (seconds.low, seconds.expected, seconds.high) == (8.0, 10.0, 13.0)
