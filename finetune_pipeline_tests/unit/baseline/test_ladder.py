@@ -61,7 +61,7 @@ def test_thirty_equal_prompts_have_no_sure_winner() -> None:
     of, trials, naive, fair, optimism = spec(), 120, 0, 0, []
     metric = METRICS[of.metric]
     for trial in range(trials):
-        prompts = {f"p{i}": answers(luck(0.6, 200, 1000 * trial + i)) for i in range(30)}
+        prompts = {f"p{i}": answers(luck(0.6, 120, 1000 * trial + i)) for i in range(30)}
         best = max(prompts, key=lambda name: metric.value(prompts[name], of.output) or 0)
         naive += metric.gain(prompts["p0"], prompts[best], of.output).surely_above()
         chosen = cross_fitted(of, prompts)

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_pipeline.baseline import input_evidence
-from finetune_pipeline.baseline.input_evidence import label_evidence, learnable, units_of
+from finetune_pipeline.baseline.input_evidence import label_evidence, learnable
 from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide, prompted_evidence
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics.power import paired_power
@@ -164,34 +163,6 @@ def test_a_gain_is_shown_up_to_its_level_and_only_upwards_by_enough_rows() -> No
     assert "takes 80." in few.sentence and "So far: 50.0% right" in few.sentence
     unknown = decide([evidence(0.0, 1.0)], 79, None, 0.05)
     assert unknown.status == "too_few_rows" and "takes" not in unknown.sentence
-
-
-def test_rows_are_looked_at_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_evidence, "WRITTEN_ROWS", 40)
-    rows = [make(f"question {i} {'abcdefgh'[i % 8] * 9}", f"answer {i}", i) for i in range(60)]
-    assert learnable(make_spec(), rows).rows == 40
-    assert learnable(make_spec(), rows[:7]).evidence == [] and learnable(make_spec(), rows[:8]).evidence != []
-    monkeypatch.setattr(input_evidence, "LABEL_ROWS", 50)
-    _, looked_at, needed = label_evidence(make_spec(LABELS), requests(900), units_of(requests(900), {}), 0.05, 0.8)
-    assert needed is not None and 50 < looked_at < 900, "more than the limit where fewer could not show the gain"
-
-
-def test_written_answers_take_as_many_rows_as_their_pairs_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearest answer is scored on half of the pairs, copying on all of them: four rows a score, and two."""
-    asked: list[float] = []
-    rows = [make(f"question {i} {'abcdefgh'[i % 8] * 9}", f"answer {i}", i) for i in range(60)]
-    for of_spec, of_rows, counts, needed, worth in (
-        (make_spec(), rows, (100, 150), 400, (input_evidence.WORTH_FIT,) * 2),
-        (make_spec(), rows, (100, 250), 500, (input_evidence.WORTH_FIT,) * 2),
-        (JSON_SPEC, orders(60), (100, 250), None, (input_evidence.WORTH_FIELDS, input_evidence.WORTH_FIT)),
-    ):
-        asked.clear()
-        left = list(counts)
-        monkeypatch.setattr(
-            input_evidence, "rows_needed_for_mean", lambda gain, *_, left=left: (asked.append(gain), left.pop(0))[1]
-        )
-        found = learnable(of_spec, of_rows).rows_needed
-        assert tuple(asked) == worth and (needed is None or found == needed)
 
 
 def test_rows_of_one_source_with_one_answer_count_as_fewer() -> None:

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.batches import batch_of, count_steps
+from finetune_pipeline.planning.batches import count_steps
 from finetune_pipeline.planning.planner import Planner, encode_rows
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.training.attention import PlanKey, plan_of
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.sft import train
-from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator
 from finetune_pipeline_tests.tiny_model import tiny_messages
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
@@ -39,23 +36,6 @@ def test_rows_are_encoded_as_training_does(base: Path, with_turns: list[Example]
         real = prepare_split(load_tokenizer(base), with_turns, most, over, "train split")
         assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
         assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
-
-
-def test_batches_have_the_sizes_of_the_collators(base: Path, with_turns: list[Example]) -> None:
-    rows = encode_rows(base, with_turns, 1024, "fail").rows[-8:]
-    packed, real = batch_of(rows, settings(), True), PackedCollator()(rows)
-    assert packed.tokens == real["input_ids"].numel() < sum(len(r["ids"]) for r in rows)
-    assert packed.learned == packed.logits == real["labels"].numel()
-    plan = plan_of(real["shared_prefix"], PlanKey(4, 2, 0, None, real["input_ids"].device, torch.float32))
-    assert packed.queries == len(plan.to_queries) / 4
-    assert packed.keys == len(plan.to_keys) / 2
-    assert packed.scores == sum(b.rows * b.length * (b.context + b.length) for b in plan.buckets)
-    padded, real = batch_of(rows, settings(), False), PaddedCollator(0)(rows)
-    assert padded.tokens == padded.queries == real["input_ids"].numel()
-    assert padded.learned == real["labels"].numel() < padded.logits
-    virtual = {"method": "prompt", "prompt": {"tokens": 7}}
-    real = PackedCollator(leading=7)(rows)
-    assert batch_of(rows, settings(**virtual), True).tokens == real["position_ids"].numel()
 
 
 @pytest.mark.parametrize(
