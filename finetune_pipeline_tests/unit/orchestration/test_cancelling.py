@@ -128,12 +128,3 @@ def test_a_killed_step_takes_its_training_with_it_and_is_tried_again(start: Any,
     run.process.wait(timeout=60)
     run.assert_nothing_left()
     assert run.record(instance).status == dg.DagsterRunStatus.CANCELED
-
-
-def test_a_killed_training_ends_the_run_and_is_not_tried_again(start: Any, instance: dg.DagsterInstance) -> None:
-    run = start("in_one_process")
-    os.kill(run.child, signal.SIGKILL)
-    run.process.wait(timeout=60)
-    assert run.attempts() == 1, "a kill is nearly always lack of memory: another try would only be killed again"
-    assert run.record(instance).status == dg.DagsterRunStatus.FAILURE
-    run.assert_nothing_left()

@@ -87,6 +87,7 @@ REFUSED = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"
         ({"exit": EXIT_CONFIG, "error": REFUSED}, 1, REFUSED),
         ({"exit": EXIT_OOM, "error": "no room"}, 1, "micro_batch_size"),
         ({"exit": 3, "error": "the disk is full"}, 3, "the disk is full"),
+        ({"killed": True, "grandchild": True}, 1, "memory"),  # another try would only be killed again
         ({"result": False}, 1, "wrote no result.json"),
     ],
 )
@@ -98,6 +99,7 @@ def test_only_failures_that_may_pass_are_tried_again(
     result = materialize(instance, tmp_path, compute(tmp_path), job(tmp_path, **behave))
     assert not result.success and attempts(tmp_path) == tries
     assert told in failure_of(result) and failure_of(result).startswith("adapter ")
+    assert "grandchild" not in behave or not is_running(number_in(tmp_path / "grandchild"))
 
 
 def test_a_run_marked_finished_elsewhere_frees_the_device(tmp_path: Path, instance: dg.DagsterInstance) -> None:

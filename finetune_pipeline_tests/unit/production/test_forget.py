@@ -228,25 +228,19 @@ def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, s
     assert forget(task, store, users=["ann"]).artifacts == [], "what was made without her is not hers"
 
 
-def test_rows_that_have_expired_are_still_known_by_what_was_made_of_them(task: Task, store: ArtifactStore) -> None:
-    taken(task, store, a=line(1, "ann") + line(2, "bob"))
-    run = made_of(task, store, ["row-0001", "row-0002"])
+def test_what_was_made_of_expired_rows_goes_and_so_do_damaged_artifacts(task: Task, store: ArtifactStore) -> None:
+    logs = taken(task, store, a=line(1, "ann") + line(2, "bob"))
+    run, bobs = made_of(task, store, ["row-0001", "row-0002"]), made_of(task, store, ["row-0002"])
     log_store(task, store).rewrite(lambda row: None)
-    (task.folder / "logs" / "a.jsonl").unlink()
-    done = forget(task, store, users=["ann"])
-    assert done.adapters == [run["adapter"].version]
+    (logs / "a.jsonl").unlink()
+    assert forget(task, store, users=["ann"]).adapters == [run["adapter"].version]
     assert store.find(task.name, "raw_examples", run["raw_examples"].version) is None
-
-
-def test_a_damaged_artifact_stops_nothing_and_goes(task: Task, store: ArtifactStore) -> None:
-    taken(task, store, a=line(1, "ann") + line(2, "bob"))
-    run = made_of(task, store, ["row-0002"])
-    (run["splits"].folder / SPLIT_FILES["train"]).unlink()
-    (run["production_logs"].folder / "rows.jsonl").write_bytes(b"{cut")
-    (run["raw_examples"].folder / "files" / "production.jsonl").write_bytes(b"{cut")
+    (bobs["splits"].folder / SPLIT_FILES["train"]).unlink()
+    for step, name in (("production_logs", "rows.jsonl"), ("raw_examples", "files/production.jsonl")):
+        (bobs[step].folder / name).write_bytes(b"{cut")
     done = forget(task, store, users=["ann"])
-    assert done.adapters == [run["adapter"].version], "nobody can say what it was trained on"
-    assert all(store.find(task.name, step, run[step].version) is None for step in run if step != "adapter")
+    assert bobs["adapter"].version in done.adapters, "nobody can say what it was trained on"
+    assert all(store.find(task.name, step, bobs[step].version) is None for step in bobs if step != "adapter")
 
 
 def test_nothing_is_removed_while_a_run_makes_something(task: Task, store: ArtifactStore) -> None:
