@@ -1,14 +1,26 @@
+"""Where Dagster keeps its history, how its instance is set up, and what of it is replaced."""
+
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 
-from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, dagster_folder, dagster_home
+from finetune_pipeline.orchestration.dagster_internals import (
+    LONGEST_SLEEP,
+    WORKSPACE,
+    dagster_folder,
+    dagster_home,
+    sleep_while_waiting,
+)
 from finetune_pipeline.orchestration.resources import Compute
 
+HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-000000000000"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -68,3 +80,27 @@ def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(home
         with instance.run_storage.connect() as connection:
             engines.append(connection.engine)
     assert engines[0] is engines[1] and len(set(engines)) == 3
+
+
+def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, of = "interval_to_next_pending_claim_check", InstanceConcurrencyContext
+    monkeypatch.setattr(of, name, getattr(of, name))  # put back afterwards
+    sleep_while_waiting()
+    concurrency = {"pools": {"default_limit": 1, "granularity": "op"}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"concurrency": concurrency}) as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        assert storage.claim_concurrency_slot("gpu", HOLDS, "adapter").is_claimed
+        run: Any = dg.DagsterRun(job_name="colours__all", run_id=WAITS)
+        with InstanceConcurrencyContext(instance, run) as context:
+            assert context.interval_to_next_pending_claim_check() == 0, "nothing is waited for yet"
+            assert not context.claim("gpu", "adapter")
+            assert 0 < context.interval_to_next_pending_claim_check() <= LONGEST_SLEEP
+            storage.free_concurrency_slots_for_run(HOLDS)
+            looks = 0
+            while not context.claim("gpu", "adapter"):
+                looks += 1
+                assert looks < 200, "the slot is free, and was not given"
+                time.sleep(context.interval_to_next_pending_claim_check())
