@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
+import finetune_pipeline.evaluation.metrics  # noqa: F401 - fills the registry of metrics
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec import check_task, load_task, parse_spec
 from finetune_pipeline.spec.loading import json_schema
@@ -224,3 +226,51 @@ def test_a_link_that_leads_nowhere_is_no_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (folder / "logs").symlink_to(tmp_path / "elsewhere")
     assert not check_task(folder)[1]
+
+
+SCHEMA = {"type": "object", "properties": {"items": {"type": "array"}, "name": {"type": "string"}}}
+JSON = {"kind": "json", "json_schema": SCHEMA}
+SOUND: list[dict[str, Any]] = [
+    JSON | {"unordered": ["items"]},
+    {"kind": "json", "json_schema": "schema.json"},
+    {"kind": "text", "extract": r"#### (\d+)", "pattern": ".*", "required": ["a"], "forbidden": ["b"], "max_chars": 9},
+]
+FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    (JSON | {"json_schema": "none.json"}, "json_schema", "No such file"),
+    (JSON | {"json_schema": "broken.json"}, "json_schema", "is not JSON"),
+    (JSON | {"json_schema": "../schema.json"}, "json_schema", "outside the task folder"),
+    (JSON | {"json_schema": {"type": "objekt"}}, "json_schema", "no valid schema"),
+    (JSON | {"json_schema": {"$ref": "http://x.org/a"}}, "json_schema", "another document"),
+    (JSON | {"unordered": ["name"]}, "unordered", "'name' is not a list"),
+    ({"kind": "text", "pattern": "("}, "patterns", "no regular expression"),
+    ({"kind": "text", "extract": r"#### \d+"}, "patterns", "has 0 groups"),
+    ({"kind": "text", "extract": r"Answer: (\d+)"}, "final_answer", "'Answer:'"),
+    ({"kind": "text", "required": ["ab"], "forbidden": ["b"]}, "answer_strings", "'ab' is required"),
+    (JSON | {"max_length": 3}, "unknown_key", "unknown key 'max_length'"),
+]
+
+
+def with_output(folder: Path, output: dict[str, Any], **more: Any) -> Path:
+    task = write(folder / "demo", {**GOOD, "system_prompt": "End with ####.", "output": output, **more})
+    (task / "schema.json").write_text(json.dumps(SCHEMA))
+    (task / "broken.json").write_text("{")
+    return task
+
+
+@pytest.mark.parametrize(("output", "rule", "message"), FAULTS)
+def test_each_rule_of_the_output_catches_its_fault(
+    tmp_path: Path, output: dict[str, Any], rule: str, message: str
+) -> None:
+    _, findings = check_task(with_output(tmp_path, output))
+    assert [(f.rule, message in f.message) for f in findings] == [(f"spec.{rule}", True)]
+
+
+def test_a_sound_output_has_no_finding_and_a_metric_must_fit_it(tmp_path: Path) -> None:
+    for output in SOUND:
+        assert check_task(with_output(tmp_path, output))[1] == []
+    _, findings = check_task(with_output(tmp_path, SOUND[0], gates={"metric": "rougeLsum"}))
+    assert [f.rule for f in findings] == ["spec.metric"] and "exact, micro_f1" in findings[0].fix
+    _, findings = check_task(with_output(tmp_path, SOUND[0], gates={"more_metrics": ["micro_f2"]}))
+    assert [f.message for f in findings] == ["unknown metric 'micro_f2'"]
+    task, findings = check_task(with_output(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
+    assert findings == [] and task is not None and task.spec.metric == "micro_f1"
