@@ -29,13 +29,10 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
 NO_TERMS = Terms({}, {})
 
 
-def answers(right: Sequence[bool], label_scores: list[float] | None = None) -> list[dict[str, Any]]:
+def answers(right: Sequence[bool]) -> list[dict[str, Any]]:
     """Rows that are right where the list says so, in order of their ids."""
-    made = []
-    for i, good in enumerate(right):
-        gold = LABELS[i % 3]
-        made.append(row(i, gold, gold if good else LABELS[(i + 1) % 3], label_scores=label_scores or []))
-    return sorted(made, key=lambda r: str(r["example_id"]))
+    texts = [LABELS[(i + (not good)) % 3] for i, good in enumerate(right)]
+    return [row(i, LABELS[i % 3], text, label_scores=[]) for i, text in enumerate(texts)]
 
 
 def luck(share: float, n: int, seed: int) -> list[bool]:

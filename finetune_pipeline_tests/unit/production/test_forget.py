@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.log_kills import make_task
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, read_json, write_json
@@ -21,17 +20,7 @@ from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.serving.service import LogWriter
-from finetune_pipeline.spec import Task, load_task
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return load_task(make_task(tmp_path))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "home" / "artifacts")
+from finetune_pipeline.spec import Task
 
 
 def line(n: int, user: str | None = None, **more: object) -> bytes:

@@ -26,11 +26,6 @@ def task(tmp_path: Path) -> Task:
     return load_task(folder)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "store")
-
-
 def row(n: int, **more: object) -> dict:
     said = {"timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "a", "model_version": "1"}
     return {"id": f"r{n}", **said, **more}

@@ -26,16 +26,6 @@ def task_of(tmp_path: Path, **logs: Any) -> Task:
     return load_task(folder)
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return task_of(tmp_path)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "store")
-
-
 def line(n: int, **more: object) -> str:
     row = {"id": f"r{n}", "timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "a", **more}
     return json.dumps({**row, "model_version": "1"}) + "\n"
