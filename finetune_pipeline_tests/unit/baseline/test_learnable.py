@@ -112,6 +112,7 @@ def test_written_answers_are_judged_by_their_words_and_json_by_its_fields() -> N
     result = learnable(make_spec(), rows)
     assert result.status == "shown" and of(result, "copy").interval[0] > 0.1
     assert "overlap of the input with the right answer" in result.sentence
+    assert learnable(make_spec(), rows[:7]).evidence == [] and learnable(make_spec(), rows[:8]).evidence != []
     lost = learnable(make_spec(), shuffled(rows))
     assert lost.status == "not_shown" and "cannot be told from the inputs" in lost.sentence
     result = learnable(JSON_SPEC, orders(300))
