@@ -16,40 +16,14 @@ import pytest
 import finetune_pipeline
 
 PACKAGE = Path(finetune_pipeline.__file__).resolve().parent
-LAYERS = (
-    "findings",
-    "progress",
-    "reporting",
-    "faults",
-    "settings",
-    "spec",
-    "engine",
-    "data",
-    "models",
-    "training",
-    "evaluation",
-    "planning",
-    "baseline",
-    "production",
-    "serving",
-    "report",
-    "review",
-    "worker",
-    "trainers",
-    "steps",
-    "pipeline",
-    "tracking",
-    "orchestration",
-    "definitions",
-    "cli",
+LAYERS = tuple(
+    "findings progress reporting faults settings spec engine data models training evaluation planning baseline production "
+    "serving report review worker trainers steps pipeline tracking orchestration definitions cli".split()
 )
 """Packages and modules at the top of the package: each may import those before it, and none behind it."""
 PLAIN = LAYERS[: LAYERS.index("tracking")]
 """What can be read, tested and used without Dagster and MLflow."""
-HEAVY = (
-    *("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "matplotlib"),
-    *("openai", "together", "ray"),
-)
+HEAVY = tuple("torch transformers peft trl bitsandbytes accelerate datasets matplotlib openai together ray".split())
 ENTRY = "worker/entry.py"
 
 
@@ -64,75 +38,48 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(tree: ast.AST, module: str, is_package: bool = False) -> set[str]:
-    """Dotted names of everything imported anywhere in the file, relative imports resolved."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
+@lru_cache
+def imports_of(path: Path, at_import: bool = False) -> set[str]:
+    """Dotted names of everything a file imports, relative imports resolved. at_import: only what it imports when it is
+    imported itself: not inside functions, not under TYPE_CHECKING."""
+    module, names = module_name(path).split("."), set()
+    nodes = [ast.parse(path.read_text("utf-8"))]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = module.split(".") if is_package else module.split(".")[:-1]
-                base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
+            parents = module[: len(module) - node.level + (path.name == "__init__.py")] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not (at_import and lazy):
+            nodes += node.orelse if at_import and typing else ast.iter_child_nodes(node)
     return names
-
-
-@lru_cache
-def imports_of(path: Path) -> set[str]:
-    return imported(ast.parse(path.read_text("utf-8")), module_name(path), path.name == "__init__.py")
 
 
 def roots(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-@lru_cache
-def at_import(path: Path) -> set[str]:
-    """What a file imports when it is imported: not inside functions, not under TYPE_CHECKING."""
-    tree = ast.parse(path.read_text("utf-8"))
-
-    def outer(body: list[ast.stmt]) -> list[ast.stmt]:
-        found: list[ast.stmt] = []
-        for node in body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                found += outer(node.orelse)
-                continue
-            nested = [n for part in ("body", "orelse", "finalbody") for n in getattr(node, part, [])]
-            nested += [n for handler in getattr(node, "handlers", []) for n in handler.body]
-            found += [node] if isinstance(node, ast.Import | ast.ImportFrom) else outer(nested)
-        return found
-
-    return imported(ast.Module(outer(tree.body), []), module_name(path), path.name == "__init__.py")
-
-
 def loaded_by(*names: str) -> dict[str, list[str]]:
     """What each module brings into an interpreter that has imported those before it, of the packages that matter here."""
-    code = (
-        "import importlib, json, sys\n"
-        "watched = set(json.loads(sys.argv[2])); brought = {}; before = set()\n"
-        "for name in json.loads(sys.argv[1]):\n"
-        "    try:\n"
-        "        importlib.import_module(name)\n"
-        "    except BaseException as error:\n"
-        "        brought[name] = [f'cannot be imported: {error!r}']\n"
-        "        continue\n"
-        "    now = watched & {m.split('.')[0] for m in sys.modules}\n"
-        "    brought[name] = sorted(now - before); before = now\n"
-        "print(json.dumps(brought))\n"
-    )
+    code = """import importlib, json, sys
+watched = set(json.loads(sys.argv[2])); brought = {}; before = set()
+for name in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        brought[name] = [f'cannot be imported: {error!r}']
+        continue
+    now = watched & {m.split('.')[0] for m in sys.modules}
+    brought[name] = sorted(now - before); before = now
+print(json.dumps(brought))"""
     watched = ["dagster", "dagster_pipes", "mlflow", *HEAVY]
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(names), json.dumps(watched)],
-        check=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-c", code, json.dumps(names), json.dumps(watched)]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, check=True, timeout=300, env=environment, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
@@ -141,14 +88,11 @@ def is_torch_free(path: Path, seen: set[Path] | None = None) -> bool:
     already; each is looked at once, since the ways through the package are too many to go them all."""
     seen = set() if seen is None else seen
     seen.add(path)
-    names = at_import(path)
+    names = imports_of(path, at_import=True)
     if roots(names) & set(HEAVY):
         return False
-    inner = {
-        PACKAGE.parent / Path(*name.split(".")).with_suffix(".py")
-        for name in names
-        if name.startswith("finetune_pipeline.")
-    }
+    own = [name.split(".") for name in names if name.startswith("finetune_pipeline.")]
+    inner = {PACKAGE.parent.joinpath(*parts).with_suffix(".py") for parts in own}
     return all(is_torch_free(p, seen) for p in sorted(inner) if p.is_file() and p not in seen)
 
 
@@ -158,20 +102,18 @@ def test_private_modules_of_dagster_are_used_in_one_file() -> None:
 
 
 def test_every_package_has_its_layer() -> None:
-    found = {
-        p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()
-    }
+    found = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
     assert found - {"__init__"} == set(LAYERS)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_imports_point_downwards(layer: str) -> None:
-    above = {f"finetune_pipeline.{name}" for name in LAYERS[LAYERS.index(layer) + 1 :]}
-    wrong = {
-        str(path.relative_to(PACKAGE)): sorted(n for n in imports_of(path) if ".".join(n.split(".")[:2]) in above)
-        for path in modules(layer)
-    }
-    assert not {path: names for path, names in wrong.items() if names}
+def test_imports_point_downwards() -> None:
+    wrong = []
+    for number, layer in enumerate(LAYERS):
+        above = {f"finetune_pipeline.{name}" for name in LAYERS[number + 1 :]}
+        for path in modules(layer):
+            bad = sorted(n for n in imports_of(path) if ".".join(n.split(".")[:2]) in above)
+            wrong += [f"{path.relative_to(PACKAGE)}: {name}" for name in bad]
+    assert wrong == []
 
 
 def test_plain_packages_import_neither_dagster_nor_mlflow() -> None:
@@ -188,45 +130,36 @@ def test_importing_a_plain_module_loads_neither_dagster_nor_mlflow_nor_torch() -
 
 
 def test_what_dagster_loads_brings_no_torch_and_no_mlflow() -> None:
-    found = loaded_by("finetune_pipeline.definitions")["finetune_pipeline.definitions"]
-    assert found == ["dagster", "dagster_pipes"]
+    """One interpreter for both: what is looked for is seen where it is."""
+    names = ("finetune_pipeline.definitions", "mlflow.version", "json", "no_such_module")
+    *found, missing = loaded_by(*names).values()
+    assert found == [["dagster", "dagster_pipes"], ["mlflow"], []]
+    assert missing == ["cannot be imported: ModuleNotFoundError(\"No module named 'no_such_module'\")"]
 
 
-def test_the_test_itself_sees_what_it_looks_for() -> None:
-    tree = ast.parse("def f():\n    from mlflow.entities import Run\nimport dagster as dg\nfrom ..spec import model\n")
-    assert imported(tree, "finetune_pipeline.data.x") == {
-        "mlflow.entities",
-        "mlflow.entities.Run",
-        "dagster",
-        "finetune_pipeline.spec",
-        "finetune_pipeline.spec.model",
-    }
-    assert loaded_by("mlflow.version", "json", "no_such_module") == {
-        "mlflow.version": ["mlflow"],
-        "json": [],
-        "no_such_module": ["cannot be imported: ModuleNotFoundError(\"No module named 'no_such_module'\")"],
-    }
-
-
-def test_torch_is_found_through_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imports_are_seen_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "finetune_pipeline"
     package.mkdir()
-    (package / "heavy.py").write_text("try:\n    import torch\nexcept ImportError:\n    raise\n")
-    (package / "through.py").write_text("from finetune_pipeline.heavy import x\n")
-    (package / "lazy.py").write_text("if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\n")
+    for name, text in {
+        "heavy": "try:\n    import torch\nexcept ImportError:\n    raise\n",
+        "through": "from finetune_pipeline.heavy import x\n",
+        "lazy": "if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\n    from .spec import model\n",
+    }.items():
+        (package / f"{name}.py").write_text(text)
     monkeypatch.setitem(globals(), "PACKAGE", package)
-    assert [is_torch_free(package / name) for name in ("heavy.py", "through.py", "lazy.py")] == [False, False, True]
+    assert [is_torch_free(package / f"{name}.py") for name in ("heavy", "through", "lazy")] == [False, False, True]
+    assert imports_of(package / "lazy.py") == {"torch", "finetune_pipeline.spec", "finetune_pipeline.spec.model"}
 
 
 def test_every_file_beside_the_code_is_part_of_a_wheel() -> None:
-    declared = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"][
-        "package-data"
-    ]
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))
+    declared = project["tool"]["setuptools"]["package-data"]
     packed = {path for pattern in declared["finetune_pipeline"] for path in PACKAGE.glob(pattern)}
     there = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".py" and p.parent.name != "__pycache__"}
     assert packed == there
 
 
+@lru_cache
 def defined_in(path: Path) -> set[str]:
     """Every name that a module binds."""
     names: set[str] = set()
@@ -240,22 +173,17 @@ def defined_in(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "tools", "finetune_pipeline_tests"])
-def test_what_scripts_and_tests_import_of_the_package_is_there(folder: str) -> None:
+def test_what_scripts_import_of_the_package_is_there() -> None:
     """Scripts are run by hand, so nothing else would tell that what they import has gone."""
     gone = []
-    for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+    for path in [p for top in ("benchmarks", "tools") for p in (PACKAGE.parent / top).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("finetune_pipeline"):
                 continue
             place = PACKAGE.parent.joinpath(*str(node.module).split("."))
             source = place.with_suffix(".py") if place.with_suffix(".py").exists() else place / "__init__.py"
-            names = defined_in(source) if source.exists() else set()
-            gone += [
-                f"{path.name}: {node.module}.{alias.name}"
-                for alias in node.names
-                if alias.name not in names
-                and not (place / f"{alias.name}.py").exists()
-                and not (place / alias.name).is_dir()
-            ]
+            there = defined_in(source) if source.exists() else set()
+            names = [alias.name for alias in node.names if alias.name not in there]
+            files = [name for name in names if (place / f"{name}.py").exists() or (place / name).is_dir()]
+            gone += [f"{path.name}: {node.module}.{name}" for name in names if name not in files]
     assert gone == []

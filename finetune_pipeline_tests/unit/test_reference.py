@@ -19,13 +19,8 @@ def test_the_reference_is_up_to_date_and_names_every_gate() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     text = (ROOT / "docs" / "reference.md").read_text("utf-8")
-    for word in (
-        "`training.unquantized_epochs`",
-        "`no_leakage`",
-        "`retraining_decision`",
-        "`evaluation.judge.min_kappa`",
-    ):
-        assert word in text
+    for word in ("training.unquantized_epochs", "no_leakage", "retraining_decision", "evaluation.judge.min_kappa"):
+        assert f"`{word}`" in text
     assert all(f"\n`{gate.name}` | " in text and gate.what_to_do in text for gate in GATES.values())
 
 
@@ -35,14 +30,10 @@ def test_the_readme_is_short() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    headings = {
-        page.resolve(): {
-            re.sub(r"[^\w -]", "", line.strip("# \n").lower()).replace(" ", "-")
-            for line in page.read_text("utf-8").splitlines()
-            if line.startswith("#")
-        }
-        for page in pages
-    }
+    headings = {}
+    for page in pages:
+        lines = [line.strip("# \n").lower() for line in page.read_text("utf-8").splitlines() if line[:1] == "#"]
+        headings[page.resolve()] = {re.sub(r"[^\w -]", "", line).replace(" ", "-") for line in lines}
     broken = []
     for page in pages:
         for link in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text("utf-8")):

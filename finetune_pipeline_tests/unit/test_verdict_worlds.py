@@ -6,8 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.planted_world import Asked, Outcome
@@ -23,14 +21,11 @@ AMBER = Outcome(2, [SIMPLE], [], None, False, "use_simple", "Better than prompti
 STOPPED = Outcome(2, [STOP], [], None, False)
 
 
-@pytest.mark.parametrize(
-    ("world", "outcome"),
-    [("shuffled", STOPPED), ("careless", REFUSED), ("noisy-word", AMBER), ("clean-order-1", PROMOTED)],
-)
-def test_a_verdict_is_right_in_its_world_and_wrong_in_the_others(world: str, outcome: Outcome) -> None:
-    assert problems(WORLDS[world], outcome) == []
-    for other in {"shuffled", "careless", "noisy-word", "clean-order-1"} - {world}:
-        assert problems(WORLDS[other], outcome)
+def test_a_verdict_is_right_in_its_world_and_wrong_in_the_others() -> None:
+    right = {"shuffled": STOPPED, "careless": REFUSED, "noisy-word": AMBER, "clean-order-1": PROMOTED}
+    for world, outcome in right.items():
+        for other in right:
+            assert (problems(WORLDS[other], outcome) == []) is (other == world), (other, outcome)
 
 
 def test_a_crash_is_no_verdict() -> None:

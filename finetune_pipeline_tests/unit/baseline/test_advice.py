@@ -77,39 +77,69 @@ def prompts(right: int, nearest: int | None = None, **how: Any) -> dict[str, lis
     return made | ({} if nearest is None else {"3_nearest": answers(range(nearest), **how)})
 
 
-def test_an_easy_task_needs_no_language_model() -> None:
-    advice = advice_for(prompts(30, 100), linear=0.99)
-    assert advice["decision"] == "simple" and advice["fine_tune"] is False
-    assert "surely at or above 90.0%" in advice["reasons"][0]
-    assert (
-        "TF-IDF and logistic regression" in advice["sentence"]
-        and "right on 99.0% of 500 validation rows" in advice["sentence"]
-    )
+def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
+    return [reason for reason in advice["reasons"] if word in reason]
 
 
-def test_a_simple_model_that_leads_is_used_where_no_result_promises_more() -> None:
-    advice = advice_for(prompts(100), linear=0.8)
-    assert advice["decision"] == "simple" and "leads the base model at its best, by +30" in advice["sentence"]
-    assert advice_for(prompts(150), linear=0.8)["decision"] == "simple", "it leads, if not surely"
-    assert advice_for(prompts(170), linear=0.8)["decision"] == "fine_tune", "the base model leads"
-    assert advice_for(prompts(40), linear=0.45)["decision"] == "fine_tune", "it is wrong on most rows"
-    assert advice_for(prompts(40), linear=0.5)["decision"] == "simple", "it is right on half"
+NO_ROWS_IN_FORM = {"zero_shot": answers(range(0), form=False)}
+KNOWS = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in LABELS]} for r in NO_ROWS_IN_FORM["zero_shot"]]
+FEW = {"zero_shot": answers(range(8))[:12], "3_nearest": answers(range(10))[:12]}
+MODEST, BLOCKING = spec(gates={"wanted_gain": 0.2}), spec(gates={"enough_test_rows": "block"})
+TOO_FEW = Learnable("too_few_rows", [], 40, 200, "40 training rows cannot show it; it takes 200.")
+SHUFFLED = Learnable("not_shown", [], 700, 200, "The answers cannot be told from the inputs: 16% by …")
+DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
+    # prompts, what else there is, the decision, what the sentence says
+    (prompts(30, 100), {"linear": 0.99}, "simple", "TF-IDF and logistic regression"),
+    (prompts(30, 100), {"linear": 0.99}, "simple", "right on 99.0% of 500 validation rows"),
+    (prompts(100), {"linear": 0.8}, "simple", "leads the base model at its best, by +30"),
+    (prompts(150), {"linear": 0.8}, "simple", ""),  # it leads, if not surely
+    (prompts(170), {"linear": 0.8}, "fine_tune", ""),  # the base model leads
+    (prompts(40), {"linear": 0.45}, "fine_tune", ""),  # it is wrong on most rows
+    (prompts(40), {"linear": 0.5}, "simple", ""),  # it is right on half
+    (prompts(40, 60), {}, "fine_tune", "Yes: fine-tune. Nothing simpler does the task"),
+    (prompts(40, 60), {}, "fine_tune", "TF-IDF and logistic regression, reaches 40.0%"),
+    (prompts(40, 60), {}, "fine_tune", "60.0 points of accuracy are left to be gained over it"),
+    (prompts(40), {"linear": 0.34, "signal": SHUFFLED}, "no_signal", ""),
+    (prompts(40), {"linear": 0.34, "signal": TOO_FEW}, "pilot", ""),
+    (prompts(195), {"signal": TOO_FEW}, "prompt", ""),  # what is known already stands
+    (prompts(195), {"linear": 0.3}, "prompt", "8-shot is right on 97.5%"),
+    (prompts(195), {"linear": 0.99}, "prompt", "8-shot is right on 97.5%"),
+    (prompts(180), {}, "fine_tune", ""),  # 90% of 200 rows is not surely 90%
+    (prompts(175), {"of": MODEST}, "prompt", ""),
+    (prompts(30), {"of": MODEST, "linear": 0.86}, "simple", "surely at or above 80.0%"),
+    ({"zero_shot": KNOWS}, {}, "prompt", "Restrict the answers to the allowed forms"),
+    (prompts(60, 150), {}, "retrieve", "adds +45.0 points"),
+    (prompts(60, 195), {}, "retrieve", "No: show the model the nearest examples. Prompting is"),
+    (prompts(60, 100), {}, "fine_tune", ""),  # a third of the gap
+    (prompts(60, 150), {"linear": 0.89}, "simple", ""),  # the rows teach more than they tell
+    (prompts(60, 150, form=False), {}, "fine_tune", ""),  # half of the answers are in no form
+    (FEW, {}, "fine_tune", ""),  # twelve rows prove no help
+    (prompts(30), {"test": 3}, "collect", ""),
+    (prompts(30), {"test": 50}, "fine_tune", ""),
+    (prompts(30), {"test": 50, "of": BLOCKING}, "collect", "collect"),
+]
+
+
+def test_each_kind_of_task_gets_its_decision() -> None:
+    for number, (asked, more, decision, said) in enumerate(DECISIONS):
+        advice = advice_for(asked, **more)
+        assert advice["decision"] == decision and said in advice["sentence"], (number, more, advice["sentence"])
+        assert advice["fine_tune"] is (decision == "fine_tune")
 
 
 def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    results = [{"kind": "labels", "simple": 0.75, "tuned": 0.9, "interval": [0.05, 0.2]}]
-    monkeypatch.setattr("finetune_pipeline.baseline.advice.measured_gains", lambda: results)
-    assert advice_for(prompts(100), linear=0.8)["decision"] == "fine_tune"
-    results[0]["simple"] = 0.69
-    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "the simple model was worse there"
-    results[0] |= {"simple": 0.75, "interval": [-0.01, 0.2]}
-    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "a gain that is not sure"
-    results[0]["interval"] = [0.0, 0.2]
-    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "a gain of nothing is none"
-    results[0] |= {"simple": 0.8 - AS_GOOD, "interval": [0.05, 0.2]}
-    assert advice_for(prompts(100), linear=0.8)["decision"] == "fine_tune", "just as good counts"
-    results[0] |= {"simple": 0.75, "kind": "json"}
-    assert advice_for(prompts(100), linear=0.8)["decision"] == "simple", "answers of another kind"
+    result = {"kind": "labels", "simple": 0.75, "tuned": 0.9, "interval": [0.05, 0.2]}
+    for change, decision, why in (
+        ({}, "fine_tune", ""),
+        ({"simple": 0.69}, "simple", "the simple model was worse there"),
+        ({"interval": [-0.01, 0.2]}, "simple", "a gain that is not sure"),
+        ({"interval": [0.0, 0.2]}, "simple", "a gain of nothing is none"),
+        ({"simple": 0.8 - AS_GOOD}, "fine_tune", "just as good counts"),
+        ({"kind": "json"}, "simple", "answers of another kind"),
+    ):
+        results = [result | change]
+        monkeypatch.setattr("finetune_pipeline.baseline.advice.measured_gains", lambda results=results: results)
+        assert advice_for(prompts(100), linear=0.8)["decision"] == decision, why
 
 
 def test_the_shipped_results_are_complete() -> None:
@@ -119,78 +149,31 @@ def test_the_shipped_results_are_complete() -> None:
         assert result["interval"][0] <= result["tuned"] - result["simple"] <= result["interval"][1]
 
 
-def test_a_hard_task_is_worth_it_and_says_what_must_be_reached() -> None:
-    advice = advice_for(prompts(40, 60), linear=0.4)
-    assert advice["decision"] == "fine_tune" and advice["sentence"].startswith(
-        "Yes: fine-tune. Nothing simpler does the task"
-    )
-    assert "TF-IDF and logistic regression, reaches 40.0%" in advice["sentence"]
-    assert "60.0 points of accuracy are left to be gained over it" in advice["sentence"]
+def test_what_must_be_reached_is_said() -> None:
+    advice = advice_for(prompts(40, 60))
     assert 0.44 < advice["must_reach"] < 0.56
+    assert _reasons(advice, f"has to reach about {100 * advice['must_reach']:.1f}%")
     assert _must_reach({"before": 0.9, "detectable_gain": 0.3}) == 1.0, "no score is above all rows right"
-    assert any(f"has to reach about {100 * advice['must_reach']:.1f}%" in reason for reason in advice["reasons"])
-
-
-def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
-    advice = advice_for(prompts(40), linear=0.34)
-    assert any("which is not surely more than always the commonest answer" in reason for reason in advice["reasons"])
-    assert not any("something to be learned" in reason for reason in advice["reasons"])
-    shuffled = Learnable("not_shown", [], 700, 200, "The answers cannot be told from the inputs: 16% by …")
-    advice = advice_for(prompts(40), linear=0.34, signal=shuffled)
-    assert (advice["decision"], advice["fine_tune"]) == ("no_signal", False)
-    assert advice["reasons"][0] == shuffled.sentence and advice["reasons"].count(shuffled.sentence) == 1
-    few = Learnable("too_few_rows", [], 40, 200, "40 training rows cannot show it; it takes 200.")
-    unsure = advice_for(prompts(40), linear=0.34, signal=few)
-    assert (unsure["decision"], unsure["fine_tune"], unsure["reasons"][0]) == ("pilot", False, few.sentence)
-    assert advice_for(prompts(195), signal=few)["decision"] == "prompt", "what is known already stands"
-
-
-@pytest.mark.parametrize("linear", [0.3, 0.99])
-def test_what_the_base_does_already_is_prompted(linear: float) -> None:
-    advice = advice_for(prompts(195), linear=linear)
-    assert advice["decision"] == "prompt" and "8-shot is right on 97.5%" in advice["sentence"]
-    assert advice_for(prompts(180))["decision"] == "fine_tune", "90% of 200 rows is not surely 90%"
-
-
-def test_enough_is_what_leaves_no_room_for_the_wanted_gain() -> None:
-    modest = spec(gates={"wanted_gain": 0.2})
-    assert advice_for(prompts(175), of=modest)["decision"] == "prompt"
-    assert "surely at or above 80.0%" in advice_for(prompts(30), linear=0.86, of=modest)["sentence"]
+    assert "surely at or above 90.0%" in advice_for(prompts(30, 100), linear=0.99)["reasons"][0]
     for lower, decision in ((0.9, "prompt"), (0.899, None)):
         facts = {"best": "8_shot", "prompts": {"8_shot": {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}}}
         assert [kind for kind, _, _ in good_enough(facts, 0.9)] == ([decision] if decision else [])
 
 
-def test_a_base_that_knows_and_only_does_not_keep_to_the_form_is_restricted() -> None:
-    knows = [
-        r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in LABELS]} for r in answers(range(0), form=False)
-    ]
-    advice = advice_for({"zero_shot": knows})
-    assert advice["decision"] == "prompt" and "Restrict the answers to the allowed forms" in advice["sentence"]
-
-
-def test_retrieval_that_closes_the_gap_is_built_first() -> None:
-    advice = advice_for(prompts(60, 150), linear=0.4)
-    assert advice["decision"] == "retrieve"
-    assert "adds +45.0 points" in advice["sentence"] and advice["retrieval"]["closes"] == pytest.approx(0.45 / 0.6)
-    assert advice_for(prompts(60, 195), linear=0.4)["sentence"].startswith(
-        "No: show the model the nearest examples. Prompting is"
-    )
-
-
-def test_retrieval_that_helps_little_or_by_chance_or_less_than_learning_is_not_the_answer() -> None:
-    assert advice_for(prompts(60, 100))["decision"] == "fine_tune", "a third of the gap"
-    assert advice_for(prompts(60, 150), linear=0.89)["decision"] == "simple", "the rows teach more than they tell"
-    assert advice_for(prompts(60, 150, form=False))["decision"] == "fine_tune", "half of the answers are in no form"
-    few = {name: of[:12] for name, of in {"zero_shot": answers(range(8)), "3_nearest": answers(range(10))}.items()}
-    assert advice_for(few)["decision"] == "fine_tune", "twelve rows prove no help"
+def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
+    advice, aside = advice_for(prompts(40), linear=0.34), "not surely more than always the commonest answer"
+    assert _reasons(advice, aside) and not _reasons(advice, "something to be learned")
+    assert [r[:6] for r in _reasons(advice_for(prompts(100), linear=0.35), aside)] == ["TF-IDF"]
+    assert not _reasons(advice_for(prompts(100), linear=0.8), aside)
+    for signal in (SHUFFLED, TOO_FEW):
+        told = advice_for(prompts(40), linear=0.34, signal=signal)["reasons"]
+        assert told[0] == signal.sentence and told.count(signal.sentence) == 1
 
 
 def test_where_retrieval_is_just_enough() -> None:
-    retrieval = {
-        **{"prompt": "3_nearest", "over": "zero_shot", "value": 0.8, "gain": 0.4, "interval": [0.001, 0.5]},
-        **{"closes": CLOSES_MOST, "valid_share": spec().gates.min_valid_share},
-    }
+    valid = spec().gates.min_valid_share
+    retrieval = {"prompt": "3_nearest", "over": "zero_shot", "value": 0.8, "gain": 0.4, "interval": [0.001, 0.5]}
+    retrieval |= {"closes": CLOSES_MOST, "valid_share": valid}
 
     def enough(simple: list[float] | None = None, **change: Any) -> bool:
         facts: dict[str, Any] = {"prompts": {"3_nearest": {"interval": [0.7, 0.85]}}}
@@ -201,10 +184,13 @@ def test_where_retrieval_is_just_enough() -> None:
     assert enough() and enough([0.85, 0.95])
     assert not enough([0.851, 0.95]), "a simple model that learns is surely better"
     assert not enough(interval=[0.0, 0.5]) and not enough(closes=CLOSES_MOST - 0.001) and not enough(closes=None)
-    assert not enough(valid_share=spec().gates.min_valid_share - 0.001)
-    reasons_once = advice_for(prompts(60, 150), linear=0.4)["reasons"]
-    assert len([r for r in reasons_once if "adds +45.0 points" in r]) == 1
-    assert any("adds" in r for r in advice_for(prompts(40, 60), linear=0.4)["reasons"])
+    assert not enough(valid_share=valid - 0.001)
+    advice = advice_for(prompts(60, 150))
+    assert len(_reasons(advice, "adds +45.0 points")) == 1
+    assert advice["retrieval"]["closes"] == pytest.approx(0.45 / 0.6)
+    assert _reasons(advice_for(prompts(40, 60), linear=0.4), "adds")
+    no_gap = advice_for({"zero_shot": answers(range(180)), "3_nearest": answers(range(190))})
+    assert no_gap["retrieval"]["closes"] is None, "a base at the ceiling leaves none"
 
 
 def test_tokens_are_told_where_both_prompts_were_measured() -> None:
@@ -214,46 +200,23 @@ def test_tokens_are_told_where_both_prompts_were_measured() -> None:
     assert tokens_of({"best": "8_shot", "prompt_details": {"8_shot": measured, "zero_shot": measured}})
 
 
-def test_a_base_at_the_ceiling_leaves_no_gap_to_close() -> None:
-    advice = advice_for({"zero_shot": answers(range(180)), "3_nearest": answers(range(190))})
-    assert advice["retrieval"]["closes"] is None
-
-
 def test_failures_are_told_apart() -> None:
     eight = answers(range(50), form=False)[:100] + answers(range(50))[100:]
-    advice = advice_for({"zero_shot": answers(range(0), form=False), "8_shot": eight, "3_nearest": answers(range(120))})
+    advice = advice_for({**NO_ROWS_IN_FORM, "8_shot": eight, "3_nearest": answers(range(120))})
     found = advice["failures"]
     assert found["prompt"] == "8_shot" and found["kinds"] == {"format": 50, "label_pair": 100}
     counts = ("n", "right", "form", "knowledge", "judgement", "unnamed")
     assert [found[name] for name in counts] == [200, 50, 50, 20, 80, 0]
-    assert any(
-        reason.startswith("Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style")
-        and "20 come right once the nearest examples are shown" in reason
-        for reason in advice["reasons"]
-    )
-    without = advice_for({"zero_shot": answers(range(0), form=False), "8_shot": eight})["reasons"]
-    assert not any("come right once" in reason for reason in without)
-
-
-def test_what_each_model_reaches_is_told_beside_the_commonest_answer() -> None:
-    unsure, sure = advice_for(prompts(100), linear=0.35)["reasons"], advice_for(prompts(100), linear=0.8)["reasons"]
-    aside = "not surely more than always the commonest answer"
-    assert [r.startswith("TF-IDF") for r in unsure if aside in r] == [True]
-    assert not any(aside in r for r in sure)
+    (told,) = _reasons(advice, "20 come right once the nearest examples are shown")
+    start = "Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style"
+    assert told.startswith(start)
+    assert not _reasons(advice_for({**NO_ROWS_IN_FORM, "8_shot": eight}), "come right once")
 
 
 def test_only_a_prompt_of_the_spec_is_to_become_the_system_prompt() -> None:
-    own = advice_for({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})["reasons"]
-    assert sum("Make that prompt the system_prompt" in r for r in own) == 1
-    assert not any("Make that prompt" in r for r in advice_for(prompts(100))["reasons"])
-
-
-def test_a_test_that_can_show_nothing_asks_for_data_first() -> None:
-    assert advice_for(prompts(30), test=3)["decision"] == "collect"
-    blocking = spec(gates={"enough_test_rows": "block"})
-    advice = advice_for(prompts(30), test=50, of=blocking)
-    assert advice["decision"] == "collect" and "collect" in advice["sentence"]
-    assert advice_for(prompts(30), test=50)["decision"] == "fine_tune"
+    own = advice_for({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})
+    assert len(_reasons(own, "Make that prompt the system_prompt")) == 1
+    assert not _reasons(advice_for(prompts(100)), "Make that prompt")
 
 
 def test_extraction_is_judged_by_the_same_rules() -> None:
@@ -270,10 +233,6 @@ def test_extraction_is_judged_by_the_same_rules() -> None:
     assert extraction(5, 150)["decision"] == "retrieve"
     assert extraction(195, 190)["decision"] == "prompt"
     assert extraction(5, 20)["failures"]["kinds"] == {"wrong_value": 195}
-
-
-def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
-    return [reason for reason in advice["reasons"] if word in reason]
 
 
 def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:

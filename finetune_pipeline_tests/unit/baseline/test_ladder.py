@@ -29,13 +29,10 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
 NO_TERMS = Terms({}, {})
 
 
-def answers(right: Sequence[bool], label_scores: list[float] | None = None) -> list[dict[str, Any]]:
+def answers(right: Sequence[bool]) -> list[dict[str, Any]]:
     """Rows that are right where the list says so, in order of their ids."""
-    made = []
-    for i, good in enumerate(right):
-        gold = LABELS[i % 3]
-        made.append(row(i, gold, gold if good else LABELS[(i + 1) % 3], label_scores=label_scores or []))
-    return sorted(made, key=lambda r: str(r["example_id"]))
+    texts = [LABELS[(i + (not good)) % 3] for i, good in enumerate(right)]
+    return [row(i, LABELS[i % 3], text, label_scores=[]) for i, text in enumerate(texts)]
 
 
 def luck(share: float, n: int, seed: int) -> list[bool]:
@@ -45,6 +42,9 @@ def luck(share: float, n: int, seed: int) -> list[bool]:
 
 def rung(name: str, share: float, kind: Any = "prompt", n: int = 300, seed: int = 0) -> Answered:
     return Answered(name, kind, f"The {name}", answers(luck(share, n, seed)), Call(100, 5))
+
+
+LINEAR, RETRIEVAL = rung("linear", 0.6, "simple", seed=1), rung("retrieval", 0.85, "retrieve", seed=3)
 
 
 def limited(**advise: float) -> TaskSpec:
@@ -58,7 +58,7 @@ def test_thirty_equal_prompts_have_no_sure_winner() -> None:
     of, trials, naive, fair, optimism = spec(), 120, 0, 0, []
     metric = METRICS[of.metric]
     for trial in range(trials):
-        prompts = {f"p{i}": answers(luck(0.6, 200, 1000 * trial + i)) for i in range(30)}
+        prompts = {f"p{i}": answers(luck(0.6, 120, 1000 * trial + i)) for i in range(30)}
         best = max(prompts, key=lambda name: metric.value(prompts[name], of.output) or 0)
         naive += metric.gain(prompts["p0"], prompts[best], of.output).surely_above()
         chosen = cross_fitted(of, prompts)
@@ -103,19 +103,16 @@ def examples(n: int) -> list[Example]:
     return [Example(str(i), [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]) for i in order]
 
 
-@pytest.mark.parametrize("calls", [40, 333, 1000])
-def test_halving_finds_the_best_prompt_and_keeps_to_its_calls(calls: int) -> None:
+def test_halving_finds_the_best_prompt_and_keeps_to_its_calls_and_its_time() -> None:
     shares = {f"p{i}": 0.3 for i in range(16)} | {"p11": 0.9}
-    oracle = Oracle(shares)
-    search, _ = halving(spec(), {name: Prompt() for name in shares}, examples(100), calls, oracle)
-    assert search.calls == len(oracle.asked) <= calls
-    assert len(set(oracle.asked)) == len(oracle.asked), "no row is asked twice of one prompt"
-    if calls > 40:  # with 40 calls only the first few prompts can be tried at all
-        assert search.winner == "p11"
-        assert [r.candidates for r in search.rounds] == sorted((r.candidates for r in search.rounds), reverse=True)
-
-
-def test_halving_stops_when_the_time_is_up_and_refuses_too_few_calls() -> None:
+    for calls in (40, 333, 1000):
+        oracle = Oracle(shares)
+        search, _ = halving(spec(), {name: Prompt() for name in shares}, examples(100), calls, oracle)
+        assert search.calls == len(oracle.asked) <= calls
+        assert len(set(oracle.asked)) == len(oracle.asked), "no row is asked twice of one prompt"
+        if calls > 40:  # with 40 calls only the first few prompts can be tried at all
+            assert search.winner == "p11"
+            assert [r.candidates for r in search.rounds] == sorted((r.candidates for r in search.rounds), reverse=True)
     oracle = Oracle({"a": 0.2, "b": 0.9, "c": 0.5, "d": 0.1})
     search, _ = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 120, oracle, lambda: True)
     assert (len(search.rounds), search.stopped, search.winner) == (1, "the time is up", "b")
@@ -132,29 +129,26 @@ def test_a_found_prompt_takes_the_place_of_an_own_one_where_it_is_likely_better_
     assert not likely_better(of, own, own[:6]), "the same answers, on the rows of both"
 
 
-def test_instructions_begin_with_the_tasks_own_and_name_the_labels() -> None:
+def test_instructions_begin_with_the_tasks_own_and_a_small_budget_tries_them_and_examples_alike() -> None:
     made = instructions(spec(), [" One more. ", ""])
-    assert made[:2] == [spec().system_prompt.strip(), "One more."]
+    assert made[:2] == [spec().system_prompt.strip(), "One more."] and len(set(made)) == len(made)
     assert all(label in made[2] for label in LABELS)
-    assert len(set(made)) == len(made)
-
-
-def test_a_small_budget_tries_instructions_and_examples_alike() -> None:
     train = [replace(e, label=LABELS[i % len(LABELS)]) for i, e in enumerate(examples(50))]
-    made = list(candidates(spec(), train, ["One more."]))
-    assert made[0] == "instruction_1_zero_shot"
-    first = [name.split("_", 2)[1:] for name in made[:6]]
+    names = list(candidates(spec(), train, ["One more."]))
+    assert names[0] == "instruction_1_zero_shot"
+    first = [name.split("_", 2)[1:] for name in names[:6]]
     assert {"2"} < {number for number, _ in first} and len({shots for _, shots in first}) > 1
 
 
+def test_texts_are_taken_from_an_answer_whatever_stands_around_them() -> None:
+    assert texts_in('Sure! ["Be brief.", "Name the label.", 3]\nDone') == ["Be brief.", "Name the label."]
+    assert texts_in("no list") == texts_in("[broken") == texts_in("[1, 2") == texts_in("") == []
+
+
 def test_the_best_prompt_is_compared_as_chosen_and_simple_models_on_the_same_rows() -> None:
-    rows = {
-        "zero_shot": answers(luck(0.5, 120, 1)),
-        "8_shot": answers(luck(0.7, 120, 2)),
-        "3_nearest": answers(luck(0.8, 120, 3)),
-        "api_zero_shot": answers(luck(0.9, 120, 4)),
-        "simple_linear": answers(luck(0.6, 200, 5)),
-    }
+    shares = {"zero_shot": 0.5, "8_shot": 0.7, "3_nearest": 0.8, "api_zero_shot": 0.9}
+    rows = {name: answers(luck(share, 120, seed)) for seed, (name, share) in enumerate(shares.items())}
+    rows["simple_linear"] = answers(luck(0.6, 200, 5))
     made = climb(spec(), rows, {"8_shot": Call(200, 3)}, answers(luck(0.75, 120, 6)))
     assert [of.name for of in made] == ["linear", "prompt", "optimised", "retrieve", "api"]
     assert {len(of.rows) for of in made} == {120}, "a simple model answered more rows than the prompts were asked"
@@ -162,15 +156,15 @@ def test_the_best_prompt_is_compared_as_chosen_and_simple_models_on_the_same_row
 
 
 def test_a_rung_stands_until_a_later_one_surely_beats_it() -> None:
-    rungs = [
-        rung("linear", 0.6, "simple", seed=1),
-        rung("prompt", 0.62, seed=2),
-        rung("retrieval", 0.85, "retrieve", seed=3),
-    ]
-    scored = score_rungs(spec(), rungs, NO_TERMS)
+    scored = score_rungs(spec(), [LINEAR, rung("prompt", 0.62, seed=2), RETRIEVAL], NO_TERMS)
     assert scored.stands.name == "retrieval"
     assert scored.rungs[2].over == "The linear", "a prompt that is not surely better is not what the next one must beat"
-    assert score_rungs(spec(), rungs[:2], NO_TERMS).stands.name == "linear"
+    assert score_rungs(spec(), [LINEAR, rung("prompt", 0.62, seed=2)], NO_TERMS).stands.name == "linear"
+    lead, tie = (ladder(spec(), [LINEAR, rung("tuned", share, "tuned", seed=3)], NO_TERMS) for share in (0.9, 0.62))
+    assert (lead.decision, lead.stands) == ("fine_tune", "tuned")
+    assert (tie.decision, tie.stands) == ("simple", "linear") and "not surely ahead" in tie.sentence
+    unlearnable = ladder(spec(), [LINEAR, rung("tuned", 0.9, "tuned", seed=3)], NO_TERMS, learnable=False)
+    assert unlearnable.decision == "fine_tune", "what was trained and surely leads has shown that it can be learnt"
 
 
 def test_training_has_to_beat_the_best_rung_and_not_the_one_that_stands() -> None:
@@ -190,7 +184,7 @@ def test_training_has_to_beat_the_best_rung_and_not_the_one_that_stands() -> Non
 
 
 def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
-    rungs = [rung("linear", 0.6, "simple", seed=1), rung("retrieval", 0.85, "retrieve", seed=3)]
+    rungs = [LINEAR, RETRIEVAL]
     terms = Terms({"linear": 0.0, "retrieval": 3.0}, {"linear": (0.1, 0.2), "retrieval": (300.0, 900.0)})
     dear, slow = limited(max_cost_per_1k=1.0), limited(max_latency_ms=500.0)
     assert score_rungs(spec(), rungs, terms).stands.name == "retrieval"
@@ -199,6 +193,14 @@ def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
         made = ladder(of, rungs, terms)
         assert why in made.rung("retrieval").excluded
         assert any(why in flip and "would lead" in flip for flip in made.flips)
+    held = [ladder(of, rungs, terms, pilot_rows=curve({0.25: 0.65, 0.5: 0.75})) for of in (spec(), dear)]
+    gains = [made.expected.gain for made in held if made.expected]
+    assert [made.stands for made in held] == ["retrieval", "linear"] and held[1].decision == "fine_tune"
+    assert gains[0] < 0 and gains[1] > 0.1, "held against the best rung that is allowed"
+    good = [rung("prompt", 0.99)]
+    assert "surely reaches baseline.ceiling" in good_enough(spec(), good)
+    assert good_enough(spec(), [rung("prompt", 0.6)]) == ""
+    assert good_enough(limited(max_latency_ms=10.0), good) == "", "its latency is not known yet"
 
 
 def curve(shares: Mapping[float, float], n: int = 300) -> dict[float, list[dict[str, Any]]]:
@@ -231,17 +233,15 @@ def test_the_extrapolation_holds_what_curves_of_usual_shapes_reach(shares: dict[
 def test_rows_for_a_gain_grow_with_it_and_end_where_the_curve_is_flat() -> None:
     assert rows_for(0.05, 0.1, 1000) == pytest.approx(750, abs=60)
     assert rows_for(0.12, 0.1, 1000) > rows_for(0.05, 0.1, 1000)
-    assert rows_for(0.05, 0.0, 1000) is None
-    assert rows_for(0.6, 0.01, 1000) is None
+    assert rows_for(0.05, 0.0, 1000) is None and rows_for(0.6, 0.01, 1000) is None
 
 
 def answer(low: float, pilot: Mapping[float, float], *, learnable: bool = True) -> Ladder:
     """The ladder over a prompt of this share of right answers and a pilot of these scores."""
     order = random.Random(0).sample(range(300), 300)
-    rungs = [
-        Answered("prompt", "prompt", "The prompt", answers([order[i] < low * 300 for i in range(300)]), Call(900, 5))
-    ]
+    rows = answers([order[i] < low * 300 for i in range(300)])
     terms = Terms({"prompt": 0.9}, {}, training=3.0, tuned=Call(90, 5), tuned_dollars=0.1)
+    rungs = [Answered("prompt", "prompt", "The prompt", rows, Call(900, 5))]
     return ladder(spec(), rungs, terms, learnable=learnable, pilot_rows=curve(pilot), train_rows=800)
 
 
@@ -258,65 +258,24 @@ def test_an_answer_says_what_would_change_it() -> None:
     short = answer(0.8, {0.125: 0.5, 0.25: 0.6, 0.5: 0.66})
     assert any("more training rows" in flip or "too flat" in flip for flip in short.flips), short.flips
     assert any("from 3,750 calls on" in flip for flip in short.flips), "3.00 / (0.90 - 0.10) * 1,000 calls"
-    assert any("of 100" in flip and flip.startswith("Rows of ") for flip in short.flips), (
-        "the label with the most errors"
-    )
+    assert any("of 100" in flip and flip.startswith("Rows of ") for flip in short.flips), "the label with most errors"
     assert any("added nothing" in flip for flip in answer(0.8, {0.125: 0.3, 0.25: 0.3, 0.5: 0.3}).flips)
     yes = answer(0.5, {0.25: 0.7, 0.5: 0.8})
     assert any("Cheaper calls alone pay from 3,750 calls on" in flip for flip in yes.flips)
     assert any("ceiling at 44.4% or less, the prompt is enough" in flip for flip in yes.flips), yes.flips
 
 
-def test_the_frontier_leaves_out_what_is_dearer_and_no_better() -> None:
-    rungs = [
-        rung("linear", 0.6, "simple", seed=1),
-        rung("prompt", 0.4, seed=2),
-        rung("retrieval", 0.85, "retrieve", seed=3),
-    ]
+def test_pages_show_the_frontier_and_a_report_shows_the_ladder_first() -> None:
+    rungs = [LINEAR, rung("prompt", 0.4, seed=2), RETRIEVAL]
     made = ladder(spec(), rungs, Terms({"linear": 0.0, "prompt": 0.2, "retrieval": 1.0}, {}))
-    assert [r.name for r in frontier(made.rungs)] == ["linear", "retrieval"]
+    assert [r.name for r in frontier(made.rungs)] == ["linear", "retrieval"], "not what is dearer and no better"
     assert cost_plot(made) is not None
     assert cost_plot(ladder(spec(), rungs, NO_TERMS)) is None, "no cost is known"
     html = page_html(ladder_page("<tickets>", "Sort tickets.", made))
     assert "&lt;tickets&gt;" in html and "<tickets>" not in html
-    lines = ladder_lines("tickets", made)
-    assert any(line.startswith("→ The retrieval") for line in lines)
-
-
-def test_a_report_made_after_a_ladder_shows_it_first_and_one_without_does_not() -> None:
+    assert any(line.startswith("→ The retrieval") for line in ladder_lines("tickets", made))
     made = answer(0.5, {0.25: 0.7, 0.5: 0.8})
+    assert "Trained on all rows, extrapolated" in page_html(ladder_page("tickets", "", made))
     first = evaluation_page(evaluation(), [], ladder=made).shown[0]
     assert first.id == "ladder" and made.sentence in getattr(first.blocks[0], "text", "")
     assert all(section.id != "ladder" for section in evaluation_page(evaluation(), []).shown)
-
-
-def test_the_tuned_model_stands_only_where_it_surely_leads() -> None:
-    simple = rung("linear", 0.6, "simple", seed=1)
-    lead, tie = (ladder(spec(), [simple, rung("tuned", share, "tuned", seed=3)], NO_TERMS) for share in (0.9, 0.62))
-    assert (lead.decision, lead.stands) == ("fine_tune", "tuned")
-    assert (tie.decision, tie.stands) == ("simple", "linear")
-    assert "not surely ahead" in tie.sentence
-    unlearnable = ladder(spec(), [simple, rung("tuned", 0.9, "tuned", seed=3)], NO_TERMS, learnable=False)
-    assert unlearnable.decision == "fine_tune", "what was trained and surely leads has shown that it can be learnt"
-
-
-def test_with_a_limit_no_rung_ends_the_climb_before_its_cost_and_latency_are_known() -> None:
-    good = [rung("prompt", 0.99)]
-    assert "surely reaches baseline.ceiling" in good_enough(spec(), good)
-    assert good_enough(spec(), [rung("prompt", 0.6)]) == ""
-    assert good_enough(limited(max_latency_ms=10.0), good) == ""
-
-
-def test_training_is_held_against_the_best_rung_that_is_allowed() -> None:
-    rungs = [rung("linear", 0.5, "simple", seed=1), rung("retrieval", 0.9, "retrieve", seed=3)]
-    terms, rows = Terms({"linear": 0.0, "retrieval": 3.0}, {}), curve({0.25: 0.65, 0.5: 0.75})
-    free = ladder(spec(), rungs, terms, pilot_rows=rows)
-    dear = ladder(limited(max_cost_per_1k=1.0), rungs, terms, pilot_rows=rows)
-    assert free.stands == "retrieval" and free.expected is not None and free.expected.gain < 0
-    assert (dear.decision, dear.stands) == ("fine_tune", "linear")
-    assert dear.expected is not None and dear.expected.gain > 0.15
-
-
-def test_texts_are_taken_from_an_answer_whatever_stands_around_them() -> None:
-    assert texts_in('Sure! ["Be brief.", "Name the label.", 3]\nDone') == ["Be brief.", "Name the label."]
-    assert texts_in("no list") == texts_in("[broken") == texts_in("[1, 2") == texts_in("") == []

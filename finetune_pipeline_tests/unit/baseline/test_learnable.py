@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_pipeline.baseline import input_evidence
-from finetune_pipeline.baseline.input_evidence import label_evidence, learnable, units_of
+from finetune_pipeline.baseline.input_evidence import label_evidence, learnable
 from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide, prompted_evidence
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics.power import paired_power
@@ -39,32 +38,28 @@ def orders(count: int) -> list[Example]:
     draw, rows = random.Random(1), []
     for i in range(count):
         product, quantity = draw.choice(PRODUCTS), draw.randint(2, 99)
-        text = (
-            f"{' '.join(draw.choices(FILLER, k=5))} {quantity} of the {product} {' '.join(draw.choices(FILLER, k=5))}"
-        )
+        before, after = (" ".join(draw.choices(FILLER, k=5)) for _ in range(2))
+        text = f"{before} {quantity} of the {product} {after}"
         rows.append(make(text, json.dumps({"product": product, "quantity": quantity}), i + 1))
     return rows
 
 
-def json_spec() -> TaskSpec:
-    output = {"kind": "json", "json_schema": {"type": "object"}}
-    return TaskSpec.model_validate(make_spec().model_dump() | {"output": output})
+JSON_SPEC = TaskSpec.model_validate(
+    make_spec().model_dump() | {"output": {"kind": "json", "json_schema": {"type": "object"}}}
+)
 
 
-def test_labels_that_words_tell_are_shown() -> None:
+def test_labels_that_words_tell_are_shown_and_shuffled_ones_are_not() -> None:
     result = learnable(make_spec(LABELS), requests(200))
     assert result.status == "shown" and of(result, "linear").score > 0.9
     assert result.sentence.startswith("The answers can be told from the inputs: ")
     assert "right by" in result.sentence and "25.0% by always answering" in result.sentence
     assert json.loads(json.dumps(result.to_dict()))["evidence"][0]["reference_score"] == pytest.approx(0.25)
-
-
-def test_shuffled_labels_are_not_and_the_sentence_says_where_to_look() -> None:
     result = learnable(make_spec(LABELS), shuffled(requests(600)))
     assert result.status == "not_shown" and result.rows_needed is not None and result.rows_needed <= 600
     assert all(e.interval[0] <= 0 for e in result.evidence)
     assert result.sentence.startswith("The answers cannot be told from the inputs: ")
-    assert "by always answering" in result.sentence and "join" in result.sentence and "shuffled" in result.sentence
+    assert all(word in result.sentence for word in ("by always answering", "join", "shuffled"))
 
 
 def test_word_order_alone_is_enough() -> None:
@@ -74,7 +69,7 @@ def test_word_order_alone_is_enough() -> None:
     assert learnable(make_spec(["yes", "no"]), shuffled(in_order(800))).status == "not_shown"
 
 
-def test_few_rows_are_told_how_many_it_takes() -> None:
+def test_few_rows_and_a_rare_label_are_told_how_many_rows_it_takes() -> None:
     result = learnable(make_spec(LABELS), shuffled(requests(60)))
     assert result.status == "too_few_rows" and result.rows == 60 and result.rows_needed is not None
     assert f"takes {result.rows_needed:,}" in result.sentence and "60 training rows cannot show" in result.sentence
@@ -82,12 +77,10 @@ def test_few_rows_are_told_how_many_it_takes() -> None:
     design = {"gain": 0.1, "discordant_share": expected_disagreement(0.25, 0.1), "alpha": 0.05 / 3}
     assert 0.77 < paired_power(result.rows_needed, **design) < 0.83
     assert learnable(make_spec(LABELS), requests(5)).status == "too_few_rows"
-
-
-def test_a_rare_label_leaves_little_to_gain_and_takes_more_rows() -> None:
-    rows = [replace(e, label="parcel" if i % 25 else "invoice") for i, e in enumerate(requests(600))]
-    rows = shuffled([replace(e, messages=[*e.messages[:-1], {"role": "assistant", "content": e.label}]) for e in rows])
-    result = learnable(make_spec(["parcel", "invoice"]), rows)
+    rows = [
+        make(e.user_text, name := "parcel" if i % 25 else "invoice", i, label=name) for i, e in enumerate(requests(600))
+    ]
+    result = learnable(make_spec(["parcel", "invoice"]), shuffled(rows))
     assert result.status == "too_few_rows" and result.rows_needed is not None and result.rows_needed > 1000
 
 
@@ -106,28 +99,25 @@ def test_repeats_of_a_row_with_its_label_prove_nothing(kept_together_by: str) ->
 
 
 def test_the_same_answer_everywhere_is_nothing_to_learn() -> None:
-    rows = [make(f"question {i}", "parcel", i, label="parcel") for i in range(300)]
-    result = learnable(make_spec(LABELS), rows)
+    result = learnable(make_spec(LABELS), [make(f"question {i}", "parcel", i, label="parcel") for i in range(300)])
     assert result.status == "not_shown" and "the same answer, parcel" in result.sentence
     with pytest.raises(ValueError, match="no training rows"):
         learnable(make_spec(LABELS), [])
 
 
-def test_text_copied_from_the_input_is_shown() -> None:
+def test_written_answers_are_judged_by_their_words_and_json_by_its_fields() -> None:
     draw = random.Random(0)
     codes = ["".join(draw.choices("bcdfghjklmnpqrstvwxz", k=10)) for _ in range(400)]
     rows = [make(f"{' '.join(draw.choices(FILLER, k=6))} {c}", f"the code is {c}", i) for i, c in enumerate(codes)]
     result = learnable(make_spec(), rows)
     assert result.status == "shown" and of(result, "copy").interval[0] > 0.1
     assert "overlap of the input with the right answer" in result.sentence
+    assert learnable(make_spec(), rows[:7]).evidence == [] and learnable(make_spec(), rows[:8]).evidence != []
     lost = learnable(make_spec(), shuffled(rows))
     assert lost.status == "not_shown" and "cannot be told from the inputs" in lost.sentence
-
-
-def test_json_is_judged_by_its_fields() -> None:
-    result = learnable(json_spec(), orders(300))
+    result = learnable(JSON_SPEC, orders(300))
     assert result.status == "shown" and of(result, "nearest").interval[0] > 0 and of(result, "copy").interval[0] > 0
-    assert learnable(json_spec(), shuffled(orders(1000))).status == "not_shown"
+    assert learnable(JSON_SPEC, shuffled(orders(1000))).status == "not_shown"
 
 
 def test_calls_of_tools_are_answers() -> None:
@@ -156,57 +146,24 @@ def evidence(gain: float, p: float) -> Evidence:
     return Evidence("linear", "TF-IDF", 0.5 + gain, "always answering parcel", 0.5, gain, (gain - 0.1, gain + 0.1), p)
 
 
-def test_a_gain_is_shown_up_to_its_level_and_only_upwards() -> None:
-    assert decide([evidence(0.1, 0.05)], 100, 80, 0.05).status == "shown"
-    assert decide([evidence(0.1, 0.0501)], 100, 80, 0.05).status == "not_shown"
-    assert decide([evidence(-0.1, 1e-9)], 100, 80, 0.05).status == "not_shown"
-    assert decide([evidence(0.0, 1e-9)], 100, 80, 0.05).status == "not_shown"
-    # of two comparisons the better one must reach half of the level (Holm)
-    assert decide([evidence(0.1, 0.026), evidence(0.1, 0.5)], 100, 80, 0.05).status == "not_shown"
+def test_a_gain_is_shown_up_to_its_level_and_only_upwards_by_enough_rows() -> None:
+    for found, rows, status in (
+        ([evidence(0.1, 0.05)], 100, "shown"),
+        ([evidence(0.1, 0.0501)], 100, "not_shown"),
+        ([evidence(-0.1, 1e-9)], 100, "not_shown"),
+        ([evidence(0.0, 1e-9)], 100, "not_shown"),
+        ([evidence(0.1, 0.026), evidence(0.1, 0.5)], 100, "not_shown"),  # half of the level for the better one (Holm)
+        ([evidence(0.0, 1.0)], 80, "not_shown"),
+        ([evidence(0.0, 1.0)], 79, "too_few_rows"),
+        ([], 100, "too_few_rows"),  # nothing could be compared
+    ):
+        assert decide(found, rows, 80, 0.05).status == status, (found, rows)
     best = decide([evidence(0.2, 0.9), evidence(0.1, 0.001)], 100, 80, 0.05)
     assert best.status == "shown" and "60.0% right by TF-IDF" in best.sentence, "the one that is sure is named"
-
-
-def test_not_shown_is_said_only_of_rows_that_could_have_shown_it() -> None:
-    none = [evidence(0.0, 1.0)]
-    assert decide(none, 80, 80, 0.05).status == "not_shown"
-    few = decide(none, 79, 80, 0.05)
-    assert few.status == "too_few_rows" and "takes 80." in few.sentence and "So far: 50.0% right" in few.sentence
-    unknown = decide(none, 79, None, 0.05)
+    few = decide([evidence(0.0, 1.0)], 79, 80, 0.05)
+    assert "takes 80." in few.sentence and "So far: 50.0% right" in few.sentence
+    unknown = decide([evidence(0.0, 1.0)], 79, None, 0.05)
     assert unknown.status == "too_few_rows" and "takes" not in unknown.sentence
-    assert decide([], 100, 80, 0.05).status == "too_few_rows", "nothing could be compared"
-
-
-def test_rows_are_looked_at_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_evidence, "WRITTEN_ROWS", 40)
-    rows = [make(f"question {i} {'abcdefgh'[i % 8] * 9}", f"answer {i}", i) for i in range(60)]
-    assert learnable(make_spec(), rows).rows == 40
-    assert learnable(make_spec(), rows[:7]).evidence == [] and learnable(make_spec(), rows[:8]).evidence != []
-    monkeypatch.setattr(input_evidence, "LABEL_ROWS", 50)
-    _, looked_at, needed = label_evidence(make_spec(LABELS), requests(900), units_of(requests(900), {}), 0.05, 0.8)
-    assert needed is not None and 50 < looked_at < 900, "more than the limit where fewer could not show the gain"
-
-
-def test_written_answers_take_as_many_rows_as_their_pairs_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearest answer is scored on half of the pairs, copying on all of them: four rows a score, and two."""
-    asked: list[tuple[float, float]] = []
-
-    counts: list[int] = []
-
-    def rows_needed(worth: float, spread: float, *_: float) -> int:
-        asked.append((worth, spread))
-        return counts[len(asked) - 1]
-
-    monkeypatch.setattr(input_evidence, "rows_needed_for_mean", rows_needed)
-    rows = [make(f"question {i} {'abcdefgh'[i % 8] * 9}", f"answer {i}", i) for i in range(60)]
-    for by_nearest, by_copying, needed in ((100, 150, 400), (100, 250, 500)):
-        asked.clear()
-        counts[:] = [by_nearest, by_copying]
-        assert learnable(make_spec(), rows).rows_needed == needed
-    assert [worth for worth, _ in asked] == [input_evidence.WORTH_FIT] * 2
-    asked.clear()
-    learnable(json_spec(), orders(60))
-    assert [worth for worth, _ in asked] == [input_evidence.WORTH_FIELDS, input_evidence.WORTH_FIT]
 
 
 def test_rows_of_one_source_with_one_answer_count_as_fewer() -> None:
@@ -218,15 +175,13 @@ def test_rows_of_one_source_with_one_answer_count_as_fewer() -> None:
     assert alone is not None and grouped is not None and grouped > 2 * alone
 
 
-def predictions(right: int, n: int, model: str) -> list[dict[str, object]]:
-    rows = [row(i, "bug" if i % 2 else "billing", "", model) for i in range(n)]
-    return [{**r, "text": r["gold"] if i < right else "other"} for i, r in enumerate(rows)]
-
-
 def test_the_prompted_model_is_compared_with_the_commonest_answer_on_the_same_rows() -> None:
-    of_spec = spec()
-    rows = {"8_shot": predictions(60, 80, "8_shot"), "simple_commonest": predictions(40, 80, "simple_commonest")}
-    made = prompted_evidence(of_spec, "8_shot", rows)
+    def predictions(right: int, model: str) -> list[dict[str, object]]:
+        rows = [row(i, "bug" if i % 2 else "billing", "", model) for i in range(80)]
+        return [{**r, "text": r["gold"] if i < right else "other"} for i, r in enumerate(rows)]
+
+    rows = {"8_shot": predictions(60, "8_shot"), "simple_commonest": predictions(40, "simple_commonest")}
+    made = prompted_evidence(spec(), "8_shot", rows)
     assert made is not None and (made.score, made.reference_score) == (0.75, 0.5)
     assert made.gain == 0.25 and made.interval[0] > 0.1 and made.p < 0.001 and made.measure == "right"
-    assert prompted_evidence(of_spec, "8_shot", {"8_shot": rows["8_shot"]}) is None
+    assert prompted_evidence(spec(), "8_shot", {"8_shot": rows["8_shot"]}) is None

@@ -27,9 +27,13 @@ def task(tmp_path: Path) -> Task:
 PASSES = Check("fine", "nothing is wrong", lambda artifact, spec: CheckResult(True, "all is well"))
 
 
+def step(name: str, make: Any = lambda work: {}, **more: Any) -> Step:
+    return Step(name, "data", "d", make, **more)
+
+
 def graph(log: list[str]) -> Graph:
-    def maker(name: str):
-        def make(work):
+    def maker(name: str) -> Any:
+        def make(work: StepContext) -> dict[str, Any]:
             log.append(name)
             (work.out / "x").write_text(name)
             return {"name": name, "inputs": sorted(work.inputs)}
@@ -38,16 +42,21 @@ def graph(log: list[str]) -> Graph:
 
     return Graph(
         [
-            Step("a", "data", "d", maker("a"), settings=lambda s, w: w.raw),
-            Step("b", "data", "d", maker("b"), needs=("a",), settings=lambda s, w: s.split.seed),
-            Step("gate", "data", "d", maker("gate"), ("a",), settings=lambda s, w: s.baseline.seed, checks=(PASSES,)),
-            Step("c", "data", "d", maker("c"), needs=("b",), after=("gate",)),
+            step("a", maker("a"), settings=lambda s, w: w.raw),
+            step("b", maker("b"), needs=("a",), settings=lambda s, w: s.split.seed),
+            step("gate", maker("gate"), needs=("a",), settings=lambda s, w: s.baseline.seed, checks=(PASSES,)),
+            step("c", maker("c"), needs=("b",), after=("gate",)),
         ]
     )
 
 
-def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(task: Task, tmp_path: Path) -> None:
-    store, g = ArtifactStore(tmp_path / "s"), graph([])
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "s")
+
+
+def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(task: Task, store: ArtifactStore) -> None:
+    g = graph([])
     before = g.versions(task, WORLD, store)
     changed = {k for k, v in g.versions(task, replace(WORLD, raw="other"), store).items() if v != before[k]}
     assert changed == {"a", "b", "gate", "c"}
@@ -58,32 +67,27 @@ def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(ta
         assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == anew
 
 
-def test_steps_run_once_and_ask_for_what_comes_before(task: Task, tmp_path: Path) -> None:
+def test_steps_run_once_and_ask_for_what_comes_before(task: Task, store: ArtifactStore) -> None:
     log: list[str] = []
-    store, g = ArtifactStore(tmp_path / "s"), graph(log)
+    g = graph(log)
     with pytest.raises(MissingInput, match=r"demo/c needs b, gate .*finetune run demo"):
         g.run("c", task, WORLD, store)
     for name in ("a", "b", "gate", "c", "c", "a"):
         g.run(name, task, WORLD, store)
     assert log == ["a", "b", "gate", "c"]
     assert g.find("c", task, WORLD, store).facts["inputs"] == ["b", "gate"]
-
-
-def test_a_graph_out_of_order_is_refused() -> None:
     with pytest.raises(ValueError, match="step b"):
-        Graph([Step("b", "data", "d", lambda work: {}, needs=("a",))])
+        Graph([step("b", needs=("a",))])
 
 
-def test_the_world_of_a_run_is_looked_at_once(task: Task, tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "s")
+def test_the_world_of_a_run_is_looked_at_once(task: Task, store: ArtifactStore) -> None:
     looks = iter([WORLD, replace(WORLD, raw="later")])
-    assert pinned_inputs(store, task, "run1", lambda: next(looks)) == WORLD
-    assert pinned_inputs(store, task, "run1", lambda: next(looks)) == WORLD
-    assert pinned_inputs(store, task, "run2", lambda: next(looks)).raw == "later"
+    seen = [pinned_inputs(store, task, run, lambda: next(looks)).raw for run in ("run1", "run1", "run2")]
+    assert seen == [WORLD.raw, WORLD.raw, "later"]
 
 
-def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, tmp_path: Path) -> None:
-    store, tries = ArtifactStore(tmp_path / "s"), [3, 0]
+def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, store: ArtifactStore) -> None:
+    tries = [3, 0]
 
     def make(work: StepContext) -> dict[str, Any]:
         left = tries.pop(0)
@@ -93,12 +97,8 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, tmp_
     def failed(facts: Mapping[str, Any]) -> dict[str, int]:
         return {"candidate": facts["failed"], "base": 0}
 
-    g = Graph(
-        [
-            Step("asked", "data", "d", make, settings=lambda s, w: w.raw, failed=failed),
-            Step("scored", "data", "d", lambda work: {"read": work.inputs["asked"].facts}, needs=("asked",)),
-        ]
-    )
+    asked = step("asked", make, settings=lambda s, w: w.raw, failed=failed)
+    g = Graph([asked, step("scored", lambda work: {"read": work.inputs["asked"].facts}, needs=("asked",))])
     first = g.run("asked", task, WORLD, store)
     assert first.facts == {"failed": 3} and not first.reused
     with pytest.raises(MissingInput, match="3 rows failed in asked.*materialize asked again") as told:
@@ -123,16 +123,10 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, tmp_
     ],
 )
 def test_a_failed_blocking_check_stops_the_steps_that_come_after(
-    task: Task, tmp_path: Path, blocking: Any, advisory: bool, warns: bool, made: bool
+    task: Task, store: ArtifactStore, blocking: Any, advisory: bool, warns: bool, made: bool
 ) -> None:
     check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), blocking, advisory)
-    g = Graph(
-        [
-            Step("judged", "data", "d", lambda context: {}, checks=(check,)),
-            Step("next", "data", "d", lambda context: {}, after=("judged",)),
-        ]
-    )
-    store = ArtifactStore(tmp_path / "s")
+    g = Graph([step("judged", checks=(check,)), step("next", after=("judged",))])
     g.run("judged", task, WORLD, store)
     if made:
         assert g.run("next", task, WORLD, store).facts == {}
@@ -142,19 +136,12 @@ def test_a_failed_blocking_check_stops_the_steps_that_come_after(
         assert g.find("next", task, WORLD, store) is None
 
 
-def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(task: Task, tmp_path: Path) -> None:
+def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(task: Task, store: ArtifactStore) -> None:
     def read(context: StepContext) -> dict[str, Any]:
         return {"from": context.inputs["half"].folder.name}
 
-    g = Graph(
-        [
-            Step("whole", "data", "d", lambda context: {}, settings=lambda s, w: w.raw),
-            Step("half", "data", "d", view_of="whole", split="train"),
-            Step("other", "data", "d", lambda context: {}),
-            Step("reader", "data", "d", read, needs=("half", "other")),
-        ]
-    )
-    store = ArtifactStore(tmp_path / "s")
+    whole, half = step("whole", settings=lambda s, w: w.raw), Step("half", "data", "d", view_of="whole", split="train")
+    g = Graph([whole, half, step("other"), step("reader", read, needs=("half", "other"))])
     made = g.run_to("reader", task, WORLD, store)
     versions = g.versions(task, WORLD, store)
     assert versions["half"] == versions["whole"] == made["half"].version == made["reader"].facts["from"]
@@ -162,15 +149,15 @@ def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(tas
     assert read_json(made["reader"].folder / "artifact.json")["opened"] == ["half"]
 
 
-def test_a_step_reads_no_damaged_input_and_finds_gone_what_it_made_elsewhere(task: Task, tmp_path: Path) -> None:
+def test_a_step_reads_no_damaged_input_and_finds_gone_what_it_made_elsewhere(task: Task, store: ArtifactStore) -> None:
     log: list[str] = []
-    g, store = graph(log), ArtifactStore(tmp_path / "s")
+    g = graph(log)
 
     def read(context: StepContext) -> dict[str, Any]:
         log.append("reader")
         return {"text": context.inputs["a"].path("x").read_text()}
 
-    g.steps["reader"] = Step("reader", "data", "d", read, needs=("a",))
+    g.steps["reader"] = step("reader", read, needs=("a",))
     made = g.run("a", task, WORLD, store)
     made.path("x").write_text("b")
     with pytest.raises(ChangedArtifact, match="x has changed"):

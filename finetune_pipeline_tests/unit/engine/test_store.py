@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune_pipeline.engine import store as artifacts
-from finetune_pipeline.engine.store import ArtifactStore, Builder, SeenFiles, digest_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, SeenFiles, digest_file, digest_json
+from finetune_pipeline_tests.unit.processes import wait_until
 
 
 def make(builder: Builder) -> None:
@@ -19,40 +20,34 @@ def make(builder: Builder) -> None:
     builder.facts["rows"] = 3
 
 
-def build(store: ArtifactStore, make=make, settings: object = None, inputs: dict | None = None, code: str = "1"):
+def build(
+    store: ArtifactStore, make: Any = make, settings: Any = None, inputs: Any = None, code: str = "1"
+) -> Artifact:
     return store.build("task", "step", code_version=code, inputs=inputs or {}, settings=settings, make=make)
 
 
-def test_the_second_time_nothing_is_made(tmp_path: Path) -> None:
+def test_the_second_time_nothing_is_made_and_the_version_follows_from_inputs_settings_and_code(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     first = build(store)
-    assert not first.reused
-    assert first.facts == {"rows": 3}
+    assert not first.reused and first.facts == {"rows": 3}
 
     def never(builder: Builder) -> None:
         raise AssertionError("made twice")
 
     second = build(store, never)
-    assert second.reused
-    assert second.version == first.version
-    assert second.path("a.txt").read_text() == "hello"
+    assert second.reused and second.version == first.version and second.path("a.txt").read_text() == "hello"
     with pytest.raises(FileNotFoundError, match=r"task/step/.* holds no 'b.txt'"):
         second.path("b.txt")
-
-
-def test_the_version_follows_from_inputs_settings_and_code(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    versions = {
-        build(store).version,
-        build(store, settings={"a": 1}).version,
-        build(store, settings={"a": 2}).version,
-        build(store, inputs={"x": "1"}).version,
-        build(store, inputs={"y": "1"}).version,
-        build(store, code="2").version,
-    }
-    assert len(versions) == 6
-    assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
+    others = (
+        {"settings": {"a": 1}},
+        {"settings": {"a": 2}},
+        {"inputs": {"x": "1"}},
+        {"inputs": {"y": "1"}},
+        {"code": "2"},
+    )
+    assert len({first.version, *(build(store, **other).version for other in others)}) == 6
     assert len(store.all_versions("task", "step")) == 6
+    assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
 
 
 def test_a_failed_step_leaves_no_artifact_but_keeps_its_work(tmp_path: Path) -> None:
@@ -85,39 +80,34 @@ def _slow(root: Path, flag: Path) -> None:
     build(ArtifactStore(root), slow)
 
 
-def _half_way(tmp_path: Path) -> multiprocessing.process.BaseProcess:
-    """A process that has made half an artifact and goes on making it."""
+def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     child = multiprocessing.get_context("spawn").Process(target=_slow, args=(tmp_path / "store", flag))
     child.start()
-    deadline = time.monotonic() + 60
-    while not flag.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return child
-
-
-def _kill(child: multiprocessing.process.BaseProcess) -> None:
-    assert child.pid
-    os.kill(child.pid, signal.SIGKILL)
+    wait_until(flag.exists, 60)
+    child.kill()
     child.join()
-
-
-def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: Path) -> None:
-    _kill(_half_way(tmp_path))
     store = ArtifactStore(tmp_path / "store")
     assert store.all_versions("task", "step") == []
     made = build(store)
     assert sorted(p.name for p in made.folder.iterdir()) == ["a.txt", "artifact.json"]
 
 
-def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are digested, each as it is; files change in no time."""
+    names: list[str] = []
+    digest = artifacts.digest_file
+    monkeypatch.setattr(artifacts, "digest_file", lambda path: (names.append(path.name), digest(path))[1])
+    monkeypatch.setattr(SeenFiles, "_GRAIN", 0)
+    return names
+
+
+def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, read: list[str]) -> None:
+    real = digest_file
     large, small = tmp_path / "large", tmp_path / "small"
     large.write_bytes(b"x" * (1 << 20))
     small.write_bytes(b"x")
-    read: list[str] = []
-    real = artifacts.digest_file
-    monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
-    monkeypatch.setattr(SeenFiles, "_GRAIN", 0)
     memory = tmp_path / "seen.json"
     first = [SeenFiles(memory).digest(path) for path in (large, small)]
     assert [SeenFiles(memory).digest(path) for path in (large, small)] == first == [real(large), real(small)]
@@ -134,22 +124,17 @@ def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: p
     assert SeenFiles(memory).digest(large) == real(large)
 
 
-def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_path: Path, read: list[str]) -> None:
     store, outside = ArtifactStore(tmp_path / "store"), tmp_path / "weights"
     outside.write_bytes(b"w" * (1 << 20))
 
-    def make(builder: artifacts.Builder) -> None:
+    def make(builder: Builder) -> None:
         (builder.folder / "audit.html").write_bytes(b"p" * (1 << 20))
         (builder.folder / "rows").write_bytes(b"r" * (1 << 20))
-        builder.outside[str(outside)] = artifacts.digest_file(outside)
+        builder.outside[str(outside)] = digest_file(outside)
 
-    made = store.build("task", "step", code_version="1", inputs={}, settings=None, make=make)
-    monkeypatch.setattr(SeenFiles, "_GRAIN", 0)
-    read: list[str] = []
-    real = artifacts.digest_file
-    monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
+    made = build(store, make)
+    read.clear()
     assert store.check(made) is store.check(made) is made and read == ["rows", "weights"]
     made.path("audit.html").unlink()
     assert store.check(made), "a page that quotes rows is not missed when a person is forgotten"

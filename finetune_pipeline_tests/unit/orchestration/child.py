@@ -43,6 +43,8 @@ def main() -> int:
             pipes.log.info("told through Pipes")
         (out.parent / "child").write_text(str(os.getpid()))
         time.sleep(behave.get("sleep", 0))
+    if behave.get("killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
     if "error" in behave:
         (out / "error.json").write_text(json.dumps({"kind": "FindingsError", "message": behave["error"]}))
     if behave.get("result", True) and not behave.get("exit", 0):

@@ -1,49 +1,37 @@
+"""Where Dagster keeps its history, how its instance is set up, and what of it is replaced."""
+
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 
-from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, dagster_folder, dagster_home
+from finetune_pipeline.orchestration.dagster_internals import (
+    LONGEST_SLEEP,
+    WORKSPACE,
+    dagster_folder,
+    dagster_home,
+    sleep_while_waiting,
+)
 from finetune_pipeline.orchestration.resources import Compute
 
+HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-000000000000"
 ROOT = Path(__file__).resolve().parents[3]
-SHOW = (
-    "import dagster as dg\nwith dg.DagsterInstance.get() as i: print(i.run_storage._conn_string, "
-    "i.compute_log_manager._base_dir, i.storage_directory())"
-)
 
 
-def test_history_is_below_home_whatever_the_working_folder(tmp_path: Path) -> None:
-    told = set()
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        env = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "DAGSTER_HOME": str(ROOT),
-            "FINETUNE_HOME": str(tmp_path / "home"),
-        }
-        told.add(
-            subprocess.run(
-                [sys.executable, "-c", SHOW],
-                env=env,
-                cwd=tmp_path / name,
-                check=True,
-                timeout=60,
-                capture_output=True,
-                text=True,
-            ).stdout
-        )
-        assert not list((tmp_path / name).iterdir())
-    (shown,) = told
-    home = f"{tmp_path}/home/dagster"
-    assert shown.split() == [f"sqlite:///{home}/history/history/runs.db", f"{home}/compute_logs", f"{home}/storage"]
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The FINETUNE_HOME of this process, which works in another folder."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("DAGSTER_HOME", str(ROOT))
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 def test_a_project_has_the_packages_instance_or_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,33 +50,26 @@ def test_a_project_has_the_packages_instance_or_its_own(tmp_path: Path, monkeypa
         assert (dagster_home() / "dagster.yaml").read_text() == (own if used else packaged)
 
 
-def test_the_instance_is_set_up_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(ROOT))
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
+def test_the_instance_is_set_up_as_documented_with_its_history_below_home(home: Path) -> None:
     with dg.DagsterInstance.get() as instance:
-        assert not instance.telemetry_enabled
-        assert instance.run_monitoring_enabled
-        assert instance.run_retries_enabled
-        assert instance.run_retries_max_retries == 2
+        storages = (instance.run_storage._conn_string, instance.compute_log_manager._base_dir)
+        assert storages == (f"sqlite:///{home}/dagster/history/history/runs.db", f"{home}/dagster/compute_logs")
+        assert instance.storage_directory() == f"{home}/dagster/storage" and not list(Path().iterdir())
+        assert not instance.telemetry_enabled and instance.run_monitoring_enabled
+        assert instance.run_retries_enabled and instance.run_retries_max_retries == 2
         assert not instance.run_retries_retry_on_asset_or_op_failure
         pools = instance.get_concurrency_config().pool_config
         assert (pools.pool_granularity.value, pools.default_pool_limit) == ("op", 1)
-        monitoring = instance.run_monitoring_settings
-        compute = Compute()
+        monitoring, compute = instance.run_monitoring_settings, Compute()
         assert monitoring["cancel_timeout_seconds"] > compute.grace_s + compute.terminate_s + 2 * compute.watch_run_s
-        assert monitoring["free_slots_after_run_end_seconds"] == 10
-        assert monitoring["max_resume_run_attempts"] == 0
+        assert monitoring["free_slots_after_run_end_seconds"] == 10 and monitoring["max_resume_run_attempts"] == 0
         with dg.DagsterInstance.from_ref(instance.get_ref()) as elsewhere:  # how run workers get theirs
             assert elsewhere.run_storage._conn_string == instance.run_storage._conn_string
-    assert dagster_folder() == tmp_path / "dagster"
+    assert dagster_folder() == home / "dagster"
 
 
-def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(home: Path) -> None:
     """Dagster's own makes one for every event, and each compiles all its statements anew."""
-    monkeypatch.setenv("DAGSTER_HOME", str(ROOT))
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
     engines = []
     with dg.DagsterInstance.get() as instance:
         for run_id in ("a", "a", "b"):
@@ -99,3 +80,27 @@ def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(
         with instance.run_storage.connect() as connection:
             engines.append(connection.engine)
     assert engines[0] is engines[1] and len(set(engines)) == 3
+
+
+def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, of = "interval_to_next_pending_claim_check", InstanceConcurrencyContext
+    monkeypatch.setattr(of, name, getattr(of, name))  # put back afterwards
+    sleep_while_waiting()
+    concurrency = {"pools": {"default_limit": 1, "granularity": "op"}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"concurrency": concurrency}) as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        assert storage.claim_concurrency_slot("gpu", HOLDS, "adapter").is_claimed
+        run: Any = dg.DagsterRun(job_name="colours__all", run_id=WAITS)
+        with InstanceConcurrencyContext(instance, run) as context:
+            assert context.interval_to_next_pending_claim_check() == 0, "nothing is waited for yet"
+            assert not context.claim("gpu", "adapter")
+            assert 0 < context.interval_to_next_pending_claim_check() <= LONGEST_SLEEP
+            storage.free_concurrency_slots_for_run(HOLDS)
+            looks = 0
+            while not context.claim("gpu", "adapter"):
+                looks += 1
+                assert looks < 200, "the slot is free, and was not given"
+                time.sleep(context.interval_to_next_pending_claim_check())

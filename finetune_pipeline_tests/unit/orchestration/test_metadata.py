@@ -18,20 +18,17 @@ def rows_of(value: dg.MetadataValue) -> list[dict]:
     return [dict(record.data) for record in value.records]
 
 
-def test_rows_of_plain_values_are_a_table() -> None:
+def test_rows_of_plain_values_and_groups_of_numbers_are_tables() -> None:
     gates = [
         {"name": "beats_baseline", "passed": True, "measured": 0.1234567, "interval": [0.01, 0.20001]},
         {"name": "judge", "passed": False, "measured": None, "why": "no judge"},
     ]
-    shown = as_metadata({"gates": gates})["gates"]
-    assert rows_of(shown) == [
+    groups = {"counts": {"train": 700, "test": 171}, "labels": {"train": {"a": 1}, "test": {"b": 2}}}
+    shown = as_metadata({"gates": gates, **groups})
+    assert rows_of(shown["gates"]) == [
         {"name": "beats_baseline", "passed": True, "measured": 0.1235, "interval": "0.01 to 0.2", "why": ""},
         {"name": "judge", "passed": False, "measured": "", "interval": "", "why": "no judge"},
     ]
-
-
-def test_groups_of_numbers_are_a_table_by_name() -> None:
-    shown = as_metadata({"counts": {"train": 700, "test": 171}, "labels": {"train": {"a": 1}, "test": {"b": 2}}})
     assert rows_of(shown["counts"]) == [{"key": "train", "value": 700}, {"key": "test", "value": 171}]
     assert rows_of(shown["labels"]) == [{"key": "train", "a": 1, "b": ""}, {"key": "test", "a": "", "b": 2}]
 
@@ -45,11 +42,7 @@ def test_other_containers_are_json_and_numbers_have_four_figures() -> None:
 
 def test_metrics_are_few_and_named(tmp_path: Path) -> None:
     facts = {"rows": 7, "passed": True, "models": {"candidate": {"accuracy": 0.9}}, "gain": {"interval": [0.1, 0.3]}}
-    named = {
-        "accuracy": "models.candidate.accuracy",
-        "gain_high": "gain.interval.1",
-        "absent": "models.champion.accuracy",
-    }
+    named = {"accuracy": "models.candidate.accuracy", "gain_high": "gain.interval.1", "absent": "models.base.accuracy"}
     write_json(tmp_path / "measured.json", {"seconds": 2.5, "peak_memory_mib": None, "cpu_seconds": 9})
     artifact = Artifact("task", "step", "v1", tmp_path, facts, {})
     assert metrics_of(Step("step", "data", "d", metrics=named), artifact) == {

@@ -1,4 +1,4 @@
-"""Rows, batches and steps of a plan are those training makes."""
+"""Rows, batches and steps of a plan are those training makes, and each rung of the ladder of costs needs less memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from finetune_pipeline.data.examples import Example, example_id, read_examples
+from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.batches import batch_of, count_steps
+from finetune_pipeline.planning.batches import count_steps
 from finetune_pipeline.planning.planner import Planner, encode_rows
+from finetune_pipeline.planning.search import changes, ladder
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.training.attention import PlanKey, plan_of
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.sft import train
-from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator
-from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import tiny_messages
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
 
@@ -25,43 +24,20 @@ def settings(**changes: Any) -> dict[str, Any]:
     return TrainingSpec.model_validate(changes).model_dump()
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("base"))
+@pytest.fixture
+def with_turns(examples: list[Example]) -> list[Example]:
+    """The rows, and one of two turns of which only the second is learned."""
+    turns: list[dict[str, Any]] = [*tiny_messages(3), *tiny_messages(4)[1:]]
+    turns[2]["weight"] = 0
+    return [*examples, Example(id=example_id(turns), messages=turns, label=None, source={"file": "t", "line": 1})]
 
 
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    made = read_examples(write_tiny_examples(tmp_path_factory.mktemp("rows") / "rows.jsonl", range(20)))
-    turns = [*tiny_messages(3), *tiny_messages(4)[1:]]
-    turns[2]["weight"] = 0  # type: ignore[assignment]
-    made.append(Example(id=example_id(turns), messages=turns, label=None, source={"file": "t", "line": 1}))
-    return made
-
-
-@pytest.mark.parametrize(("over", "most"), [("fail", 1024), ("drop", 55), ("truncate_prompt", 52)])
-def test_rows_are_encoded_as_training_does(base: Path, examples: list[Example], over: str, most: int) -> None:
-    encoded = encode_rows(base, examples, most, over)
-    real = prepare_split(load_tokenizer(base), examples, most, over, "train split")
-    assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
-    assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
-
-
-def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Example]) -> None:
-    rows = encode_rows(base, examples, 1024, "fail").rows[-8:]
-    packed, real = batch_of(rows, settings(), True), PackedCollator()(rows)
-    assert packed.tokens == real["input_ids"].numel() < sum(len(r["ids"]) for r in rows)
-    assert packed.learned == packed.logits == real["labels"].numel()
-    plan = plan_of(real["shared_prefix"], PlanKey(4, 2, 0, None, real["input_ids"].device, torch.float32))
-    assert packed.queries == len(plan.to_queries) / 4
-    assert packed.keys == len(plan.to_keys) / 2
-    assert packed.scores == sum(b.rows * b.length * (b.context + b.length) for b in plan.buckets)
-    padded, real = batch_of(rows, settings(), False), PaddedCollator(0)(rows)
-    assert padded.tokens == padded.queries == real["input_ids"].numel()
-    assert padded.learned == real["labels"].numel() < padded.logits
-    virtual = {"method": "prompt", "prompt": {"tokens": 7}}
-    real = PackedCollator(leading=7)(rows)
-    assert batch_of(rows, settings(**virtual), True).tokens == real["position_ids"].numel()
+def test_rows_are_encoded_as_training_does(base: Path, with_turns: list[Example]) -> None:
+    for over, most in (("fail", 1024), ("drop", 55), ("truncate_prompt", 52)):
+        encoded = encode_rows(base, with_turns, most, over)
+        real = prepare_split(load_tokenizer(base), with_turns, most, over, "train split")
+        assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
+        assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
 
 
 @pytest.mark.parametrize(
@@ -69,32 +45,54 @@ def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Exam
     [(21, {"micro_batch_size": 2, "evals_per_epoch": 3, "epochs": 1.5}), (9, {"evals_per_epoch": 9})],
 )
 def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, changes: dict[str, Any]) -> None:
-    training = job(
-        make_inputs(tmp_path / "inputs", rows), tmp_path, method="lora", **{"epochs": 2, "patience": 99, **changes}
-    )
+    declared = {"method": "lora", "epochs": 2, "patience": 99, **changes}
+    training = job(make_inputs(tmp_path / "inputs", rows), tmp_path, **declared)
     facts, _ = train(training)
     counted = count_steps(rows, training["settings"], training["settings"]["epochs"])
     assert counted.steps == facts["steps_planned"] == facts["steps"]
     assert counted.evaluations == sum("eval_loss" in entry for entry in facts["history"])
 
 
-def test_a_planner_adds_up_both_phases(base: Path, examples: list[Example]) -> None:
+def test_a_planner_adds_up_both_phases_and_encodes_rows_once(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples[:3])
-    both = settings(epochs=1, unquantized_epochs=2)
+    both, one = settings(epochs=1, unquantized_epochs=2), settings(epochs=1, unquantized_epochs=0)
     first, second = planner.phases(both)
     assert (first.method, second.method) == ("qlora", "lora")
     assert second.steps == 2 * first.steps and 1.9 < second.tokens / first.tokens < 2.1
-    one = settings(epochs=1, unquantized_epochs=0)
-    assert len(planner.phases(one)) == 1
-    assert planner.memory(both).total >= planner.memory(one).total
+    assert len(planner.phases(one)) == 1 and planner.memory(both).total >= planner.memory(one).total
     assert 0 < planner.computed_share(both) < 1 <= planner.computed_share(settings(shared_prefix=False))
-
-
-def test_rows_are_encoded_once_for_all_methods_that_allow_as_many_tokens(base: Path, examples: list[Example]) -> None:
-    planner = Planner(base, examples, examples[:3])
     rows = planner.rows("train", settings(method="lora", max_tokens=64))
     assert planner.rows("train", settings(method="prompt", max_tokens=64)) is rows
     context = planner._config["max_position_embeddings"]
-    most = {"max_tokens": context, "prompt": {"tokens": 7}}
-    assert planner.rows("train", settings(method="lora", **most)).limit == context
-    assert planner.rows("train", settings(method="prompt", **most)).limit == context - 7
+    for method, most in (("lora", context), ("prompt", context - 7)):
+        declared = settings(method=method, max_tokens=context, prompt={"tokens": 7})
+        assert planner.rows("train", declared).limit == most
+
+
+def test_the_cheapest_changes_come_first() -> None:
+    told = [changes(settings(), s) for s in ladder(settings(max_tokens=1024))]
+    assert told[:4] == [{}, {"micro_batch_size": 4}, {"micro_batch_size": 2}, {"micro_batch_size": 1}]
+    assert told[4] == {"gradient_checkpointing": True}
+    firsts = [tuple(c) for c in told if "micro_batch_size" not in c]
+    last = ("unquantized_epochs", "max_tokens", "over_length", "gradient_checkpointing")
+    assert firsts == [(), last[3:], (last[0], last[3]), last, last]
+    assert told[-1]["max_tokens"] == 256
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_rung_is_a_valid_spec(method: str) -> None:
+    rungs = list(ladder(settings(method=method)))
+    for rung in rungs:
+        assert TrainingSpec.model_validate(rung).model_dump() == rung
+        assert rung["method"] != "prefix" or rung["gradient_checkpointing"] is not True
+        assert rung["batch_size"] == 8, "what is learned must not depend on the memory"
+        assert rung["batch_size"] % rung["micro_batch_size"] == 0
+    assert rungs[-1]["method"] == "qlora" and rungs[-1]["unquantized_epochs"] == 0
+
+
+def test_a_rung_needs_less_than_the_one_above_it(base: Path, examples: list[Example]) -> None:
+    planner = Planner(base, examples, examples[:8])
+    start = settings(method="full", lora={"r": 2})  # a tiny base is no larger than an adapter on it
+    rungs = [s for s in ladder(start) if s["micro_batch_size"] == 8 and s["max_tokens"] == 1024]
+    moving = [memory.needed - memory.overhead for memory in map(planner.memory, rungs)]
+    assert moving == sorted(moving, reverse=True), [(r["method"], m) for r, m in zip(rungs, moving, strict=True)]

@@ -1,4 +1,5 @@
-"""The memory formula against what PyTorch really keeps, for every method, precision, kind of batch and architecture."""
+"""Sizes read from files are those of the models that are built, and the memory formula says what PyTorch really keeps, for
+every method, precision, kind of batch and architecture."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import activation_bytes, available_memory, gpu_memory, weight_bytes
@@ -26,16 +28,48 @@ from finetune_pipeline.training.shared_prefix import (
     packed_collator,
     supports_shared_prefix,
 )
-from finetune_pipeline_tests.tiny_model import write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import make_model
 
+ARCHITECTURES = ("llama", "qwen3", "gemma3")
 CPU = torch.device("cpu")
+Models = dict[tuple[str, bool], Path]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """By architecture, and by whether the head is tied to the embeddings."""
     place = tmp_path_factory.mktemp("models")
-    return {name: make_model(place / name, name) for name in ("llama", "qwen3", "gemma3")}
+    both = itertools.product(ARCHITECTURES, (True, False))
+    return {(name, tied): make_model(place / f"{name}_{tied}", name, tied=tied) for name, tied in both}
+
+
+def settings_of(method: str, **more: Any) -> dict[str, Any]:
+    sections = {"lora": {"r": 4}, "prefix": {"tokens": 6}, "prompt": {"tokens": 7}}
+    told = {**sections, "method": method, "gradient_checkpointing": False, **more}
+    return TrainingSpec.model_validate(told).model_dump()
+
+
+def trained(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_parameter_is_counted_once(models: Models, name: str, tied: bool) -> None:
+    shape = model_shape(models[name, tied])
+    model = AutoModelForCausalLM.from_pretrained(models[name, tied])
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert (shape.head == 0) == tied and shape.stored_bytes == 4 * shape.parameters
+    norms = [m for n, m in model.named_modules() if type(m).__name__.endswith("RMSNorm") and ".0." in n]
+    widths = [m.weight.numel() for m in norms]
+    assert widths.count(shape.hidden) == shape.norms and widths.count(16) == shape.head_norms
+
+
+def test_adapters_on_some_layers_are_counted(models: Models) -> None:
+    folder, some = models["gemma3", True], {"r": 4, "target_modules": ["q_proj", "self_attn.v_proj", "down_proj"]}
+    settings = settings_of("lora", lora=some, precision="float32")
+    built = build(folder, settings, torch.float32, CPU, load_tokenizer(folder), "")
+    assert METHODS["lora"].trainable(settings, model_shape(folder)) == trained(built.model)
 
 
 def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | None) -> int:
@@ -51,54 +85,36 @@ def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | Non
 
     alive = []
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        low = torch.autocast("cpu", dtype=autocast) if autocast else torch.autocast("cpu", enabled=False)
-        with low:
+        with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
             logits = logits_to_learn(model, batch)
         alive.append(token_losses(logits, batch["labels"]).sum())
     return sum(kept.values())
 
 
-def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tuple[int, int, dict[str, Any]]:
-    """(bytes kept by PyTorch, bytes by the formula, facts about the loaded weights)."""
-    settings = TrainingSpec.model_validate(
-        {
-            "lora": {"r": 4},
-            "prefix": {"tokens": 6},
-            "prompt": {"tokens": 7},
-            "gradient_checkpointing": False,
-            **settings,
-        }
-    ).model_dump()
-    compute = getattr(torch, settings["precision"])
-    tokenizer, examples = load_tokenizer(folder), read_examples(rows_file)
-    built = build(folder, settings, compute, CPU, tokenizer, task_text(examples))
-    if packed:
-        assert supports_shared_prefix(built.model)[0]
-    fuse(built.model)
-    built.model.train()
-    rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
-    collator: Any = packed_collator(built.model) if packed else PaddedCollator(0)
-    kept = saved_tensors(built.model, collator(rows), built.autocast)
-    shape, width = model_shape(folder), compute.itemsize
-    batch = batch_of(rows, settings, packed)
-    predicted = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
-    if settings["method"] == "qlora" and width == 4:
-        predicted += 4 * shape.vocabulary * shape.hidden
-    return kept, predicted, built.weights
-
-
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
-def test_activations_are_what_is_kept(models: dict[str, Path], tmp_path: Path, name: str, method: str) -> None:
-    rows = write_tiny_examples(tmp_path / "rows.jsonl", range(6))
-    for precision, packed in itertools.product(("float32", "bfloat16"), (True, False)):
-        kept, predicted, weights = _compare(models[name], rows, packed, method=method, precision=precision)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_activations_are_what_is_kept(models: Models, examples: list[Example], name: str, method: str) -> None:
+    folder, shape = models[name, True], model_shape(models[name, True])
+    tokenizer, examples = load_tokenizer(folder), examples[:6]
+    every = list(itertools.product(("float32", "bfloat16"), (True, False)))
+    for precision, packed in every if name == "gemma3" else every[::3]:
+        settings, compute = settings_of(method, precision=precision), getattr(torch, precision)
+        built = build(folder, settings, compute, CPU, tokenizer, task_text(examples))
+        assert METHODS[method].trainable(settings, shape) == trained(built.model)
+        assert not packed or supports_shared_prefix(built.model)[0]
+        fuse(built.model)
+        built.model.train()
+        rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
+        collator: Any = packed_collator(built.model) if packed else PaddedCollator(0)
+        kept, width = saved_tensors(built.model, collator(rows), built.autocast), compute.itemsize
+        batch = batch_of(rows, settings, packed)
+        predicted = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
+        if method == "qlora" and width == 4:
+            predicted += 4 * shape.vocabulary * shape.hidden
         assert predicted == pytest.approx(kept, rel=0.07), (precision, packed, predicted / kept)
-        width = 2 if precision == "bfloat16" else 4
         # quantization constants weigh more where layers are tiny
-        assert weight_bytes(model_shape(models[name]), METHODS[method], width) == pytest.approx(
-            weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001
-        )
+        close = pytest.approx(built.weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001)
+        assert weight_bytes(shape, METHODS[method], width) == close
 
 
 def test_the_smallest_of_what_limits_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,23 +133,18 @@ def test_the_smallest_of_what_limits_it_counts(tmp_path: Path, monkeypatch: pyte
         available_memory("cpu")
 
 
-def _nvidia_smi(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = folder / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{text}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-
 def test_free_memory_of_the_gpus_one_may_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(text: str) -> None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    _nvidia_smi(tmp_path, "echo '0, 81000'; echo '1, 40000'", monkeypatch)
+    answers("echo '0, 81000'; echo '1, 40000'")
     assert gpu_memory() == [81000 * 2**20, 40000 * 2**20]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert gpu_memory() == [40000 * 2**20]
-
-
-@pytest.mark.parametrize("text", ["exit 9", "echo 'No devices were found'"])
-def test_memory_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    _nvidia_smi(tmp_path, text, monkeypatch)
-    with pytest.raises(ValueError, match="cannot be read"):
-        gpu_memory()
+    for text in ("exit 9", "echo 'No devices were found'"):
+        answers(text)
+        with pytest.raises(ValueError, match="cannot be read"):
+            gpu_memory()

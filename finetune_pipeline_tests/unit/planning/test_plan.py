@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.wording import duration
+from finetune_pipeline.planning import throughput
 from finetune_pipeline.planning.answering import answering_steps
-from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, training_plan
+from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.planning.throughput import record_training
+from finetune_pipeline.planning.throughput import Rate, estimate_seconds, keep_rate, read_rates, record_training
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 
 SPEC = """
 name: demo
@@ -29,16 +30,7 @@ output: {kind: text}
 baseline: {batch_size: 1, shots: [0], retrieved: 0}
 training: {epochs: 2, unquantized_epochs: 1, batch_size: 8, micro_batch_size: 8, max_tokens: %d}
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return read_examples(write_tiny_examples(tmp_path_factory.mktemp("rows") / "rows.jsonl", range(20)))
+RATE = Rate(throughput.machine_name(), "m", "qlora", "float32", 200.0, "2026-11-01")
 
 
 def spec(max_tokens: int = 1024) -> TaskSpec:
@@ -49,17 +41,24 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
     tokenizer, counter = AutoTokenizer.from_pretrained(base), TokenCounter(base)
     for e in examples:
         whole = tokenizer.apply_chat_template(e.messages, return_dict=True)["input_ids"]
-        prompt = tokenizer.apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
+        prompt = tokenizer.apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=True)
         assert counter.count(e.messages) == len(whole)
-        assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt)
+        assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt["input_ids"])
 
 
-def test_the_plan_counts_steps_of_both_phases(base: Path, examples: list[Example], tmp_path: Path) -> None:
-    plan = training_plan(spec(), base, examples, examples[:4], tmp_path)
-    assert (plan.steps_per_epoch, plan.steps, plan.over_length, plan.fits) == (3, 9, 0, True)
-    assert read_json(tmp_path / "plan.json") == plan.facts()
+def test_the_plan_counts_steps_of_both_phases_and_a_time_only_where_it_was_measured(
+    base: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    before = training_plan(spec(), base, examples, examples[:4], tmp_path, home=tmp_path)
+    assert (before.steps_per_epoch, before.steps, before.over_length, before.fits) == (3, 9, 0, True)
+    assert read_json(tmp_path / "plan.json") == before.facts()
+    assert before.seconds is None and all(row.seconds is None for row in before.methods)
+    measured = {"phases": [{"steps_run": 6, "train_seconds": 60.0}, {"steps_run": 3, "train_seconds": 40.0}]}
+    record_training(tmp_path, spec().base_model, before.facts(), {"precision": before.precision}, measured)
+    after = training_plan(spec(), base, examples, examples[:4], home=tmp_path)
+    assert after.seconds and after.seconds.low < after.seconds.expected == pytest.approx(100, abs=0.2)
+    assert {row.method for row in after.methods if row.seconds} == {"qlora", "lora"}
+    assert duration(after.seconds.high) in after.sentence
 
 
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
@@ -72,10 +71,10 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
     assert change == plan.nearest.change and change.keys() <= TrainingSpec.model_fields.keys()
     assert plan.nearest.yaml == "training:\n  micro_batch_size: 4" and "stays the same" in plan.nearest.reasons[0]
     assert "does not fit" in plan.sentence and next(iter(change)) in plan.sentence
-    changed = spec().model_copy(
-        update={"training": TrainingSpec.model_validate({**spec().training.model_dump(), **change})}
+    training = TrainingSpec.model_validate({**spec().training.model_dump(), **change})
+    again = training_plan(
+        spec().model_copy(update={"training": training}), base, examples, examples[:4], available=int(enough) - 1000
     )
-    again = training_plan(changed, base, examples, examples[:4], available=int(enough) - 1000)
     assert again.fits, "the plan it names fits by its own formula"
     hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
     assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
@@ -105,20 +104,6 @@ def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: P
         assert (compared.step, compared.device) == ("merged_model", where)
 
 
-def test_there_is_a_time_only_where_it_was_measured(base: Path, examples: list[Example], tmp_path: Path) -> None:
-    def plan() -> TrainingPlan:
-        return training_plan(spec(), base, examples, examples[:4], home=tmp_path)
-
-    before = plan()
-    assert before.seconds is None and all(row.seconds is None for row in before.methods)
-    measured = {"phases": [{"steps_run": 6, "train_seconds": 60.0}, {"steps_run": 3, "train_seconds": 40.0}]}
-    record_training(tmp_path, spec().base_model, before.facts(), {"precision": before.precision}, measured)
-    after = plan()
-    assert after.seconds and after.seconds.low < after.seconds.expected == pytest.approx(100, abs=0.2)
-    assert {row.method for row in after.methods if row.seconds} == {"qlora", "lora"}
-    assert duration(after.seconds.high) in after.sentence
-
-
 def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(
     base: Path, examples: list[Example], tmp_path: Path
 ) -> None:
@@ -134,3 +119,28 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(
     assert (price.low, price.high) == pytest.approx((millions, 4 * millions), abs=1e-4)
     assert training_plan(spec(), base, examples, [], home=home).prices[0].where == "home, m"
     assert len(training_plan(spec(), base, examples, [], home=tmp_path / "none").prices) > 3
+
+
+def test_only_trainings_of_the_same_kind_on_the_same_machine_count() -> None:
+    changes = {"machine": "elsewhere", "model": "n", "method": "lora", "precision": "bfloat16"}
+    others = [replace(RATE, **{name: value}) for name, value in changes.items()]
+    assert estimate_seconds([("qlora", 2000)], others, "m", "float32") is None
+    seconds = estimate_seconds([("qlora", 2000)], [*others, RATE], "m", "float32")
+    assert seconds and (seconds.low, seconds.expected, seconds.high) == (8.0, 10.0, 13.0)
+    assert seconds.source == "the last training of this kind here, on 2026-11-01"
+    assert estimate_seconds([("qlora", 2000), ("lora", 10)], [RATE], "m", "float32") is None, "a phase is not measured"
+
+
+def test_the_newest_of_a_kind_is_kept_and_a_training_leaves_the_rates_of_its_phases(tmp_path: Path) -> None:
+    for method, speed in (("lora", 1.0), ("qlora", 2.0), ("qlora", 3.0)):
+        keep_rate(tmp_path, replace(RATE, method=method, tokens_per_second=speed))
+    assert {r.method: r.tokens_per_second for r in read_rates(tmp_path)} == {"lora": 1.0, "qlora": 3.0}
+    (tmp_path / "throughput.json").write_text("{")
+    assert read_rates(tmp_path) == []
+    plan = {"phases": [{"method": "qlora", "steps": 10, "tokens": 1e5}, {"method": "lora", "steps": 20, "tokens": 3e5}]}
+    measured = {"phases": [{"steps_run": 10, "train_seconds": 100.0}, {"steps_run": 10, "train_seconds": 100.0}, {}]}
+    record_training(tmp_path, "m", plan, {"precision": "float32"}, measured)
+    assert {r.method: r.tokens_per_second for r in read_rates(tmp_path)} == {"qlora": 1000, "lora": 1500}
+    resumed = {"steps_run": 1, "train_seconds": 1.0}  # nine of ten steps ran before: says nothing
+    record_training(tmp_path, "m", plan, {"precision": "float32"}, resumed)
+    assert len(read_rates(tmp_path)) == 2

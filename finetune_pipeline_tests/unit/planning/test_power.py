@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -9,51 +11,42 @@ from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.planning.power import expected_disagreement, power_bounds, power_plan
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
 
 
-def _prompt(right: list[bool], name: str = "base") -> list[dict]:
+def _prompt(right: Sequence[bool], name: str = "base") -> list[dict]:
     return [row(i, LABELS[i % 3], LABELS[(i + (not ok)) % 3], name) for i, ok in enumerate(right)]
 
 
-def _share(share: float, n: int = 100) -> list[bool]:
-    return [i < share * n for i in range(n)]
+def _share(share: float, n: int = 100) -> list[dict]:
+    return _prompt([i < share * n for i in range(n)])
 
 
-def _plan(of, test_rows, prompt):
+def _plan(of: TaskSpec, test_rows: int, prompt: list[dict]) -> dict:
     """The plan where this prompt is the strongest rival."""
     return power_plan(of, test_rows, Rival("p", 0.0, prompt))
 
 
-def test_the_plan_of_a_label_task():
-    told = _plan(spec(), 120, _prompt(_share(0.6)))
-    share = 0.6 * 0.35 + 0.4 * 0.65
+def test_the_plan_of_a_label_task() -> None:
+    told, share = _plan(spec(), 120, _share(0.6)), 0.6 * 0.35 + 0.4 * 0.65
     assert told["disagreement"] == pytest.approx(share)
     assert told["rows_needed"] == rows_needed_for_gain(0.05, share) == 1474
-    assert told["examples_needed"] == 7370
-    assert told["enough"] is False
+    assert told["examples_needed"] == 7370 and told["enough"] is False and 0.05 < told["power_now"] < 0.2
     assert told["sentence"].startswith(
         "You have 120 test rows; seeing +5.0 points with a chance of 80.0% takes 1,474. "
         "These rows show gains of 17.0 points or more."
     )
     assert "collect 7,370 examples in all, raise split.test" in told["sentence"]
-    assert 0.05 < told["power_now"] < 0.2
+    assert _plan(spec(), 1473, _share(0.6))["enough"] is False
+    told = _plan(spec(), 1474, _share(0.6))
+    assert told["enough"] is True and "collect" not in told["sentence"]
+    assert told["detectable_gain"] == pytest.approx(0.05) and told["power_now"] == pytest.approx(0.8, abs=0.02)
 
 
-def test_enough_rows_are_enough_and_no_more_is_asked():
-    prompt = _prompt(_share(0.6))
-    assert _plan(spec(), 1474, prompt)["enough"] is True
-    assert _plan(spec(), 1473, prompt)["enough"] is False
-    told = _plan(spec(), 1474, prompt)
-    assert told["detectable_gain"] == pytest.approx(0.05)
-    assert told["power_now"] == pytest.approx(0.8, abs=0.02)
-    assert "collect" not in told["sentence"]
-
-
-def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores():
-    pairs = [
-        (f"the parcel {i} comes today", "the parcel" if i % 2 else f"the parcel {i} comes today") for i in range(60)
-    ]
+def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
+    whole = [f"the parcel {i} comes today" for i in range(60)]
+    pairs = [(text, "the parcel" if i % 2 else text) for i, text in enumerate(whole)]
     told = _plan(text_spec(), 100, rows(pairs))
     values = [1.0 if i % 2 == 0 else 4 / 7 for i in range(60)]
     deviation = np.sqrt(2) * np.std(values, ddof=1)
@@ -62,29 +55,26 @@ def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores():
     assert told["detectable_gain"] == pytest.approx(2.8 * deviation / 10, rel=0.02)
 
 
-def test_a_useful_model_is_found_as_often_as_planned():
+def test_a_useful_model_is_found_as_often_as_planned() -> None:
     """Models whose mistakes are unrelated, test sets as large as planned, the decision the gate makes."""
     random, before, gain = np.random.default_rng(4), 0.7, 0.12
     of = spec(gates={"wanted_gain": gain})
-    n = _plan(of, 100, _prompt(_share(before)))["rows_needed"]
+    n = _plan(of, 100, _share(before))["rows_needed"]
     found = 0
     for _ in range(300):
-        base = _prompt(list(random.random(n) < before))
-        candidate = _prompt(list(random.random(n) < before + gain), "candidate")
+        base, candidate = _prompt(random.random(n) < before), _prompt(random.random(n) < before + gain, "candidate")
         found += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0).shown
     assert found / 300 == pytest.approx(0.8, abs=0.07)
 
 
-def test_before_any_prompt_was_tried_the_plan_lies_between_bounds():
+def test_before_any_prompt_was_tried_the_plan_lies_between_bounds() -> None:
     told = power_bounds(spec(), 120)
     for share in (0.0, 0.3, 0.475, 0.8, 0.95):
-        needed = _plan(spec(), 120, _prompt(_share(share)))["rows_needed"]
-        assert told["fewest"] <= needed <= told["most"]
+        assert told["fewest"] <= _plan(spec(), 120, _share(share))["rows_needed"] <= told["most"]
     assert told["most"] == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
     assert told["fewest"] == rows_needed_for_gain(0.05, 0.05)
-    assert told["sentence"].startswith(
-        f"You have 120 test rows; you need {told['fewest']:,} to {told['most']:,} to see +5.0 points"
-    )
+    needed = f"you need {told['fewest']:,} to {told['most']:,} to see +5.0 points"
+    assert told["sentence"].startswith(f"You have 120 test rows; {needed}")
     assert "too few in any case" in told["sentence"]
     assert "`finetune advise triage` measures it" in power_bounds(spec(), 500)["sentence"]
     assert "enough in any case" in power_bounds(spec(), told["most"])["sentence"]

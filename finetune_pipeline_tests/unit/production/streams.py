@@ -19,9 +19,8 @@ START = datetime(2026, 5, 1, tzinfo=UTC)
 def made(output: dict[str, Any] | None = None, **sections: Any) -> TaskSpec:
     """The spec of a task with these labels, or with another kind of answers."""
     output = output or {"kind": "labels", "labels": LABELS}
-    return TaskSpec.model_validate(
-        {"name": "demo", "description": "d", "system_prompt": "a b", "output": output, **sections}
-    )
+    told = {"name": "demo", "description": "d", "system_prompt": "a b"}
+    return TaskSpec.model_validate({**told, "output": output, **sections})
 
 
 def text(rng: random.Random, label: str, new_words: float = 0.0, longer: float = 1.0) -> str:

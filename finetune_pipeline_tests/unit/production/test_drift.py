@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,21 @@ def reference() -> Reference:
     return Reference([text(rng, x) for x in labels(rng, 800)], [r["output"] for r in served(rng, 400)])
 
 
-def test_no_drift_in_the_same_distribution(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
-    facts = drift_report(spec, reference, served(random.Random(1), 850), tmp_path)
+@pytest.fixture
+def report(spec: TaskSpec, reference: Reference, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    return lambda rows, **more: drift_report(spec, reference, rows, tmp_path, **more)
+
+
+def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: Callable[..., dict[str, Any]]) -> None:
+    facts = report(served(random.Random(1), 850))
     assert (facts["windows"], facts["waiting_rows"], facts["drifted"]) == (8, 50, [])
     assert facts["sentence"] == "No drift found in 8 windows of 100 production rows."
     assert all(s["p_watch"] is None or s["p_watch"] > 0.05 for s in facts["signals"].values())
+    rows = served(random.Random(0), 300, new_words=1.0)
+    few = report(rows[:99])
+    assert (few["judged"], few["drifted"]) == (False, []) and "too few" in few["sentence"]
+    facts = report(rows, after=moment(rows[249]))
+    assert (facts["rows"], facts["watched"], facts["windows"]) == (300, 50, 0), "not what the data were taken from"
 
 
 @pytest.mark.parametrize(
@@ -49,14 +60,13 @@ def test_no_drift_in_the_same_distribution(spec: TaskSpec, reference: Reference,
     ],
 )
 def test_each_planted_drift_is_found_by_its_signal(
-    spec: TaskSpec, reference: Reference, tmp_path: Path, signal: str, change: dict
+    report: Callable[..., dict[str, Any]], signal: str, change: dict
 ) -> None:
     rng = random.Random(2)
     rows = served(rng, 500)
     rows += served(rng, 300, 500, **change)
-    facts = drift_report(spec, reference, rows[::-1], tmp_path)  # the order of the lines does not matter
-    assert signal in facts["drifted"]
-    assert signal in facts["sentence"]
+    facts = report(rows[::-1])  # the order of the lines does not matter
+    assert signal in facts["drifted"] and signal in facts["sentence"]
     assert rows[599]["timestamp"] == facts["signals"][signal]["since"], "found in the first window of the change"
     assert not any(s["alarm"] for w in facts["history"][:5] for s in w["signals"].values())
 
@@ -76,23 +86,8 @@ def test_answers_out_of_form_and_other_languages(spec: TaskSpec, reference: Refe
     assert {"refusals", "output_length"} <= set(drifted)
 
 
-def test_a_few_rows_are_not_judged(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
-    facts = drift_report(spec, reference, served(random.Random(0), 99, new_words=1.0), tmp_path)
-    assert not facts["judged"]
-    assert facts["drifted"] == []
-    assert "too few" in facts["sentence"]
-
-
-def test_rows_the_training_data_was_taken_from_are_left_out(
-    spec: TaskSpec, reference: Reference, tmp_path: Path
-) -> None:
-    rows = served(random.Random(0), 300, new_words=1.0)
-    facts = drift_report(spec, reference, rows, tmp_path, after=moment(rows[249]))
-    assert (facts["rows"], facts["watched"], facts["windows"]) == (300, 50, 0)
-
-
 def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(
-    spec: TaskSpec, reference: Reference, tmp_path: Path
+    spec: TaskSpec, report: Callable[..., dict[str, Any]]
 ) -> None:
     """The champion was trained again on rows of the drift: most of its data are older rows still."""
     moved: dict[str, Any] = {"new_words": 0.2, "shares": (0.2, 0.2, 0.6)}
@@ -105,27 +100,23 @@ def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(
     assert len(learned.texts) == 200, "a window, and on until twenty rows in the data are among them"
     assert as_learned(spec, rows, until, used, 31) is None, "too few were learned"
     assert as_learned(spec, rows[201:], until, used, 1) is None, "no whole window"
-    untaught = drift_report(spec, reference, rows, tmp_path, after=until)
+    untaught = report(rows, after=until)
     assert {"vocabulary", "unseen_words", "label_mix"} <= set(untaught["drifted"])
-    facts = drift_report(spec, reference, rows, tmp_path, after=until, learned=learned)
-    assert facts["drifted"] == []
-    assert set(facts["known"]) == set(untaught["drifted"])
+    facts = report(rows, after=until, learned=learned)
+    assert facts["drifted"] == [] and set(facts["known"]) == set(untaught["drifted"])
     assert "No new drift found in 3 windows" in facts["sentence"] and "label_mix" in facts["sentence"]
     again = [*rows[:300], *served(rng, 300, 300, **moved, longer=1.6, right=0.3)]
-    facts = drift_report(spec, reference, again, tmp_path, after=until, learned=learned)
-    assert "input_length" in facts["drifted"]
-    assert "vocabulary" in facts["known"] and "input_length" in facts["sentence"]
+    facts = report(again, after=until, learned=learned)
+    assert "input_length" in facts["drifted"] and "input_length" in facts["sentence"]
+    assert "vocabulary" in facts["known"]
 
 
-def test_what_other_versions_answered_is_not_the_champions_drift(
-    spec: TaskSpec, reference: Reference, tmp_path: Path
-) -> None:
+def test_what_other_versions_answered_is_not_the_champions_drift(report: Callable[..., dict[str, Any]]) -> None:
     rng = random.Random(5)
     rows = served(rng, 300) + [{**r, "model_version": "demo:2"} for r in served(rng, 100, 300, right=0.0, told=0.9)]
     rows += served(rng, 200, 400)
-    seen = drift_report(spec, reference, rows, tmp_path)
-    assert {"flags", "wrong_answers"} <= set(seen["drifted"])
-    facts = drift_report(spec, reference, rows, tmp_path, others={"2"})
+    assert {"flags", "wrong_answers"} <= set(report(rows)["drifted"])
+    facts = report(rows, others={"2"})
     assert (facts["drifted"], facts["by_others"], facts["windows"]) == ([], 100, 6)
     assert facts["history"][3]["signals"]["flags"]["p"] is None, "no answer of the champion in it"
     assert facts["history"][3]["signals"]["vocabulary"]["p"] > 0.01
@@ -142,7 +133,7 @@ def test_the_levels_of_all_windows_sum_to_what_is_allowed() -> None:
 def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:
     rng = random.Random(0)
     found = []
-    for seed in range(60):
+    for seed in range(40):
         words = [text(rng, x).split() for x in labels(rng, 140)]
         vectors = word_vectors(words, rarity(words))
         found.append(permutation_p(vectors[:90], vectors[90:], 0.001, seed)[1])

@@ -7,31 +7,20 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.log_kills import make_task
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, read_json, write_json
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, read_json, write_json
 from finetune_pipeline.production import forget as module
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.serving.service import LogWriter
-from finetune_pipeline.spec import Task, load_task
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return load_task(make_task(tmp_path))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "home" / "artifacts")
+from finetune_pipeline.spec import Task
 
 
 def line(n: int, user: str | None = None, **more: object) -> bytes:
@@ -39,17 +28,20 @@ def line(n: int, user: str | None = None, **more: object) -> bytes:
     return json.dumps({**row, "output": "a", "model_version": "1", "user": user, **more}).encode() + b"\n"
 
 
-def settle(folder: Path) -> None:
-    """Let a minute pass since the last change of every file."""
-    for path in folder.iterdir():
+def settle(task: Task) -> Path:
+    """Let a minute pass since the last change of every log. Returns their folder."""
+    logs = task.folder / "logs"
+    for path in logs.iterdir():
         os.utime(path, (time.time() - 60, time.time() - 60))
+    return logs
 
 
-def taken(task: Task, store: ArtifactStore, lines: bytes) -> None:
-    """Let these lines be the log that was taken in a minute ago."""
-    (task.folder / "logs" / "a.jsonl").write_bytes(lines)
-    settle(task.folder / "logs")
+def taken(task: Task, store: ArtifactStore, **logs: bytes) -> Path:
+    """Let these be the logs, by name, and let them have been taken in a minute ago. Returns their folder."""
+    for name, lines in logs.items():
+        (task.folder / "logs" / f"{name}.jsonl").write_bytes(lines)
     take_in(task, store)
+    return settle(task)
 
 
 def ids(task: Task, store: ArtifactStore) -> list[str]:
@@ -66,15 +58,15 @@ def everything(*folders: Path) -> bytes:
 
 
 def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore) -> None:
-    logs = task.folder / "logs"
-    (logs / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob") + line(3, "ann"))
-    (logs / "b.jsonl.1.gz").write_bytes(gzip.compress(line(4, "bob") + line(5, "ann")))
-    (logs / "c.jsonl").write_bytes(line(6, "bob") + b'{"user": "ann", "input": "a broken row"}\n')
-    (logs / "late.jsonl").write_text(
-        json.dumps({"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"flag": "x"}}) + "\n"
+    late = {"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"flag": "x"}}
+    (task.folder / "logs" / "b.jsonl.1.gz").write_bytes(gzip.compress(line(4, "bob") + line(5, "ann")))
+    logs = taken(
+        task,
+        store,
+        a=line(1, "ann") + line(2, "bob") + line(3, "ann"),
+        c=line(6, "bob") + b'{"user": "ann", "input": "a broken row"}\n',
+        late=json.dumps(late).encode() + b"\n",
     )
-    take_in(task, store)
-    settle(logs)
     done = forget(task, store, users=["ann"])
     assert (done.lines, done.rows) == (5, 5)
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006"]
@@ -84,9 +76,8 @@ def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore)
     with (logs / "a.jsonl").open("ab") as live:
         live.write(line(7, "bob") + line(8, "ann"))
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006", "row-0007"], "read once, and the user stays out"
-    settle(logs)
-    assert forget(task, store, users=["ann"]).lines == 1, "the row that came in since"
-    assert forget(task, store, users=["ann"]).lines == 0
+    settle(task)
+    assert [forget(task, store, users=["ann"]).lines for _ in range(2)] == [1, 0], "the row that came in since"
     (logs / "a.jsonl").rename(logs / "a.jsonl.1")
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006", "row-0007"]
 
@@ -94,10 +85,10 @@ def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore)
 def test_a_file_that_is_still_written_is_refused_and_what_to_do_is_said(task: Task, store: ArtifactStore) -> None:
     logs = task.folder / "logs"
     (logs / "old.jsonl").write_bytes(line(1, "ann"))
-    settle(logs)
+    settle(task)
     with (logs / "a.jsonl").open("ab", buffering=0) as live:
         live.write(line(2, "ann") + line(3, "bob"))
-        settle(logs)
+        settle(task)
         with pytest.raises(StillWritten, match=rf"a.jsonl: process {os.getpid()} .*has it open\nfix: rotate"):
             forget(task, store, users=["ann"])
         assert b"ann" in everything(logs), "nothing is half done"
@@ -105,7 +96,7 @@ def test_a_file_that_is_still_written_is_refused_and_what_to_do_is_said(task: Ta
         live.write(line(4, "ann"))
     with pytest.raises(StillWritten, match="a.jsonl.1: it changed [0-9]+ s ago"):
         forget(task, store, users=["ann"])
-    settle(logs)
+    settle(task)
     assert forget(task, store, users=["ann"]).lines == 3
     assert ids(task, store) == ["row-0003"]
 
@@ -124,10 +115,7 @@ def test_the_log_of_serve_may_grow_meanwhile(task: Task, store: ArtifactStore) -
 def test_killed_in_between_and_repeated(
     task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob") + line(3, "ann"))
-    (task.folder / "logs" / "b.jsonl").write_bytes(line(4, "ann") + line(5, "bob"))
-    take_in(task, store)
-    settle(task.folder / "logs")
+    logs = taken(task, store, a=line(1, "ann") + line(2, "bob") + line(3, "ann"), b=line(4, "ann") + line(5, "bob"))
 
     def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -138,15 +126,14 @@ def test_killed_in_between_and_repeated(
             forget(task, store, users=["ann"])
     forget(task, store, users=["ann"])
     assert ids(task, store) == ["row-0002", "row-0005"]
-    assert b"ann" not in everything(task.folder / "logs", store.root)
+    assert b"ann" not in everything(logs, store.root)
 
 
-def made(
-    task: Task, store: ArtifactStore, step: str, inputs: dict[str, str], write: Callable[[Path], None]
-) -> Artifact:
-    return store.build(
-        task.name, step, code_version="1", inputs=inputs, settings=None, make=lambda builder: write(builder.folder)
-    )
+def made(task: Task, store: ArtifactStore, step: str, inputs: dict[str, str], write: Any = lambda f: None) -> Artifact:
+    def make(builder: Builder) -> None:
+        write(builder.folder)
+
+    return store.build(task.name, step, code_version="1", inputs=inputs, settings=None, make=make)
 
 
 def made_of(task: Task, store: ArtifactStore, names: list[str]) -> dict[str, Artifact]:
@@ -171,53 +158,44 @@ def made_of(task: Task, store: ArtifactStore, names: list[str]) -> dict[str, Art
         (folder / "files").mkdir()
         write_examples(folder / "files" / "production.jsonl", examples)
 
-    got = {"production_logs": made(task, store, "production_logs", {"of": str(names)}, logs)}
-    got["raw_examples"] = made(task, store, "raw_examples", {"of": str(names)}, raw)
-
     def split(folder: Path) -> None:
         for name in ("train", "validation"):
             write_examples(folder / SPLIT_FILES[name], examples)
 
+    of, got = {"of": str(names)}, {}
+    got["production_logs"] = made(task, store, "production_logs", of, logs)
+    got["raw_examples"] = made(task, store, "raw_examples", of, raw)
     got["splits"] = made(task, store, "splits", {"raw_examples": got["raw_examples"].version}, split)
     got["adapter"] = made(task, store, "adapter", {"train_split": got["splits"].version}, model)
+    trained = {"adapter": got["adapter"].version}
     got["evaluation_report"] = made(
-        task, store, "evaluation_report", {"adapter": got["adapter"].version}, lambda f: write_json(f / "a.json", names)
+        task, store, "evaluation_report", trained, lambda folder: write_json(folder / "a.json", names)
     )
     return got
 
 
 def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, store: ArtifactStore) -> None:
     """A label, an alias, a piece of a manifest: what a row says is found in many files, and none of them is touched."""
-    taken(
-        task,
-        store,
-        line(1, "a", id="champion", input='"facts": {', output="a", feedback={"label": "b"})
-        + line(2, "a", id="labels", input="weights", output="b")
-        + line(3, "bob", id="a", input="a", output="a"),
-    )
+    lines = line(1, "a", id="champion", input='"facts": {', output="a", feedback={"label": "b"})
+    lines += line(2, "a", id="labels", input="weights", output="b") + line(3, "bob", id="a", input="a", output="a")
+    taken(task, store, a=lines)
     theirs, others = made_of(task, store, ["champion", "labels", "a"]), made_of(task, store, ["a"])
     requests = store.state_folder(task.name) / "requests"
     for of in (theirs, others):
         write_json(requests / f"demo-{of['evaluation_report'].version}.jsonl", {})
     decision = {"id": "example-champion", "decision": "keep", "reviewer": "eve"}
     write_rows(task.folder / "reviews" / "a.jsonl", [{**decision, "id": "example-a"}, decision])
-    kept = {
-        path: path.read_bytes()
-        for path in [*theirs["adapter"].folder.iterdir(), *(p for a in others.values() for p in a.folder.rglob("*"))]
-        if path.is_file() and path != theirs["adapter"].folder / "audit.json"
-    }
+    adapter, pages = theirs["adapter"], theirs["adapter"].folder / "audit.json"
+    paths = [*adapter.folder.iterdir(), *(p for a in others.values() for p in a.folder.rglob("*"))]
+    kept = {path: path.read_bytes() for path in paths if path.is_file() and path != pages}
     done = forget(task, store, users=["a"])
     assert {path: path.read_bytes() for path in kept} == kept
-    gone = [
-        f"{step}/{theirs[step].version}" for step in ("production_logs", "raw_examples", "splits", "evaluation_report")
-    ]
-    pages = f"adapter/{theirs['adapter'].version}/audit.json"
+    gone = [f"{step}/{of.version}" for step, of in theirs.items() if step != "adapter"]
     request = f"state/requests/demo-{theirs['evaluation_report'].version}.jsonl"
-    assert sorted(done.artifacts) == sorted([*gone, pages, request])
-    assert (done.adapters, done.splits) == ([theirs["adapter"].version], [theirs["splits"].version])
-    assert set(read_json(theirs["adapter"].folder / MANIFEST)["files"]) == {"weights.bin", "prompt.json"}, (
-        "whole as before"
-    )
+    assert sorted(done.artifacts) == sorted([*gone, f"adapter/{adapter.version}/audit.json", request])
+    assert (done.adapters, done.splits) == ([adapter.version], [theirs["splits"].version])
+    whole = set(read_json(adapter.folder / MANIFEST)["files"])
+    assert whole == {"weights.bin", "prompt.json"}, "whole as before"
     assert ids(task, store) == ["a"] and done.decisions == ["a.jsonl:2"]
     assert [(s.found, s.left) for s in done.searched] == [(2, 0), (2, 0), (4, 0)]
     assert any("backups" in place for place in done.out_of_reach)
@@ -227,9 +205,8 @@ def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, 
 
 def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, store: ArtifactStore) -> None:
     later = {"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"label": "b"}, "user": "ann"}
-    taken(
-        task, store, line(1, "bob") + json.dumps(later).encode() + b"\n" + line(2, "bob") + line(2, "ann", output="b")
-    )
+    bobs = line(1, "bob") + json.dumps(later).encode() + b"\n" + line(2, "bob")
+    taken(task, store, a=bobs + line(2, "ann", output="b"))
     first, second = made_of(task, store, ["row-0001"]), made_of(task, store, ["row-0003"])
     done = forget(task, store, users=["ann"])
     assert (done.lines, done.rows, done.adapters) == (2, 2, [first["adapter"].version])
@@ -240,29 +217,23 @@ def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, s
     assert forget(task, store, users=["ann"]).artifacts == [], "what was made without her is not hers"
 
 
-def test_rows_that_have_expired_are_still_known_by_what_was_made_of_them(task: Task, store: ArtifactStore) -> None:
-    taken(task, store, line(1, "ann") + line(2, "bob"))
-    run = made_of(task, store, ["row-0001", "row-0002"])
+def test_what_was_made_of_expired_rows_goes_and_so_do_damaged_artifacts(task: Task, store: ArtifactStore) -> None:
+    logs = taken(task, store, a=line(1, "ann") + line(2, "bob"))
+    run, bobs = made_of(task, store, ["row-0001", "row-0002"]), made_of(task, store, ["row-0002"])
     log_store(task, store).rewrite(lambda row: None)
-    (task.folder / "logs" / "a.jsonl").unlink()
-    done = forget(task, store, users=["ann"])
-    assert done.adapters == [run["adapter"].version]
+    (logs / "a.jsonl").unlink()
+    assert forget(task, store, users=["ann"]).adapters == [run["adapter"].version]
     assert store.find(task.name, "raw_examples", run["raw_examples"].version) is None
-
-
-def test_a_damaged_artifact_stops_nothing_and_goes(task: Task, store: ArtifactStore) -> None:
-    taken(task, store, line(1, "ann") + line(2, "bob"))
-    run = made_of(task, store, ["row-0002"])
-    (run["splits"].folder / SPLIT_FILES["train"]).unlink()
-    (run["production_logs"].folder / "rows.jsonl").write_bytes(b"{cut")
-    (run["raw_examples"].folder / "files" / "production.jsonl").write_bytes(b"{cut")
+    (bobs["splits"].folder / SPLIT_FILES["train"]).unlink()
+    for step, name in (("production_logs", "rows.jsonl"), ("raw_examples", "files/production.jsonl")):
+        (bobs[step].folder / name).write_bytes(b"{cut")
     done = forget(task, store, users=["ann"])
-    assert done.adapters == [run["adapter"].version], "nobody can say what it was trained on"
-    assert all(store.find(task.name, step, run[step].version) is None for step in run if step != "adapter")
+    assert bobs["adapter"].version in done.adapters, "nobody can say what it was trained on"
+    assert all(store.find(task.name, step, bobs[step].version) is None for step in bobs if step != "adapter")
 
 
 def test_nothing_is_removed_while_a_run_makes_something(task: Task, store: ArtifactStore) -> None:
-    taken(task, store, line(1, "ann"))
+    taken(task, store, a=line(1, "ann"))
     run = made_of(task, store, ["row-0001"])
 
     def asks(_: Path) -> None:
@@ -275,13 +246,9 @@ def test_nothing_is_removed_while_a_run_makes_something(task: Task, store: Artif
 
 
 def test_what_is_kept_is_its_owners_alone(task: Task, store: ArtifactStore) -> None:
-    log = task.folder / "logs" / "a.jsonl"
-    log.write_bytes(line(1, "ann") + line(2, "bob"))
+    log = taken(task, store, a=line(1, "ann") + line(2, "bob")) / "a.jsonl"
     log.chmod(0o600)
-    settle(log.parent)
-    take_in(task, store)
-    run = made_of(task, store, ["row-0002"])
-    for artifact in run.values():
+    for artifact in made_of(task, store, ["row-0002"]).values():
         assert stat.S_IMODE(artifact.folder.stat().st_mode) == 0o700
         assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in artifact.folder.rglob("*") if p.is_file())
     forget(task, store, users=["ann"])
@@ -289,20 +256,17 @@ def test_what_is_kept_is_its_owners_alone(task: Task, store: ArtifactStore) -> N
 
 
 def test_answers_to_a_persons_row_that_judged_models_go_too(task: Task, store: ArtifactStore) -> None:
-    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob"))
-    settle(task.folder / "logs")
-
-    def predictions(judged: list[str]) -> str:
-        of = {"of": str(judged)}
-        return made(
-            task, store, "test_predictions", of, lambda f: write_json(f / "production.json", {"ids": judged})
-        ).version
-
-    anns, bobs = (predictions([name]) for name in ("row-0001", "row-0002"))
-    reports = [
-        made(task, store, "evaluation_report", {"test_predictions": version}, lambda f: None).version
-        for version in (anns, bobs)
-    ]
+    taken(task, store, a=line(1, "ann") + line(2, "bob"))
+    runs = []
+    for name in ("row-0001", "row-0002"):
+        answers = made(
+            task,
+            store,
+            "test_predictions",
+            {"of": name},
+            lambda f, name=name: write_json(f / "production.json", {"ids": [name]}),
+        )
+        runs.append([answers, made(task, store, "evaluation_report", {"test_predictions": answers.version})])
     done = forget(task, store, users=["ann"])
-    assert sorted(done.artifacts) == sorted([f"test_predictions/{anns}", f"evaluation_report/{reports[0]}"])
-    assert store.find(task.name, "test_predictions", bobs) and store.find(task.name, "evaluation_report", reports[1])
+    assert sorted(done.artifacts) == sorted(f"{of.step}/{of.version}" for of in runs[0])
+    assert all(store.find(task.name, of.step, of.version) for of in runs[1])

@@ -2,164 +2,123 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.log_kills import make_task
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.ingest import ingest, read_logs
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 
-LABELS = ["bug", "billing"]
-
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    folder = tmp_path / "demo"
-    (folder / "logs").mkdir(parents=True)
-    (folder / "task.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "name": "demo",
-                "description": "d",
-                "system_prompt": "bug billing",
-                "output": {"kind": "labels", "labels": LABELS},
-                "logs": {"min_new_rows": 2, "settle_seconds": 60},
-                "data": {"scrub_region": "ES"},
-            }
-        )
-    )
+    folder = make_task(tmp_path)
+    told = yaml.safe_load((folder / "task.yaml").read_text())
+    more = {"logs": {"min_new_rows": 2, "settle_seconds": 60}, "data": {"scrub_region": "ES"}}
+    (folder / "task.yaml").write_text(yaml.safe_dump(told | more))
     return load_task(folder)
 
 
 def row(n: int, **more: object) -> dict:
-    return {
-        "id": f"r{n}",
-        "timestamp": "2026-05-01T10:00:00Z",
-        "input": f"ticket {n}",
-        "output": "bug",
-        "model_version": "1",
-        **more,
-    }
+    said = {"timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "a", "model_version": "1"}
+    return {"id": f"r{n}", **said, **more}
 
 
-def write(task: Task, rows: list[dict | str], name: str = "a.jsonl", end: str = "\n") -> Path:
-    path = task.folder / "logs" / name
-    text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + end
-    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+def without(name: str) -> dict:
+    return {key: value for key, value in row(1).items() if key != name}
+
+
+def write(task: Task, rows: list[dict | str], end: str = "\n") -> Path:
+    path = task.folder / "logs" / "a.jsonl"
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + end)
     return path
 
 
-def take(task: Task, tmp_path: Path) -> dict:
-    out = tmp_path / "out"
+def take(task: Task, store: ArtifactStore, out: Path) -> dict:
     out.mkdir(exist_ok=True)
-    return ingest(task.spec, read_logs(task, ArtifactStore(tmp_path / "store")), out)
+    return ingest(task.spec, read_logs(task, store), out)
 
 
-def test_a_half_written_line_waits(task: Task, tmp_path: Path) -> None:
+def test_a_half_written_line_waits(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
     write(task, [row(1), row(2)], end="")
-    store = ArtifactStore(tmp_path / "store")
-    assert take(task, tmp_path)["rows"] == 1
+    assert take(task, store, tmp_path / "out")["rows"] == 1
     before = read_logs(task, store).digest
     write(task, [row(1), row(2)])
-    assert take(task, tmp_path)["rows"] == 2
+    assert take(task, store, tmp_path / "out")["rows"] == 2
     assert read_logs(task, store).digest != before
 
 
-@pytest.mark.parametrize(
-    ("line", "rule"),
-    [
-        ("{broken", "log.bad_json"),
-        (json.dumps({k: v for k, v in row(1).items() if k != "id"}), "log.missing_field"),
-        (json.dumps({k: v for k, v in row(1).items() if k != "input"}), "log.missing_field"),
-        (json.dumps(row(1, timestamp="yesterday")), "log.timestamp"),
-        (json.dumps(row(1, timestamp="0001-01-01T00:00:00+14:00")), "log.timestamp"),
-        (json.dumps(row(1, timestamp="9999-12-31T23:59:59-14:00")), "log.timestamp"),
-        (json.dumps(row(1, feedback="bad")), "log.wrong_type"),
-        (json.dumps(row(1, feedback={"score": 10**400})), "log.wrong_type"),
-        (json.dumps(row(1, feedback={"score": float("nan")})), "log.bad_json"),
-        (json.dumps(row(1, feedback={"score": 1})).replace(": 1}", ": 1e999}"), "log.bad_json"),
-        (json.dumps(row(1, user=["ann"])), "log.wrong_type"),
-        (json.dumps(row(1, feedback={"label": "Bug"})), "log.unknown_label"),
-    ],
-)
+FAULTS: list[tuple[str, dict | str]] = [
+    ("bad_json", "{broken"),
+    ("missing_field", without("id")),
+    ("missing_field", without("input")),
+    ("timestamp", row(1, timestamp="yesterday")),
+    ("timestamp", row(1, timestamp="0001-01-01T00:00:00+14:00")),
+    ("timestamp", row(1, timestamp="9999-12-31T23:59:59-14:00")),
+    ("wrong_type", row(1, feedback="bad")),
+    ("wrong_type", row(1, feedback={"score": 10**400})),
+    ("bad_json", row(1, feedback={"score": float("nan")})),
+    ("bad_json", json.dumps(row(1, feedback={"score": 1})).replace(": 1}", ": 1e999}")),
+    ("wrong_type", row(1, user=["ann"])),
+    ("unknown_label", row(1, feedback={"label": "A"})),
+]
+
+
+@pytest.mark.parametrize(("rule", "line"), FAULTS)
 def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(
-    task: Task, tmp_path: Path, line: str, rule: str
+    task: Task, store: ArtifactStore, tmp_path: Path, rule: str, line: dict | str
 ) -> None:
     write(task, [row(7), line, row(8)])
-    facts = take(task, tmp_path)
-    assert facts["by_rule"] == {rule: 1}
+    facts = take(task, store, tmp_path / "out")
+    assert facts["by_rule"] == {f"log.{rule}": 1}
     assert (facts["lines"], facts["rows"], facts["quarantined"]) == (3, 2, 1)
     (bad,) = read_rows(tmp_path / "out" / "quarantine.jsonl")
     assert (bad["file"], bad["line"]) == ("logs/a.jsonl", 2)
 
 
-def test_corrections_become_examples_and_late_feedback_counts(task: Task, tmp_path: Path) -> None:
-    write(task, [row(1), row(2), row(1, feedback={"label": "billing", "flag": "wrong"})])
-    facts = take(task, tmp_path)
+def test_corrections_become_examples_and_late_feedback_counts(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
+    write(task, [row(1), row(2), row(1, feedback={"label": "b", "flag": "wrong"})])
+    facts = take(task, store, tmp_path / "out")
     assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 1)
     (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
-    assert (example.user_text, example.answer, example.label, example.origin) == (
-        "ticket 1",
-        "billing",
-        "billing",
-        "production",
-    )
-    assert example.messages[0] == {"role": "system", "content": "bug billing"}
+    assert (example.user_text, example.answer, example.label) == ("ticket 1", "b", "b")
+    assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
 
 
 def test_personal_data_and_users_are_gone_before_anything_is_written(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(
-        task,
-        [
-            row(1, input="write to ann@shop.example, 612 34 56 78", user="ann", feedback={"label": "bug"}),
-            '{"bad": "bob@shop.example, 612 34 56 78", "user": "bob"',
-        ],
-    )
+    anns = row(1, input="write to ann@shop.example, 612 34 56 78", user="ann", feedback={"label": "a"})
+    write(task, [anns, '{"bad": "bob@shop.example, 612 34 56 78", "user": "bob"'])
     monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)
-    take(task, tmp_path)
+    take(task, store, tmp_path / "out")
     written = "".join(p.read_text() for p in tmp_path.rglob("*.json*") if "demo/logs" not in str(p))
-    assert '"ann"' not in written
-    assert "ann@" not in written
-    assert "bob" not in written
-    assert "612 34" not in written
+    assert not [name for name in ('"ann"', "ann@", "bob", "612 34") if name in written]
     assert "[EMAIL_1], [PHONE_1]" in written
     hashes = {read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"]}
     for key in ("one", "two"):
         monkeypatch.setenv("FINETUNE_USER_KEY", key)
-        out = tmp_path / key
-        out.mkdir()
-        ingest(task.spec, read_logs(task, ArtifactStore(out / "store")), out)
-        hashes.add(read_rows(out / "rows.jsonl")[0]["user"])
-    assert len(hashes) == 3
-    assert None not in hashes
+        take(task, ArtifactStore(tmp_path / f"store {key}"), tmp_path / key)
+        hashes.add(read_rows(tmp_path / key / "rows.jsonl")[0]["user"])
+    assert len(hashes) == 3 and None not in hashes
 
 
-def test_the_question_of_the_sensor(task: Task, tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "store")
+def test_the_question_of_the_sensor(task: Task, store: ArtifactStore) -> None:
     assert waiting_rows(task, store).sentence == "0 of 2 corrected new rows in logs/"
-    path = write(task, [row(1, feedback={"label": "bug"}), row(2, feedback={"label": "bug"}), row(3)])
-    written = path.stat().st_mtime
-    young = waiting_rows(task, store, now=written + 5)
-    assert not young.ready
-    assert "must rest for 60 s" in young.sentence
-    waits = waiting_rows(task, store, now=written + 61)
-    assert waits.ready
-    assert waits.usable == 2
-    store.build(
-        "demo",
-        "production_logs",
-        code_version="1",
-        inputs={},
-        settings=None,
-        make=lambda b: b.facts.update(ingest(task.spec, read_logs(task, store), b.folder)),
-    )
+    written = write(task, [row(n, feedback={"label": "a"}) for n in (1, 2)] + [row(3)]).stat().st_mtime
+    young, waits = (waiting_rows(task, store, now=written + seconds) for seconds in (5, 61))
+    assert not young.ready and "must rest for 60 s" in young.sentence
+    assert waits.ready and waits.usable == 2
+
+    def make(builder: Builder) -> None:
+        builder.facts.update(ingest(task.spec, read_logs(task, store), builder.folder))
+
+    store.build("demo", "production_logs", code_version="1", inputs={}, settings=None, make=make)
     assert waiting_rows(task, store, now=written + 61).usable == 2, "taken in, but no candidate was made from them yet"

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -18,14 +19,11 @@ from finetune_pipeline.production import intake, log_store
 from finetune_pipeline.spec import Task, load_task
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return load_task(make_task(tmp_path))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "store")
+def task_of(tmp_path: Path, **logs: Any) -> Task:
+    folder = make_task(tmp_path)
+    spec = yaml.safe_load((folder / "task.yaml").read_text())
+    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": logs}))
+    return load_task(folder)
 
 
 def line(n: int, **more: object) -> str:
@@ -45,9 +43,9 @@ def test_ten_kills_over_every_rotation_lose_and_double_nothing(tmp_path: Path) -
     assert (found["rows_out"], found["lost"], found["twice"]) == (found["rows_in"], 0, 0)
 
 
-@pytest.mark.parametrize("moment", ["before the ledger", "after the ledger"])
-def test_a_death_at_each_step_of_the_commit(
-    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, moment: str
+@pytest.mark.parametrize(("of", "step", "kept"), [(log_store, "write_json", ["r1"]), (intake, "_expire", ["r1", "r2"])])
+def test_a_death_before_or_after_the_ledger_is_written(
+    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, of: Any, step: str, kept: list[str]
 ) -> None:
     path = task.folder / "logs" / "a.jsonl"
     path.write_text(line(1))
@@ -57,15 +55,10 @@ def test_a_death_at_each_step_of_the_commit(
     def dies(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        if moment == "before the ledger":
-            patch.setattr(log_store, "write_json", dies)
-        else:
-            patch.setattr(intake, "_expire", dies)
-        with pytest.raises(KeyboardInterrupt):
-            intake.take_in(task, store)
-    seen = [row["id"] for row in intake.log_store(task, store).rows()]
-    assert seen == (["r1", "r2"] if moment == "after the ledger" else ["r1"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(of, step, dies)
+        intake.take_in(task, store)
+    assert [row["id"] for row in intake.log_store(task, store).rows()] == kept
     assert ids(task, store) == ["r1", "r2"]
     segments = store.state_folder("demo") / "logs" / "segments"
     assert len(list(segments.iterdir())) == 2, "what a dead process left is gone"
@@ -111,31 +104,25 @@ def test_a_line_that_is_too_long_is_told_and_the_next_one_counts(task: Task, sto
     assert [row["source"]["line"] for row in rows] == [1, 2, 3]
 
 
-def test_logs_behind_a_url(task: Task, store: ArtifactStore) -> None:
-    url = "memory://bucket/logs"
-    spec = yaml.safe_load((task.folder / "task.yaml").read_text())
-    (task.folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": {"path": url}}))
-    task = load_task(task.folder)
+def test_logs_behind_a_url(tmp_path: Path, store: ArtifactStore) -> None:
+    url = f"memory://{tmp_path.name}/logs"
+    task = task_of(tmp_path, path=url)
     assert ids(task, store) == [], "a place that does not exist yet holds nothing"
     fs, root = fsspec.core.url_to_fs(url)
     fs.makedirs(root, exist_ok=True)
     with fs.open(f"{root}/a.jsonl.gz", "wb") as out:
         out.write(gzip.compress((line(1) + line(2)).encode()))
     (task.folder / "logs" / "own.jsonl").write_text(line(3))
-    assert sorted(ids(task, store)) == ["r1", "r2", "r3"]
-    assert sorted(ids(task, store)) == ["r1", "r2", "r3"]
+    assert [sorted(ids(task, store)) for _ in range(2)] == [["r1", "r2", "r3"]] * 2
 
 
-def test_rows_and_files_past_their_days_are_gone(task: Task, store: ArtifactStore) -> None:
-    spec = yaml.safe_load((task.folder / "task.yaml").read_text())
-    (task.folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": {"keep_days": 30}}))
-    task = load_task(task.folder)
+def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: ArtifactStore) -> None:
+    task = task_of(tmp_path, keep_days=30)
     old, new = task.folder / "logs" / "a.jsonl.1", task.folder / "logs" / "a.jsonl"
     first, second = "2026-05-01T00:00:00Z", "2026-05-20T00:00:00+02:00"
     old.write_text(line(1, timestamp=first))
     new.write_text(line(2, timestamp=first) + line(3, timestamp=second))
-    day = 86_400.0
-    start = 1_777_593_600.0  # 1 May 2026
+    day, start = 86_400.0, 1_777_593_600.0  # 1 May 2026
     os.utime(old, (start, start))
     os.utime(new, (start + 19 * day,) * 2)
     intake.take_in(task, store, now=start + 29 * day)
@@ -144,8 +131,7 @@ def test_rows_and_files_past_their_days_are_gone(task: Task, store: ArtifactStor
     before = kept.digest()
     intake.take_in(task, store, now=start + 31 * day)
     assert [row["id"] for row in kept.rows()] == ["r3"]
-    assert kept.ledger()["removed"] == 2
-    assert not old.exists() and new.exists()
+    assert kept.ledger()["removed"] == 2 and not old.exists() and new.exists()
     assert b"r1" not in b"".join(p.read_bytes() for p in kept.folder.rglob("*.jsonl"))
     with pytest.raises(LookupError, match="removed"):
         list(kept.rows(before))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
-from finetune_pipeline.findings import FindingsError, errors
+import finetune_pipeline.evaluation.metrics  # noqa: F401 - fills the registry of metrics
+from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec import check_task, load_task, parse_spec
 from finetune_pipeline.spec.loading import json_schema
 from finetune_pipeline.spec.rules import check_all
@@ -28,92 +31,56 @@ def write(folder: Path, spec: dict | str) -> Path:
     return folder
 
 
-def found(spec: dict, folder: str = "demo") -> dict[str, str]:
-    return {f.rule: f.message + " | " + f.fix for f in check_all(parse_spec(yaml.safe_dump(spec)), Path(folder))}
+def found(spec: dict) -> set[str]:
+    """Rules between fields that fire."""
+    return {f.rule for f in check_all(parse_spec(yaml.safe_dump(spec)), Path("demo"))}
+
+
+def problems(text: str) -> dict[str, Finding]:
+    """What is found wrong when it is read, by place."""
+    with pytest.raises(FindingsError) as caught:
+        parse_spec(text)
+    return {f.place.removeprefix("task.yaml: "): f for f in caught.value.findings}
 
 
 def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
     task = load_task(write(tmp_path / "demo", GOOD))
-    assert task.spec.training.method == "qlora"
-    assert task.spec.training.epochs == 2.0
-    assert task.spec.labels == ["yes", "no"]
-    assert task.folder == (tmp_path / "demo").resolve()
-    assert check_task(tmp_path / "demo")[1] == []
-
-
-@pytest.mark.parametrize(
-    ("change", "place", "fix"),
-    [
-        ({"trainning": {}}, "task.yaml: trainning", "did you mean 'training'?"),
-        ({"training": {"epoch": 2}}, "task.yaml: training.epoch", "did you mean 'epochs'?"),
-        ({"training": {"lora": {"rank": 8, "alfa": 4}}}, "task.yaml: training.lora.alfa", "did you mean 'alpha'?"),
-        ({"output": {"kind": "labels", "labels": ["a", "b"], "label": "x"}}, "task.yaml: output.label", "'labels'"),
-    ],
-)
-def test_unknown_keys_name_the_nearest_valid_one(change: dict, place: str, fix: str) -> None:
-    with pytest.raises(FindingsError) as caught:
-        parse_spec(yaml.safe_dump({**GOOD, **change}))
-    assert [(f.rule, fix in f.fix) for f in caught.value.findings if f.place == place] == [("spec.unknown_key", True)]
-
-
-def test_a_region_is_a_country_or_several_and_a_wrong_one_is_named() -> None:
-    assert parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": "GB"}})).data.scrub_region == ["GB"]
-    with pytest.raises(FindingsError, match=r"data\.scrub_region.*UK.*two-letter country codes"):
-        parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": ["DE", "UK"]}}))
+    assert (task.spec.training.method, task.spec.training.epochs, task.spec.labels) == ("qlora", 2.0, ["yes", "no"])
+    assert task.folder == (tmp_path / "demo").resolve() and check_task(tmp_path / "demo")[1] == []
 
 
 @pytest.mark.parametrize(
     ("text", "place", "fix"),
     [
+        ("trainning: {}", "trainning", "did you mean 'training'?"),
+        ("training: {epoch: 2}", "training.epoch", "did you mean 'epochs'?"),
+        ("training: {lora: {rank: 8, alfa: 4}}", "training.lora.alfa", "did you mean 'alpha'?"),
+        ("output: {kind: labels, labels: [a, b], label: x}", "output.label", "'labels'"),
         ("output: {kind: labels, labels: [yes, no]}", "output.labels.0", 'write "yes" in double quotes'),
         ("output: {kind: labels, labels: [a, 2]}", "output.labels.1", 'write "2" in double quotes'),
         ("output: {kind: label, labels: [a, b]}", "output.kind", "did you mean 'labels'?"),
         ("output: {labels: [a, b]}", "output.kind", "add `kind:`"),
         ("training: {method: qlora2}", "training.method", "did you mean 'qlora'?"),
         ("data: {scrub: replac}", "data.scrub", "did you mean 'replace'?"),
+        ("data: {scrub_region: [DE, UK]}", "data.scrub_region", "two-letter country codes"),
     ],
 )
-def test_wrong_values_name_the_nearest_valid_one(text: str, place: str, fix: str) -> None:
+def test_unknown_keys_and_wrong_values_name_the_nearest_valid_one(text: str, place: str, fix: str) -> None:
     rest = {key: value for key, value in GOOD.items() if key != text.partition(":")[0]}
-    with pytest.raises(FindingsError) as caught:
-        parse_spec(yaml.safe_dump(rest) + text)
-    assert {f.place: f.fix for f in caught.value.findings}[f"task.yaml: {place}"].find(fix) >= 0
+    problem = problems(yaml.safe_dump(rest) + text)[place]
+    assert fix in problem.fix or fix in problem.message
 
 
-def test_all_problems_are_reported_at_once() -> None:
-    bad = {
-        "name": "Demo!",
-        "description": "",
-        "system_prompt": "x",
-        "output": {"kind": "labels", "labels": ["one"]},
-        "training": {"learning_rate": -1, "foo": 1},
-    }
-    with pytest.raises(FindingsError) as caught:
-        parse_spec(yaml.safe_dump(bad))
-    places = {f.place for f in caught.value.findings}
-    assert {
-        "task.yaml: name",
-        "task.yaml: description",
-        "task.yaml: output.labels",
-        "task.yaml: training.learning_rate",
-        "task.yaml: training.foo",
-    } <= places
-
-
-def test_missing_key_and_wrong_yaml_are_told_apart() -> None:
-    with pytest.raises(FindingsError) as caught:
-        parse_spec("name: demo\n")
-    assert {"spec.missing_key"} == {f.rule for f in caught.value.findings}
-    assert len(caught.value.findings) == 3
-    with pytest.raises(FindingsError) as caught:
-        parse_spec("name: [demo\n")
-    assert caught.value.findings[0].rule == "spec.yaml"
-    with pytest.raises(FindingsError) as caught:
-        parse_spec("name: a\nname: b\n")
-    assert "'name' is written twice" in caught.value.findings[0].message
-    assert caught.value.findings[0].place == "task.yaml:2:1"
-    with pytest.raises(FindingsError):
-        parse_spec("- a\n- b\n")
+def test_all_problems_are_reported_at_once_and_missing_keys_and_wrong_yaml_are_told_apart() -> None:
+    bad = {**GOOD, "name": "Demo!", "description": "", "training": {"learning_rate": -1, "foo": 1}}
+    bad["output"] = {"kind": "labels", "labels": ["one"]}
+    places = {"name", "description", "output.labels", "training.learning_rate", "training.foo"}
+    assert places <= problems(yaml.safe_dump(bad)).keys()
+    assert [f.rule for f in problems("name: demo\n").values()] == ["spec.missing_key"] * 3
+    assert [f.rule for f in problems("name: [demo\n").values()] == ["spec.yaml"]
+    assert "'name' is written twice" in problems("name: a\nname: b\n")["task.yaml:2:1"].message
+    assert problems("- a\n- b\n")
+    assert parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": "GB"}})).data.scrub_region == ["GB"]
 
 
 HEAD = "name: demo\ndescription: d\nsystem_prompt: s\n"
@@ -141,10 +108,7 @@ TEXT = HEAD + "output: {kind: text, pattern: '%s'}\n"
         (HEAD + "output: {kind: json, json_schema: {properties: {a: {pattern: '(a|aa)+$'}}}}\n", "of 40 characters"),
         (HEAD + "output: {kind: json, json_schema: deep.json}\n", "recursion"),
         (HEAD + "output: {kind: json, json_schema: deeper.json}\n", "recursion"),
-        (
-            HEAD + "output: {kind: text}\nbaseline: {endpoint: {url: 'http://[::1', model: m}}\n",
-            "the rule private cannot be asked: ValueError: Invalid IPv6 URL",
-        ),
+        (HEAD + "output: {kind: text}\nbaseline: {endpoint: {url: 'http://[::1', model: m}}\n", "Invalid IPv6 URL"),
     ],
 )
 def test_a_hostile_spec_is_a_finding_in_bounded_time(tmp_path: Path, text: str, said: str) -> None:
@@ -165,10 +129,7 @@ RULES = [
     ("spec.shots", {"baseline": {"shots": [0, -1]}}),
     ("spec.other_prompts", {"baseline": {"prompts": ["Sort it.", "Sort it."]}}),
     ("spec.other_prompts", {"baseline": {"prompts": [" "]}}),
-    (
-        "spec.private",
-        {"advise": {"private": True}, "baseline": {"endpoint": {"url": "https://a.example", "model": "m"}}},
-    ),
+    ("spec.private", {"advise": {"private": True}, "baseline": {"endpoint": {"url": "https://a.de", "model": "m"}}}),
     ("spec.raw_inside_folder", {"data": {"raw": ["../other/*.jsonl"]}}),
     ("spec.raw_inside_folder", {"data": {"raw": ["/etc/*.jsonl"]}}),
     ("spec.raw_inside_folder", {"data": {"benchmarks": ["/etc/*.jsonl"]}}),
@@ -189,35 +150,40 @@ RULES = [
 
 @pytest.mark.parametrize(("rule", "change"), RULES)
 def test_each_cross_field_rule_catches_its_fault(rule: str, change: dict) -> None:
-    assert set(found({**GOOD, **change})) == {rule}
+    assert found({**GOOD, **change}) == {rule}
 
 
 def test_no_rule_fires_on_a_good_spec() -> None:
-    assert found(GOOD) == {}
-    assert found({**GOOD, "logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}}) == {}
-    assert found({**GOOD, "robustness": {"rows": 24, "action": "warn"}}) == {}
+    sections = {"logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}, "robustness": {"rows": 24, "action": "warn"}}
+    assert found(GOOD) == found(GOOD | sections) == set()
 
 
 def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
     task, findings = check_task(write(tmp_path / "demo", {**GOOD, "system_prompt": "Answer."}))
-    assert task is not None
-    assert [f.severity for f in findings] == ["warning"]
+    assert task is not None and [f.severity for f in findings] == ["warning"]
     task, findings = check_task(write(tmp_path / "demo", {**GOOD, "baseline": {"shots": [1]}}))
-    assert task is None
-    assert len(errors(findings)) == 1
+    assert task is None and len(errors(findings)) == 1
     with pytest.raises(FindingsError, match="zero-shot"):
         load_task(tmp_path / "demo")
 
 
 def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
-    import jsonschema
-
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    assert list(validator.iter_errors(GOOD)) == []
-    assert list(validator.iter_errors({**GOOD, "nmae": 1})) != []
-    assert list(validator.iter_errors({**GOOD, "training": {"method": "magic"}})) != []
+
+    def accepts(**more: Any) -> bool:
+        return validator.is_valid({**GOOD, **more})
+
+    assert accepts() and not accepts(nmae=1)
+    for training in ({"method": "prompt", "prompt": {"tokens": 20}}, {"gradient_checkpointing": "auto"}):
+        assert accepts(training=training)
+    assert accepts(training={"lora": {"rslora": True}})
+    for training in ({"method": "magic"}, {"learning_rate": None}):
+        assert not accepts(training=training), "unset is not null"
+    rate = schema["$defs"]["TrainingSpec"]["properties"]["learning_rate"]
+    assert "5e-4 (qlora, lora), 1e-5 (full), 5e-3 (prefix), 3e-3 (prompt)" in rate["description"]
+    assert "default" not in rate
 
 
 def test_only_what_changes_a_judges_answer_makes_the_step_anew() -> None:
@@ -252,12 +218,60 @@ def test_a_file_of_the_spec_is_one_of_the_task_folder(tmp_path: Path, change: di
         assert "outside the task folder" in found[0].message and "hunter2" not in str(found[0])
 
 
-@pytest.mark.parametrize("target", ["gone", "logs"])
-def test_a_link_that_leads_nowhere_is_no_empty_folder(tmp_path: Path, target: str) -> None:
+def test_a_link_that_leads_nowhere_is_no_empty_folder(tmp_path: Path) -> None:
     folder = write(tmp_path / "demo", GOOD)
-    (folder / "logs").symlink_to(target)
-    assert [f.rule for f in errors(check_task(folder)[1])] == ["spec.broken_link"]
-    (folder / "logs").unlink()
+    for target in ("gone", "logs"):
+        (folder / "logs").symlink_to(target)
+        assert [f.rule for f in errors(check_task(folder)[1])] == ["spec.broken_link"]
+        (folder / "logs").unlink()
     (tmp_path / "elsewhere").mkdir()
     (folder / "logs").symlink_to(tmp_path / "elsewhere")
     assert not check_task(folder)[1]
+
+
+SCHEMA = {"type": "object", "properties": {"items": {"type": "array"}, "name": {"type": "string"}}}
+JSON = {"kind": "json", "json_schema": SCHEMA}
+SOUND: list[dict[str, Any]] = [
+    JSON | {"unordered": ["items"]},
+    {"kind": "json", "json_schema": "schema.json"},
+    {"kind": "text", "extract": r"#### (\d+)", "pattern": ".*", "required": ["a"], "forbidden": ["b"], "max_chars": 9},
+]
+FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    (JSON | {"json_schema": "none.json"}, "json_schema", "No such file"),
+    (JSON | {"json_schema": "broken.json"}, "json_schema", "is not JSON"),
+    (JSON | {"json_schema": "../schema.json"}, "json_schema", "outside the task folder"),
+    (JSON | {"json_schema": {"type": "objekt"}}, "json_schema", "no valid schema"),
+    (JSON | {"json_schema": {"$ref": "http://x.org/a"}}, "json_schema", "another document"),
+    (JSON | {"unordered": ["name"]}, "unordered", "'name' is not a list"),
+    ({"kind": "text", "pattern": "("}, "patterns", "no regular expression"),
+    ({"kind": "text", "extract": r"#### \d+"}, "patterns", "has 0 groups"),
+    ({"kind": "text", "extract": r"Answer: (\d+)"}, "final_answer", "'Answer:'"),
+    ({"kind": "text", "required": ["ab"], "forbidden": ["b"]}, "answer_strings", "'ab' is required"),
+    (JSON | {"max_length": 3}, "unknown_key", "unknown key 'max_length'"),
+]
+
+
+def with_output(folder: Path, output: dict[str, Any], **more: Any) -> Path:
+    task = write(folder / "demo", {**GOOD, "system_prompt": "End with ####.", "output": output, **more})
+    (task / "schema.json").write_text(json.dumps(SCHEMA))
+    (task / "broken.json").write_text("{")
+    return task
+
+
+@pytest.mark.parametrize(("output", "rule", "message"), FAULTS)
+def test_each_rule_of_the_output_catches_its_fault(
+    tmp_path: Path, output: dict[str, Any], rule: str, message: str
+) -> None:
+    _, findings = check_task(with_output(tmp_path, output))
+    assert [(f.rule, message in f.message) for f in findings] == [(f"spec.{rule}", True)]
+
+
+def test_a_sound_output_has_no_finding_and_a_metric_must_fit_it(tmp_path: Path) -> None:
+    for output in SOUND:
+        assert check_task(with_output(tmp_path, output))[1] == []
+    _, findings = check_task(with_output(tmp_path, SOUND[0], gates={"metric": "rougeLsum"}))
+    assert [f.rule for f in findings] == ["spec.metric"] and "exact, micro_f1" in findings[0].fix
+    _, findings = check_task(with_output(tmp_path, SOUND[0], gates={"more_metrics": ["micro_f2"]}))
+    assert [f.message for f in findings] == ["unknown metric 'micro_f2'"]
+    task, findings = check_task(with_output(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
+    assert findings == [] and task is not None and task.spec.metric == "micro_f1"
