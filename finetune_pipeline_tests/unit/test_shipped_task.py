@@ -31,8 +31,8 @@ FIELDS = ("customer", "product", "quantity", "day")
 Place = tuple[str, int]
 
 
-def at(told: dict) -> Place:
-    return told["file"].rpartition("/")[2], told["line"]
+def at(result: dict) -> Place:
+    return result["file"].rpartition("/")[2], result["line"]
 
 
 @pytest.fixture(scope="module", params=list(LINES))

@@ -166,8 +166,8 @@ def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
     assert [r[:6] for r in _reasons(advice_for(prompts(100), linear=0.35), aside)] == ["TF-IDF"]
     assert not _reasons(advice_for(prompts(100), linear=0.8), aside)
     for signal in (SHUFFLED, TOO_FEW):
-        told = advice_for(prompts(40), linear=0.34, signal=signal)["reasons"]
-        assert told[0] == signal.sentence and told.count(signal.sentence) == 1
+        result = advice_for(prompts(40), linear=0.34, signal=signal)["reasons"]
+        assert result[0] == signal.sentence and result.count(signal.sentence) == 1
 
 
 def test_where_retrieval_is_just_enough() -> None:
@@ -207,9 +207,9 @@ def test_failures_are_told_apart() -> None:
     assert found["prompt"] == "8_shot" and found["kinds"] == {"format": 50, "label_pair": 100}
     counts = ("n", "right", "form", "knowledge", "judgement", "unnamed")
     assert [found[name] for name in counts] == [200, 50, 50, 20, 80, 0]
-    (told,) = _reasons(advice, "20 come right once the nearest examples are shown")
+    (result,) = _reasons(advice, "20 come right once the nearest examples are shown")
     start = "Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style"
-    assert told.startswith(start)
+    assert result.startswith(start)
     assert not _reasons(advice_for({**NO_ROWS_IN_FORM, "8_shot": eight}), "come right once")
 
 

@@ -101,9 +101,9 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, stor
     g = Graph([asked, step("scored", lambda work: {"read": work.inputs["asked"].facts}, needs=("asked",))])
     first = g.run("asked", task, WORLD, store)
     assert first.facts == {"failed": 3} and not first.reused
-    with pytest.raises(MissingInput, match="3 rows failed in asked.*materialize asked again") as told:
+    with pytest.raises(MissingInput, match="3 rows failed in asked.*materialize asked again") as result:
         g.run("scored", task, WORLD, store)
-    assert "demo/scored is not made" in str(told.value)
+    assert "demo/scored is not made" in str(result.value)
     second = g.run("asked", task, WORLD, store)
     assert second.facts == {"failed": 0} and not second.reused and second.version == first.version
     assert (second.folder / "rows").read_text() == "0 without an answer"

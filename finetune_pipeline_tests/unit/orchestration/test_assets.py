@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
-from finetune_pipeline.definitions import build_definitions
+from finetune_pipeline.definitions import build_definitions, definitions_of
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, task_assets
 from finetune_pipeline.pipeline import GROUPS, STEPS
+from finetune_pipeline.spec import load_task
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline_tests.unit.evaluation.rows import spec
+
+
+def _write(folder: Path, **more: object) -> None:
+    folder.mkdir()
+    of = spec(**more).model_dump(mode="json", exclude_unset=True)
+    (folder / "task.yaml").write_text(yaml.safe_dump(of))
 
 
 def test_each_task_has_its_own_groups_without_a_cycle_and_assets_carry_their_code_version() -> None:
@@ -26,8 +35,7 @@ def test_each_task_has_its_own_groups_without_a_cycle_and_assets_carry_their_cod
 
 
 def test_dagster_loads_all_of_a_task_and_a_whole_run_leaves_out_what_is_made_on_request(tmp_path: Path) -> None:
-    (tmp_path / "triage").mkdir()
-    (tmp_path / "triage" / "task.yaml").write_text(yaml.safe_dump(spec().model_dump(mode="json", exclude_unset=True)))
+    _write(tmp_path / "triage")
     repository = build_definitions(tmp_path).get_repository_def()
     repository.load_all_definitions()  # names of jobs and of assets must not meet
     asked_for = {step.name for step in STEPS if step.asked_for}
@@ -40,3 +48,12 @@ def test_dagster_loads_all_of_a_task_and_a_whole_run_leaves_out_what_is_made_on_
     assert made("baseline") & asked_for == set()
     assert made(LADDER) & asked_for == {"prompt_search", "pilot", "ladder"}
     assert asked_for | {"adapter", "merged_model"} <= made(TUNED_LADDER)
+
+
+def test_a_value_that_dagster_refuses_is_named_and_stops_no_other_task(tmp_path: Path) -> None:
+    _write(tmp_path / "triage")
+    _write(tmp_path / "never", name="never", logs={"retrain_cron": "0 3 31 2 *"})
+    with pytest.raises(FindingsError, match="Dagster refuses the task: .* invalid cron schedule '0 3 31 2"):
+        definitions_of(load_task(tmp_path / "never"))
+    names = build_definitions(tmp_path).get_repository_def().job_names
+    assert "triage__all" in names and not any(name.startswith("never") for name in names)

@@ -69,9 +69,9 @@ def test_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     env = child_environment("cuda:1", {"EXTRA": "1"})
     said = {"FINETUNE_PROGRESS": "/some/file", "TOKENIZERS_PARALLELISM": "false", "EXTRA": "1"}
     assert env.items() >= (said | {"CUDA_VISIBLE_DEVICES": "1"}).items()
-    package_parent, mine = env["PYTHONPATH"].split(":")
+    package_parent, own = env["PYTHONPATH"].split(":")
     assert (Path(package_parent) / "finetune_pipeline" / "settings.py").is_file()
-    assert mine == "/mine"
+    assert own == "/mine"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert child_environment("cuda:1", {})["CUDA_VISIBLE_DEVICES"] == "7"
     with pytest.raises(ValueError, match="shows only 2"):
@@ -82,7 +82,7 @@ REFUSED = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"
 
 
 @pytest.mark.parametrize(
-    ("behave", "tries", "told"),
+    ("behave", "tries", "message"),
     [
         ({"exit": EXIT_CONFIG, "error": REFUSED}, 1, REFUSED),
         ({"exit": EXIT_OOM, "error": "no room"}, 1, "micro_batch_size"),
@@ -92,13 +92,13 @@ REFUSED = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"
     ],
 )
 def test_only_failures_that_may_pass_are_tried_again(
-    tmp_path: Path, instance: dg.DagsterInstance, behave: dict[str, Any], tries: int, told: str
+    tmp_path: Path, instance: dg.DagsterInstance, behave: dict[str, Any], tries: int, message: str
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "result.json").write_text('{"left": "by an earlier job"}')
     result = materialize(instance, tmp_path, compute(tmp_path), job(tmp_path, **behave))
     assert not result.success and attempts(tmp_path) == tries
-    assert told in failure_of(result) and failure_of(result).startswith("adapter ")
+    assert message in failure_of(result) and failure_of(result).startswith("adapter ")
     assert "grandchild" not in behave or not is_running(number_in(tmp_path / "grandchild"))
 
 

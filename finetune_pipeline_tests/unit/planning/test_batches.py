@@ -70,13 +70,13 @@ def test_a_planner_adds_up_both_phases_and_encodes_rows_once(base: Path, example
 
 
 def test_the_cheapest_changes_come_first() -> None:
-    told = [changes(settings(), s) for s in ladder(settings(max_tokens=1024))]
-    assert told[:4] == [{}, {"micro_batch_size": 4}, {"micro_batch_size": 2}, {"micro_batch_size": 1}]
-    assert told[4] == {"gradient_checkpointing": True}
-    firsts = [tuple(c) for c in told if "micro_batch_size" not in c]
+    chosen = [changes(settings(), s) for s in ladder(settings(max_tokens=1024))]
+    assert chosen[:4] == [{}, {"micro_batch_size": 4}, {"micro_batch_size": 2}, {"micro_batch_size": 1}]
+    assert chosen[4] == {"gradient_checkpointing": True}
+    firsts = [tuple(c) for c in chosen if "micro_batch_size" not in c]
     last = ("unquantized_epochs", "max_tokens", "over_length", "gradient_checkpointing")
     assert firsts == [(), last[3:], (last[0], last[3]), last, last]
-    assert told[-1]["max_tokens"] == 256
+    assert chosen[-1]["max_tokens"] == 256
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -45,8 +45,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 def settings_of(method: str, **more: Any) -> dict[str, Any]:
     sections = {"lora": {"r": 4}, "prefix": {"tokens": 6}, "prompt": {"tokens": 7}}
-    told = {**sections, "method": method, "gradient_checkpointing": False, **more}
-    return TrainingSpec.model_validate(told).model_dump()
+    result = {**sections, "method": method, "gradient_checkpointing": False, **more}
+    return TrainingSpec.model_validate(result).model_dump()
 
 
 def trained(model: torch.nn.Module) -> int:

@@ -29,30 +29,30 @@ def _plan(of: TaskSpec, test_rows: int, prompt: list[dict]) -> dict:
 
 
 def test_the_plan_of_a_label_task() -> None:
-    told, share = _plan(spec(), 120, _share(0.6)), 0.6 * 0.35 + 0.4 * 0.65
-    assert told["disagreement"] == pytest.approx(share)
-    assert told["rows_needed"] == rows_needed_for_gain(0.05, share) == 1474
-    assert told["examples_needed"] == 7370 and told["enough"] is False and 0.05 < told["power_now"] < 0.2
-    assert told["sentence"].startswith(
+    result, share = _plan(spec(), 120, _share(0.6)), 0.6 * 0.35 + 0.4 * 0.65
+    assert result["disagreement"] == pytest.approx(share)
+    assert result["rows_needed"] == rows_needed_for_gain(0.05, share) == 1474
+    assert result["examples_needed"] == 7370 and result["enough"] is False and 0.05 < result["power_now"] < 0.2
+    assert result["sentence"].startswith(
         "You have 120 test rows; seeing +5.0 points with a chance of 80.0% takes 1,474. "
         "These rows show gains of 17.0 points or more."
     )
-    assert "collect 7,370 examples in all, raise split.test" in told["sentence"]
+    assert "collect 7,370 examples in all, raise split.test" in result["sentence"]
     assert _plan(spec(), 1473, _share(0.6))["enough"] is False
-    told = _plan(spec(), 1474, _share(0.6))
-    assert told["enough"] is True and "collect" not in told["sentence"]
-    assert told["detectable_gain"] == pytest.approx(0.05) and told["power_now"] == pytest.approx(0.8, abs=0.02)
+    result = _plan(spec(), 1474, _share(0.6))
+    assert result["enough"] is True and "collect" not in result["sentence"]
+    assert result["detectable_gain"] == pytest.approx(0.05) and result["power_now"] == pytest.approx(0.8, abs=0.02)
 
 
 def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
     whole = [f"the parcel {i} comes today" for i in range(60)]
     pairs = [(text, "the parcel" if i % 2 else text) for i, text in enumerate(whole)]
-    told = _plan(text_spec(), 100, rows(pairs))
+    result = _plan(text_spec(), 100, rows(pairs))
     values = [1.0 if i % 2 == 0 else 4 / 7 for i in range(60)]
     deviation = np.sqrt(2) * np.std(values, ddof=1)
-    assert told["rows_needed"] == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
-    assert told["disagreement"] is None and told["metric"] == "rougeLsum"
-    assert told["detectable_gain"] == pytest.approx(2.8 * deviation / 10, rel=0.02)
+    assert result["rows_needed"] == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
+    assert result["disagreement"] is None and result["metric"] == "rougeLsum"
+    assert result["detectable_gain"] == pytest.approx(2.8 * deviation / 10, rel=0.02)
 
 
 def test_a_useful_model_is_found_as_often_as_planned() -> None:
@@ -68,13 +68,13 @@ def test_a_useful_model_is_found_as_often_as_planned() -> None:
 
 
 def test_before_any_prompt_was_tried_the_plan_lies_between_bounds() -> None:
-    told = power_bounds(spec(), 120)
+    result = power_bounds(spec(), 120)
     for share in (0.0, 0.3, 0.475, 0.8, 0.95):
-        assert told["fewest"] <= _plan(spec(), 120, _share(share))["rows_needed"] <= told["most"]
-    assert told["most"] == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
-    assert told["fewest"] == rows_needed_for_gain(0.05, 0.05)
-    needed = f"you need {told['fewest']:,} to {told['most']:,} to see +5.0 points"
-    assert told["sentence"].startswith(f"You have 120 test rows; {needed}")
-    assert "too few in any case" in told["sentence"]
+        assert result["fewest"] <= _plan(spec(), 120, _share(share))["rows_needed"] <= result["most"]
+    assert result["most"] == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
+    assert result["fewest"] == rows_needed_for_gain(0.05, 0.05)
+    needed = f"you need {result['fewest']:,} to {result['most']:,} to see +5.0 points"
+    assert result["sentence"].startswith(f"You have 120 test rows; {needed}")
+    assert "too few in any case" in result["sentence"]
     assert "`finetune advise triage` measures it" in power_bounds(spec(), 500)["sentence"]
-    assert "enough in any case" in power_bounds(spec(), told["most"])["sentence"]
+    assert "enough in any case" in power_bounds(spec(), result["most"])["sentence"]

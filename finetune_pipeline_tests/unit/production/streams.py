@@ -19,8 +19,8 @@ START = datetime(2026, 5, 1, tzinfo=UTC)
 def made(output: dict[str, Any] | None = None, **sections: Any) -> TaskSpec:
     """The spec of a task with these labels, or with another kind of answers."""
     output = output or {"kind": "labels", "labels": LABELS}
-    told = {"name": "demo", "description": "d", "system_prompt": "a b"}
-    return TaskSpec.model_validate({**told, "output": output, **sections})
+    chosen = {"name": "demo", "description": "d", "system_prompt": "a b"}
+    return TaskSpec.model_validate({**chosen, "output": output, **sections})
 
 
 def text(rng: random.Random, label: str, new_words: float = 0.0, longer: float = 1.0) -> str:
@@ -46,7 +46,7 @@ def served(
     right: float = 0.9,
     new_words: float = 0.0,
     longer: float = 1.0,
-    told: float = 0.3,
+    result: float = 0.3,
     per_day: int = 50,
 ) -> list[dict[str, Any]]:
     """Answered rows: the answer is right with chance `right`, people tell the right one of a share `told` of them and
@@ -64,7 +64,7 @@ def served(
                 "output": answer,
                 "flag": "wrong" if not good and rng.random() < 0.5 else None,
                 "score": None,
-                "correction": label if rng.random() < told else None,
+                "correction": label if rng.random() < result else None,
                 "user": None,
             }
         )

@@ -17,14 +17,14 @@ KEYWORD = {"red": ["fire", "flame", "ember"], "blue": ["water", "rain", "wave"]}
 
 
 def spec(**logs: Any) -> TaskSpec:
-    told = {"name": "t", "description": "d", "system_prompt": "red or blue", "logs": {"sample_share": 0.0, **logs}}
-    return TaskSpec.model_validate({**told, "output": {"kind": "labels", "labels": ["red", "blue"]}})
+    chosen = {"name": "t", "description": "d", "system_prompt": "red or blue", "logs": {"sample_share": 0.0, **logs}}
+    return TaskSpec.model_validate({**chosen, "output": {"kind": "labels", "labels": ["red", "blue"]}})
 
 
 def row(n: int, text: str, output: str = "red", **more: Any) -> dict[str, Any]:
     made = {"id": f"r{n}", "input": text, "output": output, "source": {"file": "f", "line": n}, "user": f"u{n}"}
-    told = dict.fromkeys(("flag", "score", "correction", "turns"))
-    return {**made, **told, "reviewed": False, "left_out": False, **more}
+    result = dict.fromkeys(("flag", "score", "correction", "turns"))
+    return {**made, **result, "reviewed": False, "left_out": False, **more}
 
 
 def text(rng: random.Random, label: str, *more: str) -> str:

@@ -79,10 +79,10 @@ def test_answers_out_of_form_and_other_languages(spec: TaskSpec, reference: Refe
     drifted = drift_report(spec, reference, rows, tmp_path)["drifted"]
     assert {"format_failures", "languages"} <= set(drifted)
     written = made({"kind": "text"})
-    told = Reference(reference.texts, [f"the answer is {i % 7}" for i in range(300)])
+    result = Reference(reference.texts, [f"the answer is {i % 7}" for i in range(300)])
     for row in rows[40:]:
         row["output"] = "the answer is 3"
-    drifted = drift_report(written, told, rows, tmp_path)["drifted"]
+    drifted = drift_report(written, result, rows, tmp_path)["drifted"]
     assert {"refusals", "output_length"} <= set(drifted)
 
 

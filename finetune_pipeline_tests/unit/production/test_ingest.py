@@ -20,9 +20,9 @@ from finetune_pipeline.spec import Task, load_task
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
     folder = make_task(tmp_path)
-    told = yaml.safe_load((folder / "task.yaml").read_text())
+    result = yaml.safe_load((folder / "task.yaml").read_text())
     more = {"logs": {"min_new_rows": 2, "settle_seconds": 60}, "data": {"scrub_region": "ES"}}
-    (folder / "task.yaml").write_text(yaml.safe_dump(told | more))
+    (folder / "task.yaml").write_text(yaml.safe_dump(result | more))
     return load_task(folder)
 
 

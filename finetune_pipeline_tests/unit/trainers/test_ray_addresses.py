@@ -30,7 +30,7 @@ def rules(address: str | None, storage: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("address", "rule", "told"),
+    ("address", "rule", "message"),
     [
         (None, "training.ray_address", "finetune cluster up"),
         ("https://me:secret@head:8265", "training.ray_address", "RAY_AUTH_TOKEN"),
@@ -42,11 +42,11 @@ def rules(address: str | None, storage: Path) -> dict[str, str]:
     ],
 )
 def test_an_address_that_will_not_do_is_told_before_anything_is_sent(
-    address: str | None, rule: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str | None, rule: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     found = rules(address, tmp_path)
-    assert told in found[rule] and "secret" not in str(found)
+    assert message in found[rule] and "secret" not in str(found)
 
 
 def test_a_cluster_that_answers_is_well(tmp_path: Path) -> None:
