@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,15 +85,18 @@ class Project:
             copy_database(self.home / "mlflow")
 
     @classmethod
-    def continued(cls, done: Project, root: Path, step: str, *, cold: bool = False, **spec: Any) -> Self:
-        """A project like `done`, with the artifacts of its steps before `step`: what is not remade costs nothing."""
+    def continued(
+        cls, done: Project, root: Path, step: str, *, also: Sequence[str] = (), cold: bool = False, **spec: Any
+    ) -> Self:
+        """A project like `done`, with the artifacts of its steps before `step` and of those in `also`: what is not remade
+        costs nothing."""
         base = shutil.copytree(done.spec["base_model"], root / "base")  # where artifacts lead, seen from their place
         made = cls(root, base=base, cold=cold, **{"split": done.spec["split"], **spec})
         copy_database(made.home / "mlflow")
         names = [each.name for each in STEPS]
         ours, theirs = (project.home / "artifacts" for project in (made, done))
         shutil.copytree(theirs / "shared", ours / "shared")
-        for name in ("state", *names[: names.index(step)]):
+        for name in ("state", *names[: names.index(step)], *also):
             if (theirs / "colours" / name).exists():
                 shutil.copytree(theirs / "colours" / name, ours / "colours" / name)
         if step in names[: names.index("test_predictions") + 1]:
