@@ -29,8 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     Shared.get()  # the process that starts the others ends last
 
 
-FIRST = ("test_whole_graph.py", "test_bundled_model.py", "test_ray.py")
-"""The first of these makes `finished`, which many wait for; the others take long without it."""
+FIRST = [
+    f"test_{name}.py" for name in "whole_graph bundled_model verdicts ray ladder methods hosted_model judge".split()
+]
+"""The first of these makes `finished`, which many wait for, while others run that do without it; all take long."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from finetune_pipeline.definitions import build_definitions
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.orchestration import release
 from finetune_pipeline.orchestration.assets import task_checks, task_jobs
+from finetune_pipeline.orchestration.dagster_internals import instigators
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
 from finetune_pipeline.production.ingest import corrections, read_logs
@@ -237,16 +239,18 @@ def test_a_refused_candidate_is_not_made_again_until_as_many_rows_came_in_as_it_
     assert "not held against the data of version 2 yet" in why, "another champion, other data"
 
 
-def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automation) -> None:
+def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automation, tmp_path: Path) -> None:
     task, client = world.task, world.tracking.client()
+    (tmp_path / "dagster").mkdir()
     write_json(Path(task.spec.base_model) / "config.json", {"model_type": "llama"})
     (Path(task.spec.base_model) / "model.safetensors").write_bytes(b"")
 
     def tick() -> Any:
         at = datetime(2026, 5, 4, 3, tzinfo=UTC)
-        with dg.build_schedule_context(
-            instance=world.instance, scheduled_execution_time=at, resources=world.resources
-        ) as context:
+        with (
+            dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance,
+            dg.build_schedule_context(instance, scheduled_execution_time=at, resources=world.resources) as context,
+        ):
             return retraining_schedule(task)(context)
 
     asked = tick()
@@ -311,12 +315,12 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
 def test_automation_is_switched_on_and_off_and_tells_its_state(
     world: Automation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in world.project.environment().items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FINETUNE_DATA", str(world.project.data))
     workspace, home = tmp_path / "workspace.yaml", tmp_path / "dagster"
     workspace.write_text("load_from: [{python_module: finetune_pipeline.definitions}]")
     home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
+    with dg.DagsterInstance.local_temp(str(home)) as instance, instigators(instance, workspace) as known:
+        monkeypatch.setattr("finetune_pipeline.cli.automate.instigators", lambda *_: nullcontext(known))
         on = switch(instance, workspace, "colours", "on")
         assert {row["name"] for row in on} == {f"colours__{n}" for n in ("new_logs", "drift", "champion", "retraining")}
         assert all(row["on"] for row in on)

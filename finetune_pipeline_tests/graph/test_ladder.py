@@ -15,12 +15,12 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import LORA, Project
 from finetune_pipeline_tests.openai_server import Server, openai_server
 
 CLIMBED = [step for step in STEPS if step.asked_for and step.name != "tuned_rungs"]
 BASELINE = {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}
-SETTINGS: dict[str, Any] = {"ladder": {"calls": 112, "pilot": [0.25, 0.5]}, "baseline": BASELINE}
+SETTINGS: dict[str, Any] = {"ladder": {"calls": 112, "pilot": [0.25, 0.5]}, "baseline": BASELINE, "training": LORA}
 WRITTEN = ["What burns is red. Say red or blue.", "What is wet is blue. Say red or blue."]
 
 
@@ -61,8 +61,7 @@ def climbed(
 ) -> tuple[Project, int, dict]:
     """The ladder, undisturbed."""
     settings = {**SETTINGS, "baseline": {**BASELINE, "endpoint": {"url": api.url, "model": "large"}}}
-    folder, trained = tmp_path_factory.mktemp("ladder"), ("training_plan", "adapter", "merged_model")
-    project = Project.continued(finished[0], folder, "few_shot_baseline", also=trained, **settings)
+    project = Project.continued(finished[0], tmp_path_factory.mktemp("ladder"), "few_shot_baseline", **settings)
     return project, *climb(project)
 
 

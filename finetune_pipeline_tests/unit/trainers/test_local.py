@@ -16,13 +16,12 @@ from finetune_pipeline_tests.unit.training.jobs import finish, make_inputs, sett
 class Starter:
     """Runs jobs in processes of their own, and remembers which."""
 
-    def __init__(self, *, cold: bool = False) -> None:
-        self.cold = cold
+    def __init__(self) -> None:
         self.jobs: list[Mapping[str, Any]] = []
 
     def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
         self.jobs.append(job)
-        code, errors = finish(start(job, Path(job["work"]), cold=self.cold))
+        code, errors = finish(start(job, Path(job["work"])))
         assert code == 0, errors
         return json.loads((Path(job["out"]) / "result.json").read_text())
 

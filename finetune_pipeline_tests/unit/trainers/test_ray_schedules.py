@@ -56,7 +56,9 @@ class Schedule:
                 except (OutsideError, JobError):
                     pass
                 assert len(server.running()) <= 1, server.jobs
-            raise AssertionError(f"no result after {len(server.requests)} requests: {[r.path for r in server.requests[-9:]]}")
+            raise AssertionError(
+                f"no result after {len(server.requests)} requests: {[r.path for r in server.requests[-9:]]}"
+            )
 
     def attempt(self, server: RayJobsServer) -> bool:
         """One process: it submits or adopts, looks a few times, and collects. Returns whether the result arrived."""
