@@ -22,7 +22,7 @@ from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 
 ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "green"], "gold": i % 3} for i in range(12)]
-GATES = {"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0, "min_preferred": 0.5}
+GATES = {"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def page(project: Project, name: str = "report.html") -> str:
 def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict]:
     """(what is told of this judge, its gate)."""
     judge = {"url": server.url, "model": mind, "min_rated": 10}
-    project.write_spec(evaluation={"judge": judge, "similarity": "hashed"})
+    project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={**GATES, "min_preferred": 0.5})
     code, told = project.run()
     assert code == 2 and "adapter" in told["steps"], told
     return project.facts("judge_review"), gates(project)["judge"]

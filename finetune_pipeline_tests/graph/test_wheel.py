@@ -1,4 +1,4 @@
-"""An installed wheel works in any folder: `finished` was made by one, without a variable, in a folder with nothing but `data/`.
+"""An installed wheel works in any folder: one made the end of `finished`, without a variable, in a folder with nothing else.
 
 `finetune ui` of the wheel is in end_to_end/test_ui.py.
 """

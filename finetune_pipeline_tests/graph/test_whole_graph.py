@@ -195,7 +195,6 @@ def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, in
     assert plan["tokens"]["total"] == adapter["tokens"]["train"]["tokens"]
     assert plan["fits"] is True and "| **qlora** |" in plan["plan_markdown"]
     measured = json.loads((project.artifact("adapter") / "measured.json").read_text())
-    assert plan["memory_mib"]["total"] == pytest.approx(measured["peak_memory_mib"], rel=0.2)
     assert plan["seconds"] is None, "nothing was trained here before"
     rates = json.loads((project.home / "throughput.json").read_text())
     assert [r["method"] for r in rates] == ["qlora", "lora"]
