@@ -36,9 +36,13 @@ ENTRY = "finetune_pipeline.worker.entry"
 SOCKET = "FINETUNE_TEST_WARM_SOCKET"
 _CLI, _CALL = "--command", "--call"
 IMPORTED = """
-matplotlib.backends.backend_svg mlflow.pyfunc sklearn.feature_extraction.text sklearn.linear_model
+cryptography.fernet dagster._core.execution.execute_in_process dagster._core.instance.factory matplotlib.backends.backend_svg
+matplotlib.figure mlflow.pyfunc mlflow.store.model_registry.sqlalchemy_store mlflow.store.tracking.sqlalchemy_workspace_store
+peft.tuners.lora.bnb sklearn.discriminant_analysis sklearn.dummy sklearn.feature_extraction.text sklearn.linear_model
+sklearn.neighbors sklearn.pipeline tabulate transformers.models.llama.modeling_llama upath.implementations.local
 finetune_pipeline.cli.run finetune_pipeline.data.dedup.kernels finetune_pipeline.data.split.alike_kernels
-finetune_pipeline.definitions finetune_pipeline.evaluation.ability.scoring finetune_pipeline.evaluation.predict
+finetune_pipeline.definitions finetune_pipeline.evaluation.ability.scoring finetune_pipeline.evaluation.openai_endpoint
+finetune_pipeline.evaluation.predict openai.resources.chat
 finetune_pipeline.models.base finetune_pipeline.models.merging finetune_pipeline.training.sft
 """.split()
 """What commands and workers import."""
@@ -86,7 +90,8 @@ def serve(path: str, owner: int) -> None:
     import gc
     import sqlite3
 
-    import sqlalchemy
+    import numba
+    import sqlalchemy.orm
 
     from finetune_pipeline.tracking.mlflow_store import set_environment
     from finetune_pipeline.worker import entry
@@ -100,6 +105,8 @@ def serve(path: str, owner: int) -> None:
     from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
     warn_dependency_requirement_mismatches(["mlflow"])  # lists every installed package, once for all forks
+    sqlalchemy.orm.configure_mappers()
+    numba.njit(lambda x: x + 1)(1)  # the first compilation of a process loads most of numba
 
     @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
     def leave_writing_to_the_system(connection: sqlite3.Connection, _record: object) -> None:
