@@ -63,7 +63,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[
             project = Project.continued(warm, root / "finished", "test_predictions", cold=True)
             project.home = project.home.rename(project.root / ".finetune")
             shutil.rmtree(project.home / "mlflow")
-            shutil.copy2(warm.home / "throughput.json", project.home)
+            rates = (warm.home / "throughput.json").read_text()
+            (project.home / "throughput.json").write_text(rates.replace(str(warm.root), str(project.root)))
             for name in ("datasets", "evaluate", "mlflow", "yaml"):  # names that projects use, and that we import
                 (project.root / f"{name}.py").write_text("raise SystemExit('imported from the project')\n")
             command = wheel.command(wheel.install(root / "wheel"), "run", "colours", "--json")
