@@ -53,11 +53,8 @@ class Dev:
     def launch(self, job: str) -> str:
         """Start a job as the UI does. Returns the run id."""
         (found,) = self.ask(_WHERE)["repositoriesOrError"]["nodes"]
-        selector = {
-            "repositoryLocationName": found["location"]["name"],
-            "repositoryName": found["name"],
-            "jobName": job,
-        }
+        place = {"repositoryLocationName": found["location"]["name"], "repositoryName": found["name"]}
+        selector = {**place, "jobName": job}
         told = self.ask(_LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]
         if told["__typename"] != "LaunchRunSuccess":
             raise RuntimeError(json.dumps(told)[:2000])
@@ -90,18 +87,11 @@ def dagster_dev(log_file: Path, environment: Mapping[str, str], *options: str, c
     port = free_port()
     with log_file.open("ab") as log:
         command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), *options]
-        dev = Dev(
-            subprocess.Popen(
-                command,
-                cwd=cwd,
-                env=dict(environment),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_interruptible,
-            ),
-            port,
-        )
+        process = subprocess.Popen(
+            command, cwd=cwd, env=dict(environment), stdout=log, stderr=log, start_new_session=True,
+            preexec_fn=_interruptible,
+        )  # fmt: skip
+        dev = Dev(process, port)
         try:
             wait(lambda: _answers(dev), 900)
             yield dev

@@ -98,14 +98,8 @@ class OpenAiJobsServer(ServiceServer):
 
     def _file(self, file: str, name: str, data: bytes) -> dict[str, Any]:
         content = dict(
-            id=file,
-            object="file",
-            bytes=len(data),
-            created_at=1,
-            filename=name,
-            purpose="fine-tune",
-            status="processed",
-        )
+            id=file, object="file", bytes=len(data), created_at=1, filename=name, purpose="fine-tune", status="processed"
+        )  # fmt: skip
         return FileObject.model_validate(content).model_dump()
 
     def _take_file(self, request: Request) -> Reply:
@@ -183,11 +177,8 @@ class OpenAiJobsServer(ServiceServer):
         if job["status"] == "succeeded":
             job |= {"fine_tuned_model": f"ft:{job['model']}:acme::{job['id']}", "trained_tokens": 4321}
         if job["status"] == "failed":
-            job["error"] = {
-                "code": "invalid_training_file",
-                "message": "line 3 has no answer",
-                "param": "training_file",
-            }
+            about = {"code": "invalid_training_file", "param": "training_file"}
+            job["error"] = {**about, "message": "line 3 has no answer"}
 
     def _events(self, job: dict[str, Any]) -> list[dict[str, Any]]:
         content = [dict(id="e1", message=f"Created fine-tuning job\x1b[2J for {KEY}", type="message", data=None)]

@@ -1,15 +1,17 @@
-"""What the processes of one test session make once and share: the server of warm workers, MLflow's migrated database, and
-models that were taught something."""
+"""What the processes of one test session make once and share: the server of warm workers, MLflow's migrated database, the
+bundled base model, and models that were taught something."""
 
 from __future__ import annotations
 
 import atexit
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune_pipeline.engine.store import hold
 
@@ -49,16 +51,26 @@ def copy_database(folder: Path) -> str:
     return f"sqlite:///{folder}/mlflow.db"
 
 
+def bundled_base() -> tuple[Path, dict[str, Any]]:
+    """The bundled base model as the graph unpacks it, and its facts. Nobody changes it."""
+    from finetune_pipeline.models.base import prepare_base
+
+    made = Shared.get().folder / "bundled"
+    facts = made / "facts.json"
+    with hold(made.with_suffix(".lock")):
+        if not facts.exists():
+            made.mkdir(exist_ok=True)
+            told = prepare_base("bundled/smollm2-135m-instruct", None, made, None)
+            facts.write_text(json.dumps(told))
+    return made, json.loads(facts.read_text())
+
+
 def copy_skilled_model(folder: Path, *, right: bool = True, system: str | None = None) -> Path:
-    """Put a tiny model that knows the task of colours into a folder. Teaching one takes seconds, so it is copied.
+    """Put a tiny model that knows the task of colours into a folder, which is returned. Teaching one takes seconds, so it is
+    copied.
 
-    Args:
-        folder: Where it shall be.
-        right: Whether it says the right label, or always the other one.
-        system: System prompt it was taught under; that of skilled_model if None.
-
-    Returns:
-        The folder.
+    right: whether it says the right label, or always the other one. system: the prompt it was taught under; that of
+    skilled_model if None.
     """
     from finetune_pipeline_tests import skilled_model
 

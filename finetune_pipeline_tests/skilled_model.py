@@ -68,17 +68,10 @@ def at_chance(rng: random.Random, label: str) -> str:
 def make_skilled_model(
     folder: Path, answer: Answer = at_chance, steps: int = 400, system: str = SYSTEM, knowledge: bool = True
 ) -> Path:
-    """Make the tiny model and teach it.
+    """Make the tiny model in `folder`, which is returned, and teach it.
 
-    Args:
-        folder: Where to save it.
-        answer: What it says to a question of the task, by the right label.
-        steps: Optimiser steps.
-        system: System prompt of the task.
-        knowledge: Whether it learns the facts, too.
-
-    Returns:
-        The folder.
+    answer: what it says to a question of the task, by the right label. steps: of the optimiser. system: prompt of the task.
+    knowledge: whether it learns the facts, too.
     """
 
     def lesson(rng: random.Random) -> list[list[Exchange]]:
@@ -108,19 +101,11 @@ def make_taught_model(
     knowledge: bool = True,
     vocabulary: int = 900,
 ) -> Path:
-    """Make the tiny model and teach it some exchanges.
+    """Make the tiny model in `folder`, which is returned, and teach it some exchanges.
 
-    Args:
-        folder: Where to save it.
-        lesson: Draws the batches of exchanges of an optimiser step; those of a batch should be about as long.
-        steps: Optimiser steps.
-        words: Become tokens, with a blank before them and without.
-        texts: Further texts the tokenizer is made from.
-        knowledge: Whether it learns the facts, too.
-        vocabulary: Tokens it has room for.
-
-    Returns:
-        The folder.
+    lesson: draws the batches of exchanges of an optimiser step; those of a batch should be about as long. words: become
+    tokens, with a blank before them and without. texts: further ones the tokenizer is made from. knowledge: whether it learns
+    the facts, too. vocabulary: tokens it has room for.
     """
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM

@@ -78,11 +78,9 @@ class TogetherServer(ServiceServer):
         if path == "/v1/fine-tunes/estimate-price":
             return self._estimate(request.json())
         if path == "/v1/fine-tunes":
-            return (
-                self._create(request)
-                if method == "POST"
-                else Reply({"data": [self._view(j) for j in self.jobs.values()]})
-            )
+            if method == "POST":
+                return self._create(request)
+            return Reply({"data": [self._view(j) for j in self.jobs.values()]})
         if match := re.fullmatch(r"/v1/fine-tunes/(ft-[^/]+)(/\w+)?", path):
             return self._about(self.jobs.get(match[1]), match[2])
         if path == "/v1/finetune/download":
@@ -175,10 +173,8 @@ class TogetherServer(ServiceServer):
             ]
             return Reply({"metrics": rows if done else rows[:1]})
         if what == "/checkpoints":
-            content = dict(
-                checkpoint_type="Final adapter", checkpoint="adapter", step=2, path="s3://x", created_at=now()
-            )
-            return Reply({"data": [content] if done else []})
+            content = {"checkpoint_type": "Final adapter", "checkpoint": "adapter", "step": 2, "path": "s3://x"}
+            return Reply({"data": [{**content, "created_at": now()}] if done else []})
         if what == "/cancel":
             if job["status"] in ENDED:
                 return refusal(400, "it has ended")
@@ -214,11 +210,7 @@ class TogetherServer(ServiceServer):
             return refusal(404, "no such endpoint")
         if deployments and deployment is None:
             assert body["inactiveTimeout"] >= 30 and body["model"] == f"projects/{project}/models/ml_1"
-            of["deployments"]["dp_1"] = {
-                "looks": 0,
-                "replicas": body["autoscaling"]["minReplicas"],
-                "timeout": body["inactiveTimeout"],
-            }
+            of["deployments"]["dp_1"] = {"looks": 0, "replicas": body["autoscaling"]["minReplicas"]}
             self.served.append(of["name"])
             return Reply(self._deployment(of, "dp_1"))
         if deployment is not None:

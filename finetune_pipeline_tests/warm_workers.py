@@ -12,6 +12,7 @@ start or the death of a process is the point, tests leave the variables out and 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -20,10 +21,14 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import cache
+import threading
+import traceback
+from collections.abc import Callable
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import NoReturn
 
 from finetune_pipeline.worker import process
 
@@ -31,9 +36,13 @@ ENTRY = "finetune_pipeline.worker.entry"
 SOCKET = "FINETUNE_TEST_WARM_SOCKET"
 _CLI, _CALL = "--command", "--call"
 IMPORTED = """
-matplotlib.backends.backend_svg mlflow.pyfunc sklearn.feature_extraction.text sklearn.linear_model
+cryptography.fernet dagster._core.execution.execute_in_process dagster._core.instance.factory matplotlib.backends.backend_svg
+matplotlib.figure mlflow.pyfunc mlflow.store.model_registry.sqlalchemy_store mlflow.store.tracking.sqlalchemy_workspace_store
+peft.tuners.lora.bnb sklearn.discriminant_analysis sklearn.dummy sklearn.feature_extraction.text sklearn.linear_model
+sklearn.neighbors sklearn.pipeline tabulate transformers.models.llama.modeling_llama upath.implementations.local
 finetune_pipeline.cli.run finetune_pipeline.data.dedup.kernels finetune_pipeline.data.split.alike_kernels
-finetune_pipeline.definitions finetune_pipeline.evaluation.ability.scoring finetune_pipeline.evaluation.predict
+finetune_pipeline.definitions finetune_pipeline.evaluation.ability.scoring finetune_pipeline.evaluation.openai_endpoint
+finetune_pipeline.evaluation.predict openai.resources.chat
 finetune_pipeline.models.base finetune_pipeline.models.merging finetune_pipeline.training.sft
 """.split()
 """What commands and workers import."""
@@ -81,7 +90,8 @@ def serve(path: str, owner: int) -> None:
     import gc
     import sqlite3
 
-    import sqlalchemy
+    import numba
+    import sqlalchemy.orm
 
     from finetune_pipeline.tracking.mlflow_store import set_environment
     from finetune_pipeline.worker import entry
@@ -95,6 +105,8 @@ def serve(path: str, owner: int) -> None:
     from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
     warn_dependency_requirement_mismatches(["mlflow"])  # lists every installed package, once for all forks
+    sqlalchemy.orm.configure_mappers()
+    numba.njit(lambda x: x + 1)(1)  # the first compilation of a process loads most of numba
 
     @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
     def leave_writing_to_the_system(connection: sqlite3.Connection, _record: object) -> None:
@@ -173,16 +185,31 @@ def _become(request: dict, files: list[int]) -> None:
         from finetune_pipeline.cli.main import main
 
         sys.argv = ["finetune", *arguments[1:]]
-        main()
-        sys.exit(0)
+        _end_after(main)
     if arguments[0] == _CALL:
         module, _, function = arguments[1].partition(":")
-        getattr(import_module(module), function)(*json.loads(arguments[2]))
-        sys.exit(0)
+        _end_after(partial(getattr(import_module(module), function), *json.loads(arguments[2])))
     from finetune_pipeline.worker import entry
 
     sys.argv = [ENTRY, *arguments]
     entry.end_with_job(arguments)
+
+
+def _end_after(function: Callable[[], object]) -> NoReturn:
+    """Call it and end the process, but for taking apart what the server had imported, which costs most of a second."""
+    code: object = 0
+    try:
+        function()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:  # noqa: BLE001 - as the interpreter ends with it
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def ask(arguments: list[str]) -> None:

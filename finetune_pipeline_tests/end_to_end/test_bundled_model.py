@@ -25,8 +25,9 @@ from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.settings import WORKER_MODULE
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.worker.jobs import base_job, baseline_job, merge_job, train_job
+from finetune_pipeline.worker.jobs import baseline_job, merge_job, train_job
 from finetune_pipeline_tests import warm_workers
+from finetune_pipeline_tests.shared import bundled_base
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "ticket_triage"
 
@@ -50,13 +51,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(place: Path) -> dict[str, Any]:
-    return do(base_job(base_model="bundled/smollm2-135m-instruct", revision=None, out=place / "base"), place)
+def base() -> Path:
+    return bundled_base()[0]
 
 
 @pytest.fixture(scope="module")
 def examples(place: Path) -> dict[str, Path]:
-    """48 short tickets to train on and 16 to look at, from the task that ships."""
+    """32 short tickets to train on and 8 to look at, from the task that ships."""
     task = load_task(SHIPPED)
     for name in ("raw", "validated", "clean"):
         (place / name).mkdir()
@@ -64,66 +65,55 @@ def examples(place: Path) -> dict[str, Path]:
     validate(place / "raw", task.spec, place / "validated")
     clean(place / "validated", task.spec, place / "clean")
     short = [e for e in read_examples(place / "clean") if len(e.user_text) < 200]
-    write_examples(place / "train.jsonl", short[:48])
-    write_examples(place / "validation.jsonl", short[48:64])
+    write_examples(place / "train.jsonl", short[:32])
+    write_examples(place / "validation.jsonl", short[32:40])
     return {name: place / f"{name}.jsonl" for name in ("train", "validation")}
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path, base: dict[str, Any], examples: dict[str, Path]) -> dict[str, Any]:
-    settings = load_task(SHIPPED).spec.training.model_dump() | {
-        "epochs": 1,
-        "evals_per_epoch": 1,
-        "precision": "float32",
-    }
+def trained(place: Path, base: Path, examples: dict[str, Path]) -> dict[str, Any]:
+    quick = {"epochs": 1, "evals_per_epoch": 1, "precision": "float32"}
+    settings = load_task(SHIPPED).spec.training.model_dump() | quick
     job = train_job(
-        base=place / "base", train=examples["train"], validation=examples["validation"], settings=settings,
+        base=base, train=examples["train"], validation=examples["validation"], settings=settings,
         out=place / "trained", work=place / "work",
     )  # fmt: skip
     return do(job, place)
 
 
-def test_the_base_is_unpacked_whole_into_safetensors(base: dict[str, Any], place: Path) -> None:
-    assert base["parameters"] == 134_515_008
-    assert base["eos"] == "<|im_end|>"
-    assert base["dtype"] == "BF16"
-    assert {p.suffix for p in (place / "base" / "model").iterdir()} <= {".safetensors", ".json", ".jinja", ".txt"}
+def test_the_base_is_unpacked_whole_into_safetensors() -> None:
+    folder, facts = bundled_base()
+    assert (facts["parameters"], facts["eos"], facts["dtype"]) == (134_515_008, "<|im_end|>", "BF16")
+    assert {p.suffix for p in (folder / "model").iterdir()} <= {".safetensors", ".json", ".jinja", ".txt"}
 
 
-def test_the_baseline_answers_every_row_in_every_way(
-    base: dict[str, Any], examples: dict[str, Path], place: Path
-) -> None:
+def test_the_baseline_answers_every_row_in_every_way(base: Path, examples: dict[str, Path], place: Path) -> None:
     labels = load_task(SHIPPED).spec.labels
-    out = place / "baseline"
     job = baseline_job(
-        base=place / "base", examples=examples["validation"], train=examples["train"], shots=[0, 2], seed=0, labels=labels,
-        max_new_tokens=8, batch_size=8, out=out,
+        base=base, examples=examples["validation"], train=examples["train"], shots=[0, 2], seed=0, labels=labels,
+        max_new_tokens=8, batch_size=8, out=place / "baseline",
     )  # fmt: skip
     do(job, place)
-    rows = read_predictions(out / "predictions.parquet")
-    assert len(rows) == 32
-    assert {r["model"] for r in rows} == {"zero_shot", "2_shot"}
+    rows = read_predictions(place / "baseline" / "predictions.parquet")
+    assert len(rows) == 16 and {r["model"] for r in rows} == {"zero_shot", "2_shot"}
     assert all(len(r["label_scores"]) == len(labels) and max(r["label_scores"]) < 0 for r in rows)
     assert not [r for r in rows if r["status"] == "error"]
 
 
 def test_the_base_takes_under_45_percent_in_memory_and_training_lowers_the_loss(trained: dict[str, Any]) -> None:
-    assert trained["weights"]["ratio"] < 0.45
-    assert trained["weights"]["quantized_modules"] == 210
-    assert trained["trainable_parameters"] == 4_884_480
+    assert trained["weights"]["ratio"] < 0.45 and trained["weights"]["quantized_modules"] == 210
+    assert trained["trainable_parameters"] == 4_884_480 and len(trained["adapter_tensors"]) == 420
     assert trained["best_eval_loss"] < trained["first_eval_loss"]
-    assert trained["shared_prefix"]["used"] is True
-    assert trained["shared_prefix"]["prefix_tokens"] > 100
+    assert trained["shared_prefix"]["used"] is True and trained["shared_prefix"]["prefix_tokens"] > 100
     assert trained["audit"]["rows_without_eos"] == 0
-    assert len(trained["adapter_tensors"]) == 420
 
 
 def test_the_merged_model_is_the_unquantized_base_and_the_adapter(
-    trained: dict[str, Any], examples: dict[str, Path], place: Path
+    trained: dict[str, Any], base: Path, examples: dict[str, Path], place: Path
 ) -> None:
     job = merge_job(
-        base=place / "base", adapter=place / "trained" / "adapter", examples=examples["validation"],
-        labels=load_task(SHIPPED).spec.labels, max_new_tokens=8, batch_size=8, out=place / "merged", parity_rows=8,
+        base=base, adapter=place / "trained" / "adapter", examples=examples["validation"],
+        labels=load_task(SHIPPED).spec.labels, max_new_tokens=8, batch_size=8, out=place / "merged", parity_rows=4,
     )  # fmt: skip
     facts = do(job, place)
     assert facts["merged_tensors"] == 210
@@ -131,19 +121,19 @@ def test_the_merged_model_is_the_unquantized_base_and_the_adapter(
     assert facts["dtype"] in ("bfloat16", "bfloat16+float32")
     assert facts["parity"]["passed"] and facts["parity"]["merge_kl"] < 1e-7 and facts["parity"]["weights_off"] == []
     # every merged weight is base + alpha / r * B A, rounded once: checked on one layer of each kind
-    base, merged = (load_file(place / n / "model" / "model.safetensors") for n in ("base", "merged"))
+    plain, merged = (load_file(folder / "model" / "model.safetensors") for folder in (base, place / "merged"))
     adapter = load_file(place / "trained" / "adapter" / "adapter_model.safetensors")
     for layer in ("layers.0.self_attn.q_proj", "layers.7.self_attn.v_proj", "layers.29.mlp.down_proj"):
         a, b = (adapter[f"base_model.model.model.{layer}.lora_{m}.weight"].float() for m in "AB")
-        right = base[f"model.{layer}.weight"].float() + 2.0 * (b @ a)
+        right = plain[f"model.{layer}.weight"].float() + 2.0 * (b @ a)
         right = right.to(merged[f"model.{layer}.weight"].dtype)
         assert torch.equal(merged[f"model.{layer}.weight"], right)
-        assert not torch.equal(merged[f"model.{layer}.weight"], base[f"model.{layer}.weight"])
-    assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+        assert not torch.equal(merged[f"model.{layer}.weight"], plain[f"model.{layer}.weight"])
+    assert torch.equal(merged["model.embed_tokens.weight"], plain["model.embed_tokens.weight"])
 
 
-def test_llama_cpp_answers_as_the_base_does(base: dict[str, Any], examples: dict[str, Path], place: Path) -> None:
-    folder, longest, asked = place / "base" / "model", 8, Answerer(place / "base" / "model")
+def test_llama_cpp_answers_as_the_base_does(base: Path, examples: dict[str, Path], place: Path) -> None:
+    folder, longest, asked = base / "model", 8, Answerer(base / "model")
     turns = [example.prompt_messages for example in read_examples(examples["train"])[:10]]
     answers = asked.answers([encode_prompt(asked.tokenizer, t) for t in turns], None, longest, 10)
     judged = [JudgedRow(t, answer) for t, answer in zip(turns, answers, strict=True)]

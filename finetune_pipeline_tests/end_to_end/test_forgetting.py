@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,17 +13,9 @@ from finetune_pipeline.evaluation.ability.scoring import score_items
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability
-from finetune_pipeline.models.base import prepare_base
-from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.shared import bundled_base
+from finetune_pipeline_tests.unit.evaluation.rows import spec
 
-SPEC = TaskSpec.model_validate(
-    {
-        "name": "t",
-        "description": "d",
-        "system_prompt": "Say yes or no.",
-        "output": {"kind": "labels", "labels": ["yes", "no"]},
-    }
-)
 ITEMS = [i for i in suite() if i.category in ("knowledge", "json", "plain_text")]
 
 
@@ -42,10 +33,8 @@ def overtrain(model: Any, tokenizer: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[dict]]:
-    folder: Path = tmp_path_factory.mktemp("base")
-    prepare_base("bundled/smollm2-135m-instruct", None, folder, None)
-    asked = Answerer(folder, precision="float32")  # it is trained below, in its own weights
+def rows() -> tuple[list[dict], list[dict]]:
+    asked = Answerer(bundled_base()[0], precision="float32")  # it is trained below, in its own weights
     before = score_items(asked, ITEMS, 16)
     torch.manual_seed(0)
     overtrain(asked.model, asked.tokenizer)
@@ -60,7 +49,7 @@ def test_the_base_model_knows_things_chance_does_not(rows: tuple[list[dict], lis
 
 def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) -> None:
     facts = {"items": len(ITEMS), **ability_drop(*rows)}
-    gate = general_ability(SPEC, Ability.model_validate(facts))
+    gate = general_ability(spec(), Ability.model_validate(facts))
     assert not gate.passed
     assert facts["interval"][0] > 0, facts  # not merely not ruled out: the loss is shown
     assert facts["text"]["interval"][0] > 0
@@ -68,4 +57,4 @@ def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) ->
 
 def test_a_model_that_forgot_nothing_passes(rows: tuple[list[dict], list[dict]]) -> None:
     facts = {"items": len(ITEMS), **ability_drop(rows[0], rows[0])}
-    assert general_ability(SPEC, Ability.model_validate(facts)).passed
+    assert general_ability(spec(), Ability.model_validate(facts)).passed

@@ -1,4 +1,5 @@
-"""The pages in a real browser: what the first screen says, contrast, print, and the filter of the rows."""
+"""The pages in a real browser: what the first screen says, contrast, print, and the filter of the rows; and the review page:
+keys, a reload, markup in texts, and what comes out."""
 
 from __future__ import annotations
 
@@ -16,12 +17,19 @@ import pytest
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.review.queues import ReviewQueue, outputs_queue, synthetic_queue
+from finetune_pipeline.review.server import review_app
+from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
+from finetune_pipeline.serving.local_server import LocalServer
+from finetune_pipeline.spec.model import Task
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.report.test_page import every_block
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: pages cannot be looked at")
+SHEET = sheet_name("0123456789abcdef", 3)
+EVIL = "</script><img src=x onerror=document.title='broken'>"
 WIDTHS = (1280, 500)  # no headless window is narrower
 DARK = "@media (prefers-color-scheme: dark)"
 REPORT = """const p = document.createElement('p'); p.id = 'measured'; p.textContent = JSON.stringify(measured);
@@ -45,6 +53,17 @@ while (walk.nextNode()) {
   const [x, y] = [light(over(paint, back)), light(back)].sort((a, b) => b - a);
   measured.push([(x + .05) / (y + .05), walk.currentNode.data.trim(), e.className || e.tagName]);
 }
+"""
+DRIVER = """
+<script>
+const press = (key, target) => (target || document.body).dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const type = (id, text) => { const f = $(id); f.value = text; f.dispatchEvent(new Event("change")); };
+const tell = value => {
+  const p = document.createElement("p"); p.id = "told"; p.textContent = JSON.stringify(value); document.body.append(p);
+};
+const lines = () => data.items.map(i => kept[i.id]).filter(complete).map(line);
+setTimeout(async () => { %s }, 50);
+</script>
 """
 
 
@@ -136,3 +155,89 @@ def test_the_policy_lets_the_pages_own_script_run_and_no_other(tmp_path: Path) -
     file.write_text(report().replace("</main>", "</main><script>document.title = 'broken'</script>"), "utf-8")
     dom = chromium(tmp_path, "--dump-dom", file.as_uri())
     assert "<title>broken" not in dom and 'class="unfold"' in dom and 'class="controls"' in dom
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    (tmp_path / "demo").mkdir()
+    return Task(spec=spec(name="demo", output={"kind": "labels", "labels": ["yes", "no"]}), folder=tmp_path / "demo")
+
+
+def drive(page: str | Path, folder: Path) -> Any:
+    """What the page's driver told, after the browser has run it."""
+    url = page.as_uri() if isinstance(page, Path) else page
+    dom = chromium(folder, "--dump-dom", "--virtual-time-budget=8000", url)
+    seen = re.search(r'<p id="told">(.*?)</p>', dom, re.S)
+    assert seen, dom[-2000:]
+    assert "<title>broken" not in dom
+    return json.loads(html.unescape(seen.group(1)))
+
+
+def with_driver(page: str, script: str) -> str:
+    return page.replace("</body>", DRIVER % script + "</body>")
+
+
+def queue(task: Task) -> ReviewQueue:
+    texts = [EVIL, "q1", "q2"]
+    items = [SheetItem(f"e{i}", text, "ref", f"left {i}", f"right {i}", RANDOM) for i, text in enumerate(texts)]
+    return outputs_queue(task, SHEET, items)
+
+
+def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> None:
+    # The reload is the page's own, in one browser: a browser that ends at once may not have written its storage yet.
+    # The storage is written by another process, which a busy machine lets wait: then the page is loaded again.
+    wait = "await new Promise(done => setTimeout(done, 300));"
+    before = (
+        'press("1"); const refused = $("state").textContent, before = lines().length;'
+        f'type("rater", "Ada"); press("1"); {wait} press("4"); {wait}'
+        'press("k"); press("k"); type("comment", "why");'
+        "const seen = { refused, before, rows: lines(), first: item().id,"
+        ' shown: document.querySelector("#item pre").textContent, where: $("where").textContent };'
+    )
+    script = (
+        'const kept_before = sessionStorage.getItem("seen"), tries = Number(sessionStorage.getItem("tries"));'
+        f'if (!kept_before) {{ {before} sessionStorage.setItem("seen", JSON.stringify(seen)); location.reload(); }}'
+        "else if (!read(store_key) && tries < 50)"
+        ' { sessionStorage.setItem("tries", tries + 1); setTimeout(() => location.reload(), 50); }'
+        'else tell({ seen: JSON.parse(kept_before), again: { rows: lines(), at, rater: $("rater").value } });'
+    )
+    file = tmp_path / "page.html"
+    file.write_text(with_driver(queue(task).page(), script))
+    both = drive(file, tmp_path)
+    seen, again = both["seen"], both["again"]
+    assert (seen["refused"], seen["before"]) == ("write your name first", 0)
+    assert (seen["shown"], seen["where"]) == (EVIL, "1 of 3, 2 decided")
+    made = [(r["id"], r["choice"], r["rater"], r["sheet"]) for r in seen["rows"]]
+    assert made == [("e0", "A", "Ada", SHEET), ("e1", "neither", "Ada", SHEET)]
+    assert seen["rows"][0]["comment"] == "why"
+    assert again["rows"] == seen["rows"]
+    assert (again["at"], again["rater"]) == (2, "Ada")
+    for row in again["rows"]:
+        assert queue(task).take(row)[0] is not None
+
+
+def test_another_answer_is_asked_for_before_a_row_counts(task: Task, tmp_path: Path) -> None:
+    rows = [{"id": "a" * 16, "generator": "g", "text": "t", "answer": "yes"}]
+    file = tmp_path / "page.html"
+    script = (
+        'press("3"); const open = lines().length, asked = $("answer-row").className; type("answer", "no");'
+        "tell({ open, asked, rows: lines() });"
+    )
+    file.write_text(with_driver(synthetic_queue(task, rows).page("Ada"), script))
+    seen = drive(file, tmp_path)
+    assert (seen["open"], seen["asked"]) == (0, "row")
+    (row,) = seen["rows"]
+    assert (row["decision"], row["label"], row["reviewer"]) == ("relabel", "no", "Ada")
+    assert synthetic_queue(task, rows).take(row)[0] is not None
+
+
+def test_served_decisions_are_stored_as_they_are_made(task: Task, tmp_path: Path) -> None:
+    made, stored = queue(task), tmp_path / "out.jsonl"
+    page = with_driver(
+        made.page("Ada", "token"), 'press("2"); await sending; tell({ state: $("state").textContent, rows: lines() });'
+    )
+    with LocalServer(review_app(page, "token", made.take, stored)) as server:
+        seen = drive(f"{server.url}/", tmp_path)
+    assert seen["state"] == "stored"
+    assert [json.loads(line) for line in stored.read_text().splitlines()] == seen["rows"]
+    assert seen["rows"][0]["choice"] == "B"

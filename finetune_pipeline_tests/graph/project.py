@@ -20,6 +20,12 @@ from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.skilled_model import CUES, LABELS, WORDS, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
+LORA = {
+    "method": "lora", "epochs": 1, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.01, "precision": "float32",
+    "evals_per_epoch": 1,
+}  # fmt: skip
+"""A training in one phase; the usual one has two."""
+
 
 def rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
     """Label tickets: both colours are named, and the last one counts. Every text is its own, none is near another."""
@@ -49,8 +55,8 @@ def install_trainer(site: Path, module: str, source: str, group: str = "finetune
 
 
 class Project:
-    """A data root with one task, and a home of its own. `cold`: nothing is there
-    already: MLflow's database is made, and workers start as they do for users, with every import."""
+    """A data root with one task, and a home of its own. `cold`: nothing is there already: MLflow's database is made, and
+    workers start as they do for users, with every import."""
 
     def __init__(self, root: Path, *, base: Path | None = None, cold: bool = False, **spec: Any) -> None:
         self.root, self.home, self.data, self.cold = root, root / "home", root / "data", cold
@@ -67,16 +73,7 @@ class Project:
             "ability": {"suite": False},  # a random model knows nothing that could be lost
             "robustness": {"rows": 0},
             "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8},
-            "training": {
-                "method": "qlora",
-                "epochs": 1,
-                "unquantized_epochs": 1,
-                "batch_size": 8,
-                "micro_batch_size": 8,
-                "learning_rate": 0.01,
-                "precision": "float32",
-                "evals_per_epoch": 2,
-            },
+            "training": {**LORA, "method": "qlora", "unquantized_epochs": 1, "evals_per_epoch": 2},
             **spec,
         }
         self.write_spec()

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from finetune_pipeline.definitions import build_definitions
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.orchestration import release
 from finetune_pipeline.orchestration.assets import task_checks, task_jobs
+from finetune_pipeline.orchestration.dagster_internals import instigators
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
 from finetune_pipeline.production.ingest import corrections, read_logs
@@ -33,32 +35,84 @@ from finetune_pipeline_tests.shared import copy_database
 
 FIRST = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
 DAY = 86_400
+LINE = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": "1"}
+FAILED, SUCCEEDED, STARTED = (dg.DagsterRunStatus[name] for name in ("FAILURE", "SUCCESS", "STARTED"))
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    base = tmp_path / "base"
-    base.mkdir()
-    made = Project(
-        tmp_path,
-        base=base,
-        logs={"min_new_rows": 2, "settle_seconds": 60},
-        retraining={"longest_wait_days": 100_000},
-        drift={"window_rows": 30, "action": "start"},
-    )
-    (made.folder / "logs").mkdir()
-    return made
+@dg.job
+def nothing() -> None: ...
 
 
-@pytest.fixture
-def task(project: Project) -> Task:
-    return load_task(project.folder)
+class Automation:
+    """A task with logs, an instance of Dagster, artifacts, a registry, and what sensors say of them."""
 
+    def __init__(self, project: Project, instance: dg.DagsterInstance, tracking: Tracking) -> None:
+        self.project, self.instance, self.tracking = project, instance, tracking
+        self.store = ArtifactStore(project.root / "store")
+        self.resources = {"store": Store(root=str(self.store.root)), "tracking": tracking}
+        self.logs = project.folder / "logs" / "a.jsonl"
+        self.logs.parent.mkdir()
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
+    @property
+    def task(self) -> Task:
+        return load_task(self.project.folder)
+
+    def tick(self, of: Any, cursor: str | None = None) -> Any:
+        """What a sensor says now."""
+        sensor = of(self.task, task_jobs(self.task)) if of is drift_sensor else of(self.task)
+        wanted = {name: self.resources[name] for name in sensor.required_resource_keys}
+        return sensor(dg.build_sensor_context(instance=self.instance, resources=wanted, cursor=cursor))
+
+    def ended(self, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+        """A run of the whole graph that Dagster knows."""
+        tags = {"finetune/task": "colours", "finetune/stage": "all"}
+        return self.instance.create_run_for_job(nothing, tags=tags, status=status)
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.logs.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    def log(self, n: int, *, rested: bool = True) -> None:
+        """`n` answered rows, the first two with a correction; rested: last written a while ago."""
+        rows = [{**LINE, "id": str(i), "input": f"fire {i}"} for i in range(n)]
+        self.write([{**row, "feedback": {"label": "red"}} for row in rows[:2]] + rows[2:])
+        if rested:
+            os.utime(self.logs, (time.time() - 100,) * 2)
+
+    def artifact(self, step: str, facts: dict[str, Any], inputs: dict[str, str], rows: Any = None) -> Artifact:
+        def make(builder: Builder) -> None:
+            builder.facts.update(facts)
+            if rows is not None:
+                (builder.folder / "files").mkdir()
+                write_examples(builder.folder / "files/production.jsonl", rows)
+
+        return self.store.build("colours", step, code_version="1", inputs=inputs, settings=facts, make=make)
+
+    def candidate(
+        self, rows: Any = (), champion: int | None = 1, number: int = 1, splits: str = "s", promoted: bool = True
+    ) -> Artifact:
+        """A registered candidate made from these production rows."""
+        data = self.artifact("splits", {"name": splits}, {})
+        raw = self.artifact("raw_examples", {"of": number}, {}, rows)
+        report = self.artifact("evaluation_report", {}, {"raw_examples": raw.version, "splits": data.version})
+        facts = {"model_version": number, "champion": champion, "promoted": promoted}
+        return self.artifact("model_version", facts, {"evaluation_report": report.version})
+
+    def found_drift(self, rows: int, usable: int) -> None:
+        """A drift report about the first candidate's data, and the decision to train again."""
+        data = next(a for a in self.store.all_versions("colours", "splits") if a.facts["name"] == "s")
+        drifted = {"drifted": ["label_mix"], "sentence": "Drifted.", "since": "2026-05-01T10:00:00+00:00"}
+        report = self.artifact("drift_report", {"rows": rows, "trained_on": data.version, **drifted}, {})
+        decision = {"retrain": True, "usable_rows": usable, "sentence": "Train again."}
+        self.artifact("retraining_decision", decision, {"drift_report": report.version})
+
+    def serve(self, champion: int) -> None:
+        """Make a version champion; the first time, two versions are registered."""
+        client = self.tracking.client()
+        if not client.search_registered_models():
+            client.create_registered_model("colours")
+            for _ in range(2):
+                client.create_model_version("colours", source="file:///nothing")
+        client.set_registered_model_alias("colours", registry.CHAMPION, str(champion))
 
 
 @pytest.fixture(scope="module")
@@ -73,80 +127,15 @@ def store_of_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tracking(tmp_path: Path, store_of_models: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
-    shutil.copytree(store_of_models, tmp_path / "home", dirs_exist_ok=True)
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
-    return Tracking()
-
-
-def serve(tracking: Tracking, champion: int) -> None:
-    """Make a version champion; the first time, two versions are registered."""
-    client = tracking.client()
-    if not client.search_registered_models():
-        client.create_registered_model("colours")
-        for _ in range(2):
-            client.create_model_version("colours", source="file:///nothing")
-    client.set_registered_model_alias("colours", registry.CHAMPION, str(champion))
-
-
-def log(task: Task, n: int, *, rested: bool = True, **more: Any) -> None:
-    """`n` answered rows in the log, the first two with a correction; rested: last written a while ago."""
-    path = task.folder / "logs" / "a.jsonl"
-    line = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": "1"}
-    rows = [{**line, "id": str(i), "input": f"fire {i}", **more} for i in range(n)]
-    for row in rows[:2]:
-        row["feedback"] = {"label": "red"}
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    if rested:
-        os.utime(path, (time.time() - 100,) * 2)
-
-
-def ask(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, store: Path) -> Any:
-    return sensor(dg.build_sensor_context(instance=instance, resources={"store": Store(root=str(store))}))
-
-
-def watch_drift(project: Project, instance: dg.DagsterInstance, store: Path, tracking: Tracking) -> Any:
-    """A tick of the drift sensor."""
-    task = load_task(project.folder)
-    context = dg.build_sensor_context(
-        instance=instance, resources={"store": Store(root=str(store)), "tracking": tracking}
-    )
-    return drift_sensor(task, task_jobs(task))(context)
-
-
-def ended(instance: dg.DagsterInstance, task: Task, status: dg.DagsterRunStatus) -> dg.DagsterRun:
-    tags = {"finetune/task": task.name, "finetune/stage": "all"}
-    return instance.create_run_for_job(_job(), tags=tags, status=status)
-
-
-def artifact(store: Path, step: str, facts: dict[str, Any], inputs: dict[str, str], rows: Any = None) -> Artifact:
-    def make(builder: Builder) -> None:
-        builder.facts.update(facts)
-        if rows is not None:
-            (builder.folder / "files").mkdir()
-            write_examples(builder.folder / "files/production.jsonl", rows)
-
-    return ArtifactStore(store).build("colours", step, code_version="1", inputs=inputs, settings=facts, make=make)
-
-
-def candidate(
-    store: Path, rows: Any = (), champion: int | None = 1, number: int = 1, splits: str = "s", promoted: bool = True
-) -> Artifact:
-    """A registered candidate made from these production rows."""
-    data = artifact(store, "splits", {"name": splits}, {})
-    raw = artifact(store, "raw_examples", {"of": number}, {}, rows)
-    report = artifact(store, "evaluation_report", {}, {"raw_examples": raw.version, "splits": data.version})
-    facts = {"model_version": number, "champion": champion, "promoted": promoted}
-    return artifact(store, "model_version", facts, {"evaluation_report": report.version})
-
-
-def found_drift(store: Path, rows: int, usable: int) -> None:
-    """A drift report about the first candidate's data, and the decision to train again."""
-    data = next(a for a in ArtifactStore(store).all_versions("colours", "splits") if a.facts["name"] == "s")
-    drifted = {"drifted": ["label_mix"], "sentence": "Drifted.", "since": "2026-05-01T10:00:00+00:00"}
-    report = artifact(store, "drift_report", {"rows": rows, "trained_on": data.version, **drifted}, {})
-    decision = {"retrain": True, "usable_rows": usable, "sentence": "Train again."}
-    artifact(store, "retraining_decision", decision, {"drift_report": report.version})
+def world(tmp_path: Path, store_of_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Automation]:
+    (tmp_path / "base").mkdir()
+    logs, drift = {"min_new_rows": 2, "settle_seconds": 60}, {"window_rows": 30, "action": "start"}
+    retraining = {"longest_wait_days": 100_000}
+    project = Project(tmp_path, base=tmp_path / "base", logs=logs, retraining=retraining, drift=drift)
+    shutil.copytree(store_of_models, project.home, dirs_exist_ok=True)
+    monkeypatch.setenv("FINETUNE_HOME", str(project.home))
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Automation(project, instance, Tracking())
 
 
 def example(n: int) -> Example:
@@ -154,269 +143,201 @@ def example(n: int) -> Example:
     return Example(example_id(messages), messages, label="red", origin="production", tags=[f"log:{n}"])
 
 
-def test_the_sensor_waits_asks_once_and_gives_its_reason(
-    task: Task, tmp_path: Path, instance: dg.DagsterInstance
-) -> None:
+def test_the_sensor_waits_asks_once_gives_its_reason_and_tries_a_failed_batch_three_times(world: Automation) -> None:
     def tick() -> Any:
-        return ask(new_logs_sensor(task), instance, tmp_path / "store")
+        return world.tick(new_logs_sensor)
 
     assert tick().skip_message == "0 of 2 corrected new rows in logs/"
-    log(task, 2, rested=False)
+    world.log(2, rested=False)
     assert "must rest" in tick().skip_message
-    log(task, 2)
+    world.log(2)
     asked = tick()
     assert isinstance(asked, dg.RunRequest)
     assert asked.tags["finetune/why"] == "2 corrected new rows, 2 asked for"
     assert tick().run_key == asked.run_key, "the same rows ask for the same run, which Dagster starts once"
-    ended(instance, task, dg.DagsterRunStatus.STARTED)
-    assert "is going on" in tick().skip_message
-
-
-def test_a_failed_batch_is_tried_three_times_and_then_a_person_is_asked(
-    task: Task, tmp_path: Path, instance: dg.DagsterInstance
-) -> None:
-    def tick() -> Any:
-        return ask(new_logs_sensor(task), instance, tmp_path / "store")
-
-    log(task, 2)
-    keys = {tick().run_key}
+    keys = {asked.run_key}
     for attempt in (2, 3):
-        ended(instance, task, dg.DagsterRunStatus.FAILURE)
+        world.ended(FAILED)
         again = tick()
         assert f"attempt {attempt} of 3" in again.tags["finetune/why"]
         keys.add(again.run_key)
     assert len(keys) == 3, "each attempt is a run of its own"
-    last = ended(instance, task, dg.DagsterRunStatus.FAILURE)
+    last = world.ended(FAILED)
     response = tick().skip_message
-    assert "a person must look" in response
-    assert last.run_id[:8] in response
-    ended(instance, task, dg.DagsterRunStatus.SUCCESS)
+    assert "a person must look" in response and last.run_id[:8] in response
+    world.ended(SUCCEEDED)
     assert isinstance(tick(), dg.RunRequest), "a run that succeeds opens the way again"
+    world.ended(STARTED)
+    assert "is going on" in tick().skip_message
 
 
-def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_for_ever(
-    project: Project, task: Task, tmp_path: Path
-) -> None:
-    store = ArtifactStore(tmp_path / "store")
-    log(task, 1)
-    assert "the oldest waits 3.0 of at most 100000 days" in waiting_rows(task, store, FIRST + 3 * DAY).sentence
-    project.write_spec(retraining={"longest_wait_days": 3})
-    hasty = load_task(project.folder)
-    waits = waiting_rows(hasty, store, time.time())
-    assert (waits.ready, waits.usable) == (True, 1)
-    assert "longer than 3" in waits.sentence
-    candidate(tmp_path / "store", corrections(task.spec, read_logs(task, store)))
-    after = waiting_rows(hasty, store, time.time())
+def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_for_ever(world: Automation) -> None:
+    world.log(1)
+    sentence = waiting_rows(world.task, world.store, FIRST + 3 * DAY).sentence
+    assert "the oldest waits 3.0 of at most 100000 days" in sentence
+    world.project.write_spec(retraining={"longest_wait_days": 3})
+    waits = waiting_rows(world.task, world.store, time.time())
+    assert (waits.ready, waits.usable) == (True, 1) and "longer than 3" in waits.sentence
+    world.candidate(corrections(world.task.spec, read_logs(world.task, world.store)))
+    after = waiting_rows(world.task, world.store, time.time())
     assert (after.ready, after.usable) == (False, 0)
 
 
-def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(
-    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
-) -> None:
-    store = tmp_path / "store"
+def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(world: Automation) -> None:
+    def tick(action: str) -> Any:
+        world.project.write_spec(drift={"window_rows": 30, "action": action})
+        return world.tick(drift_sensor)
 
-    def tick() -> Any:
-        return watch_drift(project, instance, store, tracking)
-
-    assert "no candidate was made yet" in tick().skip_message
-    candidate(store, champion=None)
-    assert "no champion serves yet" in tick().skip_message
-    serve(tracking, 1)
-    log(task, 29)
-    assert tick().skip_message == "29 production rows, a window has 30"
-    log(task, 30)
-    look = tick()
+    assert "no candidate was made yet" in tick("start").skip_message
+    world.candidate(champion=None)
+    assert "no champion serves yet" in tick("start").skip_message
+    world.serve(1)
+    world.log(29)
+    assert tick("start").skip_message == "29 production rows, a window has 30"
+    world.log(30)
+    look = tick("start")
     assert (look.job_name, look.tags["finetune/trigger"]) == ("colours__production", "drift")
-    found_drift(store, rows=30, usable=2)
-    run = tick()
+    world.found_drift(rows=30, usable=2)
+    run = tick("start")
     assert (run.job_name, run.tags["finetune/why"]) == ("colours__all", "Drifted. Train again.")
-    project.write_spec(drift={"window_rows": 30, "action": "propose"})
-    assert tick().skip_message == "Drifted. Train again. Proposed: `finetune run colours`."
-    project.write_spec(drift={"window_rows": 30, "action": "tell"})
-    assert tick().skip_message == "Drifted. Train again."
-    log(task, 60)
-    assert tick().tags["finetune/why"] == "30 new rows: looking at production"
+    assert tick("propose").skip_message == "Drifted. Train again. Proposed: `finetune run colours`."
+    assert tick("tell").skip_message == "Drifted. Train again."
+    world.log(60)
+    assert tick("tell").tags["finetune/why"] == "30 new rows: looking at production"
 
 
-def test_a_drift_starts_one_run_before_the_next_look_and_no_second_one(
-    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
-) -> None:
-    store = tmp_path / "store"
-
-    def tick() -> Any:
-        return watch_drift(project, instance, store, tracking)
-
-    serve(tracking, 1)
-    candidate(store)
-    log(task, 60)
-    found_drift(store, rows=30, usable=25)
-    assert tick().job_name == "colours__all", "though a window of new rows waits for a look"
-    ended(instance, task, dg.DagsterRunStatus.FAILURE)
-    assert "attempt 2 of 3" in tick().tags["finetune/why"]
-    ended(instance, task, dg.DagsterRunStatus.SUCCESS)
-    assert tick().tags["finetune/why"] == "30 new rows: looking at production"
-    project.write_spec(drift={"window_rows": 31, "action": "start"})
-    assert tick().skip_message.startswith("Drifted. Train again. Run "), "and no second one for this drift"
+def test_a_drift_starts_one_run_before_the_next_look_and_no_second_one(world: Automation) -> None:
+    world.serve(1)
+    world.candidate()
+    world.log(60)
+    world.found_drift(rows=30, usable=25)
+    assert world.tick(drift_sensor).job_name == "colours__all", "though a window of new rows waits for a look"
+    world.ended(FAILED)
+    assert "attempt 2 of 3" in world.tick(drift_sensor).tags["finetune/why"]
+    world.ended(SUCCEEDED)
+    assert world.tick(drift_sensor).tags["finetune/why"] == "30 new rows: looking at production"
+    world.project.write_spec(drift={"window_rows": 31, "action": "start"})
+    message = world.tick(drift_sensor).skip_message
+    assert message.startswith("Drifted. Train again. Run "), "and no second one for this drift"
 
 
-def test_a_refused_candidate_is_not_made_again_until_as_many_rows_came_in_as_it_had(
-    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
-) -> None:
-    store = tmp_path / "store"
-
-    def tick() -> Any:
-        return watch_drift(project, instance, store, tracking)
-
-    serve(tracking, 1)
-    candidate(store)
-    log(task, 30)
-    rows = [example(i) for i in range(25)]
-    found_drift(store, rows=30, usable=25)
-    candidate(store, rows, number=2, splits="later", promoted=False)
-    found_drift(store, rows=31, usable=40)
-    assert tick().skip_message == (
+def test_a_refused_candidate_is_not_made_again_until_as_many_rows_came_in_as_it_had(world: Automation) -> None:
+    world.serve(1)
+    world.candidate()
+    world.log(30)
+    world.found_drift(rows=30, usable=25)
+    world.candidate([example(i) for i in range(25)], number=2, splits="later", promoted=False)
+    world.found_drift(rows=31, usable=40)
+    assert world.tick(drift_sensor).skip_message == (
         "Drifted. Version 2 was made from 25 of the new rows and not promoted: a run starts when 10 more with a known "
         "answer have come in."
     )
-    found_drift(store, rows=32, usable=50)
-    assert tick().job_name == "colours__all"
-    serve(tracking, 2)
-    assert "not held against the data of version 2 yet" in tick().tags["finetune/why"], "another champion, other data"
+    world.found_drift(rows=32, usable=50)
+    assert world.tick(drift_sensor).job_name == "colours__all"
+    world.serve(2)
+    why = world.tick(drift_sensor).tags["finetune/why"]
+    assert "not held against the data of version 2 yet" in why, "another champion, other data"
 
 
-def test_the_schedule_skips_with_the_reason_when_nothing_changed(
-    task: Task, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tracking: Tracking
-) -> None:
-    store = Store(root=str(tmp_path / "store"))
-    folder = str(tmp_path_factory.mktemp("dagster"))
+def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automation, tmp_path: Path) -> None:
+    task, client = world.task, world.tracking.client()
+    (tmp_path / "dagster").mkdir()
     write_json(Path(task.spec.base_model) / "config.json", {"model_type": "llama"})
     (Path(task.spec.base_model) / "model.safetensors").write_bytes(b"")
 
     def tick() -> Any:
+        at = datetime(2026, 5, 4, 3, tzinfo=UTC)
         with (
-            dg.DagsterInstance.local_temp(folder) as instance,
-            dg.build_schedule_context(
-                instance=instance,
-                scheduled_execution_time=datetime(2026, 5, 4, 3, tzinfo=UTC),
-                resources={"store": store, "tracking": tracking},
-            ) as context,
+            dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance,
+            dg.build_schedule_context(instance, scheduled_execution_time=at, resources=world.resources) as context,
         ):
             return retraining_schedule(task)(context)
 
     asked = tick()
-    assert isinstance(asked, dg.RunRequest)
-    assert asked.run_key == "schedule-2026-05-04T03:00-first"
-    world = release.present_inputs(task, store, tracking)
+    assert isinstance(asked, dg.RunRequest) and asked.run_key == "schedule-2026-05-04T03:00-first"
+    outside = release.present_inputs(task, world.resources["store"], world.tracking)
     step = release.PIPELINE.steps["model_version"]
-    versions = release.PIPELINE.versions(task, world, store.artifacts())
-    inputs = {need: versions[need] for need in step.needs}
+    versions = release.PIPELINE.versions(task, outside, world.store)
 
     def made(builder: Builder) -> None:
         builder.facts["model_version"] = 4
         record = {"name": "colours", "model_version": 4, "merged_version": "m"}
         write_json(builder.folder / "model_version.json", record)
 
-    store.artifacts().build(
-        task.name,
-        "model_version",
-        code_version=step.code_version,
-        inputs=inputs,
-        settings=step.settings(task.spec, world),
-        make=made,
-    )
-    lost = tick()
-    assert isinstance(lost, dg.RunRequest), "the registry does not hold that version: it is registered again"
-    serve(tracking, 1)
+    known = {"code_version": step.code_version, "settings": step.settings(task.spec, outside)}
+    inputs = {need: versions[need] for need in step.needs}
+    world.store.build(task.name, "model_version", **known, inputs=inputs, make=made)
+    assert isinstance(tick(), dg.RunRequest), "the registry does not hold that version: it is registered again"
+    world.serve(1)
     for _ in range(2):
-        tracking.client().create_model_version("colours", source="file:///nothing", tags={"merged_version": "m"})
-    tracking.client().delete_registered_model_alias("colours", registry.CHAMPION)
-    response = tick().skip_message
-    assert (
-        response == "nothing changed since the last candidate (version 4), which was not promoted; there is no champion"
+        client.create_model_version("colours", source="file:///nothing", tags={"merged_version": "m"})
+    client.delete_registered_model_alias("colours", registry.CHAMPION)
+    assert tick().skip_message == (
+        "nothing changed since the last candidate (version 4), which was not promoted; there is no champion"
     )
-
-
-def _job() -> dg.JobDefinition:
-    @dg.job
-    def nothing() -> None: ...
-
-    return nothing
 
 
 def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_the_spec_allows_it(
-    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
+    world: Automation,
 ) -> None:
-    serve(tracking, 2)
-    tracking.client().set_registered_model_alias("colours", registry.PREVIOUS, "1")
-
-    resources = {"store": Store(root=str(tmp_path / "store")), "tracking": tracking}
-
-    def tick(cursor: str | None = None) -> Any:
-        context = dg.build_sensor_context(instance=instance, resources=resources, cursor=cursor)
-        return champion_sensor(load_task(project.folder))(context)
+    world.serve(2)
+    world.tracking.client().set_registered_model_alias("colours", registry.PREVIOUS, "1")
 
     def check() -> Any:
-        return task_checks(task)[0](**resources)
+        return task_checks(world.task)[0](**world.resources)
 
     def served(version: str, n: int, flagged: int) -> list[dict[str, Any]]:
-        line = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": f"colours/{version}"}
+        line = {**LINE, "model_version": f"colours/{version}"}
         rows = [{**line, "id": f"{version}-{i}", "input": f"fire {version} {i}"} for i in range(n)]
         return [{**r, "feedback": {"flag": "wrong"}} if i < flagged else r for i, r in enumerate(rows)]
 
-    path = task.folder / "logs" / "a.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in [*served("1", 60, 3), *served("2", 49, 30)]))
-    assert "too few to compare" in tick().skip_message
-    with path.open("a") as file:
-        file.write(json.dumps({**served("2", 50, 0)[49]}) + "\n")
-    response = tick()
-    assert response.skip_reason.skip_message.startswith(
-        "ALARM: 60.0% of 50 answers of version 2 failed, 5.0% of 60 of 1"
-    )
+    world.write([*served("1", 60, 3), *served("2", 49, 30)])
+    assert "too few to compare" in world.tick(champion_sensor).skip_message
+    world.write([*served("1", 60, 3), *served("2", 50, 30)])
+    response = world.tick(champion_sensor)
+    alarm = "ALARM: 60.0% of 50 answers of version 2 failed, 5.0% of 60 of 1"
+    assert response.skip_reason.skip_message.startswith(alarm)
     observed, checked = response.asset_events
     assert "finetune rollback colours" in observed.description
     assert (checked.check_name, checked.passed, checked.metadata["rows"].value) == ("champion_serves_well", False, 50)
-    assert not check().passed
-    assert registry.champion(tracking, "colours") == 2, "only told"
-    project.write_spec(retraining={"rollback": True})
-    assert tick().skip_reason.skip_message.endswith("rolled back to version 1")
-    assert registry.champion(tracking, "colours") == 1
-    assert "champion alarm" in registry.version_tags(tracking, "colours", 2)[registry.ROLLED_BACK]
-    again = tick("2")
+    assert not check().passed and registry.champion(world.tracking, "colours") == 2, "only told"
+    world.project.write_spec(retraining={"rollback": True})
+    assert world.tick(champion_sensor).skip_reason.skip_message.endswith("rolled back to version 1")
+    assert registry.champion(world.tracking, "colours") == 1
+    assert "champion alarm" in registry.version_tags(world.tracking, "colours", 2)[registry.ROLLED_BACK]
+    again = world.tick(champion_sensor, "2")
     assert again.skip_reason.skip_message == "version 1 serves again after a rollback from version 2"
     assert [event.passed for event in again.asset_events] == [True], "the check passes again, and is told once"
-    assert tick().skip_message == "version 1 serves again after a rollback from version 2"
+    assert world.tick(champion_sensor).skip_message == "version 1 serves again after a rollback from version 2"
     assert check().passed
 
 
 def test_automation_is_switched_on_and_off_and_tells_its_state(
-    project: Project, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Automation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in project.environment().items():
-        monkeypatch.setenv(name, value)
-    workspace = tmp_path / "workspace.yaml"
+    monkeypatch.setenv("FINETUNE_DATA", str(world.project.data))
+    workspace, home = tmp_path / "workspace.yaml", tmp_path / "dagster"
     workspace.write_text("load_from: [{python_module: finetune_pipeline.definitions}]")
-    home = tmp_path / "dagster"
     home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        on = switch(instance, workspace, task.name, "on")
+    with dg.DagsterInstance.local_temp(str(home)) as instance, instigators(instance, workspace) as known:
+        monkeypatch.setattr("finetune_pipeline.cli.automate.instigators", lambda *_: nullcontext(known))
+        on = switch(instance, workspace, "colours", "on")
         assert {row["name"] for row in on} == {f"colours__{n}" for n in ("new_logs", "drift", "champion", "retraining")}
         assert all(row["on"] for row in on)
-        assert not any(row["on"] for row in switch(instance, workspace, task.name, "off"))
+        assert not any(row["on"] for row in switch(instance, workspace, "colours", "off"))
 
 
-def test_a_broken_task_is_shown_and_the_others_load(task: Task) -> None:
+def test_a_broken_task_is_shown_and_the_others_load(world: Automation) -> None:
     bad = {"broken": "trainning: {}", "dated": "owner: 2026-02-30", "nobodys": "owner: nobody", "a.b": ""}
     for name, line in bad.items():
-        (task.folder.parent / name).mkdir()
+        (world.project.data / name).mkdir()
         text = f"name: {name}\ndescription: d\nsystem_prompt: s\noutput: {{kind: text}}\n{line}\n"
-        (task.folder.parent / name / "task.yaml").write_text(text)
-    repository = build_definitions(task.folder.parent).get_repository_def()
+        (world.project.data / name / "task.yaml").write_text(text)
+    repository = build_definitions(world.project.data).get_repository_def()
     keys = {key.to_user_string() for key in repository.assets_defs_by_key}
     assert {k.split("/")[0][:3] for k in keys if k.endswith("/broken_task_spec")} == {"bro", "dat", "nob", "a_b"}
     assert "colours/adapter" in keys
     assert not [job for job in repository.job_names if job.startswith("broken")]
     shown = repository.assets_defs_by_key[dg.AssetKey(["broken", "broken_task_spec"])]
     assert "did you mean 'training'?" in next(iter(shown.descriptions_by_key.values()))
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([shown], instance=instance, raise_on_error=False)
-    assert not result.success
+    assert not dg.materialize([shown], instance=world.instance, raise_on_error=False).success

@@ -19,7 +19,7 @@ import yaml
 from finetune_pipeline_tests.graph.project import rows
 from finetune_pipeline_tests.skilled_model import LABELS
 
-KILLS = 4
+KILLS = 2
 
 
 def write_task(folder: Path) -> Path:

@@ -86,9 +86,6 @@ class HostedProject(Project):
     def tracking(self) -> Tracking:
         return Tracking(tracking_uri=f"sqlite:///{self.home}/mlflow/mlflow.db")
 
-    def aliases(self) -> dict[str, int]:
-        return registry.aliases(self.tracking, "colours")
-
 
 @dataclass
 class Story:
@@ -114,10 +111,10 @@ def story(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPath
         install_trainer(folder / "site", "toy_trainer", TRAINER)
         made = Story(project, server)
         for seed in (GOOD, BAD, DEAD):
-            made.codes[seed], made.answers[seed] = made.project.train(seed)
+            made.codes[seed], made.answers[seed] = project.train(seed)
             steps = made.answers[seed].get("steps", {})
             made.folders[seed] = {name: Path(step["folder"]) for name, step in steps.items()}
-            made.aliases[seed] = made.project.aliases()
+            made.aliases[seed] = registry.aliases(project.tracking, "colours")
         yield made
 
 
@@ -159,22 +156,11 @@ def test_a_dead_endpoint_is_an_error_and_no_answer(story: Story) -> None:
     assert story.aliases[DEAD] == story.aliases[BAD]
 
 
-def test_a_rollback_goes_back_to_the_hosted_champion_of_before(story: Story) -> None:
-    tracking = story.project.tracking
-    tracking.client().set_model_version_tag("colours", "2", "gates", "passed")  # whatever the gates say of it
-    registry.promote(tracking, "colours", 2)
-    done = story.project.finetune("rollback", "colours", "--reason", "a test")
-    assert done.returncode == 0, done.stderr
-    assert story.project.aliases() == {"candidate": 2, "champion": 1, "previous_champion": 2}
-
-
-@pytest.mark.parametrize("command", [["serve", "colours", "--port", "0"], ["export", "colours", "--to", "out"]])
-def test_what_needs_weights_says_so(story: Story, command: list[str], tmp_path: Path) -> None:
-    command = [str(tmp_path / "out") if part == "out" else part for part in command]
-    done = story.project.finetune(*command, timeout=120)
-    assert done.returncode == 1
+@pytest.mark.parametrize("command", ["serve colours --port 0", "export colours --to {}"])
+def test_what_needs_weights_says_so(story: Story, command: str, tmp_path: Path) -> None:
+    done = story.project.finetune(*command.format(tmp_path / "out").split(), timeout=120)
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
     assert "has no weights here" in done.stderr and f"ask it at {story.server.url}" in done.stderr
-    assert not (tmp_path / "out").exists()
 
 
 def test_report_and_card_say_where_it_answers(story: Story) -> None:
@@ -190,8 +176,9 @@ def test_the_registered_model_asks_the_endpoint(story: Story, monkeypatch: pytes
     import pandas
 
     place = story.project.tracking.uri()
-    for name, value in {"MLFLOW_TRACKING_URI": place, "MLFLOW_REGISTRY_URI": place, "TOY_KEY": KEY}.items():
-        monkeypatch.setenv(name, value)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.setenv(name, place)
+    monkeypatch.setenv("TOY_KEY", KEY)
     model = mlflow.pyfunc.load_model("models:/colours/1")
     assert list(model.predict(pandas.DataFrame({"text": ["frost apple fire", "ember stone water"]}))) == ["red", "blue"]
 

@@ -1,20 +1,28 @@
-"""A judging model in the real graph: believed once it agrees with people, refused with its bias named, never paid twice."""
+"""What is asked besides the task, through the real graph: general ability, perturbed rows, judgement by people and by a model
+that is believed once it agrees with them."""
 
 from __future__ import annotations
 
 import html
+import importlib.metadata
 import json
-import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
+from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
+
+ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "green"], "gold": i % 3} for i in range(12)]
+GATES = {"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -25,66 +33,126 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def project(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run, its answers rated by somebody who takes what is right."""
-    made = Project.continued(finished[0], tmp_path_factory.mktemp("judged"), "model_version")
-    sheet = made.root / "sheet.jsonl"
-    done = made.finetune("review", "colours", "--table", str(sheet), "--items", "100", "--json")
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in sheet.read_text().splitlines()]
-    for row in rows:
-        good = {side: right(row["reference"], row[f"answer_{side.lower()}"]) for side in "AB"}
-        row |= {
-            "choice": "both" if all(good.values()) else next((s for s in good if good[s]), "neither"),
-            "rater": "Ada",
-        }
-    sheet.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    made.finetune("review", "colours", "--items", "100", "--take", str(sheet), "--json")
+    """A finished run with all of them, which nobody has rated yet."""
+    ability = {"suite": False, "files": ["items/*.jsonl"], "harness": {"tasks": ["bench"], "limit": 6}}
+    asked = {"ability": ability, "robustness": {"rows": 8}, "gates": GATES}
+    made = Project.continued(finished[0], tmp_path_factory.mktemp("judged"), "base_ability", **asked)
+    (made.folder / "items").mkdir()
+    lines = [*ITEMS, {"text": "a plain sentence"}, {"text": "and another one"}]
+    (made.folder / "items" / "some.jsonl").write_text("".join(json.dumps(i) + "\n" for i in lines))
+    write_task(made.folder / "bench", CHOICES)
+    made.run()
     return made
 
 
-def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict, str]:
-    """(what is told of this judge, its gate, the report's page)."""
+@pytest.fixture(scope="module")
+def rated(project: Project) -> tuple[Project, int]:
+    """The same, its answers rated by somebody who takes what is right, and how many of them are."""
+    sheet = project.root / "sheet.jsonl"
+    done = project.finetune("review", "colours", "--table", str(sheet), "--items", "100", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in sheet.read_text().splitlines()]
+    assert not any("candidate" in json.dumps(row) for row in rows)
+    for row in rows:
+        good = [side for side in "AB" if right(row["reference"], row[f"answer_{side.lower()}"])]
+        row |= {"choice": {0: "neither", 1: "".join(good), 2: "both"}[len(good)], "rater": "Ada"}
+    rows[0]["choice"] = "maybe"
+    sheet.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    taken = json.loads(project.finetune("review", "colours", "--items", "100", "--take", str(sheet), "--json").stdout)
+    assert taken["taken"] == len(rows) - 1 and "`choice` is 'maybe'" in taken["wrong"][0]
+    return project, taken["taken"]
+
+
+def gates(project: Project) -> dict[str, dict[str, Any]]:
+    return {g["name"]: g for g in project.facts("evaluation_report")["gates"]}
+
+
+def page(project: Project, name: str = "report.html") -> str:
+    return html.unescape((project.artifact("evaluation_report") / name).read_text("utf-8"))
+
+
+def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict]:
+    """(what is told of this judge, its gate)."""
     judge = {"url": server.url, "model": mind, "min_rated": 10}
-    project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={"min_preferred": 0.5})
+    project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={**GATES, "min_preferred": 0.5})
     code, told = project.run()
     assert code == 2 and "adapter" in told["steps"], told
-    gates = {g["name"]: g for g in project.facts("evaluation_report")["gates"]}
-    page = (project.artifact("evaluation_report") / "report.html").read_text("utf-8")
-    return project.facts("judge_review"), gates["judge"], page
+    return project.facts("judge_review"), gates(project)["judge"]
 
 
-def test_a_fair_judge_counts_and_a_rerun_asks_nothing(project: Project, server: Server) -> None:
-    predictions = project.artifact("test_predictions")
-    facts, gate, page = judged(project, server, "fair")
+def test_general_ability_is_measured_and_people_are_asked_for(project: Project) -> None:
+    told = project.facts("general_ability")
+    assert (told["items"], told["n"], told["unscored"], told["text"]["n"]) == (20, 18, 0, 2)
+    assert told["harness"]["tasks"]["pick"] | {"results": {}} == {"rows": 6, "metric": "acc", "shots": 0, "results": {}}
+    assert told["harness"]["lm_eval"] == importlib.metadata.version("lm_eval")
+    assert told["categories"]["harness: pick"]["n"] == told["benchmarks"]["harness: pick"]["n"] == 6
+    assert -1 <= told["interval"][0] <= told["drop"] <= told["interval"][1] <= 1
+    assert gates(project)["general_ability"]["measured"] == pytest.approx(told["interval"][1])
+    asked = gates(project)["human_review"]
+    assert not asked["passed"] and "0 of 5 answers" in asked["message"]
+    assert "pick (acc, 6 rows, 0 shots)" in page(project)
+
+
+def test_perturbed_rows_were_asked_in_the_one_opening_and_stand_in_the_report(project: Project) -> None:
+    (opening,) = (project.home / "artifacts/colours/state/test_openings.jsonl").read_text().splitlines()
+    assert json.loads(opening)["candidate"] == project.artifact("merged_model").name
+    rows = read_predictions(project.artifact("test_predictions") / "predictions.parquet")
+    gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
+    told = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["robustness"]
+    for kind in KINDS:
+        mine = of_model(rows, f"candidate:{kind}")
+        assert len(mine) == 8 == told["kinds"][kind]["n"]
+        assert all(r["gold"] == gold[r["example_id"]] for r in mine)
+    assert gates(project)["robust"]["threshold"] == 0.1
+    assert all("The same rows, perturbed" in page(project, name) for name in ("report.html", "report.md"))
+
+
+def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
+    rated: tuple[Project, int], server: Server
+) -> None:
+    project, number = rated
+    before = {step: project.artifact(step) for step in ("test_predictions", "merged_model", "general_ability")}
+    facts, gate = judged(project, server, "fair")
+    assert {step: project.artifact(step) for step in before} == before
+    people, shown = project.facts("human_review"), page(project)
+    assert people["raters"] == {"Ada": number} and people["rated"] == number
+    answers = of_model(read_predictions(before["test_predictions"] / "predictions.parquet"), "candidate")
+    good = sum(right(row["gold"], row["text"]) for row in answers)
+    assert 0 < good - 1 <= people["random"]["candidate"]["share"] * number <= good
+    assert gates(project)["human_review"]["passed"] and "Judgement by people" in shown
+
     told = facts["judge"]
     assert told["believed"] and told["refused"] == []
     assert told["kappa"] == 1.0 and told["consistent"] == 1.0 and told["rated"] >= 30
     assert gate["passed"] and gate["measured"] == told["verdict"]["interval"][0] >= 0.5
     assert told["verdict"]["wins"] >= 10 and told["verdict"]["losses"] == 0
-    assert project.artifact("test_predictions") == predictions, "nothing is predicted anew for a judge"
-    assert "Judgement by a model" in page and "fair at 127.0.0.1 is believed" in page
-    assert "Cohen's kappa 1.00" in html.unescape(page) and "Likeness to the reference answers" in page
+    assert "fair at 127.0.0.1 is believed" in shown and "Cohen's kappa 1.00" in shown
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
     assert report["judge"]["kappa"] == 1.0 and report["similarity"]["n"] == facts["similarity"]["n"]
-    asked = len(server.requests)
-    assert asked == told["spent"]["requests"] > 0
+    assert len(server.requests) == told["spent"]["requests"] > 0
     bodies = [json.dumps([r["model"], r["messages"]]) for r in server.requests]
     assert len(set(bodies)) == len(bodies), "no question was bought twice"
-    shutil.rmtree(project.artifact("judge_review"))
-    judged(project, server, "fair")
-    assert len(server.requests) == asked
-    assert project.facts("judge_review")["judge"]["verdict"] == told["verdict"]
 
 
-def test_a_biased_judge_is_named_and_does_not_count(project: Project, server: Server) -> None:
-    mind, bias = "long", "empty words added"
-    facts, gate, page = judged(project, server, mind)
+def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], server: Server) -> None:
+    project, bias = rated[0], "empty words added"
+    facts, gate = judged(project, server, "long")
     told = facts["judge"]
     assert told["believed"] is False and told["verdict"] is None
     assert any(bias in reason for reason in told["refused"]), told["refused"]
     assert not gate["passed"] and bias in gate["message"]
-    assert f"{mind} at 127.0.0.1 is not believed, and its opinion does not count" in page
+    assert "long at 127.0.0.1 is not believed, and its opinion does not count" in page(project)
     answer = next(c for _, c in CHECKS if c.name == "judge_believed").ask(
         Artifact("colours", "judge_review", "v", project.root, facts, {}), load_task(project.folder).spec
     )
     assert not answer.passed and bias in answer.message
+
+
+def test_benchmark_files_that_cannot_be_read_stop_the_run_at_once(project: Project) -> None:
+    bad = project.folder / "items" / "bad.jsonl"
+    bad.write_text('{"query": "q", "choices": ["a", "b"], "gold": 7}\n')
+    try:
+        done = project.finetune("run", "colours", "--json")
+    finally:
+        bad.unlink()
+    assert done.returncode == 1 and "bad.jsonl, line 1" in done.stderr and "gold is 7" in done.stderr

@@ -14,14 +14,13 @@ from finetune_pipeline.baseline.prompt_search import instructions
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import LORA, Project
 from finetune_pipeline_tests.openai_server import Server, openai_server
 
 CLIMBED = [step for step in STEPS if step.asked_for and step.name != "tuned_rungs"]
 BASELINE = {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8, "rows": 20}
-SETTINGS: dict[str, Any] = {"ladder": {"calls": 112, "pilot": [0.25, 0.5]}, "baseline": BASELINE}
+SETTINGS: dict[str, Any] = {"ladder": {"calls": 112, "pilot": [0.25, 0.5]}, "baseline": BASELINE, "training": LORA}
 WRITTEN = ["What burns is red. Say red or blue.", "What is wet is blue. Say red or blue."]
 
 
@@ -34,9 +33,9 @@ def wants_instructions(body: dict[str, Any]) -> bool:
     return "different system prompts" in body["messages"][-1]["content"]
 
 
-def climb(project: Project) -> tuple[int, dict[str, Any]]:
+def climb(project: Project, *options: str) -> tuple[int, dict[str, Any]]:
     """``finetune ladder --json``: exit code and answer."""
-    done = project.finetune("ladder", project.folder.name, "--json")
+    done = project.finetune("ladder", project.folder.name, *options, "--json")
     answer = json.loads(done.stdout) if done.stdout.strip() else {}
     assert "rungs" in answer, done.stdout[-2000:] + done.stderr[-3000:]
     return done.returncode, answer
@@ -107,28 +106,20 @@ def test_the_api_model_writes_instructions_once_and_they_are_searched(
     assert {f"instruction_{number}_zero_shot" for number in (1, 2, 3)} <= set(searched), own
 
 
-def test_a_second_climb_asks_and_trains_nothing(climbed: tuple[Project, int, dict], api: Server) -> None:
-    project, code, answer = climbed
-    asked = len(api.requests)
-    before = {step.name: project.artifact(step.name) for step in CLIMBED}
-    assert climb(project) == (code, answer)
-    assert {step.name: project.artifact(step.name) for step in CLIMBED} == before
-    assert len(api.requests) == asked, "paid twice"
-
-
-def test_the_tuned_model_stands_on_the_same_ladder(climbed: tuple[Project, int, dict]) -> None:
+def test_the_tuned_model_stands_on_the_same_ladder_and_the_rest_is_not_asked_or_trained_again(
+    climbed: tuple[Project, int, dict], api: Server
+) -> None:
     project, _, before = climbed
-    done = project.finetune("ladder", "colours", "--tuned", "--json")
-    assert done.returncode in (0, 2), done.stdout[-2000:] + done.stderr[-2000:]
-    answer = json.loads(done.stdout)
+    asked, made = len(api.requests), {step.name: project.artifact(step.name) for step in CLIMBED}
+    code, answer = climb(project, "--tuned")
     assert [rung["name"] for rung in answer["rungs"]][-3:] == ["tuned", "tuned_retrieve", "tuned_optimised"]
-    values = {rung["name"]: rung["value"] for rung in answer["rungs"]}
-    assert {name: value for name, value in values.items() if not name.startswith("tuned")} == {
-        rung["name"]: rung["value"] for rung in before["rungs"]
-    }
-    assert (done.returncode == 0) == (answer["decision"] == "fine_tune") == answer["stands"].startswith("tuned")
+    values = {rung["name"]: rung["value"] for rung in answer["rungs"] if not rung["name"].startswith("tuned")}
+    assert values == {rung["name"]: rung["value"] for rung in before["rungs"]}
+    assert (code == 0) == (answer["decision"] == "fine_tune") == answer["stands"].startswith("tuned")
     record = json.loads((project.artifact("tuned_rungs") / "artifact.json").read_text("utf-8"))
     assert set(record["opened"]) <= set(PIPELINE.steps["tuned_rungs"].needs)
+    assert {step.name: project.artifact(step.name) for step in CLIMBED} == made
+    assert len(api.requests) == asked, "paid twice"
 
 
 def test_a_whole_run_leaves_the_ladder_out(finished: tuple[Project, int, dict]) -> None:
@@ -142,20 +133,14 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     """Killed in the search and in the pilot. What was answered and trained before a kill is not asked or trained again."""
     undisturbed, code, answer = climbed
     settings = {**SETTINGS, "baseline": undisturbed.spec["baseline"]}
-    project = Project.continued(undisturbed, tmp_path, "prompt_search", cold=True, **settings)
+    project = Project.continued(undisturbed, tmp_path, "prompt_search", **settings)
     paid = len(api.requests)
     work = project.home / "artifacts" / "colours" / ".work"
 
     def start() -> subprocess.Popen[str]:
-        """The real command, which is what is killed; its workers are warm."""
-        return subprocess.Popen(
-            project.command("ladder", "colours", "--json"),
-            env={**project.environment(), **warm_workers.start()},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        command = project.command("ladder", "colours", "--json")
+        files = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, env=project.environment(), text=True, start_new_session=True, **files)
 
     def wait_until(running: subprocess.Popen[str], results: str, count: int) -> dict[Path, int]:
         """When each of at least so many results of a step was written."""
@@ -171,7 +156,6 @@ def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     trained = wait_until(running, trainings, 1)
     kill_run(running)
     assert not list((project.home / "artifacts" / "colours" / "pilot").glob("*/artifact.json"))
-    project.cold = False
     running = start()
     assert trained.items() <= wait_until(running, trainings, len(trained) + 1).items()
     output, _ = running.communicate()

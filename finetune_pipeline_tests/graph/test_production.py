@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.graph.project import Project, rows
+from finetune_pipeline_tests.graph.project import LORA, Project, rows
 
 SECRET = "zeppelin marmalade quixotic over the old lighthouse wall"
 
@@ -24,24 +24,17 @@ def logged(n: int, user: str, text: str, label: str) -> str:
 
 
 def holding(home: Path, *needles: bytes) -> list[str]:
-    return [
-        f"{p.relative_to(home)}: {needle!r}"
-        for p in home.rglob("*")
-        if p.is_file()
-        for needle in needles
-        if needle in p.read_bytes()
-    ]
+    files = {p.relative_to(home): p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    return [f"{name}: {needle!r}" for name, data in files.items() for needle in needles if needle in data]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run with the corrections of sixty users and a dozen more of Ann."""
     logs = {"judging_share": 0.5, "judging_after": 0, "max_family_share": 1.0}
-    made = Project(tmp_path_factory.mktemp("production"), robustness={"rows": 8}, logs=logs)
+    made = Project(tmp_path_factory.mktemp("production"), robustness={"rows": 8}, logs=logs, training=LORA)
     lines = [logged(i, f"user{i}", row["text"], row["label"]) for i, row in enumerate(rows(180, seed=7)[120:])]
-    lines += [
-        logged(900 + i, "ann", f"{SECRET} number {i} {w}", "blue") for i, w in enumerate(["x", "y", "z", "w"] * 3)
-    ]
+    lines += [logged(900 + i, "ann", f"{SECRET} number {i} {'xyzw'[i % 4]}", "blue") for i in range(12)]
     (made.folder / "logs").mkdir()
     log = made.folder / "logs" / "a.jsonl"
     log.write_text("".join(lines))
@@ -76,6 +69,13 @@ def test_rows_that_judge_are_asked_of_every_model_and_train_none(project: Projec
 
 def test_a_persons_rows_are_forgotten(project: Project) -> None:
     tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
+
+    def promote(version: int) -> None:
+        """Whatever the gates said of so small a model."""
+        with registry.open_registry(tracking) as client:
+            client.set_model_version_tag("colours", str(version), "gates", "passed")
+        registry.promote(tracking, "colours", version)
+
     first = registry.aliases(tracking, "colours")["candidate"]
     adapter, logs = project.artifact("adapter").name, project.artifact("production_logs").name
     assert holding(project.home / "artifacts", SECRET.encode()), "or the test shows nothing"
@@ -94,12 +94,8 @@ def test_a_persons_rows_are_forgotten(project: Project) -> None:
     log = (project.folder / "logs" / "a.jsonl").read_text()
     assert "ann" not in log and log.count("served-000") == 60
     assert (project.home / "artifacts" / "colours" / "adapter" / adapter).is_dir()
-    with pytest.raises(ValueError, match="gates are|forgotten since"):
-        registry.promote(tracking, "colours", first)
-    with registry.open_registry(tracking) as client:
-        client.set_model_version_tag("colours", str(first), "gates", "passed")
     with pytest.raises(ValueError, match="forgotten since"):
-        registry.promote(tracking, "colours", first)
+        promote(first)
 
     code, result = project.run()
     assert code in (0, 2), result
@@ -107,14 +103,7 @@ def test_a_persons_rows_are_forgotten(project: Project) -> None:
     assert second != first and project.artifact("adapter").name != adapter
     assert project.facts("model_version")["forgotten"] is False
     assert not holding(project.home, SECRET.encode(), b"served-00900")
-    with registry.open_registry(tracking) as client:
-        client.set_model_version_tag("colours", str(second), "gates", "passed")
-    registry.promote(tracking, "colours", second)
+    promote(second)
     assert registry.champion(tracking, "colours") == second
     again = json.loads(project.finetune("forget", "colours", "--user", "ann", "--json").stdout)
     assert (again["lines"], again["rows"], again["blocked"]) == (0, 0, [first])
-
-    judged = [project.artifact(step) for step in ("test_predictions", "evaluation_report")]
-    number = json.loads((judged[0] / "production.json").read_text())["ids"][0].removeprefix("served-")
-    assert project.finetune("forget", "colours", "--user", f"user{int(number)}", "--json").returncode == 0
-    assert not any(folder.exists() for folder in judged), "what a forgotten row judged is gone"

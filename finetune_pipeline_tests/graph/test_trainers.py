@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline_tests.graph.disturbed import last_output, start
-from finetune_pipeline_tests.graph.project import Project, install_trainer
+from finetune_pipeline_tests.graph.project import LORA, Project, install_trainer
 from finetune_pipeline_tests.openai_jobs_server import STATES, OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.unit.trainers.orders import QUICK, RANK, files_below, tiny_adapter
@@ -32,12 +32,11 @@ def test_the_documented_trainer_trains_and_its_options_are_checked(
     install_trainer(tmp_path / "site", "queue_trainer", source[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
     project = Project.continued(finished[0], tmp_path / "project", "training_plan")
-    training = {**project.spec["training"], "trainer": "queue"}
-    project.write_spec(training={**training, "trainer_options": {"partition": 7, "extra": 1}})
-    refused = project.finetune("check", "colours")
+    project.write_spec(training={**LORA, "trainer": "queue", "trainer_options": {"partition": 7, "extra": 1}})
+    refused = project.finetune("run", "colours", "--stage", "training")
     assert refused.returncode == 1
-    assert "training.trainer_options.partition" in refused.stdout and "takes partition" in refused.stdout
-    project.write_spec(training={**training, "trainer_options": {"partition": "gpu"}})
+    assert "training.trainer_options.partition" in refused.stderr and "takes partition" in refused.stderr
+    project.write_spec(training={**LORA, "trainer": "queue", "trainer_options": {"partition": "gpu"}})
     code, answer = project.run("--stage", "training")
     assert code == 0, answer
     assert project.facts("adapter")["partition"] == "gpu" and project.facts("adapter")["steps"] > 0

@@ -7,8 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.training.jobs import ROOT, make_inputs
 
 METHOD = '''
@@ -57,47 +60,53 @@ class Patient(Trainer):
     def collect(self, training, order):
         return {**read_json(order.out / "result.json"), "asked": self.asked, "id": training}
 '''
-TRIP = """
-import json, os, sys
-from pathlib import Path
-from finetune_pipeline.worker import entry
-os.environ.update({**entry.DEFAULTS, **entry.ENVIRONMENT, "HF_HUB_OFFLINE": "1"})  # before torch is imported
-sys.path.insert(0, sys.argv[2])
-import make_reference
-from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.models.merging import merge
-from finetune_pipeline.planning.plan import training_plan
-from finetune_pipeline.spec import parse_spec
-from finetune_pipeline.trainers import TrainingOrder, preflight, train
-
-inputs = Path(sys.argv[1])
-TASK = '''
+TASK = """
 name: demo
 description: d
 system_prompt: Choose billing, bug_report or how_to.
 output: {kind: labels, labels: [billing, bug_report, how_to]}
 training: {method: attention, trainer: patient, epochs: 1, precision: float32, attention: {dropout: 0.0}}
-'''
-spec, other = parse_spec(TASK), parse_spec(TASK.replace("method: attention", "method: full"))
-rows = [inputs / f"{split}.jsonl" for split in ("train", "validation")]
-plan = training_plan(spec, inputs / "base", *map(read_examples, rows))
-
-def do(job):
-    entry.do_job(job)
-    return json.loads((Path(job["out"]) / "result.json").read_text())
-
-facts = train(TrainingOrder(spec, inputs / "base", *rows, inputs / "out", inputs / "work", do))
-print(json.dumps({
-    "rate": spec.training.learning_rate,
-    "findings": [f.rule for f in preflight(spec, Path("demo"))],
-    "refused": [f.fix for f in preflight(other, Path("demo")) if f.rule == "training.trainer"],
-    "planned": [plan.trainable_parameters, plan.memory_mib["needed"], [row.method for row in plan.methods]],
-    "trained": [facts["trainable_parameters"], facts["asked"], facts["id"], facts["trained"]["kind"]],
-    "loss": [facts["first_eval_loss"], facts["best_eval_loss"]],
-    "merged": merge(inputs / "base", inputs / "out/adapter", inputs / "merged")["merged_tensors"],
-    "reference": [line for line in make_reference.render().splitlines() if "attention" in line or "patient" in line],
-}))
 """
+
+
+def trip(inputs: str, code: str) -> None:
+    """In a process of its own, go through everything with the package that lies in `code`, and print what it says."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "finetune_pipeline"]:
+        del sys.modules[name]
+    sys.path[:0] = [code, str(ROOT / "tools")]
+    import make_reference
+
+    import finetune_pipeline
+    from finetune_pipeline.data.examples import read_examples
+    from finetune_pipeline.models.merging import merge
+    from finetune_pipeline.planning.plan import training_plan
+    from finetune_pipeline.spec import parse_spec
+    from finetune_pipeline.trainers import TrainingOrder, preflight, train
+    from finetune_pipeline.worker import entry
+
+    def do(job: Mapping[str, Any]) -> dict[str, Any]:
+        entry.do_job(dict(job))
+        return dict(json.loads((Path(job["out"]) / "result.json").read_text()))
+
+    assert Path(finetune_pipeline.__file__).is_relative_to(code)
+    place = Path(inputs)
+    spec, other = parse_spec(TASK), parse_spec(TASK.replace("method: attention", "method: full"))
+    rows = [place / f"{split}.jsonl" for split in ("train", "validation")]
+    plan = training_plan(spec, place / "base", *map(read_examples, rows))
+    facts = train(TrainingOrder(spec, place / "base", *rows, place / "out", place / "work", do))
+    told = {
+        "rate": spec.training.learning_rate,
+        "findings": [f.rule for f in preflight(spec, Path("demo"))],
+        "refused": [f.fix for f in preflight(other, Path("demo")) if f.rule == "training.trainer"],
+        "planned": [plan.trainable_parameters, plan.memory_mib["needed"], [row.method for row in plan.methods]],
+        "trained": [facts["trainable_parameters"], facts["asked"], facts["id"], facts["trained"]["kind"]],
+        "loss": [facts["first_eval_loss"], facts["best_eval_loss"]],
+        "merged": merge(place / "base", place / "out/adapter", place / "merged")["merged_tensors"],
+        "reference": [
+            line for line in make_reference.render().splitlines() if "attention" in line or "patient" in line
+        ],
+    }
+    print(json.dumps(told))
 
 
 def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
@@ -106,19 +115,18 @@ def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     (code / "finetune_pipeline/spec/methods/attention.py").write_text(METHOD)
     (code / "finetune_pipeline/trainers/patient.py").write_text(TRAINER)
     inputs = make_inputs(tmp_path / "inputs", 24)
-    done = subprocess.run(
-        [sys.executable, "-c", TRIP, str(inputs), str(ROOT / "tools")], cwd=code,
-        env={**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
+    command = [*warm_workers.CALL, f"{__name__}:trip", json.dumps([str(inputs), str(code)])]
+    env = {**os.environ, **warm_workers.start()}
+    done = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    trip = json.loads(done.stdout.splitlines()[-1])
-    assert trip["rate"] == 0.02 and trip["findings"] == [] and trip["refused"] == ["set training.method: attention"]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["rate"] == 0.02 and told["findings"] == [] and told["refused"] == ["set training.method: attention"]
     trainable = 2 * 4 * ((64 + 64) + (64 + 32))  # two layers; queries of 64 and values of 32 numbers
-    assert trip["planned"][0] == trainable and trip["planned"][1] > 0
-    assert trip["planned"][2] == ["qlora", "lora", "full", "prefix", "prompt", "attention"]
-    assert trip["trained"] == [trainable, 3, "training 1", "lora"] and trip["merged"] == 4
-    assert trip["loss"][1] < trip["loss"][0]
-    text = "\n".join(trip["reference"])
+    assert told["planned"][0] == trainable and told["planned"][1] > 0
+    assert told["planned"][2] == ["qlora", "lora", "full", "prefix", "prompt", "attention"]
+    assert told["trained"] == [trainable, 3, "training 1", "lora"] and told["merged"] == 4
+    assert told["loss"][1] < told["loss"][0]
+    text = "\n".join(told["reference"])
     assert "`attention` | low-rank matrices of attention | an adapter | a test asks for it" in text
     assert "`learning_rate` | attention | 0.02 | a guess" in text and "`training.attention.r` | `4`" in text
     assert "`patient` | a queue on this machine | attention | weights" in text
