@@ -45,20 +45,20 @@ class Dev:
             f"http://127.0.0.1:{self.port}/graphql", body, {"content-type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=120) as answer:
-            told = json.load(answer)
-        if told.get("errors"):
-            raise RuntimeError(json.dumps(told["errors"])[:2000])
-        return told["data"]
+            result = json.load(answer)
+        if result.get("errors"):
+            raise RuntimeError(json.dumps(result["errors"])[:2000])
+        return result["data"]
 
     def launch(self, job: str) -> str:
         """Start a job as the UI does. Returns the run id."""
         (found,) = self.ask(_WHERE)["repositoriesOrError"]["nodes"]
         place = {"repositoryLocationName": found["location"]["name"], "repositoryName": found["name"]}
         selector = {**place, "jobName": job}
-        told = self.ask(_LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]
-        if told["__typename"] != "LaunchRunSuccess":
-            raise RuntimeError(json.dumps(told)[:2000])
-        return str(told["run"]["runId"])
+        answer = self.ask(_LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise RuntimeError(json.dumps(answer)[:2000])
+        return str(answer["run"]["runId"])
 
     def status(self, run_id: str) -> str:
         """Status of a run, as the UI shows it."""
@@ -67,8 +67,8 @@ class Dev:
     def terminate(self, run_id: str, *, force: bool = False) -> str:
         """What the button "Terminate" does. Returns the type of the answer: TerminateRunSuccess, or what went wrong."""
         policy = "MARK_AS_CANCELED_IMMEDIATELY" if force else "SAFE_TERMINATE"
-        told = self.ask(_TERMINATE, r=run_id, p=policy)["terminateRun"]
-        return str(told["__typename"] if "message" not in told else told["message"])
+        answer = self.ask(_TERMINATE, r=run_id, p=policy)["terminateRun"]
+        return str(answer["__typename"] if "message" not in answer else answer["message"])
 
     def processes(self, words: str) -> list[psutil.Process]:
         """Its processes with these words in their command."""

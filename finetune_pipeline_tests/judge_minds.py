@@ -33,8 +33,8 @@ def likes_first(reference: str, first: str, second: str) -> str:
 
 def padded(reference: str, first: str, second: str) -> str:
     """Right wherever one answer is right, and in love with length where there is nothing to choose."""
-    told = fair(reference, first, second)
-    return likes_long(reference, first, second) if told == "same" else told
+    result = fair(reference, first, second)
+    return likes_long(reference, first, second) if result == "same" else result
 
 
 def chatty(reference: str, first: str, second: str) -> str:

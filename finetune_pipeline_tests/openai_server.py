@@ -18,13 +18,13 @@ JSON, (status, headers, bytes), seconds to say nothing for, or pieces to send wi
 
 def completion(text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (7, 3), **more: Any) -> dict:
     """A chat completion as the protocol has it."""
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "object": "chat.completion",
         "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **more}}],
     }
     if usage:
-        told["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-    return told
+        result["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+    return result
 
 
 class Server(ThreadingHTTPServer):
@@ -67,18 +67,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         try:
-            told = self.server.mind(body, seen)
-            if isinstance(told, float):
-                time.sleep(told)
+            result = self.server.mind(body, seen)
+            if isinstance(result, float):
+                time.sleep(result)
                 return
-            if isinstance(told, list):
-                for piece in told:
+            if isinstance(result, list):
+                for piece in result:
                     self.wfile.write(piece)
                     time.sleep(0.1)
                 return
-            if isinstance(told, tuple):
-                return self._send(*told)
-            reply = completion(told) if isinstance(told, str) else told
+            if isinstance(result, tuple):
+                return self._send(*result)
+            reply = completion(result) if isinstance(result, str) else result
             self._send(200, {"Content-Type": "application/json"}, json.dumps(reply).encode())
         finally:
             with self.server.lock:
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *told: Any) -> None:
+    def log_message(self, *arguments: Any) -> None:
         """Tests are quiet."""
 
 

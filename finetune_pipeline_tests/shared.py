@@ -60,8 +60,8 @@ def bundled_base() -> tuple[Path, dict[str, Any]]:
     with hold(made.with_suffix(".lock")):
         if not facts.exists():
             made.mkdir(exist_ok=True)
-            told = prepare_base("bundled/smollm2-135m-instruct", None, made, None)
-            facts.write_text(json.dumps(told))
+            result = prepare_base("bundled/smollm2-135m-instruct", None, made, None)
+            facts.write_text(json.dumps(result))
     return made, json.loads(facts.read_text())
 
 

@@ -90,9 +90,9 @@ def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(serve
                  assetMaterializations(limit: 1) { runId } hasMaterializePermission
                  assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }"""
     end = time.monotonic() + 120
-    while not (told := graphql(servers, query)["assetNodes"]) and time.monotonic() < end:
+    while not (result := graphql(servers, query)["assetNodes"]) and time.monotonic() < end:
         time.sleep(1)  # the code location is still loading
-    nodes = {node["assetKey"]["path"][-1]: node for node in told}
+    nodes = {node["assetKey"]["path"][-1]: node for node in result}
     assert set(nodes) == {step.name for step in STEPS}
     assert all(node["description"] and node["owners"] for node in nodes.values())
     assert {name for name, node in nodes.items() if node["assetMaterializations"]} == MADE
@@ -129,8 +129,8 @@ def test_the_run_of_the_command_line_is_one_of_the_code_location(
 
 def test_mlflow_shows_the_run_and_the_registered_model(servers: dict[str, Any]) -> None:
     url = f"{servers['mlflow']}/api/2.0/mlflow"
-    told = wait_for(f"{url}/registered-models/get?name=colours", servers["process"])
-    assert told["registered_model"]["name"] == "colours"
+    result = wait_for(f"{url}/registered-models/get?name=colours", servers["process"])
+    assert result["registered_model"]["name"] == "colours"
     experiments = ask(f"{url}/experiments/search", {"max_results": 10})["experiments"]
     (experiment,) = [e for e in experiments if e["name"] == "finetune"]
     runs = ask(f"{url}/runs/search", {"experiment_ids": [experiment["experiment_id"]], "max_results": 100})["runs"]

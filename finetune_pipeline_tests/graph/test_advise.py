@@ -15,12 +15,12 @@ def test_a_planted_easy_task_is_advised_against_and_nothing_is_trained(tmp_path:
     project.write_rows(easy_rows(600))  # 60 validation rows that a linear model has all right
     done = project.finetune("advise", "colours", "--json", timeout=900)
     assert done.returncode == 2, done.stderr[-2000:]
-    told = json.loads(done.stdout)
-    assert told["decision"] == "simple" and told["fine_tune"] is False
-    assert "TF-IDF and logistic regression" in told["reasons"][0]
+    result = json.loads(done.stdout)
+    assert result["decision"] == "simple" and result["fine_tune"] is False
+    assert "TF-IDF and logistic regression" in result["reasons"][0]
     facts = project.facts("few_shot_baseline")
     assert list(facts["prompts"]) == ["zero_shot", "2_nearest"]
     assert facts["simple"]["linear"]["accuracy"] == 1.0 and facts["simple"]["linear"]["n"] >= 50
-    assert told["power"]["sentence"] in " ".join(told["reasons"])
+    assert result["power"]["sentence"] in " ".join(result["reasons"])
     made = {p.name for p in (project.home / "artifacts" / "colours").iterdir()}
     assert "advice" in made and not {"adapter", "merged_model", "test_predictions"} & made

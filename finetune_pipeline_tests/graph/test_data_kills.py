@@ -82,8 +82,8 @@ def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path) 
             psutil.wait_procs(children, timeout=20)
             assert not any(c.is_running() and c.status() != psutil.STATUS_ZOMBIE for c in children), "orphans"
             for manifest in store.glob("*/*/*/artifact.json"):
-                told = json.loads(manifest.read_text())
-                for name, file in told["files"].items():
+                result = json.loads(manifest.read_text())
+                for name, file in result["files"].items():
                     assert hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() == file["sha256"]
         else:  # it was quicker than the kill: begin anew, with everything there is thrown away but the ledger and the key
             assert run.returncode == 0

@@ -33,8 +33,8 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(
         server.models = lambda: ["base", *tuned()]
         there = {"url": server.url, "base": "base", "candidate": "tuned-{version}", "timeout": 2.0}
         project.write_spec(evaluation={"engine": "endpoint", "endpoint": there})
-        code, told = project.run()
-        assert code == 2, told
+        code, result = project.run()
+        assert code == 2, result
         first = project.artifact("test_predictions")
         rows = of_model(read_predictions(first / "predictions.parquet"), "candidate")
         failed = {row["example_id"] for row in rows if row["status"] == "error"}
@@ -42,7 +42,7 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(
         assert not (project.home / "artifacts" / "colours" / "evaluation_report").exists(), "scored with rows missing"
         silent[0] = False
         asked.clear()
-        code, told = project.run()
+        code, result = project.run()
     texts = read_test_rows(first).texts
     assert sorted(asked) == sorted((tuned()[0], texts[row]) for row in failed), "others were asked again"
     second = project.artifact("test_predictions")
@@ -50,4 +50,4 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(
     assert {row["status"] for row in rows} == {"ok"} and len(rows) == len(texts)
     looks = openings(project.home / "artifacts" / "colours" / "state", project.artifact("splits").name)
     assert second == first and len({look["candidate"] for look in looks}) == 1, "the same look at the test"
-    assert project.artifact("evaluation_report").is_dir(), told
+    assert project.artifact("evaluation_report").is_dir(), result

@@ -75,19 +75,24 @@ def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict]:
     """(what is told of this judge, its gate)."""
     judge = {"url": server.url, "model": mind, "min_rated": 10}
     project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={**GATES, "min_preferred": 0.5})
-    code, told = project.run()
-    assert code == 2 and "adapter" in told["steps"], told
+    code, result = project.run()
+    assert code == 2 and "adapter" in result["steps"], result
     return project.facts("judge_review"), gates(project)["judge"]
 
 
 def test_general_ability_is_measured_and_people_are_asked_for(project: Project) -> None:
-    told = project.facts("general_ability")
-    assert (told["items"], told["n"], told["unscored"], told["text"]["n"]) == (20, 18, 0, 2)
-    assert told["harness"]["tasks"]["pick"] | {"results": {}} == {"rows": 6, "metric": "acc", "shots": 0, "results": {}}
-    assert told["harness"]["lm_eval"] == importlib.metadata.version("lm_eval")
-    assert told["categories"]["harness: pick"]["n"] == told["benchmarks"]["harness: pick"]["n"] == 6
-    assert -1 <= told["interval"][0] <= told["drop"] <= told["interval"][1] <= 1
-    assert gates(project)["general_ability"]["measured"] == pytest.approx(told["interval"][1])
+    result = project.facts("general_ability")
+    assert (result["items"], result["n"], result["unscored"], result["text"]["n"]) == (20, 18, 0, 2)
+    assert result["harness"]["tasks"]["pick"] | {"results": {}} == {
+        "rows": 6,
+        "metric": "acc",
+        "shots": 0,
+        "results": {},
+    }
+    assert result["harness"]["lm_eval"] == importlib.metadata.version("lm_eval")
+    assert result["categories"]["harness: pick"]["n"] == result["benchmarks"]["harness: pick"]["n"] == 6
+    assert -1 <= result["interval"][0] <= result["drop"] <= result["interval"][1] <= 1
+    assert gates(project)["general_ability"]["measured"] == pytest.approx(result["interval"][1])
     asked = gates(project)["human_review"]
     assert not asked["passed"] and "0 of 5 answers" in asked["message"]
     assert "pick (acc, 6 rows, 0 shots)" in page(project)
@@ -98,11 +103,11 @@ def test_perturbed_rows_were_asked_in_the_one_opening_and_stand_in_the_report(pr
     assert json.loads(opening)["candidate"] == project.artifact("merged_model").name
     rows = read_predictions(project.artifact("test_predictions") / "predictions.parquet")
     gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
-    told = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["robustness"]
+    result = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["robustness"]
     for kind in KINDS:
-        mine = of_model(rows, f"candidate:{kind}")
-        assert len(mine) == 8 == told["kinds"][kind]["n"]
-        assert all(r["gold"] == gold[r["example_id"]] for r in mine)
+        own = of_model(rows, f"candidate:{kind}")
+        assert len(own) == 8 == result["kinds"][kind]["n"]
+        assert all(r["gold"] == gold[r["example_id"]] for r in own)
     assert gates(project)["robust"]["threshold"] == 0.1
     assert all("The same rows, perturbed" in page(project, name) for name in ("report.html", "report.md"))
 
@@ -121,15 +126,15 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     assert 0 < good - 1 <= people["random"]["candidate"]["share"] * number <= good
     assert gates(project)["human_review"]["passed"] and "Judgement by people" in shown
 
-    told = facts["judge"]
-    assert told["believed"] and told["refused"] == []
-    assert told["kappa"] == 1.0 and told["consistent"] == 1.0 and told["rated"] >= 30
-    assert gate["passed"] and gate["measured"] == told["verdict"]["interval"][0] >= 0.5
-    assert told["verdict"]["wins"] >= 10 and told["verdict"]["losses"] == 0
+    parity = facts["judge"]
+    assert parity["believed"] and parity["refused"] == []
+    assert parity["kappa"] == 1.0 and parity["consistent"] == 1.0 and parity["rated"] >= 30
+    assert gate["passed"] and gate["measured"] == parity["verdict"]["interval"][0] >= 0.5
+    assert parity["verdict"]["wins"] >= 10 and parity["verdict"]["losses"] == 0
     assert "fair at 127.0.0.1 is believed" in shown and "Cohen's kappa 1.00" in shown
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
     assert report["judge"]["kappa"] == 1.0 and report["similarity"]["n"] == facts["similarity"]["n"]
-    assert len(server.requests) == told["spent"]["requests"] > 0
+    assert len(server.requests) == parity["spent"]["requests"] > 0
     bodies = [json.dumps([r["model"], r["messages"]]) for r in server.requests]
     assert len(set(bodies)) == len(bodies), "no question was bought twice"
 
@@ -137,9 +142,9 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
 def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], server: Server) -> None:
     project, bias = rated[0], "empty words added"
     facts, gate = judged(project, server, "long")
-    told = facts["judge"]
-    assert told["believed"] is False and told["verdict"] is None
-    assert any(bias in reason for reason in told["refused"]), told["refused"]
+    parity = facts["judge"]
+    assert parity["believed"] is False and parity["verdict"] is None
+    assert any(bias in reason for reason in parity["refused"]), parity["refused"]
     assert not gate["passed"] and bias in gate["message"]
     assert "long at 127.0.0.1 is not believed, and its opinion does not count" in page(project)
     answer = next(c for _, c in CHECKS if c.name == "judge_believed").ask(

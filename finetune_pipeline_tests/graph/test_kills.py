@@ -62,8 +62,8 @@ def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, 
         "half an artifact is visible"
     )
     project.cold = False
-    code, told = project.run("--stage", "training")
-    assert code == 0, told
+    code, result = project.run("--stage", "training")
+    assert code == 0, result
     assert adapter_digest(project) == adapter_digest(undisturbed)
     measured = json.loads((project.artifact("adapter") / "measured.json").read_text())
     assert measured["resumed_from"].startswith("checkpoint-")

@@ -38,25 +38,25 @@ def look() -> None:
 
     home = str(read_settings().project)
     os.environ.setdefault("DAGSTER_HOME", home)
-    told: dict[str, Any] = {"assets": {}, "checks": [], "mlflow": {}}
+    result: dict[str, Any] = {"assets": {}, "checks": [], "mlflow": {}}
     graph = build_definitions(read_settings().data_root).get_repository_def().asset_graph
-    told["needs"] = {k.path[-1]: [p.path[-1] for p in graph.get(k).parent_keys] for k in graph.get_all_asset_keys()}
+    result["needs"] = {k.path[-1]: [p.path[-1] for p in graph.get(k).parent_keys] for k in graph.get_all_asset_keys()}
     with dg.DagsterInstance.from_config(home) as instance:
         for key in instance.all_asset_keys():
             event = instance.get_latest_materialization_event(key)
             if event:
-                told["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
+                result["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
         for run in instance.get_runs():
             for record in instance.all_logs(run.run_id):
                 if record.is_dagster_event and record.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION":
                     e = record.dagster_event.event_specific_data
                     stops = e.blocking and e.severity.value == "ERROR"
-                    told["checks"].append([e.asset_key.path[-1], e.check_name, e.passed, stops])
+                    result["checks"].append([e.asset_key.path[-1], e.check_name, e.passed, stops])
     client = Tracking().client()
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
             tags = run.data.tags
-            told["mlflow"][tags["mlflow.runName"]] = {
+            result["mlflow"][tags["mlflow.runName"]] = {
                 "status": run.info.status,
                 "parent": tags.get("mlflow.parentRunId"),
                 "params": run.data.params.get("version"),
@@ -71,8 +71,8 @@ def look() -> None:
     for model in client.search_registered_models():
         versions = len(client.search_model_versions(f"name='{model.name}'"))
         about = {"name": model.name, "about": model.description, "aliases": dict(model.aliases)}
-        told["model"] = {**about, "versions": versions}
-    print(json.dumps(told))
+        result["model"] = {**about, "versions": versions}
+    print(json.dumps(result))
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def seen(finished: tuple[Project, int, dict]) -> dict:
 
 
 def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> None:
-    project, code, told = finished
-    assert code in (0, 2), told
-    assert told["passed"] is (code == 0)
-    assert told["verdict"]
+    project, code, result = finished
+    assert code in (0, 2), result
+    assert result["passed"] is (code == 0)
+    assert result["verdict"]
     report = project.artifact("evaluation_report")
     page = (report / "report.html").read_text("utf-8")
     assert "Ship it." in page or "Do not ship it" in page
@@ -100,18 +100,18 @@ def test_the_registered_model_has_its_card(finished: tuple[Project, int, dict]) 
     assert registered.read_text("utf-8") == written.read_text("utf-8")
     card = ModelCard.load(registered)
     scores = json.loads((project.artifact("evaluation_report") / "evaluation.json").read_text())["scores"]["candidate"]
-    told = {r.metric_type: r.metric_value for r in card.data.eval_results if r.dataset_type == "colours"}
-    assert told["accuracy"] == round(scores["accuracy"], 4)
+    result = {r.metric_type: r.metric_value for r in card.data.eval_results if r.dataset_type == "colours"}
+    assert result["accuracy"] == round(scores["accuracy"], 4)
     assert ("did not pass its gates" in card.text) is (code == 2)
     assert "models:/colours@champion" in card.text and project.artifact("splits").name in card.text
 
 
 def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int, dict], seen: dict) -> None:
     assert set(seen["assets"]) == ASSETS
-    told = finished[2]["steps"]
-    assert {k: v for k, v in seen["assets"].items() if k in told} == {
-        k: v["version"] for k, v in told.items() if k != "splits"
-    } | {"splits": told["splits"]["version"]}
+    result = finished[2]["steps"]
+    assert {k: v for k, v in seen["assets"].items() if k in result} == {
+        k: v["version"] for k, v in result.items() if k != "splits"
+    } | {"splits": result["splits"]["version"]}
     assert {(asset, check) for asset, check, *_ in seen["checks"]} == {
         (step, c.name) for step, c in CHECKS if step in ASSETS
     }
@@ -207,8 +207,8 @@ def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, in
 def test_a_second_run_does_no_work(finished: tuple[Project, int, dict]) -> None:
     project, code, _ = finished
     before = {p: p.stat().st_mtime_ns for p in (project.home / "artifacts").rglob("artifact.json")}
-    again, told = project.run()
-    assert told["worked"] is False
+    again, result = project.run()
+    assert result["worked"] is False
     assert again == code
     assert {p: p.stat().st_mtime_ns for p in (project.home / "artifacts").rglob("artifact.json")} == before
 
@@ -224,9 +224,9 @@ def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, 
 def test_a_blocking_check_stops_everything_after_it(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.write_rows(rows(40))
-    code, told = project.run()
-    assert code == 2, told
-    assert {(r["asset"], r["check"]) for r in told["refused"]} == {("reviewed_examples", "enough_examples")}
+    code, result = project.run()
+    assert code == 2, result
+    assert {(r["asset"], r["check"]) for r in result["refused"]} == {("reviewed_examples", "enough_examples")}
     made = {p.name for p in (project.home / "artifacts" / "colours").iterdir() if any(p.glob("*/artifact.json"))}
     assert "clean_examples" in made
     assert "splits" not in made
@@ -238,9 +238,9 @@ def test_a_plan_that_does_not_fit_stops_the_training(
 ) -> None:
     project = Project.continued(finished[0], tmp_path, "training_plan")
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "0.3")
-    code, told = project.run()
-    assert code == 2, told
-    assert {(r["asset"], r["check"]) for r in told["refused"]} == {("training_plan", "fits_memory")}
+    code, result = project.run()
+    assert code == 2, result
+    assert {(r["asset"], r["check"]) for r in result["refused"]} == {("training_plan", "fits_memory")}
     facts = project.facts("training_plan")
     assert facts["fits"] is False and facts["available_mib"] == 307 and "does not fit" in facts["sentence"]
     assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json"))

@@ -46,10 +46,10 @@ def served(
     right: float = 0.9,
     new_words: float = 0.0,
     longer: float = 1.0,
-    result: float = 0.3,
+    corrected: float = 0.3,
     per_day: int = 50,
 ) -> list[dict[str, Any]]:
-    """Answered rows: the answer is right with chance `right`, people tell the right one of a share `told` of them and
+    """Answered rows: the answer is right with chance `right`, people tell the right one of a share `corrected` of them and
     flag half of the wrong ones."""
     rows = []
     for i, label in enumerate(labels(rng, n, shares)):
@@ -64,7 +64,7 @@ def served(
                 "output": answer,
                 "flag": "wrong" if not good and rng.random() < 0.5 else None,
                 "score": None,
-                "correction": label if rng.random() < result else None,
+                "correction": label if rng.random() < corrected else None,
                 "user": None,
             }
         )

@@ -56,7 +56,7 @@ def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: C
         ("input_length", {"longer": 1.6}),
         ("label_mix", {"shares": (0.1, 0.1, 0.8)}),
         ("flags", {"right": 0.3}),
-        ("wrong_answers", {"right": 0.3, "told": 0.6}),
+        ("wrong_answers", {"right": 0.3, "corrected": 0.6}),
     ],
 )
 def test_each_planted_drift_is_found_by_its_signal(
@@ -113,7 +113,9 @@ def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(
 
 def test_what_other_versions_answered_is_not_the_champions_drift(report: Callable[..., dict[str, Any]]) -> None:
     rng = random.Random(5)
-    rows = served(rng, 300) + [{**r, "model_version": "demo:2"} for r in served(rng, 100, 300, right=0.0, told=0.9)]
+    rows = served(rng, 300) + [
+        {**r, "model_version": "demo:2"} for r in served(rng, 100, 300, right=0.0, corrected=0.9)
+    ]
     rows += served(rng, 200, 400)
     assert {"flags", "wrong_answers"} <= set(report(rows)["drifted"])
     facts = report(rows, others={"2"})

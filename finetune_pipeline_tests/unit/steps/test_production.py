@@ -41,7 +41,7 @@ class Stage:
         rng = random.Random(0)
         self.task = Task(spec=made(), folder=self.root)
         self.store = ArtifactStore(self.root / "store")
-        self.rows = served(rng, 500, told=0.5)
+        self.rows = served(rng, 500, corrected=0.5)
         corrected = [r for r in self.rows if r["correction"]]
         self.examples = [example(f"p{r['id']}", r["input"], r["correction"], r["id"]) for r in corrected]
         self.last_used = corrected[USED - 1]

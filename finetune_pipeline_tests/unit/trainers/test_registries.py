@@ -94,7 +94,7 @@ def trip(inputs: str, code: str) -> None:
     rows = [place / f"{split}.jsonl" for split in ("train", "validation")]
     plan = training_plan(spec, place / "base", *map(read_examples, rows))
     facts = train(TrainingOrder(spec, place / "base", *rows, place / "out", place / "work", do))
-    told = {
+    result = {
         "rate": spec.training.learning_rate,
         "findings": [f.rule for f in preflight(spec, Path("demo"))],
         "refused": [f.fix for f in preflight(other, Path("demo")) if f.rule == "training.trainer"],
@@ -106,7 +106,7 @@ def trip(inputs: str, code: str) -> None:
             line for line in make_reference.render().splitlines() if "attention" in line or "patient" in line
         ],
     }
-    print(json.dumps(told))
+    print(json.dumps(result))
 
 
 def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
@@ -119,14 +119,16 @@ def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     env = {**os.environ, **warm_workers.start()}
     done = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["rate"] == 0.02 and told["findings"] == [] and told["refused"] == ["set training.method: attention"]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (
+        result["rate"] == 0.02 and result["findings"] == [] and result["refused"] == ["set training.method: attention"]
+    )
     trainable = 2 * 4 * ((64 + 64) + (64 + 32))  # two layers; queries of 64 and values of 32 numbers
-    assert told["planned"][0] == trainable and told["planned"][1] > 0
-    assert told["planned"][2] == ["qlora", "lora", "full", "prefix", "prompt", "attention"]
-    assert told["trained"] == [trainable, 3, "training 1", "lora"] and told["merged"] == 4
-    assert told["loss"][1] < told["loss"][0]
-    text = "\n".join(told["reference"])
+    assert result["planned"][0] == trainable and result["planned"][1] > 0
+    assert result["planned"][2] == ["qlora", "lora", "full", "prefix", "prompt", "attention"]
+    assert result["trained"] == [trainable, 3, "training 1", "lora"] and result["merged"] == 4
+    assert result["loss"][1] < result["loss"][0]
+    text = "\n".join(result["reference"])
     assert "`attention` | low-rank matrices of attention | an adapter | a test asks for it" in text
     assert "`learning_rate` | attention | 0.02 | a guess" in text and "`training.attention.r` | `4`" in text
     assert "`patient` | a queue on this machine | attention | weights" in text

@@ -89,12 +89,12 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
         train(order)
 
 
-@pytest.mark.parametrize(("state", "told"), [("error", "the GPUs fell"), ("user_error", "user_error")])
+@pytest.mark.parametrize(("state", "message"), [("error", "the GPUs fell"), ("user_error", "user_error")])
 def test_a_job_that_did_not_succeed_is_told(
-    server: TogetherServer, order: TrainingOrder, state: str, told: str
+    server: TogetherServer, order: TrainingOrder, state: str, message: str
 ) -> None:
     server.states = ("pending", "defrosting", state)
-    with pytest.raises(JobError, match=told):
+    with pytest.raises(JobError, match=message):
         train(order)
 
 
