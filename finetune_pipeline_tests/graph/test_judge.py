@@ -123,7 +123,9 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     assert people["raters"] == {"Ada": number} and people["rated"] == number
     answers = of_model(read_predictions(before["test_predictions"] / "predictions.parquet"), "candidate")
     good = sum(right(row["gold"], row["text"]) for row in answers)
-    assert 0 < good - 1 <= people["random"]["candidate"]["share"] * number <= good
+    random, selected = people["random"], people["selected"]
+    assert 0 < good - 1 <= random["candidate"]["acceptable"] + selected["only_candidate"] + selected["both"] <= good
+    assert f"people accept {random['candidate']['share']:.0%} of the fine-tuned model" in shown
     assert gates(project)["human_review"]["passed"] and "Judgement by people" in shown
 
     parity = facts["judge"]
