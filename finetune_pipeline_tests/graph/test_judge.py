@@ -14,6 +14,7 @@ import pytest
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Project
@@ -125,7 +126,7 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     good = sum(right(row["gold"], row["text"]) for row in answers)
     random, selected = people["random"], people["selected"]
     assert 0 < good - 1 <= random["candidate"]["acceptable"] + selected["only_candidate"] + selected["both"] <= good
-    assert f"people accept {random['candidate']['share']:.0%} of the fine-tuned model" in shown
+    assert f"people accept {percent(random['candidate']['share'])} of the fine-tuned model" in shown
     assert gates(project)["human_review"]["passed"] and "Judgement by people" in shown
 
     parity = facts["judge"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 
 from finetune_pipeline.cli import main
+from finetune_pipeline_tests.shared import Shared
 
 
 class Done(NamedTuple):
@@ -23,6 +26,14 @@ class Done(NamedTuple):
     @property
     def json(self) -> dict[str, Any]:
         return json.loads(self.stdout)
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Commands called in this process set variables that no other test may see."""
+    Shared.get()  # its variable is for all tests
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
