@@ -120,7 +120,7 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     good = sum(right(row["gold"], row["text"]) for row in answers)
     random, selected = people["random"], people["selected"]
     assert 0 < good - 1 <= random["candidate"]["acceptable"] + selected["only_candidate"] + selected["both"] <= good
-    assert f"people accept {random['candidate']['share']:.0%} of the fine-tuned model" in shown
+    assert f"people accept {random['candidate']['share']:.1%} of the fine-tuned model" in shown
     assert gates(project)["human_review"]["passed"] and "Judgement by people" in shown
 
     told = facts["judge"]
