@@ -29,6 +29,15 @@ from finetune_pipeline_tests.graph.project import Project
 VERSION = {"query": "{ version }"}
 STRANGERS = (("Host", "rebound.example"), ("Origin", "https://evil.example"))
 MADE = {step.name for step in STEPS if not step.asked_for}
+NOT_ASKED_HERE = {
+    ("judge_review", "test_predictions"): "the spec names no judge",
+    ("judge_review", "human_review"): "the spec names no judge",
+    ("general_ability", "base_ability"): "the spec asks nothing besides the task",
+    ("test_predictions", "validation_split"): "no production row is kept to judge",
+}
+"""Inputs that the finished run had no reason to open: (step, input), and why."""
+ORDER_ONLY = {"few_shot_baseline": {"data_quality"}, "adapter": {"advice"}}
+"""Edges that only order: the step is not made while a blocking check of the other one fails, and reads nothing of it."""
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
@@ -85,14 +94,19 @@ def graphql(servers: dict[str, Any], query: str) -> Any:
     return wait_for(f"{servers['dagster']}/graphql", servers["process"], {"query": query})["data"]
 
 
-def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(servers: dict[str, Any]) -> None:
-    query = """{ assetNodes { assetKey { path } groupName description owners { __typename }
+@pytest.fixture(scope="module")
+def nodes(servers: dict[str, Any]) -> dict[str, Any]:
+    """What the running code location says of every asset, by name."""
+    query = """{ assetNodes { dependencyKeys { path } assetKey { path } groupName description owners { __typename }
                  assetMaterializations(limit: 1) { runId } hasMaterializePermission
                  assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }"""
     end = time.monotonic() + 120
     while not (result := graphql(servers, query)["assetNodes"]) and time.monotonic() < end:
         time.sleep(1)  # the code location is still loading
-    nodes = {node["assetKey"]["path"][-1]: node for node in result}
+    return {node["assetKey"]["path"][-1]: node for node in result}
+
+
+def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(nodes: dict[str, Any]) -> None:
     assert set(nodes) == {step.name for step in STEPS}
     assert all(node["description"] and node["owners"] for node in nodes.values())
     assert {name for name, node in nodes.items() if node["assetMaterializations"]} == MADE
@@ -103,6 +117,22 @@ def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(serve
     }
     assert set(checks) == {(step, c.name) for step, c in CHECKS}
     assert all(execution for (step, _), execution in checks.items() if step in MADE)
+
+
+def test_dagster_shows_what_every_step_reads(finished: tuple[Project, int, dict], nodes: dict[str, Any]) -> None:
+    """The lineage of the running code location is what each step of the run opened."""
+    for step in (s for s in STEPS if not s.asked_for):
+        needs = [key["path"][-1] for key in nodes[step.name]["dependencyKeys"]]
+        if step.view_of:
+            assert needs == [step.view_of]
+            continue
+        (manifest,) = (finished[0].home / "artifacts").glob(f"*/{step.name}/*/artifact.json")
+        shown, opened = set(needs) - set(step.follows), set(json.loads(manifest.read_text())["opened"])
+        assert set(step.follows) <= set(needs)
+        assert opened <= shown, f"{step.name}: read, and not shown"
+        unread = {name for name in shown - opened if (step.name, name) not in NOT_ASKED_HERE}
+        assert unread <= set(step.after), f"{step.name}: what decides the version is read"
+        assert unread == ORDER_ONLY.get(step.name, set()), step.name
 
 
 def test_jobs_schedule_and_sensors_are_there_and_stopped(servers: dict[str, Any]) -> None:

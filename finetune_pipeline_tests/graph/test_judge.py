@@ -14,7 +14,6 @@ import pytest
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Project
@@ -126,18 +125,18 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     good = sum(right(row["gold"], row["text"]) for row in answers)
     random, selected = people["random"], people["selected"]
     assert 0 < good - 1 <= random["candidate"]["acceptable"] + selected["only_candidate"] + selected["both"] <= good
-    assert f"people accept {percent(random['candidate']['share'])} of the fine-tuned model" in shown
+    assert f"people accept {random['candidate']['share']:.1%} of the fine-tuned model" in shown
     assert gates(project)["human_review"]["passed"] and "Judgement by people" in shown
 
-    parity = facts["judge"]
-    assert parity["believed"] and parity["refused"] == []
-    assert parity["kappa"] == 1.0 and parity["consistent"] == 1.0 and parity["rated"] >= 30
-    assert gate["passed"] and gate["measured"] == parity["verdict"]["interval"][0] >= 0.5
-    assert parity["verdict"]["wins"] >= 10 and parity["verdict"]["losses"] == 0
+    judge = facts["judge"]
+    assert judge["believed"] and judge["refused"] == []
+    assert judge["kappa"] == 1.0 and judge["consistent"] == 1.0 and judge["rated"] >= 30
+    assert gate["passed"] and gate["measured"] == judge["verdict"]["interval"][0] >= 0.5
+    assert judge["verdict"]["wins"] >= 10 and judge["verdict"]["losses"] == 0
     assert "fair at 127.0.0.1 is believed" in shown and "Cohen's kappa 1.00" in shown
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
     assert report["judge"]["kappa"] == 1.0 and report["similarity"]["n"] == facts["similarity"]["n"]
-    assert len(server.requests) == parity["spent"]["requests"] > 0
+    assert len(server.requests) == judge["spent"]["requests"] > 0
     bodies = [json.dumps([r["model"], r["messages"]]) for r in server.requests]
     assert len(set(bodies)) == len(bodies), "no question was bought twice"
 
@@ -145,9 +144,9 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
 def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], server: Server) -> None:
     project, bias = rated[0], "empty words added"
     facts, gate = judged(project, server, "long")
-    parity = facts["judge"]
-    assert parity["believed"] is False and parity["verdict"] is None
-    assert any(bias in reason for reason in parity["refused"]), parity["refused"]
+    judge = facts["judge"]
+    assert judge["believed"] is False and judge["verdict"] is None
+    assert any(bias in reason for reason in judge["refused"]), judge["refused"]
     assert not gate["passed"] and bias in gate["message"]
     assert "long at 127.0.0.1 is not believed, and its opinion does not count" in page(project)
     answer = next(c for _, c in CHECKS if c.name == "judge_believed").ask(
