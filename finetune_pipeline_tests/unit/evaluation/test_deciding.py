@@ -19,6 +19,7 @@ OUTPUT = spec().output
 def test_the_level_of_a_look_and_the_metrics_that_decide():
     third = level_of(3, 0.9)
     assert (third.look, third.alpha, third.level, third.spent) == pytest.approx((3, 0.1, 0.1 / 6, 0.075))
+    assert third.confidence == pytest.approx(1 - 0.1 / 6)
     of = spec(gates={"metric": "macro_f1", "more_metrics": ["accuracy", "macro_f1"]})
     assert (decisive_metrics(of), decisive_metrics(spec())) == (["macro_f1", "accuracy"], ["accuracy"])
 
