@@ -78,6 +78,7 @@ def test_what_a_sure_loss_means(n: int, settings: Any, wrong: Any, status: str, 
     verdict = measured(n, settings, **wrong).verdict
     assert (verdict.status, verdict.passed, verdict.worst) == (status, status != "failed", worst)
     assert says in verdict.sentence
+    assert verdict.sentence.count(", informs only") == len(KINDS) - len(BLOCKING)
 
 
 def test_a_loss_is_sure_when_its_interval_lies_above_nothing() -> None:
