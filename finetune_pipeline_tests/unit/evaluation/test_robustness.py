@@ -65,7 +65,7 @@ def test_a_sure_loss_on_enough_rows_fails(kind: str) -> None:
 @pytest.mark.parametrize(
     ("n", "settings", "wrong", "status", "worst", "says"),
     [
-        (60, {}, {"typos": 1}, "passed", "typos", "typing errors -1.7 ("),
+        (60, {}, {"typos": 1}, "passed", "typos", "typing errors -1.7 (-11.5 to +7.2, 60 rows); "),
         (60, {}, {"typos": 12, "case": 20}, "failed", "case", "holds the candidate back"),
         (59, {}, {"courtesy": 12}, "warned", "courtesy", "measured on 59 rows and blocking takes 60"),
         (60, {"action": "warn"}, {"courtesy": 12}, "warned", "courtesy", "holds nothing back (robustness.action"),
