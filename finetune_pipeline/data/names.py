@@ -127,12 +127,9 @@ def _dialogue(row: Mapping[str, Any]) -> str:
             continue
         speaker = by_name(texts, SPEAKERS) or min(texts, key=lambda k: len(texts[k]))
         text_key = max((k for k in texts if k != speaker), key=lambda k: len(texts[k]))
+        turns = f"{key_path(key)}[].{{role: {key_path(speaker)}, content: {key_path(text_key)}}}"
         plain = (speaker, text_key) == ("role", "content")
-        fields = {
-            "messages": key
-            if plain
-            else f"{key_path(key)}[].{{role: {key_path(speaker)}, content: {key_path(text_key)}}}"
-        }
+        fields = {"messages": key if plain else turns}
         owner = next((k for k, v in row.items() if k != "id" and k.endswith("id") and isinstance(v, str | int)), None)
         if owner is not None:
             fields["group"] = owner

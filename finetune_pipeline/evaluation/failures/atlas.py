@@ -84,7 +84,7 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
     """
     words = {i: terms_of(text) for i, text in texts.items()}
     left = sorted(i for i in failed if i in words)
-    clusters: list[Cluster] = []
+    groups: list[Cluster] = []
     everywhere = Counter(term for of in words.values() for term in of)
     while len(left) >= SMALLEST:
         telling = _telling(left, words, everywhere)
@@ -93,11 +93,11 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
         seed = [i for i in left if telling[0] in words[i]]
         with_it = _telling(seed, words, everywhere)[:12] or telling[:1]
         members = [i for i in left if telling[0] in words[i] or sum(t in words[i] for t in with_it) >= _LIKE]
-        clusters.append(Cluster(tuple(members), _names([telling[0], *with_it]), everywhere[telling[0]], len(seed)))
+        groups.append(Cluster(tuple(members), _names([telling[0], *with_it]), everywhere[telling[0]], len(seed)))
         left = [i for i in left if i not in set(members)]
-    clusters.sort(key=lambda c: (-len(c.ids), c.ids))
+    groups.sort(key=lambda c: (-len(c.ids), c.ids))
     rest = (*left, *sorted(i for i in failed if i not in words))
-    return [*clusters, Cluster(rest, ())] if rest else clusters
+    return [*groups, Cluster(rest, ())] if rest else groups
 
 
 def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Mapping[str, int]) -> list[str]:
