@@ -156,6 +156,7 @@ def test_each_cross_field_rule_catches_its_fault(rule: str, change: dict) -> Non
 def test_no_rule_fires_on_a_good_spec() -> None:
     sections = {"logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}, "robustness": {"rows": 24, "action": "warn"}}
     assert found(GOOD) == found(GOOD | sections) == set()
+    assert found(GOOD | {"owner": "ada.lovelace+ml@example.co.uk"}) == found(GOOD | {"owner": "team:orders"}) == set()
 
 
 def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
