@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline import progress
@@ -24,9 +25,14 @@ from finetune_pipeline.models.inference.shared_reading import (
     branch,
     common_prefix,
     families,
+    grows_plainly,
     with_room,
 )
 from finetune_pipeline.reporting import say
+
+_READ_AT_ONCE = 2048
+"""Tokens that a CPU reads in one pass: what a layer computes then stays in its caches, and in memory that the allocator
+keeps; 64 prompts of 400 tokens take half as long as all at once (benchmarks/results/2026-11-28-reading.txt)."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -46,6 +52,22 @@ class Prefilled:
     logits: torch.Tensor
 
 
+def _joined(parts: Sequence[Prefilled]) -> Prefilled:
+    """Batches that were read apart as one, filled up on the left to the longest."""
+    seen = [part.seen for part in parts]
+    longest = max(each.shape[1] for each in seen)
+    cache = branch(parts[0].cache)
+    for own, *layers in zip(cache.layers, *(part.cache.layers for part in parts), strict=True):
+        for name in ("keys", "values"):
+            states = [getattr(layer, name) for layer in layers]
+            setattr(own, name, torch.cat([F.pad(t, (0, 0, longest - t.shape[2], 0)) for t in states]))
+    return Prefilled(
+        cache,
+        torch.cat([F.pad(each, (longest - each.shape[1], 0)) for each in seen]),
+        torch.cat([part.logits for part in parts]),
+    )
+
+
 class Reader:
     """A model that has read the prefix which all prompts share. `prefix` 0: nothing is shared."""
 
@@ -58,8 +80,15 @@ class Reader:
             self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=1)
 
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
-        """Read the rest of each prompt (whole prompts are given; they must begin with the prefix)."""
+        """Read the rest of each prompt (whole prompts are given; they must begin with the prefix), on a CPU a few prompts
+        at a time."""
         tails = [p[self.prefix :] for p in prompts]
+        in_parts = self.model.device.type == "cpu" and grows_plainly(self.cache)
+        rows = max(1, _READ_AT_ONCE // max(len(t) for t in tails)) if in_parts else len(tails)
+        parts = [self._read(tails[at : at + rows]) for at in range(0, len(tails), rows)]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _read(self, tails: Sequence[Ids]) -> Prefilled:
         longest = max(len(t) for t in tails)
         ids = torch.zeros(len(tails), longest, dtype=torch.long)
         seen = torch.ones(len(tails), self.prefix + longest, dtype=torch.long)

@@ -48,9 +48,12 @@ def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[in
     return text, status if text.strip() or status != "ok" else "empty", scores
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size, read_at_once", [(1, 2048), (4, 2048), (4, 1), (4, 25)])
+def test_same_text_status_and_scores_as_the_plain_way(
+    loaded: tuple[Any, Any], batch_size: int, read_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, tokenizer = loaded
+    monkeypatch.setattr(generation, "_READ_AT_ONCE", read_at_once)
     prompts, labels = _prompts(tokenizer)
     answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, batch_size)
     for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
