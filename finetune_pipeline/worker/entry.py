@@ -50,6 +50,7 @@ DEFAULTS = {
 
 def prepare_environment(job: dict[str, Any]) -> None:
     """Set what must stand before torch and transformers are imported."""
+    process.keep_freed_memory()
     from finetune_pipeline.models.identity import model_kind
 
     wanted = {**{name: os.environ.get(name, value) for name, value in DEFAULTS.items()}, **ENVIRONMENT}

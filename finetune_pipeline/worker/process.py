@@ -13,8 +13,25 @@ from types import FrameType
 
 PARENT_VARIABLE = "FINETUNE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LOOK_EVERY_S = 1.0
 _GRACE_S = 5.0
+
+
+def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30) -> None:
+    """Have glibc's allocator keep what torch frees and hand it out again; elsewhere a no-op.
+
+    By its own limits (32 and 64 MiB at most) large tensors are mapped anew each time, and the kernel clears every page:
+    a tenth of a training step's processor time on a CPU. What is kept at once is not more than without.
+
+    Args:
+        mapped_from: Bytes from which on a block is mapped by itself, and unmapped when it is freed.
+        given_back_from: Bytes at the end of the heap that go back to the system once they are free.
+    """
+    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for most in (32 << 20, mapped_from):  # an older glibc takes no more than the first
+            libc.mallopt(_M_MMAP_THRESHOLD, most)
+        libc.mallopt(_M_TRIM_THRESHOLD, given_back_from)
 
 
 class Stop(BaseException):
