@@ -40,7 +40,7 @@ Clusters = Sequence[Hashable] | None
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """By how much a model is better than another on the same rows; `interval` is None where there are too few rows."""
+    """By how much a model is better than another on the same rows; `interval` is None where there are too few rows or sources."""
 
     gain: float
     interval: Interval | None
@@ -109,9 +109,7 @@ class RowMetric(Metric):
         return sum(self.row_scores(rows, output)) / len(rows) if rows else None
 
     def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
-        if len(rows) < 2:
-            return None
-        return paired_bootstrap_mean([0.0] * len(rows), self.row_scores(rows, output), confidence)
+        return paired_bootstrap_mean([0.0] * len(rows), self.row_scores(rows, output), confidence) if rows else None
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
@@ -119,9 +117,7 @@ class RowMetric(Metric):
         old, new = (self.row_scores(rows, output) for rows in (before, after))
         if not self.higher_is_better:
             old, new = new, old
-        interval = None
-        if len(old) > 1:
-            interval = paired_bootstrap_mean(old, new, confidence=confidence, clusters=clusters)
+        interval = paired_bootstrap_mean(old, new, confidence=confidence, clusters=clusters)
         return Gain((sum(new) - sum(old)) / len(old), interval)
 
     def p_value(self, before: Rows, after: Rows, output: AnyOutput, clusters: Clusters = None) -> float:

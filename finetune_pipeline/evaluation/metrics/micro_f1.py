@@ -63,12 +63,13 @@ def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float) -
     if n < 2:
         return None
     draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    weights = np.vstack([np.ones(n), draws])  # the rows as they are come first
 
     def f1(of: np.ndarray) -> np.ndarray:
-        right, claimed, expected = (draws @ of).T
-        nothing = np.full(RESAMPLES, np.nan)
+        right, claimed, expected = (weights @ of).T
+        nothing = np.full(len(weights), np.nan)
         values: np.ndarray = np.divide(2 * right, claimed + expected, where=claimed + expected > 0, out=nothing)
         return values
 
     values = f1(counts) - (f1(base) if base is not None else 0)
-    return None if np.isnan(values).any() else draws_interval(values, float(values.mean()), confidence)
+    return None if np.isnan(values).any() else draws_interval(values[1:], float(values[0]), confidence, n)

@@ -198,6 +198,9 @@ def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, con
         if pair.id in people and pair.a != pair.b:
             theirs.append(people[pair.id])
             nearer.append("tie" if abs(after - before) < NEARER else "b" if after > before else "a")
+    interval = paired_bootstrap_mean(base, candidate, confidence=confidence)
+    if interval is None:
+        raise ValueError("one pair of answers is too few to compare")
     means = [sum(values) / len(values) for values in (base, candidate)]
     return {
         "model": model,
@@ -205,7 +208,7 @@ def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, con
         "base": means[0],
         "candidate": means[1],
         "gain": means[1] - means[0],
-        "interval": list(paired_bootstrap_mean(base, candidate, confidence=confidence)),
+        "interval": list(interval),
         "rated": len(theirs),
         "kappa": cohens_kappa(theirs, nearer) if theirs else None,
         "kappa_interval": kappa_interval(theirs, nearer) if theirs else None,
