@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
-from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register, within_scale
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
@@ -24,8 +24,11 @@ class MicroF1(Metric):
     def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
         return f1_of(*map(int, claim_counts(rows, output).sum(axis=0)))
 
-    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
-        return _bootstrap(claim_counts(rows, output), None, confidence)
+    def interval(
+        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
+    ) -> Interval | None:
+        counts = claim_counts(rows, output)
+        return within_scale(_bootstrap(counts if clusters is None else _per_source(counts, clusters), None, confidence))
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
