@@ -36,6 +36,7 @@ from finetune_pipeline.baseline.advice_sentences import (
 )
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.worth import CLOSES_MOST, good_enough
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
@@ -73,6 +74,7 @@ def advise(
     counts: Mapping[str, int],
     rival: Rival,
     signal: Learnable,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Decide what to do, with reasons.
 
@@ -80,19 +82,21 @@ def advise(
         baseline: Facts of few_shot_baseline (evaluation.baseline.score_baselines, prompt_details).
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
         rival: The strongest rival a fine-tuned model will meet (rivals.strongest_rival).
+        sources: What each example was made from, by id.
 
     Returns:
         {decision (a key of DECISIONS), fine_tune, sentence, reasons (the deciding one first), must_reach (score a
         fine-tuned model needs on the test, or null), failures (failures_of), retrieval (retrieval_of, or null), tokens
         (tokens_of)}.
     """
-    failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows)
+    failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows, sources)
     tokens = tokens_of(baseline)
     enough = good_enough(baseline, min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain))
     asked = (
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
         next(((kind, why) for kind, _, why in enough if kind != "simple"), None),
-        next(((kind, why) for kind, _, why in enough if kind == "simple"), None) or _simple_leads(spec, baseline, rows),
+        next(((kind, why) for kind, _, why in enough if kind == "simple"), None)
+        or _simple_leads(spec, baseline, rows, sources),
         _test_too_small(spec, power),
         _retrieval_is_enough(spec, baseline, retrieval),
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
@@ -157,14 +161,15 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
 
 
 def retrieval_of(
-    spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]
+    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: Mapping[str, str] | None
 ) -> dict[str, Any] | None:
     """What showing the nearest examples adds to the best prompt without them, in the metric that decides. closes: share of the gap
     to the ceiling, or to 1 where the metric is no share of right answers; null where there is none."""
     nearest, fixed = _nearest(baseline), best_fixed(baseline)
     if nearest is None:
         return None
-    gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
+    clusters = shared_sources(rows[fixed], sources)
+    gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence, clusters)
     before, after = (baseline["prompts"][name]["primary"]["value"] for name in (fixed, nearest))
     gap = (spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0) - (before or 0.0)
     return {
@@ -202,13 +207,15 @@ def best_fixed(baseline: Mapping[str, Any]) -> str:
     return max(fixed_prompts(prompts), key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 
-def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tuple[str, str] | None:
+def _simple_leads(
+    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: Mapping[str, str] | None
+) -> tuple[str, str] | None:
     simple = baseline.get("simple") or {}
     if not simple:
         return None
     name = max(simple, key=lambda name: simple[name]["primary"]["value"] or 0.0)
     scores, title = simple[name], SIMPLE_MODELS[name].title
-    lead = _lead(spec, baseline, rows, name)
+    lead = _lead(spec, baseline, rows, name, sources)
     if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, scores["primary"]["value"]):
         return None
     return "simple", (
@@ -218,13 +225,15 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tu
     )
 
 
-def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str) -> Gain | None:
+def _lead(
+    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str, sources: Mapping[str, str] | None
+) -> Gain | None:
     """The gain of a simple model over the base model at its best, where there is one."""
     base = base_at_its_best(rows, spec.output, baseline["best"])
     before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
     if not before:
         return None
-    lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence)
+    lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence, shared_sources(before, sources))
     return lead if lead.gain > 0 else None
 
 

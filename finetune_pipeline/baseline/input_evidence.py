@@ -199,6 +199,8 @@ def _fit(
     own = [(score(guesses[i], answers[i]) + score(guesses[j], answers[j])) / 2 for i, j in pairs]
     other = [(score(guesses[i], answers[j]) + score(guesses[j], answers[i])) / 2 for i, j in pairs]
     difference = np.subtract(own, other)
+    interval = paired_bootstrap_mean(other, own, confidence=confidence)
+    assert interval is not None  # eight rows are two pairs of them at least
     evidence = Evidence(
         name,
         f"{title} with the right answer",
@@ -206,7 +208,7 @@ def _fit(
         f"{title} with another row's answer",
         float(np.mean(other)),
         float(difference.mean()),
-        paired_bootstrap_mean(other, own, confidence=confidence),
+        interval,
         cluster_sign_flip(difference.tolist(), range(len(pairs))),
         "overlap",
     )

@@ -175,7 +175,7 @@ def _flips(
 
 def _more_rows(expected: Extrapolation, train_rows: int) -> str:
     if expected.slope <= 0:
-        return "More rows like these would not: the last doubling of the rows added nothing."
+        return "More rows like these would not: twice as many added nothing."
     more = rows_for(max(0.0, -expected.gain_interval[0]), expected.slope, train_rows)
     if more is None:
         return "More rows alone would hardly: the pilot's curve is too flat."

@@ -92,8 +92,13 @@ def _scores(evidence: Evidence) -> str:
     )
 
 
-def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Evidence | None:
-    """How the base model at its best does against always the commonest answer, on validation.
+def prompted_evidence(
+    spec: TaskSpec,
+    best: str,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    sources: Mapping[str, str] | None = None,
+) -> Evidence | None:
+    """How the base model at its best does against always the commonest answer, on validation. sources: of each row, by id.
 
     None where the commonest answer was not tried, or its metric is no mean over rows that has a test.
     """
@@ -103,7 +108,7 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
         return None
     # a metric made of counts has no paired test: right answers stand for it
     metric = spec.metric if METRICS[spec.metric].mean_of_rows else default_metric(spec.output)
-    compared = compare(before, after, spec.output, spec.gates.confidence, metric)
+    compared = compare(before, after, spec.output, spec.gates.confidence, metric, sources)
     if compared.metric_p is None or compared.interval is None:
         return None
     return Evidence(

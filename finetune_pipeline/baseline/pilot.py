@@ -41,7 +41,7 @@ class Extrapolation(BaseModel):
 
     Attributes:
         gain: Over the best simpler rung on the same rows.
-        slope: What the last doubling of the rows added.
+        slope: What a doubling of the rows added lately (over the last three points, where there are as many).
     """
 
     value: float
@@ -72,10 +72,10 @@ def extrapolate(
     weights = draws.multinomial(n, [1 / n] * n, size=DRAWS) / n
     means = weights @ scores.T + draws.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
     carried = draws.uniform(0, CARRIES, DRAWS)
-    end = _end(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS)
+    end = np.clip(_end(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS), 0, 1)
     expected = _end(scores.mean(axis=1)[None], shares, np.array([CARRIES / 2]), sign)
     tails = ((1 - spec.gates.confidence) / 2, (1 + spec.gates.confidence) / 2)
-    low, high = (float(np.clip(end_, 0, 1)) for end_ in np.quantile(end, tails))
+    low, high = (float(x) for x in np.quantile(end, tails))
     gains = sign * (end - weights @ before)
     gain_low, gain_high = (float(g) for g in np.quantile(gains, tails))
     value = float(np.clip(expected[0], 0, 1))

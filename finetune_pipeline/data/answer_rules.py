@@ -31,11 +31,14 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
 def read_strict(text: str) -> tuple[Any, str]:
     """(value, "") of a text that is one JSON value and nothing else (RFC 8259), or (NOT_JSON, why not). Equal keys in
     one object, NaN and infinities are refused: readers disagree about them."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant), ""
+        return STRICT.decode(text), ""
     except RecursionError:
         return NOT_JSON, "it is nested too deep"
     except ValueError as error:

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.correctness import is_right, is_valid
-from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
+from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
-    clustered_share,
     design_effect,
     mcnemar_exact,
 )
@@ -37,18 +36,6 @@ def count_sources(clusters: Sequence[str] | None, n: int) -> Sources:
     if clusters is None:
         return Sources(rows=n, sources=n, largest=min(n, 1), shared=False)
     return Sources(rows=n, sources=len(set(clusters)), largest=max(Counter(clusters).values()), shared=True)
-
-
-def widen_rates(
-    scores: dict[str, Any], rows: Sequence[Row], output: AnyOutput, clusters: Sequence[str], confidence: float
-) -> None:
-    """Put clustered intervals in the place of plain ones: right answers, valid answers; adds `design_effect`."""
-    right, right_effect = clustered_share([float(is_right(row, output)) for row in rows], clusters, confidence)
-    valid, valid_effect = clustered_share([float(is_valid(row, output)) for row in rows], clusters, confidence)
-    scores |= {"interval": list(right), "design_effect": right_effect}
-    scores["valid"] |= {"interval": list(valid), "design_effect": valid_effect}
-    if is_right_or_wrong(scores["primary"]["name"]):
-        scores["primary"]["interval"] = list(right)
 
 
 def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tuple[str, Row, Row]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_pipeline.data.answer_rules import (
     NOT_JSON,
+    STRICT,
     canonical,
     claims,
     final_answer,
@@ -91,9 +92,9 @@ def _words(text: str) -> str:
 
 
 Row = Mapping[str, Any]
-_NUMBER = re.compile(r"[-+]?[$€£]?\s?[-+]?\d[\d,]*(?:\.\d+)?%?")
-
-_DECODER = json.JSONDecoder()
+_NUMBER = re.compile(r"[-+]?([$€£]?)\s?[-+]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?%?")
+"""Commas stand before thousands (in India also before hundred thousands): 1,2 are two numbers, or one of a language that writes
+1.2 so."""
 
 
 def scored_text(row: Row) -> str:
@@ -138,29 +139,34 @@ def _with_plain_calls(text: str) -> list[str] | None:
     parts, at, any_call = [], 0, False
     while (start := text.find("{", at)) >= 0:
         try:
-            value, end = _DECODER.raw_decode(text, start)
+            value, end = STRICT.raw_decode(text, start)
         except (ValueError, RecursionError):
             return None
         if not isinstance(value, dict) or "name" not in value or not ({"arguments", "parameters"} & set(value)):
             return None
         any_call = True
-        parts += [text[at:start].strip(), json.dumps(value, sort_keys=True)]
+        parts += [text[at:start].strip(), canonical(value)]
         at = end
     return [*parts, text[at:].strip()] if any_call else None
 
 
 def same_answer(a: str, b: str) -> bool:
-    """Whether two final answers are the same: as numbers where both are one (1,000 is 1000.0; $5 is 5), else as texts."""
+    """Whether two final answers are the same: as numbers where both are one (1,000 is 1000.0; $5 is 5, but not £5), else as
+    texts."""
     x, y = _as_number(a), _as_number(b)
-    return x == y if x is not None and y is not None else a.strip() == b.strip()
+    if x is None or y is None:
+        return a.strip() == b.strip()
+    return x[1] == y[1] and (x[0] == y[0] or not x[0] or not y[0])
 
 
-def _as_number(text: str) -> Decimal | None:
-    stripped = text.strip().rstrip(".")
-    if not _NUMBER.fullmatch(stripped):
+def _as_number(text: str) -> tuple[str, Decimal] | None:
+    """(currency sign or "", number)."""
+    stripped = text.strip().rstrip(".,")
+    match = _NUMBER.fullmatch(stripped)
+    if match is None:
         return None
     try:
-        return Decimal(re.sub(r"[$€£,\s]", "", stripped).rstrip("%"))
+        return match[1], Decimal(re.sub(r"[$€£,\s]", "", stripped).rstrip("%"))
     except InvalidOperation:
         return None
 

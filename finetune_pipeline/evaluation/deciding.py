@@ -151,7 +151,9 @@ def parts_of_test(
             before, name, confidence = rivals[base.mode], pattern or THE_REST, spec.gates.confidence
             compared = compare(before, after, spec.output, confidence, spec.metric, sources)
             models = {
-                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, confidence, spec.metric))
+                model: ModelRow.of(
+                    f"{title}, {name}", "test", score(rows, spec.output, confidence, spec.metric, clusters)
+                )
                 for model, title, rows in (("base", "Base at its best", before), ("candidate", "Fine-tuned", after))
             }
         parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))

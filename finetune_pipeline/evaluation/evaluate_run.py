@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
+from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
 from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
@@ -87,9 +87,9 @@ def evaluate_task(
     judged = {name: of for name, of in rows.items() if name in (*MODELS, API_MODEL)} | {
         f"{SIMPLE}{n}": of for n, of in simple.items()
     }
-    scores = {name: _scores(spec, of, sources if clusters is not None else None) for name, of in judged.items()}
+    scores = {name: _scores(spec, of, sources) for name, of in judged.items()}
     restricted = {
-        name: _scores(spec, of) if of else None
+        name: _scores(spec, of, sources) if of else None
         for name, of in (
             ("base", base_best.answers.get("restricted")),
             ("candidate", restricted_rows(rows, "candidate", spec.output)),
@@ -141,13 +141,9 @@ def evaluate_task(
     )
 
 
-def _scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | None = None) -> Scores:
-    """Scores of one model; with `sources`, its intervals count sources."""
-    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
-    if sources is not None:
-        clusters = shared_sources(rows, sources) or [sources[row["example_id"]] for row in rows]
-        widen_rates(scores, rows, spec.output, clusters, spec.gates.confidence)
-    return Scores.model_validate(scores)
+def _scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | None) -> Scores:
+    clusters = shared_sources(rows, sources)
+    return Scores.model_validate(score(rows, spec.output, spec.gates.confidence, spec.metric, clusters))
 
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -19,7 +19,7 @@ from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.dedup.text_similarity import exact_form, near_any
 from finetune_pipeline.data.examples import Example, example_id, stream_examples
 from finetune_pipeline.data.perturbations import set_name
-from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.compare import compare, shared_sources
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.evaluation.result_parts import ChosenRows
@@ -187,5 +187,9 @@ def recent_rows(
             for name, of in others.items()
         },
         metric=spec.metric,
-        scores={name: score(of, spec.output, level, spec.metric)["primary"] for name, of in rows.items() if of},
+        scores={
+            name: score(of, spec.output, level, spec.metric, shared_sources(of, chosen["sources"]))["primary"]
+            for name, of in rows.items()
+            if of
+        },
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
@@ -117,12 +118,18 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
     return [by_id[0][i] for i in shared], [by_id[1][i] for i in shared]
 
 
-def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+def score_baselines(
+    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
     The best prompt is that with the best answers as written, in the metric that decides, among the prompts with enough
     answers in form (IN_FORM). Where there is none, it is the one whose restricted answers are best: a base model that is wrong
-    only in form is no reason to train. Ties go to the prompt named first. rows: as in :func:`strongest_rival`.
+    only in form is no reason to train. Ties go to the prompt named first.
+
+    Args:
+        rows: As in :func:`strongest_rival`.
+        sources: What each example was made from, by id; intervals count them where rows share them.
 
     Returns:
         {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, statuses, restricted:
@@ -139,7 +146,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
     covered = {name: sorted(row["example_id"] for row in rows[name]) for name in names}
     if different := [name for name, ids in covered.items() if ids != covered[names[0]]]:
         raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
-    prompts = {name: _prompt_scores(spec, rows, name) for name in names}
+    prompts = {name: _prompt_scores(spec, rows, name, sources) for name in names}
     restricted = [name for name in names if prompts[name]["restricted"]]
     best_restricted = max(restricted, key=lambda name: _rank(prompts[name]["restricted"]), default=None)
     in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
@@ -152,7 +159,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
         "best": best,
         "best_mode": mode,
         "best_restricted": best_restricted,
-        "simple": {name: _answer_scores(spec, answers) for name, answers in simple_rows(rows).items()},
+        "simple": {name: _answer_scores(spec, answers, sources) for name, answers in simple_rows(rows).items()},
         "metric": spec.metric,
         "confidence": spec.gates.confidence,
         "n": len(covered[names[0]]),
@@ -168,18 +175,21 @@ def _rank(scores: Mapping[str, Any]) -> float:
     return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
 
 
-def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str) -> dict[str, Any]:
-    scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric)
+def _prompt_scores(
+    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str, sources: Mapping[str, str] | None
+) -> dict[str, Any]:
+    clusters = shared_sources(rows[name], sources)
+    scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric, clusters)
     restricted = restricted_rows(rows, name, spec.output)
     wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "primary")
     return {
         **{key: scores[key] for key in wanted if key in scores},
         "valid_share": scores["valid"]["share"],
-        "restricted": _answer_scores(spec, restricted) if restricted else None,
+        "restricted": _answer_scores(spec, restricted, sources) if restricted else None,
         "statuses": scores["statuses"],
     }
 
 
-def _answer_scores(spec: TaskSpec, rows: Sequence[Row]) -> dict[str, Any]:
-    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+def _answer_scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | None) -> dict[str, Any]:
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric, shared_sources(rows, sources))
     return {name: scores[name] for name in ("n", "correct", "accuracy", "interval", "primary")}

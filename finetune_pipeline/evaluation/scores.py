@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusio
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
-from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import clustered_share, wilson_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, default_metric
 
 BINS = 10
@@ -84,14 +84,20 @@ Row = Mapping[str, Any]
 
 
 def score(
-    rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95, metric: str | None = None
+    rows: Sequence[Row],
+    output: AnyOutput,
+    confidence: float = 0.95,
+    metric: str | None = None,
+    clusters: Sequence[Hashable] | None = None,
 ) -> dict[str, Any]:
-    """Score one model.
+    """Score one model. With `clusters` (the source of every row, where rows share one), the intervals of metrics and of valid
+    answers count sources.
 
     Returns:
         n, correct, accuracy with `interval`, every metric of the kind of output by its name (with a `NAME_interval`),
-        `valid`, `statuses`, what :func:`label_details`, :func:`json_details` or :func:`text_details` adds, and `primary`
-        {name, value, interval}: the metric that decides, by default that of the kind of output.
+        `valid`, `statuses`, with clusters `design_effect` (of right answers; in `valid` of these), what :func:`label_details`,
+        :func:`json_details` or :func:`text_details` adds, and `primary` {name, value, interval}: the metric that decides, by
+        default that of the kind of output.
     """
     n = len(rows)
     correct = sum(is_right(row, output) for row in rows)
@@ -101,11 +107,15 @@ def score(
         "accuracy": correct / n if n else None,
         "interval": list(wilson_interval(correct, n, confidence)),
     }
+    valid = valid_share(rows, output, confidence)
+    if clusters is not None:
+        _widen(made, [is_right(row, output) for row in rows], clusters, confidence)
+        _widen(valid, [is_valid(row, output) for row in rows], clusters, confidence)
     decides = METRICS[metric or default_metric(output)]
     for of in metrics_of(output):
         made[of.name] = of.value(rows, output)
         if not of.right_or_wrong and (of.interval_always or of is decides):
-            interval = of.interval(rows, output, confidence)
+            interval = of.interval(rows, output, confidence, clusters)
             made[f"{of.name}_interval"] = list(interval) if interval else None
     if isinstance(output, LabelsOutput):
         made |= label_details(rows, output)
@@ -115,10 +125,16 @@ def score(
         made |= text_details(rows, output, confidence)
     key = "interval" if decides.right_or_wrong else f"{decides.name}_interval"
     return made | {
-        "valid": valid_share(rows, output, confidence),
+        "valid": valid,
         "statuses": count_statuses(row["status"] for row in rows),
         "primary": {"name": decides.name, "value": made[decides.name], "interval": made[key]},
     }
+
+
+def _widen(of: dict[str, Any], hits: Sequence[bool], clusters: Sequence[Hashable], confidence: float) -> None:
+    """Put the interval that counts sources in the place of the plain one."""
+    interval, effect = clustered_share([float(hit) for hit in hits], clusters, confidence)
+    of |= {"interval": list(interval), "design_effect": effect}
 
 
 def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:

@@ -63,10 +63,12 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
     before = sum(values) / len(values)
     effect = design_effect(values, sources) if sources is not None else 1.0
     if means:
-        deviation = math.sqrt(2) * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        deviation = _deviation(values, min(1.0, before + gates.wanted_gain))
+        left = 1 - before + 1e-9
         needed = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha))
+        needed = needed if gates.wanted_gain <= left else None
         reach = detectable_mean(int(test_rows / effect), deviation, gates.power, alpha)
-        detectable = None if reach is None else gates.min_gain + reach
+        detectable = None if reach is None or gates.min_gain + reach > left else gates.min_gain + reach
         share, now = None, None
     else:
         needed = _needed(gates, before, gates.wanted_gain, effect)
@@ -129,6 +131,13 @@ def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
     """The metric that decides where it is a mean over rows; others are planned for as right and wrong answers."""
     metric = METRICS[spec.metric]
     return metric if isinstance(metric, RowMetric) and not metric.right_or_wrong else None
+
+
+def _deviation(values: Sequence[float], after: float) -> float:
+    """Standard deviation of the difference between a rival's scores and unrelated ones that spread as much; where the rival's
+    are all alike, which says nothing of others, as much as scores of mean `after` can (0 or 1)."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return math.sqrt(2) * spread if spread > 1e-9 else math.sqrt(after * (1 - after))
 
 
 def _needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int | None:

@@ -15,7 +15,14 @@ import scipy
 from finetune_pipeline.data.answer_rules import form_problems, has_form
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.evaluation.failures.kinds import is_refusal, language, script
-from finetune_pipeline.production.token_distance import moved_share, permutation_p, rarity, word_vectors, words
+from finetune_pipeline.production.token_distance import (
+    moved_share,
+    permutation_p,
+    rarity,
+    rows_with,
+    word_vectors,
+    words,
+)
 from finetune_pipeline.spec.model import TaskSpec
 
 FEWEST = 20
@@ -67,14 +74,14 @@ class Reference:
         return [spoken(text) for text in self.texts]
 
     @cached_property
-    def rarity(self) -> np.ndarray:
-        return rarity(self.words)
+    def rows_with_bucket(self) -> np.ndarray:
+        return rows_with(self.words)
 
     @cached_property
-    def vectors(self) -> Any:
-        """Vectors of at most _COMPARED texts."""
+    def compared(self) -> list[list[str]]:
+        """Words of at most _COMPARED texts."""
         order = sorted(range(len(self.texts)), key=lambda i: hashlib.sha256(self.texts[i].encode()).digest())
-        return word_vectors([self.words[i] for i in order[:_COMPARED]], self.rarity)
+        return [self.words[i] for i in order[:_COMPARED]]
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,12 @@ def _share(part: float, whole: float) -> float:
 def _vocabulary(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     if min(len(window.texts), len(reference.texts)) < FEWEST:
         return NOT_JUDGED
-    vectors = word_vectors(window.words, reference.rarity)
-    distance, p = permutation_p(reference.vectors, vectors, window.smallest)
-    return Measured(moved_share(reference.vectors, vectors), p, {"distance": round(distance, 6)})
+    # words are weighed by both sides: by the reference alone, a window of the same kind would hold the rarer words
+    both = reference.rows_with_bucket + rows_with(window.words)
+    weights = rarity(both, len(reference.words) + len(window.words))
+    before, now = (word_vectors(side, weights) for side in (reference.compared, window.words))
+    distance, p = permutation_p(before, now, window.smallest)
+    return Measured(moved_share(before, now), p, {"distance": round(distance, 6)})
 
 
 def _lengths(before: Sequence[int], now: Sequence[int]) -> Measured:

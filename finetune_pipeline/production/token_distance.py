@@ -27,11 +27,14 @@ def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = No
     return normalize(rows if weights is None else rows.multiply(weights).tocsr())
 
 
-def rarity(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """Inverse document frequency per bucket: log((n + 1) / (rows with it + 1)) + 1, shape (BUCKETS,)."""
-    from sklearn.feature_extraction.text import TfidfTransformer
+def rows_with(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """In how many texts a word of each bucket occurs, shape (BUCKETS,)."""
+    return np.bincount(_occurrences(texts).indices, minlength=BUCKETS)
 
-    return np.asarray(TfidfTransformer().fit(_occurrences(texts)).idf_)
+
+def rarity(rows_with_it: np.ndarray, n: int) -> np.ndarray:
+    """Inverse document frequency per bucket, of n texts: log((n + 1) / (rows with it + 1)) + 1."""
+    return np.asarray(np.log((n + 1) / (rows_with_it + 1)) + 1)
 
 
 def _occurrences(texts: Sequence[Sequence[str]]) -> scipy.sparse.csr_matrix:

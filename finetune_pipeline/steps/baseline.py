@@ -102,11 +102,12 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             f"documents of {context.task.name} changed since this run began; run it again to use the new ones"
         )
     rows, api = read_predictions(context.out / "predictions.parquet"), None
+    examples = read_examples(validation)
     if spec.baseline.endpoint is not None:
-        rows, api = _with_endpoint(context, rows, read_examples(train), read_examples(validation))
+        rows, api = _with_endpoint(context, rows, read_examples(train), examples)
     return {
         **facts,
-        **score_baselines(spec, by_model(in_order(rows))),
+        **score_baselines(spec, by_model(in_order(rows)), {e.id: e.made_from for e in examples}),
         "prompt_details": {**facts.get("prompts", {}), **(api["prompts"] if api else {})},
         "api": api,
     }
@@ -182,8 +183,8 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     rival = strongest_rival(spec, rows)
     counts = context.inputs["train_split"].facts["counts"]
     power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, source))
-    signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
-    advice = advise(spec, baseline.facts, power, rows, counts, rival, signal)
+    signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows, source))
+    advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, source)
     decision, *reasons = advice_sentences(Advice.model_validate(advice))
     return {
         "learnable": signal.to_dict(),

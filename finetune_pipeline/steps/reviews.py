@@ -80,7 +80,7 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
             asked = settings.judge
             endpoint, answers = Endpoint.of(asked, asked.model), api_answers(context, test=True)
             model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
-            judge = judged_pairs(model, pairs, people, asked)
+            judge = judged_pairs(model, pairs, people, asked, context.spec.gates.confidence)
         except (EndpointError, ValueError) as error:
             fix = "look at the endpoint and its key, and run again: replies that came are kept; or remove evaluation.judge"
             raise _problem("judge", error, fix) from error

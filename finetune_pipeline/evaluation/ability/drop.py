@@ -70,12 +70,14 @@ def _rate(k: int, n: int, confidence: float) -> dict[str, Any]:
 
 
 def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, Any] | None:
-    if len(texts) < 2:
+    if not texts:
         return None
     before, after = ([float(t) for t in side] for side in zip(*texts, strict=True))
-    low, high = paired_bootstrap_mean(before, after, confidence=confidence)
+    interval = paired_bootstrap_mean(before, after, confidence=confidence)
+    if interval is None:
+        return None
     mean = sum(before) / len(texts), sum(after) / len(texts)
-    return {"n": len(texts), "before": mean[0], "after": mean[1], "rise": mean[1] - mean[0], "interval": [low, high]}
+    return {"n": len(texts), "before": mean[0], "after": mean[1], "rise": mean[1] - mean[0], "interval": list(interval)}
 
 
 def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:

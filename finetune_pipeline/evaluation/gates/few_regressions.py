@@ -19,7 +19,8 @@ from finetune_pipeline.spec.model import TaskSpec
     "more of the same data; raise gates.max_regression only if those losses are acceptable.",
 )
 def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    """The interval is Wilson's; where rows share sources, for the number of rows divided by the comparison's design effect."""
+    """The interval is Wilson's; where rows share sources, for the number of rows divided by the comparison's design effect, by
+    Student's t for the number of sources."""
     limit = spec.gates.max_regression
     comparison = evaluation.comparisons.get("champion")
     if comparison is None:
@@ -31,12 +32,14 @@ def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         return Outcome(False, None, limit, "Regressions against the champion were not counted.")
     if not right:
         return Outcome(True, 0.0, limit, "The champion has no test row right: nothing to lose.")
-    interval = wilson_interval(lost / effect, right / effect, spec.gates.confidence)
+    sources = evaluation.sources
+    freedom = max(1, sources.sources - 1) if sources.shared else None
+    interval = wilson_interval(lost / effect, right / effect, spec.gates.confidence, freedom)
     message = (
         f"Of {counted(right, 'row')} the champion has right the candidate gets {lost:,} wrong, "
         f"{percent(lost / right)} ({percent_range(interval)}); surely at most {percent(limit)} are allowed."
     )
-    best = wilson_interval(0, right / effect, spec.gates.confidence)[1]
+    best = wilson_interval(0, right / effect, spec.gates.confidence, freedom)[1]
     if best > limit:
         message += f" With so few rows even a candidate that loses none could not show less than {percent(best)}."
     return Outcome(interval[1] <= limit, interval[1], limit, message)

@@ -24,6 +24,7 @@ from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
     cluster_sign_flip,
+    clustered_share,
     clustered_tango_interval,
     tango_interval,
     wilson_interval,
@@ -40,7 +41,7 @@ Clusters = Sequence[Hashable] | None
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """By how much a model is better than another on the same rows; `interval` is None where there are too few rows."""
+    """By how much a model is better than another on the same rows; `interval` is None where there are too few rows or sources."""
 
     gain: float
     interval: Interval | None
@@ -50,8 +51,13 @@ class Gain:
         return self.interval is not None and self.interval[0] > margin
 
 
+def within_scale(interval: Interval | None) -> Interval | None:
+    """The part of an interval that lies between 0 and 1, as scores do."""
+    return interval and (min(max(interval[0], 0.0), 1.0), min(max(interval[1], 0.0), 1.0))
+
+
 class Metric(ABC):
-    """How answers are scored.
+    """How answers are scored, from 0 to 1.
 
     Attributes:
         kinds: Kinds of output it fits.
@@ -78,8 +84,10 @@ class Metric(ABC):
         """Score a set of rows; None where there is nothing to divide by."""
 
     @abstractmethod
-    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
-        """Return the interval of :meth:`value`; None where there are too few rows."""
+    def interval(
+        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
+    ) -> Interval | None:
+        """Return the interval of :meth:`value`; None where there are too few rows, or sources (`clusters`, as for :meth:`gain`)."""
 
     @abstractmethod
     def gain(
@@ -108,10 +116,11 @@ class RowMetric(Metric):
     def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
         return sum(self.row_scores(rows, output)) / len(rows) if rows else None
 
-    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
-        if len(rows) < 2:
-            return None
-        return paired_bootstrap_mean([0.0] * len(rows), self.row_scores(rows, output), confidence)
+    def interval(
+        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
+    ) -> Interval | None:
+        nothing, scores = [0.0] * len(rows), self.row_scores(rows, output)
+        return within_scale(paired_bootstrap_mean(nothing, scores, confidence, clusters)) if rows else None
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
@@ -119,9 +128,7 @@ class RowMetric(Metric):
         old, new = (self.row_scores(rows, output) for rows in (before, after))
         if not self.higher_is_better:
             old, new = new, old
-        interval = None
-        if len(old) > 1:
-            interval = paired_bootstrap_mean(old, new, confidence=confidence, clusters=clusters)
+        interval = paired_bootstrap_mean(old, new, confidence=confidence, clusters=clusters)
         return Gain((sum(new) - sum(old)) / len(old), interval)
 
     def p_value(self, before: Rows, after: Rows, output: AnyOutput, clusters: Clusters = None) -> float:
@@ -138,7 +145,11 @@ class ShareOfRight(RowMetric):
     def row_score(self, row: Row, output: AnyOutput) -> float:
         return float(is_right(row, output))
 
-    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval:
+    def interval(
+        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
+    ) -> Interval:
+        if clusters is not None:
+            return clustered_share(self.row_scores(rows, output), clusters, confidence)[0]
         return wilson_interval(sum(is_right(row, output) for row in rows), len(rows), confidence)
 
     def gain(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.correctness import answer_of
-from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register, within_scale
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
@@ -26,11 +26,15 @@ class MacroF1(Metric):
         f1 = [of["f1"] for of in scores.values() if of["support"]]
         return sum(f1) / len(f1) if f1 else None
 
-    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
+    def interval(
+        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
+    ) -> Interval | None:
         """Of the gain over a model that never answers, whose macro-F1 is 0."""
         labels = _labels(output)
         gold, answers = [row["gold"] for row in rows], [answer_of(row, labels) for row in rows]
-        return paired_bootstrap_f1(gold, [None] * len(rows), answers, labels, confidence=confidence) if rows else None
+        if not rows:
+            return None
+        return within_scale(paired_bootstrap_f1(gold, [None] * len(rows), answers, labels, confidence, clusters))
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None

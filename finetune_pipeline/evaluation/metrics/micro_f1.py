@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
-from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register, within_scale
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
@@ -24,8 +24,11 @@ class MicroF1(Metric):
     def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
         return f1_of(*map(int, claim_counts(rows, output).sum(axis=0)))
 
-    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
-        return _bootstrap(claim_counts(rows, output), None, confidence)
+    def interval(
+        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
+    ) -> Interval | None:
+        counts = claim_counts(rows, output)
+        return within_scale(_bootstrap(counts if clusters is None else _per_source(counts, clusters), None, confidence))
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
@@ -63,12 +66,13 @@ def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float) -
     if n < 2:
         return None
     draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    weights = np.vstack([np.ones(n), draws])  # the rows as they are come first
 
     def f1(of: np.ndarray) -> np.ndarray:
-        right, claimed, expected = (draws @ of).T
-        nothing = np.full(RESAMPLES, np.nan)
+        right, claimed, expected = (weights @ of).T
+        nothing = np.full(len(weights), np.nan)
         values: np.ndarray = np.divide(2 * right, claimed + expected, where=claimed + expected > 0, out=nothing)
         return values
 
     values = f1(counts) - (f1(base) if base is not None else 0)
-    return None if np.isnan(values).any() else draws_interval(values, float(values.mean()), confidence)
+    return None if np.isnan(values).any() else draws_interval(values[1:], float(values[0]), confidence, n)

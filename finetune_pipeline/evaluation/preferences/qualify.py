@@ -60,10 +60,15 @@ class Qualification:
     refused: list[str] = field(default_factory=list)
 
 
-def judged_pairs(judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choice], asked: JudgeSpec) -> dict[str, Any]:
+def judged_pairs(
+    judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choice], asked: JudgeSpec, confidence: float = 0.95
+) -> dict[str, Any]:
     """Qualify a judge by the pairs people rated; if it passes, ask it about up to `asked.rows` of all pairs, drawn by their id.
 
     Answers that are equal are not shown to it.
+
+    Args:
+        confidence: Of the verdict's interval.
 
     Returns:
         The fields of :class:`Qualification`, believed, equal (rated pairs that were left out so), verdict (None, or
@@ -77,7 +82,7 @@ def judged_pairs(judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choic
         **asdict(qualification),
         "believed": not qualification.refused,
         "equal": len(rated) - len(differing),
-        "verdict": None if qualification.refused else _verdict(judge, drawn),
+        "verdict": None if qualification.refused else _verdict(judge, drawn, confidence),
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": judge.spent.to_dict(),
     }
@@ -171,12 +176,12 @@ def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
     return reasons
 
 
-def _verdict(judge: Judge, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float) -> dict[str, Any]:
     """The judge's verdict on pairs: `b` against `a` as a sign test, `failed`, `equal` and `choices` by id."""
     differing = [pair for pair in pairs if pair.a != pair.b]
     choices = [_agreed(*order) for order in _both_ways(judge, differing)]
     return {
-        **sign_test(choices.count("b"), choices.count("a"), choices.count("tie")),
+        **sign_test(choices.count("b"), choices.count("a"), choices.count("tie"), confidence),
         "failed": choices.count("failed"),
         "choices": dict(zip([pair.id for pair in differing], choices, strict=True)),
         "equal": len(pairs) - len(differing),
@@ -198,6 +203,9 @@ def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, con
         if pair.id in people and pair.a != pair.b:
             theirs.append(people[pair.id])
             nearer.append("tie" if abs(after - before) < NEARER else "b" if after > before else "a")
+    interval = paired_bootstrap_mean(base, candidate, confidence=confidence)
+    if interval is None:
+        raise ValueError("one pair of answers is too few to compare")
     means = [sum(values) / len(values) for values in (base, candidate)]
     return {
         "model": model,
@@ -205,7 +213,7 @@ def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, con
         "base": means[0],
         "candidate": means[1],
         "gain": means[1] - means[0],
-        "interval": list(paired_bootstrap_mean(base, candidate, confidence=confidence)),
+        "interval": list(interval),
         "rated": len(theirs),
         "kappa": cohens_kappa(theirs, nearer) if theirs else None,
         "kappa_interval": kappa_interval(theirs, nearer) if theirs else None,

@@ -85,7 +85,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
-def sign_test(wins: int, losses: int, ties: int = 0) -> dict[str, Any]:
+def sign_test(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -> dict[str, Any]:
     """Preferences between two answers: {wins, losses, ties, n, share, interval, p}.
 
     `share`: wins among the decided pairs with its Wilson `interval`; `p`: two-sided exact binomial. Nothing decided: share null,
@@ -100,7 +100,7 @@ def sign_test(wins: int, losses: int, ties: int = 0) -> dict[str, Any]:
         "ties": ties,
         "n": decided + ties,
         "share": wins / decided if decided else None,
-        "interval": list(wilson_interval(wins, decided)),
+        "interval": list(wilson_interval(wins, decided, confidence)),
         "p": mcnemar_exact(losses, wins),
     }
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 import scipy
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, z_value
+from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, wilson_interval, z_value
 
 RESAMPLES, SEED = 2000, 0
 FAR_TAIL = 0.99
-"""Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws
-counts too: the wider one is given."""
+"""Above this confidence the percentiles of a bootstrap rest on a few draws (or on the few units that were drawn), and
+Student's t interval of the same draws counts too: the wider one is given."""
 _BLOCK = 4_000_000
 
 
@@ -23,8 +24,9 @@ def paired_bootstrap_f1(
     labels: Sequence[str],
     confidence: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
-) -> Interval:
+) -> Interval | None:
     """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`, resampling examples (both answers together), or whole clusters.
+    None for fewer than two of these.
 
     Macro-F1 is the plain mean over the labels that occur in `gold`. None is an answer outside the set. Resamples are drawn over
     the distinct (gold, a, b) triples, so that the order of the examples does not count. Raises ValueError on unequal lengths or
@@ -36,6 +38,9 @@ def paired_bootstrap_f1(
     index = {label: i for i, label in enumerate(label for label in labels if label in present)}
     if unknown := sorted(present - set(index)):
         raise ValueError(f"gold answers outside the label set: {', '.join(unknown)}")
+    units = len(gold if clusters is None else set(clusters))
+    if units < 2:
+        return None
     triples = np.array(
         [
             (index[g], index.get(x, -1) if x else -1, index.get(y, -1) if y else -1)
@@ -56,7 +61,7 @@ def paired_bootstrap_f1(
 
     observed = counts[None, :].astype(float)
     estimate = float((f1(2, observed) - f1(1, observed))[0])
-    return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence)
+    return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence, units)
 
 
 def _weights(which: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
@@ -78,27 +83,29 @@ def paired_bootstrap_mean(
     b: Sequence[float],
     confidence: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
-) -> Interval:
+) -> Interval | None:
     """Interval of the mean of `b - a` over paired examples, corrected for bias and skewness (BCa, Efron 1987).
 
-    With clusters, whole clusters are resampled. Raises ValueError on unequal lengths, fewer than two pairs, or a value that is
-    not finite.
+    With clusters, whole clusters are resampled. None for fewer than two pairs or clusters. Raises ValueError on unequal
+    lengths, no pairs, or a value that is not finite.
     """
-    if len(a) != len(b) or len(a) < 2 or (clusters is not None and len(clusters) != len(a)):
-        raise ValueError(f"need at least two pairs, and as many of either side: {len(a)}, {len(b)}")
+    if len(a) != len(b) or not len(a) or (clusters is not None and len(clusters) != len(a)):
+        raise ValueError(f"need at least one pair, and as many of either side: {len(a)}, {len(b)}")
     difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     if not np.isfinite(difference).all():
         raise ValueError("scores must be finite numbers")
     codes = np.arange(len(difference)) if clusters is None else cluster_codes(clusters)
     sums, sizes = np.bincount(codes, weights=difference), np.bincount(codes).astype(float)
+    if len(sums) < 2:
+        return None
     estimate = float(difference.mean())
     influence = sums - estimate * sizes
     if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
-        return estimate, estimate
+        return _all_alike(estimate, confidence, len(sums))
     means = _means(sums, sizes)
     # acceleration from the jackknife, which for a mean is a function of the third moment
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
-    return draws_interval(means, estimate, confidence, acceleration)
+    return draws_interval(means, estimate, confidence, len(sums), acceleration)
 
 
 def _means(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -112,17 +119,35 @@ def _means(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def draws_interval(
-    draws: np.ndarray, estimate: float, confidence: float, acceleration: float | None = None
+    draws: np.ndarray, estimate: float, confidence: float, units: int, acceleration: float | None = None
 ) -> Interval:
-    """Percentiles of the draws, moved by BCa where an acceleration is given; in the far tail the normal one too."""
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    """Percentiles of the draws, moved by BCa where an acceleration is given; in the far tail Student's t interval, too.
+
+    The percentiles are those of Student's t (Hesterberg 2015, The American Statistician 69): draws of few units spread less
+    than the estimate does.
+
+    Args:
+        units: How many rows or clusters were drawn from, two or more.
+    """
+    spread = float(draws.std(ddof=1))
+    if spread <= 1e-12:
+        return _all_alike(estimate, confidence, units)
+    reach = z_value(confidence, units - 1) * math.sqrt(units / (units - 1))
+    moved = np.array([-reach, reach])
     if acceleration is not None:
         below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
         bias = scipy.special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-        moved = bias + scipy.special.ndtri(tails)
-        tails = scipy.special.ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
-    low, high = (float(x) for x in np.quantile(draws, tails))
-    if confidence > FAR_TAIL:
-        reach = z_value(confidence) * float(draws.std(ddof=1))
-        low, high = min(low, estimate - reach), max(high, estimate + reach)
+        moved = bias + moved
+        moved = bias + moved / np.maximum(1 - acceleration * moved, 1e-3)
+    low, high = (float(x) for x in np.quantile(draws, scipy.special.ndtr(moved)))
+    if reach > z_value(FAR_TAIL):
+        low, high = min(low, estimate - reach * spread), max(high, estimate + reach * spread)
+    return low, high
+
+
+def _all_alike(estimate: float, confidence: float, units: int) -> Interval:
+    """Interval where no unit differs from another: units not seen may be otherwise (by as much to the other side), as many as
+    Wilson's interval leaves room for."""
+    alike = wilson_interval(units, units, confidence, units - 1)[0]
+    low, high = sorted((estimate, (2 * alike - 1) * estimate))
     return low, high

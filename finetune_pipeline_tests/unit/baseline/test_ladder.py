@@ -230,6 +230,15 @@ def test_the_extrapolation_holds_what_curves_of_usual_shapes_reach(shares: dict[
     assert extrapolate(spec(), dict(list(curve(shares).items())[:1]), rival) is None, "one point is no curve"
 
 
+def test_no_gain_is_promised_beyond_all_right() -> None:
+    rival = answers(luck(0.97, 300, 9))
+    made = extrapolate(spec(), curve({0.125: 0.7, 0.25: 0.85, 0.5: 0.96}), rival)
+    left = 1 - (METRICS["accuracy"].value(rival, spec().output) or 0)
+    assert made is not None and made.interval[1] == 1.0
+    assert made.gain_interval[0] < 0.02 and made.gain_interval[0] <= made.gain <= made.gain_interval[1]
+    assert made.gain_interval[1] <= left + 0.03, "the rows the rival was measured on are all that is uncertain there"
+
+
 def test_rows_for_a_gain_grow_with_it_and_end_where_the_curve_is_flat() -> None:
     assert rows_for(0.05, 0.1, 1000) == pytest.approx(750, abs=60)
     assert rows_for(0.12, 0.1, 1000) > rows_for(0.05, 0.1, 1000)

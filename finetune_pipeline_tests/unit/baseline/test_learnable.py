@@ -184,4 +184,6 @@ def test_the_prompted_model_is_compared_with_the_commonest_answer_on_the_same_ro
     made = prompted_evidence(spec(), "8_shot", rows)
     assert made is not None and (made.score, made.reference_score) == (0.75, 0.5)
     assert made.gain == 0.25 and made.interval[0] > 0.1 and made.p < 0.001 and made.measure == "right"
+    two = {r["example_id"]: str(i // 40) for i, r in enumerate(rows["8_shot"])}
+    assert prompted_evidence(spec(), "8_shot", rows, two).p > 0.4, "two documents show nothing"  # type: ignore[union-attr]
     assert prompted_evidence(spec(), "8_shot", {"8_shot": rows["8_shot"]}) is None

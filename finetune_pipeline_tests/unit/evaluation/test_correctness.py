@@ -86,6 +86,9 @@ def test_only_the_final_answer_is_compared_where_the_spec_marks_it() -> None:
     assert not is_valid(row(1, gold, "the answer is 1,007"), output)
     assert same_answer("1,000", "1000.0") and same_answer("-$5", "-5") and same_answer(" Paris", "Paris")
     assert not same_answer("5%", "50") and not same_answer("paris", "Paris")
+    assert same_answer("1,00,000", "100000") and same_answer("3,", "3"), "a comma behind it is punctuation"
+    for several, one in (("1,2", "12"), ("10,5", "105"), ("1,2,3", "123"), ("£5", "$5")):
+        assert not same_answer(several, one), several
 
 
 def test_the_form_of_a_text() -> None:
@@ -104,6 +107,10 @@ def test_calls_are_compared_by_what_they_call() -> None:
     for text in (*others, CALL + CALL, "Let me see. " + CALL, "no call"):
         assert not is_right({"status": "ok", "text": text, "gold": CALL}, TextOutput()), text
     assert not same_calls('{"a": 1}', '{"a":1}'), "JSON that is no call is text"
+    twice = CALL.replace('"name"', '"name": "delete", "name"')
+    assert same_calls(CALL.replace("2", "2.0"), CALL) and not same_calls(twice, CALL), (
+        "readers disagree about equal keys"
+    )
 
 
 def test_a_label_is_read_letter_by_letter() -> None:

@@ -115,7 +115,9 @@ def test_rows_the_champion_has_right_must_not_be_lost(lost, right, passes, too_f
 def test_rows_that_share_sources_count_for_fewer_lost_rows(championed):
     counts = {"b": 10, "right_before": 150, "design_effect": 2.0}
     result = changed(championed, {f"comparisons.champion.{name}": value for name, value in counts.items()})
-    high = wilson_interval(5, 75)[1]
+    result = changed(result, {"sources.shared": True, "sources.sources": 6})
+    high = wilson_interval(5, 75, freedom=5)[1]
+    assert high > wilson_interval(5, 75)[1] + 0.02, "six sources tell little about the variance"
     assert _gate("few_regressions", result).measured == pytest.approx(high)
     at_the_limit, below = (spec(gates={"max_regression": limit}) for limit in (high, high - 1e-9))
     assert _gate("few_regressions", result, at_the_limit).passed and not _gate("few_regressions", result, below).passed

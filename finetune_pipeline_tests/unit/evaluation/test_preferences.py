@@ -118,6 +118,8 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
     assert verdict["equal"] == 22 and set(verdict["choices"]) == {pair.id for pair in pairs if pair.a != pair.b}
     better = sum(right(p.reference, p.b) and not right(p.reference, p.a) for p in pairs)
     assert verdict["wins"] == better
+    surer = judged_pairs(judge(server.url, "fair"), [*pairs, *same], said, ASKED, 0.99)["verdict"]
+    assert surer["interval"][0] < verdict["interval"][0] - 0.01, "at gates.confidence"
     few = judged_pairs(judge(server.url, "fair"), pairs, said, ASKED.model_copy(update={"rows": 10}))["verdict"]
     assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
 

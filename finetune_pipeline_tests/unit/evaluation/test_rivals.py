@@ -54,6 +54,14 @@ def test_scores_of_prompts():
         score_baselines(spec(), {"zero_shot": []})
 
 
+def test_baselines_are_not_surer_than_the_sources_of_validation_allow():
+    rows = {"zero_shot": answers(100, n=100), "simple_linear": answers(100, n=100)}
+    documents = {r["example_id"]: f"document {i // 25}" for i, r in enumerate(rows["zero_shot"])}
+    alone, shared = (score_baselines(spec(), rows, sources) for sources in (None, documents))
+    for kind, name in (("prompts", "zero_shot"), ("simple", "linear")):
+        assert alone[kind][name]["interval"][0] > 0.95 and shared[kind][name]["interval"][0] < 0.5, "four documents"
+
+
 def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
     """Exactly 80% in form is enough; below, free answers that score higher do not count while another prompt is in form."""
     scored = [row(i, "bug", "bug" if i < 8 else "It is", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]

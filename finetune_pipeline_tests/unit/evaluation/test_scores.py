@@ -53,6 +53,23 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
     assert low < scores["primary"]["value"] < high and scores["primary"]["name"] == "macro_f1"
 
 
+@pytest.mark.parametrize(
+    ("output", "metric", "said"),
+    [
+        (OUTPUT, "macro_f1", ("bug", "other", "bug")),
+        (EXTRACTION, "micro_f1", ('{"a": "x"}', '{"b": "x"}', '{"a": "x"}')),
+        (TextOutput(), "rougeLsum", ("one two", "one", "one two")),
+        (TextOutput(), "exact", ("one two", "one", "one two")),
+    ],
+)
+def test_every_interval_counts_sources_where_rows_share_them(output, metric, said) -> None:
+    gold, wrong, right = said
+    given = [row(i, gold, right if i // 5 % 2 else wrong) for i in range(100)]
+    plain, counted = (score(given, output, metric=metric, clusters=c) for c in (None, [i // 5 for i in range(100)]))
+    width, alone = (x["primary"]["interval"][1] - x["primary"]["interval"][0] for x in (counted, plain))
+    assert width > 1.6 * alone and counted["primary"]["value"] == plain["primary"]["value"]
+
+
 def test_labels_without_rows_do_not_drag_macro_f1_and_nothing_is_measured_on_no_rows() -> None:
     scores = score(rows([("bug", "bug"), ("billing", "billing")]), OUTPUT)
     assert scores["macro_f1"] == 1.0 and scores["absent_labels"] == ["other"]

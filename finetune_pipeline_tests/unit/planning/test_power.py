@@ -55,6 +55,18 @@ def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
     assert result["detectable_gain"] == pytest.approx(2.8 * deviation / 10, rel=0.02)
 
 
+def test_what_the_scores_of_a_rival_cannot_tell_is_not_told() -> None:
+    silent = _plan(text_spec(), 100, rows([("the parcel comes", "")] * 60))
+    assert silent["rows_needed"] == rows_needed_for_mean(0.05, np.sqrt(0.05 * 0.95)), (
+        "all alike, they have no spread to go by"
+    )
+    nearly = [("the parcel comes", "the parcel comes" if i % 20 else "the parcel") for i in range(60)]
+    full = _plan(text_spec(), 100, rows(nearly))
+    assert full["rows_needed"] is None and "not left to be gained" in full["sentence"], "99 of 100 points"
+    few = _plan(text_spec(), 3, rows([("one two three", "one" if i % 2 else "one two three") for i in range(60)]))
+    assert few["detectable_gain"] is None, "not a gain of 60 points where 25 are left"
+
+
 def test_a_useful_model_is_found_as_often_as_planned() -> None:
     """Models whose mistakes are unrelated, test sets as large as planned, the decision the gate makes."""
     random, before, gain = np.random.default_rng(4), 0.7, 0.12

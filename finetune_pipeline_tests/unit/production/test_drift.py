@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from finetune_pipeline.production.drift import as_learned, drift_report, level_of, moment
-from finetune_pipeline.production.signals import Reference
-from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
+from finetune_pipeline.production.signals import Reference, Window, signals_of
+from finetune_pipeline.production.token_distance import permutation_p, rarity, rows_with, word_vectors
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec import TaskSpec
@@ -132,16 +132,32 @@ def test_the_levels_of_all_windows_sum_to_what_is_allowed() -> None:
     assert levels[30] == pytest.approx(levels[0] / 2)
 
 
+def test_new_order_numbers_are_no_drift_of_the_vocabulary(spec: TaskSpec) -> None:
+    rng = random.Random(0)
+    vocabulary = next(signal for signal in signals_of(spec) if signal.name == "vocabulary")
+
+    def asked(n: int) -> list[str]:
+        words = ("parcel", "refund", "login", "late", "broken")
+        return [f"where is my {rng.choice(words)} {rng.choice(words)} {rng.random()}" for _ in range(n)]
+
+    found = []
+    for _ in range(40):
+        reference = Reference(asked(200), ["bug"] * 200)
+        rows = [{"input": text, "output": "bug"} for text in asked(200)]
+        found.append(vocabulary.measure(spec, reference, Window(rows, [], 0.01)).p)
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
 def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:
     rng = random.Random(0)
     found = []
     for seed in range(40):
         words = [text(rng, x).split() for x in labels(rng, 140)]
-        vectors = word_vectors(words, rarity(words))
+        vectors = word_vectors(words, rarity(rows_with(words), len(words)))
         found.append(permutation_p(vectors[:90], vectors[90:], 0.001, seed)[1])
     assert stats.kstest(found, "uniform").pvalue > 0.01
     other = [text(rng, x, new_words=0.6).split() for x in labels(rng, 50)]
-    distance, p = permutation_p(vectors[:90], word_vectors(other, rarity(words)), 0.001)
+    distance, p = permutation_p(vectors[:90], word_vectors(other, rarity(rows_with(words), len(words))), 0.001)
     assert p == pytest.approx(1 / 1501)
-    difference = vectors[:90].mean(axis=0) - word_vectors(other, rarity(words)).mean(axis=0)
+    difference = vectors[:90].mean(axis=0) - word_vectors(other, rarity(rows_with(words), len(words))).mean(axis=0)
     assert distance == pytest.approx(float(np.square(difference).sum()), rel=1e-4)
