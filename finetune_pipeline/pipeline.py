@@ -493,7 +493,7 @@ STEPS = [
             "trained_on": outside.trained_on,
             "champion": outside.champion,
         },
-        code_version="7",
+        code_version="8",
         checks=(evaluation_check.drift,),
         kinds=("scipy",),
     ),

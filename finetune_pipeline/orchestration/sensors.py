@@ -9,7 +9,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.ingest import count_rows
+from finetune_pipeline.production.ingest import row_times
 from finetune_pipeline.production.status import Alarm, production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
@@ -64,7 +64,7 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
             return dg.SkipReason(running)
         artifacts = store.artifacts()
         serving = registry.champion(tracking, task.name)
-        state = production_status(task, artifacts, count_rows(task, artifacts), serving)
+        state = production_status(task, artifacts, row_times(task, artifacts), serving)
         sentence = state.sentence
         if state.retrain and task.spec.drift.action == "start":
             done = full_run_since(context.instance, task, state.made)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import ArtifactStore, digest_json
+from finetune_pipeline.evaluation.production_rows import moment
 from finetune_pipeline.findings import most_first
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
@@ -43,7 +44,7 @@ _REVIEWED = f"{OWN_FOLDER}/reviewed-"
 """Files of the task's own folder that `finetune review` writes."""
 _FEEDBACK = ("flag", "score", "correction")
 _CHOSEN: Remembered[Chosen] = Remembered()
-_COUNTED: Remembered[int] = Remembered()
+_TIMES: Remembered[list[float]] = Remembered()
 
 
 @dataclass
@@ -117,9 +118,10 @@ def _is_review(line: dict[str, Any]) -> bool:
 
 
 def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, in the order of their file."""
+    """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, by the time of the
+    decision; those without come first, in the order of their file."""
     if _is_review(line):
-        return (1, line["source"]["file"], line["source"]["line"])
+        return (1, line.get("decided") or "", line["source"]["file"], line["source"]["line"])
     return (0, *_order(line))
 
 
@@ -133,10 +135,14 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
     return logs
 
 
-def count_rows(task: Task, store: ArtifactStore) -> int:
-    """Read new log lines into the store, and count all rows. Without new lines, no row is read."""
+def row_times(task: Task, store: ArtifactStore) -> list[float]:
+    """Read new log lines into the store, and say when all rows were logged, in order. Without new lines, no row is read."""
     take_in(task, store)
-    return _COUNTED.get(task.name, log_store(task, store).digest(), lambda: len(read_logs(task, store).rows))
+    return _TIMES.get(
+        task.name,
+        log_store(task, store).digest(),
+        lambda: sorted(moment(row["timestamp"]) for row in read_logs(task, store).rows),
+    )
 
 
 def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:

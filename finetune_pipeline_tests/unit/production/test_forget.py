@@ -82,6 +82,22 @@ def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore)
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006", "row-0007"]
 
 
+def test_rows_that_come_after_those_of_a_user_were_cut_off_the_end(task: Task, store: ArtifactStore) -> None:
+    kept = b"".join(line(n, "bob") for n in range(5))
+    log = taken(task, store, a=kept + b"".join(line(n, "ann") for n in range(5, 9))) / "a.jsonl"
+    forget(task, store, users=["ann"])
+    with log.open("ab") as live:
+        live.write(line(9, "bob"))
+    assert ids(task, store) == [*(f"row-{n:04d}" for n in range(5)), "row-0009"]
+
+
+def test_lines_that_are_no_json_or_have_no_end_are_a_users_too(task: Task, store: ArtifactStore) -> None:
+    broken = line(1, "ann", feedback={"score": float("nan")})
+    logs = taken(task, store, a=broken + line(2, "bob"), b=line(3, "bob") + line(4, "ann").rstrip())
+    assert forget(task, store, users=["ann"]).lines == 2
+    assert b"ann" not in everything(logs, store.root) and ids(task, store) == ["row-0002", "row-0003"]
+
+
 def test_a_file_that_is_still_written_is_refused_and_what_to_do_is_said(task: Task, store: ArtifactStore) -> None:
     logs = task.folder / "logs"
     (logs / "old.jsonl").write_bytes(line(1, "ann"))

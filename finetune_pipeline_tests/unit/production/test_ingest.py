@@ -47,7 +47,8 @@ def take(task: Task, store: ArtifactStore, out: Path) -> dict:
 
 
 def test_a_half_written_line_waits(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
-    write(task, [row(1), row(2)], end="")
+    half = json.dumps(row(2))[:-1]
+    write(task, [row(1), half], end="")
     assert take(task, store, tmp_path / "out")["rows"] == 1
     before = read_logs(task, store).digest
     write(task, [row(1), row(2)])
@@ -55,10 +56,29 @@ def test_a_half_written_line_waits(task: Task, store: ArtifactStore, tmp_path: P
     assert read_logs(task, store).digest != before
 
 
+def test_the_last_row_of_a_file_needs_no_line_end(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
+    write(task, [row(1)], end="")
+    assert take(task, store, tmp_path / "out")["rows"] == 1
+    write(task, [row(1), row(2), "{broken"])
+    facts = take(task, store, tmp_path / "out")
+    assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 2, 0)
+    assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
+
+
+def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(
+    task: Task, store: ArtifactStore, tmp_path: Path
+) -> None:
+    write(task, ["\ufeff" + json.dumps(row(1, output="", feedback={"label": "b"}))])
+    facts = take(task, store, tmp_path / "out")
+    assert (facts["rows"], facts["corrections"], facts["by_rule"]) == (1, 1, {})
+
+
 FAULTS: list[tuple[str, dict | str]] = [
     ("bad_json", "{broken"),
     ("missing_field", without("id")),
     ("missing_field", without("input")),
+    ("missing_field", row(1, messages=[{"role": "human", "content": "hello"}])),
+    ("missing_field", row(1, messages=[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "a"}])),
     ("timestamp", row(1, timestamp="yesterday")),
     ("timestamp", row(1, timestamp="0001-01-01T00:00:00+14:00")),
     ("timestamp", row(1, timestamp="9999-12-31T23:59:59-14:00")),
