@@ -41,9 +41,9 @@ def drift_report(
         others: See :func:`watch`.
 
     Returns:
-        Facts {rows, newest (its time), watched, by_others, windows, waiting_rows, judged, reference, signals {name: the newest judgement,
-        with meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history
-        [windows]}.
+        Facts {rows, newest (its time), watched, by_others, windows, waiting_rows, judged, reference, signals {name: the
+        newest judgement, with meaning, side and since}, drifted [names], known [names], past [names], since, sentence,
+        history [windows]}.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
     history = list(watch(spec, reference, watched, others=others))

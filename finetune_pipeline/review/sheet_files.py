@@ -60,8 +60,8 @@ def _unescaped(cell: Any) -> Any:
 
 
 def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
-    """Read a file that came back; ValueError when it is neither CSV nor JSON Lines, or no sheet. A bad line is reported and costs no
-    other line."""
+    """Read a file that came back; ValueError when it is neither CSV nor JSON Lines, or no sheet. A bad line is reported
+    and costs no other line."""
     if path.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
     sheet = FilledSheet()

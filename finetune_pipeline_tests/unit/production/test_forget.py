@@ -20,7 +20,7 @@ from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.serving.service import LogWriter
-from finetune_pipeline.spec import Task
+from finetune_pipeline.spec import Task, TaskSpec
 
 
 def line(n: int, user: str | None = None, **more: object) -> bytes:
@@ -217,6 +217,14 @@ def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, 
     assert any("backups" in place for place in done.out_of_reach)
     again = forget(task, store, users=["a"])
     assert (again.artifacts, again.adapters) == ([], done.adapters)
+
+
+def test_services_that_were_given_rows_are_named(task: Task, store: ArtifactStore) -> None:
+    endpoint = {"url": "https://api.example/v1", "model": "m", "key_variable": "KEY"}
+    more = {"training": {"trainer": "together"}, "baseline": {"endpoint": endpoint}}
+    spec = TaskSpec.model_validate({**task.spec.model_dump(exclude_unset=True), **more})
+    said = [forget(of, store, users=["ann"]).out_of_reach for of in (task, Task(spec=spec, folder=task.folder))]
+    assert [line.split(":")[0] for line in said[1] if line not in said[0]] == ["the trainer 'together'", "https"]
 
 
 def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, store: ArtifactStore) -> None:

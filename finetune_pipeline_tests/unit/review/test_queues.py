@@ -111,7 +111,7 @@ def test_a_spreadsheet_of_another_country_comes_back(task: Task, tmp_path: Path,
 def test_a_table_that_is_no_sheet_is_refused_and_what_to_do_is_said(task: Task, tmp_path: Path) -> None:
     file = tmp_path / "sheet.csv"
     for data, why in (
-        ("id,verdict\ne0,A\n".encode(), "the columns sheet, choice, rater are missing"),
+        (b"id,verdict\ne0,A\n", "the columns sheet, choice, rater are missing"),
         (b"\xe4", "in UTF-8"),
     ):
         file.write_bytes(data)
