@@ -35,7 +35,10 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
-        take_traces(task, store.artifacts(), Tracking())
+        try:
+            take_traces(task, store.artifacts(), Tracking())
+        except FindingsError as error:
+            return dg.SkipReason(f"{task.name} cannot be trained: {error}")
         waits = waiting_rows(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)
@@ -223,8 +226,11 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=alarm.sentence, asset_events=[_evaluation(task, alarm)], cursor="")
         done = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
-            now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
-            done = f"rolled back to version {now}"
+            try:
+                now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
+                done = f"rolled back to version {now}"
+            except ValueError as error:  # the version before may have been forgotten since
+                done = f"it is not rolled back: {error}"
         message = f"{alarm.sentence}; {done}"
         context.log.error(message)
         if context.cursor == str(serving):  # shown in the asset's history already

@@ -27,7 +27,7 @@ from finetune_pipeline.spec.model import TaskSpec
 USER_KEY = "FINETUNE_USER_KEY"
 """Variable with the secret users are hashed with. Unset: a random key of this home, which other machines do not have."""
 _KEY_FILE = "users.key"
-_RAW_SHOWN = 2000
+RAW_SHOWN = 2000
 _USER_FIELD = re.compile(rb'("user"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)')
 
 _YEARS = range(1970, 2200)
@@ -67,10 +67,10 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
     user = row.get("user") if isinstance(row, dict) else next(iter(users_named(line)), None)
     hashed = hash_user(user, key) if _names_user(user) else None
     if problems:
-        shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
+        shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
         return {
             "kind": "bad",
-            "raw": scrub_text(shown, finder_of(spec.data, names=False))[:_RAW_SHOWN],
+            "raw": scrub_text(shown, finder_of(spec.data, names=False))[:RAW_SHOWN],
             "findings": [p.to_dict() for p in problems],
             "user": hashed,
             "source": source,

@@ -149,6 +149,9 @@ def test_the_sensor_waits_asks_once_gives_its_reason_and_tries_a_failed_batch_th
     def tick() -> Any:
         return world.tick(new_logs_sensor)
 
+    world.project.write_spec(logs={**world.project.spec["logs"], "mlflow_experiment": "nothing"})
+    assert "there is no experiment 'nothing'" in tick().skip_message
+    world.project.write_spec(logs={**world.project.spec["logs"], "mlflow_experiment": None})
     assert tick().skip_message == "0 of 2 corrected new rows in logs/"
     world.log(2, rested=False)
     assert "must rest" in tick().skip_message
@@ -320,6 +323,10 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
     assert (checked.check_name, checked.passed, checked.metadata["rows"].value) == ("champion_serves_well", False, 50)
     assert not check().passed and registry.champion(world.tracking, "colours") == 2, "only told"
     world.project.write_spec(retraining={"rollback": True})
+    client, forgotten = world.tracking.client(), ("colours", "1", registry.FORGOTTEN)
+    client.set_model_version_tag(*forgotten, "yes")
+    assert "it is not rolled back: colours version 1" in world.tick(champion_sensor).skip_reason.skip_message
+    client.delete_model_version_tag(*forgotten)
     assert world.tick(champion_sensor).skip_reason.skip_message.endswith("rolled back to version 1")
     assert registry.champion(world.tracking, "colours") == 1
     assert "champion alarm" in registry.version_tags(world.tracking, "colours", 2)[registry.ROLLED_BACK]

@@ -112,6 +112,16 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
 
 
+def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(
+    task: Task, store: ArtifactStore, tmp_path: Path
+) -> None:
+    write(task, [row(1), row(1, output="b"), row(1, input="another", feedback={"label": "b", "flag": "wrong"})])
+    facts = take(task, store, tmp_path / "out")
+    assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 1, 1)
+    assert (facts["by_rule"], facts["corrections"], facts["flagged"]) == ({"log.id_reused": 1}, 0, 0)
+    assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
+
+
 def test_personal_data_and_users_are_gone_before_anything_is_written(
     task: Task, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

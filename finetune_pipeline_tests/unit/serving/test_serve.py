@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import os
@@ -240,6 +241,9 @@ def test_half_a_line_of_a_writer_that_died_spoils_no_other(task: Task, tmp_path:
         out.write('{"id": "b", "times')
     LogWriter(task.folder / "logs").write({"id": "c", **row})
     logs = read_logs(task, ArtifactStore(tmp_path / "store"))
+    old = writer.path.with_name("served.jsonl.1.gz")
+    old.write_bytes(gzip.compress(writer.path.read_bytes()))
+    assert [*writer.ids()] == ["a", "c"] * 2, "what was rotated and packed is known, too"
     assert [r["id"] for r in logs.rows] == ["a", "c"]
     assert len(logs.quarantine) == 1
     assert os.stat(writer.path).st_mode & 0o077 == 0, "what users wrote is nobody else's business"
