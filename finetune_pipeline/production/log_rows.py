@@ -14,7 +14,7 @@ import math
 import os
 import re
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 
@@ -148,7 +148,7 @@ def _question_problem(row: dict[str, Any]) -> str | None:
     return "'messages' end with the assistant's turn" if messages[-1]["role"] == "assistant" else None
 
 
-def _sound_messages(messages: Any) -> bool:
+def _sound_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
     return (
         isinstance(messages, list)
         and bool(messages)
