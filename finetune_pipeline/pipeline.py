@@ -49,7 +49,7 @@ STEPS = [
         "Complete log lines, scrubbed, with hashed users. Corrections become examples.",
         production.make_production_logs,
         settings=lambda spec, outside: {"logs": outside.logs, **log_settings(spec)},
-        code_version="5",
+        code_version="6",
         checks=(data_check.nothing_held_back, data_check.logs_accounted),
         kinds=("jsonl",),
     ),

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import secrets
 import webbrowser
+from itertools import chain
 from pathlib import Path
 from threading import Event
 
@@ -57,7 +58,7 @@ def review(
     """
     loaded = get_task(task)
     try:
-        queue = _queue(loaded, what, items, rater)
+        queue = _queue(loaded, what, items, rater, taking=take is not None)
         result: dict[str, object] = {"task": loaded.name, "what": what, "sheet": queue.sheet, "items": len(queue.items)}
         if take is not None:
             return _take(queue, take, result, as_json)
@@ -83,23 +84,25 @@ def review(
     return DONE
 
 
-def _queue(task: Task, what: str, items: int, rater: str) -> ReviewQueue:
-    """What is reviewed. Raises LookupError when there is nothing to review, with the reason."""
+def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> ReviewQueue:
+    """What is reviewed. Raises LookupError when there is nothing to review, with the reason. taking: a sheet comes back,
+    whose rows need not wait any more."""
     artifacts = Store().artifacts()
     if what == "flagged":
-        rows = [{**row, "why": why} for row, why in chosen(task.spec, read_logs(task, artifacts)).queue]
-        if not rows:
+        logs = read_logs(task, artifacts)
+        rows = [{**row, "why": why} for row, why in chosen(task.spec, logs).queue]
+        if not rows and not taking:
             raise LookupError("no production row waits: none is flagged, sampled or held back")
-        return flagged_queue(task, rows)
+        return flagged_queue(task, rows, logs.rows)
     step = "test_predictions" if what == "outputs" else "data_quality"
     versions: list[Artifact] = artifacts.all_versions(task.name, step)
     if not versions:
         raise LookupError(f"{task.name} has no {step} yet: run `finetune run {task.name}`")
     if what == "synthetic":
-        rows = read_rows(versions[-1].path("to_review.jsonl"))
-        if not rows:
+        *earlier, rows = [read_rows(version.path("to_review.jsonl")) for version in versions]
+        if not rows and not taking:
             raise LookupError("no synthetic row waits for a decision")
-        return synthetic_queue(task, rows)
+        return synthetic_queue(task, rows, chain.from_iterable(earlier))
     name, sheet = output_sheet(versions[-1], task, items, secret_of(artifacts))
     done = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
     return outputs_queue(task, name, sheet, done)

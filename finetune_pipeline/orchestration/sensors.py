@@ -9,7 +9,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.ingest import count_rows
+from finetune_pipeline.production.ingest import row_times
 from finetune_pipeline.production.status import Alarm, production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
@@ -35,7 +35,10 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
-        take_traces(task, store.artifacts(), Tracking())
+        try:
+            take_traces(task, store.artifacts(), Tracking())
+        except FindingsError as error:
+            return dg.SkipReason(f"{task.name} cannot be trained: {error}")
         waits = waiting_rows(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)
@@ -64,7 +67,7 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
             return dg.SkipReason(running)
         artifacts = store.artifacts()
         serving = registry.champion(tracking, task.name)
-        state = production_status(task, artifacts, count_rows(task, artifacts), serving)
+        state = production_status(task, artifacts, row_times(task, artifacts), serving)
         sentence = state.sentence
         if state.retrain and task.spec.drift.action == "start":
             done = full_run_since(context.instance, task, state.made)
@@ -223,8 +226,11 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=alarm.sentence, asset_events=[_evaluation(task, alarm)], cursor="")
         done = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
-            now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
-            done = f"rolled back to version {now}"
+            try:
+                now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
+                done = f"rolled back to version {now}"
+            except ValueError as error:  # the version before may have been forgotten since
+                done = f"it is not rolled back: {error}"
         message = f"{alarm.sentence}; {done}"
         context.log.error(message)
         if context.cursor == str(serving):  # shown in the asset's history already

@@ -41,15 +41,16 @@ def drift_report(
         others: See :func:`watch`.
 
     Returns:
-        Facts {rows, watched, by_others, windows, waiting_rows, judged, reference, signals {name: the newest judgement,
-        with meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history
-        [windows]}.
+        Facts {rows, newest (its time), watched, by_others, windows, waiting_rows, judged, reference, signals {name: the
+        newest judgement, with meaning, side and since}, drifted [names], known [names], past [names], since, sentence,
+        history [windows]}.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
     history = list(watch(spec, reference, watched, others=others))
     size = spec.drift.window_rows
     facts: dict[str, Any] = {
         "rows": len(rows),
+        "newest": max((r["timestamp"] for r in rows), key=moment_of, default=None),
         "watched": len(watched),
         "by_others": sum(version_of(str(r["model_version"])) in others for r in watched) if others else 0,
         "windows": len(history),

@@ -269,10 +269,17 @@ def _remove(
 
 def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> list[str]:
     """Where such rows may be that this cannot look into, in words."""
-    traces = task.spec.logs.mlflow_experiment
+    spec, traces = task.spec, task.spec.logs.mlflow_experiment
+    asked = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge)
     return [
         *(f"{file.shown}: not on this machine; remove the rows there" for file in files if file.local is None),
         *([f"MLflow traces of the experiment {traces!r}: delete them there"] if traces else []),
+        *(
+            [f"the trainer {spec.training.trainer!r}: files and models it keeps"]
+            if spec.training.trainer != "local"
+            else []
+        ),
+        *(f"{service.url}: what it keeps of prompts that were sent there" for service in asked if service),
         f"{task.folder / 'raw'}: a row that somebody copied there has no user and no id of the log",
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote a row",
         "folders that `finetune export` wrote, and systems that loaded a model from them",

@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import ArtifactStore, digest_json
-from finetune_pipeline.findings import most_first
+from finetune_pipeline.evaluation.production_rows import moment
+from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER
+from finetune_pipeline.production.log_rows import RAW_SHOWN
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 T = TypeVar("T")
@@ -43,7 +47,7 @@ _REVIEWED = f"{OWN_FOLDER}/reviewed-"
 """Files of the task's own folder that `finetune review` writes."""
 _FEEDBACK = ("flag", "score", "correction")
 _CHOSEN: Remembered[Chosen] = Remembered()
-_COUNTED: Remembered[int] = Remembered()
+_TIMES: Remembered[list[float]] = Remembered()
 
 
 @dataclass
@@ -51,7 +55,7 @@ class Logs:
     """All production rows of a task, one an answer, by time and id. lines = rows + duplicates + feedback + quarantine.
 
     Attributes:
-        duplicates: Further lines with an id seen already.
+        duplicates: Further lines of a question with its id; of another question with that id they are in quarantine.
         feedback: Lines that bring only feedback.
         unmatched: Those of them whose answer has not come yet.
         digest: Of the state of the log store, whatever files and order the rows came in.
@@ -92,9 +96,12 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
         if not answers:
             logs.unmatched += later
             continue
-        logs.duplicates += len(answers) - 1
+        reused = [a for a in answers if a["input"] != answers[0]["input"] and not _is_review(a)]
+        logs.quarantine += map(_reused, reused)
+        others = set(map(id, reused))
+        logs.duplicates += len(answers) - len(reused) - 1
         row = {k: v for k, v in answers[0].items() if k != "kind"}
-        for line in lines:
+        for line in (each for each in lines if id(each) not in others):
             row.update({k: line[k] for k in _FEEDBACK if line[k] is not None})
         reviews = [line for line in lines if _is_review(line)]
         row["reviewed"] = bool(reviews)
@@ -107,6 +114,16 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
     return logs
 
 
+def _reused(row: dict[str, Any]) -> dict[str, Any]:
+    """The quarantine's entry of an answer whose id another question has: what is said of the one is not said of the other."""
+    source = row["source"]
+    message = f"another question has the id {row['id']!r:.60}, too"
+    fix = "log an id of its own with every answer; one of a conversation does not do"
+    found = Finding("log.id_reused", "error", f"{source['file']}:{source['line']}", message, fix)
+    raw = msgspec.json.encode({k: row[k] for k in ("id", "input", "output")}).decode()[:RAW_SHOWN]
+    return {**source, "raw": raw, "findings": [found.to_dict()], "user": row["user"]}
+
+
 def _order(row: dict[str, Any]) -> tuple[str, str, str]:
     """Order by time, then by content, so that the order of reading decides nothing."""
     return row["timestamp"], row["id"], digest_json({k: v for k, v in row.items() if k != "source"})
@@ -117,9 +134,10 @@ def _is_review(line: dict[str, Any]) -> bool:
 
 
 def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, in the order of their file."""
+    """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, by the time of the
+    decision; those without come first, in the order of their file."""
     if _is_review(line):
-        return (1, line["source"]["file"], line["source"]["line"])
+        return (1, line.get("decided") or "", line["source"]["file"], line["source"]["line"])
     return (0, *_order(line))
 
 
@@ -133,10 +151,14 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
     return logs
 
 
-def count_rows(task: Task, store: ArtifactStore) -> int:
-    """Read new log lines into the store, and count all rows. Without new lines, no row is read."""
+def row_times(task: Task, store: ArtifactStore) -> list[float]:
+    """Read new log lines into the store, and say when all rows were logged, in order. Without new lines, no row is read."""
     take_in(task, store)
-    return _COUNTED.get(task.name, log_store(task, store).digest(), lambda: len(read_logs(task, store).rows))
+    return _TIMES.get(
+        task.name,
+        log_store(task, store).digest(),
+        lambda: sorted(moment(row["timestamp"]) for row in read_logs(task, store).rows),
+    )
 
 
 def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:

@@ -139,24 +139,28 @@ def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
 
 def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
     """The name under which the file is known, or a new one; None before its first line is complete. Of files that begin
-    with the same line, the one that has the same bytes at the last place known of it."""
+    with the same line, the one that it has the same bytes as furthest; of several, the shortest: one from which lines were
+    erased begins like the one it was."""
     first = first_line(handle)
     if first is None:
         return None
-    number = 0
-    while (name := f"{first}-{number}") in streams and not _agrees(handle, streams[name]):
+    number, alike = 0, []
+    while (name := f"{first}-{number}") in streams:
+        if (until := _agrees(handle, streams[name])) is not None:
+            alike.append((until, -streams[name]["offset"], name))
         number += 1
-    return name
+    return max(alike)[-1] if alike else name
 
 
-def _agrees(handle: IO[bytes], known: dict[str, Any]) -> bool:
-    """Whether a file has the bytes that were read under a name. One too short to tell is a copy that is being made."""
+def _agrees(handle: IO[bytes], known: dict[str, Any]) -> int | None:
+    """The last place up to which a file is known to have the bytes that were read under a name; None where it has others
+    there. One too short to tell is a copy that is being made."""
     for offset, tail in sorted(known["tails"], reverse=True):
         try:
-            return bool(hash_tail(bytes_before(handle, offset)) == tail)
+            return int(offset) if hash_tail(bytes_before(handle, offset)) == tail else None
         except LookupError:
             continue
-    return True
+    return 0
 
 
 def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:

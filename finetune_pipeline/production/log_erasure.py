@@ -22,6 +22,7 @@ from finetune_pipeline.engine.store import hold, sync_folder
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.intake import stream_of
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK, LineReader, LogFile, hash_line, opened
+from finetune_pipeline.production.log_rows import users_named
 from finetune_pipeline.production.log_store import LogStore
 
 QUIET_S = 10.0
@@ -100,7 +101,7 @@ def _is_wanted(line: bytes, wanted: Wanted) -> bool:
     try:
         return wanted(msgspec.json.decode(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
+        return any(wanted({"user": user}) for user in users_named(line))
 
 
 def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, int]:

@@ -13,9 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import fsspec
+import msgspec
 from fsspec.core import url_to_fs
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.readers.records import BOM
 from finetune_pipeline.spec.model import Task
 
 OWN_FOLDER = "logs"
@@ -88,20 +90,28 @@ def opened(file: LogFile) -> Iterator[IO[bytes]]:
 
 def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
     """(line without its end, bytes taken, the last of these bytes, cut) at the handle's place; None when no line *ends*
-    there yet. A line longer than 8 MiB comes cut. Zero bytes in front are left out: a writer that keeps its place in a
-    file that was truncated under it leaves a hole of them."""
+    there yet. A whole JSON object is a line also where the file ends without a line end: more of it cannot come. A line
+    longer than 8 MiB comes cut. Left out in front: a byte order mark, and zero bytes, of which a writer that keeps its
+    place in a file that was truncated under it leaves a hole."""
     kept, raw, taken = b"", b"", 0
     while piece := handle.readline(MAX_LINE_BYTES + 1):
         taken += len(piece)
         raw = (raw + piece)[-TAIL:] if len(piece) < TAIL else piece[-TAIL:]
         ended = piece.endswith(b"\n")
         if not kept:
-            piece = piece.lstrip(b"\0")
+            piece = piece.lstrip(b"\0").removeprefix(BOM)
         kept += piece[: MAX_LINE_BYTES + 1 - len(kept)]
         if ended:
             cut = len(kept) > MAX_LINE_BYTES
             return (kept[:MAX_LINE_BYTES] if cut else kept.rstrip(b"\r\n")), taken, raw, cut
-    return None
+    return (kept.rstrip(b"\r\n"), taken, raw, False) if _is_object(kept) else None
+
+
+def _is_object(data: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(data), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def first_line(handle: IO[bytes]) -> str | None:
@@ -135,7 +145,7 @@ class LineReader:
         while (read := read_line(self._handle)) is not None:
             line, taken, raw, cut = read
             self.offset += taken
-            self.lines += 1
+            self.lines += self._tail[-1:] in (b"", b"\n")  # else the end of a line that was read without it
             self._tail = (self._tail + raw)[-TAIL:]
             if self.lines & (self.lines - 1) == 0:
                 self._tails.append([self.offset, hash_tail(self._tail)])

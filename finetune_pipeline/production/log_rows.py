@@ -2,18 +2,19 @@
 
 One JSON object a line: ``id``, ``timestamp`` (RFC 3339), ``messages`` or ``input``, ``output``, ``model_version``,
 optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata`` (not
-taken in). What `finetune review` writes may say ``left_out`` in the feedback. A line with ``id``, ``timestamp`` and
-``feedback`` but no ``output`` is feedback that came later.
+taken in). What `finetune review` writes may say ``left_out`` and ``decided`` (a time) in the feedback. A line with
+``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
 import re
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 
@@ -26,7 +27,7 @@ from finetune_pipeline.spec.model import TaskSpec
 USER_KEY = "FINETUNE_USER_KEY"
 """Variable with the secret users are hashed with. Unset: a random key of this home, which other machines do not have."""
 _KEY_FILE = "users.key"
-_RAW_SHOWN = 2000
+RAW_SHOWN = 2000
 _USER_FIELD = re.compile(rb'("user"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)')
 
 _YEARS = range(1970, 2200)
@@ -63,18 +64,27 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
             problems = [_bad(place, "bad_json", str(error), "write one JSON object a line")]
         else:
             problems = problems_of(row, place, spec)
-    user = row.get("user") if isinstance(row, dict) else None
+    user = row.get("user") if isinstance(row, dict) else next(iter(users_named(line)), None)
     hashed = hash_user(user, key) if _names_user(user) else None
     if problems:
-        shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
+        shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
         return {
             "kind": "bad",
-            "raw": scrub_text(shown, finder_of(spec.data, names=False))[:_RAW_SHOWN],
+            "raw": scrub_text(shown, finder_of(spec.data, names=False))[:RAW_SHOWN],
             "findings": [p.to_dict() for p in problems],
             "user": hashed,
             "source": source,
         }
     return {**_stored(row, spec), "user": hashed, "source": source}
+
+
+def users_named(line: bytes) -> list[Any]:
+    """What stands behind the key `user` in a line that is no JSON: whose it is, should they be forgotten."""
+    found = []
+    for match in _USER_FIELD.finditer(line):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            found.append(msgspec.json.decode(match[2]))
+    return found
 
 
 def _bad(place: str, rule: str, message: str, fix: str) -> Finding:
@@ -109,9 +119,11 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
     findings = []
     needed = ("id", "timestamp") if is_feedback(row) else ("id", "timestamp", "output", "model_version")
     for key in needed:
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            message = f"{key!r} is missing or not text"
-            findings.append(_bad(place, "missing_field", message, f"log {key} with every answer"))
+        value = row.get(key)
+        # a model may answer with nothing at all, and people may say so
+        if not isinstance(value, str) or not (value.strip() or key == "output"):
+            message = f"{key!r} is missing, empty or not text"
+            findings.append(_bad(place, "missing_field", message, f"log {key} with every answer, as text"))
     if isinstance(row.get("timestamp"), str):
         try:
             _read_time(row["timestamp"])
@@ -119,14 +131,24 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
             findings.append(_bad(place, "timestamp", str(error), "write it as in RFC 3339"))
     if row.get("user") not in (None, "") and not _names_user(row["user"]):
         findings.append(_bad(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text"))
-    asked = isinstance(row.get("input"), str) and bool(row["input"].strip())
-    if not is_feedback(row) and not asked and not _sound_messages(row.get("messages")):
-        message = "neither 'messages' nor 'input' holds what was asked"
-        findings.append(_bad(place, "missing_field", message, "log one of them"))
+    if not is_feedback(row) and (problem := _question_problem(row)):
+        fix = "log the user's text as 'input', or 'messages' of role and content, both text, before the answer"
+        findings.append(_bad(place, "missing_field", problem, fix))
     return findings + feedback_problems(row.get("feedback"), place, spec)
 
 
-def _sound_messages(messages: Any) -> bool:
+def _question_problem(row: dict[str, Any]) -> str | None:
+    """Why a line does not say what was asked."""
+    messages = row.get("messages")
+    if not _sound_messages(messages):
+        asked = isinstance(row.get("input"), str) and row["input"].strip()
+        return None if asked else "neither 'messages' nor 'input' holds what was asked"
+    if not any(m["role"] == "user" and m["content"].strip() for m in messages):
+        return "'messages' hold no text of the role 'user'"
+    return "'messages' end with the assistant's turn" if messages[-1]["role"] == "assistant" else None
+
+
+def _sound_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
     return (
         isinstance(messages, list)
         and bool(messages)
@@ -170,6 +192,14 @@ def _corrected_answer(feedback: dict[str, Any]) -> Any:
     return feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
 
 
+def _decided(time: Any) -> dict[str, str]:
+    """When a reviewer decided, where that is told."""
+    try:
+        return {"decided": _read_time(time).isoformat()}
+    except (TypeError, ValueError):
+        return {}
+
+
 def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     """A sound line, scrubbed: the same value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
@@ -196,6 +226,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "score": float(score) if score is not None else None,
         "correction": clean(correction.strip()) if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),
+        **_decided(feedback.get("decided")),
     }
     if is_feedback(row):
         return {"kind": "feedback", **common}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,30 +36,34 @@ class ProductionStatus:
     made: float = 0.0
 
 
-def production_status(task: Task, store: ArtifactStore, rows: int, champion: int | None) -> ProductionStatus:
-    """Hold the newest drift report about the champion's data against the rows there are now.
+def production_status(
+    task: Task, store: ArtifactStore, times: Sequence[float], champion: int | None
+) -> ProductionStatus:
+    """Hold the newest drift report about the champion's data against the rows there are now (their times, in order).
 
     A look is due after a window of new rows, and where production was not yet held against the data of this champion
     (the number of its version). A drift is acted upon once: after a candidate that was refused, a run is due when as
     many rows came in again as it had learned from (and at least `retraining.rows_after_drift`).
     """
-    size, name = task.spec.drift.window_rows, task.name
+    size, name, rows = task.spec.drift.window_rows, task.name, len(times)
     versions = store.all_versions(name, "model_version")
     if not versions:
         return ProductionStatus(None, f"no candidate was made yet: start `finetune run {name}`")
     if champion is None:
         return ProductionStatus(None, "no champion serves yet, whose data production could be held against")
     data = _data_of(store, versions, champion)
-    newest = _newest(store, name, data)
-    key = f"{champion}-{rows}"
-    if newest is None:
+    last = _newest(store, name, data)
+    key = f"{champion}-{rows}-{times[-1] if times else 0:.0f}"
+    if last is None:
         if rows < size:
             return ProductionStatus(None, f"{rows} production rows, a window has {size}")
         return ProductionStatus(
             f"production was not held against the data of version {champion} yet: looking at it", "", key
         )
-    report, decision = newest
-    new = rows - int(report.facts["rows"])
+    report, decision = last
+    # as many rows as before may be other rows, where old ones are removed (logs.keep_days)
+    until = moment({"timestamp": newest}) if (newest := report.facts.get("newest")) else math.inf
+    new = max(rows - int(report.facts["rows"]), rows - bisect_right(times, until))
     look = f"{new} new rows: looking at production" if new >= size else None
     sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
     drifted = bool(report.facts["drifted"])

@@ -3,16 +3,15 @@ checks which lines may come back, and names the file of the task folder they go 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.review import read_decision
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.report.page import html_templates
-from finetune_pipeline.review.ratings import COLUMNS, FOLDER, parse_rating
+from finetune_pipeline.review.ratings import COLUMNS, FOLDER, NEEDED, parse_rating
 from finetune_pipeline.review.sheet import SheetItem
 from finetune_pipeline.spec.model import Task
 
@@ -47,6 +46,7 @@ class ReviewQueue:
         take: Checks one line that comes back. Gives the row to store, or the problems; neither: nothing was decided.
         target: The file for a rater's decisions.
         table: The rows of a sheet to be filled in by file.
+        needed: The columns of it that must come back.
         answers: The labels another answer must be one of.
     """
 
@@ -59,6 +59,7 @@ class ReviewQueue:
     take: Callable[[Any], Parsed]
     target: Callable[[str], Path]
     table: Sequence[Mapping[str, str]]
+    needed: Sequence[str] = ("id", "decision", "reviewer")
     answers: Sequence[str] | None = None
     done: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
@@ -116,6 +117,7 @@ def outputs_queue(
             | {"sheet": sheet, "id": i.id, "text": i.text, "reference": i.reference, "answer_a": i.a, "answer_b": i.b}
             for i in items
         ],
+        needed=NEEDED,
         done=done,
     )
 
@@ -136,9 +138,12 @@ def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
     return (None if problems else decision), problems
 
 
-def synthetic_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
-    """Synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl."""
-    known = {str(row["id"]): row for row in rows}
+def synthetic_queue(
+    task: Task, rows: Sequence[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]] = ()
+) -> ReviewQueue:
+    """Synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl; earlier: those of
+    earlier reports, about which decisions may still come back."""
+    known = {str(row["id"]): row for row in (*earlier, *rows)}
     return ReviewQueue(
         f"Synthetic rows: {task.name}",
         "A model wrote these examples. Keep what is right and true to life, drop what is not, or give the right answer.",
@@ -163,33 +168,38 @@ def synthetic_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueu
     )
 
 
-def flagged_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
+def flagged_queue(
+    task: Task, rows: Sequence[Mapping[str, Any]], logged: Iterable[Mapping[str, Any]] = ()
+) -> ReviewQueue:
     """Production rows of production.choosing's queue, with `why`, that wait for people. A decision becomes feedback: a
-    log line with the same id and the correction, or with `left_out`, which the next run takes in."""
-    known = {str(row["id"]): row for row in rows}
+    log line with the same id and the correction, or with `left_out`, which the next run takes in.
+
+    logged: all rows of production: a sheet comes back, perhaps again or from a second reviewer, when its rows wait no more.
+    """
+    known = {str(row["id"]): row for row in (*logged, *rows)}
 
     def take(row: Any) -> Parsed:
         decision, problems = _decision(row, task, known)
         if decision is None:
             return None, problems
-        logged = known[decision["id"]]
-        right = decision["label"] if decision["decision"] == "relabel" else logged["output"].strip()
-        feedback: dict[str, Any] = {"flag": logged["flag"], "correction": right}
+        row = known[decision["id"]]
+        right = decision["label"] if decision["decision"] == "relabel" else row["output"].strip()
+        feedback: dict[str, Any] = {"correction": right}
         if decision["decision"] == "drop":
             feedback = {"left_out": True}
         elif task.spec.labels and right not in task.spec.labels:
             return None, [f"what was answered, {right!r}, is no label of this task: give another answer"]
+        read, _ = read_decision(decision, task.spec, "")
+        if read and decision.get("time"):
+            feedback["decided"] = read.time.isoformat()
         return {
-            "id": logged["id"],
-            "timestamp": logged["timestamp"],
-            "model_version": logged["model_version"],
-            "input": logged["input"],
-            "output": logged["output"],
+            "id": row["id"],
+            "timestamp": row["timestamp"],
+            "model_version": row["model_version"],
+            "input": row["input"],
+            "output": row["output"],
             "feedback": feedback,
-            "metadata": {
-                "reviewer": decision["reviewer"],
-                "time": decision.get("time") or datetime.now(UTC).isoformat(),
-            },
+            "metadata": {"reviewer": decision["reviewer"]},
         }, []
 
     return ReviewQueue(

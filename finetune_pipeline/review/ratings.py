@@ -24,7 +24,7 @@ FOLDER = RATINGS
 """Folder of the ratings, below the task's reviews."""
 COLUMNS = ("sheet", "id", "text", "reference", "answer_a", "answer_b", "choice", "comment", "rater", "time")
 """Columns of a sheet as CSV; the first two and the last four come back."""
-_NEEDED = ("sheet", "id", "choice", "rater")
+NEEDED = ("sheet", "id", "choice", "rater")
 LONGEST = 4000
 
 
@@ -93,13 +93,9 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
     for name, path in rating_files(reviews):
         file = f"reviews/{FOLDER}/{name}"
         try:
-            rows = list(table_rows(path))
-        except (OSError, UnicodeDecodeError) as error:
+            rows = list(table_rows(path, NEEDED))
+        except (OSError, ValueError) as error:
             findings.append(_finding(file, f"the file cannot be read: {error}"))
-            continue
-        missing = [c for c in _NEEDED if path.suffix == ".csv" and rows and c not in rows[0][1]]
-        if missing:
-            findings.append(_finding(file, f"the columns {', '.join(missing)} are missing"))
             continue
         for number, row, wrong in rows:
             rating, problems = (None, [wrong]) if wrong else parse_rating(row)
@@ -118,14 +114,21 @@ def _instant(rating: Rating) -> datetime:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def table_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
-    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV. Raises OSError or
-    UnicodeDecodeError."""
+def table_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
+    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV. needed: columns without which
+    a CSV file says nothing. Raises OSError, or ValueError with what to do."""
     if path.suffix == ".jsonl":
         yield from json_rows(path)
         return
-    text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not in UTF-8: save it as CSV in UTF-8") from error
+    header = text.partition("\n")[0]
+    # spreadsheets write what their country writes between the columns
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    if missing := [column for column in needed if column not in (reader.fieldnames or [])]:
+        raise ValueError(f"{path.name}: the columns {', '.join(missing)} are missing")
     for row in reader:
         yield reader.line_num, row, ""
 

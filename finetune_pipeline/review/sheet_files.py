@@ -60,12 +60,12 @@ def _unescaped(cell: Any) -> Any:
 
 
 def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
-    """Read a file that came back; ValueError when it is neither CSV nor JSON Lines. A bad line is reported and costs no
-    other line."""
+    """Read a file that came back; ValueError when it is neither CSV nor JSON Lines, or no sheet. A bad line is reported
+    and costs no other line."""
     if path.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
     sheet = FilledSheet()
-    for number, read, wrong in table_rows(path):
+    for number, read, wrong in table_rows(path, queue.needed):
         line = {k: _unescaped(v) for k, v in read.items()} if path.suffix == ".csv" else read
         row, problems = (None, [wrong]) if wrong else queue.take(line)
         sheet.problems.extend(f"{path.name}, line {number}: {problem}" for problem in problems)

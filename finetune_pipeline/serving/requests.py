@@ -11,7 +11,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 ROLES = ("system", "user", "assistant")
 FEEDBACK = ("flag", "score", "correction", "label")
-_REFUSED = ("tools", "functions", "response_format", "logprobs", "tool_choice")
+_REFUSED = ("tools", "functions", "response_format", "logprobs", "tool_choice", "stop")
 
 
 class BadRequest(ValueError):
@@ -54,19 +54,18 @@ def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
             raise BadRequest(f"{name!r} is not supported by this server", name)
     if body.get("n") not in (None, 1):
         raise BadRequest("answers are greedy, so there is only one: leave 'n' out", "n")
-    stream = body.get("stream", False)
-    if not isinstance(stream, bool):
-        raise BadRequest("'stream' must be true or false", "stream")
-    store = body.get("store")
-    if store is not None and not isinstance(store, bool):
-        raise BadRequest("'store' must be true or false", "store")
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    for name in ("stream", "store"):
+        if not isinstance(body.get(name), bool | None):
+            raise BadRequest(f"{name!r} must be true or false", name)
+    limit = body.get("max_completion_tokens")  # clients send null for what they leave out
+    limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BadRequest("'max_tokens' must be a positive whole number", "max_tokens")
     user = body.get("user")
     if user is not None and not isinstance(user, str):
         raise BadRequest("'user' must be text", "user")
-    return Chat(_messages(body.get("messages"), system_prompt), user or None, stream, limit, store is not False)
+    turns = _messages(body.get("messages"), system_prompt)
+    return Chat(turns, user or None, bool(body.get("stream")), limit, body.get("store") is not False)
 
 
 def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
@@ -78,8 +77,8 @@ def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise BadRequest(f"{place} must have a role: one of {', '.join(ROLES)}", place)
         content = message.get("content")
-        if isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
-            content = "".join(str(p.get("text", "")) for p in content)
+        if isinstance(content, list) and all(_is_text(part) for part in content):
+            content = "".join(part["text"] for part in content)
         if not isinstance(content, str):
             raise BadRequest(f"{place}.content must be text", f"{place}.content")
         if message["role"] == "system":
@@ -94,6 +93,10 @@ def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
     if not turns or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
         raise BadRequest("the last message must be the user's, with some text in it", "messages")
     return turns
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str | None]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.json_lines import read_lines
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.readers.records import RawStream, read_lines
 from finetune_pipeline.engine.store import hold
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.inference.generated import Answer
@@ -257,11 +258,12 @@ class LogWriter:
 
     def ids(self) -> Iterator[str]:
         """Ids of the answers in the file, and in what was made of it by rotation."""
-        for path in sorted(self.path.parent.glob(f"{SERVED}*")):
-            for _, line, cut in read_lines(path):
-                try:
-                    row = msgspec.json.decode(line, type=_Id)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue  # the intake tells what is wrong with it
-                if row.output is not None and not cut:
-                    yield row.id
+        for path in sorted(p for p in self.path.parent.glob(f"{SERVED}*") if p.is_file()):
+            with RawStream(path) as stream:
+                for line in read_lines(stream.buffered(), MAX_LINE_BYTES):
+                    try:
+                        row = msgspec.json.decode(line.data, type=_Id)
+                    except (msgspec.DecodeError, UnicodeDecodeError):
+                        continue  # the intake tells what is wrong with it
+                    if row.output is not None:
+                        yield row.id

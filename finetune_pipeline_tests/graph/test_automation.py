@@ -26,6 +26,7 @@ from finetune_pipeline.orchestration.dagster_internals import instigators
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
 from finetune_pipeline.production.ingest import corrections, read_logs
+from finetune_pipeline.production.intake import log_store
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
@@ -97,10 +98,11 @@ class Automation:
         facts = {"model_version": number, "champion": champion, "promoted": promoted}
         return self.artifact("model_version", facts, {"evaluation_report": report.version})
 
-    def found_drift(self, rows: int, usable: int) -> None:
+    def found_drift(self, rows: int, usable: int, newest: str | None = None) -> None:
         """A drift report about the first candidate's data, and the decision to train again."""
         data = next(a for a in self.store.all_versions("colours", "splits") if a.facts["name"] == "s")
         drifted = {"drifted": ["label_mix"], "sentence": "Drifted.", "since": "2026-05-01T10:00:00+00:00"}
+        drifted["newest"] = newest
         report = self.artifact("drift_report", {"rows": rows, "trained_on": data.version, **drifted}, {})
         decision = {"retrain": True, "usable_rows": usable, "sentence": "Train again."}
         self.artifact("retraining_decision", decision, {"drift_report": report.version})
@@ -147,6 +149,9 @@ def test_the_sensor_waits_asks_once_gives_its_reason_and_tries_a_failed_batch_th
     def tick() -> Any:
         return world.tick(new_logs_sensor)
 
+    world.project.write_spec(logs={**world.project.spec["logs"], "mlflow_experiment": "nothing"})
+    assert "there is no experiment 'nothing'" in tick().skip_message
+    world.project.write_spec(logs={**world.project.spec["logs"], "mlflow_experiment": None})
     assert tick().skip_message == "0 of 2 corrected new rows in logs/"
     world.log(2, rested=False)
     assert "must rest" in tick().skip_message
@@ -204,6 +209,22 @@ def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(world: 
     assert tick("tell").skip_message == "Drifted. Train again."
     world.log(60)
     assert tick("tell").tags["finetune/why"] == "30 new rows: looking at production"
+
+
+def test_a_window_of_new_rows_is_looked_at_though_as_many_old_ones_were_removed(world: Automation) -> None:
+    world.serve(1)
+    world.candidate()
+    world.log(30)
+    world.found_drift(rows=60, usable=2, newest="2026-05-01T09:59:59+00:00")
+    world.project.write_spec(drift={"window_rows": 30, "action": "tell"})
+    first = world.tick(drift_sensor)
+    assert first.tags["finetune/why"] == "30 new rows: looking at production"
+    later = [{**LINE, "id": str(i), "input": "fire", "timestamp": "2026-05-02T10:00:00Z"} for i in range(100, 130)]
+    log_store(world.task, world.store).rewrite(lambda row: None)
+    world.write(later)
+    assert world.tick(drift_sensor).run_key != first.run_key, "or Dagster would think that it was started already"
+    world.found_drift(rows=60, usable=2, newest="2026-05-02T10:00:00+00:00")
+    assert world.tick(drift_sensor).skip_message == "Drifted. Train again."
 
 
 def test_a_drift_starts_one_run_before_the_next_look_and_no_second_one(world: Automation) -> None:
@@ -302,6 +323,10 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
     assert (checked.check_name, checked.passed, checked.metadata["rows"].value) == ("champion_serves_well", False, 50)
     assert not check().passed and registry.champion(world.tracking, "colours") == 2, "only told"
     world.project.write_spec(retraining={"rollback": True})
+    client, forgotten = world.tracking.client(), ("colours", "1", registry.FORGOTTEN)
+    client.set_model_version_tag(*forgotten, "yes")
+    assert "it is not rolled back: colours version 1" in world.tick(champion_sensor).skip_reason.skip_message
+    client.delete_model_version_tag(*forgotten)
     assert world.tick(champion_sensor).skip_reason.skip_message.endswith("rolled back to version 1")
     assert registry.champion(world.tracking, "colours") == 1
     assert "champion alarm" in registry.version_tags(world.tracking, "colours", 2)[registry.ROLLED_BACK]

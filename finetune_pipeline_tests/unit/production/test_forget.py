@@ -20,7 +20,7 @@ from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.serving.service import LogWriter
-from finetune_pipeline.spec import Task
+from finetune_pipeline.spec import Task, TaskSpec
 
 
 def line(n: int, user: str | None = None, **more: object) -> bytes:
@@ -80,6 +80,22 @@ def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore)
     assert [forget(task, store, users=["ann"]).lines for _ in range(2)] == [1, 0], "the row that came in since"
     (logs / "a.jsonl").rename(logs / "a.jsonl.1")
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006", "row-0007"]
+
+
+def test_rows_that_come_after_those_of_a_user_were_cut_off_the_end(task: Task, store: ArtifactStore) -> None:
+    kept = b"".join(line(n, "bob") for n in range(5))
+    log = taken(task, store, a=kept + b"".join(line(n, "ann") for n in range(5, 9))) / "a.jsonl"
+    forget(task, store, users=["ann"])
+    with log.open("ab") as live:
+        live.write(line(9, "bob"))
+    assert ids(task, store) == [*(f"row-{n:04d}" for n in range(5)), "row-0009"]
+
+
+def test_lines_that_are_no_json_or_have_no_end_are_a_users_too(task: Task, store: ArtifactStore) -> None:
+    broken = line(1, "ann", feedback={"score": float("nan")})
+    logs = taken(task, store, a=broken + line(2, "bob"), b=line(3, "bob") + line(4, "ann").rstrip())
+    assert forget(task, store, users=["ann"]).lines == 2
+    assert b"ann" not in everything(logs, store.root) and ids(task, store) == ["row-0002", "row-0003"]
 
 
 def test_a_file_that_is_still_written_is_refused_and_what_to_do_is_said(task: Task, store: ArtifactStore) -> None:
@@ -201,6 +217,14 @@ def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, 
     assert any("backups" in place for place in done.out_of_reach)
     again = forget(task, store, users=["a"])
     assert (again.artifacts, again.adapters) == ([], done.adapters)
+
+
+def test_services_that_were_given_rows_are_named(task: Task, store: ArtifactStore) -> None:
+    endpoint = {"url": "https://api.example/v1", "model": "m", "key_variable": "KEY"}
+    more = {"training": {"trainer": "together"}, "baseline": {"endpoint": endpoint}}
+    spec = TaskSpec.model_validate({**task.spec.model_dump(exclude_unset=True), **more})
+    said = [forget(of, store, users=["ann"]).out_of_reach for of in (task, Task(spec=spec, folder=task.folder))]
+    assert [line.split(":")[0] for line in said[1] if line not in said[0]] == ["the trainer 'together'", "https"]
 
 
 def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, store: ArtifactStore) -> None:

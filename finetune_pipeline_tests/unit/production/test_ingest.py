@@ -47,7 +47,8 @@ def take(task: Task, store: ArtifactStore, out: Path) -> dict:
 
 
 def test_a_half_written_line_waits(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
-    write(task, [row(1), row(2)], end="")
+    half = json.dumps(row(2))[:-1]
+    write(task, [row(1), half], end="")
     assert take(task, store, tmp_path / "out")["rows"] == 1
     before = read_logs(task, store).digest
     write(task, [row(1), row(2)])
@@ -55,10 +56,29 @@ def test_a_half_written_line_waits(task: Task, store: ArtifactStore, tmp_path: P
     assert read_logs(task, store).digest != before
 
 
+def test_the_last_row_of_a_file_needs_no_line_end(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
+    write(task, [row(1)], end="")
+    assert take(task, store, tmp_path / "out")["rows"] == 1
+    write(task, [row(1), row(2), "{broken"])
+    facts = take(task, store, tmp_path / "out")
+    assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 2, 0)
+    assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
+
+
+def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(
+    task: Task, store: ArtifactStore, tmp_path: Path
+) -> None:
+    write(task, ["\ufeff" + json.dumps(row(1, output="", feedback={"label": "b"}))])
+    facts = take(task, store, tmp_path / "out")
+    assert (facts["rows"], facts["corrections"], facts["by_rule"]) == (1, 1, {})
+
+
 FAULTS: list[tuple[str, dict | str]] = [
     ("bad_json", "{broken"),
     ("missing_field", without("id")),
     ("missing_field", without("input")),
+    ("missing_field", row(1, messages=[{"role": "human", "content": "hello"}])),
+    ("missing_field", row(1, messages=[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "a"}])),
     ("timestamp", row(1, timestamp="yesterday")),
     ("timestamp", row(1, timestamp="0001-01-01T00:00:00+14:00")),
     ("timestamp", row(1, timestamp="9999-12-31T23:59:59-14:00")),
@@ -90,6 +110,16 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
     (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
     assert (example.user_text, example.answer, example.label) == ("ticket 1", "b", "b")
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
+
+
+def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(
+    task: Task, store: ArtifactStore, tmp_path: Path
+) -> None:
+    write(task, [row(1), row(1, output="b"), row(1, input="another", feedback={"label": "b", "flag": "wrong"})])
+    facts = take(task, store, tmp_path / "out")
+    assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 1, 1)
+    assert (facts["by_rule"], facts["corrections"], facts["flagged"]) == ({"log.id_reused": 1}, 0, 0)
+    assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
 
 
 def test_personal_data_and_users_are_gone_before_anything_is_written(

@@ -95,6 +95,30 @@ def test_an_id_that_reads_like_a_formula_goes_out_harmless(task: Task, tmp_path:
     assert not sheet.problems and [row["id"] for row in sheet.rows["Ada"]] == [f"{start.strip()}1"]
 
 
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_a_spreadsheet_of_another_country_comes_back(task: Task, tmp_path: Path, between: str) -> None:
+    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / "sheet.csv"
+    write_table(queue, file)
+    edit(file, {"choice": "A", "rater": "Ada", "comment": "well, yes"}, {}, {})
+    with file.open(newline="") as handle:
+        rows = list(csv.reader(handle))
+    with file.open("w", encoding="utf-8-sig", newline="") as handle:
+        csv.writer(handle, delimiter=between).writerows([[*row, "more"] for row in rows])
+    (taken,) = read_table(queue, file).rows["Ada"]
+    assert (taken["id"], taken["comment"]) == ("e0", "well, yes")
+
+
+def test_a_table_that_is_no_sheet_is_refused_and_what_to_do_is_said(task: Task, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.csv"
+    for data, why in (
+        (b"id,verdict\ne0,A\n", "the columns sheet, choice, rater are missing"),
+        (b"\xe4", "in UTF-8"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=why):
+            read_table(outputs_queue(task, SHEET, ITEMS), file)
+
+
 def take(queue: ReviewQueue, rater: str, row: dict) -> None:
     entry, wrong = queue.take(row)
     assert entry is not None, wrong
@@ -147,6 +171,29 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     take(queue, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
     (example,) = corrections(task.spec, read_logs(task, store))
     assert (example.label, example.user_text) == ("no", "is it on?"), "the last decision counts"
+
+
+def test_a_sheet_of_production_rows_comes_back_twice_and_from_two_people(task: Task, tmp_path: Path) -> None:
+    logged = {"timestamp": "2026-01-01T00:00:00Z", "model_version": "3", "input": "is it on?", "output": "yes"}
+    (task.folder / "logs").mkdir()
+    (task.folder / "logs" / "a.jsonl").write_text(json.dumps({**logged, "id": "log-1", "feedback": {"flag": "wrong"}}))
+    kept, file = ArtifactStore(task.folder / "store"), tmp_path / "sheet.jsonl"
+
+    def comes_back(rater: str, **said: str) -> tuple[int, int]:
+        logs = read_logs(task, kept)
+        queue = flagged_queue(task, [{**r, "why": why} for r, why in chosen(task.spec, logs).queue], logs.rows)
+        file.write_text(json.dumps({"id": "log-1", "reviewer": rater, **said}))
+        sheet = read_table(queue, file)
+        assert not sheet.problems
+        stored = store(queue, sheet.rows)
+        return stored.added, stored.known
+
+    later = {"decision": "relabel", "label": "no", "time": "2026-01-03T00:00:00Z"}
+    assert [comes_back("Ada", **later) for _ in range(2)] == [(1, 0), (0, 1)], "stored once, though it waits no more"
+    assert comes_back("Bob", decision="drop", time="2026-01-02T00:00:00Z") == (1, 0)
+    assert comes_back("Cid", decision="keep") == (1, 0)
+    (row,) = read_logs(task, kept).rows
+    assert (row["correction"], row["left_out"]) == ("no", False), "the last decision counts, whoever made it"
 
 
 def test_a_raters_name_is_no_path(task: Task) -> None:

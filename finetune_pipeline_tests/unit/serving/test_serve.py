@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import os
@@ -110,7 +111,8 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     expected = len(encode_prompt(load_tokenizer(running.champion.model), turns))
     plain = running.chat()[1]
     assert plain["usage"]["prompt_tokens"] == expected
-    repeated = running.ask("/v1/chat/completions", {"messages": turns})[1]
+    asked = [turns[0], {"role": "user", "content": [{"type": "text", "text": turns[1]["content"]}]}]
+    repeated = running.ask("/v1/chat/completions", {"messages": asked, "stream": None, "stop": None})[1]
     assert repeated["choices"] == plain["choices"]
     turns[0]["content"] = "Speak like a pirate."
     status, refused = running.ask("/v1/chat/completions", {"messages": turns})
@@ -131,6 +133,10 @@ ASKED = {"messages": [{"role": "user", "content": "x"}]}
         ({"messages": [{"role": "user", "content": " "}]}, 400, "the last message"),
         ({**ASKED, "n": 2}, 400, "only one"),
         ({**ASKED, "tools": [{}]}, 400, "not supported"),
+        ({**ASKED, "stop": ["."]}, 400, "not supported"),
+        ({**ASKED, "stream": "yes"}, 400, "'stream' must be true or false"),
+        ({**ASKED, "max_completion_tokens": None, "max_tokens": 0}, 400, "positive whole number"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, 400, "content must be text"),
         ({**ASKED, "model": "gpt"}, 404, "there is no model"),
         ({"messages": [{"role": "user", "content": "x " * 3000}]}, 400, "more than the model's 1024"),
     ],
@@ -235,6 +241,9 @@ def test_half_a_line_of_a_writer_that_died_spoils_no_other(task: Task, tmp_path:
         out.write('{"id": "b", "times')
     LogWriter(task.folder / "logs").write({"id": "c", **row})
     logs = read_logs(task, ArtifactStore(tmp_path / "store"))
+    old = writer.path.with_name("served.jsonl.1.gz")
+    old.write_bytes(gzip.compress(writer.path.read_bytes()))
+    assert [*writer.ids()] == ["a", "c"] * 2, "what was rotated and packed is known, too"
     assert [r["id"] for r in logs.rows] == ["a", "c"]
     assert len(logs.quarantine) == 1
     assert os.stat(writer.path).st_mode & 0o077 == 0, "what users wrote is nobody else's business"
