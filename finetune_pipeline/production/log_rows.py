@@ -82,7 +82,7 @@ def users_named(line: bytes) -> list[Any]:
     """What stands behind the key `user` in a line that is no JSON: whose it is, should they be forgotten."""
     found = []
     for match in _USER_FIELD.finditer(line):
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             found.append(msgspec.json.decode(match[2]))
     return found
 
