@@ -75,7 +75,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
     def folder(name: str, default: Path) -> Path:
         path = env.get(name, "").strip()
-        return Path(path).expanduser().absolute() if path else default
+        try:
+            return Path(path).expanduser().absolute() if path else default
+        except RuntimeError as error:
+            raise OutsideError(f"{name}={path!r}: {error} Write the folder without ~") from error
 
     project = project_root()
     home = folder("FINETUNE_HOME", project / PROJECT_HOME)

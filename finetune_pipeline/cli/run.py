@@ -119,7 +119,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
                     "finetune/task": task.name,
                     "finetune/trigger": "command line",
                     "finetune/pid": str(os.getpid()),
-                    "finetune/process_started": f"{psutil.Process().create_time():.2f}",
+                    "finetune/process_started": f"{_began(os.getpid()):.2f}",
                     "dagster/max_retries": "0",  # of a killed command: whoever gave it gives it again
                 },
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -310,10 +310,15 @@ def _abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
 def _process_runs(run: dg.DagsterRun) -> bool:
     """Whether the process of a run still runs. After a restart of the machine or container another may have its number."""
     try:
-        began = psutil.Process(int(run.tags["finetune/pid"])).create_time()
+        began = _began(int(run.tags["finetune/pid"]))
     except psutil.NoSuchProcess:
         return False
     return abs(began - float(run.tags["finetune/process_started"])) < 1
+
+
+def _began(pid: int) -> float:
+    """When a process started, in seconds since the machine did: the clock may be set while it runs."""
+    return psutil.Process(pid).create_time() - psutil.boot_time()
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:

@@ -6,6 +6,7 @@ this one counts, written by `finetune run order_intake` and `finetune ladder ord
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +62,11 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
 
 
 def read_took(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """What the steps took; a file that cannot be read counts as none."""
+    """What the steps took, where there was work to do; a file that cannot be read counts as none."""
     try:
         return {
-            step: {task: (float(s), float(w)) for task, (s, w) in of.items()} for step, of in read_json(path).items()
+            step: {task: (float(s), float(w)) for task, (s, w) in of.items() if float(w) > 0}
+            for step, of in read_json(path).items()
         }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
@@ -130,7 +132,8 @@ class TimeLeft:
             kept = read_took(self._path)
             kept[step] = {t: v for t, v in kept.get(step, {}).items() if t != self.task}
             kept[step][self.task] = (round(seconds, 2), self.work.get(step, 1.0))
-            write_json(self._path, kept)
+            with contextlib.suppress(OSError):  # a full disk: the run is told it by what it cannot do without
+                write_json(self._path, kept)
         self.skip(step)
 
     def skip(self, step: str) -> None:

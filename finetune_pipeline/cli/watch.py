@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -70,6 +71,10 @@ class Watcher:
         self._thread.join(timeout=5)
 
     def _follow(self) -> None:
+        with contextlib.suppress(OSError):  # nobody reads on, or a full disk: that ends the lines, not the run
+            self._read_on()
+
+    def _read_on(self) -> None:
         position, stopping = 0, False
         while True:
             if self.path.exists():

@@ -15,7 +15,7 @@ import msgspec
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.readers.records import BLANKS, BOM
 from finetune_pipeline.data.readers.records import read_lines as lines_of
-from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.engine.store import DamagedFile, digest_file
 from finetune_pipeline.findings import Finding
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -52,15 +52,15 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file this pipeline wrote. Raises ValueError naming file and line of what is not a JSON object."""
+    """Rows of a file this pipeline wrote. Raises DamagedFile naming file and line of what is not a JSON object."""
     rows = []
     for number, line, cut in read_lines(path, limit=1 << 30):
         try:
             row = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+            raise DamagedFile(f"{path}:{number}: {error}\nfix: put back a copy of the file") from error
         if cut or not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: the line is not one JSON object")
+            raise DamagedFile(f"{path}:{number}: the line is not one JSON object\nfix: put back a copy of the file")
         rows.append(row)
     return rows
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
 
 MANIFEST = "artifact.json"
@@ -108,9 +109,16 @@ def replace_text(path: Path, text: str, durable: bool = True) -> None:
         raise
 
 
+class DamagedFile(OutsideError, ValueError):
+    """A file is not what was written."""
+
+
 def read_json(path: Path) -> Any:
-    """The value in a JSON file (UTF-8)."""
-    return json.loads(path.read_text("utf-8"))
+    """The value in a JSON file (UTF-8). Raises DamagedFile."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged: it is no JSON ({error})\nfix: put back a copy of it") from error
 
 
 @contextlib.contextmanager
@@ -175,12 +183,19 @@ class ArtifactStore:
         return digest_json({"step": step, "code": code_version, "inputs": dict(inputs), "settings": settings})[:16]
 
     def find(self, task: str, step: str, version: str) -> Artifact | None:
-        """The complete artifact of this version, or None. One that refers to files that are gone is none."""
+        """The complete artifact of this version, or None. One that refers to files that are gone is none.
+
+        Raises:
+            ChangedArtifact: Its manifest is damaged.
+        """
         folder = self.root / task / step / version
         manifest = folder / MANIFEST
         if not manifest.exists():
             return None
-        record = read_json(manifest)
+        try:
+            record = read_json(manifest)
+        except DamagedFile as error:
+            raise _changed(folder, f"{MANIFEST} has changed") from error
         if not all((folder / path).exists() for path in record.get("outside", ())):
             return None
         return Artifact(task, step, version, folder, record["facts"], record["inputs"], reused=True)
@@ -201,10 +216,7 @@ class ArtifactStore:
             if not path.is_file() or seen.digest(path) != digest
         ]
         if wrong:
-            message = f"the artifact is not what was written when it was made: {', '.join(wrong)}"
-            fix = f"remove {artifact.folder} and run the task again, which makes it anew"
-            place = f"{artifact.task}/{artifact.step}/{artifact.version}"
-            raise ChangedArtifact([Finding("artifact.changed", "error", place, message, fix)])
+            raise _changed(artifact.folder, ", ".join(wrong))
         return artifact
 
     def all_versions(self, task: str, step: str) -> list[Artifact]:
@@ -315,6 +327,12 @@ class ArtifactStore:
             with lock.open("w") as handle, contextlib.suppress(BlockingIOError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _changed(folder: Path, what: str) -> ChangedArtifact:
+    message = f"the artifact is not what was written when it was made: {what}"
+    fix = f"remove {folder} and run the task again, which makes it anew"
+    return ChangedArtifact([Finding("artifact.changed", "error", "/".join(folder.parts[-3:]), message, fix)])
 
 
 def _digests(folder: Path) -> dict[str, dict[str, Any]]:

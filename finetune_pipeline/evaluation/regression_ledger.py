@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_pipeline.engine.store import DamagedFile
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -39,12 +40,16 @@ def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
 
 
 def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool]]:
-    """Outcomes of these candidates, in this order; those without a file are left out."""
+    """Outcomes of these candidates, in this order; those without a file are left out. Raises DamagedFile."""
     outcomes = {}
     for candidate in candidates:
         path = state / FOLDER / f"{candidate}.parquet"
         if path.exists():
-            table = pq.read_table(path, schema=SCHEMA)
+            try:
+                table = pq.read_table(path, schema=SCHEMA)
+            except (OSError, pa.ArrowException) as error:
+                why = f"{path} is damaged ({error})\nfix: put back a copy, or remove it: then candidates are not compared with it"
+                raise DamagedFile(why) from error
             outcomes[candidate] = dict(zip(table["example_id"].to_pylist(), table["right"].to_pylist(), strict=True))
     return outcomes
 

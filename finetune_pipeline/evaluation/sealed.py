@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import decode_examples, unseal
-from finetune_pipeline.engine.store import digest_json, write_json
+from finetune_pipeline.engine.store import digest_json, hold, read_json, replace_text, sync_folder, write_json
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.result import Seal
 from finetune_pipeline.evaluation.result_parts import plain_json
 from finetune_pipeline.evaluation.statistics.multiple_testing import selection_optimism
+from finetune_pipeline.faults import OutsideError
 
 LEDGER = "test_openings.jsonl"
 TEST_SETS = "test_sets"
@@ -55,13 +56,23 @@ def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[
 
 
 def _recorded(state: Path) -> list[dict[str, Any]]:
-    path = state / LEDGER
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()] if path.exists() else []
+    """Every entry of the ledger. Raises OutsideError for a damaged one: openings must not be guessed."""
+    path, entries = state / LEDGER, []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            place = f"{path}:{number}: this opening of the sealed test is damaged"
+            raise OutsideError(f"{place}\nfix: put back a copy of the file") from error
+    return entries
 
 
 def _ids(state: Path, name: str) -> frozenset[str]:
+    """Ids of the test rows of an opening. Without them it would not be counted."""
     path = state / TEST_SETS / f"{name}.json"
-    return frozenset(json.loads(path.read_text("utf-8"))) if path.exists() else frozenset()
+    if not path.exists():
+        raise OutsideError(f"{path} is gone, which says what an opening of the sealed test showed\nfix: put it back")
+    return frozenset(read_json(path))
 
 
 def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
@@ -83,7 +94,8 @@ def open_sealed(
     """
     rows = unseal(sealed.read_bytes(), key)
     ids = sorted(example.id for example in decode_examples(rows, sealed.name))
-    _record(state, ids, test=test, candidate=candidate, reason=reason)
+    with hold(state / ".test_openings.lock"):
+        _record(state, ids, test=test, candidate=candidate, reason=reason)
     work.mkdir(parents=True, exist_ok=True)
     copy = work / "test.jsonl"
     copy.unlink(missing_ok=True)
@@ -109,10 +121,8 @@ def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reaso
         "who": _who(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with (state / LEDGER).open("a", encoding="utf-8") as ledger:
-        ledger.write(json.dumps(entry) + "\n")
-        ledger.flush()
-        os.fsync(ledger.fileno())
+    replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_recorded(state), entry]))
+    sync_folder(state)
 
 
 def _who() -> str:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ def _error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
 
 def local_base(base_model: str) -> Path:
     """The folder a spec's `base_model` names, if it names one; a relative path is one below the project's root."""
-    return read_settings().project / Path(base_model).expanduser()
+    return read_settings().project / os.path.expanduser(base_model)
 
 
 def model_kind(base_model: str, revision: str | None = None) -> Kind:

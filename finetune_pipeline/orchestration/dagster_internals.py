@@ -53,7 +53,7 @@ def dagster_home() -> Path:
     text = own.read_text("utf-8") if own.is_file() else ""
     present = dagster_folder() / "dagster.yaml"
     wanted = text if "finetune_pipeline" in text else packaged
-    if not present.is_file() or present.read_text("utf-8") != wanted:
+    if not present.is_file() or present.read_bytes() != wanted.encode():
         replace_text(present, wanted)
     return present.parent
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import psutil
 
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.planning.batches import Batch
 from finetune_pipeline.planning.shape import ModelShape
 from finetune_pipeline.spec.methods import METHODS, Method
@@ -196,13 +197,16 @@ def available_memory(device: str, group: Path = _GROUP) -> int:
     the container's limit leaves.
 
     Raises:
-        ValueError: The variable is not a number, or a GPU's memory cannot be read.
+        OutsideError: The variable is not a number, or a GPU's memory cannot be read.
     """
     if gib := os.environ.get(VARIABLE, "").strip():
         try:
-            return int(float(gib) * 2**30)
-        except (ValueError, OverflowError) as error:
-            raise ValueError(f"{VARIABLE}={gib!r} is not a number of GiB") from error
+            free = int(float(gib) * 2**30)
+        except (ValueError, OverflowError):
+            free = 0
+        if free <= 0:
+            raise OutsideError(f"{VARIABLE}={gib!r} is not a number of GiB")
+        return free
     if device != "cpu":
         return min(gpu_memory())
     return min(int(psutil.virtual_memory().available), _left_in(group))
@@ -223,13 +227,14 @@ def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
     """Bytes of each GPU this process may see (CUDA_VISIBLE_DEVICES), by nvidia-smi: no library is loaded for it.
 
     Raises:
-        ValueError: nvidia-smi is missing, fails, or shows no GPU. A plan must not guess.
+        OutsideError: nvidia-smi is missing, fails, or shows no GPU. A plan must not guess.
     """
     command = ["nvidia-smi", f"--query-gpu=index,memory.{which}", "--format=csv,noheader,nounits"]
     try:
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi failed ({error})") from error
+        why = f"the GPUs' memory cannot be read: nvidia-smi failed ({error})"
+        raise OutsideError(f"{why}\nfix: install it, or set {VARIABLE}, or FINETUNE_DEVICES=cpu") from error
     by_index: dict[str, int] = {}
     for line in output.splitlines():
         index, _, mib = line.partition(",")
@@ -242,5 +247,5 @@ def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
         else list(by_index.values())
     )
     if not chosen:
-        raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi shows {output.strip()[:200]!r}")
+        raise OutsideError(f"the GPUs' memory cannot be read: nvidia-smi shows {output.strip()[:200]!r}")
     return chosen

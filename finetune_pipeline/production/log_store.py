@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import read_json, replace_text, sync_folder, write_json
+from finetune_pipeline.engine.store import DamagedFile, read_json, replace_text, sync_folder, write_json
 from finetune_pipeline.production.log_rows import hash_user
 
 _WHOLE = 1 << 256
@@ -56,7 +56,7 @@ class LogStore:
         highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
         kept: list[dict[str, Any]] = []
         for segment in ledger["segments"]:
-            before = read_rows(self._path(segment["name"]))
+            before = self._read(segment)
             after = [new for row in before if (new := change(row)) is not None]
             if after == before:
                 kept.append(segment)
@@ -99,7 +99,15 @@ class LogStore:
                 raise LookupError("log rows were removed (forgotten, or past logs.keep_days) since this run began")
             segments = segments[: states.index(digest)]
         for segment in segments:
-            yield from read_rows(self._path(segment["name"]))
+            yield from self._read(segment)
+
+    def _read(self, segment: Mapping[str, Any]) -> list[dict[str, Any]]:
+        path = self._path(segment["name"])
+        rows = read_rows(path) if path.exists() else []
+        if len(rows) != segment["lines"]:
+            why = f"{path} holds {len(rows)} of the {segment['lines']} rows that were taken in"
+            raise DamagedFile(f"{why}\nfix: put back a copy of the file")
+        return rows
 
     def _path(self, name: str) -> Path:
         return self._segments / f"{name}.jsonl"

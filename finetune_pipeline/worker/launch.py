@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.memory import gpu_memory, weight_bytes
@@ -95,7 +96,7 @@ def _cards() -> list[int]:
         return []
     try:
         return gpu_memory("total")
-    except ValueError:
+    except OutsideError:
         return []
 
 

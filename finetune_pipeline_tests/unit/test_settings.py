@@ -70,6 +70,7 @@ def test_devices_that_share_a_training_and_wrong_ones() -> None:
         ({"FINETUNE_DEVICES": "cuda:0+cuda:0"}, "cannot share a training"),
         ({"FINETUNE_DEVICES": "cpu+cuda:0"}, "cannot share a training"),
         ({"FINETUNE_PARALLEL": "zero3"}, "write ddp, fsdp2, or auto"),
+        ({"FINETUNE_HOME": "~nobody-of-this-name/x"}, "FINETUNE_HOME='~nobody-of-this-name/x'"),
     ):
         with pytest.raises(OutsideError, match=said):
             read_settings(wrong)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.engine.store import sync_folder
+from finetune_pipeline.engine.store import DamagedFile, sync_folder
+from finetune_pipeline.faults import OutsideError
 
 SPLITS = ("train", "validation", "test")
 LEDGER = "splits"
@@ -58,16 +59,16 @@ def mark_begun(ledger: Path) -> None:
 
 
 def read_ledger(folder: Path) -> np.ndarray:
-    """All assignments (ENTRY, [n]) in the order they were made; none when there is no folder. Raises ValueError for a broken
-    file: it must not be guessed."""
+    """All assignments (ENTRY, [n]) in the order they were made; none when there is no folder. Raises DamagedFile for a
+    broken file: it must not be guessed."""
     parts = [np.zeros(0, ENTRY)]
     for path in sorted(folder.glob("*.npy")):
         try:
             part = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path}: not readable ({error}); restore the file from a backup") from error
+            raise DamagedFile(f"{path}: not readable ({error}); restore the file from a backup") from error
         if part.dtype != ENTRY or (len(part) and part["split"].max() >= len(SPLITS)):
-            raise ValueError(f"{path}: not a file of split assignments; restore it from a backup")
+            raise DamagedFile(f"{path}: not a file of split assignments; restore it from a backup")
         parts.append(part)
     return np.concatenate(parts)
 
@@ -76,7 +77,7 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
     """Add assignments (ENTRY, [n]) of a split to the ledger: all or nothing, durable when it returns, safe to repeat
     and to run from two processes. Returns the number of entries added.
 
-    Raises RuntimeError if the ledger gives one of the rows another split: two splits were made from one state of it;
+    Raises OutsideError if the ledger gives one of the rows another split: two splits were made from one state of it;
     the later must be redone.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
             some = ((new[i], before[i]) for i in moved[:5])
             shown = "; ".join(f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}" for row, was in some)
             why = "Another run has split the task meanwhile; run the split again"
-            raise RuntimeError(f"{len(moved)} rows would move between splits: {shown}. {why}")
+            raise OutsideError(f"{len(moved)} rows would move between splits: {shown}. {why}")
         if len(new):
             number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
             # in place in one step; a process that dies leaves only a name that the next one uses again

@@ -42,6 +42,13 @@ def test_more_work_takes_longer_and_waiting_is_not_remembered(tmp_path: Path) ->
     assert left.left(5000) == 720 and TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) == 60
 
 
+def test_a_step_that_had_nothing_to_do_says_nothing_of_the_next_run(tmp_path: Path) -> None:
+    empty = TimeLeft("orders", ["splits"], {"splits": 0.0}, tmp_path, True)
+    empty.begin("splits", 0)
+    empty.end("splits", 5)
+    assert TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) > 0
+
+
 def test_it_follows_the_speed_of_the_run_and_what_the_training_says(tmp_path: Path) -> None:
     left = TimeLeft("orders", STEPS, WORK, before(tmp_path, splits=60, adapter=600, test_predictions=120), True)
     left.begin("splits", 0)

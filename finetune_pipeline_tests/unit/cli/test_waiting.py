@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
 
-from finetune_pipeline.cli.run import _abandoned_slots_freed, close_abandoned_runs, free_abandoned_slots, pool_wait
+from finetune_pipeline.cli.run import (
+    _abandoned_slots_freed,
+    _began,
+    close_abandoned_runs,
+    free_abandoned_slots,
+    pool_wait,
+)
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.progress import VARIABLE, tell
@@ -39,7 +47,7 @@ def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
 
 
 def begun(instance: dg.DagsterInstance, task: str, started: float) -> str:
-    """The id of a run of this process that began so many seconds since 1970: with another time, one that is gone."""
+    """The id of a run of this process that began so many seconds after the machine: with another time, one that is gone."""
 
     @dg.job
     def nothing() -> None: ...
@@ -49,7 +57,7 @@ def begun(instance: dg.DagsterInstance, task: str, started: float) -> str:
 
 
 def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number(tmp_path: Path) -> None:
-    now = psutil.Process().create_time()
+    now = psutil.Process().create_time() - psutil.boot_time()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         gone, other = begun(instance, "tickets", now - 3600), begun(instance, "orders", now - 3600)
         begun(instance, "tickets", now)
@@ -60,8 +68,21 @@ def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number
         assert left and left.status == dg.DagsterRunStatus.STARTED, "its own task closes it, in MLflow, too"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps the time a process started")
+def test_a_clock_that_is_set_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _began(os.getpid())
+    for entry in Path("/proc").iterdir():
+        if entry.name not in ("stat", "self"):
+            (tmp_path / entry.name).symlink_to(entry)
+    said = re.sub(r"btime (\d+)", lambda m: f"btime {int(m[1]) - 3600}", Path("/proc/stat").read_text())
+    (tmp_path / "stat").write_text(said)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert abs(psutil.boot_time() - (psutil.Process().create_time() - before)) < 1, "the clock was set"
+    assert _began(os.getpid()) == pytest.approx(before, abs=0.02)
+
+
 def test_a_killed_run_of_any_task_holds_no_slot_and_a_running_one_keeps_its_own(tmp_path: Path) -> None:
-    now = psutil.Process().create_time()
+    now = psutil.Process().create_time() - psutil.boot_time()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         gone, running = begun(instance, "orders", now - 3600), begun(instance, "orders", now)
         waiting = begun(instance, "tickets", now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_a_question_that_fails_is_said_once(tmp_path: Path, monkeypatch: pytest.
             time.sleep(0.05)
         tell("adapter", "begins")
     assert said == ["        what the run waits for is not known (OSError: database is locked)", "[ 1/1] adapter"]
+
+
+def test_lines_that_nobody_reads_end_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, asked, tracebacks = tmp_path / "progress.jsonl", [], []
+    monkeypatch.setenv(VARIABLE, str(path))
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+
+    def closed(line: str) -> None:
+        asked.append(line)
+        raise BrokenPipeError
+
+    with Watcher(path, total=1, say=closed):
+        tell("adapter", "begins")
+    assert len(asked) == 1 and tracebacks == []
 
 
 def test_sqlalchemy_is_loaded_whole_before_there_are_threads() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from finetune_pipeline.engine import store as artifacts
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, SeenFiles, digest_file, digest_json
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline_tests.unit.processes import wait_until
 
 
@@ -146,3 +147,15 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_pat
         store.check(made)
     assert f"rows has changed, {outside} is gone" in str(error.value) and f"remove {made.folder}" in str(error.value)
     assert store.find("task", "step", made.version) is None, "what it was made of has to be found again first"
+
+
+def test_a_damaged_manifest_is_named_with_its_folder(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    made = build(store)
+    manifest = made.path(artifacts.MANIFEST)
+    manifest.write_bytes(manifest.read_bytes()[:50])
+    with pytest.raises(artifacts.ChangedArtifact, match=rf"task/step/{made.version}.*{artifacts.MANIFEST}") as error:
+        build(store)
+    assert f"remove {made.folder}" in str(error.value)
+    with pytest.raises(OutsideError, match="is damaged"):
+        artifacts.read_json(manifest)

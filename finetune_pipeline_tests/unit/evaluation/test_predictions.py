@@ -10,6 +10,7 @@ import pytest
 from finetune_pipeline.evaluation import predictions
 from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.regression_ledger import FOLDER, outcomes_of, record, recorded, regressions
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline_tests.unit.evaluation.rows import paired, row, rows, spec
 
 
@@ -57,6 +58,10 @@ def test_what_was_recorded_comes_back_in_the_order_asked_for_and_is_one_table(tm
     record(tmp_path, "a", {"y": True, "z": False})
     assert recorded(tmp_path, ["b", "gone", "a"]) == {"b": {"x": True, "y": False}, "a": {"y": True, "z": False}}
     assert list(recorded(tmp_path, ["b", "a"])) == ["b", "a"]
+    (tmp_path / FOLDER / "half.parquet").write_bytes((tmp_path / FOLDER / "a.parquet").read_bytes()[:100])
+    with pytest.raises(OutsideError, match=r"half\.parquet is damaged"):
+        recorded(tmp_path, ["half"])
+    (tmp_path / FOLDER / "half.parquet").unlink()
     table = ds.dataset(tmp_path / FOLDER).to_table().to_pylist()
     assert {(r["candidate"], r["example_id"], r["right"]) for r in table} == {
         ("a", "y", True), ("a", "z", False), ("b", "x", True), ("b", "y", False),

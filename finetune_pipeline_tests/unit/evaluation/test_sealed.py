@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
+import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,9 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import SealedError, read_examples, seal, seal_key, write_examples
-from finetune_pipeline.evaluation.sealed import LEDGER, look_number, open_sealed, openings
+from finetune_pipeline.evaluation import sealed
+from finetune_pipeline.evaluation.sealed import LEDGER, TEST_SETS, look_number, open_sealed, openings
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline.worker.process import EXIT_CONFIG
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -85,6 +90,35 @@ def test_a_few_new_rows_do_not_make_a_used_test_new(tmp_path: Path) -> None:
         _open(tmp_path, candidate, range(first, first + 10), f"test of {candidate}")
         assert [r["candidate"] for r in openings(tmp_path, f"test of {candidate}")] == counted
     assert [r["shared"] for r in openings(tmp_path, "test of c2")] == [0.8, 1.0, 0.6]
+
+
+def test_a_full_disk_leaves_no_half_of_an_opening(tmp_path: Path) -> None:
+    _open(tmp_path, "c1")
+    size = (tmp_path / LEDGER).stat().st_size
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, size + 20))
+        try:
+            sealed._record(tmp_path, ["1"], test="t1", candidate="c2", reason="why")
+        except OSError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert [row["candidate"] for row in openings(tmp_path, "t1")] == ["c1"]
+    _open(tmp_path, "c2")
+    assert [row["candidate"] for row in openings(tmp_path, "t1")] == ["c1", "c2"]
+
+
+@pytest.mark.parametrize("lost", [LEDGER, TEST_SETS])
+def test_openings_are_not_guessed(tmp_path: Path, lost: str) -> None:
+    _open(tmp_path, "c1")
+    if lost == LEDGER:
+        (tmp_path / LEDGER).write_bytes((tmp_path / LEDGER).read_bytes()[:-9])
+    else:
+        shutil.rmtree(tmp_path / TEST_SETS)
+    with pytest.raises(OutsideError, match=lost):
+        openings(tmp_path, "t2", ["1"])
 
 
 @pytest.mark.parametrize("which", ["train", "validation"])

@@ -25,7 +25,14 @@ BUNDLED = "bundled/smollm2-135m-instruct"
 
 @pytest.mark.parametrize(
     ("name", "revision"),
-    [("bundled/other", None), ("/no/such/folder", None), ("two words", None), ("", None), (BUNDLED, "main")],
+    [
+        ("bundled/other", None),
+        ("/no/such/folder", None),
+        ("~nobody-of-this-name/x", None),
+        ("two words", None),
+        ("", None),
+        (BUNDLED, "main"),
+    ],
 )
 def test_what_is_no_model_is_refused(tiny: Path, name: str, revision: str | None) -> None:
     with pytest.raises(FindingsError) as error:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import activation_bytes, available_memory, gpu_memory, weight_bytes
@@ -128,9 +129,10 @@ def test_the_smallest_of_what_limits_it_counts(tmp_path: Path, monkeypatch: pyte
     assert available_memory("cpu", tmp_path) > 300_000
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "1.5")
     assert available_memory("cpu", tmp_path) == available_memory("cuda:0") == 3 * 2**29
-    monkeypatch.setenv("FINETUNE_MEMORY_GIB", "much")
-    with pytest.raises(ValueError, match="not a number of GiB"):
-        available_memory("cpu")
+    for wrong in ("much", "-1", "nan", "inf"):
+        monkeypatch.setenv("FINETUNE_MEMORY_GIB", wrong)
+        with pytest.raises(OutsideError, match="not a number of GiB"):
+            available_memory("cpu")
 
 
 def test_free_memory_of_the_gpus_one_may_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,5 +148,5 @@ def test_free_memory_of_the_gpus_one_may_see(tmp_path: Path, monkeypatch: pytest
     assert gpu_memory() == [40000 * 2**20]
     for text in ("exit 9", "echo 'No devices were found'"):
         answers(text)
-        with pytest.raises(ValueError, match="cannot be read"):
+        with pytest.raises(OutsideError, match="cannot be read"):
             gpu_memory()

@@ -15,6 +15,7 @@ import yaml
 
 from benchmarks.log_kills import make_task, play
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import intake, log_store
 from finetune_pipeline.spec import Task, load_task
 
@@ -62,6 +63,16 @@ def test_a_death_before_or_after_the_ledger_is_written(
     assert ids(task, store) == ["r1", "r2"]
     segments = store.state_folder("demo") / "logs" / "segments"
     assert len(list(segments.iterdir())) == 2, "what a dead process left is gone"
+
+
+@pytest.mark.parametrize("left", [b"", b'{"id": '])
+def test_rows_that_went_missing_are_told(task: Task, store: ArtifactStore, left: bytes) -> None:
+    (task.folder / "logs" / "a.jsonl").write_text(line(1))
+    assert ids(task, store) == ["r1"]
+    (segment,) = (store.state_folder("demo") / "logs" / "segments").iterdir()
+    segment.write_bytes(left)
+    with pytest.raises(OutsideError, match=segment.name):
+        ids(task, store)
 
 
 def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: ArtifactStore) -> None:
