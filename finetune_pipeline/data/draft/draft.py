@@ -110,10 +110,10 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     without = _with(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
     csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
     without = {**({"csv": csv} if csv else {}), **without}
-    by_fields, by_format = (_examples(files, data) for data in (declared, without))
-    pairs = zip(by_fields, by_format, strict=False)
-    same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
-    plainly = len(by_format) >= len(by_fields) > 0 and all(same)
+    by_fields, by_format = ([row.example for row in _validated(files, data)] for data in (declared, without))
+    pairs = [(a, b) for a, b in zip(by_fields, by_format, strict=False) if a is not None]
+    same = [b and a.answer == b.answer and a.user_text in b.user_text for a, b in pairs]  # a format may read more
+    plainly = len(by_fields) == len(by_format) and len(same) > 0 and all(same)
     made.data = without if plainly else declared
     if plainly:
         ignored = {key for row in _validated(files, without) for key in row.ignored}

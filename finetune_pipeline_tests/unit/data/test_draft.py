@@ -122,6 +122,9 @@ def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     asked = [{"instruction": f"do {t}", "input": t, "output": f"done with {t}", "category": y} for t, y in PAIRS]
     made = drafted(of(tmp_path, "a.jsonl", lines(asked)))
     assert made.data == {} and made.answers.kind == "text"
+    few = [row | {"instruction": f"do {i % 3}", "input": row["input"] if i % 4 else ""} for i, row in enumerate(asked)]
+    made = drafted(of(tmp_path, "few.jsonl", lines(few)))
+    assert made.data == {} and made.answers.rows == 240 and made.choice.unused == ["category"]
     assert drafted(of(tmp_path, "b.csv", table(HEADED))).data == {}
     odd = [{"text": t, "label": y, "origin": "web", "tags": 3} for t, y in PAIRS]
     odd += [odd[0] | {"label": "Billing"}, odd[1] | {"label": "odd"}]
