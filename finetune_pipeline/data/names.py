@@ -54,6 +54,8 @@ GROUPS = (
 )
 TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "case")
 """Columns that say to which conversation a row with one turn belongs."""
+REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
+"""Columns of preference data that hold the worse answer: nothing to learn."""
 IDS = (
     *("id", "uid", "uuid", "index", "idx", "key", "nr", "no", "row", "date", "time", "timestamp", "created_at", "url"),
     *("split", "fold"),

@@ -56,7 +56,8 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return choice
     for column in [c for c in columns.values() if c.kind == "list" and "." not in c.path and c.path[:1] != "["]:
         inner = exploded(rows, column.path)
-        pair = _pair(inner, columns_of(inner), text, answer) if len(inner) >= len(rows) / 2 else None
+        own = {path: c for path, c in columns_of(inner).items() if path != column.path}
+        pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
         if pair and (choice is None or _is_answer(pair.answer)):
             return replace(pair, fields={"each": column.path, **pair.fields})
     if choice is not None:
@@ -75,7 +76,8 @@ def _column(columns: Mapping[str, Column], name: str) -> Column | None:
 
 def _described(columns: Mapping[str, Column]) -> str:
     shown = [
-        f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= 5_000 else ''} values, {c.mean_words:.0f} words)"
+        f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= 5_000 else ''} values, {c.mean_words:.0f} words"
+        + (f", in {c.filled:,} of {c.rows:,} rows)" if c.filled < c.rows else ")")
         for c in list(columns.values())[:12]
     ]
     return f"columns: {', '.join(shown) or 'none'}{', …' if len(columns) > 12 else ''}"
@@ -84,8 +86,12 @@ def _described(columns: Mapping[str, Column]) -> str:
 def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
     """The text and its answer among the columns; None where nothing looks like them."""
     segments = _segments(rows, columns)
-    texts = _texts(columns)
-    answers = _answers(rows, columns, texts, segments)
+    useful = {path: c for path, c in columns.items() if not c.is_rejected}
+    texts = _texts(useful)
+    answers = _answers(rows, useful, texts, segments)
+    if not answer:  # an object that holds the text is no answer to it
+        said = _column(columns, text) if text else texts[0] if texts else None
+        answers = [c for c in answers if said is None or not said.path.startswith(f"{c.path}.")]
     answer_column = _column(columns, answer) if answer else answers[0] if answers else None
     if answer_column is None:
         return None

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import IDS, key_path, plain_name
+from finetune_pipeline.data.names import IDS, REJECTED, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
 _DEEPEST = 3
@@ -53,7 +53,7 @@ class Column:
         text = as_text(value)
         if text in self.values or len(self.values) < _MOST_VALUES:
             self.values[text] += 1
-        self.words += len(text.split())
+        self.words += words_in(text)
         self.longest = max(self.longest, len(text))
 
     @property
@@ -74,6 +74,11 @@ class Column:
     def numeric(self) -> bool:
         """Whether the values are numbers, or texts that are."""
         return bool(self.values) and all(_NUMBER.fullmatch(value) for value in list(self.values)[:200])
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the column is, or lies in, the worse answer of preference data."""
+        return not REJECTED.isdisjoint(self.path.split("."))
 
     @property
     def is_id(self) -> bool:
@@ -116,7 +121,16 @@ class Column:
 
 
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U0001f000-\U0001faff]"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean; and emoji."""
 _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
+
+
+def words_in(text: str) -> int:
+    """Words of a text; where a script puts no blanks between them, two characters are one."""
+    return max(len(text.split()), len(_UNSPACED.findall(text)) // 2)
 
 
 def is_json_answer(text: str) -> bool:

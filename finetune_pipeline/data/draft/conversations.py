@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from finetune_pipeline.data.formats import format_of
 _CHATS = ("messages", "sharegpt")
 _MOST_SPEAKERS = 200
 _SPEAKER_COLUMNS = ("role", "speaker", "sender", "from", "author")
+_LISTED = ("content", "parts")
+"""Keys of a turn whose value may be a list of parts."""
 _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
 """Names of either side, by its role."""
 
@@ -49,7 +51,9 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     if not objects:
         return None
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
-    for column in (c for c in columns.values() if c.kind == "list" and "." not in c.path):
+    if native == "openai_preference":
+        return Chat({}, columns=("input", "preferred_output"), turns="input")
+    for column in (c for c in columns.values() if c.kind == "list" and "." not in c.path and not c.is_rejected):
         lists = [row[column.name] for row in objects[:500] if isinstance(row.get(column.name), list)]
         turns = [turn for turns in lists for turn in turns]
         keys = _turn_keys(turns) if turns and all(isinstance(turn, dict) for turn in turns) else None
@@ -60,7 +64,8 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         if native in _CHATS and (speaker, text_key) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, text_key, column.name)
-        each = f"[].{{role: {names.key_path(speaker)}, content: {names.key_path(text_key)}}}"
+        said = "parts[].{type: 'text', text: text}" if text_key == "parts" else names.key_path(text_key)
+        each = f"[].{{role: {names.key_path(speaker)}, content: {said}}}"
         fields = {"messages": column.path + ("" if (speaker, text_key) == ("role", "content") else each)}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
@@ -68,13 +73,20 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     return _table_of_turns(columns)
 
 
+def said_in(value: Any) -> str:
+    """The text of a turn, or of its parts."""
+    parts = value if isinstance(value, list) else [value]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "".join(text for text in texts if isinstance(text, str)).strip()
+
+
 def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """(key of who speaks, key of what is said) of turns; None where they are no turns."""
     texts: dict[str, list[str]] = {}
     for turn in turns:
         for key, value in turn.items():
-            if isinstance(value, str) or (key == "content" and isinstance(value, list | type(None))):
-                texts.setdefault(key, []).append(as_text(value))
+            if isinstance(value, str) or (key in _LISTED and isinstance(value, list | type(None))):
+                texts.setdefault(key, []).append(said_in(value))
     texts = {key: values for key, values in texts.items() if len(values) >= 0.8 * len(turns)}
     some = {key: len(set(values)) for key, values in texts.items()}
     few = [k for k, n in some.items() if 1 < n <= _MOST_SPEAKERS and (len(texts[k]) < 8 or n <= len(texts[k]) / 2)]
@@ -82,7 +94,7 @@ def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     rest = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
     if speaker is None or not rest:
         return None
-    text_key = names.by_name(rest, names.TEXTS) or max(rest, key=lambda k: sum(map(len, rest[k])))
+    text_key = names.by_name(rest, (*names.TEXTS, *_LISTED)) or max(rest, key=lambda k: sum(map(len, rest[k])))
     return speaker, text_key
 
 
@@ -125,35 +137,43 @@ def _are_speakers(column: Column) -> bool:
     return len(column.values) > 1 and names.rank(column.name, _SPEAKER_COLUMNS) is not None
 
 
-def joined_turns(rows: Iterator[RawRow], chat: Chat) -> Iterator[bytes]:
+def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> Iterator[bytes]:
     """Conversations in OpenAI's form, a line each: turns of one side that follow each other are joined, and each begins with
-    the user and ends with an answer. What is left of none is an empty line's worth: nothing."""
+    the user and ends with an answer. The turns that have no place in it are counted in `left_out`, by reason."""
     if chat.turns:
         for row in rows:
             turns = row.value.get(chat.turns) if isinstance(row.value, dict) else None
-            yield from _conversation(turns if isinstance(turns, list) else (), chat, None)
+            if isinstance(turns, list):
+                yield from _conversation(turns, chat, None, left_out)
+            else:
+                left_out["rows without turns"] += 1
         return
     threads: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         values = {name: value for _, name, value in leaves(row.value)}
         threads.setdefault(f"{as_text(values.get(chat.thread, ''))}", []).append(values)
     for thread, turns in threads.items():
-        yield from _conversation(turns, chat, thread)
+        yield from _conversation(turns, chat, thread, left_out)
 
 
-def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None) -> Iterator[bytes]:
+def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out: Counter[str]) -> Iterator[bytes]:
     joined: list[dict[str, str]] = []
+    unanswered = 0
     for turn in turns:
-        value = turn.get(chat.text_key) if isinstance(turn, dict) else None
-        text = value.strip() if isinstance(value, str) else ""
+        text = said_in(turn.get(chat.text_key)) if isinstance(turn, dict) else ""
         role = chat.roles.get(str(turn.get(chat.speaker)), "") if text else ""
         if role not in ("user", "assistant"):
+            left_out["turns of neither side, or without text"] += 1
             continue
+        unanswered = unanswered + 1 if role == "user" else 0
         if joined and joined[-1]["role"] == role:
             joined[-1]["content"] += f"\n{text}"
         elif joined or role == "user":
             joined.append({"role": role, "content": text})
-    if joined and joined[-1]["role"] == "user":
+        else:
+            left_out["turns before the user speaks"] += 1
+    left_out["turns behind the last answer"] += unanswered
+    if unanswered:
         joined.pop()
     if joined:
         yield msgspec.json.encode({"messages": joined, **({"group": thread} if thread else {})}) + b"\n"

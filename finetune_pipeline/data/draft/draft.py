@@ -20,6 +20,7 @@ from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
+from finetune_pipeline.data.quoting import key_name
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.validate.validation import ValidatedRow, validate_record
 from finetune_pipeline.findings import Finding, errors
@@ -110,15 +111,12 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     without = _with(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
     csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
     without = {**({"csv": csv} if csv else {}), **without}
-    by_fields, by_format = (_examples(files, data) for data in (declared, without))
-    pairs = zip(by_fields, by_format, strict=False)
-    same = [e.answer == other.answer and e.user_text in other.user_text for e, other in pairs]  # a format may read more
-    plainly = len(by_format) >= len(by_fields) > 0 and all(same)
+    by_fields, by_format = ([row.example for row in _validated(files, data)] for data in (declared, without))
+    pairs = [(a, b) for a, b in zip(by_fields, by_format, strict=False) if a is not None]
+    same = [b and a.answer == b.answer and a.user_text in b.user_text for a, b in pairs]  # a format may read more
+    plainly = len(by_fields) == len(by_format) and len(same) > 0 and all(same)
     made.data = without if plainly else declared
-    if plainly:
-        ignored = {key for row in _validated(files, without) for key in row.ignored}
-        made.choice = replace(choice, unused=[path for path in choice.unused if path in ignored])
-    return made
+    return _with_unused(files, made) if plainly else made
 
 
 def _with(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
@@ -152,15 +150,20 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]
     has_calls = any("tools" in value or "tool_calls" in str(value)[:5_000] for value in first)
     if not chat.turns or (len(broken) > 0.2 * len(rows) and not has_calls):
+        left_out: Counter[str] = Counter()
         for name, path in files:
-            records = read_records(path, name, spec_of(made.reading.data))
-            values = (RawRow(name, r.key, decoded(r)) for r in records if r.about == "row")
-            made.converted[name] = b"".join(joined_turns(values, chat))
+            records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")
+            values = [RawRow(name, r.key, decoded(r)) for r in records]
+            readable = [row for row in values if row.value is not None]
+            left_out["rows that cannot be read"] += len(values) - len(readable)
+            made.converted[name] = b"".join(joined_turns(readable, chat, left_out))
         made.data = {"inject": True}
         note = (
             f"{_names(files)}: written as conversations of turns in order, one a line; turns of one side that follow "
         )
         made.notes.append(f"{note}each other are joined, and each ends with an answer")
+        if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
+            made.notes.append(f"left out: {reasons}")
         return made
     systems = Counter(_system_turns(files, data))
     common = systems.most_common(1)[0] if systems else ("", 0)
@@ -169,8 +172,17 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
         made.notes.append("the system prompt is the one that the conversations begin with")
     elif systems and "messages" not in chat.fields:
         made.notes.append("conversations begin with different system turns; the task's takes their place")
-        data = _with(data, {"messages": f"{chat.columns[0]}[?{chat.speaker} != 'system']"})
+        tools = {"tools": "tools"} if any("tools" in value for value in first) else {}
+        data = _with(data, {"messages": f"{chat.columns[0]}[?{chat.speaker} != 'system']", **tools})
     made.data = {**data, "inject": True}
+    return _with_unused(files, made)
+
+
+def _with_unused(files: Files, made: Draft) -> Draft:
+    """The draft, whose unused columns are those that really nothing reads."""
+    ignored = {key for row in _validated(files, made.data) for key in row.ignored}
+    unused = [path for path in made.choice.unused if key_name(path.strip('"')) in ignored]
+    made.choice = replace(made.choice, unused=unused)
     return made
 
 

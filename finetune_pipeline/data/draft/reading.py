@@ -29,6 +29,8 @@ MOST_ROWS = 50_000
 """Rows of a file by which its columns are judged; the labels of all rows are counted."""
 _DEEPEST = 4
 _FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
+_ENOUGH = 20
+"""Rows for each value, on average, of a column whose values all come back."""
 _SINGLE = 0.8
 """Where a smaller share of a table's lines are whole rows, other delimiters and quoting are tried."""
 
@@ -178,13 +180,14 @@ def is_header(first: Sequence[str], behind: Sequence[Sequence[str]]) -> bool:
     cells = [cell.strip().strip("\"'") for cell in first]
     columns = [[row[i].strip() for row in behind if i < len(row)] for i in range(len(cells))]
     named = [cell for cell in cells if cell]
-    if not named or len(set(named)) < len(named) or any(len(c) > 60 or _is_number(c) for c in named):
+    if not named or any(len(c) > 60 or _is_number(c) for c in named):
         return False
     recurs = any(cell and cell in column for cell, column in zip(cells, columns, strict=True))
     if not recurs and any(is_known_name(cell) for cell in named):
         return True
     if recurs or any(len(c.split()) > 5 or c[-1:] in ".!?" for c in named):
-        return False
+        few = (set(column) for column in columns if len(column) >= _ENOUGH * len(set(column)))
+        return not recurs and any(len(values) > 1 for values in few)  # labels below, and the first row holds none
     numbers = [sum(map(_is_number, c)) >= 0.8 * len(c) > 0 for c in columns]
     words = [sum(len(cell.split()) for cell in c) / len(c) if c else 0.0 for c in columns]
     longest = max(range(len(cells)), key=lambda i: words[i])

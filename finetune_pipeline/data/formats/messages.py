@@ -50,8 +50,8 @@ class Messages(RawFormat):
 
 
 def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, turns: Turns, loose: bool) -> set[str]:
-    """Read the list of turns under `key`; a preference row's better answer ends a chat that has none. loose: ShareGPT's
-    names of roles are known too. Returns the keys it read."""
+    """Read the list of turns under `key`, and a system turn beside it; a preference row's better answer ends a chat that has
+    none. loose: ShareGPT's names of roles are known too. Returns the keys it read."""
     turns.chat = True
     value = unpacked(row[key])
     if not isinstance(value, list) or not value:
@@ -61,16 +61,20 @@ def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, turns: Turns, l
         return {key}
     reader = _ChatReader(turns, spec.data.roles, loose)
     messages = [reader.read(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
+    read = {key}
+    if row.get("system") and not any(m["role"] == "system" for m in messages if m is not None):
+        read.add("system")
+        messages.insert(0, reader.read({"role": "system", "content": row["system"]}, "system"))
     turns.messages += [m for m in messages if m is not None]
     turns.whole = None not in messages
     turns.ignored += [f"{key}.{k}" for k in reader.ignored]
     if not turns.whole or turns.messages[-1]["role"] not in ("user", "tool") or "chosen" not in row:
-        return {key}
+        return read
     text = turns.text_of({"chosen": chosen_text(row["chosen"])}, "chosen", "chosen")
     turns.whole = text is not None
     if text is not None:
         turns.messages.append({"role": "assistant", "content": text})
-    return {key, "chosen"}
+    return {*read, "chosen"}
 
 
 class _ChatReader:

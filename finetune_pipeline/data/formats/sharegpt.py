@@ -1,4 +1,4 @@
-"""ShareGPT's chat format: `conversations` of `from` and `value`, its own names of roles, the system turn beside them."""
+"""ShareGPT's chat format: `conversations` of `from` and `value`, its own names of roles."""
 
 from __future__ import annotations
 
@@ -24,10 +24,4 @@ class ShareGpt(RawFormat):
         return first_key(keys, _CHATS) is not None
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
-        read = read_messages(row, first_key(row, _CHATS) or "", spec, turns, loose=True)
-        if row.get("system") and not any(m["role"] == "system" for m in turns.messages):
-            read.add("system")
-            text = turns.text_of(row, "system", "system", note=False)
-            turns.messages[:0] = [] if text is None else [{"role": "system", "content": text}]
-            turns.whole = turns.whole and text is not None
-        return read
+        return read_messages(row, first_key(row, _CHATS) or "", spec, turns, loose=True)

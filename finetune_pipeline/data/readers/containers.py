@@ -24,6 +24,7 @@ from finetune_pipeline.spec import TaskSpec
 _DELIMITERS = (",", "\t", ";", "|")
 _FIT = 0.6
 """Share of the lines that must stand in rows of equally many fields."""
+_MOST_TITLES = 10
 _MARGIN = 0.1
 """By so much more of the lines must the best delimiter fit than the next one."""
 
@@ -110,6 +111,8 @@ def _plain_names(spec: TaskSpec) -> set[str]:
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
     """The dialect with its columns: whether the first of the `rows` names them is declared, or follows from what they
     hold. fields: cells that a row has."""
+    titles = _titles(rows)
+    rows, dialect = rows[titles:], replace(dialect, titles=titles)
     cells = [c.strip() for c in rows[0]]
     numbered = tuple(f"c{i}" for i in range(1, fields + 1))
     header, reason = spec.data.csv.header, "as declared"
@@ -132,6 +135,13 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     if twice := [name for name, count in Counter(columns).items() if count > 1]:
         return replace(dialect, problem=f"two columns are called {quoted(twice[0])}", fix=fix)
     return replace(dialect, columns=columns)
+
+
+def _titles(rows: Sequence[Sequence[str]]) -> int:
+    """How many rows stand above a table: the first ones, where they fill one cell and most rows fill more."""
+    filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
+    above = next((i for i, n in enumerate(filled) if n > 1), 0)
+    return above if above <= _MOST_TITLES and 2 * sum(n > 1 for n in filled) > len(filled) else 0
 
 
 def _is_header(

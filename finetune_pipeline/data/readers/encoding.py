@@ -202,7 +202,7 @@ def _with_encoding(seen: Survey, counts: _Lines, file: str, declared: str | None
 
 
 def _key(encoding: str) -> str:
-    return f"`data: {{csv: {{encoding: {encoding}}}}}` in task.yaml"
+    return f"`--encoding {encoding}` of `finetune init`, `data: {{csv: {{encoding: {encoding}}}}}` in task.yaml"
 
 
 def _words(text: str) -> list[str]:

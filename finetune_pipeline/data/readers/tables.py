@@ -8,6 +8,7 @@ lines that are whole rows by themselves.
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from finetune_pipeline.data.readers.records import (
     Line,
     RawStream,
     Record,
+    about_file,
     broken_stream,
     byte_order_mark,
     read_lines,
@@ -30,18 +32,22 @@ from finetune_pipeline.spec import TaskSpec
 
 _AHEAD_LINES = 5000
 _AHEAD_CHARACTERS = 1 << 20
+_SEPARATOR = re.compile(r"sep=.\s*", re.IGNORECASE)
+"""A first line by which programs tell Excel the delimiter."""
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is read. quote: empty where quotes mean nothing; columns: c1, c2, … without a header; why: what was
-    seen, for people; problem: why the table cannot be read (then the rest means nothing), and fix what to do about it."""
+    """How a table is read. quote: empty where quotes mean nothing; columns: c1, c2, … without a header; titles: rows above
+    the table; why: what was seen, for people; problem: why the table cannot be read (then the rest means nothing), and fix
+    what to do about it."""
 
     delimiter: str = ","
     quote: str = '"'
     columns: tuple[str, ...] = ()
     header: bool = True
+    titles: int = 0
     why: str = ""
     problem: str = ""
     fix: str = ""
@@ -67,7 +73,7 @@ def split_rows(
     source = iter(lines)
     ahead: deque[Line] = deque()  # read beyond the row
     while line := ahead.popleft() if ahead else next(source, None):
-        if not line.text.strip():
+        if not line.text.strip() or (line.number == 1 and _SEPARATOR.fullmatch(line.text)):
             continue
         if line.cut or not quote or quote not in line.text:
             yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
@@ -124,10 +130,16 @@ def bare(cell: str) -> str:
     return cell.strip().strip("\"'").strip()
 
 
+def title_rows(file: str, number: int) -> Record:
+    rows = "a row" if number == 1 else f"{number} rows"
+    message = f"{rows} of one filled cell above the table: taken for a title, not for a row"
+    return about_file("title_rows", file, message, "nothing to do; or remove them from the file", "warning")
+
+
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
     """The rows of a table, as objects of text under the names of the columns."""
     fields, labels = len(dialect.columns), frozenset(spec.labels)
-    named = not dialect.header
+    above = dialect.titles + dialect.header
     notes: tuple[Finding, ...] = ()
     last: Line | None = None
 
@@ -142,9 +154,11 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
                 return
             yield line
 
+    if dialect.titles:
+        yield title_rows(file, dialect.titles)
     for row in split_rows(lines(), dialect.delimiter, dialect.quote, fields, labels):
-        if not named and not row.problem:
-            named = True
+        if above and not row.problem:
+            above -= 1
             continue
         yield _record(row, file, dialect, notes)
         notes = ()

@@ -18,7 +18,7 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import ZIP
 from finetune_pipeline.data.readers.records import CUT_FIX, Record, about_file, too_large, unreadable
-from finetune_pipeline.data.readers.tables import Dialect
+from finetune_pipeline.data.readers.tables import Dialect, title_rows
 from finetune_pipeline.spec import TaskSpec
 
 _LOOKED_AT = 1000
@@ -37,6 +37,10 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             return
     number = 0
     try:
+        with zipfile.ZipFile(path) as archive:
+            if "[Content_Types].xml" not in archive.namelist():
+                yield about_file("unknown_container", file, "it is a zip archive, not a workbook", "unpack it")
+                return
         if (size := _unpacked(path, int(spec.data.max_unpacked_gib * (1 << 30)))) is not None:
             yield too_large(file, size)
             return
@@ -59,10 +63,9 @@ def sheet_names(path: Path) -> list[str]:
     import openpyxl
 
     try:
-        with warnings.catch_warnings(action="ignore"):
-            book = openpyxl.load_workbook(path, read_only=True)
-        names = [sheet.title for sheet in book.worksheets]
-        book.close()
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as handle:
+            book = openpyxl.load_workbook(handle, read_only=True)  # of a path it wants to see a suffix
+            names = [sheet.title for sheet in book.worksheets]
     except Exception:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises; the reader says what is wrong
         return []
     return names
@@ -85,8 +88,8 @@ def _unpacked(path: Path, limit: int) -> int | None:
 def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     import openpyxl
 
-    values = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    try:
+    with path.open("rb") as handle:
+        values = openpyxl.load_workbook(handle, read_only=True, data_only=True)
         sheets = [sheet.title for sheet in values.worksheets]
         name = spec.data.sheet or (sheets[0] if sheets else "")
         if name not in sheets:
@@ -98,8 +101,6 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             message = f"the first sheet {quoted(name)} is read, and not {others}"
             yield about_file("other_sheets", file, message, f"say which: `data: {{sheet: {name}}}`", "warning")
         yield from _rows(_cells(values[name]), file, spec)
-    finally:
-        values.close()
 
 
 def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -112,7 +113,9 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
         fix = "name the columns in the first row, or by number: `data: {fields: {text: c1, label: c2}}`"
         yield about_file("workbook_columns", file, f"the sheet was not read: {dialect.problem}", fix)
         return
-    for number, cells in chain(first[1:] if dialect.header else first, rows):
+    if dialect.titles:
+        yield title_rows(file, dialect.titles)
+    for number, cells in chain(first[dialect.titles + dialect.header :], rows):
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:
             message = f"the row has {len(cells)} cells, {width} are expected"

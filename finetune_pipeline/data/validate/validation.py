@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,13 +211,13 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
             return [ValidatedRow(None, findings)]
     elif value is None:
         return [ValidatedRow(None, findings)]
-    if record.flat:
-        value = _from_cells(value)
     if mapping is None and not isinstance(value, dict):
         message = f"the row is {quoted(value)}, not an object"
         fix = 'write one object a row: {"text": "…", "label": "…"}'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
+    if record.flat:
+        rows = [replace(row, row=_from_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
     return [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
 

@@ -96,6 +96,13 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "patterns": ("a.json", json.dumps({"intents": PATTERNS})),
     "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
     "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
+    "questions as names": ("a.csv", table([["What did they say to us?", "Why?"], *PAIRS])),
+    "tags": ("a.csv", table([["text", "tags"], *PAIRS])),
+    "no blanks": ("a.jsonl", lines([{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS])),
+    "title": ("a.xlsx", workbook({"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]})),
+    "title above commas": ("a.csv", "Tickets,\n" + table([["Message", "Topic"], *PAIRS])),
+    "delimiter for Excel": ("a.csv", "sep=;\n" + table([["Message", "Topic"], *PAIRS], ";")),
+    "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
 }
 LABELS = {"numbers": "012", "ratings": "12345", "booleans": ["false", "true"], "patterns": ["greet", "leave"]}
 LABELS["many labels"] = [f"intent_{i}" for i in range(150)]
@@ -122,6 +129,9 @@ def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     asked = [{"instruction": f"do {t}", "input": t, "output": f"done with {t}", "category": y} for t, y in PAIRS]
     made = drafted(of(tmp_path, "a.jsonl", lines(asked)))
     assert made.data == {} and made.answers.kind == "text"
+    few = [row | {"instruction": f"do {i % 3}", "input": row["input"] if i % 4 else ""} for i, row in enumerate(asked)]
+    made = drafted(of(tmp_path, "few.jsonl", lines(few)))
+    assert made.data == {} and made.answers.rows == 240 and made.choice.unused == ["category"]
     assert drafted(of(tmp_path, "b.csv", table(HEADED))).data == {}
     odd = [{"text": t, "label": y, "origin": "web", "tags": 3} for t, y in PAIRS]
     odd += [odd[0] | {"label": "Billing"}, odd[1] | {"label": "odd"}]
@@ -129,6 +139,19 @@ def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     assert made.data == {"fields": {"text": "text", "label": "label"}}
     assert made.answers.other_spellings == {"Billing": ("billing", 1)} and "Billing" not in made.answers.labels
     assert made.answers.counts["odd"] == 1
+
+
+def test_a_worse_answer_and_what_holds_the_text_are_no_answers(tmp_path: Path) -> None:
+    both = [{"chosen": f"Human: {t} Assistant: yes {y}", "rejected": f"no, {t} at all"} for t, y in PAIRS]
+    made, problems = draft([of(tmp_path, "a.jsonl", lines(both))])
+    assert made is None and problems[-1].rule == "draft.no_columns"
+    within = [{"doc": {"body": t, "lang": "en"}, "meta": {"labels": [y]}} for t, y in PAIRS]
+    made = drafted(of(tmp_path, "b.jsonl", lines(within)))
+    assert made.data["fields"] == {"prompt": "doc.body", "completion": "to_string(meta)"}
+    parts = [
+        {"title": y, "parts": [{"context": t, "more": [t[:9]]}, {"context": t[::-1], "more": []}]} for t, y in PAIRS
+    ]
+    assert "parts" not in drafted(of(tmp_path, "c.jsonl", lines(parts))).choice.answers
 
 
 def test_two_columns_of_texts_are_a_request_and_its_answer(tmp_path: Path) -> None:
@@ -166,6 +189,7 @@ def turns(who: str, said: str, names: dict[str, str]) -> list[list[dict[str, str
 
 def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     logs = turns("who", "msg", {"q": "Customer", "a": "Agent"})
+    google = turns("who", "msg", {"q": "user", "a": "model"})
     made = drafted(of(tmp_path, "a.json", json.dumps([{"chat": i, "log": log} for i, log in enumerate(logs)])))
     assert made.data["fields"]["messages"] == "log[].{role: who, content: msg}" and made.data["inject"] is True
     assert made.data["roles"] == {"Customer": "user", "Agent": "assistant"} and made.answers.rows == 60
@@ -174,12 +198,21 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     assert made.data["fields"]["rows"] == "conversations" and made.answers.rows == 60
     shares = [{"conversations": chat} for chat in turns("from", "value", {"q": "human", "a": "gpt"})]
     assert drafted(of(tmp_path, "b.json", json.dumps(shares))).data == {"inject": True}
+    parts = [{"contents": [{"role": t["who"], "parts": [{"text": t["msg"]}]} for t in log]} for log in google]
+    made = drafted(of(tmp_path, "f.jsonl", lines(parts)))
+    assert made.data["roles"] == {"model": "assistant"} and made.answers.rows == 60
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     kind = [{"messages": [{"role": "system", "content": "Be kind."}, *chat]} for chat in own]
     assert drafted(of(tmp_path, "c.jsonl", lines(kind))).system_prompt == "Be kind."
     differing = [{"messages": [{"role": "system", "content": f"Be {i}."}, *chat]} for i, chat in enumerate(own)]
     made = drafted(of(tmp_path, "d.jsonl", lines(differing)))
     assert made.data["fields"] == {"messages": "messages[?role != 'system']"} and made.answers.rows == 60
+    beside = [{"messages": chat, "system": "Be kind.", "tools": [], "score": 1} for chat in own]
+    made = drafted(of(tmp_path, "g.jsonl", lines(beside)))
+    assert (made.system_prompt, made.choice.unused) == ("Be kind.", ["score"])
+    compared = [{"input": {"messages": c[:3]}, "preferred_output": c[3:], "non_preferred_output": c[1:2]} for c in own]
+    made = drafted(of(tmp_path, "h.jsonl", lines(compared)))
+    assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
 
 
 def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:
@@ -188,6 +221,7 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
         for i, c in enumerate(CHATS)
         for s, m in [("a", "welcome"), c[0], ("q", "quick"), *c[1:], ("q", "thanks")]
     ]
+    rows.append(["c1", "agent", "hello", "one cell too many"])
     file = of(tmp_path, "chat.csv", table([["conversation_id", "sender", "message"], *rows]))
     made = drafted(file)
     place_files(given_files([file[1]]), tmp_path / "task", made.converted)
@@ -195,6 +229,8 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     assert [m["role"] for m in first["messages"]] == ["user", "assistant", "user", "assistant"]
     assert first["messages"][0]["content"].endswith("\nquick") and first["group"] == "c0"
     assert made.answers.rows == 60 and "written as conversations" in " ".join(made.notes)
+    lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns behind the last answer"
+    assert made.notes[-1] == f"left out: {lost}"
 
 
 def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
@@ -215,6 +251,7 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
         ("draft.rows_differ", {f"{key}.json": json.dumps({"info": 1, key: ITEMS}) for key in ("items", "entries")}),
         ("draft.answers", {"a.csv": table([["text", "label"], *([t, "same"] for t, _ in PAIRS)])}),
         ("draft.no_rows", {"a.jsonl": ""}),
+        ("data.csv_dialect", {"a.csv": table([["text", "label", "label"], *([t, y, y] for t, y in PAIRS)])}),
         ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in PAIRS)}),
         (
             "draft.unreadable",

@@ -107,6 +107,9 @@ def test_the_system_prompt_is_added_where_it_may_be_and_a_declared_format_refuse
     spec = make_spec(inject=True)
     assert kept_example(chat(system=None), spec).messages == kept_example(chat()).messages
     assert row_rules(chat(system="Other."), spec) == ["wrong_system_prompt"]
+    for system in (PROMPT, [{"type": "text", "text": PROMPT}]):  # beside the turns, as Anthropic's API has it
+        assert validate_row(chat(system=None) | {"system": system}).ignored == []
+    assert row_rules(chat(system=None) | {"system": "Other."}) == ["wrong_system_prompt"]
     pair = {"text": "aa", "label": "bug_report"}
     for row, name, found in ((pair, "messages", 1), (chat(), "text_label", 1), (chat(), "messages", 0)):
         assert row_rules(row, make_spec(format=name)) == ["unknown_shape"] * found

@@ -63,6 +63,13 @@ def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
     assert (none.rows_in, none.rules) == (0, {"no_sheet": 1}) and "'Old', 'New'" in none.unread[0]["message"]
 
 
+def test_an_archive_of_files_is_to_be_unpacked(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("tickets.csv", "text,label\n")
+    assert read(tmp_path, out.getvalue()).unread[0]["fix"] == "unpack it"
+
+
 def test_a_row_wider_than_those_the_columns_come_from_is_refused(tmp_path: Path) -> None:
     result = read(tmp_path, workbook({"A": [["text", "label"], *[ROWS[0]] * 1000, [*ROWS[1], "more"]]}))
     assert result.kept == 1000 and result.by_line == [("wrong_field_count", 1002)]

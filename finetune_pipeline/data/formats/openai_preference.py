@@ -1,0 +1,31 @@
+"""OpenAI's preference format: a chat under `input`, and the better answer to it under `preferred_output`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from finetune_pipeline.data.formats.base import RawFormat, Turns, register
+from finetune_pipeline.data.formats.messages import read_messages
+from finetune_pipeline.data.formats.tool_calls import read_tools
+from finetune_pipeline.spec import TaskSpec
+
+
+@register
+class OpenAiPreference(RawFormat):
+    """``{"input": {"messages": […]}, "preferred_output": [{"role": "assistant", "content": "…"}]}``"""
+
+    name, order = "openai_preference", 5
+    documented = "`input` of `messages` and `tools`, `preferred_output`"
+    row_keys = ("preferred_output", "non_preferred_output")
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        return "preferred_output" in keys and "input" in keys
+
+    def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+        given = row["input"] if isinstance(row["input"], dict) else {}
+        chat = {"messages": given.get("messages"), "chosen": row["preferred_output"]}
+        read_messages(chat, "messages", spec, turns, loose=False)
+        if given.get("tools"):
+            turns.tools = read_tools(given["tools"], turns.say)
+        return {"input", "preferred_output"}
