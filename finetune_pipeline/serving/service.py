@@ -59,10 +59,13 @@ class LoadedModel:
     """A champion in memory. One answer is made at a time; callers from several threads wait for each other."""
 
     def __init__(self, champion: Champion) -> None:
+        from transformers.utils.logging import disable_progress_bar
+
         from finetune_pipeline.models.chat import load_tokenizer
         from finetune_pipeline.models.loading import load_for_prediction, pick_device
 
         self.champion = champion
+        disable_progress_bar()  # an operator's terminal shows what was asked and what went wrong
         self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)
         self._tokenizer = load_tokenizer(champion.model)
         self._lock = Lock()
