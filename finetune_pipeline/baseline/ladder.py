@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST, fixed_prompts
@@ -23,6 +24,8 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
+SourceOf = Mapping[str, str] | None
+"""What each validation row was made from, by example id; None: every row is its own."""
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
 FOLDS = (0, 1)
@@ -213,14 +216,18 @@ class Scored:
     rival_rows: list[dict[str, Any]]
 
 
-def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> Scored:
-    """Score every rung, each compared in pairs with the allowed one below it that stands; a tuned one with the rival."""
+def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sources: SourceOf = None) -> Scored:
+    """Score every rung, each compared in pairs with the allowed one below it that stands; a tuned one with the rival. Intervals
+    count sources where rows share them."""
     metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
     rungs: list[Rung] = []
     stands = rival = None  # places in the list
     for place, answers in enumerate(answered):
         over = rival if answers.kind == "tuned" and stands is not None and rungs[stands].kind != "tuned" else stands
-        gain = metric.gain(answered[over].rows, answers.rows, spec.output, confidence) if over is not None else None
+        clusters = shared_sources(answers.rows, sources)
+        gain = None
+        if over is not None:
+            gain = metric.gain(answered[over].rows, answers.rows, spec.output, confidence, clusters)
         p50, p95 = terms.latency.get(answers.name, (None, None))
         cost = terms.dollars.get(answers.name)
         rung = Rung(
@@ -228,7 +235,7 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms) -> S
             kind=answers.kind,
             title=answers.title,
             value=metric.value(answers.rows, spec.output) or 0.0,
-            interval=metric.interval(answers.rows, spec.output, spec.gates.confidence),
+            interval=metric.interval(answers.rows, spec.output, spec.gates.confidence, clusters),
             gain=gain.gain if gain else None,
             gain_interval=gain.interval if gain else None,
             over=answered[over].title if over is not None else "",

@@ -12,12 +12,14 @@ from finetune_pipeline.baseline.ladder import (
     Ladder,
     Rung,
     Scored,
+    SourceOf,
     Terms,
     one_of_many,
     score_rungs,
     surely_enough,
 )
 from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
 from finetune_pipeline.evaluation.wording import counted, dollars, inside, percent, points, points_range
@@ -39,6 +41,7 @@ def ladder(
     expected: Extrapolation | None = None,
     skipped: Mapping[str, str] | None = None,
     train_rows: int = 0,
+    sources: SourceOf = None,
 ) -> Ladder:
     """Score the rungs, and decide.
 
@@ -48,10 +51,10 @@ def ladder(
         points, pilot_rows: The pilot's trainings, and their answers by share of the training rows.
         expected: What all rows should reach where `pilot_rows` are not given any more; else it follows from these.
     """
-    scored, trained = score_rungs(spec, answered, terms), pilot_rows or {}
+    scored, trained = score_rungs(spec, answered, terms, sources), pilot_rows or {}
     if trained:
-        expected = extrapolate(spec, trained, scored.rival_rows)
-    decision, sentence = _decide(spec, answered, scored, learnable, trained, expected)
+        expected = extrapolate(spec, trained, scored.rival_rows, shared_sources(scored.rival_rows, sources))
+    decision, sentence = _decide(spec, answered, scored, learnable, trained, expected, sources)
     return Ladder(
         metric=spec.metric,
         rows=len(answered[0].rows),
@@ -68,10 +71,16 @@ def ladder(
     )
 
 
-def leads(spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row]) -> Gain | None:
+def leads(
+    spec: TaskSpec,
+    answered: Sequence[Answered],
+    best: Sequence[Row],
+    trained: Sequence[Row],
+    sources: SourceOf = None,
+) -> Gain | None:
     """The gain of a pilot's training over the best rung, where it is sure among all the comparisons of rungs and pilot."""
     confidence = one_of_many(spec, len(answered) + len(spec.ladder.pilot))
-    gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence)
+    gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence, shared_sources(trained, sources))
     return gain if gain.surely_above() else None
 
 
@@ -82,6 +91,7 @@ def _decide(
     learnable: bool,
     pilot_rows: Mapping[float, Sequence[Row]],
     expected: Extrapolation | None,
+    sources: SourceOf,
 ) -> tuple[str, str]:
     """(decision, sentence)."""
     stands, rival = scored.stands, scored.rival
@@ -99,7 +109,7 @@ def _decide(
         of_what = "it" if rival == stands else inside(rival.title)
         return stands.kind, f"{held}, and the tuned model is not surely ahead of {of_what}."
     for share, rows in sorted(pilot_rows.items()):
-        if gain := leads(spec, answered, scored.rival_rows, rows):
+        if gain := leads(spec, answered, scored.rival_rows, rows, sources):
             return "fine_tune", (
                 f"Trained on {percent(share)} of the rows the model already leads {inside(rival.title)}, the best simpler way, by "
                 f"{points(gain.gain)} points ({points_range(gain.interval)})."

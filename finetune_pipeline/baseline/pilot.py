@@ -8,13 +8,14 @@ of one training against the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
 
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
+from finetune_pipeline.evaluation.statistics.proportions import cluster_codes
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -52,13 +53,18 @@ class Extrapolation(BaseModel):
 
 
 def extrapolate(
-    spec: TaskSpec, points: Mapping[float, Sequence[Row]], rival: Sequence[Row], seed: int = 0
+    spec: TaskSpec,
+    points: Mapping[float, Sequence[Row]],
+    rival: Sequence[Row],
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = 0,
 ) -> Extrapolation | None:
-    """Extrapolate to all rows. None with fewer than two points, or for a metric that is no mean over rows.
+    """Extrapolate to all rows. None with fewer than two points or sources, or for a metric that is no mean over rows.
 
     Args:
         points: Prediction rows on validation by share of the training rows.
         rival: Rows of the best simpler rung on the same examples, in the same order.
+        clusters: The source of every row, where rows share one: whole sources are drawn.
     """
     metric = METRICS[spec.metric]
     if len(points) < 2 or not isinstance(metric, RowMetric) or not rival:
@@ -68,8 +74,12 @@ def extrapolate(
     before = np.array(metric.row_scores(rival, spec.output))
     sign = 1.0 if metric.higher_is_better else -1.0
     draws = np.random.default_rng(seed)
-    n = scores.shape[1]
-    weights = draws.multinomial(n, [1 / n] * n, size=DRAWS) / n
+    codes = np.arange(scores.shape[1]) if clusters is None else cluster_codes(clusters)
+    n = int(codes.max()) + 1
+    if n < 2:
+        return None
+    weights = draws.multinomial(n, [1 / n] * n, size=DRAWS)[:, codes].astype(float)
+    weights /= weights.sum(axis=1, keepdims=True)
     means = weights @ scores.T + draws.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
     carried = draws.uniform(0, CARRIES, DRAWS)
     end = np.clip(_end(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS), 0, 1)

@@ -33,7 +33,15 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.asked_models import trained_set, while_served
 from finetune_pipeline.steps.baseline import passages_file
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.rungs import PREDICTIONS, PROMPTS, answers_job, call_of, climbed, validation_rows
+from finetune_pipeline.steps.rungs import (
+    PREDICTIONS,
+    PROMPTS,
+    answers_job,
+    call_of,
+    climbed,
+    row_sources,
+    validation_rows,
+)
 from finetune_pipeline.worker.jobs import latency_job
 
 LATENCY_CALLS = 12
@@ -52,8 +60,8 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     # the asset `advice` says this, too, and stops what comes after it in Dagster where it is a no: the ladder goes on
     baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
     rows = read_by_model(baseline.path(PREDICTIONS))
-    train_rows = read_examples(split_file(context, "train"))
-    signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
+    train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
+    signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
     skipped = {"prompt_search": search.facts["skipped"], "pilot": pilot.facts["skipped"]}
     made = ladder(
         spec,
@@ -64,6 +72,7 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
         pilot_rows={float(share): of for share, of in read_by_model(pilot.path(PREDICTIONS)).items()},
         skipped={name: why for name, why in skipped.items() if why},
         train_rows=len(train_rows),
+        sources=sources,
     )
     return _written(context, made)
 
@@ -103,6 +112,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
         expected=before.expected,
         skipped=before.skipped,
         train_rows=len(read_examples(split_file(context, "train"))),
+        sources=row_sources(context),
     )
     return _written(context, made)
 

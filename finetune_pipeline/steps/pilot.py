@@ -7,19 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import Answered, Row, Terms, score_rungs
+from finetune_pipeline.baseline.ladder import Answered, Row, SourceOf, Terms, score_rungs
 from finetune_pipeline.baseline.ladder_answer import leads
 from finetune_pipeline.baseline.pilot import Point, extrapolate
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, write_predictions
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed, good_enough
+from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed, good_enough, row_sources
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
 from finetune_pipeline.worker.jobs import merge_job, prompt_set
 
@@ -31,12 +32,12 @@ PARITY_ROWS = 4
 def make_pilot(context: StepContext) -> dict[str, Any]:
     """Train on growing shares of the rows and answer validation, until the curve answers the question."""
     spec, base = context.spec, context.inputs["base_model"].folder
-    answered = climbed(context)
-    why = good_enough(spec, answered)
+    answered, sources = climbed(context), row_sources(context)
+    why = good_enough(spec, answered, sources)
     if not TRAINERS[spec.training.trainer].on_this_machine:
         why = f"the trainer {spec.training.trainer} would be paid for every share; a pilot trains on this machine"
     rows, points, stopped = read_examples(split_file(context, "train")), [], ""
-    rival = score_rungs(spec, answered, Terms({}, {})).rival_rows
+    rival = score_rungs(spec, answered, Terms({}, {}), sources).rival_rows
     by_share: dict[float, Rows] = {}
     for share in () if why else sorted(spec.ladder.pilot):
         count = max(1, round(share * len(rows)))
@@ -45,9 +46,9 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         if not (work / "answers" / "result.json").exists():
             _train_and_ask(context, base, chosen(rows, count, "pilot"), work)
         by_share[share] = read_by_model(work / "answers" / PREDICTIONS)["trained"]
-        points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json")))
+        points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json"), sources))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
-        if stopped := _enough(spec, answered, rival, by_share):
+        if stopped := _enough(spec, answered, rival, by_share, sources):
             break
     write_predictions(
         context.out / PREDICTIONS, [{**row, "model": str(share)} for share, of in by_share.items() for row in of]
@@ -102,25 +103,33 @@ def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], wo
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _point(spec: TaskSpec, share: float, count: int, rows: Rows, training: Mapping[str, Any]) -> Point:
+def _point(
+    spec: TaskSpec, share: float, count: int, rows: Rows, training: Mapping[str, Any], sources: SourceOf
+) -> Point:
     metric = METRICS[spec.metric]
     return Point(
         share=share,
         rows=count,
         steps=training["steps"],
         value=metric.value(rows, spec.output) or 0.0,
-        interval=metric.interval(rows, spec.output, spec.gates.confidence),
+        interval=metric.interval(rows, spec.output, spec.gates.confidence, shared_sources(rows, sources)),
         seconds=training["seconds"],
     )
 
 
-def _enough(spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], by_share: Mapping[float, Rows]) -> str:
+def _enough(
+    spec: TaskSpec,
+    answered: Sequence[Answered],
+    best: Sequence[Row],
+    by_share: Mapping[float, Rows],
+    sources: SourceOf,
+) -> str:
     """Why the curve needs no further point; empty where it does, and with limits of cost or latency, which exclude rungs later."""
     if spec.advise.limited:
         return ""
-    if leads(spec, answered, best, by_share[max(by_share)]):
+    if leads(spec, answered, best, by_share[max(by_share)], sources):
         return "it surely leads the best simpler way already"
-    expected = extrapolate(spec, by_share, best)
+    expected = extrapolate(spec, by_share, best, shared_sources(best, sources))
     if expected is not None and expected.gain_interval[1] < 0:
         return "no number of rows there is would bring it to the best simpler way"
     return ""

@@ -29,6 +29,7 @@ from finetune_pipeline.steps.rungs import (
     climbed,
     good_enough,
     ladder_settings,
+    row_sources,
     validation_rows,
 )
 from finetune_pipeline.worker.jobs import prompt_set
@@ -45,7 +46,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
     if why := _no_search(context, len(rows), folds):
         write_predictions(context.out / PREDICTIONS, [])
         return {"skipped": why, "calls": 0, "searches": [], "best": None}
-    own = _Own(context)
+    own, sources = _Own(context), row_sources(context)
     prompts = candidates(spec, train_rows, _written_instructions(context, train_rows))
     ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else None
     searches: list[Search] = []
@@ -59,7 +60,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
             spec, prompts, folds[1 - fold], budget, ask, lambda: ends is not None and time.monotonic() > ends
         )
         best = own.best(folds[1 - fold])
-        if likely_better(spec, own.answers(best, folds[1 - fold]), searched_rows):
+        if likely_better(spec, own.answers(best, folds[1 - fold]), searched_rows, sources):
             made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
             tokens.append(ask.tokens[search.winner])
             written[search.winner] = prompts[search.winner].to_dict()
@@ -114,7 +115,7 @@ def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Exa
         return f"{rows} validation rows are too few to choose on one half and score on the other"
     if spec.ladder.calls < 2 * rows:
         return f"ladder.calls is {spec.ladder.calls}: the winner alone answers {rows} rows, and choosing takes as many again"
-    return good_enough(spec, climbed(context, searched=False))
+    return good_enough(spec, climbed(context, searched=False), row_sources(context))
 
 
 class _Asker:

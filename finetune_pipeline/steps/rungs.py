@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb, surely_enough
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, SourceOf, climb, surely_enough
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
 from finetune_pipeline.planning.serving_costs import Call
@@ -24,6 +25,11 @@ def validation_rows(context: StepContext) -> list[Example]:
     """The validation rows that every rung answers, those of the baseline."""
     rows = sorted(read_examples(split_file(context, "validation")), key=lambda e: e.id)
     return rows[: context.spec.baseline.rows]
+
+
+def row_sources(context: StepContext) -> dict[str, str]:
+    """What each validation row was made from, by its id."""
+    return {e.id: e.made_from for e in read_examples(split_file(context, "validation"))}
 
 
 def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
@@ -43,12 +49,13 @@ def call_of(asked: Mapping[str, Any]) -> Call:
     return Call(asked["mean_prompt_tokens"], asked["mean_new_tokens"])
 
 
-def good_enough(spec: TaskSpec, answered: Sequence[Answered]) -> str:
+def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> str:
     """Why no further rung need be climbed: one of these surely reaches baseline.ceiling, and no limit of cost or latency may yet
     exclude it. Else empty."""
     metric = METRICS[spec.metric]
     for of in () if spec.advise.limited else answered:
-        interval = metric.interval(of.rows, spec.output, spec.gates.confidence)
+        clusters = shared_sources(of.rows, sources)
+        interval = metric.interval(of.rows, spec.output, spec.gates.confidence, clusters)
         if surely_enough(spec, interval):
             return f"{of.title} surely reaches baseline.ceiling"
     return ""

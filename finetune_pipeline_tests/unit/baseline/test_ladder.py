@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, climb, cross_fitted, fold_of, score_rungs
-from finetune_pipeline.baseline.ladder_answer import ladder
+from finetune_pipeline.baseline.ladder_answer import ladder, leads
 from finetune_pipeline.baseline.pilot import extrapolate, rows_for
 from finetune_pipeline.baseline.prompt_search import candidates, halving, instructions, likely_better, texts_in
 from finetune_pipeline.data.examples import Example
@@ -207,6 +207,25 @@ def curve(shares: Mapping[float, float], n: int = 300) -> dict[float, list[dict[
     """Rows of trainings whose scores are these; one that was right stays right with more rows."""
     order = random.Random(0).sample(range(n), n)
     return {share: answers([order[i] < value * n for i in range(n)]) for share, value in shares.items()}
+
+
+def test_rows_of_a_few_sources_make_nothing_sure() -> None:
+    """Right in three of four documents is luck, however many rows were cut from each."""
+    right = [i % 4 != 0 for i in range(200)]
+    rows = {True: answers(right), False: answers([not each for each in right])}
+    sources = {row["example_id"]: str(i % 4) for i, row in enumerate(rows[True])}
+    rungs = [Answered("linear", "simple", "The linear", rows[False]), Answered("prompt", "prompt", "It", rows[True])]
+    assert score_rungs(spec(), rungs, NO_TERMS).stands.name == "prompt"
+    assert score_rungs(spec(), rungs, NO_TERMS, sources).stands.name == "linear"
+    assert leads(spec(), rungs, rows[False], rows[True]) and not leads(spec(), rungs, rows[False], rows[True], sources)
+    always = [Answered("prompt", "prompt", "It", answers([True] * 200))]
+    assert good_enough(spec(), always) and not good_enough(spec(), always, sources)
+    assert likely_better(spec(), rows[False], rows[True])
+    assert not likely_better(spec(), rows[False], rows[True], dict.fromkeys(sources, "one"))
+    curve_ = {0.25: rows[False], 0.5: rows[True]}
+    alone, shared = (extrapolate(spec(), curve_, rows[False], c) for c in (None, list(sources.values())))
+    assert alone and shared and shared.gain_interval[0] < alone.gain_interval[0]
+    assert extrapolate(spec(), curve_, rows[False], ["one"] * 200) is None
 
 
 @pytest.mark.parametrize(
