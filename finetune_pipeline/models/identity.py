@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import Artifact, digest_file, read_json, write_json
+from finetune_pipeline.engine.store import Artifact, DamagedFile, digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.settings import read_settings
 
 MODEL_FILE = "model.json"
 TEXTS = (".json", ".jinja", ".model", ".txt")
 """Files of a model folder that hold configuration, tokenizer or template."""
+_LFS = b"version "
+"""How a file of Git LFS begins that stands for the real one."""
 _SAMPLED_ABOVE = 1 << 30
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 16
@@ -179,11 +181,23 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
-    """({tensor: dtype, shape, data_offsets}, where the data begin) of a safetensors file; nothing else of it is read."""
+    """({tensor: dtype, shape, data_offsets}, where the data begin) of a safetensors file; nothing else of it is read.
+
+    Raises DamagedFile where the file is not whole, or no such file at all.
+    """
     with file.open("rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(size))
-    header.pop("__metadata__", None)
+        start, whole = handle.read(8), file.stat().st_size
+        if start.startswith(_LFS):
+            raise DamagedFile(f"{file} is a pointer of Git LFS, not the weights\nfix: run `git lfs pull` in its folder")
+        size = int.from_bytes(start, "little")
+        try:
+            header = json.loads(handle.read(size) if size <= whole else b"")
+            header.pop("__metadata__", None)
+            ends = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DamagedFile(f"{file} is no safetensors file, or damaged\nfix: fetch it again") from error
+    if 8 + size + ends > whole:
+        raise DamagedFile(f"{file} is cut off: it has {whole:,} of {8 + size + ends:,} bytes\nfix: fetch it again")
     return header, 8 + size
 
 
@@ -219,7 +233,8 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
     if kind == "hub":
         return {"kind": kind, "base_model": base_model, "revision": revision}
     folder = local_base(base_model)
-    weight_files(folder)
+    for file in weight_files(folder):
+        tensor_header(file)  # what is not whole is told before anything is made of it
     files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (*TEXTS, ".safetensors")}
     return {"kind": kind, "base_model": folder.name, "files": files}
 

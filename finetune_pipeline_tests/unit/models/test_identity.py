@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.engine.store import DamagedFile, digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED
-from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind
+from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind, weight_files
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 BUNDLED = "bundled/smollm2-135m-instruct"
@@ -39,6 +39,24 @@ def test_what_is_no_model_is_refused(tiny: Path, name: str, revision: str | None
         model_kind(name, revision)
     assert error.value.findings[0].rule == ("model.revision" if revision else "model.base_model")
     assert [model_kind(n) for n in (BUNDLED, str(tiny), "owner/name")] == ["bundled", "local", "hub"]
+
+
+def test_weights_that_are_not_whole_are_named_with_what_to_do(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    (weights,) = weight_files(folder)
+    whole = weights.read_bytes()
+    base_identity(str(folder))
+    bodies = {
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n": "git lfs pull",
+        whole[:-1]: f"{len(whole) - 1:,} of {len(whole):,} bytes",
+        whole[:40]: "fetch it again",
+        b"": "fetch it again",
+        whole[:8] + b"[]" + whole[10:]: "fetch it again",
+    }
+    for body, words in bodies.items():
+        weights.write_bytes(body)
+        with pytest.raises(DamagedFile, match=words):
+            base_identity(str(folder))
 
 
 def test_the_bundled_weights_are_found_without_importing_their_package() -> None:
@@ -97,7 +115,7 @@ def test_identity_of_a_folder_follows_its_content_not_its_place(
         weights.write_bytes(data)
         known = base_identity(str(tiny))
         assert base_identity(str(copy)) == known and ("sampled:" in json.dumps(known)) is sampled
-        for at in (12, len(data) - 1):  # header, last sample
+        for at in (data.index(b"embed"), len(data) - 1):  # header, last sample
             changed = bytearray(data)
             changed[at] ^= 1
             weights.write_bytes(changed)
