@@ -84,7 +84,7 @@ def test_results_are_the_reports(good: ModelCard) -> None:
 @pytest.mark.parametrize(
     ("make", "of", "names"),
     [(json_evaluation, json_spec, {"Exact answers (95% interval 0.799 to 0.953)": 0.9}),
-        (text_evaluation, text_spec, {"ROUGE-L (95% interval 1.000 to 1.000)": 1.0})],
+        (text_evaluation, text_spec, {"ROUGE-L (95% interval 0.814 to 1.000)": 1.0})],
 )  # fmt: skip
 def test_written_answers_have_their_own_metrics(make: Any, of: Any, names: dict[str, float]) -> None:
     result = make()
