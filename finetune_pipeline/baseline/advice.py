@@ -36,7 +36,7 @@ from finetune_pipeline.baseline.advice_sentences import (
 )
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.worth import CLOSES_MOST, good_enough
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
@@ -74,7 +74,7 @@ def advise(
     counts: Mapping[str, int],
     rival: Rival,
     signal: Learnable,
-    sources: Mapping[str, str] | None = None,
+    sources: SourceOf = None,
 ) -> dict[str, Any]:
     """Decide what to do, with reasons.
 
@@ -160,9 +160,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
     }
 
 
-def retrieval_of(
-    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: Mapping[str, str] | None
-) -> dict[str, Any] | None:
+def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> dict[str, Any] | None:
     """What showing the nearest examples adds to the best prompt without them, in the metric that decides. closes: share of the gap
     to the ceiling, or to 1 where the metric is no share of right answers; null where there is none."""
     nearest, fixed = _nearest(baseline), best_fixed(baseline)
@@ -207,9 +205,7 @@ def best_fixed(baseline: Mapping[str, Any]) -> str:
     return max(fixed_prompts(prompts), key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 
-def _simple_leads(
-    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: Mapping[str, str] | None
-) -> tuple[str, str] | None:
+def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> tuple[str, str] | None:
     simple = baseline.get("simple") or {}
     if not simple:
         return None
@@ -225,9 +221,7 @@ def _simple_leads(
     )
 
 
-def _lead(
-    spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str, sources: Mapping[str, str] | None
-) -> Gain | None:
+def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str, sources: SourceOf) -> Gain | None:
     """The gain of a simple model over the base model at its best, where there is one."""
     base = base_at_its_best(rows, spec.output, baseline["best"])
     before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST, fixed_prompts
@@ -24,8 +24,6 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
-SourceOf = Mapping[str, str] | None
-"""What each validation row was made from, by example id; None: every row is its own."""
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
 FOLDS = (0, 1)

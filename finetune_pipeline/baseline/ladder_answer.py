@@ -12,14 +12,13 @@ from finetune_pipeline.baseline.ladder import (
     Ladder,
     Rung,
     Scored,
-    SourceOf,
     Terms,
     one_of_many,
     score_rungs,
     surely_enough,
 )
 from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
 from finetune_pipeline.evaluation.wording import counted, dollars, inside, percent, points, points_range

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.compare import SourceOf, compare
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
@@ -96,7 +96,7 @@ def prompted_evidence(
     spec: TaskSpec,
     best: str,
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    sources: Mapping[str, str] | None = None,
+    sources: SourceOf = None,
 ) -> Evidence | None:
     """How the base model at its best does against always the commonest answer, on validation. sources: of each row, by id.
 

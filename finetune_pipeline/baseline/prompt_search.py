@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.prompts import Prompt, build_shots, shots_as_turns
 from finetune_pipeline.evaluation.rivals import restricted_rows
@@ -159,9 +159,7 @@ def halving(
     return Search(winner, spent, rounds, stopped), answers[winner]
 
 
-def likely_better(
-    spec: TaskSpec, own: Sequence[Row], searched: Sequence[Row], sources: Mapping[str, str] | None = None
-) -> bool:
+def likely_better(spec: TaskSpec, own: Sequence[Row], searched: Sequence[Row], sources: SourceOf = None) -> bool:
     """Whether a found prompt is likely better than one of the task's own, on the rows that both answered."""
     asked = {row["example_id"] for row in searched}
     ours, theirs = _best_way(spec, [row for row in own if row["example_id"] in asked]), _best_way(spec, searched)

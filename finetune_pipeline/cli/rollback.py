@@ -29,9 +29,7 @@ def rollback(task: str, reason: str, as_json: bool) -> int:
         emit({"task": name, "champion": now, "previous_champion": before, "reason": reason or None})
         return DONE
     say(f"{name}: version {now} is champion again; version {before} is out of service, and no run promotes it again.")
-    say(
-        "`finetune serve` changes over by itself, a server that loads the alias at its next start; one that was given a"
-    )
-    say("folder needs")
+    say("`finetune serve` changes over by itself, a server that loads the alias at its next start; one that was given")
+    say("a folder needs")
     say(f"  finetune export {name} --to DIR --alias champion")
     return DONE

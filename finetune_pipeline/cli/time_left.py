@@ -132,7 +132,7 @@ class TimeLeft:
             kept = read_took(self._path)
             kept[step] = {t: v for t, v in kept.get(step, {}).items() if t != self.task}
             kept[step][self.task] = (round(seconds, 2), self.work.get(step, 1.0))
-            with contextlib.suppress(OSError):  # a full disk: the run is told it by what it cannot do without
+            with contextlib.suppress(OSError):  # a full disk: what the run cannot do without will say so
                 write_json(self._path, kept)
         self.skip(step)
 

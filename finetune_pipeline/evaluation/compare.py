@@ -19,9 +19,11 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
 Row = Mapping[str, Any]
+SourceOf = Mapping[str, str] | None
+"""What each example was made from (Example.made_from), by its id; None: every row is its own source."""
 
 
-def shared_sources(rows: Sequence[Row], sources: Mapping[str, str] | None) -> list[str] | None:
+def shared_sources(rows: Sequence[Row], sources: SourceOf) -> list[str] | None:
     """The source of every row, or None where no two rows share one. Raises ValueError when a row has none."""
     if sources is None:
         return None
@@ -61,7 +63,7 @@ def compare(
     output: AnyOutput,
     confidence: float = 0.95,
     metric: str | None = None,
-    sources: Mapping[str, str] | None = None,
+    sources: SourceOf = None,
 ) -> Comparison:
     """Compare two models on the same examples, row by row. Where `sources` (what each example was made from, by id) are shared,
     intervals and p count sources.

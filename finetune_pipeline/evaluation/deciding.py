@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
-from finetune_pipeline.evaluation.compare import compare, shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import in_order
 from finetune_pipeline.evaluation.result import Decision, Decisions, Level, PartOfTest, RivalGain
@@ -98,7 +98,7 @@ def decisions_of(
     base: BaseAtItsBest,
     simple: Mapping[str, Sequence[Row]],
     level: float,
-    sources: Mapping[str, str] | None,
+    sources: SourceOf,
 ) -> Decisions:
     """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
     after = in_order(rows["candidate"])
@@ -123,7 +123,7 @@ def parts_of_test(
     candidate: Sequence[Row],
     files: Mapping[str, str],
     level: float,
-    sources: Mapping[str, str] | None = None,
+    sources: SourceOf = None,
 ) -> list[PartOfTest]:
     """Compare the candidate with the base model at its best on the rows of each glob of gates.parts, and on the rest.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
 from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
@@ -56,7 +56,7 @@ def evaluate_task(
     atlas: Atlas,
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
-    sources: Mapping[str, str] | None = None,
+    sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
@@ -141,7 +141,7 @@ def evaluate_task(
     )
 
 
-def _scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | None) -> Scores:
+def _scores(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf) -> Scores:
     clusters = shared_sources(rows, sources)
     return Scores.model_validate(score(rows, spec.output, spec.gates.confidence, spec.metric, clusters))
 
@@ -164,7 +164,7 @@ def _comparisons(
     rows: Mapping[str, Sequence[Row]],
     base: BaseAtItsBest,
     simple: Mapping[str, Sequence[Row]],
-    sources: Mapping[str, str] | None,
+    sources: SourceOf,
 ) -> dict[str, Comparison | None]:
     """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
     others: dict[str, Sequence[Row] | None] = {"baseline": base.answers[base.mode], "champion": rows.get("champion")}

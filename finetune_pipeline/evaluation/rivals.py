@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
@@ -118,9 +118,7 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
     return [by_id[0][i] for i in shared], [by_id[1][i] for i in shared]
 
 
-def score_baselines(
-    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> dict[str, Any]:
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
     The best prompt is that with the best answers as written, in the metric that decides, among the prompts with enough
@@ -175,9 +173,7 @@ def _rank(scores: Mapping[str, Any]) -> float:
     return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
 
 
-def _prompt_scores(
-    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str, sources: Mapping[str, str] | None
-) -> dict[str, Any]:
+def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str, sources: SourceOf) -> dict[str, Any]:
     clusters = shared_sources(rows[name], sources)
     scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric, clusters)
     restricted = restricted_rows(rows, name, spec.output)
@@ -190,6 +186,6 @@ def _prompt_scores(
     }
 
 
-def _answer_scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | None) -> dict[str, Any]:
+def _answer_scores(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf) -> dict[str, Any]:
     scores = score(rows, spec.output, spec.gates.confidence, spec.metric, shared_sources(rows, sources))
     return {name: scores[name] for name in ("n", "correct", "accuracy", "interval", "primary")}

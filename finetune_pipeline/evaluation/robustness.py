@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_name
-from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.compare import SourceOf, compare
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import Comparison
@@ -23,9 +23,7 @@ Status = Literal["passed", "warned", "failed"]
 _SEVERITY = ("passed", "warned", "failed")
 
 
-def robustness(
-    spec: TaskSpec, predictions: Sequence[Row], sources: Mapping[str, str] | None = None
-) -> Robustness | None:
+def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = None) -> Robustness | None:
     """Measure every perturbation: the candidate's answers beside its plain answers to the same rows.
 
     None where no perturbed rows were asked for. Confidence is that of the spec, shared among the kinds that can block. A kind

@@ -234,7 +234,7 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
         return {"kind": kind, "base_model": base_model, "revision": revision}
     folder = local_base(base_model)
     for file in weight_files(folder):
-        tensor_header(file)  # what is not whole is told before anything is made of it
+        tensor_header(file)  # raises for one that is not whole, before anything is made of it
     files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (*TEXTS, ".safetensors")}
     return {"kind": kind, "base_model": folder.name, "files": files}
 

@@ -193,7 +193,7 @@ def _corrected_answer(feedback: dict[str, Any]) -> Any:
 
 
 def _decided(time: Any) -> dict[str, str]:
-    """When a reviewer decided, where that is told."""
+    """When a reviewer decided; empty where no sound time is given."""
     try:
         return {"decided": _read_time(time).isoformat()}
     except (TypeError, ValueError):
