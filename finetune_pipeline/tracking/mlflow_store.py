@@ -7,9 +7,12 @@ import json
 import logging
 import os
 import re
+import signal
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -59,7 +62,7 @@ _QUIET = (
     "mlflow.utils.environment",
 )  # no news in all their lines
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
-_FIX_FILE = "see that its folder can be written and has free space; or correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
+_FIX_FILE = "correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 
 
 class TrackingError(OutsideError):
@@ -89,14 +92,19 @@ def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Turn errors that mean "cannot be reached" or "does not answer like MLflow" into a TrackingError; all others pass."""
+    """Turn errors that mean "cannot be reached" or "does not answer like MLflow" into a TrackingError; all others pass.
+
+    With a SQLite file, signals wait for the end of the block: an interrupt that is raised inside of SQLAlchemy loses the
+    connection with its transaction open, and the file stays locked for everybody until this process ends.
+    """
     import requests
     from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DatabaseError
 
     try:
-        yield
+        with _signals_wait() if uri.startswith("sqlite:") else contextlib.nullcontext():
+            yield
     except requests.RequestException as error:  # before ValueError: its JSONDecodeError is both
         raise _unusable(uri, error, "cannot be reached", _FIX_SERVER) from None
     except (json.JSONDecodeError, ParseError) as error:
@@ -105,12 +113,44 @@ def reaching(uri: str) -> Iterator[None]:
         raise _unusable(uri, error, "does not answer in MLflow's form", _NO_MLFLOW) from None
     except (MlflowException, DatabaseError, sqlite3.DatabaseError) as error:
         if any(sign in str(error) for sign in _UNREACHABLE):
-            fix = _FIX_FILE if uri.startswith("sqlite:") else _FIX_SERVER
+            fix = _fix_file(error) if uri.startswith("sqlite:") else _FIX_SERVER
             raise _unusable(uri, error, "cannot be reached", fix) from None
         fixes = [fix for sign, fix in _ANSWERS.items() if sign in str(error)]
         if not fixes or not uri.startswith("http"):
             raise
         raise _unusable(uri, error, "cannot be used", fixes[0]) from None
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM are answered, as they would have been, when the block ends; the second one at once."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread is interrupted
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
+    came: list[int] = []
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def wait(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        restore()
+
+    for number in handlers:
+        signal.signal(number, wait)
+    try:
+        yield
+    finally:
+        restore()
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _fix_file(error: Exception) -> str:
+    return next((fix for sign, (_, fix) in SQLITE.items() if sign in str(error)), _FIX_FILE)
 
 
 def _unusable(uri: str, error: Exception, how: str, fix: str) -> TrackingError:
@@ -193,7 +233,7 @@ def read_database(file: Path, query: str, *values: object) -> list[tuple[Any, ..
     except sqlite3.DatabaseError as error:
         if "no such" in str(error):
             return None
-        raise _unusable(f"sqlite:///{file}", error, "cannot be read", _FIX_FILE) from None
+        raise _unusable(f"sqlite:///{file}", error, "cannot be read", _fix_file(error)) from None
 
 
 def _upgrade(file: Path, fresh: bool) -> None:

@@ -1,5 +1,6 @@
 # no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
 import hashlib
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy
 
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
@@ -121,6 +123,24 @@ def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: p
     run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
     assert run.info.status == "FAILED"
     assert run.data.tags["finetune.error"] == "Failure: no more memory, token [SERVICE_TOKEN redacted]"
+
+
+def test_an_interrupt_while_mlflow_writes_leaves_its_database_unlocked(tracking: Tracking) -> None:
+    def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO metrics"):
+            signal.raise_signal(signal.SIGINT)
+
+    def body(step: StepRun, attempt: int) -> None:
+        sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", interrupt)
+        try:
+            step.log_metrics({"rows": 1.0})
+        except dg.DagsterExecutionInterruptedError as interrupted:
+            raise dg.Failure("stopped") from interrupted
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.Engine, "after_cursor_execute", interrupt)
+
+    run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
+    assert (run.info.status, run.data.metrics) == ("KILLED", {"rows": 1.0})
 
 
 def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
