@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 SHARED = "shared"
@@ -114,6 +115,13 @@ class StepContext:
     @property
     def out(self) -> Path:
         return self.builder.folder
+
+    def refuse_changed(self, what: str, present: object, pinned: object) -> None:
+        """Raise JobError where what a step has read is not what it was when the run began: another try would end like it."""
+        if present != pinned:
+            raise JobError(
+                f"{what} of {self.task.name} changed since this run began\nfix: run it again, with what is there now"
+            )
 
 
 @dataclass(frozen=True)

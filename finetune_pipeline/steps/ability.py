@@ -60,10 +60,7 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
             harness={"folder": str(context.task.folder), **harness.model_dump()} if harness.tasks else None,
         )
     )
-    if facts["asked_digest"] != context.run_inputs.ability:
-        raise RuntimeError(
-            f"files of the section ability of {context.task.name} changed since this run began; run it again"
-        )
+    context.refuse_changed("files of the section ability", facts["asked_digest"], context.run_inputs.ability)
     return facts
 
 

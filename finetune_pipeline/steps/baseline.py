@@ -49,12 +49,8 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
     """The base model, with the task's chat template where it gives one. Tasks with the same text of it share the result."""
     spec, folder = context.spec, context.task.folder
     template = read_chat_template(spec.chat_template, folder)
-    if template_identity(spec.chat_template, folder).get("chat_template") != context.run_inputs.base.get(
-        "chat_template"
-    ):
-        raise RuntimeError(
-            f"{spec.chat_template} of {context.task.name} changed since this run began; run it again to use the new one"
-        )
+    present, name = template_identity(spec.chat_template, folder), "chat_template"
+    context.refuse_changed(str(spec.chat_template), present.get(name), context.run_inputs.base.get(name))
     job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
     facts, record = context.launch(job), model_record(context.out)
     for name, digest in record.get("files", {}).items():
@@ -97,10 +93,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             out=context.out,
         )
     )
-    if documents_digest(context.task.folder) != documents:
-        raise RuntimeError(
-            f"documents of {context.task.name} changed since this run began; run it again to use the new ones"
-        )
+    context.refuse_changed("documents", documents_digest(context.task.folder), documents)
     rows, api = read_predictions(context.out / "predictions.parquet"), None
     examples = read_examples(validation)
     if spec.baseline.endpoint is not None:

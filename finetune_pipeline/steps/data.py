@@ -38,10 +38,7 @@ def make_raw(context: StepContext) -> dict[str, Any]:
     """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
     corrections = context.inputs["production_logs"].path("examples.jsonl")
     facts = collect_raw(context.task, context.out, corrections, asked_files(context.task))
-    if facts["digest"] != context.run_inputs.raw:
-        raise RuntimeError(
-            f"raw files of {context.task.name} changed since this run began; run it again to use the new ones"
-        )
+    context.refuse_changed("raw files", facts["digest"], context.run_inputs.raw)
     return facts
 
 
@@ -64,10 +61,7 @@ def make_clean(context: StepContext) -> dict[str, Any]:
 def make_reviewed(context: StepContext) -> dict[str, Any]:
     reviews = context.task.folder / "reviews"
     facts = apply_reviews(context.inputs["clean_examples"].folder, reviews, context.spec, context.out)
-    if reviews_digest(reviews) != context.run_inputs.reviews:
-        raise RuntimeError(
-            f"reviews of {context.task.name} changed since this run began; run it again to use the new ones"
-        )
+    context.refuse_changed("reviews", reviews_digest(reviews), context.run_inputs.reviews)
     return facts
 
 

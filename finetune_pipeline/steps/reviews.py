@@ -57,10 +57,7 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
     }
     facts = summarise(own, drawn, secret, context.spec.gates.confidence)
     write_rows(context.out / "findings.jsonl", as_rows(findings))
-    if ratings_digest(reviews) != context.run_inputs.ratings:
-        raise RuntimeError(
-            f"ratings of {context.task.name} changed since this run began; run it again to use the new ones"
-        )
+    context.refuse_changed("ratings", ratings_digest(reviews), context.run_inputs.ratings)
     return {**facts, "of_earlier_candidates": len(ratings) - len(own), "by_rule": count_by_rule(findings)}
 
 

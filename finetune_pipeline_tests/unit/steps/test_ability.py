@@ -12,6 +12,7 @@ from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Bu
 from finetune_pipeline.evaluation.ability.drop import read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.evaluation.judged_facts import Ability
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.report.judgements import ability_sentences
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest, make_base_ability, make_general_ability
@@ -83,5 +84,5 @@ def test_rows_that_change_under_a_run_stop_it(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     work = stage.work("before", None, base_model=stage.base)
     write_task(tmp_path / "task" / "bench", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}] * 3)
-    with pytest.raises(RuntimeError, match="changed since this run began"):
+    with pytest.raises(JobError, match="changed since this run began"):
         make_base_ability(work)

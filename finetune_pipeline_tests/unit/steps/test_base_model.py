@@ -11,6 +11,7 @@ import yaml
 
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED
@@ -83,7 +84,7 @@ def test_content_decides_and_a_change_during_a_run_stops_it(base: Path, tmp_path
     changed = {name for name in first if first[name] != second[name]}
     assert {"base_model", "few_shot_baseline", "adapter", "merged_model", "test_predictions"} <= changed
     assert not {"raw_examples", "clean_examples", "splits"} & changed
-    with pytest.raises(RuntimeError, match=r"mine\.jinja of demo changed since this run began"):
+    with pytest.raises(JobError, match=r"mine\.jinja of demo changed since this run began"):
         PIPELINE.run("base_model", task, began, store)
 
 
