@@ -24,7 +24,7 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
-from finetune_pipeline.engine.store import replace_text
+from finetune_pipeline.engine.store import hold, replace_text
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ class HomeStorage(_BelowHome, DagsterSqliteStorage):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:
         _keep_engines()
-        return cls.from_local(str(dagster_folder() / "history"), inst_data)
+        folder = dagster_folder()
+        with hold(folder / ".history.lock"):  # of two processes that make its tables at once, Dagster lets one fail
+            return cls.from_local(str(folder / "history"), inst_data)
 
 
 @lru_cache(maxsize=32)

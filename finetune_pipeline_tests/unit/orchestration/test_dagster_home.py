@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from finetune_pipeline.orchestration.dagster_internals import (
     LONGEST_SLEEP,
     WORKSPACE,
+    HomeStorage,
     dagster_folder,
     dagster_home,
     sleep_while_waiting,
@@ -66,6 +68,12 @@ def test_the_instance_is_set_up_as_documented_with_its_history_below_home(home: 
         with dg.DagsterInstance.from_ref(instance.get_ref()) as elsewhere:  # how run workers get theirs
             assert elsewhere.run_storage._conn_string == instance.run_storage._conn_string
     assert dagster_folder() == home / "dagster"
+
+
+def test_several_may_open_a_new_history_at_once(home: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        opened = [threads.submit(HomeStorage.from_config_value, None, {}) for _ in range(8)]
+    assert all(each.result().run_storage.get_runs_count() == 0 for each in opened)
 
 
 def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(home: Path) -> None:
