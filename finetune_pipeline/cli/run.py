@@ -7,15 +7,15 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 import dagster as dg
-import psutil
 
 # The watcher asks Dagster's database while this thread loads MLflow, which loads this. Half loaded, it fails the question.
 import sqlalchemy.orm  # noqa: F401
@@ -27,6 +27,7 @@ from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import errors
+from finetune_pipeline.orchestration.abandoned import abandoned_slots_freed, close_abandoned_runs, process_start
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
@@ -105,7 +106,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     try:
         with (
             progress,
-            _abandoned_slots_freed(instance),
+            abandoned_slots_freed(instance),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
             project.tracking.prepare()  # before steps run in parallel
@@ -119,7 +120,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
                     "finetune/task": task.name,
                     "finetune/trigger": "command line",
                     "finetune/pid": str(os.getpid()),
-                    "finetune/process_started": f"{_began(os.getpid()):.2f}",
+                    "finetune/process_started": f"{process_start(os.getpid()):.2f}",
                     "dagster/max_retries": "0",  # of a killed command: whoever gave it gives it again
                 },
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -169,12 +170,16 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
 
     # a connection that is just being closed when the interrupt comes would be told with a traceback
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    # and so would one that comes in a destructor, where Python cannot raise it
+    lost, interrupts = sys.unraisablehook, (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+    sys.unraisablehook = lambda args: None if issubclass(args.exc_type, interrupts) else lost(args)
     thread = threading.Thread(target=watch, daemon=True)
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread.start()
     try:
         yield interrupted
     finally:
+        sys.unraisablehook = lost
         signal.set_wakeup_fd(before)
         writer.close()
         thread.join()
@@ -259,66 +264,6 @@ def _cause(data: Any) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     return f"{error.cls_name}: {error.message.strip()}" if error is not None else "unknown error"
-
-
-LIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-
-
-def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
-    """Mark as failed every run of a task that a command line of this machine started and whose process is gone.
-
-    `finish` ends the run in MLflow. Returns the run ids. Runs started by Dagster's daemon are the daemon's to watch.
-    """
-    closed = []
-    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
-        if "finetune/pid" in run.tags and not _process_runs(run):
-            instance.report_run_failed(run, "the process that executed this run was killed; run it again to go on")
-            finish(run.run_id, "FAILURE")
-            closed.append(run.run_id)
-    return closed
-
-
-def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
-    """Free the slots of the GPU pool that killed command lines hold, of any task: who needs one would wait for ever."""
-    storage = instance.event_log_storage
-    for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
-        for slot in storage.get_concurrency_info(key).claimed_slots:
-            run = instance.get_run_by_id(slot.run_id)
-            if run is not None and "finetune/pid" in run.tags and not _process_runs(run):
-                storage.free_concurrency_slots_for_run(slot.run_id)
-
-
-@contextlib.contextmanager
-def _abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Keep freeing them while the block runs: the one that is waited for may be killed meanwhile."""
-    stop = threading.Event()
-
-    def keep_freeing() -> None:
-        while not stop.is_set():
-            free_abandoned_slots(instance)
-            stop.wait(10.0)
-
-    thread = threading.Thread(target=keep_freeing, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-
-
-def _process_runs(run: dg.DagsterRun) -> bool:
-    """Whether the process of a run still runs. After a restart of the machine or container another may have its number."""
-    try:
-        began = _began(int(run.tags["finetune/pid"]))
-    except psutil.NoSuchProcess:
-        return False
-    return abs(began - float(run.tags["finetune/process_started"])) < 1
-
-
-def _began(pid: int) -> float:
-    """When a process started, in seconds since the machine did: the clock may be set while it runs."""
-    return psutil.Process(pid).create_time() - psutil.boot_time()
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.orchestration.abandoned import close_abandoned_runs
 from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
@@ -121,7 +122,9 @@ _LOOKED_AT = 20
 
 
 def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
-    """A sentence that names a run of the task that has not ended; None where there is none."""
+    """A sentence that names a run of the task that has not ended; None where there is none. A command line that was killed
+    cannot say that its run has ended: it is closed here, or nothing would be started any more."""
+    close_abandoned_runs(instance, task.name, Tracking().finish)
     running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=IN_FLIGHT), limit=1)
     return f"run {running[0].run_id[:8]} of this task is going on; looking again after it" if running else None
 

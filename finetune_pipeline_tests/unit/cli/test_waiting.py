@@ -11,19 +11,24 @@ import dagster as dg
 import psutil
 import pytest
 
-from finetune_pipeline.cli.run import (
-    _abandoned_slots_freed,
-    _began,
+from finetune_pipeline.cli.run import pool_wait
+from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.orchestration.abandoned import (
+    abandoned_slots_freed,
     close_abandoned_runs,
     free_abandoned_slots,
-    pool_wait,
+    process_start,
 )
-from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.orchestration.resources import Compute
+from finetune_pipeline.orchestration.sensors import run_in_progress
 from finetune_pipeline.progress import VARIABLE, tell
+from finetune_pipeline.spec import load_task
 from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline.worker.supervised import Stopped
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.processes import wait_until
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
@@ -46,14 +51,16 @@ def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
         assert pool_wait(instance, waiter) is None
 
 
-def begun(instance: dg.DagsterInstance, task: str, started: float) -> str:
+def begun(
+    instance: dg.DagsterInstance, task: str, started: float, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED
+) -> str:
     """The id of a run of this process that began so many seconds after the machine: with another time, one that is gone."""
 
     @dg.job
     def nothing() -> None: ...
 
     tags = {"finetune/task": task, "finetune/pid": str(os.getpid()), "finetune/process_started": f"{started:.2f}"}
-    return instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
+    return instance.create_run_for_job(nothing, tags=tags, status=status).run_id
 
 
 def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number(tmp_path: Path) -> None:
@@ -68,9 +75,19 @@ def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number
         assert left and left.status == dg.DagsterRunStatus.STARTED, "its own task closes it, in MLflow, too"
 
 
+def test_a_command_that_was_killed_before_its_run_started_holds_back_no_sensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", copy_database(tmp_path / "mlflow"))
+    task = load_task(ROOT / "data" / "ticket_triage")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        begun(instance, task.name, 0.0, dg.DagsterRunStatus.NOT_STARTED)
+        assert run_in_progress(instance, task) is None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps the time a process started")
 def test_a_clock_that_is_set_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _began(os.getpid())
+    before = process_start(os.getpid())
     for entry in Path("/proc").iterdir():
         if entry.name not in ("stat", "self"):
             (tmp_path / entry.name).symlink_to(entry)
@@ -78,7 +95,7 @@ def test_a_clock_that_is_set_ends_no_run(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "stat").write_text(said)
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     assert abs(psutil.boot_time() - (psutil.Process().create_time() - before)) < 1, "the clock was set"
-    assert _began(os.getpid()) == pytest.approx(before, abs=0.02)
+    assert process_start(os.getpid()) == pytest.approx(before, abs=0.02)
 
 
 def test_a_killed_run_of_any_task_holds_no_slot_and_a_running_one_keeps_its_own(tmp_path: Path) -> None:
@@ -91,7 +108,7 @@ def test_a_killed_run_of_any_task_holds_no_slot_and_a_running_one_keeps_its_own(
         for run in (gone, running):
             assert storage.claim_concurrency_slot("gpu", run, "orders__adapter").is_claimed
         assert not storage.claim_concurrency_slot("gpu", waiting, "tickets__adapter").is_claimed
-        with _abandoned_slots_freed(instance):  # as a run does that waits already when another one is killed
+        with abandoned_slots_freed(instance):  # as a run does that waits already when another one is killed
             wait_until(lambda: gone not in {s.run_id for s in storage.get_concurrency_info("gpu").claimed_slots})
         free_abandoned_slots(instance)
         assert running in {slot.run_id for slot in storage.get_concurrency_info("gpu").claimed_slots}
