@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 from finetune_pipeline.findings import FindingsError
 
@@ -50,7 +53,7 @@ _SYSTEM = {
 }
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = ("the database in {place} is locked by another process", "let it end, and run it again")
-_DAMAGED = ("the database in {place} is damaged", "put back a copy, or move it away")
+_DAMAGED = ("the database {place} is damaged", "put back a copy, or move it away")
 SQLITE = {
     "database or disk is full": _FULL,
     "database is locked": _LOCKED,
@@ -62,7 +65,10 @@ SQLITE = {
     ),
     "disk image is malformed": _DAMAGED,
     "file is not a database": _DAMAGED,
-    "unable to open database": ("the database in {place} cannot be opened", _RIGHTS),
+    "unable to open database": (
+        "the database in {place} cannot be opened",
+        "see that its folder is there, can be written and has free space",
+    ),
 }
 """What SQLite says of a fault from outside."""
 
@@ -90,8 +96,25 @@ def outside_words(error: BaseException, place: object) -> str | None:
         if "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__:  # sqlite3, SQLAlchemy
             for sign, words in SQLITE.items():
                 if sign in str(link):
-                    return _sentence(words, place)
+                    return _sentence(words, _damaged(place) if words is _DAMAGED else place)
     return None
+
+
+def _damaged(place: object) -> str:
+    """The damaged databases below a folder: no error of SQLite names its file."""
+    return (
+        ", ".join(str(path) for path in sorted(Path(str(place)).rglob("*.db")) if not _is_whole(path)) or f"in {place}"
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return bool(database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.OperationalError:  # locked, or not to be opened: nobody can tell
+        return True
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _sentence(words: tuple[str, str], place: object) -> str:

@@ -90,7 +90,7 @@ FAULTS: dict[Callable[[Path], object], str] = {
     too_large_a_file: "could not be written: it reached the limit of a file's size",
     links_in_a_circle: "its symbolic links lead in a circle",
     locked_database: "is locked by another process",
-    damaged_database: "is damaged",
+    damaged_database: "history.db is damaged",
 }
 
 
