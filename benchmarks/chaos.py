@@ -20,6 +20,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from pathlib import Path
 
 from benchmarks.chaos_dagster import dagster_fault
 from benchmarks.chaos_mlflow import Proxy, mlflow_server
-from benchmarks.chaos_runs import Run, contents, made, remove, stage_of
+from benchmarks.chaos_runs import Run, contents, left_open, made, remove, stage_of
 from finetune_pipeline_tests.graph.disturbed import (
     LOG_ROWS,
     fresh,
@@ -39,6 +40,7 @@ from finetune_pipeline_tests.graph.disturbed import (
     last_output,
     logged,
     run_in_progress,
+    stop_run,
     wait_for,
     whole,
 )
@@ -117,7 +119,7 @@ class Chaos:
             wrong.append(f"{len(lost)} log rows lost, {len(rows) - len(set(rows))} doubled")
         half = list((project.home / "artifacts").glob("*/*/.making-*"))
         wrong += [f"left behind: {path}" for path in half]
-        return wrong
+        return wrong + left_open(project)
 
 
 def finish(project: Project, *arguments: str, **environment: str) -> int:
@@ -148,6 +150,35 @@ def kills(chaos: Chaos) -> tuple[Project, int, str]:
         if not following or stage_of(following) != stage:
             finish(project, "--stage", stage)
     return project, finish(project), f"{sum(': ' in line and int(line[24]) for line in table)} kills"
+
+
+def signals(chaos: Chaos) -> tuple[Project, int, str]:
+    """A whole run from nothing gets a signal at a random moment, is started again, gets the next, and so on, `kills` times
+    ten; the command line alone gets it, or its whole group, as from a terminal."""
+    rng, table = random.Random(chaos.seed), []
+    key = chaos.finished / "home" / "artifacts" / "scrubbing.key"
+    project = fresh(chaos.now, chaos.base, key)
+    project.cold = False
+    for number in range(10 * chaos.kills):
+        name = ("SIGKILL", "SIGINT", "SIGTERM", "SIGHUP")[number % 4]
+        (project.root / "run.log").unlink(missing_ok=True)
+        run = Run(project)
+        wait_for(run, lambda run=run: run_in_progress(project, run))
+        end = time.monotonic() + rng.uniform(0, 25)
+        while time.monotonic() < end and run.poll() is None:
+            time.sleep(0.01)
+        if run.poll() is not None:
+            table.append(f"  run {number} had ended")
+            break
+        where, group = "+".join(run_in_progress(project, run)) or "between two", rng.random() < 0.5
+        took = stop_run(run, signal.Signals[name], group=group)
+        whole(project)
+        said = last_output(project)
+        if name in ("SIGINT", "SIGTERM") and "warm_workers" not in said:  # which answer signals while they start
+            assert "Traceback" not in said and "locked" not in said and said.count("stopped; what was made") == 1, said
+        table.append(f"  {name} for the {'group' if group else 'command'} in {where}, which ended {took:.1f} s later")
+        print(table[-1], flush=True)
+    return project, finish(project), f"{len(table)} signals"
 
 
 @contextlib.contextmanager
@@ -246,6 +277,7 @@ def two_at_once(chaos: Chaos) -> tuple[Project, int, str]:
 
 FAULTS: dict[str, Callable[[Chaos], tuple[Project, int, str]]] = {
     "kills": kills,
+    "signals": signals,
     "checkpoint": checkpoint,
     "two at once": two_at_once,
     "disk": disk,

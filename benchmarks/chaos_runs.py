@@ -6,11 +6,15 @@ the imports of some hundred runs, and nothing else. The children that work with 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -69,6 +73,7 @@ class Run:
 
 def _finetune(arguments: list[str], environment: Mapping[str, str], log: str) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it
     os.environ.clear()
     os.environ.update(environment)
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -111,6 +116,43 @@ def _without(keys: set[str], value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without(keys, part) for key, part in value.items() if key not in keys}
     return [_without(keys, part) for part in value] if isinstance(value, list) else value
+
+
+def left_open(project: Project) -> list[str]:
+    """What no run that has ended may leave: records of runs that go on or are there twice, slots, locks, registered twice."""
+    mlflow, history = project.home / "mlflow" / "mlflow.db", project.home / "dagster" / "history" / "history"
+    tag = "(SELECT value FROM tags WHERE run_uuid = runs.run_uuid AND key = '{}')"
+    which = ", ".join(map(tag.format, ("dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version")))
+    asked = {
+        "MLflow runs that go on": (mlflow, "SELECT name FROM runs WHERE status = 'RUNNING'"),
+        "MLflow runs that are there twice": (mlflow, f"SELECT name FROM runs GROUP BY {which} HAVING count(*) > 1"),
+        "more than one version": (mlflow, "SELECT version FROM model_versions WHERE version > 1"),
+        "Dagster runs that go on": (
+            history / "runs.db",
+            "SELECT run_id FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')",
+        ),
+        "slots": (
+            history / "runs" / "index.db",
+            "SELECT run_id, step_key FROM concurrency_slots WHERE run_id IS NOT NULL",
+        ),
+    }
+    wrong = []
+    for name, (file, query) in asked.items():
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            rows = database.execute(query).fetchall()
+        wrong += [f"{name}: {rows}"] if rows else []
+    locks = [
+        *(project.home / "artifacts").glob("*/.locks/*"),
+        *(project.home / "locks").glob("*"),
+        mlflow.parent / ".runs.lock",
+    ]
+    for path in locks:
+        with path.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wrong.append(f"held: {path}")
+    return wrong
 
 
 def stage_of(asset: str) -> str:

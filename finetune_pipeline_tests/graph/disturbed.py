@@ -97,11 +97,19 @@ def heavy_child(run: Running) -> psutil.Process | None:
 
 def kill_run(run: Running) -> None:
     """SIGKILL for the command line. Asserts that nothing it started outlives it."""
-    children = psutil.Process(run.pid).children(recursive=True)
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
+    stop_run(run, signal.SIGKILL)
+
+
+def stop_run(run: Running, number: signal.Signals, *, group: bool = False) -> float:
+    """A signal for the command line, or for its whole group. Asserts that nothing it started outlives it. Returns how many
+    seconds it lived on."""
+    children, began = psutil.Process(run.pid).children(recursive=True), time.monotonic()
+    (os.killpg if group else os.kill)(run.pid, number)
+    run.wait(300)
+    took = time.monotonic() - began
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, f"outlived the process that started them: {alive}"
+    return took
 
 
 def kill_in(project: Project, run: Running, asset: str, seconds: float, rng: random.Random, child: bool) -> str:
