@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -263,7 +264,7 @@ def _cause(data: Any) -> str:
     error = data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    return f"{error.cls_name}: {error.message.strip()}" if error is not None else "unknown error"
+    return re.sub(r"^(\w+\.)+", "", error.message.strip()) if error is not None else "unknown error"
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import dagster as dg
 import numpy as np
 import psutil
 import pytest
@@ -26,6 +27,8 @@ from safetensors.numpy import save_file
 from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
+from finetune_pipeline.cli.run import refusals_and_failures
+from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -193,6 +196,19 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert errors.strip() == "stopped; what was made is kept, and the same command goes on from there"
     assert "splits" not in out, "no further step begins"
+
+
+def test_a_failed_step_names_its_error_once() -> None:
+    @dg.op
+    def step() -> None:
+        raise MissingInput("tickets/splits needs clean_examples")
+
+    @dg.job
+    def job() -> None:
+        step()
+
+    failures = refusals_and_failures(job.execute_in_process(raise_on_error=False))
+    assert failures == ([], [("step", "MissingInput: tickets/splits needs clean_examples")])
 
 
 def _interruptible() -> None:
