@@ -65,6 +65,7 @@ SQLITE = {
     ),
     "disk image is malformed": _DAMAGED,
     "file is not a database": _DAMAGED,
+    "no such table": ("the database in {place} was deleted while it was in use", "run it again"),
     "unable to open database": (
         "the database in {place} cannot be opened",
         "see that its folder is there, can be written and has free space",

@@ -74,7 +74,10 @@ class Tracking(dg.ConfigurableResource[Any]):
         """
         uri = self.uri()
         file = sqlite_file(uri)
-        if (uri, self.experiment) in _PREPARED and (file is None or file.exists()):
+        made = file is None or (
+            file.exists() and file.stat().st_size > 0
+        )  # once deleted, whoever opens it leaves it empty
+        if (uri, self.experiment) in _PREPARED and made:
             return
         with locked(self.place(), "prepare"):
             migrate(uri)

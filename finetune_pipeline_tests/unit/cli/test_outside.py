@@ -80,6 +80,10 @@ def locked_database(tmp_path: Path) -> None:
         other.execute("CREATE TABLE events (told TEXT)")
 
 
+def deleted_database(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM events")
+
+
 def damaged_database(tmp_path: Path) -> None:
     (tmp_path / "history.db").write_bytes(b"no database" * 1000)
     sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM events")
@@ -93,6 +97,7 @@ FAULTS: dict[Callable[[Path], object], str] = {
     too_large_a_file: "could not be written: it reached the limit of a file's size",
     links_in_a_circle: "its symbolic links lead in a circle",
     locked_database: "is locked by another process",
+    deleted_database: "was deleted",
     damaged_database: "history.db is damaged",
 }
 

@@ -143,6 +143,12 @@ def test_an_interrupt_while_mlflow_writes_leaves_its_database_unlocked(tracking:
     assert (run.info.status, run.data.metrics) == ("KILLED", {"rows": 1.0})
 
 
+def test_a_database_that_is_deleted_in_use_is_made_anew(tracking: Tracking) -> None:
+    tracking.prepare()
+    (tracking.place() / "mlflow.db").write_bytes(b"")  # SQLite makes an empty file of the one it does not find
+    assert tracking.finish("a run that nobody knows any more", "FAILURE") == 0
+
+
 def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROVIDER_API_KEY", "sk-planted-secret-123")
 
