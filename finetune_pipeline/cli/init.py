@@ -120,7 +120,7 @@ def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: Art
     placed = place_files(given, folder, made.converted)
     if made.schema is not None:
         write_json(folder / "schema.json", made.schema)
-    listed = _some([file.path.name for file in given])
+    listed = _some([Path(file.name).name for file in given])
     replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed))
     if (least := least_per_label(folder, store)) is not None:
         replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed, least))

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from finetune_pipeline import __version__
-from finetune_pipeline.cli.output import DONE, ERROR, failure, json_only, noticed, problem
+from finetune_pipeline.cli.output import DONE, ERROR, failure, json_only, noticed, problem, usable_streams
 
 COMMANDS = (
     "init",
@@ -96,6 +96,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point. Known errors, faults from outside and Ctrl-C become one readable message; bugs keep their traceback. All
     exit with 1. With ``--json`` standard output is one JSON document, whatever happens."""
+    usable_streams()
     with noticed(), json_only("--json" in sys.argv[1:]) as answer:
         answer.code = _exit_code()
     sys.exit(answer.code)
@@ -104,6 +105,8 @@ def main() -> None:
 def _exit_code() -> int:
     try:
         code = cli.main(prog_name="finetune", standalone_mode=False)
+    except SystemExit:  # of click: what reads our output wants no more of it
+        return ERROR
     except BaseException as error:
         words = failure(error)
         if words is None:

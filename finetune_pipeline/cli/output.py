@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -40,6 +41,17 @@ class JsonAnswer:
 
 _answers: list[JsonAnswer] = []
 """That of the command that runs, if it was asked for one."""
+
+
+def usable_streams() -> None:
+    """Lead standard streams that are closed to nowhere: the next file opened would take their place. What the encoding of
+    the others has no sign for is escaped."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def say(*lines: str) -> None:

@@ -42,7 +42,7 @@ class Answers:
         self.rows, self.values, self.problem = lengths.total(), list(counts), ""
         if not counts:
             self.problem = "no row has an answer that can be read"
-        elif len(counts) == 1:
+        elif len(set(map(_plain, counts))) == 1:
             self.problem = f"every row has the same answer, {self.values[0][:60]!r}: there is nothing to learn"
         self.longest = 0 if self.problem else sorted(lengths.elements(), reverse=True)[self.rows // 100]
         self.kind = self._kind(counts, written)
@@ -77,12 +77,16 @@ def _label_order(counts: Counter[str]) -> Any:
     return lambda item: (-item[1], item[0])
 
 
+def _plain(label: str) -> str:
+    return " ".join(label.split()).casefold()
+
+
 def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
     """Labels that differ from a more frequent one in case and blanks alone."""
     first: dict[str, str] = {}
     others: dict[str, tuple[str, int]] = {}
     for label, n in sorted(counts.items(), key=lambda item: -item[1]):
-        plain = " ".join(label.split()).casefold()
+        plain = _plain(label)
         if plain in first:
             others[label] = (first[plain], n)
         first.setdefault(plain, label)

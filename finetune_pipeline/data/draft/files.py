@@ -51,6 +51,9 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
             files |= dict.fromkeys(inside)
         elif path.is_file():
             files[path] = None
+        elif os.path.lexists(path):
+            message = "it is neither a file nor a folder, and no link to one"
+            problems.append(Finding("draft.no_file", "error", str(path), message, "copy what it holds into a file"))
         else:
             names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, names, 1, 0.6)

@@ -17,7 +17,7 @@ from finetune_pipeline_tests.unit.data.test_draft import CHATS, FILES, lines, of
 
 def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path, finetune: Any) -> None:
     rows = [[text, label] for text, label in pairs(700)]
-    file = of(tmp_path, "Support Mails.csv", table([["Nachricht", "Kategorie"], *rows], ";").encode("cp1252"))[1]
+    file = of(tmp_path, "Support Mails\n.csv", table([["Nachricht", "Kategorie"], *rows], ";").encode("cp1252"))[1]
     done = finetune("init", file)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "data" / "support_mails"
@@ -25,8 +25,8 @@ def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path, finetune
     assert spec["data"]["fields"] == {"text": "Nachricht", "label": "Kategorie"}
     assert spec["output"]["labels"] == ["billing", "account", "delivery"]
     assert "billing: # describe" in spec["system_prompt"]
-    assert (folder / "raw" / "Support Mails.csv").read_bytes() == file.read_bytes()
-    assert "3 labels: 'billing' × 234" in done.stdout and "copied raw/Support Mails.csv" in done.stdout
+    assert (folder / "raw" / "Support Mails_.csv").read_bytes() == file.read_bytes()
+    assert "3 labels: 'billing' × 234" in done.stdout and "copied raw/Support Mails_.csv" in done.stdout
     assert "TF-IDF and logistic regression: accuracy" in done.stdout and "always answering" in done.stdout
     described = finetune("check", "support_mails")
     assert described.returncode == 0 and "still holds `# describe`" in described.stdout

@@ -149,6 +149,20 @@ def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], mess
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "stdout", "stderr"),
+    [("schema --json <&- >&-", "", ""), ("init nowhere.csv <&- >&-", "", "there is no such file"),
+        ("schema --json | head -c 1", "{", ""), ("--help", "\\u2026", "")],
+)  # fmt: skip
+def test_closed_streams_and_a_terminal_without_a_sign_for_it_change_nothing(
+    tmp_path: Path, command: str, stdout: str, stderr: str
+) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1", "FINETUNE_HOME": str(tmp_path)}
+    shell = ["sh", "-c", f"{sys.executable} -m finetune_pipeline.cli.main {command}"]
+    done = subprocess.run(shell, env=env, text=True, capture_output=True, check=False)
+    assert (stdout in done.stdout) and (stderr in done.stderr if stderr else not done.stderr)
+
+
 def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:
     """A second more of imports is a second before the first line."""
     for arguments, unneeded in {

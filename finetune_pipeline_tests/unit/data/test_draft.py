@@ -249,7 +249,10 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     [
         ("draft.headers_differ", {"a.csv": table(HEADED), "b.csv": table([*PAIRS])}),
         ("draft.rows_differ", {f"{key}.json": json.dumps({"info": 1, key: ITEMS}) for key in ("items", "entries")}),
-        ("draft.answers", {"a.csv": table([["text", "label"], *([t, "same"] for t, _ in PAIRS)])}),
+        (
+            "draft.answers",
+            {"a.csv": table([["text", "label"], *([t, ("same", "Same ")[len(t) % 2]] for t, _ in PAIRS)])},
+        ),
         ("draft.no_rows", {"a.jsonl": ""}),
         ("data.csv_dialect", {"a.csv": table([["text", "label", "label"], *([t, y, y] for t, y in PAIRS)])}),
         ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in PAIRS)}),
@@ -271,7 +274,9 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     (tmp_path / "in").mkdir()
     file = of(tmp_path / "in", "a.csv", "text,label\n")[1]
     with pytest.raises(FindingsError) as error:
-        given_files([tmp_path / "in" / "b.csv", tmp_path / "nowhere"])
+        (tmp_path / "in" / "c.csv").symlink_to("gone.csv")
+        given_files([tmp_path / "in" / "b.csv", tmp_path / "nowhere", tmp_path / "in" / "c.csv"])
+    assert "c.csv: it is neither a file nor a folder" in str(error.value)
     assert "did you mean" in str(error.value) and "nowhere" in str(error.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FindingsError, match=r"draft\.no_files"):
