@@ -53,7 +53,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
     if native == "openai_preference":
         return Chat({}, columns=("input", "preferred_output"), turns="input")
-    for column in (c for c in columns.values() if c.kind == "list" and "." not in c.path and not c.is_rejected):
+    for column in (c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_rejected):
         lists = [row[column.name] for row in objects[:500] if isinstance(row.get(column.name), list)]
         turns = [turn for turns in lists for turn in turns]
         keys = _turn_keys(turns) if turns and all(isinstance(turn, dict) for turn in turns) else None
@@ -117,7 +117,7 @@ def _roles(speakers: Iterator[str]) -> dict[str, str]:
 
 def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     """A table with one turn a row: who speaks, what is said, and in which conversation."""
-    flat = {c.path: c for c in columns.values() if "." not in c.path}
+    flat = {c.path: c for c in columns.values() if c.is_top}
     speakers = [p for p, c in flat.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
     known = [p for p in speakers if _are_speakers(flat[p])]
     named = [p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None]

@@ -97,6 +97,12 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
     "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
     "questions as names": ("a.csv", table([["What did they say to us?", "Why?"], *PAIRS])),
+    "lists of one": ("a.jsonl", lines([{"data": {"text": t}, "label": [y], "seen": []} for t, y in PAIRS])),
+    "guesses": (
+        "a.jsonl",
+        lines([{"text": t, "label.suggestion": SAYS[len(t) % 2], "label.responses": [y]} for t, y in PAIRS]),
+    ),
+    "one value for all": ("a.jsonl", lines([{"text": t, "intent": y, "entities": []} for t, y in PAIRS])),
     "tags": ("a.csv", table([["text", "tags"], *PAIRS])),
     "no blanks": ("a.jsonl", lines([{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS])),
     "title": ("a.xlsx", workbook({"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]})),
@@ -145,7 +151,7 @@ def test_a_worse_answer_and_what_holds_the_text_are_no_answers(tmp_path: Path) -
     both = [{"chosen": f"Human: {t} Assistant: yes {y}", "rejected": f"no, {t} at all"} for t, y in PAIRS]
     made, problems = draft([of(tmp_path, "a.jsonl", lines(both))])
     assert made is None and problems[-1].rule == "draft.no_columns"
-    within = [{"doc": {"body": t, "lang": "en"}, "meta": {"labels": [y]}} for t, y in PAIRS]
+    within = [{"doc": {"body": t, "lang": "en"}, "meta": {"labels": [y, y]}} for t, y in PAIRS]
     made = drafted(of(tmp_path, "b.jsonl", lines(within)))
     assert made.data["fields"] == {"prompt": "doc.body", "completion": "to_string(meta)"}
     parts = [
