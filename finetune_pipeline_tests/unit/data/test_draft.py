@@ -68,6 +68,7 @@ WIDE = [
     [i, f"2026-03-{1 + i % 28:02d}", ("web", "mail")[i % 8 > 3], ("DE", "FR", "IT")[i // 80], text, label, i * 37 % 91]
     for i, (text, label) in enumerate(PAIRS)
 ]
+NOTED = [[i, t, y, i % 7] for i, (t, y) in enumerate(PAIRS)]
 PATTERNS = [
     {"tag": tag, "patterns": [f"{say} {word}" for say in some.split(", ") for word in SAYS], "responses": ["ok"]}
     for tag, some in {
@@ -106,6 +107,11 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "tags": ("a.csv", table([["text", "tags"], *PAIRS])),
     "no blanks": ("a.jsonl", lines([{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS])),
     "title": ("a.xlsx", workbook({"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]})),
+    "notes above": (
+        "a.xlsx",
+        workbook({"Data": [["Tickets"], ["made", "2026"], ["id", "body", "queue", "n"], *NOTED]}),
+    ),
+    "joined files": ("a.csv", table([*HEADED[:121], *HEADED[:1], *HEADED[121:]])),
     "title above commas": ("a.csv", "Tickets,\n" + table([["Message", "Topic"], *PAIRS])),
     "delimiter for Excel": ("a.csv", "sep=;\n" + table([["Message", "Topic"], *PAIRS], ";")),
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
