@@ -27,7 +27,7 @@ LABELS = (
 )
 WRITTEN = (
     *("completion", "output", "answer", "response", "reply", "summary", "translation", "solution", "target"),
-    *("highlights", "sql", "code", "json", "extraction", "entities", "resolution", "correction"),
+    *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "resolution", "correction"),
     *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, leaves
-from finetune_pipeline.data.draft.conversations import Chat, chat_of
+from finetune_pipeline.data.draft.conversations import Chat, chat_of, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.quality.linear_model import features, predicted
 
@@ -48,6 +48,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
     if not text and not answer and (chat := chat_of(rows, columns)):
+        chat = with_answer(chat, rows, columns)
         used = {*chat.columns, *chat.fields.values()}
         unused = [c.path for c in columns.values() if c.is_top and c.path not in used]
         return Choice(chat.fields, chat=chat, unused=unused)

@@ -69,7 +69,7 @@ class Column:
         """How `data.fields` reads the values as text."""
         plain = self.kinds.keys() <= {"text"} or self.path == KEY
         all_of = re.sub(r"(?<=.)\[0\]", "[]", self.path)
-        if all_of != self.path:  # a list that holds two one day gives both, which is no label
+        if all_of != self.path and self.is_label:  # a list that holds two one day gives both, which is no label
             return f"join(', ', {all_of if plain else f'{all_of}.to_string(@)'})"
         return self.path if plain else f"to_string({self.path})"
 

@@ -225,6 +225,13 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     compared = [{"input": {"messages": c[:3]}, "preferred_output": c[3:], "non_preferred_output": c[1:2]} for c in own]
     made = drafted(of(tmp_path, "h.jsonl", lines(compared)))
     assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
+    system = {"role": "system", "content": "Be kind."}
+    asked = [{"input": [system, *c[:3]], "output": c[3], "model": "ab"[len(c[2]) % 2]} for c in own]
+    made = drafted(of(tmp_path, "i.jsonl", lines(asked)))
+    assert (made.answers.rows, made.system_prompt) == (60, "Be kind.")
+    assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
+    preferred = [{"prompt": c[:3], "chosen": c[3:], "rejected": c[1:2]} for c in own]
+    assert sorted(drafted(of(tmp_path, "j.jsonl", lines(preferred))).answers.values) == sorted(made.answers.values)
 
 
 def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:
