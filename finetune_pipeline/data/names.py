@@ -21,13 +21,13 @@ TEXTS = (
 LABELS = (
     *("label", "labels", "intent", "category", "class", "tag", "topic", "sentiment", "queue", "target", "type"),
     *("rating", "stars", "score", "stance", "emotion", "polarity", "department", "team", "genre", "priority"),
-    *("verdict", "decision", "result", "is_spam", "spam", "toxic", "y"),
+    *("verdict", "decision", "result", "is_spam", "spam", "toxic", "y", "gold", "annotation"),
     *("kategorie", "klasse", "thema", "stimmung", "bewertung", "abteilung", "art"),
     *("categorie", "etiquette", "sentimiento", "categoria", "etiqueta", "clase", "etichetta"),
 )
 WRITTEN = (
     *("completion", "output", "answer", "response", "reply", "summary", "translation", "solution", "target"),
-    *("highlights", "sql", "code", "json", "extraction", "entities", "resolution", "correction"),
+    *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "resolution", "correction"),
     *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
@@ -54,6 +54,8 @@ GROUPS = (
 )
 TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "case")
 """Columns that say to which conversation a row with one turn belongs."""
+GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
+"""Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""
 REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
 """Columns of preference data that hold the worse answer: nothing to learn."""
 IDS = (

@@ -117,6 +117,9 @@ def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
             f"(a window has {spec.drift.window_rows})."
         )
     seen = f"{facts['windows']} windows of {spec.drift.window_rows} production rows"
+    unjudged = [name for name, s in facts["signals"].items() if s["p"] is None and s["side"] != QUALITY]
+    if unjudged:
+        seen += f"; too few different texts or answers to judge {', '.join(unjudged)}"
     known = ", ".join(facts["known"])
     if not facts["drifted"]:
         past = f"; {', '.join(facts['past'])} had drifted in earlier windows" if facts["past"] else ""

@@ -135,10 +135,9 @@ def _is_review(line: dict[str, Any]) -> bool:
 
 def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
     """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, by the time of the
-    decision; those without come first, in the order of their file."""
-    if _is_review(line):
-        return (1, line.get("decided") or "", line["source"]["file"], line["source"]["line"])
-    return (0, *_order(line))
+    decision; those without come first. At one time, the place in the file decides."""
+    said = (1, line.get("decided") or "") if _is_review(line) else (0, line["timestamp"])
+    return (*said, line["source"]["file"], line["source"]["line"], *_order(line))
 
 
 def read_logs(task: Task, store: ArtifactStore) -> Logs:

@@ -49,7 +49,8 @@ class LogFile:
 
 
 def log_files(task: Task) -> list[LogFile]:
-    """JSON Lines files of the task's log places, by name. Hidden and partial files (.tmp, .part) are left out."""
+    """JSON Lines files of the task's log places and the folders in them, by name. Hidden and partial files (.tmp, .part)
+    are left out."""
     own, configured = task.folder / OWN_FOLDER, task.spec.logs.path
     places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
     files = []
@@ -58,15 +59,16 @@ def log_files(task: Task) -> list[LogFile]:
         fs.invalidate_cache()
         if not fs.isdir(root):
             continue
-        for path in sorted(fs.ls(root, detail=False)):
+        for path in sorted(fs.find(root)):
+            within = path[len(root) :].lstrip("/")
             name = PurePosixPath(path).name
-            if ".jsonl" not in name or name.startswith(".") or name.endswith((".tmp", ".part")):
+            if ".jsonl" not in name or "/." in f"/{within}" or name.endswith((".tmp", ".part")):
                 continue
             with contextlib.suppress(FileNotFoundError):  # rotated away since: seen under its new name next time
                 info = fs.info(path)
                 if info["type"] == "file":
                     mark = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()[:16]
-                    base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", name)
+                    base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", within)
                     files.append(LogFile(fs, path, base, _modified(info), mark))
     return files
 
@@ -90,7 +92,7 @@ def opened(file: LogFile) -> Iterator[IO[bytes]]:
 
 def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
     """(line without its end, bytes taken, the last of these bytes, cut) at the handle's place; None when no line *ends*
-    there yet. A whole JSON object is a line also where the file ends without a line end: more of it cannot come. A line
+    there yet. A whole JSON object or list is a line also where the file ends without a line end: more of it cannot come. A line
     longer than 8 MiB comes cut. Left out in front: a byte order mark, and zero bytes, of which a writer that keeps its
     place in a file that was truncated under it leaves a hole."""
     kept, raw, taken = b"", b"", 0
@@ -104,12 +106,12 @@ def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
         if ended:
             cut = len(kept) > MAX_LINE_BYTES
             return (kept[:MAX_LINE_BYTES] if cut else kept.rstrip(b"\r\n")), taken, raw, cut
-    return (kept.rstrip(b"\r\n"), taken, raw, False) if _is_object(kept) else None
+    return (kept.rstrip(b"\r\n"), taken, raw, False) if _is_whole(kept) else None
 
 
-def _is_object(data: bytes) -> bool:
+def _is_whole(data: bytes) -> bool:
     try:
-        return isinstance(msgspec.json.decode(data), dict)
+        return isinstance(msgspec.json.decode(data), dict | list)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeGuard
 import msgspec
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
+from finetune_pipeline.data.quoting import keys_shown
 from finetune_pipeline.data.scrub import Scrubber, finder_of, load_key, scrub_text
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
@@ -32,6 +33,8 @@ _USER_FIELD = re.compile(rb'("user"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)')
 
 _YEARS = range(1970, 2200)
 """Years a log may be of. At the ends of the calendar a time cannot be moved to another zone, nor a window be laid around it."""
+
+_FEEDBACK = {"flag", "score", "correction", "label", "left_out", "decided"}
 
 Kind = Literal["row", "feedback", "bad"]
 
@@ -165,6 +168,9 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
     if not isinstance(feedback, dict):
         return [_bad(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
     findings = []
+    if feedback and not _FEEDBACK & feedback.keys():
+        message = f"'feedback' says nothing that is known (keys here: {keys_shown(feedback)})"
+        findings.append(_bad(place, "unknown_feedback", message, "write flag, score, correction or label"))
     score = feedback.get("score")
     if score is not None and not _is_finite(score):
         findings.append(_bad(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5"))

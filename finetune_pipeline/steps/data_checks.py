@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -249,9 +250,10 @@ def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 )
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
-    return _accounted(
-        f["lines"], kept=f["rows"], quarantined=f["quarantined"], duplicates=f["duplicates"], feedback=f["feedback"]
-    )
+    parts = {"kept": f["rows"], **{name: f[name] for name in ("quarantined", "duplicates", "feedback")}}
+    counted = _accounted(f["lines"], **parts)
+    lost = f"; {f['unmatched']} of the feedback is to answers that have not come" if f.get("unmatched") else ""
+    return replace(counted, message=counted.message + lost)
 
 
 @check(

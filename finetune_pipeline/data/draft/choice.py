@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, leaves
-from finetune_pipeline.data.draft.conversations import Chat, chat_of
+from finetune_pipeline.data.draft.conversations import Chat, chat_of, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.quality.linear_model import features, predicted
 
@@ -48,13 +48,16 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
     if not text and not answer and (chat := chat_of(rows, columns)):
+        chat = with_answer(chat, rows, columns)
         used = {*chat.columns, *chat.fields.values()}
-        unused = [c.path for c in columns.values() if "." not in c.path and c.path not in used]
+        unused = [c.path for c in columns.values() if c.is_top and c.path not in used]
         return Choice(chat.fields, chat=chat, unused=unused)
     choice = _pair(rows, columns, text, answer)
     if choice is not None and (answer or _is_answer(columns[choice.answer].name)):
         return choice
-    for column in [c for c in columns.values() if c.kind == "list" and "." not in c.path and c.path[:1] != "["]:
+    for column in (
+        c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["
+    ):
         inner = exploded(rows, column.path)
         own = {path: c for path, c in columns_of(inner).items() if path != column.path}
         pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
@@ -116,7 +119,7 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
-    tops = (c.path for c in columns.values() if "." not in c.path and c.path not in used)
+    tops = (c.path for c in columns.values() if c.is_top and c.path not in used)
     unused = [path for path in tops if not any(u.startswith((f"{path}.", f"{path}[")) for u in used)]
     possible = [
         text_column.path if text_column else expression,
@@ -149,12 +152,13 @@ def _texts(columns: Mapping[str, Column]) -> list[Column]:
 def _answers(
     rows: Sequence[RawRow], columns: Mapping[str, Column], texts: Sequence[Column], segments: str | None
 ) -> list[Column]:
-    """Columns that may be the answer, the likeliest first."""
-    labels = [c for c in columns.values() if c.is_label]
+    """Columns that may be the answer, the likeliest first. One value for all rows is none; nor is a list of one."""
+    possible = [c for p, c in columns.items() if len(c.values) > 1 and f"{p}[0]" not in columns]
+    labels = [c for c in possible if c.is_label]
     asked = texts[0].path if texts else ""
     named = _ranked([c for c in labels if c.path != KEY], names.LABELS)
     # written answers of known names come before labels: a question's category is beside its answer
-    usual = [c for c in columns.values() if names.rank(c.name, names.WRITTEN) is not None and c.path != asked]
+    usual = [c for c in possible if names.rank(c.name, names.WRITTEN) is not None and c.path != asked]
     usual = [c for c in usual if c.filled >= 0.5 * c.rows and not c.is_id and c not in named]
     written = _ranked([c for c in usual if c.is_text or c.is_json or c.is_label or c.numeric], names.WRITTEN)
     unnamed, unpredictable = [c for c in labels if c not in named and c not in written], []
@@ -163,13 +167,14 @@ def _answers(
         unpredictable = [c for c in unnamed if gain[c.path] <= _PREDICTABLE]
         unnamed = [c for c in unnamed if c not in unpredictable]
         unnamed.sort(key=lambda c: (-round(gain[c.path], 1), c.numeric))
-    structured = [c for c in columns.values() if c.is_json and "." not in c.path and c not in written]
+    structured = [c for c in possible if c.is_json and c.is_top and c not in written]
     structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
     second = [c for c in texts[1:] if c not in written]
     if len(texts) == 2 and not written:  # the first column asks, the second answers
         first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
         second = [last] if asked == first.path else [first]
-    return list({c.path: c for c in [*written, *named, *unnamed, *structured, *second, *unpredictable]}.values())
+    found = {c.path: c for c in [*written, *named, *unnamed, *structured, *second, *unpredictable]}
+    return sorted(found.values(), key=lambda c: c.is_guess)
 
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
@@ -199,7 +204,7 @@ def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
 
 def _said(text: Column, others: Sequence[Column] | None) -> tuple[str, set[str]]:
     """(expression of what the user says, columns it reads): a subject or title stands above the text."""
-    head = next((c for c in others or () if names.plain_name(c.name) in _HEADS and "." not in c.path), None)
+    head = next((c for c in others or () if names.plain_name(c.name) in _HEADS and c.is_top), None)
     if head is None or names.plain_name(text.name) in _HEADS:
         return text.expression, {text.path}
     return f"join('\\n\\n', [{head.path}, {text.path}][?@])", {head.path, text.path}

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import IDS, REJECTED, key_path, plain_name
+from finetune_pipeline.data.names import GUESSES, IDS, REJECTED, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
-_DEEPEST = 3
+_DEEPEST = 4
 _MOST_VALUES = 5_000
 MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
 """A column with more values, or longer ones, holds no labels."""
@@ -68,6 +68,9 @@ class Column:
     def expression(self) -> str:
         """How `data.fields` reads the values as text."""
         plain = self.kinds.keys() <= {"text"} or self.path == KEY
+        all_of = re.sub(r"(?<=.)\[0\]", "[]", self.path)
+        if all_of != self.path and self.is_label:  # a list that holds two one day gives both, which is no label
+            return f"join(', ', {all_of if plain else f'{all_of}.to_string(@)'})"
         return self.path if plain else f"to_string({self.path})"
 
     @property
@@ -78,7 +81,17 @@ class Column:
     @property
     def is_rejected(self) -> bool:
         """Whether the column is, or lies in, the worse answer of preference data."""
-        return not REJECTED.isdisjoint(self.path.split("."))
+        return not REJECTED.isdisjoint(re.split(r"[.\[]", self.path))
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the column is, or lies in, what a machine proposed to the people who labelled."""
+        return not GUESSES.isdisjoint(plain_name(self.path).split("_"))
+
+    @property
+    def is_top(self) -> bool:
+        """Whether the column is a key of the row."""
+        return not re.search(r"\.|.\[", self.path)
 
     @property
     def is_id(self) -> bool:
@@ -158,8 +171,8 @@ def as_text(value: Any) -> str:
 
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
-    """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, and by its
-    places where the row itself is one."""
+    """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, by its places
+    where the row itself is one, and by its element where it has one alone."""
     if path and not isinstance(value, dict):
         yield path, name, value
     if isinstance(value, dict):
@@ -172,6 +185,8 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
     elif isinstance(value, list) and not path and len(value) <= 20:
         for i, item in enumerate(value):
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
+    elif isinstance(value, list) and len(value) == 1:
+        yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:
         yield "@", "text", value
 
@@ -179,14 +194,17 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
 def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
     """Every column of the rows, by its path."""
     columns: dict[str, Column] = {}
+    longer: set[str] = set()
     for row in rows:
         for path, name, value in leaves(row.value):
             columns.setdefault(path, Column(path, name)).add(value)
+            if isinstance(value, list) and len(value) > 1:
+                longer.add(f"{path}[0]")
         if row.key is not None:
             columns.setdefault(KEY, Column(KEY, KEY)).add(row.key)
     for column in columns.values():
         column.rows = len(rows)
-    return columns
+    return {path: c for path, c in columns.items() if not path.startswith(tuple(longer))}
 
 
 def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -18,6 +19,9 @@ from finetune_pipeline.data.formats import format_of
 _CHATS = ("messages", "sharegpt")
 _MOST_SPEAKERS = 200
 _SPEAKER_COLUMNS = ("role", "speaker", "sender", "from", "author")
+_ANSWERS = (*names.WRITTEN, "choices", "chosen")
+_ASKING = 0.95
+"""Least share of conversations that end with the user's turn, where the answer stands beside them."""
 _LISTED = ("content", "parts")
 """Keys of a turn whose value may be a list of parts."""
 _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
@@ -34,6 +38,7 @@ class Chat:
         speaker, said: Keys of a turn, or columns of a table of turns.
         turns: Key of the list of turns; empty for a table of turns.
         thread: Column of a table of turns that says which conversation a turn belongs to.
+        answer: Column of the answer, where the turns end with the user's.
     """
 
     fields: dict[str, str]
@@ -43,6 +48,7 @@ class Chat:
     text_key: str = "content"
     turns: str = ""
     thread: str = ""
+    answer: str = ""
 
 
 def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
@@ -53,7 +59,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
     if native == "openai_preference":
         return Chat({}, columns=("input", "preferred_output"), turns="input")
-    for column in (c for c in columns.values() if c.kind == "list" and "." not in c.path and not c.is_rejected):
+    for column in (c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_rejected):
         lists = [row[column.name] for row in objects[:500] if isinstance(row.get(column.name), list)]
         turns = [turn for turns in lists for turn in turns]
         keys = _turn_keys(turns) if turns and all(isinstance(turn, dict) for turn in turns) else None
@@ -64,13 +70,40 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         if native in _CHATS and (speaker, text_key) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, text_key, column.name)
-        said = "parts[].{type: 'text', text: text}" if text_key == "parts" else names.key_path(text_key)
-        each = f"[].{{role: {names.key_path(speaker)}, content: {said}}}"
-        fields = {"messages": column.path + ("" if (speaker, text_key) == ("role", "content") else each)}
+        fields = {"messages": column.path + _each(speaker, text_key)}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
         return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, text_key, column.name)
     return _table_of_turns(columns)
+
+
+def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat:
+    """The chat; where its turns end with the user's, as logs of requests do, with the answer that stands beside them."""
+    lists = [row.value.get(chat.turns) for row in rows if isinstance(row.value, dict)]
+    turns = [[turn for turn in some if isinstance(turn, dict)] for some in lists if isinstance(some, list)]
+    spoken = [[str(turn.get(chat.speaker)) for turn in some] for some in turns]
+    roles = _roles(name for speakers in spoken for name in speakers)
+    asking = [speakers for speakers in spoken if speakers and roles[speakers[-1]] == "user"]
+    beside = [
+        c for c in columns.values() if not c.path.startswith(chat.columns) and not c.is_rejected and not c.is_guess
+    ]
+    answers = [c for c in beside if c.kind == "text" and len(c.values) > 1 and c.filled >= 0.5 * c.rows and not c.is_id]
+    answers = [c for c in answers if any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))]
+    if len(asking) < _ASKING * len(lists) or not answers:
+        return chat
+    answer = min(answers, key=lambda c: (names.rank(c.name, (*_ANSWERS, *names.TEXTS)) is None, -c.longest))
+    asked = chat.fields.get("messages", chat.columns[0] + _each(chat.speaker, chat.text_key))
+    messages = f"[{asked}, [{{role: 'assistant', content: {answer.expression}}}]][]"
+    roles = {name: role for name, role in roles.items() if name not in ROLES}
+    return replace(chat, fields={**chat.fields, "messages": messages}, roles=roles, answer=answer.path)
+
+
+def _each(speaker: str, text_key: str) -> str:
+    """What makes turns with these keys turns of `role` and `content`."""
+    if (speaker, text_key) == ("role", "content"):
+        return ""
+    said = "parts[].{type: 'text', text: text}" if text_key == "parts" else names.key_path(text_key)
+    return f"[].{{role: {names.key_path(speaker)}, content: {said}}}"
 
 
 def said_in(value: Any) -> str:
@@ -117,7 +150,7 @@ def _roles(speakers: Iterator[str]) -> dict[str, str]:
 
 def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     """A table with one turn a row: who speaks, what is said, and in which conversation."""
-    flat = {c.path: c for c in columns.values() if "." not in c.path}
+    flat = {c.path: c for c in columns.values() if c.is_top}
     speakers = [p for p, c in flat.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
     known = [p for p in speakers if _are_speakers(flat[p])]
     named = [p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None]

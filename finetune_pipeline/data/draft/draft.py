@@ -145,6 +145,8 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     data = _with(made.reading.data, chat.fields)
     if chat.roles and chat.turns:
         data["roles"] = dict(chat.roles)
+    if chat.answer:
+        made.notes.append(f"the conversations end with the user: {chat.answer} is the answer")
     rows = list(_validated(files, data)) if chat.turns else []
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
     first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]

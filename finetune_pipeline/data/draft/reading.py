@@ -116,9 +116,9 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
             else:
                 unread.append(record)
     if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):
-        why = unread[0].findings[0].message if unread[0].findings else "its lines are no JSON"
-        message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {why}"
-        reading.refuse("unreadable", name, message, f"export it as {_FORMS}")
+        first = [*unread[0].findings, *decode_line(unread[0].raw, "")[1]][0]
+        message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first.message}"
+        reading.refuse("unreadable", name, message, f"{first.fix}; or export it as {_FORMS}")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -178,6 +178,7 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
 def is_header(first: Sequence[str], behind: Sequence[Sequence[str]]) -> bool:
     """Whether a table's first row names its columns, judged by the cells below."""
     cells = [cell.strip().strip("\"'") for cell in first]
+    behind = [row for row in behind if list(row) != list(first)]  # joined files repeat it
     columns = [[row[i].strip() for row in behind if i < len(row)] for i in range(len(cells))]
     named = [cell for cell in cells if cell]
     if not named or any(len(c) > 60 or _is_number(c) for c in named):

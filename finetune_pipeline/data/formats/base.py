@@ -33,6 +33,10 @@ ANSWERS = ("completion", "response", "answer", "output")
 CHATS = ("messages", "conversations")
 """Keys whose values are lists of turns."""
 _TOOLS = ("tools", "functions")
+_SPREADSHEET_ERRORS = frozenset(
+    ("#N/A", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NV", "#WERT!", "#BEZUG!", "#ZAHL!")
+)
+"""What English and German spreadsheets show where a formula fails."""
 
 
 @dataclass
@@ -72,6 +76,10 @@ class Turns:
             missing: What to do where the key is missing.
         """
         value = holder.get(key)
+        if isinstance(value, str) and value in _SPREADSHEET_ERRORS:
+            fix = "correct the cell's formula, or remove the row"
+            self.say("empty_field", f"`{name}` is {value}: a spreadsheet could not work it out", fix)
+            return None
         if isinstance(value, str) and (text := clean_text(value)):
             if note and len(text) != len(value) - value.count("\r\n"):
                 message, fix = f"`{name}` begins or ends with blanks", "nothing to do; they were taken off"

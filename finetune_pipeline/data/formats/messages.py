@@ -204,7 +204,7 @@ class _ChatReader:
             if isinstance(part, str):
                 texts.append(part)
                 continue
-            kind = part.get("type") if isinstance(part, dict) else None
+            kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else None
             if not isinstance(kind, str):
                 self._say("wrong_type", f"`{where}` has no type", 'write {"type": "text", "text": "…"}')
                 continue

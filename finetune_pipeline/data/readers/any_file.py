@@ -103,7 +103,7 @@ def _refused(stream: RawStream, file: str, container: Container) -> Record:
     head = stream.buffered().read(SHOWN)
     if stream.problem:
         return broken_stream(stream, file, 1, head, 0)
-    rule, fix = "unknown_container", "save it as JSON Lines or CSV in UTF-8"
+    rule, fix = "unknown_container", "unpack it, or save it as JSON Lines or CSV in UTF-8"
     if container.dialect is not None:
         rule, fix = "csv_dialect" if container.kind == "csv" else rule, container.dialect.fix
     return about_file(rule, file, f"the file was not read: {container.why}", fix)

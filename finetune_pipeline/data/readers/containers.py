@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePath
+from statistics import median
 
 import msgspec
 
 from finetune_pipeline.data.fields import ROW_KEYS, is_row_key, named_in_fields
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.encoding import OLE, PARQUET, ZIP
+from finetune_pipeline.data.readers.encoding import OLE, PARQUET, ZIP, other_container
 from finetune_pipeline.data.readers.json_document import FIRST_PAIR
 from finetune_pipeline.data.readers.records import BLANKS, BOM, Line, read_lines
 from finetune_pipeline.data.readers.tables import Dialect, bare, split_rows
@@ -138,10 +139,11 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
 
 
 def _titles(rows: Sequence[Sequence[str]]) -> int:
-    """How many rows stand above a table: the first ones, where they fill one cell and most rows fill more."""
+    """How many rows stand above a table: the first ones, where they fill one cell, or less than half of what most fill."""
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
-    above = next((i for i, n in enumerate(filled) if n > 1), 0)
-    return above if above <= _MOST_TITLES and 2 * sum(n > 1 for n in filled) > len(filled) else 0
+    few = max(1, median(filled or [0]) / 2)
+    above = next((i for i, n in enumerate(filled) if n > few), 0)
+    return above if above <= _MOST_TITLES and 2 * sum(n > few for n in filled) > len(filled) else 0
 
 
 def _is_header(
@@ -186,6 +188,8 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
         return Container("parquet", "the file begins with Parquet's mark")
     if head.startswith((ZIP, OLE)):
         return Container("workbook", "the file begins as workbooks do")
+    if other := other_container(head):
+        return Container("unknown", f"it is {other}")
     csv = spec.data.csv
     declared = csv.delimiter is not None or csv.quote is not None
     table = suffix in _TABLE_SUFFIXES or (declared and suffix not in _JSON_SUFFIXES)
@@ -199,7 +203,7 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
             odd = suffix in _JSON_SUFFIXES and (kind == "json_lines") == (suffix == ".json")
             return Container(kind, why + (", whatever the suffix says" if odd else ""))
         objects = sum(line.lstrip(BLANKS).startswith(b"{") for line in lines)
-        if objects or suffix in _JSON_SUFFIXES:
+        if 2 * objects >= len(lines) or suffix in _JSON_SUFFIXES:
             why = f"of the first {len(lines)} lines {objects} begin with {{" if objects else "the suffix says so"
             return Container("json_lines", f"JSON Lines: {why}")
     dialect = find_dialect(_text_lines(body, whole), file, spec)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finetune_pipeline.data.json_lines import is_cesu8
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.records import RawStream, too_large
+from finetune_pipeline.data.readers.records import GZIP, RawStream, too_large
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
@@ -21,6 +21,19 @@ _BLOCK = 1 << 20
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 PARQUET, ZIP, OLE = b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _BINARY = (PARQUET, ZIP, OLE)
+_OTHERS = {
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"\xfd7zXZ\0": "packed by xz",
+    b"BZh9": "packed by bzip2",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    GZIP: "packed by gzip twice",
+    b"ARROW1": "an Arrow file",
+    b"SQLite format 3": "an SQLite database",
+    b"%PDF-": "a PDF",
+    b"\x80\x04\x95": "a Python pickle",
+    b"\x80\x05\x95": "a Python pickle",
+}
 WESTERN = "cp1252"
 _LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"
 """Letters of Western languages; ð, þ, ý, š and ž are left out, because other encodings' commonest letters look so."""
@@ -130,12 +143,19 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
+def other_container(head: bytes) -> str:
+    """What a file that no reader reads is, by its first bytes; empty for any other."""
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    return next((name for mark, name in _OTHERS.items() if head.startswith(mark)), "")
+
+
 def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     """Look at a file as a whole, in constant memory. `file`: what findings call it."""
     limit = int(spec.data.max_unpacked_gib * (1 << 30))
     with RawStream(path, limit=limit) as stream:
         head = stream.buffered().read(1 << 16)
-        if head.startswith(_BINARY):
+        if head.startswith(_BINARY) or other_container(head):
             return Survey(stream.compressed, path.stat().st_size)
     wide = _wide(head)
     returns = not wide and b"\r" in head and b"\n" not in head

@@ -26,6 +26,7 @@ from finetune_pipeline.data.readers.records import (
     byte_order_mark,
     read_lines,
     too_long,
+    unreadable,
 )
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
@@ -78,11 +79,17 @@ def split_rows(
         if line.cut or not quote or quote not in line.text:
             yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
             continue
-        reader = csv.reader(_following(line, ahead, source), delimiter=delimiter, quotechar=quote, strict=True)
-        try:
-            cells = next(reader)
-        except csv.Error as error:
-            yield Row(line, 1, line.text, [], str(error))
+        problem, cells = "", []
+        for spaced in (False,) if delimiter == "\t" else (True, False):  # whether blanks may stand before a quote
+            following = _following(line, ahead, source)
+            reader = csv.reader(following, delimiter=delimiter, quotechar=quote, strict=True, skipinitialspace=spaced)
+            try:
+                problem, cells = "", next(reader)
+                break
+            except csv.Error as error:
+                problem = str(error)
+        if problem:
+            yield Row(line, 1, line.text, [], problem)
             continue
         own = [line, *(ahead[i] for i in range(reader.line_num - 1))]
         if len(own) > 1 and _swallowed(own, cells, delimiter, fields, labels):
@@ -132,8 +139,13 @@ def bare(cell: str) -> str:
 
 def title_rows(file: str, number: int) -> Record:
     rows = "a row" if number == 1 else f"{number} rows"
-    message = f"{rows} of one filled cell above the table: taken for a title, not for a row"
+    message = f"{rows} of few filled cells above the table: taken for a title, not for a row"
     return about_file("title_rows", file, message, "nothing to do; or remove them from the file", "warning")
+
+
+def header_again(file: str, line: int, raw: bytes, at: int | None = None) -> Record:
+    """A row that repeats the header, as files joined end to end have it."""
+    return unreadable("header_again", file, line, "the row names the columns once more", "remove it", raw, at)
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
@@ -142,6 +154,7 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
     above = dialect.titles + dialect.header
     notes: tuple[Finding, ...] = ()
     last: Line | None = None
+    header: list[str] = []
 
     def lines() -> Iterator[Line]:
         nonlocal last, notes
@@ -159,8 +172,11 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
     for row in split_rows(lines(), dialect.delimiter, dialect.quote, fields, labels):
         if above and not row.problem:
             above -= 1
+            header = row.cells if dialect.header and not above else []
             continue
-        yield _record(row, file, dialect, notes)
+        again = row.cells == header and not row.problem
+        line = row.first
+        yield header_again(file, line.number, line.data, line.at) if again else _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
         yield (broken_stream(stream, file, last.number, last.data, last.at) if last else broken_stream(stream, file, 1))

@@ -20,8 +20,8 @@ from finetune_pipeline.spec import TaskSpec
 
 _ORDER = "at most one system turn, first; then user and assistant in turn; after a call the tool's result"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&{INVISIBLE}]")
-_SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i")
+_SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISIBLE}]")
+_SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
 """A text without any of these passes every rule below; quicker than to apply all of them."""
 
 
@@ -54,6 +54,12 @@ _PATTERNS = (
         re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});"),
     ),
     _Pattern(
+        "mojibake",
+        "UTF-8 that was read as another encoding",
+        "take the text from its source again, read as UTF-8",
+        re.compile(r"Ã[\xa1-\xaa\xac-\xba\xbc-\xbfŸ„–œ]|Â[\xa1-\xaa\xac-\xba\xbc-\xbf]|â€[™œ“”˜¦\x9d]"),
+    ),
+    _Pattern(
         "prompt_boilerplate",
         "the frame of a prompt",
         "keep what stands inside the frame only",
@@ -71,6 +77,7 @@ _PATTERNS = (
 )
 _WARNINGS = {
     "html_entity",
+    "mojibake",
     "prompt_boilerplate",
     "calculator_annotation",
     "invisible_characters",

@@ -68,6 +68,7 @@ WIDE = [
     [i, f"2026-03-{1 + i % 28:02d}", ("web", "mail")[i % 8 > 3], ("DE", "FR", "IT")[i // 80], text, label, i * 37 % 91]
     for i, (text, label) in enumerate(PAIRS)
 ]
+NOTED = [[i, t, y, i % 7] for i, (t, y) in enumerate(PAIRS)]
 PATTERNS = [
     {"tag": tag, "patterns": [f"{say} {word}" for say in some.split(", ") for word in SAYS], "responses": ["ok"]}
     for tag, some in {
@@ -97,9 +98,20 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
     "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
     "questions as names": ("a.csv", table([["What did they say to us?", "Why?"], *PAIRS])),
+    "lists of one": ("a.jsonl", lines([{"data": {"text": t}, "label": [y], "seen": []} for t, y in PAIRS])),
+    "guesses": (
+        "a.jsonl",
+        lines([{"text": t, "label.suggestion": SAYS[len(t) % 2], "label.responses": [y]} for t, y in PAIRS]),
+    ),
+    "one value for all": ("a.jsonl", lines([{"text": t, "intent": y, "entities": []} for t, y in PAIRS])),
     "tags": ("a.csv", table([["text", "tags"], *PAIRS])),
     "no blanks": ("a.jsonl", lines([{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS])),
     "title": ("a.xlsx", workbook({"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]})),
+    "notes above": (
+        "a.xlsx",
+        workbook({"Data": [["Tickets"], ["made", "2026"], ["id", "body", "queue", "n"], *NOTED]}),
+    ),
+    "joined files": ("a.csv", table([*HEADED[:121], *HEADED[:1], *HEADED[121:]])),
     "title above commas": ("a.csv", "Tickets,\n" + table([["Message", "Topic"], *PAIRS])),
     "delimiter for Excel": ("a.csv", "sep=;\n" + table([["Message", "Topic"], *PAIRS], ";")),
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
@@ -145,7 +157,7 @@ def test_a_worse_answer_and_what_holds_the_text_are_no_answers(tmp_path: Path) -
     both = [{"chosen": f"Human: {t} Assistant: yes {y}", "rejected": f"no, {t} at all"} for t, y in PAIRS]
     made, problems = draft([of(tmp_path, "a.jsonl", lines(both))])
     assert made is None and problems[-1].rule == "draft.no_columns"
-    within = [{"doc": {"body": t, "lang": "en"}, "meta": {"labels": [y]}} for t, y in PAIRS]
+    within = [{"doc": {"body": t, "lang": "en"}, "meta": {"labels": [y, y]}} for t, y in PAIRS]
     made = drafted(of(tmp_path, "b.jsonl", lines(within)))
     assert made.data["fields"] == {"prompt": "doc.body", "completion": "to_string(meta)"}
     parts = [
@@ -213,6 +225,13 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     compared = [{"input": {"messages": c[:3]}, "preferred_output": c[3:], "non_preferred_output": c[1:2]} for c in own]
     made = drafted(of(tmp_path, "h.jsonl", lines(compared)))
     assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
+    system = {"role": "system", "content": "Be kind."}
+    asked = [{"input": [system, *c[:3]], "output": c[3], "model": "ab"[len(c[2]) % 2]} for c in own]
+    made = drafted(of(tmp_path, "i.jsonl", lines(asked)))
+    assert (made.answers.rows, made.system_prompt) == (60, "Be kind.")
+    assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
+    preferred = [{"prompt": c[:3], "chosen": c[3:], "rejected": c[1:2]} for c in own]
+    assert sorted(drafted(of(tmp_path, "j.jsonl", lines(preferred))).answers.values) == sorted(made.answers.values)
 
 
 def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:

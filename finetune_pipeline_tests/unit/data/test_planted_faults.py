@@ -68,6 +68,7 @@ LINE_FAULTS: list[tuple[str, str, Any]] = [
     ("missing label", "missing_field", {"text": "aa"}),
     ("missing content", "missing_field", {"messages": [S, {"role": "user"}, A]}),
     ("empty text", "empty_field", {"text": "", "label": "bug_report"}),
+    ("spreadsheet's error", "empty_field", {"text": "It broke", "label": "#N/A"}),
     ("blank answer", "empty_field", chat(answer=" \n ")),
     ("null content", "empty_field", {"messages": [S, turn("user", None), A]}),
     ("a number for text", "wrong_type", {"text": 7, "label": "bug_report"}),
@@ -99,6 +100,7 @@ LINE_FAULTS: list[tuple[str, str, Any]] = [
 ]
 WARNINGS: list[tuple[str, str, Any]] = [
     ("HTML entity", "html_entity", chat(user="It broke &amp; burnt")),
+    ("UTF-8 read as cp1252", "mojibake", chat(user="GrÃ¼ÃŸe, it broke")),
     ("lost characters", "replacement_character", chat(user="It br\ufffdke")),
     ("zero-width space", "invisible_characters", chat(user="It br\u200boke")),
     ("text turned round", "invisible_characters", chat(user="It \u202ebroke\u202c")),

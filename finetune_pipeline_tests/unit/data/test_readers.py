@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import itertools
 import json
@@ -171,6 +172,9 @@ def test_content_decides_what_a_file_is(tmp_path: Path) -> None:
         (b'{"text": "The exp\n{"text": "b"}\n{"text": "c"}\n', "a.jsonl", "json_lines"),
         (b'{\n "text": "a"\n}\n', "a.jsonl", "json"),
         (b'garbage\n{"text": "a"}\n', "a.txt", "json_lines"),
+        (b'text|label\n"it says\n{ }"|x\nno|y\n', "a.txt", "csv"),
+        (bz2.compress(b'{"text": "a"}\n'), "a.jsonl.bz2", "unknown"),
+        (gzip.compress(b"a.jsonl".ljust(257, b"\0") + b'ustar\n{"text": "a"}\n'), "a.jsonl", "unknown"),
     ):
         (tmp_path / name).write_bytes(data)
         assert look_at(tmp_path / name, name, SPEC)[0].kind == kind, data[:40]

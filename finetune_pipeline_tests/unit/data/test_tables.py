@@ -69,6 +69,16 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
     assert [r["text"] for r in values(tmp_path, data, free, "a.tsv")][-3:] == ['"stray', 'closed"', "Ticket"]
 
 
+def test_a_header_once_more_is_no_row_and_blanks_may_stand_before_a_quote(tmp_path: Path) -> None:
+    data = b'text, label\n"It broke, \n twice", "bug_report"\ntext, label\nit says, "bug" here\n'
+    result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.csv")
+    assert ("header_again", 4) in result.by_line and result.kept == 2
+    assert [(r["text"], r["label"].strip()) for r in values(tmp_path, data, make_spec(TEXT_OUTPUT)) if r] == [
+        ("It broke, \n twice", "bug_report"),
+        ("it says", '"bug" here'),
+    ]
+
+
 @pytest.mark.parametrize(
     ("first", "data", "header"),
     [

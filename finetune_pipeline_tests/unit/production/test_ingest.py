@@ -63,6 +63,8 @@ def test_the_last_row_of_a_file_needs_no_line_end(task: Task, store: ArtifactSto
     facts = take(task, store, tmp_path / "out")
     assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 2, 0)
     assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
+    write(task, [json.dumps([row(1), row(2)])], end="")
+    assert take(task, store, tmp_path / "out")["by_rule"] == {"log.bad_json": 1, "log.not_an_object": 1}
 
 
 def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(
@@ -88,6 +90,7 @@ FAULTS: list[tuple[str, dict | str]] = [
     ("bad_json", json.dumps(row(1, feedback={"score": 1})).replace(": 1}", ": 1e999}")),
     ("wrong_type", row(1, user=["ann"])),
     ("unknown_label", row(1, feedback={"label": "A"})),
+    ("unknown_feedback", row(1, feedback={"thumb": "down"})),
 ]
 
 
@@ -104,9 +107,10 @@ def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(
 
 
 def test_corrections_become_examples_and_late_feedback_counts(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
-    write(task, [row(1), row(2), row(1, feedback={"label": "b", "flag": "wrong"})])
+    first = [row(1, feedback={"label": "a", "flag": flag}) for flag in "xyz"]
+    write(task, [row(1), row(2), *first, row(1, feedback={"label": "b", "flag": "wrong"})])
     facts = take(task, store, tmp_path / "out")
-    assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 1)
+    assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 4)
     (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
     assert (example.user_text, example.answer, example.label) == ("ticket 1", "b", "b")
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}

@@ -121,7 +121,7 @@ def test_logs_behind_a_url(tmp_path: Path, store: ArtifactStore) -> None:
     assert ids(task, store) == [], "a place that does not exist yet holds nothing"
     fs, root = fsspec.core.url_to_fs(url)
     fs.makedirs(root, exist_ok=True)
-    with fs.open(f"{root}/a.jsonl.gz", "wb") as out:
+    with fs.open(f"{root}/2026/05/a.jsonl.gz", "wb") as out:
         out.write(gzip.compress((line(1) + line(2)).encode()))
     (task.folder / "logs" / "own.jsonl").write_text(line(3))
     assert [sorted(ids(task, store)) for _ in range(2)] == [["r1", "r2", "r3"]] * 2

@@ -190,6 +190,12 @@ def test_clean_facts_pass_and_each_planted_fault_is_caught(key: Any, spec: TaskS
     assert not check.ask(artifact({}, tmp_path), spec).passed, "without facts a check must say no"
 
 
+def test_feedback_to_answers_that_never_came_is_told(spec: TaskSpec, tmp_path: Path) -> None:
+    facts = {**FACTS["production_logs", "logs_accounted_for"][0], "unmatched": 1}
+    said = find("production_logs", "logs_accounted_for").ask(artifact(facts, tmp_path), spec)
+    assert said.passed and "1 of the feedback is to answers that have not come" in said.message
+
+
 @pytest.mark.parametrize("check", gates(), ids=lambda c: c.name)
 def test_gates_are_asked_by_name_and_missing_ones_say_no(check: Check, spec: TaskSpec, tmp_path: Path) -> None:
     def facts(**change: Any) -> dict[str, Any]:
