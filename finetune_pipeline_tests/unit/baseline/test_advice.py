@@ -17,13 +17,12 @@ from finetune_pipeline.baseline.advice import (
 )
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.worth import good_enough
-from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
-from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import DEFAULT_METRICS
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, register_mirrored, row, spec
 
 N = 200
 
@@ -128,26 +127,8 @@ def test_each_kind_of_task_gets_its_decision() -> None:
         assert advice["fine_tune"] is (decision == "fine_tune")
 
 
-class Right(RowMetric):
-    """The share of right answers, as a mean over rows."""
-
-    name, kinds, title = "right", ("labels",), "right"
-
-    def row_score(self, row: Any, output: Any) -> float:
-        return float(row["text"] == row["gold"])
-
-
-class Wrong(Right):
-    name, higher_is_better = "wrong", False
-
-    def row_score(self, row: Any, output: Any) -> float:
-        return 1 - super().row_score(row, output)
-
-
 def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    for metric in (Right(), Wrong()):
-        monkeypatch.setitem(METRICS, metric.name, metric)
-        monkeypatch.setitem(outputs.METRICS, metric.name, metric.kinds)
+    register_mirrored(monkeypatch)
     for asked, linear, decision in (
         (prompts(100), 0.8, "simple"),
         (prompts(40, 60), 0.3, "fine_tune"),
