@@ -42,7 +42,7 @@ from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
-from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
+from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of, same_rows
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import counted, is_interval, is_number, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
@@ -102,13 +102,13 @@ def advise(
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
     )
     decision, why = next((answer for answer in asked if answer), ("fine_tune", _training_may_pay(spec, rival)))
-    must_reach = _must_reach(power)
+    must_reach = power["must_reach"]
     reasons = [
         why,
         *([] if why == signal.sentence else [signal.sentence]),
         best_prompt(spec, baseline),
         *failure_sentences(failures, retrieval),
-        *simple_sentences(spec, baseline, rows),
+        *simple_sentences(spec, baseline, rows, sources),
         *([] if retrieval is None or decision == "retrieve" else [f"{retrieval_adds(retrieval)}."]),
         f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
         *must_reach_sentences(spec, rival, must_reach),
@@ -168,17 +168,21 @@ def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, source
         return None
     clusters = shared_sources(rows[fixed], sources)
     gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence, clusters)
-    before, after = (baseline["prompts"][name]["primary"]["value"] for name in (fixed, nearest))
-    gap = (spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0) - (before or 0.0)
+    gap = _goal(spec) - rank_of(baseline["prompts"][fixed])
     return {
         "prompt": nearest,
         "over": fixed,
-        "value": after,
+        "value": baseline["prompts"][nearest]["primary"]["value"],
         "gain": gain.gain,
         "interval": list(gain.interval) if gain.interval else None,
         "closes": min(1.0, max(0.0, gain.gain) / gap) if gap > 0 else None,
         "valid_share": baseline["prompts"][nearest]["valid_share"],
     }
+
+
+def _goal(spec: TaskSpec) -> float:
+    """The rank at which nothing is left to be gained."""
+    return spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0
 
 
 def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -202,17 +206,17 @@ def _nearest(baseline: Mapping[str, Any]) -> str | None:
 def best_fixed(baseline: Mapping[str, Any]) -> str:
     """The base model's best prompt that shows every row the same."""
     prompts = baseline["prompts"]
-    return max(fixed_prompts(prompts), key=lambda name: prompts[name]["primary"]["value"] or 0.0)
+    return max(fixed_prompts(prompts), key=lambda name: rank_of(prompts[name]))
 
 
 def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> tuple[str, str] | None:
     simple = baseline.get("simple") or {}
     if not simple:
         return None
-    name = max(simple, key=lambda name: simple[name]["primary"]["value"] or 0.0)
+    name = max(simple, key=lambda name: rank_of(simple[name]))
     scores, title = simple[name], SIMPLE_MODELS[name].title
     lead = _lead(spec, baseline, rows, name, sources)
-    if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, scores["primary"]["value"]):
+    if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, rank_of(scores)):
         return None
     return "simple", (
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model at its best, "
@@ -266,18 +270,12 @@ def _retrieval_is_enough(
         return None
     return "retrieve", (
         f"{retrieval_adds(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "
-        f"to {percent(spec.baseline.ceiling)}: what is missing is knowledge, and it can be looked up. Build that first; then "
-        "fine-tune on prompts made so, if more is needed."
+        f"to {percent(METRICS[spec.metric].rank(_goal(spec)))}: what is missing is knowledge, and it can be looked up. Build "
+        "that first; then fine-tune on prompts made so, if more is needed."
     )
 
 
 def _training_may_pay(spec: TaskSpec, rival: Rival) -> str:
-    left = f"{points(1 - rival.value, sign=False)} points of {metric_title(spec.metric)} are left to be gained over it"
+    room = points(1 - METRICS[spec.metric].rank(rival.value), sign=False)
+    left = f"{room} points of {metric_title(spec.metric)} are left to be gained over it"
     return f"Nothing simpler does the task: the best of it, {rival.title}, reaches {percent(rival.value)}; {left}."
-
-
-def _must_reach(power: Mapping[str, Any]) -> float | None:
-    """The score on the test at which the gain over the strongest rival is shown, four times in five by default."""
-    if power["detectable_gain"] is None:
-        return None
-    return min(1.0, float(power["before"]) + float(power["detectable_gain"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import Rival
@@ -55,15 +56,16 @@ def failure_sentences(failures: Mapping[str, Any], retrieval: Mapping[str, Any] 
 
 
 def simple_sentences(
-    spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], sources: SourceOf
 ) -> list[str]:
     """What each simple model reaches, and whether that is surely more than always the commonest answer."""
     sentences = []
-    constant = rows.get(SIMPLE + CommonestAnswer.name, ())
+    metric, constant = METRICS[spec.metric], rows.get(SIMPLE + CommonestAnswer.name, ())
+    clusters = shared_sources(constant, sources)
     for name, scores in (baseline.get("simple") or {}).items():
         sentence = f"{SIMPLE_MODELS[name].title}: {measured_accuracy(scores)}"
         if name != CommonestAnswer.name and constant:
-            lead = METRICS[spec.metric].gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence)
+            lead = metric.gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence, clusters)
             sentence += "" if lead.surely_above() else ", which is not surely more than always the commonest answer"
         sentences.append(f"{sentence}.")
     return sentences

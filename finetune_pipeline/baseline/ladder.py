@@ -119,13 +119,16 @@ class Terms:
     tuned_dollars: float | None = None
 
 
-def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Sequence[Row] = ()) -> list[Answered]:
+def climb(
+    spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Sequence[Row] = (), sources: SourceOf = None
+) -> list[Answered]:
     """The answers of every rung below training, from the simplest on; what was chosen among several is cross-fitted.
 
     Args:
         rows: Validation rows by prompt, restricted prompt and simple model (few_shot_baseline).
         tokens: Of a call by prompt.
         optimised: Cross-fitted rows of the prompt search, with its prompt's tokens under OPTIMISED.
+        sources: What each example was made from, by id.
     """
     names = prompts_of(rows)
     api = [name for name in names if name.startswith(API)]
@@ -136,17 +139,17 @@ def climb(spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Seq
     simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}
     return [
         *(Answered(name, "simple", SIMPLE_MODELS[name].title, of) for name, of in simple.items()),
-        *_rungs(spec, "prompt", "The best prompt", {n: rows[n] for n in fixed}, rows, tokens),
+        *_rungs(spec, "prompt", "The best prompt", {n: rows[n] for n in fixed}, rows, tokens, sources),
         *_rungs(spec, "optimised", "The searched prompt",
-                {OPTIMISED: optimised} if optimised else {}, {OPTIMISED: optimised}, tokens),
-        *_rungs(spec, "retrieve", "Retrieval of examples", {n: rows[n] for n in nearest}, rows, tokens),
-        *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents}, rows, tokens),
-        *_rungs(spec, "api", "The API model", {n: rows[n] for n in api}, rows, tokens),
+                {OPTIMISED: optimised} if optimised else {}, {OPTIMISED: optimised}, tokens, sources),
+        *_rungs(spec, "retrieve", "Retrieval of examples", {n: rows[n] for n in nearest}, rows, tokens, sources),
+        *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents}, rows, tokens, sources),
+        *_rungs(spec, "api", "The API model", {n: rows[n] for n in api}, rows, tokens, sources),
     ]  # fmt: skip
 
 
 def _rungs(
-    spec: TaskSpec, kind: Kind, title: str, prompts: Rows, rows: Rows, tokens: Mapping[str, Call]
+    spec: TaskSpec, kind: Kind, title: str, prompts: Rows, rows: Rows, tokens: Mapping[str, Call], sources: SourceOf
 ) -> list[Answered]:
     """The best of some prompts as it writes, of those with enough answers in form where there are any; and the best with answers
     restricted to the allowed forms, where they were made."""
@@ -157,7 +160,7 @@ def _rungs(
     made = []
     for among, name, how in ((free, kind, ""), (held, f"{kind}_restricted", ", restricted answers")):
         if among:
-            chosen = cross_fitted(spec, among)
+            chosen = cross_fitted(spec, among, sources)
             made.append(Answered(name, kind, f"{title}{how}", chosen.rows, tokens.get(chosen.names[0])))
     return made
 
@@ -175,18 +178,19 @@ class Chosen:
     rows: list[dict[str, Any]]
 
 
-def fold_of(example_id: str) -> int:
-    """The fold of a row: a hash of its id, so that new rows leave old ones where they are."""
-    return hashlib.sha256(f"fold:{example_id}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
+def fold_of(source: str) -> int:
+    """The fold of a source and all its rows: a hash of its name, so that new rows leave old ones where they are."""
+    return hashlib.sha256(f"fold:{source}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
 
 
-def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
-    return [dict(row) for row in rows if fold_of(str(row["example_id"])) == fold]
-
-
-def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]]) -> Chosen:
+def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> Chosen:
     """Choose on one fold and answer on the other, both ways. Ties go to the candidate named first. Raises ValueError where there is
     no candidate; all are on the same examples."""
+
+    def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
+        source = (lambda name: name) if sources is None else sources.__getitem__
+        return [dict(row) for row in rows if fold_of(source(row["example_id"])) == fold]
+
     if not candidates:
         raise ValueError("nothing to choose from")
     metric = METRICS[spec.metric]
@@ -232,7 +236,7 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
             name=answers.name,
             kind=answers.kind,
             title=answers.title,
-            value=metric.value(answers.rows, spec.output) or 0.0,
+            value=metric.score(answers.rows, spec.output),
             interval=metric.interval(answers.rows, spec.output, spec.gates.confidence, clusters),
             gain=gain.gain if gain else None,
             gain_interval=gain.interval if gain else None,

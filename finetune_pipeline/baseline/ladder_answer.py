@@ -120,8 +120,9 @@ def _decide(
     beyond = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
     if expected.gain_interval[0] > 0:
         return "fine_tune", f"{held}, and {beyond}."
-    nothing_near = rival.interval is not None and rival.interval[1] < MOSTLY_WRONG
-    if nothing_near and expected.interval[1] < MOSTLY_WRONG:
+    rank = METRICS[spec.metric].rank
+    ends = [*(rival.interval or (1.0, 0.0)), *expected.interval]
+    if max(map(rank, ends)) < MOSTLY_WRONG:
         return "larger_model", f"{held}, which is mostly wrong, and {beyond}: this model cannot do the task."
     if expected.gain_interval[1] < spec.gates.wanted_gain:
         return stands.kind, f"{held}, and {beyond}, less than gates.wanted_gain."
@@ -164,12 +165,14 @@ def _flips(
 ) -> list[str]:
     """What would change the answer, each as a sentence with its figure."""
     stands, rival = scored.stands, scored.rival
-    excluded = [rung for rung in scored.rungs if rung.excluded and rung.value > stands.value]
+    metric = METRICS[spec.metric]
+    excluded = [rung for rung in scored.rungs if rung.excluded and metric.rank(rung.value) > metric.rank(stands.value)]
     sentences = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
     if stands.kind == "tuned":
         return sentences
     if decision == "fine_tune":
-        if rival.interval is not None and rival.interval[0] > spec.baseline.ceiling / 3:  # nobody wants a lower one
+        worth_naming = spec.baseline.ceiling / 3  # nobody wants a lower ceiling
+        if metric.higher_is_better and rival.interval is not None and rival.interval[0] > worth_naming:
             sentences.append(
                 f"With baseline.ceiling at {percent(rival.interval[0])} or less, {inside(rival.title)} is enough."
             )

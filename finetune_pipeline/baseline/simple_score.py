@@ -12,7 +12,7 @@ from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
 from finetune_pipeline.data.examples import Example, chosen, hash_order
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic
-from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import effective_sources, wilson_interval
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
@@ -25,13 +25,15 @@ _LEAST = 20
 
 @dataclass(frozen=True)
 class SimpleScore:
-    """A simple model's score on `rows` rows that it was not fitted on; reference: of what does not look at the input."""
+    """A simple model's score on `rows` rows that it was not fitted on, which are worth `worth` independent ones at least;
+    reference: of what does not look at the input."""
 
     title: str
     metric: str
     value: float
     interval: tuple[float, float]
     rows: int
+    worth: int
     reference_title: str | None = None
     reference: float | None = None
 
@@ -76,7 +78,9 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
         answers = scored(model())
     except ValueError:  # no text holds a word to count
         return None
-    value, interval = metric.value(answers, spec.output), metric.interval(answers, spec.output, spec.gates.confidence)
+    clusters = [e.made_from for e in held]
+    value = metric.value(answers, spec.output)
+    interval = metric.interval(answers, spec.output, spec.gates.confidence, clusters)
     if value is None or interval is None:
         return None
     reference = metric.value(scored(CommonestFields()), spec.output) if is_json else None
@@ -86,6 +90,7 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
         value,
         interval,
         len(held),
+        int(effective_sources(clusters)),
         CommonestFields.title if is_json else None,
         reference,
     )
@@ -98,8 +103,10 @@ def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]
     counts = Counter(str(e.label) for e in rows if e.label not in noise["left_out"])
     n, (commonest, most) = int(noise.get("sampled") or counts.total()), counts.most_common(1)[0]
     accuracy, share = float(noise["accuracy"]), most / counts.total()
-    interval = wilson_interval(accuracy * n, n, spec.gates.confidence)
-    return SimpleScore(TfidfLogistic.title, "accuracy", accuracy, interval, n, f"always answering {commonest}", share)
+    worth = min(n, int(effective_sources([e.made_from for e in rows])))  # it is not told which rows it had right
+    interval = wilson_interval(accuracy * worth, worth, spec.gates.confidence)
+    answer = f"always answering {commonest}"
+    return SimpleScore(TfidfLogistic.title, "accuracy", accuracy, interval, n, worth, answer, share)
 
 
 def learnable_by_score(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:
@@ -109,7 +116,7 @@ def learnable_by_score(spec: TaskSpec, score: SimpleScore | None) -> Learnable |
 
     if not spec.labels or score is None or score.reference is None:
         return None
-    p = float(binomtest(round(score.value * score.rows), score.rows, score.reference).pvalue)
+    p = float(binomtest(round(score.value * score.worth), score.worth, score.reference).pvalue)
     if score.value <= score.reference or p > (1 - spec.gates.confidence) / LABEL_MODELS:
         return None
     low, high = score.interval

@@ -12,9 +12,10 @@ from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
 from finetune_pipeline.evaluation.statistics.proportions import (
+    Interval,
     cluster_sign_flip,
+    clustered_share,
     design_effect,
-    mcnemar_exact,
 )
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
@@ -83,8 +84,14 @@ def compare(
     name = metric or default_metric(output)
     deciding = METRICS[name]
     decides = deciding.gain(base, candidate, output, confidence, clusters)
-    effect = 1.0 if clusters is None else design_effect(ones, clusters)
-    mcnemar = mcnemar_exact(b, c) if clusters is None else cluster_sign_flip(ones, clusters)
+    units = clusters or [i for i, _, _ in pairs]
+    effect, mcnemar = design_effect(ones, units), cluster_sign_flip(ones, units)
+    kept = [i for i, right in enumerate(before) if right]
+
+    def share_lost(wrong: Sequence[float]) -> Interval | None:
+        return clustered_share(wrong, [units[i] for i in kept], confidence)[0] if kept else None
+
+    lost, none_lost = share_lost([float(not after[i]) for i in kept]), share_lost([0.0] * len(kept))
     metric_p = None
     if deciding.right_or_wrong:
         metric_p = mcnemar
@@ -108,6 +115,8 @@ def compare(
         metric_p=metric_p,
         macro_f1_interval=f1,
         right_before=sum(before),
+        lost_interval=lost,
+        least_lost=none_lost and none_lost[1],
         design_effect=effect,
         smallest_detectable_gain=smallest_detectable_gain(int(n / effect), (b + c) / n, alpha=1 - confidence),
         fixed=fixed,

@@ -44,6 +44,8 @@ class Comparison(Part):
     Attributes:
         b, c: Rows only the other model has right, and rows only the candidate has.
         gain: Of the candidate, in `metric`, which `base` and `candidate` are in.
+        right_before: Rows that the other model has right; lost_interval: of the share of these that the candidate gets wrong;
+            least_lost: the upper bound that it would have with none wrong.
         design_effect: How many rows are worth one independent row, where rows share a source; else 1.
         smallest_detectable_gain: Of right answers, at power 0.8; None: no gain at this size.
         metric_p: Of the metric that decides; None for F1.
@@ -65,6 +67,8 @@ class Comparison(Part):
     metric_p: Number = None
     macro_f1_interval: Interval = None
     right_before: Count = None
+    lost_interval: Interval = None
+    least_lost: Number = None
     design_effect: Number = None
     smallest_detectable_gain: Number = None
     fixed: list[str] = []
@@ -72,7 +76,7 @@ class Comparison(Part):
 
 
 class RivalGain(Part):
-    """The gain over one rival in one metric, with the last interval that was computed."""
+    """The gain over one rival in one metric."""
 
     rival: str
     metric: str

@@ -106,7 +106,7 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
         rivals += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
     rivals += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
     metric = METRICS[spec.metric]
-    scored = [(float(metric.value(of, spec.output) or 0.0), title, of) for title, of in rivals]
+    scored = [(metric.score(of, spec.output), title, of) for title, of in rivals]
     value, title, of = max(scored, key=lambda rival: metric.rank(rival[0]))
     return Rival(title, value, in_order(map(dict, of)))
 
@@ -146,10 +146,10 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
         raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
     prompts = {name: _prompt_scores(spec, rows, name, sources) for name in names}
     restricted = [name for name in names if prompts[name]["restricted"]]
-    best_restricted = max(restricted, key=lambda name: _rank(prompts[name]["restricted"]), default=None)
+    best_restricted = max(restricted, key=lambda name: rank_of(prompts[name]["restricted"]), default=None)
     in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
     if in_form or best_restricted is None:
-        mode, best = "free", max(in_form or names, key=lambda name: _rank(prompts[name]))
+        mode, best = "free", max(in_form or names, key=lambda name: rank_of(prompts[name]))
     else:
         mode, best = "restricted", best_restricted
     return {
@@ -166,10 +166,11 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
 
 def best_api_prompt(prompts: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The name of the prompt with which the API model does best on validation, as it writes freely; None where none was asked."""
-    return max((name for name in prompts if name.startswith(API)), key=lambda n: _rank(prompts[n]), default=None)
+    return max((name for name in prompts if name.startswith(API)), key=lambda n: rank_of(prompts[n]), default=None)
 
 
-def _rank(scores: Mapping[str, Any]) -> float:
+def rank_of(scores: Mapping[str, Any]) -> float:
+    """The rank of scores of a baseline, by the metric that decides; more is better."""
     return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,12 @@ from finetune_pipeline.evaluation.correctness import (
 )
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, length_ratio, repetition
 from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
+from finetune_pipeline.evaluation.metrics.base import Clusters
 from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
-from finetune_pipeline.evaluation.statistics.proportions import clustered_share, wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import clustered_share
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, default_metric
 
 BINS = 10
@@ -88,29 +89,18 @@ def score(
     output: AnyOutput,
     confidence: float = 0.95,
     metric: str | None = None,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters = None,
 ) -> dict[str, Any]:
-    """Score one model. With `clusters` (the source of every row, where rows share one), the intervals of metrics and of valid
-    answers count sources.
+    """Score one model. With `clusters` (the source of every row, where rows share one), intervals count sources.
 
     Returns:
-        n, correct, accuracy with `interval`, every metric of the kind of output by its name (with a `NAME_interval`),
-        `valid`, `statuses`, with clusters `design_effect` (of right answers; in `valid` of these), what :func:`label_details`,
+        n, correct, accuracy with `interval` and `design_effect` (of right answers), every metric of the kind of output by
+        its name (with a `NAME_interval`), `valid`, `statuses`, what :func:`label_details`,
         :func:`json_details` or :func:`text_details` adds, and `primary` {name, value, interval}: the metric that decides, by
         default that of the kind of output.
     """
-    n = len(rows)
-    correct = sum(is_right(row, output) for row in rows)
-    made: dict[str, Any] = {
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n if n else None,
-        "interval": list(wilson_interval(correct, n, confidence)),
-    }
-    valid = valid_share(rows, output, confidence)
-    if clusters is not None:
-        _widen(made, [is_right(row, output) for row in rows], clusters, confidence)
-        _widen(valid, [is_valid(row, output) for row in rows], clusters, confidence)
+    right = rate([is_right(row, output) for row in rows], confidence, clusters)
+    made: dict[str, Any] = {"correct": right.pop("k"), "accuracy": right.pop("share"), **right}
     decides = METRICS[metric or default_metric(output)]
     for of in metrics_of(output):
         made[of.name] = of.value(rows, output)
@@ -120,21 +110,15 @@ def score(
     if isinstance(output, LabelsOutput):
         made |= label_details(rows, output)
     elif isinstance(output, JsonOutput):
-        made |= json_details(rows, output, confidence)
+        made |= json_details(rows, output, confidence, clusters)
     else:
-        made |= text_details(rows, output, confidence)
+        made |= text_details(rows, output, confidence, clusters)
     key = "interval" if decides.right_or_wrong else f"{decides.name}_interval"
     return made | {
-        "valid": valid,
+        "valid": valid_share(rows, output, confidence, clusters),
         "statuses": count_statuses(row["status"] for row in rows),
         "primary": {"name": decides.name, "value": made[decides.name], "interval": made[key]},
     }
-
-
-def _widen(of: dict[str, Any], hits: Sequence[bool], clusters: Sequence[Hashable], confidence: float) -> None:
-    """Put the interval that counts sources in the place of the plain one."""
-    interval, effect = clustered_share([float(hit) for hit in hits], clusters, confidence)
-    of |= {"interval": list(interval), "design_effect": effect}
 
 
 def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
@@ -151,10 +135,10 @@ def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
     }
 
 
-def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float) -> dict[str, Any]:
+def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clusters: Clusters) -> dict[str, Any]:
     """`fields` {field: precision, recall, f1, right, claimed, expected}; rates of `schema` (compliance), `strict` (JSON as it
     stands) and `repaired` (JSON by repair, of which `right_if_repaired` would be right); `form`."""
-    n, answers = len(rows), [read_json(row, output) for row in rows]
+    answers = [read_json(row, output) for row in rows]
     fields: dict[str, Counter[str]] = {}
     for answer in answers:
         for field in {*answer.claimed, *answer.gold}:
@@ -162,15 +146,15 @@ def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float) -> 
             fields.setdefault(field, Counter()).update(
                 right=sum((given & gold).values()), claimed=sum(given.values()), expected=sum(gold.values())
             )
-    repaired = rate(sum(answer.parse == "repaired" for answer in answers), n, confidence)
+    repaired = rate([answer.parse == "repaired" for answer in answers], confidence, clusters)
     repaired["right_if_repaired"] = sum(
         answer.parse == "repaired" and answer.same and row["status"] == "ok"
         for answer, row in zip(answers, rows, strict=True)
     )
     return {
         "fields": {field or "(the value)": _field(counts) for field, counts in sorted(fields.items())},
-        "schema": rate(sum(complies(answer, output) for answer in answers), n, confidence),
-        "strict": rate(sum(answer.parse == "strict" for answer in answers), n, confidence),
+        "schema": rate([complies(answer, output) for answer in answers], confidence, clusters),
+        "strict": rate([answer.parse == "strict" for answer in answers], confidence, clusters),
         "repaired": repaired,
         "form": form_counts(rows, output),
     }
@@ -188,33 +172,40 @@ def _field(of: Counter[str]) -> dict[str, Any]:
     }
 
 
-def text_details(rows: Sequence[Row], output: TextOutput, confidence: float) -> dict[str, Any]:
+def text_details(rows: Sequence[Row], output: TextOutput, confidence: float, clusters: Clusters) -> dict[str, Any]:
     """`corpus` BLEU and chrF; mean `length_ratio`; rates of `repetition` (texts that go in circles) and `refusal`; `form`;
     with output.extract also `extracted`, the rate of answers with a final answer."""
     n, texts, gold = len(rows), [scored_text(row) for row in rows], [str(row["gold"]) for row in rows]
     ratios = [length_ratio(text, right) for text, right in zip(texts, gold, strict=True)]
     made: dict[str, Any] = {
         "length_ratio": sum(ratios) / n if n else None,
-        "repetition": rate(sum(repetition(text) >= REPEATED for text in texts), n, confidence),
-        "refusal": rate(sum(map(is_refusal, texts)), n, confidence),
+        "repetition": rate([repetition(text) >= REPEATED for text in texts], confidence, clusters),
+        "refusal": rate([is_refusal(text) for text in texts], confidence, clusters),
         "form": form_counts(rows, output),
     }
     if n:
         made["corpus"] = corpus_scores(texts, gold)
     if output.extract:
-        extracted = sum(row["status"] == "ok" and final_answer(row["text"], output.extract) is not None for row in rows)
-        made["extracted"] = rate(extracted, n, confidence)
+        said = [row["status"] == "ok" and final_answer(row["text"], output.extract) is not None for row in rows]
+        made["extracted"] = rate(said, confidence, clusters)
     return made
 
 
-def rate(k: int, n: int, confidence: float) -> dict[str, Any]:
-    """{k, n, share, interval} of a count, with its Wilson interval."""
-    return {"k": k, "n": n, "share": k / n if n else None, "interval": list(wilson_interval(k, n, confidence))}
+def rate(hits: Sequence[bool], confidence: float, clusters: Clusters = None) -> dict[str, Any]:
+    """{k, n, share, interval (Wilson's), design_effect} of the rows that are so."""
+    k, n, interval, effect = sum(hits), len(hits), (0.0, 1.0), 1.0
+    if n:
+        interval, effect = clustered_share(
+            list(map(float, hits)), range(n) if clusters is None else clusters, confidence
+        )
+    return {"k": k, "n": n, "share": k / n if n else None, "interval": list(interval), "design_effect": effect}
 
 
-def valid_share(rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95) -> dict[str, Any]:
-    """{valid, n, share, interval}: finished answers in the declared form (see answer_rules.form_problems)."""
-    counted = rate(sum(is_valid(row, output) for row in rows), len(rows), confidence)
+def valid_share(
+    rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
+) -> dict[str, Any]:
+    """As :func:`rate`, with `valid` for `k`: finished answers in the declared form (see answer_rules.form_problems)."""
+    counted = rate([is_valid(row, output) for row in rows], confidence, clusters)
     return {"valid": counted.pop("k"), **counted}
 
 

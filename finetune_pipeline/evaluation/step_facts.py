@@ -15,6 +15,7 @@ class Power(Facts):
 
     before: Number = None
     detectable_gain: Number = None
+    must_reach: Number = None
     enough: Flag = None
     sentence: str = ""
 

@@ -42,8 +42,9 @@ def expected_disagreement(before: float, gain: float) -> float:
 def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[str] | None = None) -> dict[str, Any]:
     """How many test rows the wanted gain takes, for the first candidate.
 
-    rival: the strongest one, which has to be beaten; sources: what each row of the rival was made from, where rows share
-    that. Returns test_rows, wanted_gain (gates.wanted_gain), power, metric, before (the rival's score), rival (its title),
+    rival: the strongest one, which has to be beaten; others as strong would take more rows. sources: what each row of the
+    rival was made from, where rows share that. Returns test_rows, wanted_gain (gates.wanted_gain), power, metric, before
+    (the rival's score), must_reach (score on the test at which the gain is shown; null: none), rival (its title),
     disagreement (expected share of rows on which one is right; null for means), design_effect, rows_needed (null where no
     gain of that size is left), examples_needed (in all splits together), detectable_gain (smallest gain that test_rows
     show; null: none), power_now, enough, sentence.
@@ -57,14 +58,15 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
         "metric": spec.metric,
         "rival": rival.title,
     }
-    means = _mean_of_rows(spec)
+    metric, means = METRICS[spec.metric], _mean_of_rows(spec)
     needed: int | None
     values = (means or RIGHT).row_scores(rival.rows, spec.output)
     before = sum(values) / len(values)
+    reached = (means or RIGHT).rank(before)
     effect = design_effect(values, sources) if sources is not None else 1.0
     if means:
-        deviation = _deviation(values, min(1.0, before + gates.wanted_gain))
-        left = 1 - before + 1e-9
+        deviation = _deviation(values, min(1.0, reached + gates.wanted_gain))
+        left = 1 - reached + 1e-9
         needed = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha))
         needed = needed if gates.wanted_gain <= left else None
         reach = detectable_mean(int(test_rows / effect), deviation, gates.power, alpha)
@@ -78,6 +80,7 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
         detectable = _detectable(gates, before, effect, test_rows)
     plan |= {
         "before": before,
+        "must_reach": None if detectable is None else metric.rank(min(1.0, metric.rank(rival.value) + detectable)),
         "disagreement": share,
         "design_effect": effect,
         "rows_needed": needed,

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from finetune_pipeline.baseline.ladder import DECISIONS, Ladder, Rung
-from finetune_pipeline.evaluation.metrics import metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.wording import (
     NOTHING,
     dollars,
@@ -105,11 +105,12 @@ def quality_plot(ladder: Ladder) -> Plot | None:
     return dot_plot("ladder", "Score of every rung, with its interval", dots, metric_title(ladder.metric), (0.0, 1.0))
 
 
-def frontier(rungs: list[Rung]) -> list[Rung]:
+def frontier(ladder: Ladder) -> list[Rung]:
     """The rungs that no cheaper or equally dear one equals, from the cheapest on."""
-    best: list[Rung] = []
-    for rung in sorted((r for r in rungs if r.dollars is not None), key=lambda r: (r.dollars or 0.0, -r.value)):
-        if not best or rung.value > best[-1].value:
+    rank, best = METRICS[ladder.metric].rank, list[Rung]()
+    priced = [rung for rung in ladder.rungs if rung.dollars is not None]
+    for rung in sorted(priced, key=lambda rung: (rung.dollars or 0.0, -rank(rung.value))):
+        if not best or rank(rung.value) > rank(best[-1].value):
             best.append(rung)
     return best
 
@@ -124,7 +125,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     low, high = (
         10.0 ** round_(math.log10(end)) for round_, end in ((math.floor, min(paid) / 2), (math.ceil, max(paid) * 1.5))
     )
-    edge = frontier([rung for _, rung in priced])
+    edge = frontier(ladder)
     spots: dict[tuple[float, float], list[int]] = {}  # rungs that coincide share one mark
     for place, rung in priced:
         spots.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(place)

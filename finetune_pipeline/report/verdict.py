@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.gates import GateResult, GateStatus, verdict
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
-from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
@@ -202,8 +202,8 @@ def _use_simple(evaluation: EvaluationResult) -> list[str]:
         f"Use {inside(_best_simple(evaluation))}: `finetune export {name} --simple --to DIR` writes it, with a card and an "
         "example. It is made in seconds and serves for nothing."
     ]
-    if power and power.before is not None and power.detectable_gain is not None:
-        needed = percent(min(1.0, power.before + power.detectable_gain))
+    if power and power.must_reach is not None:
+        needed = percent(power.must_reach)
         steps.append(f"Or train on: to be promoted, the model has to reach about {needed} on a test of this size.")
     steps.append(
         f"Or, where you want one model for other reasons, write gates.simple: not_worse into {name}/task.yaml."
@@ -214,7 +214,8 @@ def _use_simple(evaluation: EvaluationResult) -> list[str]:
 def _best_simple(evaluation: EvaluationResult) -> str:
     """Title of the simple model that scores best, of those the candidate does not surely beat."""
     scores = {model.title: evaluation.scores.get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
-    values = {title: of.primary.value or 0.0 for title, of in scores.items() if of and title in tied_with(evaluation)}
+    rank = METRICS[evaluation.metric].rank
+    values = {title: rank(of.primary.value) for title, of in scores.items() if of and title in tied_with(evaluation)}
     return max(values, key=lambda title: values[title], default="the simple model")
 
 

@@ -15,8 +15,13 @@ from typing import Any
 
 from finetune_pipeline.data.json_lines import digest_files, json_rows
 from finetune_pipeline.data.review import RATINGS
+from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa
-from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval, wilson_interval
+from finetune_pipeline.evaluation.statistics.proportions import (
+    cluster_sign_flip,
+    clustered_share,
+    clustered_tango_interval,
+)
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 
@@ -154,13 +159,17 @@ def acceptable(rating: Rating, secret: bytes) -> dict[str, bool]:
 
 
 def summarise(
-    ratings: Sequence[Rating], drawn: Mapping[str, Mapping[str, str]], secret: bytes, confidence: float = 0.95
+    ratings: Sequence[Rating],
+    drawn: Mapping[str, Mapping[str, str]],
+    secret: bytes,
+    confidence: float = 0.95,
+    sources: SourceOf = None,
 ) -> dict[str, Any]:
     """Facts about the ratings of one candidate.
 
     drawn: per sheet, the examples on it and how each was drawn (:func:`.sheet.draw`). Ratings of other sheets and of
     examples that are not on theirs are counted as `unknown`. An item rated by several people is acceptable when more
-    than half of them say so.
+    than half of them say so. sources: what each example was made from, by id; intervals and p count these.
 
     Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base,
     both, neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign
@@ -187,8 +196,8 @@ def summarise(
         "unknown": unknown,
         "raters": dict(sorted(Counter(r.rater for rated in votes.values() for r, _ in rated).items())),
         "confidence": confidence,
-        RANDOM: _half([items[i] for i in items if how[i] == RANDOM], confidence, rate=True),
-        SELECTED: _half([items[i] for i in items if how[i] == SELECTED], confidence, rate=False),
+        RANDOM: _half({i: items[i] for i in items if how[i] == RANDOM}, confidence, sources, rate=True),
+        SELECTED: _half({i: items[i] for i in items if how[i] == SELECTED}, confidence, sources, rate=False),
         "agreement": _agreement(votes),
         "comments": [
             {"id": example, "rater": r.rater, "comment": r.comment, **v}
@@ -200,11 +209,13 @@ def summarise(
     }
 
 
-def _half(items: Sequence[Mapping[str, bool]], confidence: float, *, rate: bool) -> dict[str, Any] | None:
+def _half(
+    items: Mapping[str, Mapping[str, bool]], confidence: float, sources: SourceOf, *, rate: bool
+) -> dict[str, Any] | None:
     if not items:
         return None
     n = len(items)
-    pairs = Counter((i["candidate"], i["base"]) for i in items)
+    pairs = Counter((i["candidate"], i["base"]) for i in items.values())
     won, lost = pairs[True, False], pairs[False, True]
     counts: dict[str, Any] = {
         "n": n,
@@ -214,13 +225,15 @@ def _half(items: Sequence[Mapping[str, bool]], confidence: float, *, rate: bool)
         "neither": pairs[False, False],
     }
     if rate:
-        for name in ("candidate", "base"):
-            k = sum(i[name] for i in items)
-            counts[name] = {"acceptable": k, "share": k / n, "interval": list(wilson_interval(k, n, confidence))}
+        units = [i if sources is None else sources[i] for i in items]
+        base, candidate = ([float(i[name]) for i in items.values()] for name in ("base", "candidate"))
+        for name, taken in (("candidate", candidate), ("base", base)):
+            interval = clustered_share(taken, units, confidence)[0]
+            counts[name] = {"acceptable": int(sum(taken)), "share": sum(taken) / n, "interval": list(interval)}
         counts |= {
             "gain": (won - lost) / n,
-            "interval": list(tango_interval(lost, won, n, confidence)),
-            "p": mcnemar_exact(lost, won),
+            "interval": list(clustered_tango_interval(base, candidate, units, confidence)),
+            "p": cluster_sign_flip([c - b for b, c in zip(base, candidate, strict=True)], units),
         }
     return counts
 

@@ -29,7 +29,7 @@ from finetune_pipeline.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
+from finetune_pipeline.evaluation.rivals import rank_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
@@ -210,7 +210,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
         name: {"validation": score, **({"the sealed test": tested[SIMPLE + name]} if SIMPLE + name in tested else {})}
         for name, score in baseline.facts["simple"].items()
     }
-    name = max(scores, key=lambda name: list(scores[name].values())[-1]["primary"]["value"] or 0.0)
+    name = max(scores, key=lambda name: rank_of(list(scores[name].values())[-1]))
     model = SIMPLE_MODELS[name]().fit(
         [e.user_text for e in train], [e.answer for e in train], spec.output, spec.split.seed
     )

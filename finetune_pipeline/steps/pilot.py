@@ -111,7 +111,7 @@ def _point(
         share=share,
         rows=count,
         steps=training["steps"],
-        value=metric.value(rows, spec.output) or 0.0,
+        value=metric.score(rows, spec.output),
         interval=metric.interval(rows, spec.output, spec.gates.confidence, shared_sources(rows, sources)),
         seconds=training["seconds"],
     )

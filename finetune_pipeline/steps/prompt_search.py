@@ -42,7 +42,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
     """Search a better prompt for the base model, once for each fold; the winner of one fold answers the other."""
     spec = context.spec
     train_rows, rows = read_examples(split_file(context, "train")), validation_rows(context)
-    folds = {fold: [e for e in rows if fold_of(e.id) == fold] for fold in FOLDS}
+    folds = {fold: [e for e in rows if fold_of(e.made_from) == fold] for fold in FOLDS}
     if why := _no_search(context, len(rows), folds):
         write_predictions(context.out / PREDICTIONS, [])
         return {"skipped": why, "calls": 0, "searches": [], "best": None}

@@ -55,7 +55,8 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
         for sheet in sorted({r.sheet for r in own})
         if (size := read_sheet_name(sheet))
     }
-    facts = summarise(own, drawn, secret, context.spec.gates.confidence)
+    sources = read_test_rows(predictions.folder).sources
+    facts = summarise(own, drawn, secret, context.spec.gates.confidence, sources)
     write_rows(context.out / "findings.jsonl", as_rows(findings))
     context.refuse_changed("ratings", ratings_digest(reviews), context.run_inputs.ratings)
     return {**facts, "of_earlier_candidates": len(ratings) - len(own), "by_rule": count_by_rule(findings)}
@@ -68,8 +69,8 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
     if settings.judge is None and settings.similarity is None:
         return {"judge": None, "similarity": None}
     rows = read_predictions(predictions.path("predictions.parquet"))
-    texts = read_test_rows(predictions.folder).texts
-    pairs = prediction_pairs(of_model(rows, "base"), of_model(rows, "candidate"), texts)
+    test = read_test_rows(predictions.folder)
+    pairs = prediction_pairs(of_model(rows, "base"), of_model(rows, "candidate"), test.texts)
     people = people_choices(context.inputs["human_review"].facts["items"])
     judge = similarity = None
     if settings.judge is not None:
@@ -77,13 +78,13 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
             asked = settings.judge
             endpoint, answers = Endpoint.of(asked, asked.model), api_answers(context, test=True)
             model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
-            judge = judged_pairs(model, pairs, people, asked, context.spec.gates.confidence)
+            judge = judged_pairs(model, pairs, people, asked, context.spec.gates.confidence, test.sources)
         except (EndpointError, ValueError) as error:
             fix = "look at the endpoint and its key, and run again: replies that came are kept; or remove evaluation.judge"
             raise _problem("judge", error, fix) from error
     if settings.similarity is not None:
         try:
-            similarity = similar(pairs, people, settings.similarity, context.spec.gates.confidence)
+            similarity = similar(pairs, people, settings.similarity, context.spec.gates.confidence, test.sources)
         except (FileNotFoundError, ValueError) as error:
             raise _problem("similarity", error, "correct it, or use: hashed") from error
     return {"judge": judge, "similarity": similarity}

@@ -41,7 +41,7 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     if searched and (prompt_search := context.inputs["prompt_search"]).facts["best"]:
         optimised = read_predictions(prompt_search.path(PREDICTIONS))
         tokens[OPTIMISED] = Call(**prompt_search.facts["tokens"])
-    return climb(context.spec, rows, tokens, optimised)
+    return climb(context.spec, rows, tokens, optimised, row_sources(context))
 
 
 def call_of(asked: Mapping[str, Any]) -> Call:

@@ -26,8 +26,6 @@ from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
     clustered_tango_interval,
-    tango_interval,
-    wilson_interval,
 )
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.spec import outputs
@@ -97,8 +95,16 @@ class Metric(ABC):
         interval then counts sources."""
 
     def rank(self, value: float | None) -> float:
-        """The value such that more is better, to choose the best of several models by."""
-        return (value or 0.0) if self.higher_is_better else -(value or 0.0)
+        """The value such that 1 is the best, to choose the best of several models by; no value is the worst one. The rank of
+        a rank is the value."""
+        if value is None:
+            return 0.0
+        return value if self.higher_is_better else 1 - value
+
+    def score(self, rows: Sequence[Row], output: AnyOutput) -> float:
+        """:meth:`value`, or the worst one where there is nothing to divide by."""
+        value = self.value(rows, output)
+        return self.rank(0.0) if value is None else value
 
 
 class RowMetric(Metric):
@@ -111,7 +117,12 @@ class RowMetric(Metric):
         pass
 
     def row_scores(self, rows: Sequence[Row], output: AnyOutput) -> list[float]:
-        return [self.row_score(row, output) for row in rows]
+        scores = [self.row_score(row, output) for row in rows]
+        for row, score in zip(rows, scores, strict=True):
+            if not -1e-9 <= score <= 1 + 1e-9:  # not a number is outside, too
+                where = f"metric {self.name}: row_score of {row['example_id']}"
+                raise ValueError(f"{where} is {score}; make it return a number from 0 to 1")
+        return scores
 
     def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
         return sum(self.row_scores(rows, output)) / len(rows) if rows else None
@@ -148,19 +159,15 @@ class ShareOfRight(RowMetric):
     def interval(
         self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
     ) -> Interval:
-        if clusters is not None:
-            return clustered_share(self.row_scores(rows, output), clusters, confidence)[0]
-        return wilson_interval(sum(is_right(row, output) for row in rows), len(rows), confidence)
+        units = range(len(rows)) if clusters is None else clusters
+        return clustered_share(self.row_scores(rows, output), units, confidence)[0] if rows else (0.0, 1.0)
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
         old, new = (self.row_scores(rows, output) for rows in (before, after))
-        n = len(old)
-        lost, won = (sum(x > y for x, y in zip(*sides, strict=True)) for sides in ((old, new), (new, old)))
-        if clusters is not None:
-            return Gain((won - lost) / n, clustered_tango_interval(old, new, clusters, confidence))
-        return Gain((won - lost) / n, tango_interval(lost, won, n, confidence))
+        units = range(len(old)) if clusters is None else clusters
+        return Gain((sum(new) - sum(old)) / len(old), clustered_tango_interval(old, new, units, confidence))
 
 
 METRICS: dict[str, Metric] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register, within_scale
-from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, effective_sources
 from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
@@ -28,16 +28,14 @@ class MicroF1(Metric):
         self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
     ) -> Interval | None:
         counts = claim_counts(rows, output)
-        return within_scale(_bootstrap(counts if clusters is None else _per_source(counts, clusters), None, confidence))
+        return within_scale(_bootstrap(counts, None, confidence, clusters))
 
     def gain(
         self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
     ) -> Gain:
         old, new = (claim_counts(rows, output) for rows in (before, after))
         f1 = [f1_of(*map(int, counts.sum(axis=0))) or 0.0 for counts in (old, new)]
-        if clusters is not None:
-            old, new = (_per_source(counts, clusters) for counts in (old, new))
-        return Gain(f1[1] - f1[0], _bootstrap(new, old, confidence))
+        return Gain(f1[1] - f1[0], _bootstrap(new, old, confidence, clusters))
 
 
 def f1_of(right: float, claimed: float, expected: float) -> float | None:
@@ -51,22 +49,17 @@ def claim_counts(rows: Sequence[Row], output: AnyOutput) -> np.ndarray:
     return np.array([read_json(row, output).counts() for row in rows], dtype=float).reshape(len(rows), 3)
 
 
-def _per_source(counts: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    """Add up the rows of every source."""
-    order = {source: i for i, source in enumerate(dict.fromkeys(clusters))}
-    summed = np.zeros((len(order), counts.shape[1]), counts.dtype)
-    np.add.at(summed, [order[source] for source in clusters], counts)
-    return summed
-
-
-def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float) -> Interval | None:
-    """Interval of F1, or of its gain over `base`, both sides of a row drawn together. None for fewer than two rows, or
-    where a resample has nothing to count."""
-    n = len(counts)
+def _bootstrap(
+    counts: np.ndarray, base: np.ndarray | None, confidence: float, clusters: Clusters = None
+) -> Interval | None:
+    """Interval of F1, or of its gain over `base`, both sides of a row (or whole sources) drawn together. None for fewer than
+    two of these, or where a resample has nothing to count."""
+    codes = cluster_codes(range(len(counts)) if clusters is None else clusters)
+    n = int(codes.max(initial=-1)) + 1
     if n < 2:
         return None
     draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    weights = np.vstack([np.ones(n), draws])  # the rows as they are come first
+    weights = np.vstack([np.ones(n), draws])[:, codes]  # the rows as they are come first
 
     def f1(of: np.ndarray) -> np.ndarray:
         right, claimed, expected = (weights @ of).T
@@ -75,4 +68,6 @@ def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float) -
         return values
 
     values = f1(counts) - (f1(base) if base is not None else 0)
-    return None if np.isnan(values).any() else draws_interval(values[1:], float(values[0]), confidence, n)
+    if np.isnan(values).any():
+        return None
+    return draws_interval(values[1:], float(values[0]), confidence, effective_sources(codes.tolist()))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair
 from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
@@ -23,6 +24,7 @@ _PADDING = (
     "that further details can be provided at any time should they be needed. Please do not hesitate to get in touch again."
 )
 _SWAPPED: dict[Choice, Choice] = {"a": "b", "b": "a"}
+_SIGNS: dict[Choice, int] = {"b": 1, "a": -1, "tie": 0}
 _PLACES: dict[tuple[bool, bool], Choice] = {(True, False): "b", (False, True): "a"}
 NEARER = 0.02
 """Answers whose likeness to the reference differs by less are alike."""
@@ -54,14 +56,19 @@ class Qualification:
     interval: tuple[float, float] | None = None
     agreement: float | None = None
     consistent: float | None = None
-    place: dict[str, Any] = field(default_factory=lambda: sign_test(0, 0))
-    length: dict[str, Any] = field(default_factory=lambda: sign_test(0, 0))
-    padding: dict[str, Any] = field(default_factory=lambda: sign_test(0, 0))
+    place: dict[str, Any] = field(default_factory=lambda: sign_test([]))
+    length: dict[str, Any] = field(default_factory=lambda: sign_test([]))
+    padding: dict[str, Any] = field(default_factory=lambda: sign_test([]))
     refused: list[str] = field(default_factory=list)
 
 
 def judged_pairs(
-    judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choice], asked: JudgeSpec, confidence: float = 0.95
+    judge: Judge,
+    pairs: Sequence[Pair],
+    people: Mapping[str, Choice],
+    asked: JudgeSpec,
+    confidence: float = 0.95,
+    sources: SourceOf = None,
 ) -> dict[str, Any]:
     """Qualify a judge by the pairs people rated; if it passes, ask it about up to `asked.rows` of all pairs, drawn by their id.
 
@@ -69,26 +76,29 @@ def judged_pairs(
 
     Args:
         confidence: Of the verdict's interval.
+        sources: What each example was made from, by id; agreement and verdict count these.
 
     Returns:
         The fields of :class:`Qualification`, believed, equal (rated pairs that were left out so), verdict (None, or
-        statistics.sign_test of candidate against base, `failed`, `equal` and `choices` by id), failures, spent.
+        sign_test of candidate against base, `failed`, `equal` and `choices` by id), failures, spent.
     """
     rated = [pair for pair in pairs if pair.id in people]
     differing = [pair for pair in rated if pair.a != pair.b]
-    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], asked)
+    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], asked, sources)
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: asked.rows]
     return {
         **asdict(qualification),
         "believed": not qualification.refused,
         "equal": len(rated) - len(differing),
-        "verdict": None if qualification.refused else _verdict(judge, drawn, confidence),
+        "verdict": None if qualification.refused else _verdict(judge, drawn, confidence, sources),
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": judge.spent.to_dict(),
     }
 
 
-def qualify(judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked: JudgeSpec) -> Qualification:
+def qualify(
+    judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked: JudgeSpec, sources: SourceOf = None
+) -> Qualification:
     """Ask a judge about pairs that people have rated, in both orders, and about the same answers with padding.
 
     Args:
@@ -107,10 +117,10 @@ def qualify(judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked
         rated=n,
         failed=len(pairs) - n,
         kappa=cohens_kappa(theirs, ours) if sound else None,
-        interval=kappa_interval(theirs, ours) if sound else None,
+        interval=kappa_interval(theirs, ours, _units(kept, sources)) if sound else None,
         agreement=sum(x == y for x, y in zip(theirs, ours, strict=True)) / n if sound else None,
         consistent=sum(first == second for first, second in orders) / n if sound else None,
-        place=sign_test(orders.count(("a", "b")), orders.count(("b", "a"))),
+        place=sign_test([1 if first == "a" else -1 for first, second in orders if second == _SWAPPED.get(first)]),
         length=_length(kept, theirs, ours),
         padding=_padding(judge, kept[:PROBES]),
     )
@@ -138,13 +148,13 @@ def _length(pairs: Sequence[Pair], theirs: Sequence[Choice], ours: Sequence[Choi
         for pair, wanted, said in zip(pairs, theirs, ours, strict=True)
         if said not in (wanted, "tie") and len(pair.a) != len(pair.b)
     ]
-    return sign_test(sum(towards_longer), len(towards_longer) - sum(towards_longer))
+    return sign_test([1 if longer else -1 for longer in towards_longer])
 
 
 def _padding(judge: Judge, pairs: Sequence[Pair]) -> dict[str, Any]:
     """Sign test of an answer with empty words added (wins) against the same answer without them."""
     choices = [_agreed(*order) for order in _both_ways(judge, [replace(p, b=p.a + _PADDING) for p in pairs])]
-    return sign_test(choices.count("b"), choices.count("a"), choices.count("tie"))
+    return sign_test([_SIGNS[choice] for choice in choices if choice != "failed"])
 
 
 def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
@@ -176,36 +186,45 @@ def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
     return reasons
 
 
-def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float) -> dict[str, Any]:
+def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: SourceOf) -> dict[str, Any]:
     """The judge's verdict on pairs: `b` against `a` as a sign test, `failed`, `equal` and `choices` by id."""
     differing = [pair for pair in pairs if pair.a != pair.b]
     choices = [_agreed(*order) for order in _both_ways(judge, differing)]
+    known = [(pair, _SIGNS[choice]) for pair, choice in zip(differing, choices, strict=True) if choice != "failed"]
     return {
-        **sign_test(choices.count("b"), choices.count("a"), choices.count("tie"), confidence),
+        **sign_test([sign for _, sign in known], _units([pair for pair, _ in known], sources), confidence),
         "failed": choices.count("failed"),
         "choices": dict(zip([pair.id for pair in differing], choices, strict=True)),
         "equal": len(pairs) - len(differing),
     }
 
 
-def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, confidence: float) -> dict[str, Any]:
+def _units(pairs: Sequence[Pair], sources: SourceOf) -> list[str]:
+    """What each pair is counted by: its source, else itself."""
+    return [pair.id if sources is None else sources[pair.id] for pair in pairs]
+
+
+def similar(
+    pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, confidence: float, sources: SourceOf = None
+) -> dict[str, Any]:
     """Mean cosine similarity to the reference of base and candidate, the gain with a paired bootstrap interval, and how
     far preferring the nearer answer agrees with people; kappa is None where nobody rated or it is undefined.
 
     model: see evaluation.similarity. Raises FileNotFoundError or ValueError where the model is missing or is none, or there
-    are fewer than two pairs.
+    are fewer than two pairs or sources.
     """
     # all texts at once: words weigh the same on both sides
     vectors = embed([text for pair in pairs for text in (pair.reference, pair.a, pair.b)], model)
     base, candidate = ((vectors[::3] * vectors[side::3]).sum(axis=1).tolist() for side in (1, 2))
-    theirs, nearer = [], []
+    rated, theirs, nearer = [], [], []
     for pair, before, after in zip(pairs, base, candidate, strict=True):
         if pair.id in people and pair.a != pair.b:
+            rated.append(pair)
             theirs.append(people[pair.id])
             nearer.append("tie" if abs(after - before) < NEARER else "b" if after > before else "a")
-    interval = paired_bootstrap_mean(base, candidate, confidence=confidence)
+    interval = paired_bootstrap_mean(base, candidate, confidence, _units(pairs, sources))
     if interval is None:
-        raise ValueError("one pair of answers is too few to compare")
+        raise ValueError("one pair of answers, or pairs of one source, are too few to compare")
     means = [sum(values) / len(values) for values in (base, candidate)]
     return {
         "model": model,
@@ -216,5 +235,5 @@ def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, con
         "interval": list(interval),
         "rated": len(theirs),
         "kappa": cohens_kappa(theirs, nearer) if theirs else None,
-        "kappa_interval": kappa_interval(theirs, nearer) if theirs else None,
+        "kappa_interval": kappa_interval(theirs, nearer, _units(rated, sources)) if theirs else None,
     }

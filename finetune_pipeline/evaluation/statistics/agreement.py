@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval
-from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED
+from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes
+from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
 
 
 def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
@@ -15,29 +15,33 @@ def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
 
     None when both raters give one and the same answer throughout. Raises ValueError without ratings, or not as many of either.
     """
-    value = float(_kappa(_table(a, b)[None])[0])
+    value = float(_kappa(_tables(a, b).sum(axis=0)[None])[0])
     return None if np.isnan(value) else value
 
 
-def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable]) -> Interval | None:
-    """Percentile bootstrap interval (95%) of :func:`cohens_kappa` over items; None where kappa itself is, or hardly ever
-    defined. Resamples in which kappa is undefined are left out."""
-    table = _table(a, b)
-    drawn = np.random.default_rng(SEED).multinomial(len(a), table.ravel() / len(a), size=RESAMPLES)
-    values = _kappa(drawn.reshape(RESAMPLES, *table.shape).astype(float))
-    values = values[~np.isnan(values)]
-    if len(values) < RESAMPLES / 2:
+def kappa_interval(
+    a: Sequence[Hashable], b: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
+) -> Interval | None:
+    """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`); None where kappa itself is, or
+    hardly ever defined, or of one source. Resamples in which kappa is undefined are left out."""
+    kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
+    units = len(tables)
+    if kappa is None or units < 2:
         return None
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    drawn = np.random.default_rng(SEED).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    values = _kappa(np.tensordot(drawn.astype(float), tables, 1))
+    values = values[~np.isnan(values)]
+    return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None
 
 
-def _table(a: Sequence[Hashable], b: Sequence[Hashable]) -> np.ndarray:
+def _tables(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Sequence[Hashable] | None = None) -> np.ndarray:
+    """Counts of every pair of ratings, a table a source (or item)."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")
+    codes = cluster_codes(range(len(a)) if clusters is None else clusters)
     index = {name: i for i, name in enumerate(dict.fromkeys((*a, *b)))}
-    cells = np.zeros((len(index), len(index)))
-    np.add.at(cells, ([index[x] for x in a], [index[y] for y in b]), 1)
+    cells = np.zeros((int(codes.max()) + 1, len(index), len(index)))
+    np.add.at(cells, (codes, np.array([index[x] for x in a]), np.array([index[y] for y in b])), 1)
     return cells
 
 

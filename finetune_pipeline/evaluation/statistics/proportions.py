@@ -13,7 +13,7 @@ import scipy
 Interval = tuple[float, float]
 
 
-def z_value(confidence: float, freedom: int | None = None) -> float:
+def z_value(confidence: float, freedom: float | None = None) -> float:
     """Quantile of a two-sided `confidence` (0.95 gives 1.96): of the normal distribution, or of Student's t with degrees of
     freedom. Raises ValueError outside (0, 1)."""
     if not 0 < confidence < 1:
@@ -22,7 +22,7 @@ def z_value(confidence: float, freedom: int | None = None) -> float:
     return -NormalDist().inv_cdf(tail) if freedom is None else float(-scipy.special.stdtrit(freedom, tail))
 
 
-def wilson_interval(k: float, n: float, confidence: float = 0.95, freedom: int | None = None) -> Interval:
+def wilson_interval(k: float, n: float, confidence: float = 0.95, freedom: float | None = None) -> Interval:
     """Score interval of a share, k of n (Wilson 1927); both may be effective numbers of rows. n = 0 gives (0, 1).
 
     freedom: as in :func:`z_value`. Raises ValueError unless 0 <= k <= n.
@@ -54,7 +54,7 @@ def tango_statistic(b: float, c: float, n: float, gain: float) -> float:
     return surprise / math.sqrt(variance)
 
 
-def tango_interval(b: float, c: float, n: float, confidence: float = 0.95, freedom: int | None = None) -> Interval:
+def tango_interval(b: float, c: float, n: float, confidence: float = 0.95, freedom: float | None = None) -> Interval:
     """Score interval of the gain (c - b) / n, the difference of two paired proportions (Tango 1998).
 
     Holds its coverage when the models hardly ever disagree, where Wald and bootstrap do not. freedom: as in :func:`z_value`.
@@ -85,26 +85,6 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
-def sign_test(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -> dict[str, Any]:
-    """Preferences between two answers: {wins, losses, ties, n, share, interval, p}.
-
-    `share`: wins among the decided pairs with its Wilson `interval`; `p`: two-sided exact binomial. Nothing decided: share null,
-    interval (0, 1), p 1.
-    """
-    decided = wins + losses
-    if min(wins, losses, ties) < 0:
-        raise ValueError(f"wins={wins}, losses={losses}, ties={ties}: counts cannot be negative")
-    return {
-        "wins": wins,
-        "losses": losses,
-        "ties": ties,
-        "n": decided + ties,
-        "share": wins / decided if decided else None,
-        "interval": list(wilson_interval(wins, decided, confidence)),
-        "p": mcnemar_exact(losses, wins),
-    }
-
-
 def cluster_codes(clusters: Sequence[Hashable]) -> np.ndarray:
     index: dict[Hashable, int] = {}
     return np.fromiter((index.setdefault(c, len(index)) for c in clusters), dtype=np.int64, count=len(clusters))
@@ -116,19 +96,21 @@ def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.
     return np.asarray(values, dtype=float), cluster_codes(clusters)
 
 
-def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+def design_effect(values: Sequence[float], clusters: Sequence[Hashable], centre: float | None = None) -> float:
     """Variance of the mean with clusters over the variance without them; 1 or more.
 
     The clustered variance is the sum of squares of the clusters' summed residuals (linearisation), with the factor G / (G - 1)
-    for G clusters. Where all values are equal, or there is one cluster, the largest possible effect is taken: that of clusters
+    for G clusters. Where all residuals are 0, or there is one cluster, the largest possible effect is taken: that of clusters
     whose rows are all alike, sum of squared sizes / n.
+
+    centre: what residuals are taken from; by default the mean.
     """
     x, codes = _checked(values, clusters)
     sizes = np.bincount(codes)
     groups, n = len(sizes), len(x)
     if groups == n:
         return 1.0
-    residuals = x - x.mean()
+    residuals = x - (x.mean() if centre is None else centre)
     spread = float((residuals**2).sum())
     if spread == 0 or groups == 1:
         return float((sizes**2).sum() / n)
@@ -137,31 +119,48 @@ def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> floa
     return max(1.0, clustered / (spread * n / (n - 1)))
 
 
-def _freedom(codes: np.ndarray) -> int | None:
-    """Degrees of freedom where rows are clustered, one less than clusters: few of them tell little about the variance."""
-    groups = int(codes.max()) + 1
-    return None if groups == len(codes) else max(1, groups - 1)
+def effective_sources(clusters: Sequence[Hashable]) -> float:
+    """How many sources of equal size tell as much: n^2 / sum of squared sizes (Kish 1965; Carter et al. 2017)."""
+    sizes = np.bincount(cluster_codes(clusters))
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def _freedom(clusters: Sequence[Hashable]) -> float | None:
+    """Degrees of freedom where rows are clustered, one less than sources: few of them tell little about the variance."""
+    sources = effective_sources(clusters)
+    return None if sources == len(clusters) else max(1.0, sources - 1)
+
+
+def _share_effect(right: Sequence[float], clusters: Sequence[Hashable], confidence: float) -> float:
+    """Design effect of a share, around the centre of the interval that as many sources would have.
+
+    Few sources with a few errors tell little of how errors clump: around the mean, bounds miss up to three times as often as they
+    may.
+    """
+    sources, z2 = effective_sources(clusters), z_value(confidence, _freedom(clusters)) ** 2
+    return design_effect(right, clusters, (float(np.mean(right)) * sources + z2 / 2) / (sources + z2))
 
 
 def clustered_share(
     right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
 ) -> tuple[Interval, float]:
     """Wilson's interval of a rate where rows share a source, for the effective numbers; and the design effect."""
-    x, codes = _checked(right, clusters)
-    effect = design_effect(right, clusters)
-    k, n = float(x.sum()) / effect, len(x) / effect
-    return wilson_interval(k, n, confidence, _freedom(codes)), effect
+    x, _ = _checked(right, clusters)
+    effect = _share_effect(right, clusters, confidence)
+    return wilson_interval(float(x.sum()) / effect, len(x) / effect, confidence, _freedom(clusters)), effect
 
 
 def clustered_tango_interval(
     before: Sequence[float], after: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
 ) -> Interval:
-    """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the differences."""
-    first, codes = _checked(before, clusters)
+    """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the differences, or of
+    the losses where that is larger: gains here and there may hide that a few sources are lost whole."""
+    first, _ = _checked(before, clusters)
     difference = np.asarray(after, dtype=float) - first
-    effect = design_effect(list(difference), clusters)
-    b, c, n = (count / effect for count in ((difference < 0).sum(), (difference > 0).sum(), len(first)))
-    return tango_interval(float(b), float(c), n, confidence, _freedom(codes))
+    lost = (difference < 0).astype(float)
+    effect = max(design_effect(difference.tolist(), clusters), _share_effect(lost.tolist(), clusters, confidence))
+    b, c, n = float(lost.sum()) / effect, float((difference > 0).sum()) / effect, len(first) / effect
+    return tango_interval(b, c, n, confidence, _freedom(clusters))
 
 
 def cluster_sign_flip(
@@ -169,15 +168,15 @@ def cluster_sign_flip(
 ) -> float:
     """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once (Fisher).
 
-    Exact (all sign patterns) up to 2**13 patterns, else drawn; a drawn p counts the observed pattern too (Phipson and Smyth
-    2010), so it is never zero.
+    Exact up to 2**13 sign patterns, and where all clusters weigh the same (of single rows that is McNemar's exact test); else
+    patterns are drawn. A drawn p counts the observed pattern too (Phipson and Smyth 2010), so it is never zero.
     """
     x, codes = _checked(differences, clusters)
     totals = np.bincount(codes, weights=x)
     totals = totals[totals != 0]
     observed = abs(float(totals.sum())) - 1e-9 * float(np.abs(totals).sum())
-    if not len(totals):
-        return 1.0
+    if len(np.unique(np.abs(totals))) < 2:
+        return mcnemar_exact(int((totals < 0).sum()), int((totals > 0).sum()))
     if len(totals) <= 13:
         patterns = 1 - 2.0 * ((np.arange(2 ** len(totals))[:, None] >> np.arange(len(totals))) & 1)
         return float((np.abs(patterns @ totals) >= observed).mean())
@@ -189,3 +188,25 @@ def cluster_sign_flip(
         hits += int((np.abs(signs @ totals) >= observed).sum())
         done += size
     return (hits + 1) / (resamples + 1)
+
+
+def sign_test(
+    signs: Sequence[int], clusters: Sequence[Hashable] | None = None, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Preferences between two answers, each a win (1), a loss (-1) or a tie (0): {wins, losses, ties, n, share, interval, p}.
+
+    `share`: wins among the decided ones with its Wilson `interval`; `p`: two-sided. Both count sources where `clusters` (one an
+    answer) are given. Nothing decided: share null, interval (0, 1), p 1.
+    """
+    decided = [(sign, i if clusters is None else clusters[i]) for i, sign in enumerate(signs) if sign]
+    kept, units = [sign for sign, _ in decided], [unit for _, unit in decided]
+    won = [float(sign > 0) for sign in kept]
+    return {
+        "wins": sum(map(int, won)),
+        "losses": len(kept) - sum(map(int, won)),
+        "ties": len(signs) - len(kept),
+        "n": len(signs),
+        "share": sum(won) / len(won) if won else None,
+        "interval": list(clustered_share(won, units, confidence)[0]) if won else [0.0, 1.0],
+        "p": cluster_sign_flip(kept, units) if kept else 1.0,
+    }

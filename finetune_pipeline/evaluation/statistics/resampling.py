@@ -8,7 +8,13 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import scipy
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, wilson_interval, z_value
+from finetune_pipeline.evaluation.statistics.proportions import (
+    Interval,
+    cluster_codes,
+    effective_sources,
+    wilson_interval,
+    z_value,
+)
 
 RESAMPLES, SEED = 2000, 0
 FAR_TAIL = 0.99
@@ -38,8 +44,8 @@ def paired_bootstrap_f1(
     index = {label: i for i, label in enumerate(label for label in labels if label in present)}
     if unknown := sorted(present - set(index)):
         raise ValueError(f"gold answers outside the label set: {', '.join(unknown)}")
-    units = len(gold if clusters is None else set(clusters))
-    if units < 2:
+    units = float(len(gold)) if clusters is None else effective_sources(clusters)
+    if units == 1:
         return None
     triples = np.array(
         [
@@ -98,14 +104,14 @@ def paired_bootstrap_mean(
     sums, sizes = np.bincount(codes, weights=difference), np.bincount(codes).astype(float)
     if len(sums) < 2:
         return None
-    estimate = float(difference.mean())
+    estimate, units = float(difference.mean()), effective_sources(codes.tolist())
     influence = sums - estimate * sizes
     if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
-        return _all_alike(estimate, confidence, len(sums))
+        return _all_alike(estimate, confidence, units)
     means = _means(sums, sizes)
     # acceleration from the jackknife, which for a mean is a function of the third moment
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
-    return draws_interval(means, estimate, confidence, len(sums), acceleration)
+    return draws_interval(means, estimate, confidence, units, acceleration)
 
 
 def _means(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -119,7 +125,7 @@ def _means(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def draws_interval(
-    draws: np.ndarray, estimate: float, confidence: float, units: int, acceleration: float | None = None
+    draws: np.ndarray, estimate: float, confidence: float, units: float, acceleration: float | None = None
 ) -> Interval:
     """Percentiles of the draws, moved by BCa where an acceleration is given; in the far tail Student's t interval, too.
 
@@ -127,12 +133,13 @@ def draws_interval(
     than the estimate does.
 
     Args:
-        units: How many rows or clusters were drawn from, two or more.
+        units: How many rows or clusters were drawn from (effective_sources), more than one.
     """
     spread = float(draws.std(ddof=1))
     if spread <= 1e-12:
         return _all_alike(estimate, confidence, units)
-    reach = z_value(confidence, units - 1) * math.sqrt(units / (units - 1))
+    freedom = max(1.0, units - 1)
+    reach = z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)
     moved = np.array([-reach, reach])
     if acceleration is not None:
         below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
@@ -145,9 +152,8 @@ def draws_interval(
     return low, high
 
 
-def _all_alike(estimate: float, confidence: float, units: int) -> Interval:
-    """Interval where no unit differs from another: units not seen may be otherwise (by as much to the other side), as many as
-    Wilson's interval leaves room for."""
-    alike = wilson_interval(units, units, confidence, units - 1)[0]
-    low, high = sorted((estimate, (2 * alike - 1) * estimate))
-    return low, high
+def _all_alike(estimate: float, confidence: float, units: float) -> Interval:
+    """Interval where no unit differs from another: units not seen may be otherwise (scores lie between 0 and 1, so gains between
+    -1 and 1), as many as Wilson's interval leaves room for."""
+    alike = wilson_interval(units, units, confidence, max(1.0, units - 1))[0]
+    return alike * estimate - (1 - alike), alike * estimate + (1 - alike)

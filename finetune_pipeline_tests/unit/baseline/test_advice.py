@@ -10,7 +10,6 @@ import pytest
 from finetune_pipeline.baseline.advice import (
     AS_GOOD,
     CLOSES_MOST,
-    _must_reach,
     _retrieval_is_enough,
     advise,
     measured_gains,
@@ -18,11 +17,12 @@ from finetune_pipeline.baseline.advice import (
 )
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.worth import good_enough
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import DEFAULT_METRICS
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, register_mirrored, row, spec
 
 N = 200
 
@@ -127,6 +127,25 @@ def test_each_kind_of_task_gets_its_decision() -> None:
         assert advice["fine_tune"] is (decision == "fine_tune")
 
 
+def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_mirrored(monkeypatch)
+    for asked, linear, decision in (
+        (prompts(100), 0.8, "simple"),
+        (prompts(40, 60), 0.3, "fine_tune"),
+        (prompts(60, 150), 0.4, "retrieve"),
+        (prompts(199), 0.3, "prompt"),
+    ):
+        right, wrong = (advice_for(asked, linear=linear, of=spec(gates={"metric": m})) for m in ("right", "wrong"))
+        assert right["decision"] == wrong["decision"] == decision
+        assert right["failures"]["prompt"] == wrong["failures"]["prompt"] == "8_shot"
+        assert (right["must_reach"] is None) is (wrong["must_reach"] is None) is (decision == "prompt")
+        if right["must_reach"] is not None:
+            assert wrong["must_reach"] == pytest.approx(1 - right["must_reach"])
+        for name in ("gain", "closes") if right["retrieval"] else ():
+            assert wrong["retrieval"][name] == pytest.approx(right["retrieval"][name])
+    assert max([0.3, None, 0.1], key=METRICS["wrong"].rank) == 0.1, "no value is no lead"
+
+
 def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     result = {"kind": "labels", "simple": 0.75, "tuned": 0.9, "interval": [0.05, 0.2]}
     for change, decision, why in (
@@ -153,7 +172,6 @@ def test_what_must_be_reached_is_said() -> None:
     advice = advice_for(prompts(40, 60))
     assert 0.44 < advice["must_reach"] < 0.56
     assert _reasons(advice, f"has to reach about {100 * advice['must_reach']:.1f}%")
-    assert _must_reach({"before": 0.9, "detectable_gain": 0.3}) == 1.0, "no score is above all rows right"
     assert "surely at or above 90.0%" in advice_for(prompts(30, 100), linear=0.99)["reasons"][0]
     for lower, decision in ((0.9, "prompt"), (0.899, None)):
         facts = {"best": "8_shot", "prompts": {"8_shot": {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}}}

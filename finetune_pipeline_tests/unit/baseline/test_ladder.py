@@ -24,7 +24,7 @@ from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.rungs import good_enough
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, register_mirrored, row, spec
 
 NO_TERMS = Terms({}, {})
 
@@ -77,6 +77,12 @@ def test_cross_fitting_answers_every_row_once_by_a_prompt_chosen_without_it() ->
     assert chosen.names == ("fails in fold 0", "fails in fold 1"), "each is best where it was not scored"
     assert [r["example_id"] for r in chosen.rows] == [r["example_id"] for r in good]
     assert METRICS["accuracy"].value(chosen.rows, spec().output) == 0.0
+    twos = {r["example_id"]: f"document {i // 2}" for i, r in enumerate(good)}
+    by_document = [dict(r, text="first" if fold_of(twos[r["example_id"]]) == 0 else r["text"]) for r in good]
+    chosen = cross_fitted(spec(), {"good": good, "fails in fold 0": by_document, "same": good}, twos)
+    assert chosen.names == ("good", "good")
+    half = cross_fitted(spec(), {"fails in fold 0": by_document, "same": good}, twos)
+    assert half.names == ("fails in fold 0", "same"), "rows of one source are in one fold"
     with pytest.raises(ValueError, match="nothing to choose"):
         cross_fitted(spec(), {})
 
@@ -296,7 +302,7 @@ def test_an_answer_says_what_would_change_it() -> None:
 def test_pages_show_the_frontier_and_a_report_shows_the_ladder_first() -> None:
     rungs = [LINEAR, rung("prompt", 0.4, seed=2), RETRIEVAL]
     made = ladder(spec(), rungs, Terms({"linear": 0.0, "prompt": 0.2, "retrieval": 1.0}, {}))
-    assert [r.name for r in frontier(made.rungs)] == ["linear", "retrieval"], "not what is dearer and no better"
+    assert [r.name for r in frontier(made)] == ["linear", "retrieval"], "not what is dearer and no better"
     assert cost_plot(made) is not None
     assert cost_plot(ladder(spec(), rungs, NO_TERMS)) is None, "no cost is known"
     html = page_html(ladder_page("<tickets>", "Sort tickets.", made))
@@ -307,3 +313,19 @@ def test_pages_show_the_frontier_and_a_report_shows_the_ladder_first() -> None:
     first = evaluation_page(evaluation(), [], ladder=made).shown[0]
     assert first.id == "ladder" and made.sentence in getattr(first.blocks[0], "text", "")
     assert all(section.id != "ladder" for section in evaluation_page(evaluation(), []).shown)
+
+
+def test_a_metric_of_errors_gives_the_same_ladder_as_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_mirrored(monkeypatch)
+    poor = [rung("linear", 0.2, "simple", seed=1), rung("prompt", 0.25, seed=2)]
+    pilot = {share: answers(luck(0.2, 300, 7)) for share in (0.125, 0.25, 0.5)}
+    dear = Terms({"linear": 0.0, "prompt": 1.0, "retrieval": 9.0}, {})
+    for rungs, trained, decision in ((poor, pilot, "larger_model"), ([LINEAR, poor[1], RETRIEVAL], {}, "undecided")):
+        made = []
+        for metric in ("right", "wrong"):
+            of = limited(max_cost_per_1k=2.0).model_copy(update={"gates": spec(gates={"metric": metric}).gates})
+            made.append(ladder(of, rungs, dear, pilot_rows=trained))
+        right, wrong = made
+        assert right.decision == wrong.decision == decision
+        assert right.stands == wrong.stands and len(right.flips) == len(wrong.flips)
+        assert [r.name for r in frontier(right)] == [r.name for r in frontier(wrong)]

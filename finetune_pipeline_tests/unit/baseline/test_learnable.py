@@ -10,6 +10,7 @@ import pytest
 
 from finetune_pipeline.baseline.input_evidence import label_evidence, learnable
 from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide, prompted_evidence
+from finetune_pipeline.baseline.simple_score import learnable_by_score, simple_score
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics.power import paired_power
 from finetune_pipeline.planning.power import expected_disagreement
@@ -187,3 +188,12 @@ def test_the_prompted_model_is_compared_with_the_commonest_answer_on_the_same_ro
     two = {r["example_id"]: str(i // 40) for i, r in enumerate(rows["8_shot"])}
     assert prompted_evidence(spec(), "8_shot", rows, two).p > 0.4, "two documents show nothing"  # type: ignore[union-attr]
     assert prompted_evidence(spec(), "8_shot", {"8_shot": rows["8_shot"]}) is None
+
+
+def test_a_score_of_rows_of_few_sources_shows_nothing_by_itself() -> None:
+    task, noise = make_spec(LABELS), {"applies": True, "accuracy": 0.6, "left_out": []}
+    own, shared = requests(200), [replace(e, group=f"customer {i % 8}") for i, e in enumerate(requests(200))]
+    plain, clumped = (simple_score(task, rows, noise) for rows in (own, shared))
+    assert plain is not None and clumped is not None and (plain.worth, clumped.worth, clumped.rows) == (200, 8, 200)
+    assert learnable_by_score(task, plain) is not None and learnable_by_score(task, clumped) is None
+    assert clumped.interval[0] < plain.interval[0] - 0.1

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
+from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import LabelsOutput
 
@@ -57,3 +61,26 @@ def json_spec(**changes: Any) -> TaskSpec:
 def text_spec(**changes: Any) -> TaskSpec:
     """A spec of a text task."""
     return spec(output={"kind": "text", "max_new_tokens": 32}, **changes)
+
+
+class Right(RowMetric):
+    """The share of right answers, as a mean over rows."""
+
+    name, kinds, title = "right", ("labels",), "right"
+
+    def row_score(self, row: Any, output: Any) -> float:
+        return float(row["text"] == row["gold"])
+
+
+class Wrong(Right):
+    name, higher_is_better = "wrong", False
+
+    def row_score(self, row: Any, output: Any) -> float:
+        return 1 - super().row_score(row, output)
+
+
+def register_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register `right`, and `wrong`, of which less is better."""
+    for metric in (Right(), Wrong()):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+        monkeypatch.setitem(outputs.METRICS, metric.name, metric.kinds)

@@ -111,10 +111,15 @@ def test_only_the_random_half_gives_rates() -> None:
     assert figures[RANDOM]["base"]["acceptable"] == 6
     assert (figures[RANDOM]["only_candidate"], figures[RANDOM]["only_base"]) == (18, 0)
     assert figures[RANDOM]["gain"] == pytest.approx(0.6)
-    assert figures[RANDOM]["interval"] == list(tango_interval(0, 18, 30))
+    assert figures[RANDOM]["interval"] == pytest.approx(list(tango_interval(0, 18, 30)))
     assert figures[RANDOM]["p"] == mcnemar_exact(0, 18)
     assert figures[SELECTED] == {"n": 10, "only_candidate": 2, "only_base": 0, "both": 0, "neither": 8}
     assert figures["agreement"] is None
+    clumped = summarise(ratings, drawn, SECRET, sources={f"e{i}": str(i // 6) for i in range(40)})[RANDOM]
+    assert clumped["candidate"]["share"] == 0.8
+    low, high = clumped["interval"]
+    assert low < figures[RANDOM]["interval"][0] - 0.2, "five documents, of which one is refused whole"
+    assert clumped["candidate"]["interval"][0] < 0.4 and clumped["p"] > figures[RANDOM]["p"]
 
 
 def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
