@@ -21,12 +21,14 @@ import click
 import numpy as np
 import psutil
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
 from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline_tests.unit.cli.test_commands import SPEC
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -143,8 +145,12 @@ def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], mess
 
 def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:
     """A second more of imports is a second before the first line. One process for all, those with the fewest imports first."""
-    code = """import sys
-from finetune_pipeline.cli.main import cli
+    (tmp_path / "data/demo/raw").mkdir(parents=True)
+    (tmp_path / "data/demo/raw/a.jsonl").write_text('{"text": "is ice cold", "label": "yes"}\n')
+    training = {"method": "prefix", "gradient_checkpointing": True}
+    (tmp_path / "data/demo/task.yaml").write_text(yaml.safe_dump({**SPEC, "training": training}))
+    code = """import os, sys
+from finetune_pipeline.cli.main import cli, main
 for arguments, unneeded in {
     ("--help",): {"pydantic", "yaml", "numpy"},
     ("try", "--help"): {"pydantic", "numpy"},
@@ -153,14 +159,23 @@ for arguments, unneeded in {
 }.items():
     assert not cli.main(arguments, prog_name="finetune", standalone_mode=False)
     assert not unneeded & set(sys.modules), (arguments, unneeded & set(sys.modules))
-import finetune_pipeline.cli.run
+os.environ["FINETUNE_DATA"] = sys.argv[1]
+for command in ("check", "run"):
+    sys.argv[1:] = [command, "demo"]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 1
+    assert not {"torch", "transformers", "peft"} & set(sys.modules), command
 # a half loaded one, as `import mlflow` begins with, fails every query of other threads
 assert "sqlalchemy.orm" in sys.modules
 """
-    env = {**os.environ, "FINETUNE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, text=True, capture_output=True, check=False)
+    env, command = {**os.environ, "FINETUNE_HOME": str(tmp_path)}, [sys.executable, "-c", code, str(tmp_path / "data")]
+    done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0 and "ticket_triage" in done.stdout, done.stderr
+    assert all("[spec.gradient_checkpointing]" in said for said in (done.stdout, done.stderr))
     assert not (tmp_path / "mlflow" / "mlflow.db").exists(), "who only looks makes no database"
+    assert not (tmp_path / "artifacts" / "shared").exists(), "nothing is made to refuse"
 
 
 def test_a_command_without_a_line_says_on_a_terminal_that_it_works(
