@@ -38,11 +38,13 @@ class Outcome:
 
 
 def processes() -> ForkServerContext:
-    """Processes that start with everything imported."""
+    """Processes that start with everything imported: what trains at a service, and the data stage."""
     context = multiprocessing.get_context("forkserver")
     of_openai = ("openai", "openai.resources.fine_tuning", "openai.resources.files", "openai.resources.models")
     of_together = ("together", "together.resources.fine_tuning", "together.resources.files", "tarfile")
-    context.set_forkserver_preload([__name__, *of_openai, *of_together])
+    kernels = ("finetune_pipeline.data.dedup.kernels", "finetune_pipeline.data.split.alike_kernels")
+    of_data = ("finetune_pipeline.pipeline", "finetune_pipeline.steps.run_inputs", *kernels)
+    context.set_forkserver_preload([__name__, *of_openai, *of_together, *of_data])
     return context
 
 

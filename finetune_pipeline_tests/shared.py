@@ -4,7 +4,6 @@ bundled base model, and models that were taught something."""
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import os
 import shutil
@@ -65,17 +64,15 @@ def bundled_base() -> tuple[Path, dict[str, Any]]:
     return made, json.loads(facts.read_text())
 
 
-def copy_skilled_model(folder: Path, *, right: bool = True, system: str | None = None) -> Path:
+def copy_skilled_model(folder: Path, *, right: bool = True) -> Path:
     """Put a tiny model that knows the task of colours into a folder, which is returned. Teaching one takes seconds, so it is
     copied.
 
-    right: whether it says the right label, or always the other one. system: the prompt it was taught under; that of
-    skilled_model if None.
+    right: whether it says the right label, or always the other one.
     """
     from finetune_pipeline_tests import skilled_model
 
-    system = system or skilled_model.SYSTEM
-    made = Shared.get().folder / hashlib.sha256(f"{right} {system}".encode()).hexdigest()
+    made = Shared.get().folder / ("skilled" if right else "wrong")
     with hold(made.with_suffix(".lock")):
         if not made.exists():
             unfinished = made.with_suffix(".unfinished")
@@ -83,7 +80,6 @@ def copy_skilled_model(folder: Path, *, right: bool = True, system: str | None =
                 unfinished,
                 lambda _, label: label if right else skilled_model.other_label(label),
                 steps=100,
-                system=system,
                 knowledge=False,
             )
             unfinished.rename(made)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
 import yaml
 
+from finetune_pipeline.data import workers
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.spec import load_task
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline_tests.graph.project import rows
+from finetune_pipeline_tests.hosted_schedules import processes
 from finetune_pipeline_tests.skilled_model import LABELS
 
 KILLS = 2
@@ -41,10 +45,18 @@ def write_task(folder: Path) -> Path:
     return folder
 
 
-def start(task: Path, store: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "finetune_pipeline_tests.graph.data_stage_run", str(task), str(store), *more]
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+def make_data_stage(folder: Path, store: Path, pool: bool) -> None:
+    if pool:
+        workers.LARGE = 0
+    task, artifacts = load_task(folder), ArtifactStore(store)
+    PIPELINE.run_to("splits", task, collect_run_inputs(task, None, artifacts), artifacts)
+
+
+def start(*arguments: Any) -> Any:
+    """A process that makes the data stage."""
+    process = processes().Process(target=make_data_stage, args=arguments)
+    process.start()
+    return process
 
 
 def everything(store: Path) -> dict[str, str]:
@@ -61,23 +73,30 @@ def with_keys_of(store: Path, new: Path) -> Path:
     return new
 
 
-def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path) -> None:
+def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one process and in a pool of them: whichever is killed, either can go on."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a process with threads cannot be forked safely
     task = write_task(tmp_path / "killed")
+    imports = processes().Process(target=int)
+    imports.start()
+    imports.join()
     began = time.monotonic()
-    assert start(task, tmp_path / "undisturbed").wait(240) == 0
+    undisturbed = start(task, tmp_path / "undisturbed", False)
+    undisturbed.join()
+    assert undisturbed.exitcode == 0
     takes = time.monotonic() - began
     wanted = everything(tmp_path / "undisturbed")
     assert sum("artifact.json" in name for name in wanted) == 6
     rng, store, kills = random.Random(0), with_keys_of(tmp_path / "undisturbed", tmp_path / "store"), 0
     while kills < KILLS:
-        run = start(task, store, *(["pool"] if kills % 2 else []))
-        try:
-            run.wait(rng.uniform(0.3, 0.95) * takes)
-        except subprocess.TimeoutExpired:
+        run = start(task, store, kills % 2 == 1)
+        run.join(rng.uniform(0.3, 0.95) * takes)
+        if run.exitcode is None:
             children = psutil.Process(run.pid).children(recursive=True)
-            os.kill(run.pid, signal.SIGKILL)
-            run.wait()
+            run.kill()
+            run.join()
             kills += 1
             psutil.wait_procs(children, timeout=20)
             assert not any(c.is_running() and c.status() != psutil.STATUS_ZOMBIE for c in children), "orphans"
@@ -86,11 +105,13 @@ def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path) 
                 for name, file in result["files"].items():
                     assert hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() == file["sha256"]
         else:  # it was quicker than the kill: begin anew, with everything there is thrown away but the ledger and the key
-            assert run.returncode == 0
+            assert run.exitcode == 0
             assert everything(store) == wanted
             for step in (store / task.name).iterdir():
                 if step.name not in ("state", ".locks"):
                     shutil.rmtree(step)
-    assert start(task, store, "pool").wait(240) == 0
+    last = start(task, store, True)
+    last.join()
+    assert last.exitcode == 0
     left = {name: digest for name, digest in everything(store).items() if ".making-" not in name}
     assert left == wanted

@@ -122,11 +122,6 @@ def test_the_tuned_model_stands_on_the_same_ladder_and_the_rest_is_not_asked_or_
     assert len(api.requests) == asked, "paid twice"
 
 
-def test_a_whole_run_leaves_the_ladder_out(finished: tuple[Project, int, dict]) -> None:
-    for step in CLIMBED:
-        assert not list((finished[0].home / "artifacts" / "colours").glob(f"{step.name}/*/artifact.json"))
-
-
 def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
     climbed: tuple[Project, int, dict], api: Server, tmp_path: Path
 ) -> None:

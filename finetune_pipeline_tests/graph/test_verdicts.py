@@ -11,16 +11,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.planted_world import run
-from benchmarks.verdict_base import make_verdict_base
 from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_tasks import ORDER
 from benchmarks.verdict_worlds import given, problems
+from finetune_pipeline_tests.skilled_model import make_skilled_model
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of two layers that tells the last of two colours, under a system prompt of its own."""
-    return make_verdict_base(tmp_path_factory.mktemp("verdicts") / "base", steps=400, skills={ORDER: 24})
+    return make_skilled_model(tmp_path_factory.mktemp("verdicts") / "base")
 
 
 @pytest.mark.parametrize("name", ["shuffled", "noisy-word"])
@@ -32,16 +31,20 @@ def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base
 
 
 def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base: Path, tmp_path: Path) -> None:
-    """In between the project is moved, which changes nothing."""
+    """In between the project is moved and run again, which changes nothing."""
     project = WORLDS["clean-order-1"].make(tmp_path / "order", base)
     first = run(project)
     assert problems(WORLDS["clean-order-1"], first) == [], (first.verdict, first.no())
     assert (first.code, first.champion) == (0, 1)
     assert first.verdict.startswith("Passed")
 
+    def made() -> dict[str, int]:
+        return {str(p.relative_to(project.home)): p.stat().st_mtime_ns for p in project.home.rglob("artifact.json")}
+
+    before = made()
     project.move(tmp_path / "another place")
     code, again = project.run()
-    assert (code, again["worked"], again["verdict"]) == (0, False, first.verdict)
+    assert (code, again["worked"], again["verdict"], made()) == (0, False, first.verdict, before)
     assert str(tmp_path / "order/") not in json.dumps(again)
     assert "no champion before version 1" in project.finetune("rollback", "colours", "--reason", "a test").stderr
 

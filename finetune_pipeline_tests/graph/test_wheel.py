@@ -9,26 +9,19 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from finetune_pipeline_tests import wheel
+from finetune_pipeline_tests import warm_workers, wheel
 from finetune_pipeline_tests.graph.project import Project
 
 
-@pytest.fixture(scope="module")
-def environment(finished: tuple[Project, int, dict]) -> Path:
-    """Where the wheel is installed."""
-    return finished[0].root.parent / "wheel" / "environment"
+def check(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
+    """``finetune check --json`` in a folder, with no variable set but those of warm workers."""
+    env = {**wheel.ENVIRONMENT, **warm_workers.start(), "PYTHONPATH": str(wheel.ROOT)}
+    command = [*warm_workers.COMMAND, "check", task, "--json"]
+    return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, check=False)
 
 
-def finetune(environment: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = wheel.command(environment, *arguments)
-    return subprocess.run(command, cwd=folder, env=wheel.ENVIRONMENT, text=True, capture_output=True, check=False)
-
-
-def test_the_wheel_runs_from_its_own_files_and_writes_none_there(
-    finished: tuple[Project, int, dict], environment: Path
-) -> None:
+def test_the_wheel_runs_from_its_own_files_and_writes_none_there(finished: tuple[Project, int, dict]) -> None:
+    environment = finished[0].root.parent / "wheel" / "environment"
     (package,) = environment.glob("lib/python*/site-packages/finetune_pipeline")
     python = [str(environment / "bin/python"), "-c", "import finetune_pipeline; print(finetune_pipeline.__file__)"]
     shown = subprocess.run(
@@ -49,16 +42,15 @@ def test_the_state_of_a_project_is_in_its_folder(finished: tuple[Project, int, d
     assert all(Path(step["folder"]).is_relative_to(root / ".finetune/artifacts") for step in steps.values())
 
 
-def test_commands_find_their_project_from_below(finished: tuple[Project, int, dict], environment: Path) -> None:
+def test_commands_find_their_project_from_below(finished: tuple[Project, int, dict]) -> None:
     below = finished[0].folder / "raw"
-    done = finetune(environment, below, "check", "colours", "--json")
+    done = check(below, "colours")
     assert done.returncode == 0 and json.loads(done.stdout)["usable"]
     assert done.stderr.splitlines()[0] == f"project: {finished[0].root}"
     assert not list(below.glob(".*"))
 
 
-def test_an_empty_folder_is_told_what_to_do_and_stays_empty(environment: Path, tmp_path: Path) -> None:
-    # `finetune init` belongs here: from a raw file in an empty folder to a task that `check` accepts
-    done = finetune(environment, tmp_path, "check", "mine")
+def test_an_empty_folder_is_told_what_to_do_and_stays_empty(tmp_path: Path) -> None:
+    done = check(tmp_path, "mine")
     assert done.returncode == 1 and f"make {tmp_path}/data/mine/task.yaml" in done.stderr
     assert not list(tmp_path.iterdir())

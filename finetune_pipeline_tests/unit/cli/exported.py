@@ -41,7 +41,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
     def split(builder: Builder) -> None:
         path = builder.folder / SPLIT_FILES["validation"]
         path.parent.mkdir()
-        write_tiny_examples(path, range(40))
+        write_tiny_examples(path, range(30))
 
     def build(task: str, step: str, inputs: dict[str, str], make: object, settings: object = None) -> Artifact:
         return store.build(task, step, code_version="1", inputs=inputs, settings=settings, make=make)

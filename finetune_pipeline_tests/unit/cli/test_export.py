@@ -187,7 +187,7 @@ def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatc
 def decided_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a base model that knows what it says: random ones have ties, which decide nothing."""
     root = tmp_path_factory.mktemp("ollama")
-    base = copy_skilled_model(root / "base", system=SYSTEM)
+    base = copy_skilled_model(root / "base")
     make_store(root, base, make_adapter(base, root / "adapter", size=0.001))
     return root
 
@@ -204,13 +204,13 @@ def test_for_ollama_the_files_are_asked_through_llama_cpp(decided: Run, tmp_path
         "demo-f16.gguf", "demo-q8_0.gguf", "Modelfile", "README.md", "export.json",
     }  # fmt: skip
     manifest = json.loads((tmp_path / "out/export.json").read_text())
-    assert manifest["target"] == "ollama" and manifest["gguf"]["passed"] and manifest["gguf"]["f16"]["rows"] == 40
+    assert manifest["target"] == "ollama" and manifest["gguf"]["passed"] and manifest["gguf"]["f16"]["rows"] == 30
     for name in ("demo-f16.gguf", "demo-q8_0.gguf", "Modelfile"):
         assert manifest["files"][name]["sha256"] == digest_file(tmp_path / "out" / name)
     text = (tmp_path / "out/Modelfile").read_text()
     assert text.startswith("FROM ./demo-f16.gguf\n") and f'SYSTEM """{SYSTEM}"""' in text
     card = (tmp_path / "out/README.md").read_text()
-    assert "ollama create demo -f Modelfile" in card and "of 40 validation rows" in card
+    assert "ollama create demo -f Modelfile" in card and "of 30 validation rows" in card
 
 
 def test_what_answers_differently_through_llama_cpp_is_not_exported(

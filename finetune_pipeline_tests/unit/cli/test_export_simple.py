@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import skops.io
 import yaml
 
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples, write_examples
@@ -85,7 +85,11 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
 
 
 @pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "nearest"), ("text", "commonest")])
-def test_the_folder_answers_as_the_rival_that_was_compared(tmp_path: Path, finetune: Any, kind: str, name: str) -> None:
+def test_the_folder_answers_as_the_rival_that_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, finetune: Any, kind: str, name: str
+) -> None:
+    import skops.io  # takes seconds
+
     make_store(tmp_path, kind, best=name)
     done = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -96,8 +100,9 @@ def test_the_folder_answers_as_the_rival_that_was_compared(tmp_path: Path, finet
     train = read_examples(examples_of(splits.parent, "train"))
     model = SIMPLE_MODELS[name]().fit([e.user_text for e in train], [e.answer for e in train], spec.output)
     texts = ["crash number 7", "apples please, 33 of them", "something else"]
-    asked = subprocess.run([sys.executable, out / "predict.py"], input="\n".join(texts).encode(), stdout=-1, check=True)
-    assert asked.stdout.decode().splitlines() == model.predict(texts)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
+    runpy.run_path(str(out / "predict.py"), run_name="__main__")
+    assert capfd.readouterr().out.splitlines() == model.predict(texts)
     for part in manifest["parts"]:
         untrusted = skops.io.get_untrusted_types(file=out / f"{part}.skops")
         assert set(untrusted) <= set(manifest["trusted"]), "nothing in it can run code"

@@ -183,7 +183,7 @@ def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, monke
             assert {(request["model"], request["store"]) for request in server.requests} == {(TASK, False)}
             results.append((made.return_value, json.loads(made.stdout)))
     (code, right), (other, wrong) = results
-    assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 40, 40)
+    assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 30, 30)
     assert right["merged_model"] == merged.version
     assert (other, wrong["passed"]) == (2, False) and wrong["cause"].startswith("another model")
     made = CliRunner().invoke(command, [TASK, "--endpoint", "http://127.0.0.1:9/v1"], standalone_mode=False)

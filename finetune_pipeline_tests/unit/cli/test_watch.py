@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -77,9 +75,3 @@ def test_lines_that_nobody_reads_end_without_a_traceback(tmp_path: Path, monkeyp
     with Watcher(path, total=1, say=closed):
         tell("adapter", "begins")
     assert len(asked) == 1 and tracebacks == []
-
-
-def test_sqlalchemy_is_loaded_whole_before_there_are_threads() -> None:
-    """A half loaded sqlalchemy.orm, as `import mlflow` begins with, fails every query of other threads."""
-    code = "import sys, finetune_pipeline.cli.run; print('sqlalchemy.orm' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"True\n"

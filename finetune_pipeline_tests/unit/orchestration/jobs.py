@@ -5,6 +5,7 @@ No `from __future__ import annotations` here: Dagster looks at the type of an as
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ def environment(folder: Path, **behave: Any) -> dict[str, str]:
         "TEST_LOCKS": str(folder / "locks"),
         "TEST_JOB": json.dumps({"stage": "adapter", "out": str(folder / "out"), "behave": behave}),
     }
+
+
+def execute(job: str) -> None:
+    """`dagster job execute`, in a process of its own, whose number it writes down."""
+    from dagster._cli import main
+
+    Path("run").write_text(str(os.getpid()))
+    sys.argv = ["dagster", "job", "execute", "-m", __name__, "-j", job]
+    main()
 
 
 @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))

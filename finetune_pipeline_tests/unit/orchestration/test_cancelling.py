@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,22 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.orchestration import jobs
 from finetune_pipeline_tests.unit.orchestration.jobs import ROOT
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
 
 class Run:
-    """`dagster job execute` with the project's own dagster.yaml and a home of its own."""
+    """`dagster job execute` with the project's own dagster.yaml and a home of its own, with everything imported already."""
 
     def __init__(self, folder: Path, job: str, **behave: Any) -> None:
         self.folder = folder
         self.log = (folder / "run.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "job", "execute", "-m", jobs.__name__, "-j", job],
-            env={**os.environ, **jobs.environment(folder, **behave)},
+            [*warm_workers.CALL, f"{jobs.__name__}:execute", json.dumps([job])],
+            env={**os.environ, **warm_workers.start(), **jobs.environment(folder, **behave)},
             cwd=folder,
             stdout=self.log,
             stderr=self.log,
@@ -58,7 +60,9 @@ class Run:
 
     def assert_nothing_left(self) -> None:
         grandchild = number_in(self.folder / "grandchild")
-        wait_until(lambda: not is_running(self.child) and not is_running(grandchild), 20)
+        wait_until(lambda: not is_running(self.child) and not is_running(grandchild), 30)
+        with lease(["cpu"], lambda _: self.folder / "locks", timeout_s=10, poll_s=0.05):
+            pass
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -118,11 +122,12 @@ def test_an_interrupt_without_a_cancel_is_not_answered_with_a_retry(start: Any, 
 
 def test_a_killed_step_takes_its_training_with_it_and_is_tried_again(start: Any, instance: dg.DagsterInstance) -> None:
     run = start("in_many_processes")
-    assert run.step != run.process.pid
+    first = [run.child, number_in(run.folder / "grandchild")]
+    assert run.step != number_in(run.folder / "run")
     os.kill(run.step, signal.SIGKILL)
-    run.assert_nothing_left()
     wait_until(lambda: run.attempts() == 2, 60)  # the device is free again: the second attempt holds its lease
     wait_until(lambda: number_in(run.folder / "child") != run.child)
+    assert not any(map(is_running, first))
     run.child = number_in(run.folder / "child")
     run.cancel(instance)
     run.process.wait(timeout=60)

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
-import time
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,23 +25,20 @@ from finetune_pipeline.tracking.mlflow_store import (
     without_credentials,
 )
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests import warm_workers
+from finetune_pipeline_tests.unit.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 
-OPEN_AT_ONCE = """
-import sys, time
-from types import SimpleNamespace
-from finetune_pipeline.tracking.tracking import Tracking
-tracking = Tracking(tracking_uri=sys.argv[1])
-from finetune_pipeline.tracking.mlflow_store import set_environment
-set_environment()
-import mlflow
-while time.time() < float(sys.argv[2]):
-    time.sleep(0.01)
-run = SimpleNamespace(run_id="one-run", job_name="everything", root_run_id=None, tags={})
-with tracking.step(SimpleNamespace(run=run, retry_number=0), "tickets", "asset_" + sys.argv[3], "v1") as step:
-    step.log_metrics({"rows": 1.0})
-"""
+
+def open_at_once(uri: str, name: str, other: str) -> None:
+    """In a process of its own: run a step as soon as the other process is there, too."""
+    Path(name).touch()
+    wait_until(Path(other).exists)
+    run: Any = SimpleNamespace(run_id="one-run", job_name="everything", root_run_id=None, tags={})
+    context: Any = SimpleNamespace(run=run, retry_number=0)
+    with Tracking(tracking_uri=uri).step(context, "tickets", name, "v1") as step:
+        step.log_metrics({"rows": 1.0})
 
 
 def revision(path: Path) -> str:
@@ -87,11 +85,13 @@ def test_a_database_whose_writer_was_killed_in_the_middle_is_read_as_it_was_befo
 
 def test_empty_database_opened_by_two_processes_at_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    begin = str(time.time() + 6)
+    env = {**os.environ, **warm_workers.start(), "PYTHONPATH": str(ROOT)}
     pipes = {"env": env, "cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", OPEN_AT_ONCE, uri, begin]
-    started = [subprocess.Popen([*command, str(i)], **pipes) for i in range(2)]
+    names = ["asset_0", "asset_1"]
+    started = [
+        subprocess.Popen([*warm_workers.CALL, f"{__name__}:open_at_once", json.dumps([uri, *order])], **pipes)
+        for order in (names, names[::-1])
+    ]
     for process in started:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -100,9 +100,9 @@ def test_empty_database_opened_by_two_processes_at_once(tmp_path: Path) -> None:
     runs = client.search_runs([experiment.experiment_id])
     parents = [r for r in runs if r.data.tags["dagster.kind"] == "run"]
     nested = sorted(r.info.run_name for r in runs if r.data.tags["dagster.kind"] == "asset")
-    assert len(parents) == 1 and nested == [f"tickets/asset_{i}" for i in range(2)]
+    assert len(parents) == 1 and nested == [f"tickets/{name}" for name in names]
     assert {r.data.tags["mlflow.parentRunId"] for r in runs if r not in parents} == {parents[0].info.run_id}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow"]  # nothing falls into the working folder
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*names, "mlflow"]  # nothing falls into the working folder
 
 
 def test_an_old_database_is_migrated_and_kept(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(
     server.keeps_metadata = False
     server.fault = lambda request: faults.pop() if faults and request.path.endswith("/jobs") and request.body else None
     # only what begins late may appear after the doubt; it begins before the time for it is over
-    patience = {"request_seconds": 1.0, "settle_seconds": 5.0 if fault == "late" else 0.5}
-    server.pause = 1.5
+    patience = {"request_seconds": 0.4, "settle_seconds": 2.5 if fault == "late" else 0.3}
+    server.pause = 0.8
     persist(make_order(make_task("openai", {**GPT, "base_url": server.url, **patience}), rows, tmp_path))
     if fault == "late":
         time.sleep(2 * server.pause)  # whatever begins late has begun

@@ -12,18 +12,19 @@ import pytest
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
-from finetune_pipeline_tests.unit.training.jobs import finish, job, make_inputs, settings, start, task
+from finetune_pipeline_tests.unit.training.jobs import finish, make_inputs, settings, start, task
 
 
 class Starter:
-    """Runs jobs in processes of their own, and remembers which."""
+    """Runs jobs in processes of their own, and remembers which. cold: see :func:`start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, cold: bool = False) -> None:
         self.jobs: list[Mapping[str, Any]] = []
+        self.cold = cold
 
     def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
         self.jobs.append(job)
-        code, errors = finish(start(job, Path(job["work"])))
+        code, errors = finish(start(job, Path(job["work"]), cold=self.cold))
         assert code == 0, errors
         return json.loads((Path(job["out"]) / "result.json").read_text())
 
@@ -63,20 +64,17 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp
     assert repeated == facts
 
 
-def test_without_a_second_phase_there_is_one_training(inputs: Path, tmp_path: Path) -> None:
-    launch = Starter()
-    facts = train(order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0))
+def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_memory(
+    inputs: Path, tmp_path: Path
+) -> None:
+    launch = Starter(cold=True)
+    made = order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0)
+    facts = train(made)
     assert len(launch.jobs) == 1 and launch.jobs[0]["start_from"] is None
     assert facts["steps"] == 3 and "phases" not in facts
-
-
-def test_a_training_takes_the_memory_that_is_planned(inputs: Path, tmp_path: Path) -> None:
-    spec = task(settings(epochs=1, micro_batch_size=8, unquantized_epochs=0))
     rows = (read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation"))
-    code, errors = finish(start(job(inputs, tmp_path, spec.training.model_dump()), tmp_path, cold=True))
-    assert code == 0, errors
     measured = json.loads((tmp_path / "out/measured.json").read_text())
-    planned = training_plan(spec, inputs / "base", *rows).memory_mib
+    planned = training_plan(made.spec, inputs / "base", *rows).memory_mib
     assert planned["total"] == pytest.approx(measured["peak_memory_mib"], rel=0.2)
 
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-SHAPES = ("llama-3-8b", "mistral-7b", "gemma-3-4b")
+# Mistral has Llama's layers: it stands where Llama does not
 FAULTS = {
     "device": ("same device", "FakeTensorDeviceMismatchError"),
     "sync": ("waits for the device", "HostSyncError"),
     "wide": ("in torch.float32", "WideCopyError"),
 }
-ATTENTION = [("flex", 2048), ("flex", 4096), ("flex", 8192), ("buckets", 2048), ("buckets", 8192)]
+ATTENTION = [("flex", 2048), ("flex", 8192), ("buckets", 2048), ("buckets", 8192)]
 _STEP = {"step": "train_step", "layers": 2, "number": 4}
 _SETTINGS = {"precision": "bfloat16", "batch_size": 4, "micro_batch_size": 4, "gradient_checkpointing": True}
 _LORA = {**_SETTINGS, "method": "lora"}
 _ANSWER = {"step": "answer", "layers": 2, "number": 4, "new_tokens": 3}
 CASES: dict[str, dict[str, Any]] = {
-    **{f"{shape} lora": {**_STEP, "shape": shape, "settings": _LORA} for shape in SHAPES},
+    **{f"{shape} lora": {**_STEP, "shape": shape, "settings": _LORA} for shape in ("llama-3-8b", "gemma-3-4b")},
     "llama-3-8b qlora": {**_STEP, "shape": "llama-3-8b", "settings": {**_SETTINGS, "method": "qlora"}},
     "gemma-3-4b full": {**_STEP, "shape": "gemma-3-4b", "settings": {**_SETTINGS, "method": "full"}},
     "padded": {**_STEP, "shape": "mistral-7b", "settings": {**_LORA, "shared_prefix": False}},
@@ -30,7 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
         for kernel, tokens in ATTENTION
     },
     **{fault: {**_STEP, "shape": "mistral-7b", "settings": _LORA, "plant": fault} for fault in FAULTS},
-    **{f"{shape} asked": {**_ANSWER, "shape": shape, "comparing": False} for shape in SHAPES},
+    **{f"{shape} asked": {**_ANSWER, "shape": shape, "comparing": False} for shape in ("mistral-7b", "gemma-3-4b")},
     "mistral-7b compared": {**_ANSWER, "shape": "mistral-7b", "comparing": True},
 }
 
@@ -75,7 +75,6 @@ def test_an_answer_waits_for_the_device_once_a_token(results: dict[str, dict[str
 def test_flex_attention_takes_memory_linear_in_the_tokens(results: dict[str, dict[str, Any]]) -> None:
     """The attention by buckets keeps its weights, which grow with the square: it shows that the tracker sees them."""
     for measure in ("kept", "peak"):
-        small, middle, large = (results[f"flex {tokens}"][measure] for tokens in (2048, 4096, 8192))
-        assert middle / small == pytest.approx(2, rel=0.01) and large / middle == pytest.approx(2, rel=0.01)
+        assert results["flex 8192"][measure] / results["flex 2048"][measure] == pytest.approx(4, rel=0.02)
         assert results["buckets 8192"][measure] > 8 * results["buckets 2048"][measure]
     assert results["flex 8192"]["kept"] < results["buckets 8192"]["kept"] / 10

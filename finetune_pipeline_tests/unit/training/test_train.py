@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import read_examples, write_examples
-from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.training_pages import audit_html
@@ -52,15 +50,6 @@ def test_it_learns_and_tells(trained: Trained) -> None:
     assert reached["learned"] == 2 * facts["tokens"]["train"]["loss_tokens"]  # two epochs, and no validation pass
     assert 0 < reached["tokens"] < 2 * facts["tokens"]["train"]["tokens"]
     assert 0 < reached["cpu_seconds"] <= measured["train_cpu_seconds"]
-
-
-def test_facts_are_json_and_the_same_again(inputs: Path, trained: Trained, tmp_path: Path) -> None:
-    facts, _ = train(job(inputs, tmp_path))
-    write_json(tmp_path / "facts.json", facts)  # refuses what is no JSON
-    assert json.loads(json.dumps(facts)) == json.loads(json.dumps(trained[1]))
-    assert "seconds" not in json.dumps(facts)
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (tmp_path / "out/adapter" / name).read_bytes() == (trained[0] / "out/adapter" / name).read_bytes()
 
 
 def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker import entry
 from finetune_pipeline.worker.jobs import base_job
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, make_inputs, start
@@ -83,21 +84,23 @@ def test_out_of_memory_of_other_jobs() -> None:
         assert "smaller base_model" in entry.judge(MemoryError(), job)[2]
 
 
+def ask_for_too_much(job: str) -> None:
+    """In a process of its own: do the job, whose model asks the allocator for more than there is."""
+    import torch
+
+    from finetune_pipeline.training import model
+
+    model.load_for_training = lambda *_: torch.empty(1 << 50)  # type: ignore[assignment,return-value]
+    sys.exit(entry.main([job]))
+
+
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
-    """The model asks the allocator for more than there is."""
     asked = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
     job = train_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, asked)
-    code = (
-        "import sys, torch\n"
-        "from finetune_pipeline.training import model\n"
-        "from finetune_pipeline.worker import entry\n"
-        "entry.prepare_environment = lambda job: None\n"
-        "model.load_for_training = lambda *a: torch.empty(1 << 50)\n"
-        "sys.exit(entry.main(sys.argv[1:]))\n"
-    )
     (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-c", code, str(tmp_path / "job.json")]
-    done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
+    command = [*warm_workers.CALL, f"{__name__}:{ask_for_too_much.__name__}", json.dumps([str(tmp_path / "job.json")])]
+    env = {**ENVIRONMENT, **warm_workers.start()}
+    done = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 75, done.stderr
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert error["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in error["message"]
@@ -143,18 +146,19 @@ def test_a_parent_that_died_before_the_start_is_noticed() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 85
 
 
-@pytest.mark.parametrize(("model", "offline"), [("tiny", "1"), ("owner/name", None)])
-def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path, model: str, offline: str | None) -> None:
+def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None:
+    """A model of the hub, which is fetched, and then one that is here."""
     code = (
         "import json, os, sys\n"
         "from finetune_pipeline.worker import entry\n"
-        "entry.prepare_environment(json.loads(sys.argv[1]))\n"
-        "assert 'torch' not in sys.modules\n"
-        "print(json.dumps({k: os.environ.get(k) for k in sys.argv[2:]}))\n"
+        "for job in json.loads(sys.argv[1]):\n"
+        "    entry.prepare_environment(job)\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    print(*(os.environ.get(k) for k in sys.argv[2:]))\n"
     )
-    expected = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": offline}
-    job = base_job(base_model=str(tiny) if model == "tiny" else model, revision=None, out=tmp_path)
-    command = [sys.executable, "-c", code, json.dumps(job), *expected]
-    env = {name: value for name, value in ENVIRONMENT.items() if name not in expected}
+    jobs = [base_job(base_model=base, revision=None, out=tmp_path) for base in ("owner/name", str(tiny))]
+    names = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
+    command = [sys.executable, "-c", code, json.dumps(jobs), *names]
+    env = {name: value for name, value in ENVIRONMENT.items() if name not in names}
     done = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
-    assert json.loads(done.stdout) == expected
+    assert done.stdout.splitlines() == ["PASSIVE false None", "PASSIVE false 1"]
