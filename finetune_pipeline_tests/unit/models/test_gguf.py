@@ -38,7 +38,6 @@ LLAMA3 = {"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0, "low_freq
 GEMMA = {"query_pre_attn_scalar": 16, "sliding_window": 24}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 32}},
-    "mistral": {"sliding_window": None},
     "qwen2": {},
     "qwen3": {},
     "gemma": {"norms": 4.0},
