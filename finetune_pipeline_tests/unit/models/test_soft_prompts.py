@@ -44,16 +44,19 @@ def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, ti
     facts = plain_model(base, adapter, tmp_path / "out")
     assert facts["soft_ids"] == list(range(400, 400 + TOKENS)) and facts["untied"] is tied
     peft, plain = with_adapter(base, adapter), AutoModelForCausalLM.from_pretrained(tmp_path / "out/model").eval()
-    asked = tiny_messages(0, answer=False)
-    before, after = (encode_prompt(load_tokenizer(folder), asked) for folder in (base, tmp_path / "out/model"))
-    assert after == [*facts["soft_ids"], *before]
-    expected = logits(peft, torch.tensor([before]))
-    torch.testing.assert_close(logits(plain, torch.tensor([after]))[..., :400], expected, rtol=1e-4, atol=1e-4)
-    assert (expected[:, TOKENS:] - logits(load(base), torch.tensor([before]))).abs().max() > 0.1
-    with torch.no_grad():
-        answer = plain.generate(torch.tensor([after]), max_new_tokens=8, do_sample=False)[0, len(after) :]
-        for n, token in enumerate(answer.tolist()):
-            assert logits(peft, torch.tensor([before + answer.tolist()[:n]]))[0, -1].argmax() == token
+    for number in range(3):
+        asked = tiny_messages(number, answer=False)
+        before, after = (encode_prompt(load_tokenizer(folder), asked) for folder in (base, tmp_path / "out/model"))
+        assert after == [*facts["soft_ids"], *before]
+        expected = logits(peft, torch.tensor([before]))
+        torch.testing.assert_close(logits(plain, torch.tensor([after]))[..., :400], expected, rtol=1e-4, atol=1e-4)
+        assert (expected[:, TOKENS:] - logits(load(base), torch.tensor([before]))).abs().max() > 0.1
+        with torch.no_grad():
+            answer = plain.generate(torch.tensor([after]), max_new_tokens=8, do_sample=False)[0, len(after) :]
+            step = list(before)
+            for token in answer.tolist():
+                assert logits(peft, torch.tensor([step]))[0, -1].argmax() == token
+                step.append(token)
 
 
 def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> None:

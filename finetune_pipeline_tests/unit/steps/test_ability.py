@@ -57,7 +57,6 @@ def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -
     stage = Stage(tmp_path)
     base, general = stage.compared("champion")
     assert base["harness"]["tasks"].keys() == general["harness"]["tasks"].keys() == {"pick", "ending"}
-    assert general["benchmarks"].keys() == {"harness: pick", "harness: ending"}, "what the gate looks at one by one"
     rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
     rows["champion"] = read_rows(tmp_path / "after" / "champion")
     for category in ("harness: pick", "harness: ending"):
