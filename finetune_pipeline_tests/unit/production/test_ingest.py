@@ -65,9 +65,7 @@ def test_the_last_row_of_a_file_needs_no_line_end(task: Task, store: ArtifactSto
     assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
 
 
-def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(
-    task: Task, store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(task, store, tmp_path) -> None:
     write(task, ["\ufeff" + json.dumps(row(1, output="", feedback={"label": "b"}))])
     facts = take(task, store, tmp_path / "out")
     assert (facts["rows"], facts["corrections"], facts["by_rule"]) == (1, 1, {})
@@ -91,9 +89,7 @@ FAULTS: list[tuple[str, dict | str]] = [
 ]
 
 
-def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(
-    task: Task, store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(task, store, tmp_path) -> None:
     write(task, [row(7), *(line for _, line in FAULTS), row(8)])
     facts = take(task, store, tmp_path / "out")
     assert (facts["lines"], facts["rows"], facts["quarantined"]) == (len(FAULTS) + 2, 2, len(FAULTS))
@@ -112,9 +108,7 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
 
 
-def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(
-    task: Task, store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(task, store, tmp_path) -> None:
     write(task, [row(1), row(1, output="b"), row(1, input="another", feedback={"label": "b", "flag": "wrong"})])
     facts = take(task, store, tmp_path / "out")
     assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 1, 1)
@@ -122,9 +116,7 @@ def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(
     assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
 
 
-def test_personal_data_and_users_are_gone_before_anything_is_written(
-    task: Task, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_personal_data_and_users_are_gone_before_anything_is_written(task, store, tmp_path, monkeypatch) -> None:
     anns = row(1, input="write to ann@shop.example, 612 34 56 78", user="ann", feedback={"label": "a"})
     write(task, [anns, '{"bad": "bob@shop.example, 612 34 56 78", "user": "bob"'])
     monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)

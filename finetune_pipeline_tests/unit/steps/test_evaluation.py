@@ -120,7 +120,6 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     first = stage.judge("90-a")
     assert first["passed"] is True, first["verdict"]
     assert (first["seal"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
-    assert first["production"] is None and stage.jobs[0]["endpoint"] is None
     assert not Path(stage.jobs[0]["examples"]).exists(), "the readable copy is gone"
     second = stage.judge("100-b")
     assert (second["seal"]["look"], second["seal"]["count"]) == (2, 2)
@@ -136,6 +135,7 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     assert third["history"]["lost_total"] == 10
     page = (tmp_path / "report/80-c/report.html").read_text()
     assert "This is candidate 3 that the test judges" in page and "Both right" in page
+    assert third["production"] is None and stage.jobs[-1]["endpoint"] is None
 
 
 def test_a_useless_candidate_and_a_broken_example_are_refused(tmp_path: Path) -> None:
