@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@lru_cache
+@cache
 def imports_of(path: Path, at_import: bool = False) -> set[str]:
     """Dotted names of everything a file imports, relative imports resolved. at_import: only what it imports when it is
     imported itself: not inside functions, not under TYPE_CHECKING."""
@@ -96,6 +96,13 @@ def is_torch_free(path: Path, seen: set[Path] | None = None) -> bool:
     return all(is_torch_free(p, seen) for p in sorted(inner) if p.is_file() and p not in seen)
 
 
+@pytest.fixture(scope="module")
+def brought() -> tuple[list[str], dict[str, list[str]]]:
+    """(plain modules that import no torch, what they, then Dagster's definitions, then others bring)."""
+    names = [module_name(p) for p in modules(*PLAIN) if is_torch_free(p) and str(p.relative_to(PACKAGE)) != ENTRY]
+    return names, loaded_by(*names, "finetune_pipeline.definitions", "mlflow.version", "json", "no_such_module")
+
+
 def test_private_modules_of_dagster_are_used_in_one_file() -> None:
     users = [path for path in modules(*LAYERS) if any(name.startswith("dagster._") for name in imports_of(path))]
     assert [path.name for path in users] == ["dagster_internals.py"]
@@ -122,33 +129,16 @@ def test_plain_packages_import_neither_dagster_nor_mlflow() -> None:
     assert {path: names for path, names in found.items() if names} == {ENTRY: {"dagster_pipes"}}
 
 
-def test_importing_a_plain_module_loads_neither_dagster_nor_mlflow_nor_torch() -> None:
-    names = [module_name(p) for p in modules(*PLAIN) if is_torch_free(p) and str(p.relative_to(PACKAGE)) != ENTRY]
-    assert len(names) > 30
-    brought = loaded_by(*names)
-    assert not {name: found for name, found in brought.items() if found}
+def test_importing_a_plain_module_loads_neither_dagster_nor_mlflow_nor_torch(brought) -> None:
+    names, found = brought
+    assert len(names) > 30 and not {name: found[name] for name in names if found[name]}
 
 
-def test_what_dagster_loads_brings_no_torch_and_no_mlflow() -> None:
-    """One interpreter for both: what is looked for is seen where it is."""
-    names = ("finetune_pipeline.definitions", "mlflow.version", "json", "no_such_module")
-    *found, missing = loaded_by(*names).values()
+def test_what_dagster_loads_brings_no_torch_and_no_mlflow(brought: tuple[list[str], dict[str, list[str]]]) -> None:
+    """One interpreter for all: what is looked for is seen where it is."""
+    *found, missing = list(brought[1].values())[-4:]
     assert found == [["dagster", "dagster_pipes"], ["mlflow"], []]
     assert missing == ["cannot be imported: ModuleNotFoundError(\"No module named 'no_such_module'\")"]
-
-
-def test_imports_are_seen_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "finetune_pipeline"
-    package.mkdir()
-    for name, text in {
-        "heavy": "try:\n    import torch\nexcept ImportError:\n    raise\n",
-        "through": "from finetune_pipeline.heavy import x\n",
-        "lazy": "if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\n    from .spec import model\n",
-    }.items():
-        (package / f"{name}.py").write_text(text)
-    monkeypatch.setitem(globals(), "PACKAGE", package)
-    assert [is_torch_free(package / f"{name}.py") for name in ("heavy", "through", "lazy")] == [False, False, True]
-    assert imports_of(package / "lazy.py") == {"torch", "finetune_pipeline.spec", "finetune_pipeline.spec.model"}
 
 
 def test_every_file_beside_the_code_is_part_of_a_wheel() -> None:
@@ -159,7 +149,7 @@ def test_every_file_beside_the_code_is_part_of_a_wheel() -> None:
     assert packed == there
 
 
-@lru_cache
+@cache
 def defined_in(path: Path) -> set[str]:
     """Every name that a module binds."""
     names: set[str] = set()

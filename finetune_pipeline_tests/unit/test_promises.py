@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -16,12 +15,7 @@ def test_every_promise_names_a_test_that_exists() -> None:
     missing = []
     for promise, file, name in rows:
         path = TESTS / file
-        functions = (
-            {n.name for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.FunctionDef)}
-            if path.is_file()
-            else set()
-        )
-        if name not in functions:
+        if not path.is_file() or f"\ndef {name}(" not in path.read_text("utf-8"):
             missing.append(f"{promise}: {file}::{name}")
     assert not missing, "\n".join(missing)
     promises = [promise for promise, _, _ in rows]

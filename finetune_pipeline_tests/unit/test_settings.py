@@ -9,9 +9,7 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.settings import project_root, read_settings, visible_gpus
 
 
-def test_defaults_are_absolute_and_in_the_nearest_folder_with_tasks_or_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_defaults_are_absolute_and_in_the_nearest_folder_with_tasks_or_state(tmp_path, monkeypatch) -> None:
     for made in ("with_state/.finetune", "with_state/new/data/raw", "foreign/data/photos"):
         (tmp_path / made).mkdir(parents=True)
     assert project_root(tmp_path / "with_state/empty/deep") == tmp_path / "with_state"
@@ -42,9 +40,7 @@ def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found.tracking_uri, found.devices) == ("http://127.0.0.1:5000", ("cuda:0", "cuda:1"))
 
 
-def test_a_relative_database_is_one_of_the_project_and_a_file_store_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_database_is_one_of_the_project_and_a_file_store_is_refused(tmp_path, monkeypatch) -> None:
     (tmp_path / ".finetune").mkdir()
     (tmp_path / "notes").mkdir()
     monkeypatch.chdir(tmp_path / "notes")

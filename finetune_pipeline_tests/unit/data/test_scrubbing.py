@@ -197,9 +197,7 @@ def test_all_who_make_a_key_at_once_get_one_for_its_owner_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("content", "mode", "said"), [(b"short", 0o600, "restore the key"), (KEY, 0o644, "chmod 600")])
-def test_what_is_no_key_or_open_to_others_is_refused_and_left_alone(
-    tmp_path: Path, content: bytes, mode: int, said: str
-) -> None:
+def test_what_is_no_key_or_open_to_others_is_refused_and_left_alone(tmp_path, content, mode, said) -> None:
     path = tmp_path / "scrubbing.key"
     path.write_bytes(content)
     path.chmod(mode)

@@ -108,9 +108,7 @@ def test_a_missing_header_does_not_eat_row_one(tmp_path: Path, first: str, data:
         (b"text,label,more\na,b\nc,d\ne,f\n", {}, "names 3 columns, the rows have 2 fields"),
     ],
 )
-def test_what_cannot_be_told_is_refused_with_what_was_seen_and_the_line_to_add(
-    tmp_path: Path, data: bytes, csv: dict[str, Any], said: str
-) -> None:
+def test_what_cannot_be_told_is_refused_with_what_was_seen_and_the_line_to_add(tmp_path, data, csv, said) -> None:
     result = validate_bytes(tmp_path, data, make_spec(csv=csv), "a.csv")
     assert (result.rules, result.rows_in) == ({"csv_dialect": 1}, 0)
     assert said in result.findings[0]["message"] + result.findings[0]["fix"]

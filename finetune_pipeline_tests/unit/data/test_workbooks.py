@@ -105,9 +105,7 @@ WIDE = workbook({"A": [["text", "label"], *[(f"{i}" * 300, "bug_report") for i i
         (WIDE, "unpacked_too_large", ""),
     ],
 )
-def test_what_is_no_readable_workbook_is_refused_with_what_to_do(
-    tmp_path: Path, data: bytes, rule: str, said: str
-) -> None:
+def test_what_is_no_readable_workbook_is_refused_with_what_to_do(tmp_path, data, rule, said) -> None:
     result = read(tmp_path, data, make_spec(max_unpacked_gib=0.001))
     assert (result.rows_in, result.rules) == (0, {rule: 1})
     assert said in result.findings[0]["fix"] and "data.csv" not in result.findings[0]["fix"]

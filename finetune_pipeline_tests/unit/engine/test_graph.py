@@ -122,9 +122,7 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, stor
         (True, False, True, True),
     ],
 )
-def test_a_failed_blocking_check_stops_the_steps_that_come_after(
-    task: Task, store: ArtifactStore, blocking: Any, advisory: bool, warns: bool, made: bool
-) -> None:
+def test_a_failed_blocking_check_stops_the_steps_that_come_after(task, store, blocking, advisory, warns, made) -> None:
     check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), blocking, advisory)
     g = Graph([step("judged", checks=(check,)), step("next", after=("judged",))])
     g.run("judged", task, WORLD, store)

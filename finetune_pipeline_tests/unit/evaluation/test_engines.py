@@ -107,7 +107,7 @@ def test_a_fault_of_the_endpoint_is_one_failed_row(made, tmp_path, fault, status
         assert len(server.requests) - before == (status == "error")
 
 
-def test_a_raise_inside_the_model_is_one_failed_row(made, tmp_path, monkeypatch) -> None:
+def test_a_raise_inside_the_model_is_one_failed_row(made, tmp_path, monkeypatch, capsys) -> None:
     _, _, whole = run(made, tmp_path / "whole")
     longest, read = max(r["prompt_tokens"] for r in whole), generation.Reader.read
     bad = [i for i, r in enumerate(whole) if r["prompt_tokens"] == longest]
@@ -120,7 +120,9 @@ def test_a_raise_inside_the_model_is_one_failed_row(made, tmp_path, monkeypatch)
     monkeypatch.setattr(generation.Reader, "read", fails)
     _, _, rows = run(made, tmp_path / "failed")
     assert 0 < len(bad) < 7 and [i for i, r in enumerate(rows) if r["status"] == "error"] == bad
-    assert "planted" in rows[bad[0]]["error"] and not stopped(rows).passed
+    assert "planted" in rows[bad[0]]["error"] and rows[bad[0]]["label_scores"] == [] and not stopped(rows).passed
+    assert all(row["text"] == whole[i]["text"] for i, row in enumerate(rows) if i not in bad)
+    assert "one by one" in capsys.readouterr().err
     monkeypatch.setattr(generation.Reader, "read", read)
     _, measured, mended = run(made, tmp_path / "failed")
     assert measured["answers"] == {"known": 7 - len(bad), "asked": len(bad)}

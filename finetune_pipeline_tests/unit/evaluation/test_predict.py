@@ -18,6 +18,7 @@ from finetune_pipeline.models.chat import encode_answer, encode_example, encode_
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.worker.jobs import baseline_job, perturbed_set, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.unit.models.test_chat import TOOL_TEMPLATE
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +121,9 @@ def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path
     assert second == [encode_answer(tokenizer, prompts[1], label) for label in ["billing", "how_to"]]
 
 
-TOOLS_TEMPLATE = (
-    "{% if tools %}<|im_start|>system\nTools: {{ tools | tojson }}<|im_end|>\n{% endif %}"
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
-    "{% for c in m.tool_calls or [] %}{{ '<tool_call>' + (c.function | tojson) + '</tool_call>' }}{% endfor %}"
-    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
 def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")
-    (base / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
+    (base / "chat_template.jinja").write_text(TOOL_TEMPLATE)
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
     call = {"type": "function", "function": {"name": "look_up", "arguments": '{"city": "Rome"}'}}
     question = [{"role": "user", "content": "weather?"}]
@@ -139,7 +132,7 @@ def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> 
     write_examples(tmp_path / "validation.jsonl", examples)
     _, rows = predicted(tmp_path, tmp_path / "out", [prompt_set(name="base", model=base)], labels=[])
     a, b = sorted(rows, key=lambda r: r["example_id"])
-    assert a["gold"] == '<tool_call>{"name": "look_up", "arguments": {"city": "Rome"}}</tool_call>'
+    assert a["gold"] == '<call>{"name": "look_up", "arguments": {"city": "Rome"}}</call>'
     assert b["gold"] == "none"
     tokenizer, counter = load_tokenizer(base), TokenCounter(base)
     assert a["prompt_tokens"] == len(encode_prompt(tokenizer, question, [tool])) > b["prompt_tokens"]

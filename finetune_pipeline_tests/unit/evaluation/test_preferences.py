@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -108,26 +109,27 @@ def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(se
     assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
 
-def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: Server) -> None:
+def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: Server, tmp_path: Path) -> None:
+    fair = Judge(Endpoint(server.url, "fair"), cache=AnswerCache(tmp_path, b"k" * 32, "the test of demo", 64))
     pairs, people = rated(60)
     same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
     said = said_by(pairs, people)
-    judgement = judged_pairs(judge(server.url, "fair"), [*pairs, *same], {**said, "s1": "tie"}, ASKED)
+    judgement = judged_pairs(fair, [*pairs, *same], {**said, "s1": "tie"}, ASKED)
     assert (judgement["believed"], judgement["rated"], judgement["equal"]) == (True, 58, 3)
     verdict = judgement["verdict"]
     assert verdict["equal"] == 22 and set(verdict["choices"]) == {pair.id for pair in pairs if pair.a != pair.b}
     better = sum(right(p.reference, p.b) and not right(p.reference, p.a) for p in pairs)
     assert verdict["wins"] == better
-    surer = judged_pairs(judge(server.url, "fair"), [*pairs, *same], said, ASKED, 0.99)["verdict"]
+    surer = judged_pairs(fair, [*pairs, *same], said, ASKED, 0.99)["verdict"]
     assert surer["interval"][0] < verdict["interval"][0] - 0.01, "at gates.confidence"
     of_three = {pair.id: f"document {i % 3}" for i, pair in enumerate([*pairs, *same])}
-    clumped = judged_pairs(judge(server.url, "fair"), [*pairs, *same], said, ASKED, sources=of_three)
+    clumped = judged_pairs(fair, [*pairs, *same], said, ASKED, sources=of_three)
     assert (
         clumped["verdict"]["share"] == verdict["share"] and clumped["verdict"]["interval"][0] < verdict["interval"][0]
     )
     assert clumped["verdict"]["p"] >= 0.25, "three documents cannot say less"
     assert clumped["interval"] != judgement["interval"], "kappa counts documents, too"
-    few = judged_pairs(judge(server.url, "fair"), pairs, said, ASKED.model_copy(update={"rows": 10}))["verdict"]
+    few = judged_pairs(fair, pairs, said, ASKED.model_copy(update={"rows": 10}))["verdict"]
     assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
 
 

@@ -17,6 +17,7 @@ from finetune_pipeline.data.examples import SealedError, read_examples, seal, se
 from finetune_pipeline.evaluation import sealed
 from finetune_pipeline.evaluation.sealed import LEDGER, TEST_SETS, look_number, open_sealed, openings
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.training.sft import train
 from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline.worker.process import EXIT_CONFIG
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -121,16 +122,16 @@ def test_openings_are_not_guessed(tmp_path: Path, lost: str) -> None:
         openings(tmp_path, "t2", ["1"])
 
 
-@pytest.mark.parametrize("which", ["train", "validation"])
-def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path, which: str) -> None:
+def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path) -> None:
     """A real training job in a process of its own: it ends before anything is learned, and says why."""
-    plain = tmp_path / "plain.jsonl"
+    plain, hidden = tmp_path / "plain.jsonl", _sealed(tmp_path, range(4))
     write_examples(plain, [example(f"text {i}", "yes") for i in range(4)])
-    files = {"train": plain, "validation": plain, which: _sealed(tmp_path, range(4))}
     settings = spec(training={"method": "lora", "precision": "float32"}).training.model_dump()
     base = make_tiny_model(tmp_path / "base")
-    job = train_job(base=base, out=tmp_path / "out", work=tmp_path / "w", settings=settings, **files)
-    code, _ = finish(start(job, tmp_path))
+    common = {"base": base, "out": tmp_path / "out", "work": tmp_path / "w", "settings": settings}
+    with pytest.raises(SealedError):
+        train(train_job(train=hidden, validation=plain, **common))
+    code, _ = finish(start(train_job(train=plain, validation=hidden, **common), tmp_path))
     assert code == EXIT_CONFIG, "not a crash, which would be tried again"
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert "is the sealed test. Only test_predictions opens it" in error["message"], error

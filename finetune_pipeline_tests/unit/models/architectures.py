@@ -20,7 +20,6 @@ _COMMON = {
 _HEADS = {"head_dim": 16}
 _SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", _COMMON),
-    "mistral": ("MistralConfig", "MistralForCausalLM", _COMMON),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", _COMMON),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", _COMMON | _HEADS),
     "gemma": ("GemmaConfig", "GemmaForCausalLM", _COMMON | _HEADS),

@@ -64,9 +64,7 @@ def test_training_rows_hold_what_serving_sends_and_learn_the_answers_text(tokeni
 
 
 @pytest.mark.parametrize(("piece", "pieces"), [("utt", []), ("k", ["k"])])
-def test_words_that_hold_a_piece_declared_special_are_written_without_it(
-    tokenizer: Any, piece: str, pieces: list[str]
-) -> None:
+def test_words_that_hold_a_piece_declared_special_are_written_without_it(tokenizer, piece, pieces) -> None:
     tokenizer.pad_token = piece
     ids = encode_prompt(tokenizer, messages(f"press the {piece} again"))
     assert tokenizer.decode(ids) == render(tokenizer, messages(f"press the {piece} again"), generation=True)

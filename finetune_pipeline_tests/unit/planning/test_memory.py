@@ -93,7 +93,7 @@ def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | Non
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["llama", "gemma3"])  # whose heads have norms, as Qwen 3's have
 def test_activations_are_what_is_kept(models: Models, examples: list[Example], name: str, method: str) -> None:
     folder, shape = models[name, True], model_shape(models[name, True])
     tokenizer, examples = load_tokenizer(folder), examples[:6]

@@ -46,9 +46,7 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
         assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt["input_ids"])
 
 
-def test_the_plan_counts_steps_of_both_phases_and_a_time_only_where_it_was_measured(
-    base: Path, examples: list[Example], tmp_path: Path
-) -> None:
+def test_the_plan_counts_steps_of_both_phases_and_a_time_only_where_it_was_measured(base, examples, tmp_path) -> None:
     before = training_plan(spec(), base, examples, examples[:4], tmp_path, home=tmp_path)
     assert (before.steps_per_epoch, before.steps, before.over_length, before.fits) == (3, 9, 0, True)
     assert read_json(tmp_path / "plan.json") == before.facts()
@@ -104,9 +102,7 @@ def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: P
         assert (compared.step, compared.device) == ("merged_model", where)
 
 
-def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(
-    base: Path, examples: list[Example], tmp_path: Path
-) -> None:
+def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(base, examples, tmp_path) -> None:
     line = "- {engine: %s, model: m, unit: million_tokens, price: 2, low: 1, high: 4, date: 2026-01-01, note: n}\n"
     home, task = tmp_path / "home", tmp_path / "task"
     for folder, name in ((home, "home"), (task, "ours")):

@@ -63,9 +63,7 @@ def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: C
         ("wrong_answers", {"right": 0.3, "corrected": 0.6}),
     ],
 )
-def test_each_planted_drift_is_found_by_its_signal(
-    report: Callable[..., dict[str, Any]], signal: str, change: dict
-) -> None:
+def test_each_planted_drift_is_found_by_its_signal(report, signal, change) -> None:
     rng = random.Random(2)
     rows = served(rng, 500)
     rows += served(rng, 300, 500, **change)
@@ -90,9 +88,7 @@ def test_answers_out_of_form_and_other_languages(spec: TaskSpec, reference: Refe
     assert {"refusals", "output_length"} <= set(drifted)
 
 
-def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(
-    spec: TaskSpec, report: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(spec, report) -> None:
     """The champion was trained again on rows of the drift: most of its data are older rows still."""
     moved: dict[str, Any] = {"new_words": 0.2, "shares": (0.2, 0.2, 0.6)}
     rng = random.Random(4)

@@ -128,9 +128,7 @@ def test_the_log_of_serve_may_grow_meanwhile(task: Task, store: ArtifactStore) -
 
 
 @pytest.mark.parametrize("step", ["_refuse_writers", "_remove"])
-def test_killed_in_between_and_repeated(
-    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_killed_in_between_and_repeated(task, store, monkeypatch, step) -> None:
     logs = taken(task, store, a=line(1, "ann") + line(2, "bob") + line(3, "ann"), b=line(4, "ann") + line(5, "bob"))
 
     def dies(*_: object, **__: object) -> None:

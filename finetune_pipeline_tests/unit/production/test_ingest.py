@@ -67,9 +67,7 @@ def test_the_last_row_of_a_file_needs_no_line_end(task: Task, store: ArtifactSto
     assert take(task, store, tmp_path / "out")["by_rule"] == {"log.bad_json": 1, "log.not_an_object": 1}
 
 
-def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(
-    task: Task, store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(task, store, tmp_path) -> None:
     write(task, ["\ufeff" + json.dumps(row(1, output="", feedback={"label": "b"}))])
     facts = take(task, store, tmp_path / "out")
     assert (facts["rows"], facts["corrections"], facts["by_rule"]) == (1, 1, {})
@@ -94,16 +92,14 @@ FAULTS: list[tuple[str, dict | str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "line"), FAULTS)
-def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(
-    task: Task, store: ArtifactStore, tmp_path: Path, rule: str, line: dict | str
-) -> None:
-    write(task, [row(7), line, row(8)])
+def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(task, store, tmp_path) -> None:
+    write(task, [row(7), *(line for _, line in FAULTS), row(8)])
     facts = take(task, store, tmp_path / "out")
-    assert facts["by_rule"] == {f"log.{rule}": 1}
-    assert (facts["lines"], facts["rows"], facts["quarantined"]) == (3, 2, 1)
-    (bad,) = read_rows(tmp_path / "out" / "quarantine.jsonl")
-    assert (bad["file"], bad["line"]) == ("logs/a.jsonl", 2)
+    assert (facts["lines"], facts["rows"], facts["quarantined"]) == (len(FAULTS) + 2, 2, len(FAULTS))
+    bad = [
+        (r["file"], r["line"], [f["rule"] for f in r["findings"]]) for r in read_rows(tmp_path / "out/quarantine.jsonl")
+    ]
+    assert bad == [("logs/a.jsonl", n, [f"log.{rule}"]) for n, (rule, _) in enumerate(FAULTS, 2)]
 
 
 def test_corrections_become_examples_and_late_feedback_counts(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
@@ -116,9 +112,7 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
 
 
-def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(
-    task: Task, store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(task, store, tmp_path) -> None:
     write(task, [row(1), row(1, output="b"), row(1, input="another", feedback={"label": "b", "flag": "wrong"})])
     facts = take(task, store, tmp_path / "out")
     assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 1, 1)
@@ -126,9 +120,7 @@ def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(
     assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
 
 
-def test_personal_data_and_users_are_gone_before_anything_is_written(
-    task: Task, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_personal_data_and_users_are_gone_before_anything_is_written(task, store, tmp_path, monkeypatch) -> None:
     anns = row(1, input="write to ann@shop.example, 612 34 56 78", user="ann", feedback={"label": "a"})
     write(task, [anns, '{"bad": "bob@shop.example, 612 34 56 78", "user": "bob"'])
     monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)

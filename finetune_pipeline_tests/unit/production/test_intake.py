@@ -45,9 +45,7 @@ def test_ten_kills_over_every_rotation_lose_and_double_nothing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("of", "step", "kept"), [(log_store, "write_json", ["r1"]), (intake, "_expire", ["r1", "r2"])])
-def test_a_death_before_or_after_the_ledger_is_written(
-    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, of: Any, step: str, kept: list[str]
-) -> None:
+def test_a_death_before_or_after_the_ledger_is_written(task, store, monkeypatch, of, step, kept) -> None:
     path = task.folder / "logs" / "a.jsonl"
     path.write_text(line(1))
     assert ids(task, store) == ["r1"]

@@ -52,6 +52,7 @@ def test_synthetic_rows_wait_for_people_and_their_decisions_go_on(tmp_path: Path
     assert not reviewed(facts, spec) and "synthetic" in facts["blocked_by"] and facts["to_review"] == 29
     waiting = read_lines(at / "quality" / TO_REVIEW)
     assert len(waiting) == 29 and {row["generator"] for row in waiting} == {"a-model"}
+    assert waiting[0]["decision"] == "" and {"id", "text", "answer", "reviewer"} <= set(waiting[0])
     decided = [{**row, "decision": "keep", "reviewer": "ann"} for row in waiting]
     (tmp_path / "reviews").mkdir()
     file = tmp_path / "reviews/ann.jsonl"

@@ -122,9 +122,8 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
 ASKED = {"messages": [{"role": "user", "content": "x"}]}
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "message"),
-    [
+def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(task: Task, running: Running) -> None:
+    requests: list[tuple[Any, int, str]] = [
         (b"{not json", 400, "no JSON"),
         (b"\xff\xfe", 400, "no JSON"),
         ([1], 400, "not a JSON object"),
@@ -139,15 +138,12 @@ ASKED = {"messages": [{"role": "user", "content": "x"}]}
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, 400, "content must be text"),
         ({**ASKED, "model": "gpt"}, 404, "there is no model"),
         ({"messages": [{"role": "user", "content": "x " * 3000}]}, 400, "more than the model's 1024"),
-    ],
-)
-def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(
-    task: Task, running: Running, body: Any, status: int, message: str
-) -> None:
-    got, answer = running.ask("/v1/chat/completions", body)
-    assert (got, answer["error"]["type"]) == (status, "invalid_request_error")
-    assert message in answer["error"]["message"]
-    assert not (task.folder / "logs" / "served.jsonl").exists()
+    ]
+    for body, status, message in requests:
+        got, answer = running.ask("/v1/chat/completions", body)
+        assert (got, answer["error"]["type"]) == (status, "invalid_request_error"), (message, answer)
+        assert message in answer["error"]["message"]
+        assert not (task.folder / "logs" / "served.jsonl").exists(), message
     assert running.ask("/health")[1]["status"] == "ok", "and the server goes on"
 
 

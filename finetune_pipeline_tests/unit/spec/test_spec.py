@@ -260,9 +260,7 @@ def with_output(folder: Path, output: dict[str, Any], **more: Any) -> Path:
 
 
 @pytest.mark.parametrize(("output", "rule", "message"), FAULTS)
-def test_each_rule_of_the_output_catches_its_fault(
-    tmp_path: Path, output: dict[str, Any], rule: str, message: str
-) -> None:
+def test_each_rule_of_the_output_catches_its_fault(tmp_path, output, rule, message) -> None:
     _, findings = check_task(with_output(tmp_path, output))
     assert [(f.rule, message in f.message) for f in findings] == [(f"spec.{rule}", True)]
 

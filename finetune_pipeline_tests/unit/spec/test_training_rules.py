@@ -89,9 +89,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = 
 
 
 @pytest.mark.parametrize(("what", "training", "config", "rule", "severity", "fix"), CASES, ids=[c[0] for c in CASES])
-def test_what_cannot_work_is_refused_with_what_to_change(
-    what: str, training: dict[str, Any], config: dict[str, Any] | None, rule: str, severity: str, fix: str
-) -> None:
+def test_what_cannot_work_is_refused_with_what_to_change(what, training, config, rule, severity, fix) -> None:
     problems = refusals(spec(**training), config)
     assert [(f.rule, f.severity) for f in problems] == [(rule, severity)], [str(f) for f in problems]
     assert fix in problems[0].fix and problems[0].place.startswith("task.yaml: ")

@@ -135,6 +135,7 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     assert third["history"]["lost_total"] == 10
     page = (tmp_path / "report/80-c/report.html").read_text()
     assert "This is candidate 3 that the test judges" in page and "Both right" in page
+    assert third["production"] is None and stage.jobs[-1]["endpoint"] is None
 
 
 def test_a_useless_candidate_and_a_broken_example_are_refused(tmp_path: Path) -> None:
@@ -144,20 +145,17 @@ def test_a_useless_candidate_and_a_broken_example_are_refused(tmp_path: Path) ->
     listed = [stage.ids[0], stage.ids[110]]
     broken = stage.judge("100-b", listed)
     assert [g["name"] for g in broken["gates"] if not g["passed"]] == ["never_break"]
-    assert stage.ids[110] in stage.gate(broken, "never_break")["message"]
-    assert stage.judge("120-c", listed)["passed"] is True
+    assert f"Of 2 listed examples 1 wrong: {stage.ids[110]}" in stage.gate(broken, "never_break")["message"]
 
 
 def test_served_models_are_asked_under_the_names_of_their_versions(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     served = {"url": "http://127.0.0.1:1/v1", "base": "plain", "candidate": "triage-{version}", "max_tokens": 9}
-    stage.judge("90-a")
     stage.spec = spec(evaluation={"engine": "endpoint", "endpoint": served})
     stage.judge("91-b")
-    assert stage.jobs[0]["endpoint"] is None and "served" not in stage.jobs[0]["sets"][0]
-    asked = [one for one in stage.jobs[1]["sets"] if "perturbed" not in one]
+    asked = [one for one in stage.jobs[0]["sets"] if "perturbed" not in one]
     assert [one["served"] for one in asked] == ["plain", "triage-91-b"]
-    assert stage.jobs[1]["endpoint"].items() >= {"url": served["url"], "max_tokens": 9}.items()
+    assert stage.jobs[0]["endpoint"].items() >= {"url": served["url"], "max_tokens": 9}.items()
 
 
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:
@@ -188,8 +186,6 @@ def logged(i: int, **more: Any) -> dict[str, Any]:
 
 def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: Path) -> None:
     stage = Stage(tmp_path, robustness={"rows": 0})
-    few = stage.judge("117-a")
-    assert few["passed"] is True and few["production"] is None
     stage.logged = [logged(i) for i in range(12)]
     assert "12 recent production rows" in stage.gate(stage.judge("118-b"), "recent_production")["message"]
     stage.logged = [logged(i) for i in range(45)]

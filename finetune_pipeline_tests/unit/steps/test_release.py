@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_the_request_says_whether_every_gate_passed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool
-) -> None:
+def test_the_request_says_whether_every_gate_passed(tmp_path, monkeypatch, passed) -> None:
     def artifact(step: str, facts: dict[str, Any], **inputs: str) -> Artifact:
         (tmp_path / step / "adapter").mkdir(parents=True)
         return Artifact("triage", step, f"{step}-1", tmp_path / step, facts, inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.synthetic import acceptance_number, review_line, review_sample, synthetic_rows
-from finetune_pipeline.data.review import read_decisions
+from finetune_pipeline.data.quality.synthetic import acceptance_number, review_sample, synthetic_rows
 from finetune_pipeline.spec.data import SyntheticSpec
 from finetune_pipeline_tests.unit.data.quality.makers import make, make_spec
 
@@ -59,18 +57,6 @@ def test_the_plan_decides_at_its_number(bad: int, verdict: str) -> None:
     assert report["allowed"] == 4 and report["verdict"] == verdict and report["passed"] == (verdict == "accepted")
     assert report["rejected"] == bad
     assert report["generators"] == [{"generator": "big", "rows": 900, "sample": 90, "decided": 90, "rejected": bad}]
-
-
-def test_lines_filled_in_are_decisions(tmp_path: Path) -> None:
-    rows = synthetic(300)
-    lines = [review_line(e) for e in review_sample(rows, {}, SPEC)]
-    assert lines[0]["decision"] == "" and {"id", "text", "answer", "generator", "reviewer"} <= set(lines[0])
-    filled = [line | {"decision": "keep", "reviewer": "ann"} for line in lines]
-    (tmp_path / "filled.jsonl").write_text("".join(json.dumps(f) + "\n" for f in filled))
-    decisions, findings, _ = read_decisions(tmp_path, make_spec())
-    assert not findings and {d.id for d in decisions} == {f["id"] for f in filled}
-    report = synthetic_rows(rows, {}, {d.id: d.decision for d in decisions}, make_spec())
-    assert report["verdict"] == "accepted"
 
 
 def test_the_operating_curve_in_the_docs_is_the_computed_one() -> None:

@@ -148,9 +148,7 @@ def test_control_tokens_stay_out_and_an_end_token_ends_what_is_complete(folder: 
         ({"$ref": "#/$defs/nowhere"}, "does not exist"),
     ],
 )
-def test_a_schema_that_cannot_be_kept_to_is_told_and_loses_nothing(
-    folder: Path, tmp_path: Path, schema: dict[str, Any], why: str
-) -> None:
+def test_a_schema_that_cannot_be_kept_to_is_told_and_loses_nothing(folder, tmp_path, schema, why) -> None:
     with pytest.raises(UnsupportedSchema, match="output.json_schema cannot be kept to while decoding"):
         Grammar(schema, load_tokenizer(folder / "base"))
     if "$ref" in schema:
