@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
+from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.store import digest_json
 from finetune_pipeline.models.inference.generated import Answer
 
@@ -51,6 +52,14 @@ class AnswerCache:
         self._hash = hmac.new(key, f"finetune_pipeline keys of answers: {scope}".encode(), hashlib.sha256).digest()
         self.hits = self.misses = 0
         self.problem = ""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any] | None) -> AnswerCache | None:
+        """The cache that a job names, as :func:`finetune_pipeline.worker.jobs.kept_answers` describes it; None: none."""
+        if not settings:
+            return None
+        key = load_key(Path(settings["key_file"]))
+        return cls(Path(settings["folder"]), key, settings["scope"], settings["limit_mib"])
 
     def key(self, content: Any) -> bytes:
         """The key of an answer that follows from `content` (plain JSON)."""

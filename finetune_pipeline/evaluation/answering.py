@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.store import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.chat import load_tokenizer
@@ -151,12 +150,8 @@ def _device_name() -> str:
 
 
 def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
-    """The cache a job names, as :func:`finetune_pipeline.worker.jobs.kept_answers` describes it; None: none."""
-    if not settings:
-        return None, None
-    folder = Path(settings["folder"])
-    cache = AnswerCache(folder, load_key(Path(settings["key_file"])), settings["scope"], settings["limit_mib"])
-    return cache, SeenFiles(folder / _SEEN)
+    """The cache a job names, and digests of model files that it remembers; None: none."""
+    return AnswerCache.of(settings), SeenFiles(Path(settings["folder"]) / _SEEN) if settings else None
 
 
 def close_cache(cache: AnswerCache | None) -> dict[str, int]:

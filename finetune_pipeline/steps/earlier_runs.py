@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FOLDER, AnswerCache
@@ -18,10 +16,7 @@ OPEN = "everything but tests"
 
 def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | None:
     """The cache of answers for an API model, which is asked in this process so that its key stays here."""
-    cache = answers_of(context, test=test)
-    if cache is None:
-        return None
-    return AnswerCache(Path(cache["folder"]), load_key(Path(cache["key_file"])), cache["scope"], cache["limit_mib"])
+    return AnswerCache.of(answers_of(context, test=test))
 
 
 def answers_of(context: StepContext, *, test: bool = False) -> dict[str, Any] | None:
