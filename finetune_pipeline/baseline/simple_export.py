@@ -135,12 +135,9 @@ def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
 def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     if not scores:
         return []
-    rows = [
-        f"| {where} | {s['n']} | {s['primary']['name']} | {s['primary']['value']:.3f} | {_range(s['primary']['interval'])} |"
-        for where, s in scores.items()
-    ]
+    rows = []
+    for where, of in scores.items():
+        decides = of["primary"]
+        between = "{:.3f} to {:.3f}".format(*decides["interval"]) if decides["interval"] else ""
+        rows.append(f"| {where} | {of['n']} | {decides['name']} | {decides['value']:.3f} | {between} |")
     return ["| rows | n | metric | value | interval |", "|---|---:|---|---:|---|", *rows, ""]
-
-
-def _range(interval: Sequence[float] | None) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""

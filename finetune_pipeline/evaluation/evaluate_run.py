@@ -248,11 +248,15 @@ def _format_gap(scores: Mapping[str, Scores], restricted: Mapping[str, Scores | 
     """Accuracy by restricted answer minus by free generation, of base and candidate."""
     if not restricted["base"] or not restricted["candidate"]:
         return None
-    base, candidate = (_form_of(scores[name], of) for name, of in restricted.items() if of)
+    base, candidate = (
+        FormOf(
+            free=scores[name].accuracy,
+            restricted=of.accuracy,
+            gap=(of.accuracy or 0.0) - (scores[name].accuracy or 0.0),
+            valid_share=scores[name].valid.share,
+        )
+        for name, of in restricted.items()
+        if of
+    )
     gain = float(candidate.free or 0.0) - float(base.free or 0.0)
     return FormGap(base=base, candidate=candidate, closed_by_decoding=(base.gap or 0.0) / gain if gain > 0 else None)
-
-
-def _form_of(free: Scores, allowed: Scores) -> FormOf:
-    gap = float(allowed.accuracy or 0.0) - float(free.accuracy or 0.0)
-    return FormOf(free=free.accuracy, restricted=allowed.accuracy, gap=gap, valid_share=free.valid.share)

@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import number
-from finetune_pipeline.report.blocks import Block, Section, Table, text
+from finetune_pipeline.report.blocks import Block, Section, Table, figure, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import markdown_templates, tidy
 
@@ -46,7 +46,8 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
         sections = {section.id: section.public() for section in page.sections}
         by_id = {section.id: section.title for section in page.sections}
         titles = [(id_, by_id[id_]) for id_ in _EVALUATION]
-    sections["settings"] = _blocks(Table([("Setting", text), ("", _setting)], _flat(manifest["training"]), style=""))
+    shown = [[name, f"{of:g}" if isinstance(of, float) else number(of)] for name, of in _flat(manifest["training"])]
+    sections["settings"] = _blocks(Table([("Setting", text), ("", figure)], shown, style=""))
     sections["lineage"] = _blocks(_lineage(manifest, evaluation))
     return tidy(
         markdown_templates()
@@ -76,10 +77,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
         elif isinstance(value, str | int | float | bool):
             rows.append((f"{prefix}{key}", value))
     return rows
-
-
-def _setting(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else number(value)
 
 
 def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:

@@ -115,15 +115,10 @@ def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> lis
     return [other_rows_set(answering, SET, path) for answering in sets if answering["name"] in MODELS]
 
 
-def _recent_facts(predictions: Artifact) -> dict[str, Any] | None:
-    path = predictions.folder / RECENT_FACTS
-    return read_json(path) if path.exists() else None
-
-
 def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     """Scores, comparisons, gates and pages, as a pure function of the predictions and of the facts of earlier steps."""
-
     predictions = context.inputs["test_predictions"]
+    recent = predictions.folder / RECENT_FACTS
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
     looks = openings(state, context.inputs["splits"].version)
@@ -144,7 +139,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         files=asked.files,
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
-        production_rows=_recent_facts(predictions),
+        production_rows=read_json(recent) if recent.exists() else None,
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
