@@ -152,33 +152,19 @@ def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:
 
 
 def _unpack_gguf(file: Path, folder: Path) -> None:
-    """Write the model of a GGUF file of Llama's architecture in bfloat16.
-
-    transformers reads its configuration and tokenizer. The weights are read here, since transformers' loader makes the table
-    of all names anew for every module: a fifth of the step's work. Raises RuntimeError where the file lacks a weight.
-    """
+    """Write the model of a GGUF file in bfloat16."""
     import torch
-    from gguf import MODEL_ARCH, GGUFReader, dequantize, get_tensor_name_map
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from finetune_pipeline.models.gguf import turned_back
-
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    places = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    names = {places.get_name(name, try_suffixes=(".weight", ".bias")): name for name in model.state_dict()}
-    weights = {}
-    for tensor in GGUFReader(file).tensors:
-        name = names[tensor.name]
-        values = turned_back(name, dequantize(tensor.data, tensor.tensor_type), config)
-        weights[name] = torch.tensor(values, dtype=torch.bfloat16)
-    if config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    model.load_state_dict(weights, assign=True)
-    model.tie_weights()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
+    )
+    # loading has undone the quantization, yet a model that still says it is quantized refuses to be saved
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     model.config.name_or_path = file.stem
-    model.save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)

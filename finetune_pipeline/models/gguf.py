@@ -159,26 +159,12 @@ def _turned(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
     """The tensor as llama.cpp wants it: neighbouring dimensions rotate (Llama), norms multiply by 1 + weight (Gemma)."""
     if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
         return tensor + 1
-    if heads := _turned_heads(name, config):
+    match = re.search(r"\.([qk])_proj\.(weight|bias)$", name)
+    if match and ARCHITECTURES[config.model_type] == "LLAMA":
+        heads = config.num_attention_heads if match[1] == "q" else config.num_key_value_heads
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(tensor.shape))
     return tensor
-
-
-def turned_back(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
-    """A tensor of Llama's architecture as transformers wants it: what :func:`_turned` made of it, undone."""
-    if heads := _turned_heads(name, config):
-        pairs = tensor.reshape(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:])
-        return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(tensor.shape))
-    return tensor
-
-
-def _turned_heads(name: str, config: Any) -> int:
-    """The heads of a tensor whose dimensions are turned; 0: it is none."""
-    match = re.search(r"\.([qk])_proj\.(weight|bias)$", name)
-    if not match or ARCHITECTURES[config.model_type] != "LLAMA":
-        return 0
-    return int(config.num_attention_heads if match[1] == "q" else config.num_key_value_heads)
 
 
 def _llama3_factors(config: Any, rope: Mapping[str, Any]) -> np.ndarray:

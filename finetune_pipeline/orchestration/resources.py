@@ -38,7 +38,6 @@ class Compute(dg.ConfigurableResource[Any]):
     module: str = Field(default=WORKER_MODULE, description="Module that runs a job file.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
-    timeout_s: float | None = Field(default=None, gt=0, description="Wall-clock limit of one job.")
     watch_run_s: float = Field(default=5.0, ge=0, description="How often the Dagster run's status is looked at.")
     lock_folder: str = Field(
         default="", description="Folder of device locks; empty: in the home for the CPU, in the user's for GPUs."
@@ -53,7 +52,7 @@ class Compute(dg.ConfigurableResource[Any]):
         job["out"]: folder the child writes result.json to. job["work"] (optional): where the job file is kept.
         on_tick: called about once a second while the child runs, and once after it ended.
         Raises dg.Failure: allow_retries=False when the run was cancelled, the job was refused (64), memory ran out
-        (75), the time limit was reached, or the child ended well without a result; retryable otherwise.
+        (75), or the child ended well without a result; retryable otherwise.
         """
         stage = str(job.get("stage") or job.get("action") or "job")
         op = getattr(context, "op_execution_context", context)  # a check's context only wraps it
@@ -115,7 +114,6 @@ class Compute(dg.ConfigurableResource[Any]):
                 grace=(self.grace_s, self.terminate_s),
                 should_stop=should_stop,
                 on_tick=on_tick,
-                timeout_s=self.timeout_s,
                 log=lambda message: log(f"{stage} on {device}: {message}"),
             )
         return code, device

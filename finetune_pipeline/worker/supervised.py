@@ -23,7 +23,7 @@ MARKER = "FINETUNE_SUPERVISED"
 
 
 class Stopped(RuntimeError):
-    """The child was stopped by its supervisor: `should_stop` gave a reason, or the time limit was reached."""
+    """The child was stopped by its supervisor: `should_stop` gave a reason."""
 
 
 def run_supervised(
@@ -34,20 +34,18 @@ def run_supervised(
     grace: tuple[float, float] = (60.0, 10.0),
     should_stop: Callable[[], str | None] = lambda: None,
     on_tick: Callable[[], None] = lambda: None,
-    timeout_s: float | None = None,
     log: Callable[[str], None] = lambda message: None,
 ) -> int:
     """Run `command` to its end and return its exit code (negative: ended by that signal).
 
     env: the child's whole environment (FINETUNE_PARENT_PID and a marker are added). pass_fds: file descriptors the child
     inherits. grace: seconds after SIGINT and after SIGTERM before SIGKILL. should_stop: asked about once a second; a sentence
-    means: stop the child and raise Stopped with it. on_tick: called about once a second, and once after the end. timeout_s:
-    wall-clock limit. Raises Stopped; and whatever `should_stop`, `on_tick` or an interrupt raises, after the child and all its
-    descendants are gone. Descendants that outlive a child are killed too.
+    means: stop the child and raise Stopped with it. on_tick: called about once a second, and once after the end.
+    Raises Stopped; and whatever `should_stop`, `on_tick` or an interrupt raises, after the child and all its descendants are
+    gone. Descendants that outlive a child are killed too.
     """
     marker = uuid.uuid4().hex
     environment = {**env, PARENT_VARIABLE: str(os.getpid()), MARKER: marker}
-    started = time.monotonic()
     child = subprocess.Popen(list(command), env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
     try:
         log(f"started process {child.pid}")
@@ -59,8 +57,6 @@ def run_supervised(
                 on_tick()
                 if reason := should_stop():
                     raise Stopped(reason) from None
-                if timeout_s is not None and time.monotonic() - started > timeout_s:
-                    raise Stopped(f"it ran longer than its limit of {timeout_s:g} s") from None
     except BaseException:
         _end(child.pid, marker, child.poll, grace, log)
         child.wait()

@@ -88,12 +88,8 @@ def test_a_grandchild_left_over_by_a_good_end_is_killed_and_others_are_not(tmp_p
         bystander.kill()
 
 
-def test_a_time_limit_and_an_exception_in_a_tick_end_everything(tmp_path: Path) -> None:
+def test_an_exception_in_a_tick_ends_everything(tmp_path: Path) -> None:
     body = GRANDCHILD + "\ntime.sleep(600)"
-    with pytest.raises(Stopped, match=r"longer than its limit of 1\.5 s"):
-        run(tmp_path, body, timeout_s=1.5, grace=(0.5, 0.5))
-    assert nothing_runs(tmp_path)
-    (tmp_path / "child").unlink()
 
     def fail() -> None:
         if (tmp_path / "child").exists():
