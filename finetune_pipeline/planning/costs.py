@@ -66,12 +66,7 @@ class Costs:
 def task_costs(
     spec: TaskSpec, prices: PriceList, traffic: Traffic, epoch_tokens: int, parameters: float, today: datetime.date
 ) -> Costs:
-    """Work out every cost of a task.
-
-    Args:
-        epoch_tokens: Tokens of the training rows.
-        today: By which prices are old.
-    """
+    """Work out every cost of a task; epoch_tokens: of the training rows."""
     apis = [api_cost(price, traffic, today) for price in prices.apis]
     machines = [machine_cost(price, traffic, today) for price in prices.machines]
     offered = [price for price in prices.apis if price.until is None or price.until >= today]

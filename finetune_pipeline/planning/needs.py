@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.wording import counted, dollars, duration
 from finetune_pipeline.planning.costs import TrainingCost, training_costs
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, machine_name, read_rates
+from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -74,12 +74,7 @@ def parameters_by_name(base_model: str) -> float:
 
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
-    """Work out what training would need.
-
-    Args:
-        rows: All clean rows.
-        home: Folder with the speeds measured on this machine, and with prices.yaml where there is one.
-    """
+    """Work out what training would need. rows: all clean ones; home: its folder has the speeds measured here, and prices."""
     test = round(len(rows) * spec.split.test)
     train = len(rows) - test - round(len(rows) * spec.split.validation)
     learned = training_examples(rows, spec.training.model_dump())
@@ -87,11 +82,10 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
     of_epoch = characters / CHARACTERS_A_TOKEN * train / max(1, len(rows))
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
     parameters = parameters_by_name(spec.base_model)
-    rates = [r for r in read_rates(home) if (r.machine, r.model) == (machine_name(), spec.base_model)]
-    seconds = None
-    for precision in {r.precision for r in rates}:
-        of_phases = [(str(p["method"]), of_epoch * p["epochs"]) for p in phases]
-        seconds = estimate_seconds(of_phases, rates, spec.base_model, precision) or seconds
+    of_phases = [(str(p["method"]), of_epoch * p["epochs"]) for p in phases]
+    rates, seconds = read_rates(home), None
+    for precision in ("float32", "bfloat16"):
+        seconds = seconds or estimate_seconds(of_phases, rates, spec.base_model, precision)
     prices, today = load_prices(home=home), datetime.datetime.now(datetime.UTC).date()
     return Needs(
         rows=len(rows),

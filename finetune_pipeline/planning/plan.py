@@ -19,7 +19,7 @@ from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import changes, ladder, reasons
-from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
+from finetune_pipeline.planning.throughput import Rates, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
@@ -130,7 +130,7 @@ def training_plan(
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device)
     available = available_memory(device) if available is None else available
-    rates = read_rates(home) if home else []
+    rates = read_rates(home) if home else {}
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
@@ -197,12 +197,12 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
     return NearestPlan(True, lines, change, in_mib(planner.memory(fitting)), reasons(change))
 
 
-def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:
+def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Rates, model: str) -> Seconds | None:
     phases = [(p.method, p.tokens) for p in planner.phases(settings)] if rates else []
     return estimate_seconds(phases, rates, model, planner.precision(settings)) if phases else None
 
 
-def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Sequence[Rate], available: int) -> MethodRow:
+def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Rates, available: int) -> MethodRow:
     """What another method would take."""
     settings = method_settings(spec, method)
     memory, trainable = planner.memory(settings), METHODS[method].trainable(settings, planner.shape)

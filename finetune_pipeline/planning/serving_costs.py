@@ -196,13 +196,8 @@ def in_use(utilisation: float) -> str:
 
 
 def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = "") -> list[RequestPrice]:
-    """What 1,000 requests cost everywhere, without a look at the date.
-
-    Args:
-        tuned: A request of the fine-tuned model.
-        prompted: A request of a model with the best prompt.
-        asked: The API model that was evaluated.
-    """
+    """What 1,000 requests cost everywhere, of the fine-tuned model or of another with the best prompt. asked: the API model
+    that was evaluated."""
     made = [
         RequestPrice(
             price.name,

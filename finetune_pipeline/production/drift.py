@@ -30,15 +30,9 @@ def drift_report(
     drift.json.
 
     Args:
-        spec: The task.
-        reference: What the rows are held against.
-        rows: Of production.
-        out: Where to write.
         after: Seconds since 1970; rows until then were there when the training data was taken and are left out.
-        told_of_reference: The reference in words.
         learned: Production as the model learned it (see :func:`as_learned`). A change of inputs or outputs that does
             not go beyond it is reported as known, and asks for nothing.
-        others: See :func:`watch`.
 
     Returns:
         Facts {rows, newest (its time), watched, by_others, windows, waiting_rows, judged, reference, signals {name: the

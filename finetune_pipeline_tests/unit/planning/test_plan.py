@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,10 @@ from transformers import AutoTokenizer
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.wording import duration
-from finetune_pipeline.planning import throughput
 from finetune_pipeline.planning.answering import answering_steps
 from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.planning.throughput import Rate, estimate_seconds, keep_rate, read_rates, record_training
+from finetune_pipeline.planning.throughput import estimate_seconds, kind_of_training, read_rates, record_training
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.training import TrainingSpec
@@ -30,7 +28,7 @@ output: {kind: text}
 baseline: {batch_size: 1, shots: [0], retrieved: 0}
 training: {epochs: 2, unquantized_epochs: 1, batch_size: 8, micro_batch_size: 8, max_tokens: %d}
 """
-RATE = Rate(throughput.machine_name(), "m", "qlora", "float32", 200.0, "2026-11-01")
+QLORA = kind_of_training("m", "qlora", "float32")
 
 
 def spec(max_tokens: int = 1024) -> TaskSpec:
@@ -118,25 +116,25 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(b
 
 
 def test_only_trainings_of_the_same_kind_on_the_same_machine_count() -> None:
-    changes = {"machine": "elsewhere", "model": "n", "method": "lora", "precision": "bfloat16"}
-    others = [replace(RATE, **{name: value}) for name, value in changes.items()]
+    kinds = {("n", "qlora", "float32"), ("m", "lora", "float32"), ("m", "qlora", "bfloat16")}
+    others = {kind_of_training(*kind): [1.0, "2026-10-01"] for kind in kinds}
+    others["elsewhere" + QLORA] = [1.0, "2026-10-01"]
     assert estimate_seconds([("qlora", 2000)], others, "m", "float32") is None
-    seconds = estimate_seconds([("qlora", 2000)], [*others, RATE], "m", "float32")
+    rates = {**others, QLORA: [200.0, "2026-11-01"]}
+    seconds = estimate_seconds([("qlora", 2000)], rates, "m", "float32")
     assert seconds and (seconds.low, seconds.expected, seconds.high) == (8.0, 10.0, 13.0)
     assert seconds.source == "the last training of this kind here, on 2026-11-01"
-    assert estimate_seconds([("qlora", 2000), ("lora", 10)], [RATE], "m", "float32") is None, "a phase is not measured"
+    assert estimate_seconds([("qlora", 2000), ("full", 10)], rates, "m", "float32") is None, "a phase is not measured"
 
 
-def test_the_newest_of_a_kind_is_kept_and_a_training_leaves_the_rates_of_its_phases(tmp_path: Path) -> None:
-    for method, speed in (("lora", 1.0), ("qlora", 2.0), ("qlora", 3.0)):
-        keep_rate(tmp_path, replace(RATE, method=method, tokens_per_second=speed))
-    assert {r.method: r.tokens_per_second for r in read_rates(tmp_path)} == {"lora": 1.0, "qlora": 3.0}
+def test_a_training_leaves_the_rates_of_its_phases(tmp_path: Path) -> None:
     (tmp_path / "throughput.json").write_text("{")
-    assert read_rates(tmp_path) == []
+    assert read_rates(tmp_path) == {}
     plan = {"phases": [{"method": "qlora", "steps": 10, "tokens": 1e5}, {"method": "lora", "steps": 20, "tokens": 3e5}]}
     measured = {"phases": [{"steps_run": 10, "train_seconds": 100.0}, {"steps_run": 10, "train_seconds": 100.0}, {}]}
     record_training(tmp_path, "m", plan, {"precision": "float32"}, measured)
-    assert {r.method: r.tokens_per_second for r in read_rates(tmp_path)} == {"qlora": 1000, "lora": 1500}
+    made = {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()}
+    assert made == {QLORA: 1000, kind_of_training("m", "lora", "float32"): 1500}
     resumed = {"steps_run": 1, "train_seconds": 1.0}  # nine of ten steps ran before: says nothing
     record_training(tmp_path, "m", plan, {"precision": "float32"}, resumed)
-    assert len(read_rates(tmp_path)) == 2
+    assert {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()} == made

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.engine.store import ArtifactStore, write_json
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.planning.throughput import read_rates
+from finetune_pipeline.planning.throughput import kind_of_training, read_rates
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline.steps.training import make_adapter, make_training_plan
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
@@ -50,5 +50,5 @@ def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(tmp_path: P
     known["training_plan"] = SimpleNamespace(facts=plan)
     work = context(tmp_path, known, spec=spec, builder=SimpleNamespace(work=tmp_path / "work"), launch=launch)
     assert make_adapter(work) == {"precision": "float32"} and [job["memory_bytes"] for job in seen] == [700 * 2**20]
-    (rate,) = read_rates(tmp_path / "home")
-    assert (rate.method, rate.model, rate.tokens_per_second) == ("lora", spec.base_model, 4000)
+    (rate,) = read_rates(tmp_path / "home").items()
+    assert rate[0] == kind_of_training(spec.base_model, "lora", "float32") and rate[1][0] == 4000
