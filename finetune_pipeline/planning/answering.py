@@ -15,7 +15,6 @@ from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
-from finetune_pipeline.planning.preflight import read_base_config
 from finetune_pipeline.planning.shape import ModelShape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.model import TaskSpec
@@ -115,7 +114,7 @@ def answering_steps(
         where, free = "cpu", available_memory("cpu")
     counter = TokenCounter(planner.folder)
     shown, retrieved = turn * max(spec.baseline.shots), turn * spec.baseline.retrieved
-    context = read_base_config(planner.folder).get("max_position_embeddings") or 1 << 30
+    context = planner.config.get("max_position_embeddings") or 1 << 30
     # fewer are shown where they do not fit
     prompt = max(batch.prompt, min(batch.prompt + max(shown, retrieved), context - batch.new))
     # examples that are the same for all rows are read once

@@ -96,7 +96,7 @@ class Planner:
         self.shape: ModelShape = model_shape(self.folder)
         self.examples = {"train": train, "validation": validation}
         self.device = "cpu" if device == "cpu" else "cuda"
-        self._config = read_json(self.folder / "config.json")
+        self.config = read_json(self.folder / "config.json")
         self._rows: dict[Any, Rows] = {}
         self._batches: dict[Any, Batches] = {}
         tokenizer = self.folder / "tokenizer.json"
@@ -108,7 +108,7 @@ class Planner:
 
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
         """A split's rows under these settings."""
-        limit = longest_allowed(settings, self._config)
+        limit = longest_allowed(settings, self.config)
         key = (split, limit, settings["over_length"], split == "train" and settings["augment"])
         if key not in self._rows:
             examples = self.epoch_examples(settings) if split == "train" else self.examples[split]

@@ -62,12 +62,12 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     if base is not None:
         there = model_folder(base)
         warned = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
-        return [*refusals(spec, read_base_config(there), there), *warned]
+        return [*refusals(spec, read_json(there / "config.json"), there), *warned]
     try:
         where = _base(spec)
     except FindingsError as error:
         return [*refusals(spec, None), *error.findings]
-    config = None if where is None else read_base_config(where)
+    config = None if where is None else read_json(where / "config.json")
     return [*refusals(spec, config, where), *_template_problems(spec, folder, where)]
 
 
@@ -223,8 +223,3 @@ def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
     )
     fix = f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt"
     return [_finding("system_prompt", "training.max_tokens", message, fix)]
-
-
-def read_base_config(base: Path) -> dict[str, Any]:
-    """The config.json of a model folder."""
-    return dict(read_json(base / "config.json"))

@@ -63,7 +63,7 @@ def test_a_planner_adds_up_both_phases_and_encodes_rows_once(base: Path, example
     assert 0 < planner.computed_share(both) < 1 <= planner.computed_share(settings(shared_prefix=False))
     rows = planner.rows("train", settings(method="lora", max_tokens=64))
     assert planner.rows("train", settings(method="prompt", max_tokens=64)) is rows
-    context = planner._config["max_position_embeddings"]
+    context = planner.config["max_position_embeddings"]
     for method, most in (("lora", context), ("prompt", context - 7)):
         declared = settings(method=method, max_tokens=context, prompt={"tokens": 7})
         assert planner.rows("train", declared).limit == most
