@@ -52,7 +52,9 @@ class TrainedModel(PythonModel):
 
             self.model = PeftModel.from_pretrained(self.model, context.artifacts["adapter"]).merge_and_unload().eval()
         if (stored := self.description["dtype"]) in ("bfloat16", "float16"):  # as the merged model was stored and asked
-            self.model = self.model.to(getattr(torch, stored)).to(self._precision(context))
+            precision = self._precision(context)
+            for weight in self.model.parameters():  # not the buffers: rounded RoPE frequencies are others
+                weight.data = weight.data.to(getattr(torch, stored)).to(precision)
         if self.description["kind"] == "prefix":
             self.prefix = _keys_and_values(Path(context.artifacts["adapter"]))
 

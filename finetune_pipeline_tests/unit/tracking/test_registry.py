@@ -136,6 +136,8 @@ def test_it_computes_with_the_weights_and_in_the_precision_that_were_judged(
     weights = dict(model.named_parameters())
     assert not any("lora" in name for name in weights), "the merged weights answer, not the adapter beside its base"
     assert all(torch.equal(w, w.to(torch.bfloat16).to(served)) for w in weights.values()), "rounded as they were stored"
+    frequencies = next(b for name, b in model.named_buffers() if name.endswith("inv_freq"))
+    assert not torch.equal(frequencies, frequencies.bfloat16().float()), "what is stored nowhere is not rounded"
 
 
 def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(registered: Tracking, models: Path) -> None:
