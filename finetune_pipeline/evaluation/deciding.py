@@ -57,8 +57,8 @@ def decide_gain(
 ) -> Decision:
     """Decide whether the gain of `candidate` over every rival surely exceeds `margin`, in every metric.
 
-    Every gain must be shown, so each is judged at the whole level: a candidate useless against one rival, or in one metric, is
-    shown with that probability at most (an intersection-union test, Berger 1982).
+    Holm's procedure by intervals over all pairs of a rival and a metric: of m pairs still open, each is shown whose
+    interval at level / m lies above the margin; then m is smaller, until none is left or none is shown.
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
@@ -67,22 +67,28 @@ def decide_gain(
         clusters: The source of every row, where rows share one.
 
     Returns:
-        The decision. A metric without an interval is not shown, and nothing is shown without a rival.
+        The decision, with the last interval that was computed. A metric without an interval is not shown, and nothing is shown
+        without a rival.
     """
-    gains = []
-    for rival, rows in rivals.items():
-        for metric in metrics:
-            of = METRICS[metric].gain(rows, candidate, output, 1 - level, clusters)
-            gains.append(
-                RivalGain(
-                    rival=rival,
-                    metric=metric,
-                    gain=of.gain,
-                    interval=of.interval,
-                    confidence=1 - level,
-                    shown=of.surely_above(margin),
-                )
+    measured: dict[tuple[str, str], RivalGain] = {}
+    waiting = [(rival, metric) for rival in rivals for metric in metrics]
+    while waiting:
+        confidence = 1 - level / len(waiting)
+        for rival, metric in waiting:
+            of = METRICS[metric].gain(rivals[rival], candidate, output, confidence, clusters)
+            measured[rival, metric] = RivalGain(
+                rival=rival,
+                metric=metric,
+                gain=of.gain,
+                interval=of.interval,
+                confidence=confidence,
+                shown=of.surely_above(margin),
             )
+        left = [pair for pair in waiting if not measured[pair].shown]
+        if len(left) == len(waiting):
+            break
+        waiting = left
+    gains = [measured[rival, metric] for rival in rivals for metric in metrics]
     return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
 
 
@@ -121,8 +127,8 @@ def parts_of_test(
 ) -> list[PartOfTest]:
     """Compare the candidate with the base model at its best on the rows of each glob of gates.parts, and on the rest.
 
-    Every part must show the gain, so each is judged at the whole level, as in :func:`decide_gain`. files: the raw file of each
-    test example, by id.
+    Every part must show the gain, so each is judged at the whole level: a candidate useless on one of them passes with that
+    probability at most (an intersection-union test, Berger 1982). files: the raw file of each test example, by id.
     """
     if not spec.gates.parts:
         return []

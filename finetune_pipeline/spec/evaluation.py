@@ -130,7 +130,7 @@ class GatesSpec(Section):
         description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum.",
     )
     more_metrics: list[Metric] = Field(
-        default_factory=list, description="Further metrics that must show the gain, each at the same level."
+        default_factory=list, description="Further metrics that must show the gain (Holm-corrected)."
     )
     min_gain: float = Field(
         0.0, ge=0, lt=1, description="The lower bound of the gain over the baseline must exceed this."

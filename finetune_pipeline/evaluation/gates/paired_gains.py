@@ -64,7 +64,7 @@ def _why_so_strict(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> 
     if look is not None and look > 1:
         sentence += f" This is candidate {look} that this test judges, so its level is stricter than that of the first."
     if len(gains) > 1:
-        sentence += f" All {len(gains)} must be shown."
+        sentence += f" All {len(gains)} must be shown, each at its share of the level (Holm)."
     return sentence
 
 

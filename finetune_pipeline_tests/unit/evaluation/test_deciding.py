@@ -1,14 +1,14 @@
-"""When a gain is shown: levels over looks, several rivals and metrics, and rows that share a source."""
+"""When a gain is shown: levels over looks, Holm over metrics, margins, and rows that share a source."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
-from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result_parts import Sources
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
@@ -24,23 +24,27 @@ def test_the_level_of_a_look_and_the_metrics_that_decide():
     assert (decisive_metrics(of), decisive_metrics(spec())) == (["macro_f1", "accuracy"], ["accuracy"])
 
 
-def test_a_candidate_useless_against_one_of_several_rivals_is_shown_no_more_often_than_the_level():
-    """Each of three rivals and both metrics is judged at the whole level; what is tied with one rival is not let through by luck
-    with the others, and what beats all is found as often as against the strongest alone."""
-    random, n, found = np.random.default_rng(5), 150, {0.7: 0, 0.85: 0}
-    for _ in range(200):
-        right = {name: random.random(n) < share for name, share in (("a", 0.4), ("b", 0.5), ("c", 0.7))}
-        for share in found:
-            rivals = {name: _answers(of) for name, of in right.items()}
-            candidate, metrics = _answers(random.random(n) < share), ["accuracy", "macro_f1"]
-            decision = decide_gain(rivals, candidate, OUTPUT, metrics, level=0.05, margin=0.0)
-            found[share] += decision.shown
-            assert {gain.confidence for gain in decision.gains} == {0.95}
-    assert found[0.7] <= 10 and found[0.85] >= 170
+def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
+    """Intervals invented so that each metric is shown at exactly one level or weaker."""
+    shown_at = {"a": 0.01, "b": 0.03, "c": 0.04}
 
+    class Invented:
+        def __init__(self, name):
+            self.name = name
 
-def _answers(right):
-    return [row(i, LABELS[i % 3], LABELS[(i + (not ok)) % 3]) for i, ok in enumerate(right)]
+        def gain(self, base, candidate, output, confidence, clusters):
+            return Gain(0.1, (0.1 if 1 - confidence >= shown_at[self.name] - 1e-9 else -0.1, 0.3))
+
+    for name in shown_at:
+        monkeypatch.setitem(METRICS, name, Invented(name))
+    decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    p = [shown_at[m] for m in ("c", "a", "b")]
+    assert [one.shown for one in decision.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
+    assert decision.shown is False and [one.metric for one in decision.gains] == ["c", "a", "b"]
+    shown_at.update(b=0.02, c=0.05)
+    decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    assert decision.shown is True
+    assert [round(one.confidence, 4) for one in decision.gains] == [0.95, 0.9833, 0.975]
 
 
 def _repeated(times):
