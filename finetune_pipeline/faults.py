@@ -51,6 +51,7 @@ _SYSTEM = {
     errno.EISDIR: ("{place} is a folder where a file is needed", "move the folder away"),
     errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
 }
+_NO_PLACE = ("the folder {place} is not there, and could not be made", "set FINETUNE_HOME to one on a disk")
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = ("the database in {place} is locked by another process", "let it end, and run it again")
 _DAMAGED = ("the database {place} is damaged", "put back a copy, or move it away")
@@ -89,6 +90,8 @@ def outside_words(error: BaseException, place: object) -> str | None:
         if isinstance(link, OSError):
             named = link.errno in (*_WRITING, errno.EMFILE, errno.ENFILE)
             file = link.filename2 or link.filename  # of a copy, the second is what is written
+            if link.errno == errno.ENOENT and str(file) == str(place):
+                return _sentence(_NO_PLACE, place)
             if link.errno in _SYSTEM and (file or named):
                 return _sentence(_SYSTEM[link.errno], file or place)
         for number in _WRITING:  # as libraries that are not written in Python say it

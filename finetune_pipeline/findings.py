@@ -8,6 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
+_LONGEST = 2_000
+
+
+def shortened(text: str) -> str:
+    """The text as a message may show it: of one with more than 2,000 characters, the middle is left out."""
+    left = len(text) - _LONGEST
+    if left <= 0:
+        return text
+    return f"{text[: _LONGEST // 2]} … ({left:,} characters left out) … {text[-_LONGEST // 2 :]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,10 @@ class Finding:
     place: str
     message: str
     fix: str
+
+    def __post_init__(self) -> None:
+        for name in ("place", "message", "fix"):  # they may quote what strangers wrote
+            object.__setattr__(self, name, shortened(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.place}: {self.message} [{self.rule}]\n    fix: {self.fix}"

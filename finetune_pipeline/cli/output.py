@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from finetune_pipeline.faults import OutsideError, outside_words
-from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.findings import FindingsError, shortened
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def say(*lines: str) -> None:
 def problem(*lines: str) -> None:
     """Lines about what went wrong, on standard error; with ``--json`` also in the document, if there is no other."""
     _first_line.set()
+    lines = tuple(shortened(line) for text in lines for line in text.split("\n"))
     for answer in _answers:
         answer.problems += lines
     for line in lines:

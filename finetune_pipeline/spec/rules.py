@@ -121,7 +121,8 @@ def check_name_is_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """The name is the asset key prefix, and must be found again from the folder."""
     if folder.name != spec.name:
         message = f"name {spec.name!r} differs from the folder's name {folder.name!r}"
-        yield problem("name_is_folder", "name", message, f"set name: {folder.name}")
+        fix = f"rename the folder to {spec.name}, or set name: {folder.name}"
+        yield problem("name_is_folder", "name", message, fix)
 
 
 @rule

@@ -57,7 +57,6 @@ _ANSWERS = {
 
 _QUIET = (
     "alembic",
-    "mlflow.store.db.utils",
     "mlflow.store.model_registry",
     "mlflow.utils.environment",
 )  # no news in all their lines
@@ -75,6 +74,9 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # it also raises what it logs with a traceback
 
 
 def open_client(uri: str) -> MlflowClient:

@@ -97,6 +97,8 @@ FAULTS: dict[Callable[[Path], object], str] = {
     database_on_a_full_disk: "the disk is full: ",
     too_large_weights: "could not be written: it reached the limit of a file's size",
     too_large_a_file: "could not be written: it reached the limit of a file's size",
+    lambda _: Path("k" * 100_000).read_bytes(): "k … (98,0",
+    lambda home: (home.rmdir(), home.stat()): "is not there, and could not be made",
     links_in_a_circle: "its symbolic links lead in a circle",
     locked_database: "is locked by another process",
     deleted_database: "was deleted",

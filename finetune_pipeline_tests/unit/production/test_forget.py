@@ -31,7 +31,7 @@ def line(n: int, user: str | None = None, **more: object) -> bytes:
 def settle(task: Task) -> Path:
     """Let a minute pass since the last change of every log. Returns their folder."""
     logs = task.folder / "logs"
-    for path in logs.iterdir():
+    for path in logs.rglob("*"):
         os.utime(path, (time.time() - 60, time.time() - 60))
     return logs
 
@@ -59,7 +59,8 @@ def everything(*folders: Path) -> bytes:
 
 def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore) -> None:
     late = {"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"flag": "x"}}
-    (task.folder / "logs" / "b.jsonl.1.gz").write_bytes(gzip.compress(line(4, "bob") + line(5, "ann")))
+    (task.folder / "logs" / "2026").mkdir()
+    (task.folder / "logs" / "2026" / "b.jsonl.1.gz").write_bytes(gzip.compress(line(4, "bob") + line(5, "ann")))
     logs = taken(
         task,
         store,

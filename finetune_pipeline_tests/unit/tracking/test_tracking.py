@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline.tracking.mlflow_store import TrackingError, reaching
 from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
 
 
@@ -143,9 +144,14 @@ def test_an_interrupt_while_mlflow_writes_leaves_its_database_unlocked(tracking:
     assert (run.info.status, run.data.metrics) == ("KILLED", {"rows": 1.0})
 
 
-def test_a_database_that_is_deleted_in_use_is_made_anew(tracking: Tracking) -> None:
-    tracking.prepare()
+def test_a_database_that_is_deleted_in_use_is_told_and_made_anew(
+    tracking: Tracking, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = tracking.client()
     (tracking.place() / "mlflow.db").write_bytes(b"")  # SQLite makes an empty file of the one it does not find
+    with pytest.raises(TrackingError, match="fix: run it again"), reaching(tracking.uri()):
+        client.get_experiment_by_name("finetune")
+    assert "Traceback" not in capfd.readouterr().err, "a sentence is enough"
     assert tracking.finish("a run that nobody knows any more", "FAILURE") == 0
 
 
