@@ -51,6 +51,7 @@ DEFAULTS = {
 def prepare_environment(job: dict[str, Any]) -> None:
     """Set what must stand before torch and transformers are imported."""
     process.keep_freed_memory()
+    process.collect_garbage_rarely()
     from finetune_pipeline.models.identity import model_kind
 
     wanted = {**{name: os.environ.get(name, value) for name, value in DEFAULTS.items()}, **ENVIRONMENT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -32,6 +33,15 @@ def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30
         for most in (32 << 20, mapped_from):  # an older glibc takes no more than the first
             libc.mallopt(_M_MMAP_THRESHOLD, most)
         libc.mallopt(_M_TRIM_THRESHOLD, given_back_from)
+
+
+def collect_garbage_rarely() -> None:
+    """Search for unreachable cycles 300 times less often than Python's default.
+
+    Importing torch, transformers and PEFT creates millions of objects that stay; searching them takes a fifth of the import's
+    processor time, in every process.
+    """
+    gc.set_threshold(200_000, 50, 10)
 
 
 class Stop(BaseException):
