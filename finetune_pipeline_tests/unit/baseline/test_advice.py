@@ -94,11 +94,12 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
     (prompts(100), {"linear": 0.8}, "simple", "leads the base model at its best, by +30"),
     (prompts(150), {"linear": 0.8}, "simple", ""),  # it leads, if not surely
     (prompts(170), {"linear": 0.8}, "fine_tune", ""),  # the base model leads
+    (prompts(160), {"linear": 0.8}, "fine_tune", ""),  # nobody leads
     (prompts(40), {"linear": 0.45}, "fine_tune", ""),  # it is wrong on most rows
     (prompts(40), {"linear": 0.5}, "simple", ""),  # it is right on half
     (prompts(40, 60), {}, "fine_tune", "Yes: fine-tune. Nothing simpler does the task"),
     (prompts(40, 60), {}, "fine_tune", "TF-IDF and logistic regression, reaches 40.0%"),
-    (prompts(40, 60), {}, "fine_tune", "60.0 points of accuracy are left to be gained over it"),
+    (prompts(40, 60), {}, "fine_tune", "reaches 40.0%; 60.0 points of accuracy are left to be gained over it"),
     (prompts(40), {"linear": 0.34, "signal": SHUFFLED}, "no_signal", ""),
     (prompts(40), {"linear": 0.34, "signal": TOO_FEW}, "pilot", ""),
     (prompts(195), {"signal": TOO_FEW}, "prompt", ""),  # what is known already stands
@@ -143,6 +144,8 @@ def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pyt
             assert wrong["must_reach"] == pytest.approx(1 - right["must_reach"])
         for name in ("gain", "closes") if right["retrieval"] else ():
             assert wrong["retrieval"][name] == pytest.approx(right["retrieval"][name])
+        if decision == "retrieve":
+            assert right["retrieval"]["closes"] == pytest.approx(0.45 / 0.7), "of the way to no error"
     assert max([0.3, None, 0.1], key=METRICS["wrong"].rank) == 0.1, "no value is no lead"
 
 

@@ -75,7 +75,7 @@ def test_tango_excludes_zero_exactly_when_mcnemars_score_does(b, c, agreeing, co
 def test_sign_test_leaves_ties_out_but_counts_them():
     test = sign_test([1] * 14 + [-1] * 6 + [0] * 10)
     assert test["p"] == pytest.approx(stats.binomtest(14, 20).pvalue)
-    assert test["share"] == 0.7 and (test["n"], test["ties"]) == (30, 10)
+    assert test["share"] == 0.7 and (test["n"], test["losses"], test["ties"]) == (30, 6, 10)
     assert test["interval"] == pytest.approx(list(wilson_interval(14, 20)))
     nothing = sign_test([0] * 5)
     assert (nothing["share"], nothing["p"], nothing["interval"]) == (None, 1.0, [0.0, 1.0])
@@ -126,6 +126,14 @@ def test_without_an_error_the_largest_effect_is_taken():
     assert design_effect([1] * 12, ["a"] * 4 + ["b"] * 4 + ["c"] * 4) == 4.0
     assert clustered_share([1] * 12, ["a"] * 4 + ["b"] * 4 + ["c"] * 4)[0][0] < wilson_interval(3, 3)[0] + 1e-9
     assert design_effect([1, 0, 1], ["a"] * 3) == 3.0
+    assert clustered_share([1, 0, 1], ["a"] * 3)[0] == pytest.approx(wilson_interval(2 / 3, 1, freedom=1))
+    few, codes, t2 = (
+        [float(i % 10 == 0 and i < 50) for i in range(100)],
+        [i // 10 for i in range(100)],
+        stats.t.ppf(0.975, 9) ** 2,
+    )
+    effect = design_effect(few, codes, (0.05 * 10 + t2 / 2) / (10 + t2))
+    assert clustered_share(few, codes)[1] == pytest.approx(effect) and effect > 2 and design_effect(few, codes) == 1.0
 
 
 def test_losses_that_clump_in_a_few_sources_show_no_gain_more_often_than_said():
@@ -136,6 +144,14 @@ def test_losses_that_clump_in_a_few_sources_show_no_gain_more_often_than_said():
         won = ~lost & (random.random(200) < 0.06)
         shown += clustered_tango_interval(lost.astype(float), won.astype(float), source.tolist())[0] > 0
     assert shown <= 10  # 2.5% of 200 are 5; by the design effect of the differences alone it was 13%
+
+
+def test_rows_all_alike_in_their_sources_count_as_one_and_errors_that_do_not_clump_cost_nothing():
+    codes = [i // 4 for i in range(120)]
+    before, after = ([float(code % 3 == kind) for code in codes] for kind in (0, 1))
+    expected = tango_interval(10, 10, 30, freedom=29)
+    assert clustered_tango_interval(before, after, codes) == pytest.approx(expected, abs=0.02)
+    assert clustered_share([1.0, 1.0, 0.0] * 80, [i // 6 for i in range(240)])[1] == 1.0
 
 
 def test_one_large_source_among_small_ones_leaves_little_freedom():
