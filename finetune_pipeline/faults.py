@@ -1,4 +1,4 @@
-"""Faults that are not the program's own, with a sentence for people: of a job, and of what is outside."""
+"""Faults outside the program, in jobs or in the environment, with a readable message for each."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ SQLITE = {
         "see that its folder is there, can be written and has free space",
     ),
 }
-"""What SQLite says of a fault from outside."""
+"""What SQLite reports for outside faults."""
 
 
 def outside_words(error: BaseException, place: object) -> str | None:
     """What is wrong outside, and what to do; None: the fault is the program's own, and its traceback is wanted.
 
     Args:
-        error: Looked at together with the errors it was raised from.
-        place: Named where the error itself names no file: the folder of everything the pipeline makes.
+        error: The error; its causes are examined, too.
+        place: Named if the error has no file name: the pipeline's home folder.
     """
     for link in _chain(error):
         if isinstance(link, OutsideError):

@@ -1,4 +1,4 @@
-"""A finding: one problem, said in a way a person can act on. Used by every stage that judges something."""
+"""A finding: one problem, worded so that a person can act on it. Used by every stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a run, and when to report a long wait. Any process of the run appends a JSON object a line to the file that
+"""Progress of a run, and when to report a long wait. Any process of the run appends JSON lines to the file that
 FINETUNE_PROGRESS names.
 
 Appends of a short line with O_APPEND are not torn between processes, so many may write to one file.
@@ -29,13 +29,13 @@ def tell(stage: str, message: str = "", **numbers: Any) -> None:
 
 
 class Reminders:
-    """When to report a wait again: at once, after 15 s, 30 s, 1 min, … and every 10 minutes at the latest."""
+    """Schedule of reminders about a wait: at once, after 15 s, 30 s, 1 min, … and at least every 10 minutes."""
 
     def __init__(self) -> None:
         self._gap, self._next = FIRST_SECONDS, time.monotonic()
 
     def due(self) -> bool:
-        """Whether now is a time to tell; asking counts as telling."""
+        """Whether a reminder is due now; calling counts as reminding."""
         now = time.monotonic()
         if now < self._next:
             return False

@@ -1,4 +1,4 @@
-"""Where a child process says what it does: standard error, and Dagster when it was started under Pipes."""
+"""Progress messages of a child process: to standard error, and to Dagster when started under Pipes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _muted: list[bool] = []
 
 
 def listen(listener: Callable[[str], None]) -> None:
-    """Hand every later message to `listener` as well."""
+    """Also pass every later message to `listener`."""
     _listeners.append(listener)
 
 
 def mute() -> None:
-    """Say nothing any more: of several processes that train together only the first one tells."""
+    """Stop reporting: of several processes that train together only the first one reports."""
     _muted.append(True)
 
 
 def say(message: str) -> None:
-    """One line for people. Meant for a few dozen lines a run; finer progress goes through `finetune_pipeline.progress`.
+    """Print one line. Meant for a few dozen lines per run; finer progress goes through `finetune_pipeline.progress`.
 
-    Where a terminal follows the progress file already, the same in other words would only be noise on it.
+    If a terminal follows the progress file already, the line is not repeated there.
     """
     if _muted:
         return

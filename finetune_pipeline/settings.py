@@ -1,4 +1,4 @@
-"""Where things are on this machine: read from the environment and the working folder, always absolute.
+"""Paths of this machine, from the environment and the working folder, always absolute.
 
 Commands hand what they read to the processes they start (web server, daemon, step, training child), so that all agree on
 the same folders.

@@ -1,4 +1,4 @@
-"""Prompt, retrieve, use a simple model, collect data first, or fine-tune: decided from what was measured on validation.
+"""Advice before training: prompt, retrieve, use a simple model, collect data or fine-tune, decided from validation scores.
 
 The rules are asked in this order, and the first that applies decides:
 
@@ -50,20 +50,20 @@ from finetune_pipeline.spec.model import TaskSpec
 Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
 DECISIONS = {
-    "no_signal": "No: the answers cannot be told from the inputs.",
+    "no_signal": "No: the inputs do not predict the answers.",
     "prompt": "No: prompt the model.",
     "retrieve": "No: show the model the nearest examples.",
     "documents": "No: show the model the passages of your documents.",
     "simple": "No: use a simple model instead of a language model.",
     "collect": "Not yet: collect data first.",
-    "pilot": "Not sure: train on a part of the rows first (finetune ladder).",
+    "pilot": "Uncertain: train on a part of the rows first (finetune ladder).",
     "fine_tune": "Yes: fine-tune.",
 }
 OF_FORM = ("error", "empty", "refusal", "repetition", "truncated", "wrong_language", "format")
-"""Kinds of failures that are of form or style, which fine-tuning mends first."""
+"""Failures of form or style, which fine-tuning fixes first."""
 GAINS = Path(__file__).with_name("measured_gains.yaml")
 AS_GOOD = 0.1
-"""A measured result counts where its simple model scored at least the simple model here, less this."""
+"""Tolerance: a measured result applies if its simple model scored at least this much below the simple model here."""
 
 
 def advise(
@@ -81,8 +81,8 @@ def advise(
     Args:
         baseline: Facts of few_shot_baseline (evaluation.baseline.score_baselines, prompt_details).
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
-        rival: The strongest rival a fine-tuned model will meet (rivals.strongest_rival).
-        sources: What each example was made from, by id.
+        rival: The strongest rival of a fine-tuned model (rivals.strongest_rival).
+        sources: The source of each example, by id.
 
     Returns:
         {decision (a key of DECISIONS), fine_tune, sentence, reasons (the deciding one first), must_reach (score a
@@ -128,7 +128,7 @@ def advise(
 
 
 def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """What is wrong with the answers of the base model's best prompt without retrieval.
+    """Classify the wrong answers of the base model's best prompt without retrieval.
 
     form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right once the nearest training
     examples are shown: retrieval helps; null where nothing was retrieved); judgement (in form and wrong, still); unnamed (free
@@ -161,7 +161,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
 
 
 def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> dict[str, Any] | None:
-    """What showing the nearest examples adds to the best prompt without them, in the metric that decides. closes: share of the gap
+    """The gain of showing the nearest examples over the best prompt without them, in the deciding metric. closes: share of the gap
     to the ceiling, or to 1 where the metric is no share of right answers; null where there is none."""
     nearest, fixed = _nearest(baseline), best_fixed(baseline)
     if nearest is None:
@@ -186,7 +186,7 @@ def _goal(spec: TaskSpec) -> float:
 
 
 def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Tokens of one call as the best prompt was asked, and without any examples shown. Null where the baseline does not tell."""
+    """Tokens of one call with the best prompt, and without examples. Null if the baseline does not report them."""
     details = baseline.get("prompt_details") or {}
     best, plain = details.get(baseline["best"]), details.get("zero_shot")
     if not best or not plain:
@@ -198,13 +198,13 @@ def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _nearest(baseline: Mapping[str, Any]) -> str | None:
-    """The base model's prompt that retrieves, where there is one."""
+    """The base model's prompt with retrieval, if there is one."""
     own = [name for name in baseline["prompts"] if not name.startswith(API)]
     return next((name for name in own if name.endswith(NEAREST)), None)
 
 
 def best_fixed(baseline: Mapping[str, Any]) -> str:
-    """The base model's best prompt that shows every row the same."""
+    """The base model's best prompt without retrieval."""
     prompts = baseline["prompts"]
     return max(fixed_prompts(prompts), key=lambda name: rank_of(prompts[name]))
 
@@ -226,7 +226,7 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
 
 
 def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str, sources: SourceOf) -> Gain | None:
-    """The gain of a simple model over the base model at its best, where there is one."""
+    """The gain of a simple model over the base model with its best prompt, if there is one."""
     base = base_at_its_best(rows, spec.output, baseline["best"])
     before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
     if not before:
@@ -237,13 +237,13 @@ def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str, so
 
 @cache
 def measured_gains() -> list[dict[str, Any]]:
-    """What fine-tuning gained over the best simple model, where this pipeline measured it: {task, kind, rows, simple,
+    """Measured gains of fine-tuning over the best simple model: {task, kind, rows, simple,
     tuned, interval, source}."""
     return list(yaml.safe_load(GAINS.read_text("utf-8"))["results"])
 
 
 def _known_to_gain(spec: TaskSpec, simple: float) -> bool:
-    """Whether a fine-tuned model was surely ahead of a simple model about as good or better, on answers of this kind."""
+    """Whether a fine-tuned model was significantly better than an equally good simple model, for this kind of answers."""
     return any(
         result["kind"] == spec.output.kind and result["simple"] >= simple - AS_GOOD and result["interval"][0] > 0
         for result in measured_gains()
@@ -277,5 +277,5 @@ def _retrieval_is_enough(
 
 def _training_may_pay(spec: TaskSpec, rival: Rival) -> str:
     room = points(1 - METRICS[spec.metric].rank(rival.value), sign=False)
-    left = f"{room} points of {metric_title(spec.metric)} are left to be gained over it"
+    left = f"{room} points of {metric_title(spec.metric)} remain to be gained over it"
     return f"Nothing simpler does the task: the best of it, {rival.title}, reaches {percent(rival.value)}; {left}."

@@ -1,4 +1,4 @@
-"""The reasons of an advice, as sentences."""
+"""Sentences that give the reasons for an advice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def best_prompt(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     restricted = (
         f" Restricted to the allowed forms it is {measured_accuracy(of['restricted'])}." if of.get("restricted") else ""
     )
-    own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt: training is done under it."
+    own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt, so that training uses it."
     value = (
         ""
         if is_right_or_wrong(spec.metric)
@@ -41,12 +41,12 @@ def failure_sentences(failures: Mapping[str, Any], retrieval: Mapping[str, Any] 
     wrong = failures["n"] - failures["right"]
     if not wrong:
         return []
-    parts = [f"{failures['form']} are of form or style, which fine-tuning mends first"]
+    parts = [f"{failures['form']} are of form or style, which fine-tuning fixes first"]
     if retrieval is not None:
         parts.append(
             f"{failures['knowledge']} come right once the nearest examples are shown: knowledge, which retrieval gives"
         )
-    parts.append(f"{failures['judgement']} stay wrong, and have to be learned")
+    parts.append(f"{failures['judgement']} stay wrong and must be learned")
     if failures["unnamed"]:
         parts.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
     return [
@@ -58,7 +58,7 @@ def failure_sentences(failures: Mapping[str, Any], retrieval: Mapping[str, Any] 
 def simple_sentences(
     spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], sources: SourceOf
 ) -> list[str]:
-    """What each simple model reaches, and whether that is surely more than always the commonest answer."""
+    """Scores of the simple models, and whether each is significantly above the most common answer."""
     sentences = []
     metric, constant = METRICS[spec.metric], rows.get(SIMPLE + CommonestAnswer.name, ())
     clusters = shared_sources(constant, sources)
@@ -66,7 +66,9 @@ def simple_sentences(
         sentence = f"{SIMPLE_MODELS[name].title}: {measured_accuracy(scores)}"
         if name != CommonestAnswer.name and constant:
             lead = metric.gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence, clusters)
-            sentence += "" if lead.surely_above() else ", which is not surely more than always the commonest answer"
+            sentence += (
+                "" if lead.surely_above() else ", which is not significantly above always giving the most common answer"
+            )
         sentences.append(f"{sentence}.")
     return sentences
 
@@ -88,7 +90,7 @@ def must_reach_sentences(spec: TaskSpec, rival: Rival, must_reach: float | None)
 
 
 def cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
-    """Tokens a month, and money where the spec says what they cost."""
+    """Tokens per month, and their cost if the spec gives prices."""
     calls, price = spec.advise.calls_per_month, spec.advise.dollars_per_million_tokens
     if tokens is None:
         return []

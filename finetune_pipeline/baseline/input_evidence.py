@@ -32,10 +32,10 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 
 LABEL_ROWS = 4_000
-"""Rows of a label task that are looked at, by hash; more only where fewer could not show the gain."""
+"""Sampled rows of a label task, by hash; more only if these could not show the gain."""
 LABEL_MODELS = 3
 WRITTEN_ROWS = 2_000
-"""Rows of a text or JSON task that are looked at, by hash."""
+"""Sampled rows of a text or JSON task, by hash."""
 WORTH_GAIN = 0.1
 """The gain over the commonest answer that the rows must be able to show before "not shown" is said; half of what is left to
 be gained where that is less."""
@@ -43,7 +43,7 @@ WORTH_FIT, WORTH_FIELDS = 0.02, 0.05
 """The same for text and JSON: how much better an answer fits its own row than another's, in chrF and in F1 of the fields.
 With 300 rows the nearest answers of four public and shipped sets reach .02 to .2."""
 SCORED_CHARS = 2_000
-"""Characters of a text that are compared."""
+"""Compared characters of a text."""
 AT_ONCE = 512
 
 
@@ -60,7 +60,7 @@ def learnable(
 
     Args:
         clusters: Near-duplicate cluster by row id. Rows of one cluster, group or source line stay together.
-        prompted: How the prompted base model does against the commonest answer on validation, where that was asked.
+        prompted: The prompted base model against the most common answer on validation, if measured.
 
     Raises:
         ValueError: There are no rows.
@@ -80,13 +80,13 @@ def learnable(
 
 
 def answer_text(example: Example) -> str:
-    """What the last assistant turn says, and the tools it calls."""
+    """The text and tool calls of the last assistant turn."""
     calls = [call["function"] for call in example.messages[-1].get("tool_calls") or ()]
     return example.answer + (json.dumps(calls, ensure_ascii=False) if calls else "")
 
 
 def units_of(rows: Sequence[Example], clusters: Mapping[str, str]) -> dict[str, str]:
-    """Name of the set of rows each row must stay with, by id: those that share a near-duplicate cluster or a source."""
+    """The group of each row, by id: rows that share a near-duplicate cluster or a source."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -142,7 +142,7 @@ def label_evidence(
 
 
 def _nearest_rows(texts: Sequence[str], units: Sequence[str] | Sequence[int]) -> np.ndarray:
-    """Index of the row of another unit whose text is most like each row's (cosine of TF-IDF n-grams)."""
+    """For each row the index of the most similar row of another unit (cosine of TF-IDF n-grams)."""
     matrix = features(texts)
     codes = np.unique(units, return_inverse=True)[1]
     nearest = []
@@ -195,7 +195,7 @@ def _fit(
     pairs: Sequence[tuple[int, int]],
     confidence: float,
 ) -> tuple[Evidence, float]:
-    """How much better guesses fit their own rows' answers than those of the other row of the pair; and the standard deviation."""
+    """How much better guesses fit their own row's answer than the other row's of the pair; and the standard deviation."""
     own = [(score(guesses[i], answers[i]) + score(guesses[j], answers[j])) / 2 for i, j in pairs]
     other = [(score(guesses[i], answers[j]) + score(guesses[j], answers[i])) / 2 for i, j in pairs]
     difference = np.subtract(own, other)

@@ -1,4 +1,4 @@
-"""The ladder: no language model, prompt, retrieve, pilot, fine-tune; each rung measured on the same validation rows."""
+"""The ladder: simple models, prompts, retrieval, pilot and fine-tuning, all measured on the same validation rows."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Rows = Mapping[str, Sequence[Row]]
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
 FOLDS = (0, 1)
-"""What is chosen on one is scored on the other: the best of k noisy scores is too high (Cawley and Talbot 2010, JMLR 11)."""
+"""Folds for cross-fitting: choose on one, score on the other. The best of k noisy scores is biased upwards (Cawley and Talbot
+2010, JMLR 11)."""
 DECISIONS = {
     **ADVICE,
-    "optimised": "No: prompt the model with the better prompt that was found.",
+    "optimised": "No: use the better prompt that was found.",
     "api": "No: ask the API model.",
     "larger_model": "No: use a larger model.",
     "undecided": "Not sure yet.",
@@ -39,7 +40,7 @@ DECISIONS = {
 
 @dataclass(frozen=True)
 class Answered:
-    """The answers of one rung, before they are scored. call: tokens of one; None where no language model answers."""
+    """The answers of one rung, before scoring. call: tokens per call; None without a language model."""
 
     name: str
     kind: Kind
@@ -52,11 +53,11 @@ class Rung(BaseModel):
     """One rung.
 
     Attributes:
-        value: In the metric that decides.
-        gain: Over the best rung below it, with its interval at the confidence of one comparison among all.
-        dollars: Of 1,000 calls; None where no price is known.
-        p50, p95: Milliseconds of one call on this machine; None where it was not measured.
-        excluded: Why it is out of the question, else empty.
+        value: In the deciding metric.
+        gain: Over the best rung below, with its interval at the Bonferroni-corrected confidence.
+        dollars: Of 1,000 calls; None if no price is known.
+        p50, p95: Milliseconds per call on this machine; None if not measured.
+        excluded: Why it is excluded, else empty.
     """
 
     name: str
@@ -79,10 +80,10 @@ class Ladder(BaseModel):
     """The whole ladder.
 
     Attributes:
-        stands: Name of the simplest rung that no later one surely beats.
+        stands: The simplest rung that no later one significantly beats.
         decision: A key of DECISIONS.
         flips: What would change the answer.
-        skipped: Why a rung was not climbed, by rung.
+        skipped: Why a rung was skipped, by rung.
     """
 
     metric: str
@@ -104,12 +105,12 @@ class Ladder(BaseModel):
 
 @dataclass(frozen=True)
 class Terms:
-    """What calls and trainings cost, and how long calls take.
+    """Costs of calls and training, and latencies.
 
     Attributes:
         dollars: Of 1,000 calls by rung, and of the fine-tuned model.
         latency: (p50, p95) in milliseconds by rung.
-        training: Dollars of training on all rows; None where no price is known.
+        training: Dollars of training on all rows; None if no price is known.
     """
 
     dollars: Mapping[str, float | None]
@@ -122,11 +123,11 @@ class Terms:
 def climb(
     spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Sequence[Row] = (), sources: SourceOf = None
 ) -> list[Answered]:
-    """The answers of every rung below training, from the simplest on; what was chosen among several is cross-fitted.
+    """The answers of every rung below training, simplest first; choices among candidates are cross-fitted.
 
     Args:
         rows: Validation rows by prompt, restricted prompt and simple model (few_shot_baseline).
-        tokens: Of a call by prompt.
+        tokens: Tokens per call, by prompt.
         optimised: Cross-fitted rows of the prompt search, with its prompt's tokens under OPTIMISED.
         sources: What each example was made from, by id.
     """
@@ -167,11 +168,11 @@ def _rungs(
 
 @dataclass(frozen=True)
 class Chosen:
-    """What cross-fitting chose.
+    """The result of cross-fitting.
 
     Attributes:
-        names: The candidate chosen for each fold, by the rows of the other one.
-        rows: For every example the answer of the candidate chosen without it, in the order of example ids.
+        names: The candidate chosen for each fold on the other fold's rows.
+        rows: For every example the answer of the candidate chosen without it, ordered by example id.
     """
 
     names: tuple[str, str]
@@ -208,8 +209,8 @@ class Scored:
     """The scored rungs.
 
     Attributes:
-        stands: The simplest allowed rung that no later allowed one surely beats; the first where all are excluded.
-        rival: Of the allowed rungs without training the one that scores highest: what training has to beat.
+        stands: The simplest allowed rung that no later allowed one significantly beats; the first if all are excluded.
+        rival: The best allowed rung without training, which training must beat.
     """
 
     rungs: list[Rung]
@@ -259,12 +260,12 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
 
 
 def surely_enough(spec: TaskSpec, interval: tuple[float, float] | None) -> bool:
-    """Whether a score with this interval surely reaches baseline.ceiling."""
+    """Whether a score's interval lies at or above baseline.ceiling."""
     return METRICS[spec.metric].higher_is_better and interval is not None and interval[0] >= spec.baseline.ceiling
 
 
 def one_of_many(spec: TaskSpec, rungs: int) -> float:
-    """The confidence of one comparison such that all together have the spec's (Bonferroni)."""
+    """The confidence of each comparison so that all together have the spec's (Bonferroni)."""
     return 1 - (1 - spec.gates.confidence) / max(1, rungs - 1)
 
 

@@ -1,4 +1,4 @@
-"""The ladder's answer: which rung stands, what training would add to it, and what would change the answer."""
+"""The ladder's answer: the best rung, what training would add, and what would change the answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 MOSTLY_WRONG = 0.5
-"""Where nothing here surely reaches this share of right answers, and training adds little, a larger model is the answer."""
+"""If nothing here reaches this share of correct answers and training adds little, the answer is a larger model."""
 
 
 def ladder(
@@ -45,10 +45,10 @@ def ladder(
     """Score the rungs, and decide.
 
     Args:
-        answered: Of :func:`.ladder.climb`, and behind them the tuned model where it answered the same rows.
-        learnable: Whether anything simple tells the answers from the inputs (baseline.learnable).
+        answered: Of :func:`.ladder.climb`, followed by the tuned model if it answered the same rows.
+        learnable: Whether the inputs predict the answers (baseline.learnable).
         points, pilot_rows: The pilot's trainings, and their answers by share of the training rows.
-        expected: What all rows should reach where `pilot_rows` are not given any more; else it follows from these.
+        expected: The extrapolation if `pilot_rows` are missing; else computed from them.
     """
     scored, trained = score_rungs(spec, answered, terms, sources), pilot_rows or {}
     if trained:
@@ -77,7 +77,7 @@ def leads(
     trained: Sequence[Row],
     sources: SourceOf = None,
 ) -> Gain | None:
-    """The gain of a pilot's training over the best rung, where it is sure among all the comparisons of rungs and pilot."""
+    """The gain of a pilot training over the best rung, if significant among all comparisons."""
     confidence = one_of_many(spec, len(answered) + len(spec.ladder.pilot))
     gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence, shared_sources(trained, sources))
     return gain if gain.surely_above() else None
@@ -116,7 +116,7 @@ def _decide(
     if rival != stands:
         held = _reaches(spec, rival) + f", not surely more than {inside(stands.title)}"
     if expected is None:
-        return "undecided", f"{held}; without a pilot nobody knows what training would add."
+        return "undecided", f"{held}; without a pilot it is unknown what training would add."
     beyond = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
     if expected.gain_interval[0] > 0:
         return "fine_tune", f"{held}, and {beyond}."
@@ -163,7 +163,7 @@ def _flips(
     train_rows: int,
     pilot_rows: Mapping[float, Sequence[Row]],
 ) -> list[str]:
-    """What would change the answer, each as a sentence with its figure."""
+    """Sentences on what would change the answer, with figures."""
     stands, rival = scored.stands, scored.rival
     metric = METRICS[spec.metric]
     excluded = [rung for rung in scored.rungs if rung.excluded and metric.rank(rung.value) > metric.rank(stands.value)]
@@ -187,10 +187,10 @@ def _flips(
 
 def _more_rows(expected: Extrapolation, train_rows: int) -> str:
     if expected.slope <= 0:
-        return "More rows like these would not: twice as many added nothing."
+        return "More rows like these would not help: doubling them added nothing."
     more = rows_for(max(0.0, -expected.gain_interval[0]), expected.slope, train_rows)
     if more is None:
-        return "More rows alone would hardly: the pilot's curve is too flat."
+        return "More rows alone would hardly help: the pilot's curve is too flat."
     return (
         f"About {counted(more, 'more training row')} would make the lead of a trained model sure, if the curve of the pilot goes "
         f"on ({points(expected.slope)} points for a doubling)."
@@ -198,7 +198,7 @@ def _more_rows(expected: Extrapolation, train_rows: int) -> str:
 
 
 def _hardest_label(spec: TaskSpec, newest: Sequence[Row]) -> list[str]:
-    """The label on which the pilot errs most, where one has at least two errors."""
+    """The label with most pilot errors, if any has at least two."""
     wrong = Counter(str(row["gold"]) for row in newest if not is_right(row, spec.output))
     if not spec.labels or not wrong or (worst := wrong.most_common(1)[0])[1] < 2:
         return []
@@ -207,7 +207,7 @@ def _hardest_label(spec: TaskSpec, newest: Sequence[Row]) -> list[str]:
 
 
 def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
-    """From how many calls on cheaper calls have paid for the training. equal: the tuned model is only as good."""
+    """The number of calls after which cheaper calls have paid for training. equal: the tuned model is only as good."""
     if stands.dollars is None or terms.tuned_dollars is None or terms.training is None:
         return []
     saved = (stands.dollars - terms.tuned_dollars) / 1000

@@ -1,4 +1,4 @@
-"""Decides from comparisons whether the inputs predict the answers at all (:mod:`.input_evidence` makes them). Shuffled columns
+"""Decides from comparisons whether the inputs predict the answers (:mod:`.input_evidence` makes them). Shuffled columns
 and wrong joins fail all of them."""
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LOOK_AT = "Look for a join that went wrong, shuffled columns, or answers that de
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison of something with what does not look at the input.
+    """One comparison with a reference that ignores the input.
 
     Attributes:
-        title, reference_title: For people.
-        score, reference_score: What either reached on the same rows, from 0 to 1.
+        title, reference_title: Display names.
+        score, reference_score: Scores on the same rows, from 0 to 1.
         interval: Of the gain, at gates.confidence.
         p: Two-sided, that the gain is zero; not adjusted for the number of comparisons.
-        measure: What the scores are: shares of right answers, or a mean overlap of texts (chrF, or F1 of JSON fields).
+        measure: The unit of the scores: shares of correct answers, or a mean overlap of texts (chrF, or F1 of JSON fields).
     """
 
     name: str
@@ -46,13 +46,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Learnable:
-    """Whether the answers can be told from the inputs.
+    """Whether the inputs predict the answers.
 
     Attributes:
-        status: shown: something tells them better than chance, surely. not_shown: nothing does, on rows that could have
+        status: shown: something predicts them significantly better than chance. not_shown: nothing does, on rows that could have
             shown it. too_few_rows: nothing does, and these rows could not have shown it.
-        rows: How many training rows were looked at.
-        rows_needed: How many training rows it takes to show a gain worth having; None where that is not known.
+        rows: Number of training rows examined.
+        rows_needed: Training rows needed to show a worthwhile gain; None if unknown.
     """
 
     status: Status
@@ -72,15 +72,13 @@ def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: f
     shown = [e for e, p in zip(evidence, adjusted, strict=True) if e.gain > 0 and p <= level]
     best = max(shown or evidence, key=lambda e: e.gain, default=None)
     if shown and best:
-        return Learnable(
-            "shown", list(evidence), rows, needed, f"The answers can be told from the inputs: {_scores(best)}."
-        )
+        return Learnable("shown", list(evidence), rows, needed, f"The inputs predict the answers: {_scores(best)}.")
     if best is None or needed is None or rows < needed:
         takes = "" if needed is None else f"; showing a gain worth having takes {needed:,}"
         so_far = f" So far: {_scores(best)}." if best else ""
-        sentence = f"{counted(rows, 'training row')} cannot show that the answers can be told from the inputs{takes}."
+        sentence = f"{counted(rows, 'training row')} cannot show that the inputs predict the answers{takes}."
         return Learnable("too_few_rows", list(evidence), rows, needed, sentence + so_far)
-    sentence = f"The answers cannot be told from the inputs: {_scores(best)}. {LOOK_AT}"
+    sentence = f"The inputs do not predict the answers: {_scores(best)}. {LOOK_AT}"
     return Learnable("not_shown", list(evidence), rows, needed, sentence)
 
 
@@ -100,7 +98,7 @@ def prompted_evidence(
 ) -> Evidence | None:
     """How the base model at its best does against always the commonest answer, on validation. sources: of each row, by id.
 
-    None where the commonest answer was not tried, or its metric is no mean over rows that has a test.
+    None if the most common answer was not scored, or the metric is not a mean over rows.
     """
     base = base_at_its_best(rows, spec.output, best)
     before, after = same_rows(rows.get(SIMPLE + CommonestAnswer.name, ()), base.answers[base.mode])

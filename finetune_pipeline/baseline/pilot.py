@@ -1,4 +1,4 @@
-"""What training on all rows will reach, from trainings on an eighth, a quarter and a half of them.
+"""Extrapolates pilot trainings on an eighth, a quarter and a half of the rows to training on all of them.
 
 A doubling of the rows adds between nothing and CARRIES times what the doubling before it added: learning curves flatten
 (Hestness et al. 2017, arXiv:1712.00409). The interval holds that uncertainty, that of the rows it was measured on, and that
@@ -20,9 +20,9 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 CARRIES = 1.25
-"""Most that a doubling adds, of what the doubling before it added."""
+"""Largest gain of a doubling, as share of the previous doubling's gain."""
 TRAINING_NOISE = 0.02
-"""Standard deviation of the score between trainings that differ in nothing but their rows' order: two points."""
+"""Standard deviation of the score between trainings that differ only in the order of rows: two points."""
 DRAWS = 4000
 
 
@@ -38,11 +38,11 @@ class Point(BaseModel):
 
 
 class Extrapolation(BaseModel):
-    """What all rows should reach.
+    """The expected score when training on all rows.
 
     Attributes:
         gain: Over the best simpler rung on the same rows.
-        slope: What a doubling of the rows added lately (over the last three points, where there are as many).
+        slope: The recent gain per doubling of the rows (over the last three points, if available).
     """
 
     value: float
@@ -64,7 +64,7 @@ def extrapolate(
     Args:
         points: Prediction rows on validation by share of the training rows.
         rival: Rows of the best simpler rung on the same examples, in the same order.
-        clusters: The source of every row, where rows share one: whole sources are drawn.
+        clusters: The source of every row, if shared: the bootstrap draws whole sources.
     """
     metric = METRICS[spec.metric]
     if len(points) < 2 or not isinstance(metric, RowMetric) or not rival:
@@ -99,7 +99,7 @@ def extrapolate(
 
 
 def _doubling(means: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """What a doubling of the rows added lately: over the last three points, where there are as many."""
+    """The recent gain per doubling of the rows: over the last three points, if available."""
     first = max(-3, -len(shares))
     return np.asarray((means[:, -1] - means[:, first]) / math.log2(shares[-1] / shares[first]))
 
@@ -117,7 +117,7 @@ def _end(means: np.ndarray, shares: Sequence[float], carried: np.ndarray, sign: 
 def rows_for(gain: float, slope: float, rows: int) -> int | None:
     """How many more rows should add `gain`, if every doubling keeps adding half of `CARRIES` times what the last one did.
 
-    None where the curve does not rise, or where more than a hundred times the rows would be needed.
+    None if the curve does not rise, or if more than a hundred times the rows would be needed.
     """
     carried, added, doublings = CARRIES / 2, slope, 0.0
     if slope <= 0 or gain <= 0:

@@ -24,19 +24,19 @@ from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 
 Row = Mapping[str, Any]
 Ask = Callable[[Mapping[str, Prompt], Sequence[Example], str], Mapping[str, Sequence[Row]]]
-"""Asks every prompt the same rows; the text names the round. Returns prediction rows by prompt."""
+"""Answers the same rows with every prompt; the text names the round. Returns prediction rows by prompt."""
 DRAWS = 3
-"""Sets of demonstrations of each size."""
+"""Number of demonstration sets of each size."""
 LEAST_ROWS = 4
-"""Rows of a round: fewer tell candidates apart by luck alone."""
+"""Minimum rows of a round: fewer would rank candidates by luck."""
 LIKELY = 0.8
-"""Confidence with which a found prompt must be better than the task's own before it takes their place. Without it, winners of
+"""Confidence with which a new prompt must beat the task's own to replace it. Without it, winners of
 a search of 90 calls among eleven prompts were up to ten points worse (benchmarks/results/2026-11-28-advise.md)."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: the candidates that were asked, the rows each had been asked by its end, and their scores by then."""
+    """One round: its candidates, the rows each had answered by its end, and their scores."""
 
     candidates: int
     rows: int
@@ -45,7 +45,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Search:
-    """The search of one fold. calls: answers it took. stopped: why it ended before one candidate was left, else empty."""
+    """The search on one fold. calls: answers used. stopped: why it ended before one candidate was left, else empty."""
 
     winner: str
     calls: int
@@ -54,7 +54,7 @@ class Search:
 
 
 def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
-    """System prompts to try: the task's own, the other prompts of task.yaml, those a model wrote, and edits of the own one."""
+    """System prompts to try: the task's own, the other prompts of task.yaml, model-written ones, and edits of the task's own."""
     own, form = spec.system_prompt.strip(), _form(spec)
     edits = [
         f"{own}\n\n{form}",
@@ -78,7 +78,7 @@ def _form(spec: TaskSpec) -> str:
 
 
 def texts_in(answer: str) -> list[str]:
-    """The texts of the JSON list in a model's answer, whatever stands around it; none where there is no such list."""
+    """The texts of the JSON list in a model's answer, ignoring surrounding text; none without such a list."""
     try:
         listed = json.loads(answer[answer.index("[") : answer.rindex("]") + 1])
     except ValueError:
@@ -124,10 +124,10 @@ def halving(
         out_of_time: Asked before every round but the first.
 
     Returns:
-        The search, and what its winner answered in it.
+        The search, and the winner's answers.
 
     Raises:
-        ValueError: The calls do not suffice for one prompt and one row.
+        ValueError: There are too few calls for one prompt and one row.
     """
     least = min(LEAST_ROWS, len(rows))
     if not least or calls < least or not prompts:
@@ -160,7 +160,7 @@ def halving(
 
 
 def likely_better(spec: TaskSpec, own: Sequence[Row], searched: Sequence[Row], sources: SourceOf = None) -> bool:
-    """Whether a found prompt is likely better than one of the task's own, on the rows that both answered."""
+    """Whether a new prompt is likely better than one of the task's own, on the rows that both answered."""
     asked = {row["example_id"] for row in searched}
     ours, theirs = _best_way(spec, [row for row in own if row["example_id"] in asked]), _best_way(spec, searched)
     clusters = shared_sources(theirs, sources)

@@ -1,4 +1,4 @@
-"""Write a simple model as a folder: scikit-learn pipelines, a script that asks them, a card, and a manifest."""
+"""Exports a simple model as a folder: scikit-learn pipelines, a prediction script, a model card and a manifest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.simple_models import SimpleModel
 
 MANIFEST = "simple_model.json"
 TRUSTED = ("scipy.sparse._csr.csr_matrix",)
-"""Types skops does not trust by itself and a pipeline here holds: a matrix of numbers."""
+"""Types in our pipelines that skops does not trust by default: a matrix of numbers."""
 _VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
 _EXAMPLE = '''"""Answer texts with the simple model of this folder: one text a line on standard input, one answer a line out.
 
@@ -61,12 +61,12 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class SimpleSource:
-    """What a card says of a simple model besides the model itself.
+    """Facts about a simple model for its card.
 
     Attributes:
         dataset_version: Version of the splits whose training rows it was fitted on.
-        scores: {validation or test: {n, accuracy, interval, primary {name, value, interval}}}, where it was scored.
-        compared: What the evaluation says of the fine-tuned model beside it; empty where there is none.
+        scores: {validation or test: {n, accuracy, interval, primary {name, value, interval}}}, if scored.
+        compared: The evaluation's comparison with the fine-tuned model; empty if there is none.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""What the simplest model reaches on rows it has not seen, with its interval, in seconds: before any language model is asked."""
+"""Cross-validated score of the simplest model with its interval, in seconds, before any language model runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 
 ROWS = 4_000
-"""Rows of a text or JSON task that are looked at."""
+"""Sampled rows of a text or JSON task."""
 _FOLDS = 4
 _LEAST = 20
 
@@ -48,8 +48,8 @@ class SimpleScore:
 
 
 def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
-    """TF-IDF and logistic regression where answers are labels or JSON, the nearest row's answer where they are free text. None
-    where the rows are too few.
+    """TF-IDF and logistic regression for labels and JSON, the nearest row's answer for free text. None
+    if there are too few rows.
 
     Args:
         rows: Clean rows, of which near-duplicates were removed.

@@ -1,4 +1,4 @@
-"""Checks before training whether prompting or a simple model is already good enough on validation."""
+"""Checks before training whether a prompt or a simple model is already good enough on validation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from finetune_pipeline.evaluation.wording import is_interval, is_number, percent
 from finetune_pipeline.spec.model import TaskSpec
 
 CLOSES_MOST = 0.5
-"""Restricted answers close most of the gap to the ceiling when they close at least this share of it."""
+"""Restricted answers close most of the gap to the ceiling if they close at least this share."""
 
 
 def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any]:
     """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`.
 
-    Training is not worth it when anything simpler is surely (by the lower bound of its interval) at or above
-    baseline.ceiling: a prompt, its restricted answers, or a simple model. Facts that are missing or no numbers are a no.
+    Training is not worth it if anything simpler is (by the lower bound of its interval) at or above
+    baseline.ceiling: a prompt, its restricted answers, or a simple model. Missing or non-numeric facts fail.
 
     Returns:
         {passed, reason (a sentence for people), best, accuracy, interval, ceiling, enough: name of what is good enough, or
@@ -73,7 +73,7 @@ def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, st
         if _surely(restricted := scores.get("restricted"), least):
             sentence = (
                 f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
-                f"{measured_accuracy(restricted)}, {above}. It knows the task and only does not keep to the form."
+                f"{measured_accuracy(restricted)}, {above}. It knows the task but does not keep to the form."
             )
             enough.append(("prompt", f"{name}, restricted", sentence))
     for name in sorted(simple, key=lambda name: -simple[name]["accuracy"]):

@@ -13,7 +13,7 @@ from finetune_pipeline.cli.run import run_job
 from finetune_pipeline.engine.store import Artifact
 
 NEEDED = {"data": ("splits", "data_quality"), "baseline": ("advice",)}
-"""Stages that are run, in this order, unless these steps of them are made."""
+"""Stages to run, in this order, unless these steps are up to date."""
 
 
 @click.command()
@@ -22,7 +22,7 @@ NEEDED = {"data": ("splits", "data_quality"), "baseline": ("advice",)}
 def advise(task: str, as_json: bool) -> int:
     """Say whether TASK is worth fine-tuning, and why: from what prompts, retrieval and models of words do on validation.
 
-    Runs the stages data and baseline where they are not made yet, and trains nothing. Exit code 2: the answer is no, or not
+    Runs the stages data and baseline if needed, and trains nothing. Exit code 2: the answer is no, or not
     yet.
     """
     loaded = get_task(task)
@@ -55,13 +55,13 @@ def _of(advice: Artifact) -> dict[str, Any]:
 
 
 def _without_evidence(stopped: list[str]) -> dict[str, Any]:
-    """The data stage said no: nothing can be measured on rows like these."""
+    """The advice after the data stage stopped: nothing can be measured on these rows."""
     return {
         "decision": "collect",
         "fine_tune": False,
         "sentence": DECISIONS["collect"],
         "reasons": [
             *stopped,
-            "Nothing was asked yet: mend this first. `finetune check` lists every row that is concerned.",
+            "No model was asked yet: fix this first. `finetune check` lists every affected row.",
         ],
     }

@@ -20,11 +20,11 @@ from finetune_pipeline.steps.evaluation import SHOWN_ROWS
 @click.command("ask-data")
 @click.argument("task")
 @click.option(
-    "--to", "folder", type=click.Path(path_type=Path), help="Folder to write to; default: requests/ in the state."
+    "--to", "folder", type=click.Path(path_type=Path), help="Output folder; default: requests/ in FINETUNE_HOME."
 )
 @as_json
 def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
-    """Write what the last evaluation of TASK lacks as a data request: JSON Lines for programs, Markdown for people."""
+    """Write a data request from the failures of the last evaluation of TASK: JSON Lines for programs, Markdown for people."""
     loaded = get_task(task)
     project = open_project(loaded)
     artifact = project.latest("evaluation_report")

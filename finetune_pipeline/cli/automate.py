@@ -1,4 +1,4 @@
-"""``finetune automate TASK``: switch a task's sensors and its schedule on or off, or say what they last decided."""
+"""``finetune automate TASK``: switches a task's sensors and schedule on or off, or shows what they last decided."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, instiga
 @click.argument("task")
 @click.option("--on", is_flag=True, help="Start the sensors and the schedule.")
 @click.option("--off", is_flag=True, help="Stop them.")
-@click.option("--status", is_flag=True, help="Say what they are and last decided (the default).")
+@click.option("--status", is_flag=True, help="Show them and what they last decided (default).")
 @as_json
 def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int:
-    """Sensors and schedule of TASK: new logs, drift, champion, retraining. They work while `finetune ui` runs."""
+    """Control the sensors and schedule of TASK: new logs, drift, champion, retraining. They work while `finetune ui` runs."""
     if on + off + status > 1:
-        raise click.UsageError("give one of --on, --off and --status")
+        raise click.UsageError("give only one of --on, --off and --status")
     wanted = "on" if on else "off" if off else "status"
     name = get_task(task).name
     apply_environment()
@@ -33,20 +33,20 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
     for row in rows:
         say(f"{row['name']:40} {'on' if row['on'] else 'off':4} {row['when'] or '':17} {row['reason'] or ''}".rstrip())
     if wanted == "on":
-        say("They work while `finetune ui` (or a Dagster daemon of yours) runs.")
+        say("They work while `finetune ui` (or your own Dagster daemon) runs.")
     return DONE
 
 
 def switch(instance: dg.DagsterInstance, workspace: Path, task: str, wanted: str) -> list[dict[str, Any]]:
-    """Switch on, off, or only look (`status`): {name, on, when, reason} of each; when and reason are those of the last tick.
+    """Switch on or off, or only report (`status`): {name, on, when, reason} of each, from its last tick.
 
-    Raises ClickException where the workspace cannot be loaded or holds nothing of this task.
+    Raises ClickException if the workspace cannot be loaded or does not contain this task.
     """
     with instigators(instance, workspace) as known:
         own = [instigator for instigator in known if instigator.name.startswith(f"{task}__")]
         if not own:
             raise click.ClickException(
-                f"Dagster knows nothing that runs {task} by itself: `finetune check {task}` says why"
+                f"Dagster has nothing that runs {task} by itself: `finetune check {task}` says why"
             )
         rows = []
         for instigator in own:

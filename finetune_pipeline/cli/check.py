@@ -1,4 +1,4 @@
-"""``finetune check TASK``: spec and raw data, without training anything."""
+"""``finetune check TASK``: checks the spec and the raw data without training anything."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from finetune_pipeline.trainers import preflight
 EXAMPLES = 3
 OK, LOOK, STOPS = "ok", "look", "stops"
 STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples")
-"""Steps whose facts are shown, under their names without `_examples`."""
+"""Steps whose facts are shown, named without `_examples`."""
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass
 class Checked:
-    """What a check of one task came to.
+    """The result of checking one task.
 
     Attributes:
-        problems: Findings about the spec, and about what keeps its rows from being read.
-        task: None where the spec or every row cannot be used; then there is nothing else.
+        problems: Findings about the spec and about unreadable files.
+        task: None if the spec or all rows are unusable; the other fields are then empty.
         made: Artifacts of the data steps.
-        simple: What the simplest model reaches; None where the rows are too few.
+        simple: Score of the simplest model; None if there are too few rows.
         answers: (ok, look or stops; name; message) of each check.
     """
 
@@ -66,11 +66,11 @@ class Checked:
 
     @property
     def stops(self) -> list[str]:
-        """Why the pipeline would stop."""
+        """The reasons why the pipeline would stop."""
         return [f"{name}: {message}" for mark, name, message in self.answers if mark == STOPS]
 
     def rows(self) -> list[Example]:
-        """The rows that are left to split."""
+        """Number of rows left to split."""
         return read_examples(self.made["reviewed_examples"].folder)
 
 
@@ -105,7 +105,7 @@ def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     validated = made["validated_examples"].facts
     unread = [Finding(**{k: v for k, v in f.items() if k != "about"}) for f in validated["unread"]]
     if not validated["rows_in"]:
-        nothing = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings about its files")
+        nothing = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings for its files")
         return Checked(loaded.name, [*problems, *unread, nothing], REFUSED)
     out = reports / loaded.name
     out.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote rows as they came
@@ -146,7 +146,7 @@ def facts_of(checked: Checked) -> dict[str, Any]:
 
 
 def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None:
-    """Print the check for people. brief: only what is not in order; kept: what was made stays, and is named."""
+    """Print the check. brief: only problems; kept: the artifacts are kept, so print where they are."""
     say(*map(str, [*checked.unread, *checked.problems]))
     if checked.task is None:
         return
@@ -160,7 +160,7 @@ def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None
             say(f"{mark:5} {name:24} {message}")
     _show_rules({rule: hits for rule, hits in checked.rules.items() if rule not in {f.rule for f in checked.unread}})
     if made["validated_examples"].facts["kept"]:
-        say(f"\n{checked.simple.sentence if checked.simple else 'The rows are too few to fit a simple model.'}")
+        say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
         say(checked.power["sentence"])
     if kept:
         say(f"\nall findings, and the report as a page: {checked.folder}")
@@ -170,11 +170,11 @@ def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None
     for stop in checked.stops:
         say(f"the pipeline would stop: {stop}")
     if checked.signal and any(stop.startswith("learnable") for stop in checked.stops):
-        say(f"Where a prompted model can tell them, the run goes on: `finetune advise {checked.name}` asks.")
+        say(f"The run goes on if a prompted model can predict the answers: `finetune advise {checked.name}` asks.")
 
 
 def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding]]:
-    """(the task, or None where its spec or its training cannot be; every finding about them)."""
+    """(the task, or None if its spec or training is invalid; all findings)."""
     spec, findings = read_spec(folder)
     if spec is None:
         return None, findings
@@ -188,7 +188,7 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
 
 
 def _quality(task: Task, made: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:
-    """The data_quality artifact as far as it can be made without splits; tokens where the base model is on this machine."""
+    """The data_quality artifact without the parts that need splits; with tokens if the base model is on this machine."""
     base = made_base(task, store)
     local = local_base(task.spec.base_model)
     tokenizer = model_folder(base) if base else local if own_template(local) else None
@@ -218,7 +218,7 @@ def _answers(task: Task, artifacts: list[Artifact], advice: Artifact | None) -> 
 
 
 def _by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
-    """The findings of these folders by rule, the most frequent first; written to one file, too."""
+    """The findings of these folders by rule, most frequent first; also written to one file."""
     files = [folder / "findings.jsonl" for folder in folders]
     grouped: dict[str, Rows] = {}
     for finding in (row for file in files for row in read_rows(file)):
@@ -242,7 +242,7 @@ def _show_rows(made: Mapping[str, Artifact]) -> None:
         f"{clean['near_duplicates']} near duplicates + {clean['quarantined']} in quarantine"
     )
     if unknown := validated["labels_unknown"]:
-        say(f"labels that output.labels does not name: {', '.join(f'{label} × {n}' for label, n in unknown.items())}")
+        say(f"labels missing from output.labels: {', '.join(f'{label} × {n}' for label, n in unknown.items())}")
     for kind, number in sorted(clean["scrubbed"].items()):
         if number:
             say(f"scrubbed: {number} × {kind}")
@@ -265,7 +265,7 @@ def _show_rules(rules: Mapping[str, Rows]) -> None:
 
 
 def _folded(findings: Rows) -> list[tuple[tuple[str, str], list[str]]]:
-    """((message, fix), places) of findings that say the same, in the order of their first places."""
+    """((message, fix), places) of equal findings, ordered by first place."""
     places: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         places.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])

@@ -20,17 +20,17 @@ def cluster() -> None:
 
 
 @cluster.command()
-@click.option("--cpus", type=click.IntRange(min=1), help="CPUs it shares out; unset: all of this machine.")
+@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of the cluster. Unset: all of this machine.")
 def up(cpus: int | None) -> int:
-    """Start it, on free ports of 127.0.0.1, for this user alone."""
+    """Start the cluster on free ports of 127.0.0.1, for this user only."""
     running = start_cluster(read_settings().home, cpus)
     say(f"a Ray cluster runs at {running.address}; tasks with training.trainer: ray train on it")
-    say("`finetune cluster down` ends it")
+    say("`finetune cluster down` stops it")
     return DONE
 
 
 @cluster.command()
 def down() -> int:
-    """End it, with every job that runs there."""
-    say("the Ray cluster has ended" if stop_cluster(read_settings().home) else "no Ray cluster was started here")
+    """Stop the cluster and all its jobs."""
+    say("the Ray cluster was stopped" if stop_cluster(read_settings().home) else "no Ray cluster runs here")
     return DONE

@@ -1,4 +1,4 @@
-"""``finetune costs TASK``: what training and serving cost, and from which volume a machine of one's own pays."""
+"""``finetune costs TASK``: costs of training and serving, and the volume at which an own machine is cheaper than an API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.training.rows import training_examples
 
 COUNTED_ROWS = 300
-"""Rows whose calls are counted."""
+"""Rows whose tokens are counted."""
 
 
 @click.command()
@@ -37,7 +37,7 @@ COUNTED_ROWS = 300
 @click.option("--calls-per-month", type=click.IntRange(min=1), help="In place of advise.calls_per_month.")
 @as_json
 def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
-    """Say what TASK costs: training by trainer and method, serving by an API or on a machine, and their break-even.
+    """Show the costs of TASK: training by trainer and method, serving by an API or an own machine, and the break-even.
 
     Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped list. Old and missing ones are named.
     The page with the curves is written to FINETUNE_HOME/costs.
@@ -72,7 +72,7 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
 def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: TokenCounter, inputs: Inputs) -> Traffic:
     """Mean tokens of calls, counted over rows of the validation split with the tokenizer of the base model.
 
-    The prompt of an API model is the best one of the baseline where it is made, else the one with the most examples.
+    The prompt of an API model is the baseline's best one if known, else the one with the most examples.
     """
     spec = task.spec
     prompts = prompts_to_try(

@@ -1,4 +1,4 @@
-"""``finetune doctor``: what this machine is, what would run where on it, and whether its kernels compute rightly."""
+"""``finetune doctor``: hardware of this machine, what would run where, and a test of its kernels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from finetune_pipeline.worker.doctor import look, machine_lines
 @click.command()
 @as_json
 def doctor(as_json: bool) -> int:
-    """Say what this machine is: devices, memory, disk, libraries, what runs where in which precision, and what is slow. Each
-    kernel that training and merging use is held against its definition. Exit code 2: one is wrong, or a device unusable.
+    """Describe this machine: devices, memory, disk, libraries, what runs where in which precision, and what is slow. Each
+    kernel used by training and merging is tested. Exit code 2: one is wrong, or a device is unusable.
     """
     settings = read_settings()
     machine = look(settings.devices, settings.home, lambda place: child_environment(place, {}))

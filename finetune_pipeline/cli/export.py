@@ -1,4 +1,4 @@
-"""``finetune export TASK --to DIR``: a trained model as a folder that any server loads."""
+"""``finetune export TASK --to DIR``: exports a trained model as a folder that any server loads."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ from finetune_pipeline.steps.baseline import best_simple_model
 
 TARGETS = ("transformers", "vllm", "tgi", "ollama")
 SIMPLE_BYTES = 1 << 28
-"""Room that must be left on the disk for a simple model."""
+"""Free disk space needed for a simple model."""
 
 
 @click.command()
 @click.argument("task")
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
-@click.option("--adapter", is_flag=True, help="The adapter alone, for servers that hold many beside one base.")
+@click.option(
+    "--adapter", is_flag=True, help="Only the adapter, for servers that hold one base model and many adapters."
+)
 @click.option(
     "--for",
     "target",
@@ -44,23 +46,21 @@ SIMPLE_BYTES = 1 << 28
     help="What is to serve it. ollama: GGUF files and a Modelfile, asked through llama.cpp before they are yours.",
 )
 @click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
-@click.option(
-    "--alias", type=click.Choice(ALIASES), help="The model this alias names; otherwise the champion, or the candidate."
-)
+@click.option("--alias", type=click.Choice(ALIASES), help="Alias of the model. Unset: champion, else candidate.")
 @as_json
 def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias: str | None, as_json: bool) -> int:
     """Write the model of TASK as a folder that any server loads, with export.json (prompt, generation settings, labels,
-    origin, digests) and a model card. Nothing is overwritten. Exit code 2: it is not the model that was trained, or
-    what was written does not answer as it does.
+    origin, digests) and a model card. Nothing is overwritten. Exit code 2: the model differs from the trained one, or
+    the written files answer differently.
     """
     loaded = get_task(task)
     if simple and (adapter or target != "transformers" or alias):
-        problem("--simple writes no language model: leave --adapter, --for and --alias out")
+        problem("--simple exports no language model: omit --adapter, --for and --alias")
         return ERROR
     if simple:
         return _export_simple(loaded, to, as_json)
     if adapter and target == "ollama":
-        problem("--for ollama needs the whole model: leave --adapter out")
+        problem("--for ollama needs the whole model: omit --adapter")
         return ERROR
     if target == "ollama":
         require_llama_cpp()
@@ -75,7 +75,7 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
         return ERROR
     if not source.merged.facts["parity"]["passed"]:
         problem(
-            f"the model {source.merged.version} is not what was trained (check merge_parity): it is not exported\n"
+            f"the model {source.merged.version} differs from the trained model (check merge_parity), so it is not exported\n"
             f"fix: `finetune run {loaded.name}`, or export the adapter of another run with --alias"
         )
         return REFUSED
@@ -88,7 +88,7 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
         try:
             manifest = _export_gguf(loaded, store, source, to, card)
         except Unproven as unproven:
-            problem(f"nothing was written: through llama.cpp it is not the model that was judged: {unproven}")
+            problem(f"nothing was written: in llama.cpp it does not answer like the evaluated model: {unproven}")
             if as_json:
                 emit({"folder": None, "gguf": unproven.proof.to_dict()})
             return REFUSED
@@ -105,7 +105,7 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
 def _export_gguf(
     task: Task, store: ArtifactStore, source: Source, to: Path, card: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any]:
-    """Write GGUF files that answer validation rows as the judged model does. Raises Unproven, LookupError, EndpointError."""
+    """Write GGUF files that answer validation rows like the evaluated model. Raises Unproven, LookupError, EndpointError."""
     rows, parity = judged_rows(task, store, source, ROWS), source.merged.facts["parity"]
     folder = model_folder(source.merged.folder)
     longest = max(row.answer.prompt_tokens for row in rows) + source.serving["max_new_tokens"]
@@ -132,7 +132,7 @@ def _export_gguf(
 
 
 def _export_simple(task: Task, to: Path, as_json: bool) -> int:
-    """Fit the best simple model on the training rows again and write it."""
+    """Refit the best simple model on the training rows and write it."""
     best = best_simple_model(task, Store().artifacts())
     if isinstance(best, str):
         problem(best)
@@ -146,7 +146,7 @@ def _export_simple(task: Task, to: Path, as_json: bool) -> int:
     say(f"{task.name}: {model.title}, fitted on {source.rows:,} training rows, in {to.absolute()}")
     for where, scores in source.scores.items():
         say(f"  on {where}: {scores['primary']['name']} {scores['primary']['value']:.3f} on {scores['n']} rows")
-    say("  how to ask it: README.md and predict.py; for programs: simple_model.json")
+    say("  how to use it: README.md and predict.py; for programs: simple_model.json")
     return DONE
 
 
@@ -158,7 +158,7 @@ def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
     say(f"{source.task}{version}: {what}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}")
     evaluation = manifest["evaluation"]
     if evaluation is None:
-        say("  not evaluated on the sealed test yet")
+        say("  not yet evaluated on the sealed test")
     elif evaluation["passed"]:
         say("  every gate passed")
     else:
@@ -170,4 +170,4 @@ def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
         say(
             f"  through llama.cpp {exact['same']} of {exact['rows']} answers are the judged ones; {gguf['q8_0']['sentence']}"
         )
-    say("  how to ask and serve it: README.md; for programs: export.json")
+    say("  how to serve and use it: README.md; for programs: export.json")

@@ -1,4 +1,4 @@
-"""``finetune forget TASK``: a person's rows are removed, and models trained on them are blocked."""
+"""``finetune forget TASK``: removes a person's rows and blocks models trained on them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 @click.command()
 @click.argument("task")
-@click.option("--user", "users", multiple=True, help="A user, as the logs call them; may be given several times.")
-@click.option("--id", "ids", multiple=True, help="Id of a log row; may be given several times.")
+@click.option("--user", "users", multiple=True, help="User, as named in the logs. May be given several times.")
+@click.option("--id", "ids", multiple=True, help="Id of a log row. May be given several times.")
 @as_json
 def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: bool) -> int:
     """Remove the rows of a user, or rows by id, from the task's logs, from all data made of them, and from future training.
 
-    Rows are known by user and id, what was made of them by lineage; no text is searched for. Models trained on them are named
-    and cannot become champion any more; the next `finetune run TASK` trains one without. Rows of a forgotten user that come in
-    later are not taken in either. Says which stores were searched, and which are out of reach. May be interrupted and repeated.
+    Rows are found by user and id, their artifacts by lineage; texts are not searched. Models trained on them are listed
+    and can no longer become champion; the next `finetune run TASK` trains one without them. Later rows of a forgotten user
+    are ignored, too. Lists the stores searched and those out of reach. Can be interrupted and repeated.
     """
     loaded = get_task(task)
     if not users and not ids:
-        problem("say whose rows: --user or --id")
+        problem("give --user or --id")
         return ERROR
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
@@ -43,7 +43,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
     for store_searched in done.searched:
         say(f"  {store_searched.store}: {store_searched.found} found and removed, {store_searched.left} left")
     for place in done.decisions:
-        say(f"  reviews/{place} is a decision about a row made of theirs, and stays: remove the line")
+        say(f"  reviews/{place} still holds a decision about one of these rows: remove the line")
     say("\nout of reach")
     for place in done.out_of_reach:
         say(f"  {place}")

@@ -1,4 +1,4 @@
-"""``finetune init FILE…``: from raw files to a task, its check, and what the simplest model reaches."""
+"""``finetune init FILE…``: makes a task from raw files, checks it, and scores the simplest model."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from finetune_pipeline.findings import Finding
 
 LEAST_PER_LABEL = 10
-"""`init` proposes no smaller data.min_per_label: a rarer label cannot be learned, chosen by and tested."""
+"""Smallest data.min_per_label that `init` proposes: rarer labels cannot be learned, validated and tested."""
 _LABELS_SHOWN = 12
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The files, and options for what is not detected in them."""
+    """The files, and options that override detection."""
     options = [
         click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path)),
-        click.option("--text", help="Column of what the user says. Unset: it is looked for."),
-        click.option("--answer", help="Column of the label or answer. Unset: it is looked for."),
+        click.option("--text", help="Column with the user's text. Unset: detected."),
+        click.option("--answer", help="Column with the label or answer. Unset: detected."),
         click.option("--sheet", help="Sheet of workbooks. Unset: the one with the most rows."),
-        click.option("--encoding", help="Encoding of files that are not UTF-8, such as cp1251. Unset: it is detected."),
+        click.option("--encoding", help="Encoding of files that are not UTF-8, such as cp1251. Unset: detected."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -40,16 +40,16 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @reading_options
-@click.option("--name", help="Name of the task. Unset: after the files.")
+@click.option("--name", help="Name of the task. Unset: taken from the files.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @as_json
 def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **options: str | None) -> int:
-    """Make a task of raw FILES: copy them, draft task.yaml, check every row, and say what the simplest model reaches.
+    """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
-    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx, in any form; a folder stands for the files in it. Nothing is
+    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns; a folder stands for its files. Nothing is
     overwritten. Asks at most three questions, and none with --yes or without a terminal.
 
-    Exit code 2: the task is there, and the pipeline would stop at these data.
+    Exit code 2: the task was made, but the pipeline would stop at its data.
     """
     if not as_json:
         say_reading(files)
@@ -86,7 +86,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
 def drafted(
     given: list[GivenFile], options: dict[str, str | None], asking: bool
 ) -> tuple[Draft, list[GivenFile], list[Finding]]:
-    """(the draft, the files under the names `raw/*` takes, findings). Raises FindingsError where there is no task in them."""
+    """(the draft, the files with names that `raw/*` matches, findings). Raises FindingsError if no task can be made."""
     from finetune_pipeline.data.draft.draft import draft
     from finetune_pipeline.data.draft.files import with_suffix
     from finetune_pipeline.findings import FindingsError
@@ -137,7 +137,7 @@ def _some(names: Sequence[Path | str]) -> str:
 
 
 def _asked(question: str, columns: Sequence[str]) -> str:
-    """The column a person chooses, asked where there is a choice."""
+    """Ask for the column if there are several candidates."""
     if len(columns) < 2:
         return columns[0]
     shown = f"{question} ({', '.join(columns[:8])})"
@@ -145,15 +145,15 @@ def _asked(question: str, columns: Sequence[str]) -> str:
 
 
 def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
-    """The task in whose raw folder all the files lie."""
+    """The task whose raw folder contains all the files."""
     folders = {file.path.resolve().parent for file in given}
     folder = folders.pop() if len(folders) == 1 else Path()
     return folder.parent.name if folder.name == "raw" and folder.parent.parent == data_root.resolve() else None
 
 
 def least_per_label(folder: Path, store: ArtifactStore) -> int | None:
-    """What to propose for data.min_per_label: as many rows as the rarest label has after cleaning, but not too few to learn
-    from; None where the default will do."""
+    """The proposal for data.min_per_label: the rows of the rarest label after cleaning, unless too few to learn
+    from; None if the default fits."""
     from finetune_pipeline.findings import FindingsError
     from finetune_pipeline.pipeline import PIPELINE
     from finetune_pipeline.spec import load_task
@@ -188,7 +188,7 @@ def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def draft_lines(made: Draft) -> list[str]:
-    """What was found in the files, for people."""
+    """The draft as text."""
     from finetune_pipeline.data.quoting import quoted
 
     choice, answers = made.choice, made.answers
@@ -201,7 +201,7 @@ def draft_lines(made: Draft) -> list[str]:
         roles = ", ".join(f"{name} is the {role}" for name, role in choice.chat.roles.items() if name != role)
         lines.append(f"conversations{f': {roles}' if roles else ''}")
     else:
-        others = f"; others that may be it: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
+        others = f"; other candidates: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
         lines.append(f"text: {choice.text}; answer: {choice.answer}{others}")
     if choice.unused:
         lines.append(f"not used: {', '.join(choice.unused[:12])}{', …' if len(choice.unused) > 12 else ''}")
@@ -210,10 +210,10 @@ def draft_lines(made: Draft) -> list[str]:
         more = len(answers.counts) - len(some)
         lines.append(f"{len(answers.labels)} labels: {', '.join(some)}{f' … and {more} more' if more > 0 else ''}")
         for other, (label, n) in answers.other_spellings.items():
-            lines.append(f"{quoted(other)} × {n} is written {quoted(label)} elsewhere: make them equal in the file")
+            lines.append(f"{quoted(other)} × {n} is written {quoted(label)} elsewhere: write both the same way")
         if rare := {label: n for label, n in answers.counts.items() if n < LEAST_PER_LABEL}:
             named = ", ".join(f"{quoted(label)} × {n}" for label, n in list(rare.items())[:_LABELS_SHOWN])
-            lines.append(f"too rare to learn, merge them with others in the file, or remove them: {named}")
+            lines.append(f"too rare to learn; merge or remove them in the file: {named}")
     else:
         kinds = {"json": "JSON", "text": "free text"}
         lines.append(f"{answers.rows:,} answers in {kinds[answers.kind]}, {len(answers.values):,} different")
@@ -221,11 +221,13 @@ def draft_lines(made: Draft) -> list[str]:
 
 
 def _next(name: str, made: Draft, checked: Checked, folder: Path) -> list[str]:
-    """What to do now."""
+    """The next steps, as text."""
     from finetune_pipeline.spec.rules import STUB
 
     lines = []
     if stubs := made.system_prompt.count(STUB):
-        lines.append(f"next: write in {folder / 'task.yaml'} what is meant wherever it has `{STUB}` ({stubs} ×)")
+        lines.append(
+            f"next: write in {folder / 'task.yaml'} what each entry means, wherever it has `{STUB}` ({stubs} ×)"
+        )
     lines.append(f"{'then' if stubs else 'next'}: finetune {'check' if checked.code else 'run'} {name}")
     return lines

@@ -1,4 +1,4 @@
-"""The model of a task that a command means, and its answers to validation rows."""
+"""Finds the model that a command refers to, and its answers to validation rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALIASES = ("candidate", "champion", "previous_champion")
 
 
 def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
-    """The artifacts of the model that is asked for, or why there is none."""
+    """The artifacts of the requested model, or why there is none."""
     name, tracking = task.name, Tracking()
     tracking.prepare()
     aliases = registry.aliases(tracking, name)
@@ -50,7 +50,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source |
         )
     elif made := store.all_versions(name, "merged_model"):
         merged = made[-1]
-        problem(f"no model of {name} is registered: this is the one trained last ({merged.version})")
+        problem(f"no model of {name} is registered; using the one trained last ({merged.version})")
     else:
         return f"{name} has no trained model yet: run `finetune run {name}`"
     adapter = store.find(name, "adapter", merged.inputs["adapter"])
@@ -75,7 +75,7 @@ def _made_from(merged: Artifact, store: ArtifactStore, step: str) -> Artifact | 
 
 
 def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
-    """Validation rows of the model's own run, with its answers: from the cache, or computed now as in the evaluation.
+    """Validation rows of the model's run with its answers, from the cache or computed now as in the evaluation.
 
     Raises:
         LookupError: There are no such rows.
@@ -89,7 +89,7 @@ def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> 
     texts = [e for e in rows if not e.tools and not any("tool_calls" in message for message in e.messages)]
     examples = sorted(texts, key=lambda e: e.id)[:most]
     if not examples:
-        raise LookupError(f"no validation row of {task.name} is answered with a text: calls of tools are not compared")
+        raise LookupError(f"no validation row of {task.name} has a text answer: tool calls are not compared")
     return [
         JudgedRow(example.prompt_messages, answer, example.answer)
         for example, answer in zip(examples, _answers(task, store, source, examples), strict=True)

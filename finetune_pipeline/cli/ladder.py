@@ -1,4 +1,4 @@
-"""``finetune ladder TASK``: prompt first, retrieve second, fine-tune third; each measured, with what would change the answer."""
+"""``finetune ladder TASK``: prompt first, retrieve second, fine-tune third, each measured."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from finetune_pipeline.report.ladder_page import ladder_lines
 @click.option("--tuned", is_flag=True, help="Train on all rows as well, and put the tuned model on the ladder.")
 @as_json
 def ladder(task: str, tuned: bool, as_json: bool) -> int:
-    """Climb the rungs below training for TASK: simple models, prompts, a searched prompt, retrieval, and a pilot training.
+    """Compare simple models, prompts, a searched prompt, retrieval and a pilot training for TASK.
 
-    Stops at the rung that answers the question. What was measured is kept: run it again after a kill, and it goes on.
-    Exit code 2: the answer is no, or not sure.
+    Stops at the rung that answers the question. Results are kept: after a kill, run it again to continue.
+    Exit code 2: the answer is no or not certain.
     """
     apply_environment()
     loaded = get_task(task)

@@ -1,4 +1,4 @@
-"""``finetune``: the commands together, and errors turned into exit codes."""
+"""``finetune``: the command group, and the mapping from errors to exit codes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ COMMANDS = (
     "cluster",
     "doctor",
 )
-"""Each is the function of this name (- is _, and a keyword of Python ends in one) in the module of this name. A module is
-imported when its command is called: most need seconds."""
+"""Each names a function and its module (- becomes _, and a Python keyword gets a trailing _). A module is
+imported when its command is called, because most take seconds."""
 
 
 def _function(command: str) -> str:
@@ -67,7 +67,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in ``--help``, read from the source of the commands."""
+        """Write the list of commands in ``--help``, read from their source."""
         width = formatter.width - 6 - max(map(len, COMMANDS))
         with formatter.section("Commands"):
             formatter.write_dl(
@@ -76,7 +76,7 @@ class _Commands(click.Group):
 
 
 def _sentence(command: str) -> str:
-    """The first one of the command's docstring, without importing it."""
+    """The first sentence of the command's docstring, without importing it."""
     function = _function(command)
     for node in ast.parse(Path(__file__).with_name(f"{function}.py").read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
@@ -94,7 +94,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point. Known errors, faults from outside and Ctrl-C become one readable message; bugs keep their traceback. All
+    """Entry point. Known errors, outside faults and Ctrl-C become one readable message; bugs keep their traceback. All
     exit with 1. With ``--json`` standard output is one JSON document, whatever happens."""
     usable_streams()
     with noticed(), json_only("--json" in sys.argv[1:]) as answer:

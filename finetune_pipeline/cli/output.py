@@ -1,4 +1,4 @@
-"""What all commands share: text for people, JSON for programs, exit codes, errors from outside, and the environment."""
+"""Shared by all commands: text and JSON output, exit codes, error messages and the environment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DONE, ERROR, REFUSED = 0, 1, 2
 NOTICE_SECONDS, AGAIN_SECONDS = 0.5, 8.0
-"""A command that has printed nothing for so long says on a terminal that it is at work, and then every so often."""
+"""After this silence a command says on a terminal that it is working, then again at this interval."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
@@ -33,14 +33,14 @@ _first_line = Event()
 
 
 class JsonAnswer:
-    """The one JSON document of a command that was asked for it."""
+    """The single JSON document printed with ``--json``."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.emitted, self.problems, self.code = out, False, list[str](), ERROR
 
 
 _answers: list[JsonAnswer] = []
-"""That of the command that runs, if it was asked for one."""
+"""The running command's document, if ``--json`` was given."""
 
 
 def usable_streams() -> None:
@@ -55,14 +55,14 @@ def usable_streams() -> None:
 
 
 def say(*lines: str) -> None:
-    """Lines for people, on standard output."""
+    """Print lines of text on standard output."""
     _first_line.set()
     for line in lines:
         click.echo(line)
 
 
 def problem(*lines: str) -> None:
-    """Lines about what went wrong, on standard error; with ``--json`` also in the document, if there is no other."""
+    """Print problems on standard error; with ``--json`` they also go into the document if it has no other content."""
     _first_line.set()
     lines = tuple(shortened(line) for text in lines for line in text.split("\n"))
     for answer in _answers:
@@ -72,7 +72,7 @@ def problem(*lines: str) -> None:
 
 
 def emit(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     for answer in _answers:
         answer.emitted = True
@@ -84,9 +84,9 @@ def emit(value: Any) -> None:
 
 @contextlib.contextmanager
 def json_only(wanted: bool) -> Iterator[JsonAnswer]:
-    """Keep standard output for one JSON document: what libraries and child processes write there goes to standard error.
+    """Reserve standard output for one JSON document: other output goes to standard error.
 
-    A command that ends without a document, for whatever reason, gets one with the lines of :func:`problem` as `error`.
+    If a command ends without a document, one is printed with the lines of :func:`problem` as `error`.
     """
     if not wanted:
         yield JsonAnswer(sys.stdout)
@@ -111,7 +111,7 @@ def json_only(wanted: bool) -> Iterator[JsonAnswer]:
 
 @contextlib.contextmanager
 def noticed() -> Iterator[None]:
-    """Say on a terminal that the command is at work, until it says something itself."""
+    """Say on a terminal that the command is working, until it prints its first line."""
     if sys.stderr.isatty():
         command, began = " ".join(["finetune", *sys.argv[1:2]]), time.monotonic()
 
@@ -127,7 +127,7 @@ def noticed() -> Iterator[None]:
 
 
 def task_folder(name: str) -> Path:
-    """The folder of a task named on the command line, or given as a path to a folder with a task.yaml.
+    """The folder of a task, given by name or by path.
 
     Raises ClickException naming the tasks there are.
     """
@@ -162,7 +162,7 @@ def get_task(name: str) -> Task:
 
 
 def failure(error: BaseException) -> str | None:
-    """What ended a command: its words or files, a fault outside, or Ctrl-C. None: a bug, whose traceback is wanted."""
+    """The message for an error: wrong input, an outside fault, or Ctrl-C. None: a bug that should show its traceback."""
     # Dagster's own interrupt, which need not be imported to be known
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
     if type(error).__name__ in interrupts:
@@ -176,7 +176,7 @@ def failure(error: BaseException) -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """The process's environment with the pipeline's own variables: places always, everything else where the user set none."""
+    """The environment plus the pipeline's variables: paths always, others only if the user set none."""
     from finetune_pipeline.orchestration.dagster_internals import dagster_home
     from finetune_pipeline.tracking.mlflow_store import ENVIRONMENT
 

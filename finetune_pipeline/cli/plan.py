@@ -1,4 +1,4 @@
-"""``finetune plan TASK``: what training will take, and whether it fits, before anything is trained."""
+"""``finetune plan TASK``: tokens, memory, time and cost of training, and whether it fits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from finetune_pipeline.worker.supervised import run_supervised
 
 @dataclass
 class Inputs:
-    """Rows a plan is made from, and where they are from."""
+    """The rows of a plan, and their source."""
 
     train: list[Example]
     validation: list[Example]
@@ -42,13 +42,13 @@ class Inputs:
 @click.command()
 @click.argument("task")
 @click.option(
-    "--memory", type=click.FloatRange(min=0, min_open=True), help="Plan for so many GiB instead of what is free."
+    "--memory", type=click.FloatRange(min=0, min_open=True), help="Plan for this many GiB instead of the free memory."
 )
 @as_json
 def plan(task: str, memory: float | None, as_json: bool) -> int:
-    """Say what training TASK will take: tokens, steps, memory, money, time where it was measured; and whether it fits.
+    """Plan the training of TASK: tokens, steps, memory, cost, time if measured, and whether it fits.
 
-    Uses the splits where they are made, else the raw data. Exit code 2: it does not fit; the nearest plan that does is
+    Uses the splits if they exist, else the raw data. Exit code 2: it does not fit; the nearest plan that fits is
     shown as lines for task.yaml.
     """
     loaded, settings = get_task(task), read_settings()
@@ -91,7 +91,7 @@ def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
 
 
 def _launch(job: Any) -> dict[str, Any]:
-    """Run a job that needs no device: a plan must not wait for a training to end."""
+    """Run a job without a device, so that a plan never waits for a training."""
     from finetune_pipeline.orchestration.resources import child_environment
 
     out = Path(job["out"])
@@ -106,7 +106,7 @@ def _launch(job: Any) -> dict[str, Any]:
 
 
 def base_folder(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:
-    """The base model's artifact, made where it comes from this machine. Raises ClickException where it has to be fetched."""
+    """The base model's artifact, made now if it is local. Raises ClickException if it must be downloaded."""
     base = PIPELINE.find("base_model", task, run_inputs, store)
     if base is None:
         if model_kind(task.spec.base_model, task.spec.base_revision) == "hub":
@@ -119,7 +119,7 @@ def base_folder(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path
 
 
 def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inputs:
-    """The splits where they are made; else the rows of the data steps, which run now, in shares of the splits' sizes."""
+    """The splits if they exist; else rows from the data steps, run now, divided in the splits' proportions."""
     splits = PIPELINE.find("splits", task, run_inputs, store)
     if splits is not None:
         train, validation = (read_examples(examples_of(splits.folder, s)) for s in ("train", "validation"))
@@ -129,7 +129,7 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
     held, tested = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
     kept = len(rows) - held - tested
-    return Inputs(rows[:kept], rows[kept : kept + held], tested, "raw data: as many rows as the splits will have")
+    return Inputs(rows[:kept], rows[kept : kept + held], tested, "raw data, with as many rows as the splits will have")
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ def _show(facts: dict[str, Any]) -> None:
     if near is None:
         return
     if not near["fits"]:
-        say("no setting of task.yaml makes it fit: use a smaller base_model, or more memory")
+        say("no setting of task.yaml makes it fit: use a smaller base_model or more memory")
         return
     say(f"\nthe nearest plan that fits ({near['memory_mib']['needed']:,} MiB), for task.yaml:\n{near['yaml']}")
     for reason in near["reasons"]:

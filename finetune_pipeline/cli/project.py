@@ -1,4 +1,4 @@
-"""A task with its stores: its state, asked without running anything, and the verdict at the end of a run."""
+"""A task with its stores: its current state, and the verdict at the end of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 @dataclass
 class Project:
-    """A task with its stores, the inputs a run would begin with now, and the versions that follow from them."""
+    """A task with its stores, the current run inputs, and the resulting versions."""
 
     task: Task
     store: ArtifactStore
@@ -35,14 +35,14 @@ class Project:
         return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
 
     def latest(self, step: str) -> Artifact | None:
-        """A step's artifact, or where data or spec changed since, the newest there is."""
+        """A step's current artifact, or the newest one if data or spec have changed."""
         return self.artifacts()[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
 
 
 def open_project(task: Task) -> Project:
-    """Look at everything outside the graph, and at the registry.
+    """Collect the run inputs and read the registry.
 
-    Raises FindingsError where raw files or the base model are missing."""
+    Raises FindingsError if raw files or the base model are missing."""
     store, tracking = Store(), Tracking()
     run_inputs = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
@@ -57,7 +57,7 @@ def open_project(task: Task) -> Project:
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
-    """Names of assets that are missing, or that Dagster's event log does not know in their present version."""
+    """Assets that are missing, or unknown to Dagster's event log in their current version."""
     made = project.artifacts()
     missing = []
     for asset in (step.name for step in PIPELINE.steps.values() if not step.asked_for):
@@ -73,7 +73,7 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
 
 
 def gate_line(gate: dict[str, Any]) -> str:
-    """A gate of gates.json in a line: yes, NO, warn (it says no and holds nothing back) or `–` (not asked)."""
+    """A gate of gates.json as one line: yes, NO, warn (failed without blocking) or `–` (not asked)."""
     answer = {"passed": "yes", "failed": "NO", "warned": "warn", "not_asked": "–"}[gate["status"]]
     return f"  {answer:<4} {gate['name']}: {gate['message']}"
 
@@ -109,7 +109,7 @@ def _data_lines(project: Project) -> list[str]:
 
 
 def verdict_lines(project: Project) -> list[str]:
-    """Rows in and out, the models side by side, the gates, and where everything is."""
+    """The verdict: row counts, scores of all models, gates, and paths."""
     lines = _data_lines(project)
     report = project.artifacts()["evaluation_report"]
     if report is None:

@@ -1,4 +1,4 @@
-"""``finetune report TASK``: the verdict and where the pages are."""
+"""``finetune report TASK``: prints the verdict and the paths of the reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 
 
 def audit_page(project: Project) -> Path | None:
-    """The newest supervision audit for the present data and spec: of the adapter, or of a training that it has stopped."""
+    """The newest supervision audit for the current data and spec: of the adapter, or of a training it stopped."""
     made = project.artifacts()["adapter"]
     if made is not None:
         return made.folder / AUDIT_PAGE if (made.folder / AUDIT_PAGE).is_file() else None

@@ -1,4 +1,4 @@
-"""``finetune review TASK``: people look at answers, synthetic rows and flagged production rows, on a page or by file."""
+"""``finetune review TASK``: people review answers, synthetic rows and flagged production rows, on a page or in a file."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ SUBJECTS = ("outputs", "synthetic", "flagged")
 @click.argument("task")
 @click.option("--what", type=click.Choice(SUBJECTS), default="outputs", show_default=True, help="What is reviewed.")
 @click.option("--items", type=click.IntRange(2, 1000), default=60, show_default=True, help="Answers on the sheet.")
-@click.option("--rater", default="", help="Your name; otherwise asked on the page.")
+@click.option("--rater", default="", help="Your name. Unset: asked on the page.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; 0: any that is free.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
 @click.option("--seconds", default=0.0, help="Stop by itself after so many seconds; 0: run until Ctrl-C.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the page to this file instead of serving it.")
 @click.option("--table", type=click.Path(path_type=Path), help="Write the sheet to this .csv or .jsonl file.")
-@click.option("--take", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take a filled-in file in.")
+@click.option("--take", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Import a filled-in file.")
 @as_json
 def review(
     task: str,
@@ -53,8 +53,8 @@ def review(
     take: Path | None,
     as_json: bool,
 ) -> int:
-    """Review answers of base and candidate side by side, blind (--what outputs), synthetic rows that wait for a decision,
-    or production rows that wait for people. Decisions go into the task folder; the next `finetune run TASK` takes them in.
+    """Review answers of base and candidate side by side, blind (--what outputs), synthetic rows awaiting a decision,
+    or flagged production rows. Decisions go into the task folder; the next `finetune run TASK` applies them.
     """
     loaded = get_task(task)
     try:
@@ -80,19 +80,19 @@ def review(
         emit(result)
     else:
         say(f"{len(queue.items)} items, in {', '.join(str(p) for p in (page, table) if p)}")
-        say(f"when it comes back: finetune review {loaded.name} --what {what} --take FILE")
+        say(f"once it is filled in: finetune review {loaded.name} --what {what} --take FILE")
     return DONE
 
 
 def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> ReviewQueue:
-    """What is reviewed. Raises LookupError when there is nothing to review, with the reason. taking: a sheet comes back,
-    whose rows need not wait any more."""
+    """The queue to review. Raises LookupError with the reason if it is empty. taking: a filled-in sheet is imported,
+    whose rows may be decided already."""
     artifacts = Store().artifacts()
     if what == "flagged":
         logs = read_logs(task, artifacts)
         rows = [{**row, "why": why} for row, why in chosen(task.spec, logs).queue]
         if not rows and not taking:
-            raise LookupError("no production row waits: none is flagged, sampled or held back")
+            raise LookupError("no production row is waiting: none is flagged, sampled or held back")
         return flagged_queue(task, rows, logs.rows)
     step = "test_predictions" if what == "outputs" else "data_quality"
     versions: list[Artifact] = artifacts.all_versions(task.name, step)
@@ -101,7 +101,7 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     if what == "synthetic":
         *earlier, rows = [read_rows(version.path("to_review.jsonl")) for version in versions]
         if not rows and not taking:
-            raise LookupError("no synthetic row waits for a decision")
+            raise LookupError("no synthetic row is waiting for a decision")
         return synthetic_queue(task, rows, chain.from_iterable(earlier))
     name, sheet = output_sheet(versions[-1], task, items, secret_of(artifacts))
     done = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
@@ -126,7 +126,7 @@ def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool, seconds: fl
     app = review_app(queue.page(rater, token), token, queue.take, queue.target(rater or getpass.getuser()))
     with LocalServer(app, port) as server, contextlib.suppress(KeyboardInterrupt):
         say(f"{len(queue.items)} items: {server.url}/")
-        say("Ctrl-C ends it; what is decided is stored at once")
+        say("Ctrl-C stops it; decisions are saved immediately")
         if browser:
             webbrowser.open(f"{server.url}/")
         Event().wait(seconds or None)

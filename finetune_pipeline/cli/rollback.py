@@ -1,4 +1,4 @@
-"""``finetune rollback TASK``: move `champion` back to the version before, with the reason in MLflow."""
+"""``finetune rollback TASK``: moves `champion` back to the previous version and records the reason in MLflow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 @click.command()
 @click.argument("task")
-@click.option("--reason", default="", help="Why; kept with the version in MLflow.")
+@click.option("--reason", default="", help="Reason; stored with the version in MLflow.")
 @as_json
 def rollback(task: str, reason: str, as_json: bool) -> int:
-    """Move the alias `champion` of TASK back to `previous_champion`; a second time, forward again.
+    """Swap the alias `champion` of TASK with `previous_champion`; a second call swaps back.
 
     The version that served until now becomes `previous_champion`. It is marked in MLflow with the time and the reason, and
     no run promotes it again.
@@ -28,7 +28,7 @@ def rollback(task: str, reason: str, as_json: bool) -> int:
     if as_json:
         emit({"task": name, "champion": now, "previous_champion": before, "reason": reason or None})
         return DONE
-    say(f"{name}: version {now} is champion again; version {before} is out of service, and no run promotes it again.")
+    say(f"{name}: version {now} is champion again; version {before} is retired, and no run promotes it again.")
     say("`finetune serve` changes over by itself, a server that loads the alias at its next start; one that was given")
     say("a folder needs")
     say(f"  finetune export {name} --to DIR --alias champion")

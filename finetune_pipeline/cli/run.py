@@ -1,4 +1,4 @@
-"""``finetune run TASK``: the whole graph, with its progress on the terminal and a verdict at the end."""
+"""``finetune run TASK``: runs the whole graph, with progress on the terminal and a verdict at the end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from finetune_pipeline.trainers import preflight
 
 @click.command()
 @click.argument("task")
-@click.option("--stage", type=click.Choice(STAGES), help="Only this stage of the graph.")
+@click.option("--stage", type=click.Choice(STAGES), help="Run only this stage of the graph.")
 @as_json
 def run(task: str, stage: str | None, as_json: bool) -> int:
     """Run the graph for TASK; finished steps are skipped. Exit code 2: a gate said no.
@@ -60,7 +60,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
         if stage is None and not unfinished(project, instance):
             close_abandoned_runs(instance, loaded.name, project.tracking.finish)
             took = f"{time.monotonic() - started:.0f} s"
-            headline = f"{loaded.name}: everything is made and nothing changed; no work was done ({took})."
+            headline = f"{loaded.name}: everything is up to date; no work was done ({took})."
             return _finish(project, as_json, headline, None)
         result = execute(loaded, stage or "all", instance, project, quiet=as_json)
     if not result.success:
@@ -76,7 +76,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
 
 
 def _refuse(task: Task, *, quiet: bool) -> None:
-    """Raise ClickException with every problem that makes the training impossible; print warnings."""
+    """Raise ClickException with every problem that rules out training; print warnings."""
     findings = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
     if wrong := errors(findings):
         raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, wrong)))
@@ -89,7 +89,7 @@ def _refuse(task: Task, *, quiet: bool) -> None:
 def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
     """Run the job of a stage, or of `all`, in this process, with its progress on the terminal. Returns Dagster's result.
 
-    Raises KeyboardInterrupt when a signal stopped it."""
+    Raises KeyboardInterrupt if a signal stopped it."""
     from finetune_pipeline.definitions import definitions_of
 
     close_abandoned_runs(instance, task.name, project.tracking.finish)
@@ -140,7 +140,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
 
 
 def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
-    """The time that a run of these steps takes, those that are made already left out."""
+    """The estimated time of a run of these steps, without those already made."""
     spec, made = project.task.spec, project.artifacts()
     splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
@@ -154,8 +154,8 @@ def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
 def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator[threading.Event]:
     """While the block runs, SIGINT and SIGTERM also cancel the run in Dagster, so that no further step begins.
 
-    Dagster's own handler raises an exception in the step that runs: a step may turn it into its failure, and code below it
-    may lose it, and the other steps would go on. Yields what is set once a signal came.
+    Dagster's own handler raises an exception in the running step, which may report it as its own failure, or code below it
+    may swallow it, and the other steps would continue. Yields an event that is set once a signal came.
     """
     interrupted = threading.Event()
     reader, writer = socket.socketpair()
@@ -235,7 +235,7 @@ def _failed(result: Any, task: Task, as_json: bool) -> int:
 
 
 def run_job(task: Task, job: str, *, quiet: bool) -> tuple[list[str], list[str]]:
-    """Run a job of a task. Returns what blocking checks said that stopped it, and what failed."""
+    """Run a job of a task. Returns the messages of blocking checks that stopped it, and of failed steps."""
     with dg.DagsterInstance.get() as instance:
         result = execute(task, job, instance, open_project(task), quiet=quiet)
     if result.success:
@@ -268,7 +268,7 @@ def _cause(data: Any) -> str:
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:
-    """A sentence about the pool that `run_id` waits for, and about each run that holds a slot of it; None: it does not."""
+    """A sentence about the pool that `run_id` waits for and the runs that hold its slots; None if it does not wait."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return None

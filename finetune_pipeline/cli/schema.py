@@ -1,4 +1,4 @@
-"""``finetune schema``: the keys of task.yaml, and the schema of evaluation.json."""
+"""``finetune schema``: prints the keys of task.yaml, or the schema of evaluation.json."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from finetune_pipeline.spec.loading import json_schema
 
 
 @click.command()
-@click.option("--evaluation", is_flag=True, help="Print the JSON schema of evaluation.json instead.")
+@click.option("--evaluation", is_flag=True, help="Print the JSON schema of evaluation.json.")
 @as_json
 def schema(evaluation: bool, as_json: bool) -> int:
-    """Print what task.yaml may hold: a table, or with --json the JSON schema for editors."""
+    """Print the keys of task.yaml as a table, or with --json as a JSON schema for editors."""
     if evaluation:
         from finetune_pipeline.evaluation.result import EvaluationResult
 

@@ -1,4 +1,4 @@
-"""``finetune serve TASK``: the champion answers on this machine, and writes production's logs."""
+"""``finetune serve TASK``: serves the champion on this machine and writes production logs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 @click.command()
 @click.argument("task")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port on 127.0.0.1; 0: any free one."
+)
 def serve(task: str, port: int) -> int:
     """Answer OpenAI-style chat completions on 127.0.0.1 with the task's champion, and log every answer.
 
     POST /v1/chat/completions, GET /v1/models, GET /health, and POST /feedback {id, flag, score, correction, label}. Rows
-    go into the task's logs/, where the next `finetune run` takes them in. For trying the loop on one machine; in production
-    serve the folder of `finetune export` with vLLM or the like.
+    go into the task's logs/, which the next `finetune run` reads. For trying the loop on one machine; in production
+    serve the folder of `finetune export` with vLLM or another server.
     """
     loaded = get_task(task)
     store, tracking = Store().artifacts(), Tracking()
@@ -42,7 +44,7 @@ def serve(task: str, port: int) -> int:
         signal.signal(number, lambda *_: stop.set())
     service.watch()
     with server:
-        say(f"serving {service.model} at {server.url}/v1 (Ctrl-C ends it)")
+        say(f"serving {service.model} at {server.url}/v1 (Ctrl-C stops it)")
         say(f"logging to {writer.path}")
         stop.wait()
     service.close()

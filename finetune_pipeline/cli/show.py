@@ -1,4 +1,4 @@
-"""``finetune show [TASK]``: the tasks there are; the spec of one with every default, and which artifacts exist."""
+"""``finetune show [TASK]``: lists the tasks, or shows one task's spec with all defaults and its artifacts."""
 
 from __future__ import annotations
 

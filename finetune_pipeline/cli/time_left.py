@@ -1,4 +1,4 @@
-"""How long the rest of a run takes: by what each step took before, scaled by its work, and by the speed of this run so far.
+"""Estimates the time left of a run from earlier step times, scaled by the amount of work and the speed of this run.
 
 Every step that is made adds its seconds to step_seconds.json in the home; where a step was never made there, the file beside
 this one counts, written by `finetune run order_intake` and `finetune ladder order_intake` on two cores.
@@ -21,23 +21,23 @@ from finetune_pipeline.spec.model import TaskSpec
 FILE = "step_seconds.json"
 SHIPPED = Path(__file__).with_name(FILE)
 _ROW_BYTES = 600
-"""Of a raw row, before anything was read."""
+"""Assumed size of a raw row before anything was read."""
 _WRITTEN = 4
-"""A token of an answer costs about so many of a prompt."""
+"""Cost of an answer token, in prompt tokens."""
 _LEAST_SHARE = 0.1
-"""Loading libraries and models takes no less for fewer rows."""
+"""Fixed share of a step's time: loading libraries and models."""
 _DAMPING_S = 30.0
-"""A run is taken to be as fast as those before until its steps have taken about as long."""
+"""Damping: a run counts as fast as earlier ones until its steps have taken about this long."""
 
 Took = Mapping[str, Mapping[str, tuple[float, float]]]
 """By step and task: seconds and the work they were for; the newest task last."""
 
 
 def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None) -> dict[str, float]:
-    """How much each step has to do, in units of its own. Steps that are not named take about as long for any task.
+    """The amount of work of each step, in its own unit. Steps not listed take about the same time for any task.
 
     Args:
-        rows: Of each split; None before there are splits.
+        rows: Rows per split; None before there are splits.
     """
     if rows is None:
         whole = raw_bytes / _ROW_BYTES
@@ -62,7 +62,7 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
 
 
 def read_took(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """What the steps took, where there was work to do; a file that cannot be read counts as none."""
+    """Earlier step times with their amount of work; an unreadable file counts as empty."""
     try:
         return {
             step: {task: (float(s), float(w)) for task, (s, w) in of.items() if float(w) > 0}
@@ -82,12 +82,12 @@ class _Running:
 
 
 class TimeLeft:
-    """The time left of one run. Times are given by the caller, in seconds of any clock.
+    """The time left of one run. The caller passes times, in seconds of any clock.
 
     Args:
         steps: The steps that the run makes.
         work: Of :func:`work_of_steps`.
-        one_phase: The seconds a training tells to be left are those of all of it.
+        one_phase: Whether the training has one phase, so that the time left it reports is complete.
     """
 
     def __init__(self, task: str, steps: list[str], work: Mapping[str, float], home: Path, one_phase: bool) -> None:
@@ -114,17 +114,17 @@ class TimeLeft:
         self._running = _Running(step, now)
 
     def tell(self, step: str, seconds_left: float, now: float) -> None:
-        """The step that runs says how long it still takes."""
+        """The running step reports its time left."""
         if self._running and self._running.step == step:
             self._running.left, self._running.reported = seconds_left, now
 
     def wait(self) -> None:
-        """The step that runs waits for something: its time says nothing."""
+        """The running step waits for something, so its time does not count."""
         if self._running:
             self._running.waited = True
 
     def end(self, step: str, now: float) -> None:
-        """A step is made; remembered for runs to come."""
+        """A step is done; its time is stored for later runs."""
         if self._running and self._running.step == step and not self._running.waited:
             seconds = now - self._running.began
             if before := self._before.get(step, 0.0):
@@ -137,13 +137,13 @@ class TimeLeft:
         self.skip(step)
 
     def skip(self, step: str) -> None:
-        """A step was made already."""
+        """A step was made before."""
         self._running = None
         if step in self._pending:
             self._pending.remove(step)
 
     def left(self, now: float) -> float:
-        """Seconds that the rest of the run takes."""
+        """Estimated seconds left of the run."""
         running, took, expected = self._running, self._took, self._expected
         rest = sum(self._before[step] for step in self._pending if not running or step != running.step)
         if running is None:

@@ -1,4 +1,4 @@
-"""``finetune ui``: Dagster's web UI with its daemon, and MLflow's, on this machine only."""
+"""``finetune ui``: starts Dagster's web UI and daemon and MLflow's UI, on this machine only."""
 
 from __future__ import annotations
 

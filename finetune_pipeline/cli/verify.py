@@ -1,4 +1,4 @@
-"""``finetune verify TASK --endpoint URL``: whether a served model is the one that was judged."""
+"""``finetune verify TASK --endpoint URL``: checks that a served model is the evaluated one."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from finetune_pipeline.spec.model import Task
 @click.command()
 @click.argument("task")
 @click.option(
-    "--endpoint", "url", required=True, help="Address of an OpenAI-style server, as http://127.0.0.1:8000/v1."
+    "--endpoint", "url", required=True, help="Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
 )
-@click.option("--model", "name", help="The model's name there; otherwise the only one it lists, or the task's.")
+@click.option("--model", "name", help="Name of the served model. Unset: the only one listed, or the task's.")
 @click.option("--rows", type=click.IntRange(min=1), default=ROWS, show_default=True, help="Validation rows to ask.")
-@click.option("--key-variable", help="Environment variable that holds the key.")
+@click.option("--key-variable", help="Environment variable with the API key.")
 @click.option(
-    "--alias", type=click.Choice(ALIASES), help="Compare with this model; otherwise the champion or candidate."
+    "--alias", type=click.Choice(ALIASES), help="Alias of the model to compare with. Unset: champion, else candidate."
 )
 @as_json
 def verify(
     task: str, url: str, name: str | None, rows: int, key_variable: str | None, alias: str | None, as_json: bool
 ) -> int:
-    """Say whether the model at an endpoint is the one of TASK that was judged: same prompt, same answers, same end. The
-    validation rows are sent there several times. Exit code 2: it is not, or it could not be shown.
+    """Check that the model at an endpoint is the evaluated one of TASK: same prompt, same answers, same end of turn. The
+    validation rows are sent there several times. Exit code 2: it is not, or this could not be shown.
     """
     loaded, store = get_task(task), Store().artifacts()
     source = find_source(loaded, store, alias)
@@ -73,14 +73,14 @@ def verify(
             say(f"  {'ok ' if question.passed else 'NO '} {question.name:<8} {question.message}")
         for note in result.notes:
             say(f"  note: {note}")
-        say("it is the model that was judged" if result.passed else f"not verified: {result.cause}")
+        say("this is the evaluated model" if result.passed else f"not verified: {result.cause}")
     return DONE if result.passed else REFUSED
 
 
 def _name_there(endpoint: Endpoint, task: Task, source: Source) -> str:
-    """The model to ask for where nobody says. Raises LookupError naming those there are."""
+    """The default model name. Raises LookupError listing the served models."""
     listed = models_of(endpoint)
     for name in (f"{task.name}:{source.model_version}", task.name, *(listed if len(listed) == 1 else [])):
         if name in listed:
             return name
-    raise LookupError(f"several models are served, or none ({', '.join(listed[:20])}): choose one with --model")
+    raise LookupError(f"the server lists several models, or none ({', '.join(listed[:20])}): choose one with --model")

@@ -1,4 +1,4 @@
-"""``finetune versus TASK``: the fine-tuned model against a large API model with its best prompt, quality beside price."""
+"""``finetune versus TASK``: compares the fine-tuned model with an API model and its best prompt, by quality and price."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from finetune_pipeline.settings import read_settings
 def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
     """Compare the fine-tuned model of TASK with the API model of baseline.endpoint on the sealed test: quality and price.
 
-    Runs the task where it is not evaluated yet. The gain is paired by row and has an interval; prices come from prices.yaml.
+    Runs the task if it is not evaluated yet. The gain is paired by row and has an interval; prices come from prices.yaml.
     """
     loaded, settings = get_task(task), read_settings()
     apply_environment()

@@ -1,4 +1,4 @@
-"""Follows the progress file of a run and prints its progress."""
+"""Follows the progress file of a run and prints it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from finetune_pipeline.cli.time_left import TimeLeft
 from finetune_pipeline.progress import Reminders
 
 QUIET_SECONDS = 4.0
-"""Lines about the same stage come no closer together than this."""
+"""Minimum time between lines about the same stage."""
 SILENT_SECONDS = 8.0
-"""After so long without a line, the one that is shown says that the stage is still running."""
+"""After this silence, a line says that the stage is still running."""
 LEFT_SECONDS = 10.0
-"""The time left for the whole run is said no more often than this."""
+"""Minimum time between two estimates for the whole run."""
 
 
 def describe(row: dict[str, Any]) -> str:
-    """The numbers of one progress line in words: step, loss, time left."""
+    """Format one progress line: step, loss, time left."""
     parts = []
     if row.get("step") is not None and row.get("of"):
         parts.append(f"{row['step']} of {row['of']}")
@@ -41,8 +41,8 @@ def describe(row: dict[str, Any]) -> str:
 class Watcher:
     """A thread that reads progress lines while the block runs.
 
-    waits_for: asked now and then while there is no progress; what the run waits for, or None.
-    left: knows the time left for the whole run.
+    waits_for: called now and then while there is no progress; returns what the run waits for, or None.
+    left: estimates the time left for the whole run.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Watcher:
             stopping = self._stop.wait(0.3)
 
     def _tell_wait(self) -> None:
-        """Say what the run is waiting for, and repeat it at growing intervals."""
+        """Print what the run is waiting for, at growing intervals."""
         if time.monotonic() - self._asked < QUIET_SECONDS:
             return
         self._asked = time.monotonic()
@@ -113,7 +113,7 @@ class Watcher:
             self.say(f"        {words}")
 
     def _waits(self) -> str | None:
-        """What the run waits for; None also where that could not be found out, which is said once."""
+        """What the run waits for; None also if that is unknown, which is printed once."""
         try:
             return self.waits_for()
         except Exception as error:  # noqa: BLE001 - a failed question must not end the lines of progress
@@ -124,14 +124,14 @@ class Watcher:
         return None
 
     def _whole(self, now: float) -> str:
-        """The time left for the whole run, where it was not just said."""
+        """The time left for the whole run, unless just printed."""
         if self.left is None or time.monotonic() - self._left_told < LEFT_SECONDS:
             return ""
         self._left_told = time.monotonic()
         return f"; {self.left.words(now)}"
 
     def _note(self, row: dict[str, Any], left: TimeLeft) -> None:
-        """Tell the estimate of the time left what the row says."""
+        """Update the estimate of the time left with a progress row."""
         stage, message, now = row["stage"], row.get("message", ""), row["time"]
         if message == "begins":
             left.begin(stage, now)

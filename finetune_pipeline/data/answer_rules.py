@@ -1,4 +1,4 @@
-"""The form of an answer, as the spec declares it, and JSON answers: read strictly, checked against a schema, compared.
+"""The declared form of an answer; JSON answers are parsed strictly, checked against the schema and compared.
 The same rules judge right answers in the data and the answers of models."""
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from finetune_pipeline.spec.patterns import full_match, last_group, search
 
 _SAME = re.compile(r"[\s_\-]+")
 NOT_JSON = object()
-"""What :func:`strict` and :func:`repaired` give for a text that holds no JSON. (null is a value.)"""
+"""Result of :func:`strict` and :func:`repaired` for a text without JSON. (null is a value.)"""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key appears twice")
     return made
 
 
@@ -40,18 +40,18 @@ def read_strict(text: str) -> tuple[Any, str]:
     try:
         return STRICT.decode(text), ""
     except RecursionError:
-        return NOT_JSON, "it is nested too deep"
+        return NOT_JSON, "it is nested too deeply"
     except ValueError as error:
         return NOT_JSON, str(error)
 
 
 def strict(text: str) -> Any:
-    """The JSON value a text is, or NOT_JSON."""
+    """Parse a text as JSON, or return NOT_JSON."""
     return read_strict(text)[0]
 
 
 def repaired(text: str) -> Any:
-    """The object or list a lenient reader finds in a text that is no JSON: fences, quotes, commas, a cut end; else
+    """Parse broken JSON leniently (code fences, quotes, commas, a truncated end) to an object or list; else
     NOT_JSON."""
     from json_repair import repair_json
 
@@ -77,15 +77,15 @@ def _validator(schema: str) -> Any:
 
 
 def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
-    """What a value breaks in a JSON schema (draft 2020-12), each with its place; empty when it complies."""
+    """Violations of a JSON schema (draft 2020-12), each with its place; empty if the value is valid."""
     errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(value)
     problems = sorted((e.json_path, e.message) for e in errors)
     return [f"{path.removeprefix('$').removeprefix('.') or 'the answer'}: {message:.200}" for path, message in problems]
 
 
 def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> str:
-    """A text that is the same for equal values, whatever the order of keys and of the lists at paths in `unordered`. 1
-    and 1.0 are equal; true is no number."""
+    """Canonical text of a value: independent of the order of keys and of lists at paths in `unordered`. 1
+    and 1.0 are equal; true is not a number."""
     if isinstance(value, dict):
         parts = (
             f"{json.dumps(key)}:{canonical(item, unordered, f'{path}.{key}' if path else key)}"
@@ -101,10 +101,10 @@ def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> st
 
 
 def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str]]:
-    """What a value says, field by field: {dotted path: what is claimed there, with multiplicity}.
+    """The values of a JSON answer by field: {dotted path: values with multiplicity}.
 
-    A null, an empty text, list or object claims nothing. A list claims each of its elements: with its place, or without
-    where its path is in `unordered`. Anything but an object is one field, ``""``.
+    Nulls and empty texts, lists and objects count as no value. Each element of a list counts: with its index, or without it
+    if its path is in `unordered`. Anything but an object is one field, ``""``.
     """
     claimed: dict[str, Counter[str]] = {}
 
@@ -127,14 +127,14 @@ LAST_FIX = "write the answer in the declared form, or change `output` in task.ya
 
 
 def final_answer(text: str, pattern: str) -> str | None:
-    """The group of the last match of `pattern` in a text, blanks stripped; None where there is no match."""
+    """The group of the last match of `pattern` in a text, stripped; None without a match."""
     group = last_group(pattern, text)
     return None if group is None else group.strip()
 
 
 def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
     """(rule, message) of everything that keeps an answer from being in the declared form. Rules: not_a_label, empty,
-    not_json, schema, pattern, too_long, required, forbidden, no_final_answer. Surrounding blanks are ignored."""
+    not_json, schema, pattern, too_long, required, forbidden, no_final_answer. Surrounding whitespace is ignored."""
     text = text.strip()
     if isinstance(output, LabelsOutput):
         return [] if text in output.labels else [("not_a_label", f"{quoted(text)} is not one of the labels")]
@@ -144,10 +144,10 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
     if isinstance(output, JsonOutput):
         value, why = read_strict(text)
         broken = [] if value is NOT_JSON else schema_problems(value, schema_of(output))
-        problems = [("not_json", f"the answer is not JSON: {why}")] if value is NOT_JSON else []
+        problems = [("not_json", f"the answer is not valid JSON: {why}")] if value is NOT_JSON else []
         problems += [("schema", f"the answer breaks the schema at {problem}") for problem in broken]
     elif isinstance(output, TextOutput) and output.extract and final_answer(text, output.extract) is None:
-        problems.append(("no_final_answer", f"no final answer is marked as output.extract asks ({output.extract})"))
+        problems.append(("no_final_answer", f"no final answer was found with output.extract ({output.extract})"))
     if output.pattern is not None and not full_match(output.pattern, text):
         problems.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
     if output.max_chars is not None and len(text) > output.max_chars:
@@ -158,14 +158,14 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
 
 
 def schema_of(output: JsonOutput) -> dict[str, Any]:
-    """The schema itself. Raises ValueError where the spec still names a file: load_task puts its content in place."""
+    """The JSON schema. Raises ValueError if the spec still holds a file name; load_task replaces it by the content."""
     if isinstance(output.json_schema, str):
         raise ValueError(f"the schema file {output.json_schema!r} was not read; load the task with load_task")
     return output.json_schema
 
 
 def has_form(output: AnyOutput) -> bool:
-    """Whether more is asked of a freely written answer than to be one."""
+    """Whether the spec puts any constraint on a free-text answer."""
     if isinstance(output, JsonOutput):
         return True
     asked = ("pattern", "max_chars", "required", "forbidden", "extract")
@@ -177,7 +177,7 @@ def nearest_label(text: str, labels: list[str]) -> str:
     folded = {" ".join(_SAME.split(label.casefold().strip())): label for label in labels}
     plain = " ".join(_SAME.split(text[:200].casefold().strip()))
     if plain in folded:
-        return f"write {folded[plain]!r} (it differs only in case, blanks or joining marks)"
+        return f"write {folded[plain]!r} (it differs only in case, whitespace or invisible joiners)"
     near = difflib.get_close_matches(plain, list(folded), 1, 0.6)
     if near:
         return f"did you mean {folded[near[0]]!r}?"

@@ -1,4 +1,4 @@
-"""The task's `documents/` folder as passages: what a model can look up, as far as it is text, Markdown or PDF."""
+"""Reads the task's `documents/` folder (text, Markdown, PDF) as passages for retrieval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER, PASSAGES = "documents", "passages.jsonl"
 """Of the task; and the file of a baseline with their passages."""
 TEXTS = (".md", ".markdown", ".txt")
 PASSAGE = 800
-"""Most characters of a passage; a paragraph that is longer is cut at the ends of sentences."""
+"""Maximum characters of a passage; longer paragraphs are cut at sentence ends."""
 _HEADING = re.compile(r"#{1,6}\s+\S")
 
 
@@ -29,19 +29,19 @@ class Passage:
 
     @property
     def shown(self) -> str:
-        """As a model reads it."""
+        """The passage as shown to a model."""
         return f"{self.heading}\n{self.text}" if self.heading else self.text
 
 
 def document_files(folder: Path, known: bool = True) -> list[Path]:
-    """Files of a documents folder that can be read, sorted; hidden ones are left out. known False: the others."""
+    """Readable files of a documents folder, sorted, without hidden ones. known False: the unsupported files."""
     files = (path for path in folder.rglob("*") if path.is_file())
     shown = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     return [path for path in shown if (path.suffix.lower() in (*TEXTS, ".pdf")) == known]
 
 
 def left_out(folder: Path) -> list[str]:
-    """Names of the files of no known kind."""
+    """Names of the files of unsupported types."""
     return [str(path.relative_to(folder)) for path in document_files(folder, known=False)]
 
 
@@ -74,7 +74,7 @@ def read_documents(folder: Path) -> list[Passage]:
             else:
                 passages += _passages(place, path.read_text("utf-8-sig"))
             if len(passages) == before:
-                fix = "take it out; of a scan, first make text (OCR)"
+                fix = "remove it; run OCR on scans first"
                 findings.append(Finding("documents.empty", "error", place, "holds no text", fix))
         except UnicodeDecodeError as error:
             message = f"byte {error.start} is not UTF-8"
@@ -84,17 +84,17 @@ def read_documents(folder: Path) -> list[Passage]:
             findings.append(Finding("documents.pdf", "error", place, message, fix))
         except Exception as error:  # noqa: BLE001 - a PDF may be broken in any way; the finding names it
             message = f"cannot be read: {type(error).__name__}: {error}"
-            findings.append(Finding("documents.unreadable", "error", place, message, "repair it, or take it out"))
+            findings.append(Finding("documents.unreadable", "error", place, message, "repair or remove it"))
     if findings:
         raise FindingsError(findings)
     return passages
 
 
 def document_findings(folder: Path) -> list[Finding]:
-    """What keeps files of a documents folder from being read, and those of other kinds, which are left out."""
-    fix = "make text, Markdown or PDF of it, or take it out"
+    """Findings about files of a documents folder that cannot be read or have an unsupported type."""
+    fix = "convert it to text, Markdown or PDF, or remove it"
     others = [
-        Finding("documents.kind", "warning", f"{FOLDER}/{name}", "is of a kind that is not read", fix)
+        Finding("documents.kind", "warning", f"{FOLDER}/{name}", "has an unsupported type", fix)
         for name in left_out(folder)
     ]
     try:
@@ -105,7 +105,7 @@ def document_findings(folder: Path) -> list[Finding]:
 
 
 def _passages(place: str, text: str) -> Iterator[Passage]:
-    """Paragraphs under one heading, put together up to PASSAGE characters."""
+    """Paragraphs under one heading, joined up to PASSAGE characters."""
     heading, held = "", ""
     for paragraph in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
         lines = paragraph.strip().split("\n")
@@ -124,7 +124,7 @@ def _passages(place: str, text: str) -> Iterator[Passage]:
 
 
 def _pieces(paragraph: str) -> Iterator[str]:
-    """A paragraph, cut at the ends of sentences (or of words) where it is longer than PASSAGE."""
+    """A paragraph, split at sentence (or word) ends if it is longer than PASSAGE."""
     while len(paragraph) > PASSAGE:
         ends = [m.end() for m in re.finditer(r"[.!?]\s+|\n", paragraph[:PASSAGE])]
         cut = ends[-1] if ends else paragraph.rfind(" ", 0, PASSAGE) + 1 or PASSAGE

@@ -1,4 +1,4 @@
-"""The canonical example: one training row, in the form that every step after validation reads; and the files of examples.
+"""The canonical example, which every step after validation reads, and files of examples.
 
 The test split's file is sealed, so that only the step that records its opening can read it: a marker line and the rows
 encrypted with AES-SIV (RFC 5297), which is deterministic: the same split gives the same bytes. The key is derived from the
@@ -27,31 +27,31 @@ _ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
 _WHERE_ANY = ("tools", "time", "generator")
 EXAMPLES = "examples.jsonl"
 SPLIT_FILES = {"train": "train/examples.jsonl", "validation": "validation/examples.jsonl", "test": "test/sealed.jsonl"}
-"""Where the rows of each split are in a splits artifact."""
+"""File of each split in a splits artifact."""
 ROLES = ("system", "user", "assistant", "tool")
 ORIGINS = ("human", "production", "synthetic")
 SAMPLE = 20_000
-"""Above this many rows, analyses whose cost is more than counting look at so many."""
+"""Costly analyses sample this many rows."""
 SEALED_MARK = b"finetune: sealed test rows\n"
 Message = dict[str, Any]
 """One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
 ``tool_calls`` (OpenAI's form, arguments as JSON text) and ``weight`` (0: no loss), a tool's turn ``tool_call_id`` and
-``name``. Keys that are not needed are absent."""
+``name``. Unused keys are absent."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row to learn from.
+    """One training row.
 
     Attributes:
-        id: 16 hex digits from the content as it came in; it survives scrubbing and relabelling.
+        id: 16 hex digits of the original content; unchanged by scrubbing and relabelling.
         label: The answer of a label task, else None.
         group: Rows of one group share a split.
         origin: One of ORIGINS.
         source: File and line.
         tools: Functions the assistant may call, in OpenAI's form.
-        time: When it was made (RFC 3339).
-        generator: The model or program a synthetic row comes from.
+        time: Creation time (RFC 3339).
+        generator: Model or program that wrote a synthetic row.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Example:
 
     @property
     def made_from(self) -> str:
-        """Its group (dialogue, customer, document, seed of a synthetic row), or else the line of the raw file, from
+        """Its source: the group (dialogue, customer, document, seed of a synthetic row), else the line of the raw file, from
         which several rows may have been cut."""
         if self.group is not None:
             return f"group {self.group}"
@@ -118,12 +118,12 @@ def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | No
 
 
 def hash_order(name: str, salt: str) -> int:
-    """A number in [0, 2^64) that depends on nothing but the name: an order that new rows do not disturb."""
+    """A number in [0, 2^64) derived from the name alone: an order that new rows do not disturb."""
     return int.from_bytes(hashlib.blake2b(f"{salt}\n{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def chosen(examples: Sequence[Example], limit: int = SAMPLE, salt: str = "quality") -> list[Example]:
-    """All examples, or the `limit` first by hash of their id, in their own order."""
+    """All examples, or the first `limit` by hash of their id, in their original order."""
     if len(examples) <= limit:
         return list(examples)
     order = sorted(range(len(examples)), key=lambda i: (hash_order(examples[i].id, salt), i))
@@ -165,7 +165,7 @@ class _Asked(msgspec.Struct):
 
 
 def user_texts(data: bytes) -> list[str]:
-    """`user_text` of the examples of whole lines of canonical JSON; nothing else of them is made, which halves the time."""
+    """`user_text` of the examples in lines of canonical JSON; decodes nothing else, which halves the time."""
     rows = _ASKED_DECODER.decode_lines(data)
     return ["\n".join([turn.content for turn in row.messages if turn.role == "user"]) for row in rows]
 
@@ -174,7 +174,7 @@ def examples_file(path: Path) -> Path:
     """The file that holds the examples of `path`: itself, or the one in an artifact's folder. Raises FileNotFoundError."""
     file = path / EXAMPLES if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{path} is neither an examples file nor a folder with {EXAMPLES}")
+        raise FileNotFoundError(f"{path} is neither an examples file nor a folder containing {EXAMPLES}")
     return file
 
 
@@ -182,7 +182,7 @@ def examples_of(splits: Path, name: str) -> Path:
     """The file with the rows of a split. Raises FileNotFoundError naming what is missing."""
     file = splits / SPLIT_FILES[name]
     if not file.is_file():
-        raise FileNotFoundError(f"{splits} holds no rows of the split {name!r}")
+        raise FileNotFoundError(f"{splits} has no rows for the split {name!r}")
     return file
 
 
@@ -214,7 +214,7 @@ def unseal(data: bytes, key: bytes) -> bytes:
 
 
 def refuse_sealed(beginning: bytes, place: str) -> None:
-    """Raise SealedError when a file that begins like this is a sealed test. Every reader of examples calls this."""
+    """Raise SealedError if a file that starts with these bytes is a sealed test. Every reader of examples calls this."""
     if beginning.startswith(SEALED_MARK):
         raise SealedError(
             f"{place} is the sealed test. Only test_predictions opens it, on the record; nothing may be trained on it, "

@@ -48,9 +48,9 @@ class Mapping:
     """The compiled expressions of one spec.
 
     Attributes:
-        getters, expressions: Of each field: a function, and what the spec writes.
-        content: Whether they say where all the texts are; those they leave out are found by the format.
-        names: Keys of the row that they read; None: all of them.
+        getters, expressions: For each field: the compiled function, and the expression in the spec.
+        content: Whether they locate all texts; otherwise the format finds the rest.
+        names: Keys of the row they read; None: all.
     """
 
     getters: dict[str, Getter]
@@ -59,7 +59,7 @@ class Mapping:
     names: frozenset[str] | None
 
     def apply(self, row: Any, file: str, key: str | None, place: str) -> list[Mapped]:
-        """The rows that a raw row stands for: one, or one for each element of the list `data.fields.each` gives."""
+        """The rows made from a raw row: one, or one per element of the list in `data.fields.each`."""
         if "each" not in self.getters:
             return [self._apply_once(row, file, key, place)]
         try:
@@ -92,7 +92,7 @@ class Mapping:
         if not isinstance(row, dict):
             if not self.content:
                 message = f"the row is {quoted(row)}, not an object"
-                fix = 'write one object a row: {"text": "…", "label": "…"}, or say in data.fields where things are'
+                fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
                 findings.append(row_finding("not_an_object", place, message, fix))
             return Mapped(made, findings)
         rest = {k: v for k, v in row.items() if k not in (self.names or ())}
@@ -102,7 +102,7 @@ class Mapping:
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
         what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"
-        fix = "correct the expression, or remove the row if it lacks what the others have"
+        fix = "correct the expression, or remove the row if a field is missing"
         return row_finding("field_expression", place, f"data.fields.{name}: {what}", fix)
 
     def _nothing(self, name: str, row: Any, place: str, what: str) -> Finding:
@@ -121,7 +121,7 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
     if text.startswith("="):
         literal = _LITERAL.fullmatch(text)
         if literal is None:
-            raise ValueError("after `=` a text in quotes is needed: ='text'")
+            raise ValueError("`=` must be followed by quoted text: ='text'")
         fixed = literal[1] if literal[1] is not None else literal[2]
         return lambda row, file, key: fixed, frozenset()
     import jmespath
@@ -133,11 +133,11 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
 
 
 _LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")
-"""Nodes whose first part looks at the row, and whose other parts look at what the first one gave."""
+"""Nodes whose first child reads the row and whose other children read the first one's result."""
 
 
 def _roots(node: dict[str, Any]) -> frozenset[str] | None:
-    """The row's own keys an expression reads, None where it takes the row as a whole. Raises ValueError for a function
+    """The keys of the row that an expression reads, or None for the whole row. Raises ValueError for a function
     that JMESPath does not have; it would find out only when it meets a row."""
     from jmespath.functions import Functions
 
@@ -155,7 +155,7 @@ def _roots(node: dict[str, Any]) -> frozenset[str] | None:
 
 
 def plain_path(expression: str) -> list[str] | None:
-    """The keys of an expression that is nothing but ``a.b.c`` (or ``a.b.c[]``), None for any other."""
+    """The keys of a plain path ``a.b.c`` (or ``a.b.c[]``); None for any other expression."""
     import jmespath
 
     keys: list[str] = []
@@ -204,15 +204,15 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         try:
             compile_expression(expression)
         except EXPRESSION_ERRORS as error:
-            message = f"{expression!r} is no JMESPath expression: {' '.join(str(error).split())[:200]}"
+            message = f"{expression!r} is not a valid JMESPath expression: {' '.join(str(error).split())[:200]}"
             add(f"fields.{name}", message, "see jmespath.org; names with odd characters need double quotes")
     if data.csv.encoding is not None and not _is_text_encoding(data.csv.encoding):
         fix = "use a name Python knows, such as utf-8, cp1252 or latin-1"
-        add("csv.encoding", f"{data.csv.encoding!r} is no encoding of text", fix, "csv_encoding")
+        add("csv.encoding", f"{data.csv.encoding!r} is not a known text encoding", fix, "csv_encoding")
     if data.format not in ("auto", *FORMATS):
         near = get_close_matches(data.format, [*FORMATS], 1, 0.5)
         fix = f"did you mean {near[0]!r}?" if near else f"use auto or one of {', '.join(FORMATS)}"
-        add("format", f"{data.format!r} is no raw format", fix, "format")
+        add("format", f"{data.format!r} is not a known raw format", fix, "format")
     given = {name for name, _ in _declared(data.fields, CONTENT)}
     forms = [name for name, of in FORMATS.items() if given & set(of.fields)]
     ways = "; or ".join(" and ".join(f"`{n}`" for n in of.fields) for of in FORMATS.values() if of.fields)
@@ -226,7 +226,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
 
 
 def _is_text_encoding(name: str) -> bool:
-    """Whether Python has an encoding of this name that makes text of bytes."""
+    """Whether Python knows a text encoding of this name."""
     try:
         "".encode(name)
     except (LookupError, UnicodeError, ValueError):
@@ -235,7 +235,7 @@ def _is_text_encoding(name: str) -> bool:
 
 
 def named_in_fields(spec: TaskSpec) -> frozenset[str]:
-    """Every name the expressions of ``data.fields`` read; expressions that cannot be read give none."""
+    """Every name that the expressions in ``data.fields`` read; invalid expressions give none."""
     names: set[str] = set()
     for _, expression in _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES)):
         try:
@@ -266,7 +266,7 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
         elif not isinstance(value, int | float) or isinstance(value, bool):
             raise ValueError
         elif abs(value) > _LATEST:
-            fix = "seconds since 1970 are meant; divide milliseconds by 1000"
+            fix = "give seconds since 1970; divide milliseconds by 1000"
             raise ValueError
         else:
             moment = datetime.fromtimestamp(value, UTC)
@@ -277,4 +277,4 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
             findings.append(row_finding("time_without_zone", place, message, add, "warning"))
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
     except (ValueError, OverflowError, OSError):  # also an offset that leads out of the years 1 to 9999
-        return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a point in time", fix)]
+        return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a timestamp", fix)]

@@ -1,4 +1,4 @@
-"""JSON Lines: lines of unknown origin decoded with every fault named, and our own rows read and written strictly."""
+"""JSON Lines: decodes untrusted lines and names every fault; reads and writes our own rows strictly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_blank(line: bytes) -> bool:
 
 
 def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes, bool]]:
-    """(line number from 1, bytes without the line end, cut) of every line that is not blank, in constant memory. A line
+    """(line number from 1, bytes without the line end, cut) of every non-blank line, in constant memory. A line
     longer than `limit` bytes comes with its first `limit` bytes and ``cut=True``."""
     with path.open("rb") as handle:
         for line in lines_of(handle, limit):
@@ -58,9 +58,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DamagedFile(f"{path}:{number}: {error}\nfix: put back a copy of the file") from error
+            raise DamagedFile(f"{path}:{number}: {error}\nfix: restore the file from a copy") from error
         if cut or not isinstance(row, dict):
-            raise DamagedFile(f"{path}:{number}: the line is not one JSON object\nfix: put back a copy of the file")
+            raise DamagedFile(f"{path}:{number}: the line is not one JSON object\nfix: restore the file from a copy")
         rows.append(row)
     return rows
 
@@ -112,12 +112,12 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
 
 
 def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
-    """The finding about the byte at `start` of `data`, which begins at byte `at` of its file (both from 0)."""
+    """The finding for the invalid byte at `start` of `data`, which begins at byte `at` of its file (from 0)."""
     where = f"byte offset {start} of the line" + ("" if at is None else f" (byte offset {at + start} of the file)")
     message, fix = f"the byte 0x{data[start]:02x} at {where} is not UTF-8", "save the file as UTF-8"
     if is_cesu8(data, start):
         message = f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: "
-        message += "one character written as two halves of three bytes each"
+        message += "one character is encoded as two three-byte halves"
         fix = (
             "decode the file as CESU-8 (in Python: .decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass')"
         )
@@ -179,8 +179,8 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         fix = "JSON has no such number; write null, or leave the field out"
         findings.append(row_finding("non_finite_number", place, f"not a finite number: {shown}", fix))
     if repeated:
-        message = f"written twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
-        fix = "keep one of the two values; a reader would drop the other in silence"
+        message = f"appears twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
+        fix = "keep one of the two values; JSON readers silently drop the other"
         findings.append(row_finding("duplicate_key", place, message, fix))
     if where := _surrogates(value):
         message = f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text"
@@ -190,16 +190,16 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
-    """(line number, value, what is wrong with it, if anything) of each line that is not blank."""
+    """(line number, value, what is wrong with it, if anything) of each non-blank line."""
     for number, line, cut in read_lines(path):
         text = line.removeprefix(BOM)
         if not is_blank(text):
             value, problems, _ = decode_line(b"" if cut else text, "line")
-            yield number, value, "; ".join(f"it is no JSON: {problem.message}" for problem in problems)
+            yield number, value, "; ".join(f"it is not JSON: {problem.message}" for problem in problems)
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a line is the beginning of a JSON value."""
+    """Whether a line is a truncated JSON value."""
     try:
         json.loads(data)
     except json.JSONDecodeError as error:
@@ -210,7 +210,7 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def ends_early(error: json.JSONDecodeError) -> bool:
-    """Whether a JSON text ends where more of it should follow."""
+    """Whether a JSON text ends too early."""
     return not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
 
 
@@ -218,13 +218,15 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     column = error.pos + 1
     rest = text[error.pos :]
     if ends_early(error):
-        message = f"not valid JSON at column {column}: {error.msg}; the line looks cut off (truncated)"
-        return row_finding("bad_json", place, message, "take the whole row from its source again")
+        message = f"not valid JSON at column {column}: {error.msg}; the line looks truncated"
+        return row_finding("bad_json", place, message, "export the whole row again")
     fix = "write the row with a JSON library, one object a line"
     if error.msg == "Extra data":
-        fix = "one JSON object a line: put what follows on its own line"
+        fix = "write one JSON object per line: move the rest to its own line"
     elif rest.startswith("'") or "property name" in error.msg:
-        fix = "keys and texts need double quotes, and no comma may follow the last pair; write it with a JSON library"
+        fix = (
+            "keys and strings need double quotes, and no comma may follow the last pair; use a JSON library to write it"
+        )
     elif "control character" in error.msg:
         fix = "write line breaks and tabs inside a text as \\n and \\t"
     elif text.startswith("\ufeff"):
@@ -233,7 +235,7 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
 
 
 def _surrogates(value: Any) -> list[str]:
-    """Paths of the texts that hold half of a surrogate pair."""
+    """Paths of the strings with an unpaired surrogate."""
     paths: list[str] = []
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:

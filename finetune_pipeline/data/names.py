@@ -1,4 +1,4 @@
-"""Names that columns of texts, answers, speakers and groups bear in people's files, the most telling first; and what to
+"""Common column names for texts, answers, speakers and groups, the most specific first; and what to
 write into task.yaml for rows in no known format, by what their values look like, then by their names."""
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ GROUPS = (
     *("customer_id", "user_id", "document_id", "doc_id", "case_id", "patient_id"),
 )
 TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "case")
-"""Columns that say to which conversation a row with one turn belongs."""
+"""Columns with the conversation id, in tables of turns."""
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
 """Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""
 REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
-"""Columns of preference data that hold the worse answer: nothing to learn."""
+"""Columns with the rejected answer of preference data."""
 IDS = (
     *("id", "uid", "uuid", "index", "idx", "key", "nr", "no", "row", "date", "time", "timestamp", "created_at", "url"),
     *("split", "fold"),
 )
-"""Columns that say nothing of a row's text or answer."""
+"""Columns that are neither text nor answer."""
 
 
 def plain_name(name: str) -> str:
-    """A name as it is compared: in lower case, with words joined by an underscore."""
+    """A name normalized for comparison: lower case, words joined by underscores."""
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).strip("_").casefold()
 
 
@@ -80,7 +80,7 @@ def is_known_name(cell: str) -> bool:
 
 
 def rank(name: str, names: tuple[str, ...]) -> int | None:
-    """The place of a name among others: as a whole, else as one of its words (`ticket_category`); None: not there."""
+    """The rank of a name in a list: as a whole, else by one of its words (`ticket_category`); None: not found."""
     plain = plain_name(name)
     if plain in names:
         return names.index(plain)
@@ -101,7 +101,7 @@ _NUMBERED = re.compile(r"c\d+")
 
 
 def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
-    """The line to add to task.yaml so that such rows are read; empty where nothing in the row looks like it."""
+    """The line of task.yaml that maps such rows; empty if nothing in the row fits."""
     if line := _dialogue(row):
         return line
     texts = {k: v for k, v in row.items() if isinstance(v, str) and v.strip() and k not in ("id", "group", "time")}

@@ -30,9 +30,9 @@ from finetune_pipeline.data.examples import Example, Message
 Purpose = Literal["training", "evaluation"]
 
 BLOCKING = ("typos", "case", "courtesy")
-"""What production brings to every model: a sure loss on these can hold a candidate back."""
+"""Everyday perturbations: a significant loss on these can block a candidate."""
 INFORMS = ("no_system",)
-"""Reported, but decides nothing: a model is served with its system prompt."""
+"""Only reported: a model is served with its system prompt."""
 KINDS = (*BLOCKING, *INFORMS)
 TITLES = {"typos": "Typing errors", "case": "Another case", "courtesy": "Greeting and thanks",
           "no_system": "Without the system prompt"}  # fmt: skip
@@ -49,9 +49,9 @@ CLOSINGS: dict[Purpose, tuple[str, ...]] = {
                    "Best wishes", "Thank you and have a good day."),
 }  # fmt: skip
 _BETWEEN = ("\n", "\n\n", " ")
-"""What stands between greeting and text; a closing has a line of its own."""
+"""Separator between greeting and text; a closing gets its own line."""
 _WARM = frozenset("best cheer day dear good great hope kind nice thank well wish".split())  # noqa: SIM905
-"""Word stems of lines that are more than neutral."""
+"""Word stems of lines that are not neutral."""
 _BEGINS_WITH_GREETING = re.compile(
     r"\W*(hi|hiya|hello|hallo|hullo|hey|yo|dear|greetings|good (morning|afternoon|evening|day)|to who\w*"
     r"|(i |we )?hope (you|all|this|everyone)"
@@ -75,7 +75,7 @@ _ABOUT_FEELINGS = re.compile(
     r"|dissatisf\w+|admiration|annoy\w+|love)\b"
 )
 _WORDS_PER_TYPO, _SHORTEST = 10, 5
-"""One word in ten, and one a row at least: the share that HELM's mild robustness mix misspells."""
+"""One word in ten, at least one per row: the share in HELM's mild misspelling perturbation."""
 _TOKEN = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W\d_]+")
 _PLAIN = re.compile(r"[\W_]*[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\]\"'”’…]*")
@@ -101,7 +101,7 @@ def kind_of(name: str) -> str | None:
 
 
 def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
-    """At most so many examples, in their order; which ones, the seed and their ids decide."""
+    """At most this many examples in their original order, drawn by seed and id."""
     ordered = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
     chosen = {e.id for e in ordered[:rows]}
     return [e for e in examples if e.id in chosen]
@@ -110,14 +110,14 @@ def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
 def perturbed(
     examples: Sequence[Example], kind: str, seed: int, labels: Sequence[str] = (), purpose: Purpose = "evaluation"
 ) -> list[Example]:
-    """The examples as another hand might have written them, under their own ids: only those that change, in their
-    order. Only the last user turn is changed, or for `no_system` the system turn left out; answers never.
+    """Perturbed copies of the examples under their own ids: only those that change, in original
+    order. Changes only the last user turn, or removes the system turn (`no_system`); never the answers.
 
     Args:
         kind: One of `KINDS`; ValueError for another.
         seed: Of the random draws, together with each row's id.
-        labels: The task's labels; their words are neither made nor added.
-        purpose: Whether the rows are trained on or judged; the two get different courtesies.
+        labels: The task's labels; no perturbation produces their words.
+        purpose: Training or evaluation; the two use different courtesies.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")
@@ -161,7 +161,7 @@ def _without_system(examples: Sequence[Example]) -> list[Example]:
 
 
 def _answers(messages: Sequence[Message]) -> list[str]:
-    """What the assistant says and which arguments it gives to tools."""
+    """The assistant's texts and tool arguments."""
     turns = [m for m in messages if m["role"] == "assistant"]
     calls = [call["function"]["arguments"] for m in turns for call in m.get("tool_calls") or ()]
     return [m["content"] for m in turns if isinstance(m["content"], str)] + calls
@@ -172,7 +172,7 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 
 def _plain(token: str) -> bool:
-    """Words with punctuation around them at most: nothing that may be a number, an identifier or an address."""
+    """Plain words, maybe with punctuation: no numbers, identifiers or addresses."""
     return bool(_PLAIN.fullmatch(token)) and not _SIGNS.search(token)
 
 
@@ -202,7 +202,7 @@ def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Coll
 
 
 def _in_another_case(text: str, dice: random.Random, kept: Collection[str]) -> str:
-    """All small letters, or all capitals; whichever changes something."""
+    """All lower case or all upper case, whichever changes the text."""
 
     def turned(how: str) -> str:
         def of(token: re.Match[str]) -> str:
@@ -228,7 +228,7 @@ def _is_about_courtesy(example: Example) -> bool:
 
 
 def _with_courtesies(text: str, dice: random.Random, avoided: Collection[str], purpose: Purpose) -> str:
-    """The text with a greeting before it and a closing after it, each where it has none and a line fits. avoided: stems
+    """The text with a greeting and a closing added, unless it has one or no line fits. avoided: stems
     (words without a plural s) that no added line may hold."""
     if not _mostly_latin(text):
         return text

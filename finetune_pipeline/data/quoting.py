@@ -1,4 +1,4 @@
-"""Findings about raw rows, and untrusted values made safe to show in a message."""
+"""Findings about raw rows, and untrusted values made safe to print."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def row_finding(rule: str, place: str, message: str, fix: str, severity: Severit
 
 
 def quoted(value: Any, limit: int = 60, find: Finder = find_spans) -> str:
-    """A value of unknown origin as a message may show it: scrubbed, cut, with odd characters escaped."""
+    """An untrusted value made safe for messages: scrubbed, truncated, with odd characters escaped."""
     if isinstance(value, str):
         if not _PLAIN.fullmatch(value):
             value = scrub_text(value[:1000], find)
@@ -28,7 +28,7 @@ def quoted(value: Any, limit: int = 60, find: Finder = find_spans) -> str:
 
 
 def key_name(key: Any) -> str:
-    """A key as a message may show it, without quotes."""
+    """A key made safe for messages, without quotes."""
     return quoted(key)[1:-1] if isinstance(key, str) else quoted(key)
 
 

@@ -21,7 +21,7 @@ BENCHMARKS = "benchmarks"
 NamedFiles = Sequence[tuple[str, Path]]
 """(name, path) of files."""
 SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
-"""Of the files that a glob without a suffix matches, those are read."""
+"""Suffixes read by a glob without a suffix."""
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
@@ -39,18 +39,18 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     for path in (path for path, has_suffix in matches if has_suffix or is_known(path)):
         name = path.relative_to(folder).as_posix()
         if not name.isprintable():
-            say("odd_file_name", ascii(name), "the name holds characters that cannot be shown", "rename the file")
+            say("odd_file_name", ascii(name), "the file name holds unprintable characters", "rename the file")
         elif path.exists() and not path.resolve().is_relative_to(folder):
             fix = "copy the file itself into the task folder"
-            say("link_leaves_folder", name, "this link leads out of the task folder", fix)
+            say("link_leaves_folder", name, "this link points outside the task folder", fix)
         elif path.is_file():
             paths[name] = path
         elif path.is_symlink() and not path.exists():
-            say("dangling_link", name, "this link leads to no file", "copy the file itself here, or remove the link")
+            say("dangling_link", name, "this link points to a missing file", "copy the file here or remove the link")
     if not paths and not any(f.rule.startswith("data.") for f in problems):
         patterns = ", ".join(repr(p) for p in task.spec.data.raw)
         message = f"no file in the folder of task {task.name!r} matches {patterns}; {_present(folder)}"
-        fix = "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
+        fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
         say("no_raw_files", "task.yaml: data.raw", message, fix)
     if PRODUCTION_FILE in paths:
         message = "this name is kept for rows taken from production logs"
@@ -61,7 +61,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
 
 
 def is_known(path: Path) -> bool:
-    """Whether a file's name ends as raw files do; hidden files, and the lock files of office programs, do not count."""
+    """Whether a file has a raw file's suffix; hidden files and lock files of office programs do not count."""
     name = path.name.lower().removesuffix(".gz")
     return path.suffix != "" and name.endswith(SUFFIXES) and not name.startswith((".", "~$"))
 
@@ -85,7 +85,7 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
         paths.update({p.relative_to(folder).as_posix(): p for p in matches})
         if not matches:
             message = f"no file in the folder of task {task.name!r} matches {pattern!r}"
-            fix = "put the benchmark file there, or correct the glob"
+            fix = "put the benchmark file there or correct the glob"
             problems.append(Finding("data.no_benchmark_files", "error", "task.yaml: data.benchmarks", message, fix))
     if problems:
         raise FindingsError(problems)
@@ -135,7 +135,7 @@ def _copy(path: Path, copy: Path) -> str:
 
 
 def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:
-    """What kind of file it is (json_lines, json, csv, parquet, workbook or unknown), and why it is taken for one."""
+    """The type of a file (json_lines, json, csv, parquet, workbook or unknown), and the reason."""
     container, seen = look_at(path, file, spec)
     why = f"{'gzip; ' if seen.compressed else ''}{container.why}{'' if is_utf8(seen.encoding) else f'; in {seen.encoding}'}"
     return {"container": container.kind, "reason": why}

@@ -23,7 +23,7 @@ from finetune_pipeline.spec import TaskSpec
 
 DECISIONS = ("keep", "drop", "relabel")
 RATINGS = "outputs"
-"""Folder below the reviews in which ratings of models' answers lie (people.ratings): they decide nothing about data."""
+"""Subfolder of reviews with ratings of models' answers, which are not decisions about data."""
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -54,7 +54,7 @@ def reviews_digest(folder: Path) -> str:
 
 
 def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[Finding], int]:
-    """(sound decisions in file and line order, findings about the others, non-blank lines)."""
+    """(valid decisions in file and line order, findings about the others, number of non-blank lines)."""
     decisions: list[Decision] = []
     findings: list[Finding] = []
     lines = 0
@@ -77,7 +77,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins,
     and one without a time is the oldest.
 
-    A relabelled row keeps its id and gets the tag ``relabelled``. Decisions that cannot be used are findings. Writes
+    A relabelled row keeps its id and gets the tag ``relabelled``. Unusable decisions become findings. Writes
     ``examples.jsonl``, ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning
     step's, dropped rows with the state GONE).
 
@@ -96,7 +96,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         row = where.get(int(decision.id, 16)) if re.fullmatch("[0-9a-f]{16}", decision.id) else None
         if row is None:
             message = f"no row has the id {quoted(decision.id)}"
-            fix = "the row was removed or quarantined since, or the id is mistyped"
+            fix = "the row has since been removed or quarantined, or the id is mistyped"
             findings.append(_warning("review_unknown_id", decision.place, message, fix))
             continue
         known += 1
@@ -142,7 +142,7 @@ def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
-    """(the decision in a line of a decisions file, None where it cannot be used; what is wrong with it)."""
+    """(the decision in a line of a decisions file or None, its findings)."""
     findings = []
 
     def say(rule: str, message: str, fix: str) -> None:

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 LARGE = 64 << 20
-"""Bytes of work from which a pool pays: its processes take two seconds to start."""
+"""Bytes of work from which a process pool is faster: starting it takes two seconds."""
 
 Mapping = Callable[[Callable[[Any], Any], Iterable[Any], int], Iterator[Any]]
-"""Something that does what :func:`in_order` does, elsewhere."""
+"""A replacement for :func:`in_order` that works elsewhere."""
 _elsewhere: list[Mapping] = []
 
 
@@ -63,7 +63,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], size: in
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                f"one of {cores} worker processes ended by itself, most likely for lack of memory: "
+                f"one of {cores} worker processes died, most likely for lack of memory: "
                 "close other programs, or run on a machine with more memory, and start again"
             ) from error
 

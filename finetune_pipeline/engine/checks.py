@@ -1,4 +1,4 @@
-"""Checks: a question about an artifact, the function that answers it, and whether a "no" blocks the steps downstream."""
+"""Checks: a question about an artifact, the function that answers it, and whether a failure blocks the steps downstream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BySpec = bool | Callable[[TaskSpec], bool]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The answer to a check, with the numbers behind it. warns: a "no" is a warning this time, and stops nothing."""
+    """The result of a check, with its numbers. warns: this failure is only a warning and does not block."""
 
     passed: bool
     message: str
@@ -28,10 +28,10 @@ class Check:
 
     Attributes:
         name: Unique within the step.
-        description: What holds when the check passes.
-        blocking: Whether a "no" stops the steps downstream.
-        advisory: Whether a "no" is a warning rather than an error.
-        live: Asked of what serves now, by a job and a sensor of its own, not of the artifact when it is made.
+        description: What is true when the check passes.
+        blocking: Whether a failure blocks the steps downstream.
+        advisory: Whether a failure is a warning rather than an error.
+        live: About the model in service: run by its own job and sensor, not when the artifact is made.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Check:
         return self.advisory(spec) if callable(self.advisory) else self.advisory
 
     def ask(self, artifact: Artifact, spec: TaskSpec) -> CheckResult:
-        """The answer. A fact that is missing or of the wrong type is a "no": a check never fails open."""
+        """Run the check. A fact that is missing or has the wrong type is a failure: a check never fails open."""
         try:
             return self.judge(artifact, spec)
         except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
             return CheckResult(False, f"could not be judged: {type(error).__name__}: {error}")
 
     def holds_back(self, artifact: Artifact, spec: TaskSpec) -> CheckResult | None:
-        """The answer where it blocks the steps downstream, else None."""
+        """The result if it blocks the steps downstream, else None."""
         if self.live or not self.blocks(spec):
             return None
         answer = self.ask(artifact, spec)

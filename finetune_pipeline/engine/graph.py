@@ -1,4 +1,4 @@
-"""The steps in their order: the versions that follow from the table, and running one step.
+"""The graph of steps: artifact versions derived from the table, and running one step.
 
 Every process can tell, without running anything, which artifacts exist and which are missing.
 """
@@ -15,12 +15,12 @@ from finetune_pipeline.spec.model import Task
 
 
 class MissingInput(RuntimeError):
-    """A step was asked for before the steps it needs, while rows of one of these are without an answer, or while a blocking
+    """A step was requested before the steps it needs, while one of these has unanswered rows, or while a blocking
     check of one of them fails."""
 
 
 class Graph:
-    """All steps of a pipeline in an order in which each comes after what it needs."""
+    """All steps of a pipeline in topological order."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps: dict[str, Step] = {}
@@ -44,14 +44,14 @@ class Graph:
         return versions
 
     def artifacts(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact | None]:
-        """The artifact of every step, or None where it is still to be made."""
+        """The artifact of every step, or None if not made yet."""
         return {
             name: self._at(name, task, version, store)
             for name, version in self.versions(task, run_inputs, store).items()
         }
 
     def find(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> Artifact | None:
-        """One step's artifact, or None where it is still to be made."""
+        """One step's artifact, or None if not made yet."""
         return self._at(name, task, self.versions(task, run_inputs, store)[name], store)
 
     def _at(self, name: str, task: Task, version: str, store: ArtifactStore) -> Artifact | None:
@@ -69,7 +69,7 @@ class Graph:
         stands: Callable[[Artifact], bool] = lambda artifact: True,
         follow: Callable[[Path], None] = lambda folder: None,
     ) -> Artifact:
-        """Make one step, or find it made. stands: whether what it made outside the store is still there.
+        """Make one step, or return its artifact if it exists. stands: whether its effects outside the store still exist.
 
         Raises:
             ChangedArtifact: An artifact that the step reads is not what was written.
@@ -127,7 +127,7 @@ class Graph:
         return Inputs(present, store.check)
 
     def _refuse_held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> None:
-        """Raise MissingInput where a blocking check fails of a step that this one comes after."""
+        """Raise MissingInput if a blocking check of an upstream step fails."""
         for before in step.after:
             for check in self.steps[before].checks:
                 if result := check.holds_back(inputs[before], task.spec):

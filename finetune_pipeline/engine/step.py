@@ -1,4 +1,4 @@
-"""One step of the graph: what it needs, what its result depends on, and the function that makes it.
+"""One step of the graph: its inputs, the settings its result depends on, and the function that makes it.
 
 The table of all steps is :mod:`finetune_pipeline.pipeline`. Versions, Dagster assets, jobs and MLflow runs follow from it.
 """
@@ -16,28 +16,28 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 SHARED = "shared"
-"""Where artifacts live that do not belong to one task: base models."""
+"""Task name for artifacts shared by all tasks: base models."""
 
 Tool = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def no_tool(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The default tool: raises, since the step was given none."""
+    """The default tool: raises, because the step has none."""
     raise RuntimeError(f"this step needs a tool it was not given, for {sorted(request)}")
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run takes from outside the graph, as it was when the run began. Files that arrive later wait for the next run.
+    """A run's inputs from outside the graph, fixed when the run began. Files that arrive later wait for the next run.
 
-    Where nothing else is said, a digest; empty where there is nothing.
+    Fields are digests unless stated otherwise; empty if there is nothing.
 
     Attributes:
         base: Identity of the base model.
         champion: The model a candidate is compared with, {"adapter": version, "merged": version, "model_version":
-            number}; None where nothing is in service.
+            number}; None if no model is in service.
         never_break: Ids of the examples a candidate must have right.
-        ability: Of what models are asked besides the task.
+        ability: Of the files for general ability.
         trained_on: Version of the splits that production is compared with: the champion's, or the present ones.
         judging: Of the production rows kept to judge.
         ladder: Version of the newest ladder that was climbed for the task.
@@ -89,11 +89,11 @@ class Inputs(Mapping[str, Artifact]):
 
 @dataclass
 class StepContext:
-    """What a step's function gets.
+    """The arguments of a step's function.
 
     Attributes:
         inputs: Artifacts of the steps it needs.
-        builder: Where it writes: `out` becomes the artifact, `builder.work` outlives a kill.
+        builder: Its output: `out` becomes the artifact, `builder.work` survives a kill.
         launch: Runs a job of :mod:`finetune_pipeline.worker.jobs` in a child process and returns its facts.
         release: Registers a model and moves aliases (:func:`finetune_pipeline.orchestration.release.release`).
         follow: Sends the history.jsonl in a folder to whoever follows the run.
@@ -129,20 +129,20 @@ class Step:
     """One row of the table in :mod:`finetune_pipeline.pipeline`.
 
     Attributes:
-        name: Also the asset's and the artifact's.
+        name: Also the name of the asset and the artifact.
         group: Stage, and asset group in Dagster.
         make: Fills `context.out` and returns the facts. None for a view.
         needs: Steps whose versions decide this step's version.
-        after: Steps that are read, too, but leave the version alone: what decides is in `settings`. The step is not made
+        after: Steps also read that do not change the version: what matters is in `settings`. The step is not made
             while a blocking check of one of them fails.
-        follows: Steps of which an earlier version is read, through the store: what decides is in `settings`. In a run that makes
+        follows: Steps whose earlier version is read through the store: what matters is in `settings`. In a run that makes
             both, they come first.
         settings: The part of the spec and of the run's inputs that the result depends on, by name: MLflow's parameters.
-        code_version: Raised by hand when the result changes for equal inputs.
+        code_version: Increased by hand when the result changes for equal inputs.
         shows: Files of the artifact that are logged in MLflow: figures, settings and verdicts. Whatever holds texts of rows
             stays in the artifact store alone, so that forgetting a person needs no search of other databases.
         heavy: Runs a model in a child process: takes the one slot of the GPU pool, and is tried again after a crash.
-        asked_for: Not part of a whole run or of its stage: only the job that names it makes it.
+        asked_for: Not part of a whole run or of its stage; only made by a job that names it.
         failed: Counts the rows that failed, by name, from the facts. Where there are any, nothing is made from the
             artifact, and it is made anew when the step runs again.
         view_of: The step of whose artifact this one shows a `split`. A view has that step's version and makes nothing.
@@ -175,7 +175,7 @@ class Step:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Every step that this one reads."""
+        """All steps that this one reads."""
         return (self.view_of,) if self.view_of else (*self.needs, *self.after)
 
     def whole(self, artifact: Artifact) -> bool:

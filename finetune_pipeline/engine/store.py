@@ -1,4 +1,4 @@
-"""Content-addressed artifact folders: same inputs give the same version, which is made once and appears complete or not at all.
+"""Content-addressed artifact store: the same inputs give the same version, which appears complete or not at all.
 
 Folders and files are readable for their owner alone: some hold rows as people gave them. Layout below the store's root::
 
@@ -33,13 +33,13 @@ artifact is as whole as before."""
 
 
 def digest_json(value: Any) -> str:
-    """Hex SHA-256 of a value's canonical JSON (sorted keys, no blanks)."""
+    """Hex SHA-256 of a value's canonical JSON (sorted keys, no whitespace)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces."""
+    """Hex SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -156,11 +156,11 @@ class ChangedArtifact(FindingsError):
 
 @dataclass
 class Builder:
-    """What a step writes to.
+    """The output of a step.
 
     Attributes:
         folder: Becomes the artifact, with the attributes below in its manifest.
-        work: Outlives a kill.
+        work: Folder that survives a kill.
         opened: Names of the input steps that were read.
         outside: SHA-256 of files the artifact refers to where they are, by path from its folder.
     """
@@ -183,7 +183,7 @@ class ArtifactStore:
         return digest_json({"step": step, "code": code_version, "inputs": dict(inputs), "settings": settings})[:16]
 
     def find(self, task: str, step: str, version: str) -> Artifact | None:
-        """The complete artifact of this version, or None. One that refers to files that are gone is none.
+        """The complete artifact of this version, or None; also None if it refers to missing files.
 
         Raises:
             ChangedArtifact: Its manifest is damaged.
@@ -230,7 +230,7 @@ class ArtifactStore:
         return [a for p in names if (a := self.find(task, step, p.name))]
 
     def state_folder(self, task: str) -> Path:
-        """Where ledgers of the task live (split assignments, openings of the sealed test)."""
+        """Folder of the task's ledgers (split assignments, openings of the sealed test)."""
         folder = self.root / task / "state"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -318,7 +318,7 @@ class ArtifactStore:
         return busy
 
     def _clear_left(self, task: str, step: str) -> None:
-        """Remove what killed builders of this step's other versions left half made; those may never be wanted again.
+        """Remove partial results of killed builders of this step's other versions.
 
         Whoever makes a version holds its lock all the while, so a lock that is free says that its builder is dead.
         """

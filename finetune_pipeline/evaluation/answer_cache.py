@@ -40,9 +40,9 @@ _AT_ONCE = 500
 
 
 class AnswerCache:
-    """scope: who may read it; limit_mib: how large the file may grow (what was used longest ago goes first), 0 keeps nothing.
+    """scope: who may read it; limit_mib: maximum size of the file (least recently used entries are removed), 0 keeps nothing.
 
-    hits, misses: of this object. problem: why the file cannot be used, where it cannot.
+    hits, misses: of this object. problem: why the file is unusable, if it is.
     """
 
     def __init__(self, folder: Path, key: bytes, scope: str, limit_mib: int) -> None:
@@ -62,11 +62,11 @@ class AnswerCache:
         return cls(Path(settings["folder"]), key, settings["scope"], settings["limit_mib"])
 
     def key(self, content: Any) -> bytes:
-        """The key of an answer that follows from `content` (plain JSON)."""
+        """The key of an answer, a digest of `content` (plain JSON)."""
         return hmac.digest(self._hash, digest_json(content).encode(), "sha256")
 
     def find(self, keys: Sequence[bytes]) -> dict[int, Answer]:
-        """The kept answers, by place in `keys`."""
+        """The cached answers, by index in `keys`."""
 
         def look(file: sqlite3.Connection) -> dict[int, Answer]:
             rows: dict[bytes, bytes] = {}
@@ -86,7 +86,7 @@ class AnswerCache:
         return known
 
     def keep(self, answers: Mapping[bytes, Answer]) -> None:
-        """Keep answers, all or none of them. Failed ones are not kept: they are tried again."""
+        """Store answers in one transaction. Failed ones are not stored, so they are retried."""
         now = int(time.time())
         rows = [
             (key, self._cipher.encrypt(json.dumps(asdict(answer)).encode(), [key]), now)
@@ -97,7 +97,7 @@ class AnswerCache:
             self._do(lambda file: file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows))
 
     def tidy(self) -> None:
-        """Remove what nobody has used for long, and what is too much."""
+        """Remove entries unused for long, and the oldest above the size limit."""
 
         def remove(file: sqlite3.Connection) -> bool:
             file.execute("DELETE FROM answers WHERE used < ?", [int(time.time()) - UNUSED_DAYS * 86400])
@@ -123,7 +123,7 @@ class AnswerCache:
             return None  # changed by somebody, or of another version: asked again, and written over
 
     def _do(self, work: Callable[[sqlite3.Connection], T], transaction: bool = True) -> T | None:
-        """What `work` returns, done whole or not at all. A file that fails is told in `problem` and not used further."""
+        """Run `work` in one transaction. If the file fails, set `problem` and stop using it."""
         if not self._limit:
             return None
         try:

@@ -26,7 +26,7 @@ _SEEN = "seen_models.json"
 
 
 class Answerer:
-    """One model, with a prefix `adapter` in front of it or None, asked greedily.
+    """One model, with an optional prefix adapter, decoded greedily.
 
     precision: of evaluation.precision. seen: remembered digests of model files. seconds: {"load", "answer"}.
     """
@@ -49,7 +49,7 @@ class Answerer:
 
     @cached_property
     def context_length(self) -> int | None:
-        """Most tokens of prompt and answer together, where the model's configuration tells."""
+        """Maximum tokens of prompt and answer, if the model's configuration states it."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(model_folder(self.folder)).get_text_config()
@@ -68,7 +68,7 @@ class Answerer:
 
     @cached_property
     def digest(self) -> str:
-        """Of everything that is loaded: weights, configuration, tokenizer, template, prefix. Nothing is sampled."""
+        """Digest of everything loaded: weights, configuration, tokenizer, template, prefix, without sampling."""
         folders = {"model": model_folder(self.folder)} | ({"adapter": self.adapter} if self.adapter else {})
         return digest_json(
             {
@@ -91,7 +91,7 @@ class Answerer:
         name: str = "",
         grammar: Grammar | None = None,
     ) -> list[Answer]:
-        """As :func:`.generation.generate_and_score`, but for what the cache knows."""
+        """Like :func:`.generation.generate_and_score`, but with cached answers reused."""
         keys = self._keys(prompts, labels, max_new_tokens, batch_size, grammar)
         known = self.cache.find(keys) if self.cache else {}
         if known:
@@ -155,7 +155,7 @@ def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, 
 
 
 def close_cache(cache: AnswerCache | None) -> dict[str, int]:
-    """Tidy the cache up. Returns {known, asked} of answers, and says what was wrong with it."""
+    """Tidy the cache. Returns {known, asked} of answers, and reports its problem, if any."""
     if cache is None:
         return {}
     cache.tidy()

@@ -21,11 +21,11 @@ from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metr
 
 Row = Mapping[str, Any]
 SourceOf = Mapping[str, str] | None
-"""What each example was made from (Example.made_from), by its id; None: every row is its own source."""
+"""The source of each example (Example.made_from), by id; None: every row is its own source."""
 
 
 def shared_sources(rows: Sequence[Row], sources: SourceOf) -> list[str] | None:
-    """The source of every row, or None where no two rows share one. Raises ValueError when a row has none."""
+    """The source of every row, or None if no two rows share one. Raises ValueError when a row has none."""
     if sources is None:
         return None
     if missing := sorted(row["example_id"] for row in rows if row["example_id"] not in sources):

@@ -1,4 +1,4 @@
-"""What an answer says, and whether it is right and in the declared form. Strict: production gets the raw string."""
+"""Parses an answer and decides whether it is correct and in the declared form. Strict, because production gets the raw string."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from finetune_pipeline.data.answer_rules import (
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 INVALID = "invalid"
-"""Name of the extra column of a confusion matrix: answers outside the label set. Never a label (see spec rules)."""
+"""Name of the extra confusion matrix column for answers outside the label set. Never a label (see spec rules)."""
 
 
 def answer_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The label a prediction row answers with, once surrounding blanks are stripped; None (invalid) for anything else.
+    """The label of a prediction row, stripped; None (invalid) for anything else.
 
-    Production receives the raw string, and a score that repairs answers would promise more. Any status but `ok` is invalid: a
-    cut answer that reads as a label has not ended.
+    Production receives the raw string, so a score must not repair answers. Any status but `ok` is invalid: a
+    truncated answer that looks like a label has not ended.
     """
     stripped = row["text"].strip()
     return stripped if row["status"] == "ok" and stripped in labels else None
@@ -54,7 +54,7 @@ def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> st
 
 
 def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The same rows, answering with the most likely label instead of the generated text (empty where there is none). Failed rows
+    """The same rows with the most likely label as answer instead of the generated text (empty if there is none). Failed rows
     stay failed."""
     answered = []
     for row in rows:
@@ -65,7 +65,7 @@ def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) ->
 
 
 def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[dict[str, Any]]:
-    """The same rows, their finished answers read as leniently as a few lines of code around the model could.
+    """The same rows with finished answers parsed leniently, as a few lines of code around the model could.
 
     Labels: the one label the text names, whatever its case. JSON: the value a lenient parser finds. Others stay as they are.
     """
@@ -98,7 +98,7 @@ _NUMBER = re.compile(r"[-+]?([$€£]?)\s?[-+]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+
 
 
 def scored_text(row: Row) -> str:
-    """The text that is scored: what was generated, even when cut at the token limit; empty when generation failed."""
+    """The scored text: the generated one, even if truncated at the token limit; empty if generation failed."""
     return "" if row["status"] == "error" else str(row["text"])
 
 
@@ -108,7 +108,7 @@ def is_valid(row: Row, output: AnyOutput) -> bool:
 
 
 def is_right(row: Row, output: AnyOutput) -> bool:
-    """Whether an answer is the gold one. Failed, empty and cut answers never are.
+    """Whether an answer equals the reference. Failed, empty and truncated answers never do.
 
     Labels: letter by letter. JSON: the same value, whatever the order of keys and of unordered lists; strictly parsed unless the
     spec accepts repaired answers. Text: the same text, calls of tools by their content; with `extract`, the same final answer.
@@ -126,7 +126,7 @@ def is_right(row: Row, output: AnyOutput) -> bool:
 
 
 def same_calls(text: str, gold: str) -> bool:
-    """Whether two texts that hold calls of tools hold the same ones: the same text but for how the JSON in it is written.
+    """Whether two texts contain the same tool calls: equal except for JSON formatting.
 
     Only for texts in which every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}).
     """
@@ -151,7 +151,7 @@ def _with_plain_calls(text: str) -> list[str] | None:
 
 
 def same_answer(a: str, b: str) -> bool:
-    """Whether two final answers are the same: as numbers where both are one (1,000 is 1000.0; $5 is 5, but not £5), else as
+    """Whether two final answers are equal: as numbers if both are (1,000 is 1000.0; $5 is 5, but not £5), else as
     texts."""
     x, y = _as_number(a), _as_number(b)
     if x is None or y is None:
@@ -182,7 +182,7 @@ class JsonRow:
     same: bool
 
     def exact(self, accept_repaired: bool = False) -> bool:
-        """Whether the answer is the gold value, as production would read it."""
+        """Whether the answer equals the reference, parsed as in production."""
         return self.same and (self.parse == "strict" or (accept_repaired and self.parse == "repaired"))
 
     def counts(self) -> tuple[int, int, int]:
@@ -196,7 +196,7 @@ def _size(of: Mapping[str, Counter[str]]) -> int:
 
 
 def read_json(row: Row, output: JsonOutput) -> JsonRow:
-    """A prediction row as an extraction. What does not parse strictly, or was cut, is repaired, to tell bad form from bad reading;
+    """A prediction row as an extraction. Truncated or invalid JSON is repaired, to separate errors of form from errors of content;
     it claims nothing unless the spec accepts repaired answers."""
     gold = strict(row["gold"])
     if gold is NOT_JSON:

@@ -1,4 +1,4 @@
-"""Decides whether a gain is significant, at the level left for this candidate, in every metric the spec names; on the whole
+"""Decides whether a gain is significant at this candidate's level, in every metric of the spec; on the whole
 test, and on the rows of some raw files by themselves (gates.parts)."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune_pipeline.spec.outputs import AnyOutput
 
 Row = Mapping[str, Any]
 FEWEST = 20
-"""Test rows of a part below which nothing is said about it: an interval over fewer spans half the scale."""
+"""Minimum test rows of a part: with fewer, an interval spans half the scale."""
 THE_REST = "the other rows"
 
 
@@ -36,12 +36,12 @@ def level_of(look: int, confidence: float) -> Level:
 
 
 def decisive_metrics(spec: TaskSpec) -> list[str]:
-    """The metric that decides and those the spec adds, each once."""
+    """The deciding metric and the spec's further ones, without duplicates."""
     return list(dict.fromkeys([spec.metric, *spec.gates.more_metrics]))
 
 
 def margin_of(wanted: str, margin: float) -> float:
-    """What a gain must surely exceed: 0 for ``better``, minus the margin for ``not_worse``."""
+    """The bound a gain must exceed: 0 for ``better``, minus the margin for ``not_worse``."""
     return -margin if wanted == "not_worse" else 0.0
 
 
@@ -55,7 +55,7 @@ def decide_gain(
     margin: float,
     clusters: Sequence[Hashable] | None = None,
 ) -> Decision:
-    """Decide whether the gain of `candidate` over every rival surely exceeds `margin`, in every metric.
+    """Decide whether the gain of `candidate` over every rival significantly exceeds `margin`, in every metric.
 
     Holm's procedure by intervals over all pairs of a rival and a metric: of m pairs still open, each is shown whose
     interval at level / m lies above the margin; then m is smaller, until none is left or none is shown.
@@ -63,8 +63,8 @@ def decide_gain(
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
         level: Two-sided significance level of the whole decision.
-        margin: Negative where the candidate may be a little worse.
-        clusters: The source of every row, where rows share one.
+        margin: Negative if the candidate may be slightly worse.
+        clusters: The source of every row, if rows share one.
 
     Returns:
         The decision, with the last interval that was computed. A metric without an interval is not shown, and nothing is shown
@@ -100,7 +100,7 @@ def decisions_of(
     level: float,
     sources: SourceOf,
 ) -> Decisions:
-    """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
+    """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant."""
     after = in_order(rows["candidate"])
     clusters = shared_sources(after, sources)
 
@@ -125,7 +125,7 @@ def parts_of_test(
     level: float,
     sources: SourceOf = None,
 ) -> list[PartOfTest]:
-    """Compare the candidate with the base model at its best on the rows of each glob of gates.parts, and on the rest.
+    """Compare the candidate with the base model on the rows of each glob of gates.parts, and on the rest.
 
     Every part must show the gain, so each is judged at the whole level: a candidate useless on one of them passes with that
     probability at most (an intersection-union test, Berger 1982). files: the raw file of each test example, by id.

@@ -33,7 +33,7 @@ class EndpointAnswerer:
     """One model at an endpoint. folder: a model whose tokenizer writes calls of tools as text.
 
     Raises:
-        JobError: The endpoint cannot be used as it is described.
+        JobError: The endpoint cannot be used as configured.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EndpointAnswerer:
         stage: str,
         name: str,
     ) -> list[Answer]:
-        """One answer per conversation, in order, without label likelihoods. Raises JobError where nothing can be answered."""
+        """One answer per conversation, in order, without label likelihoods. Raises JobError if nothing can be answered."""
         began = time.monotonic()
         try:
             result = ask(
@@ -90,10 +90,10 @@ class EndpointAnswerer:
 
 
 class ServedAnswerer(EndpointAnswerer):
-    """One model of ours that a server is to have under a name. used: tokens that other models of the same run have spent.
+    """One of our models, served under a name. used: tokens that other models of the same run have spent.
 
     Raises:
-        JobError: The endpoint cannot be had or does not list the name.
+        JobError: The endpoint is unreachable or does not list the name.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ServedAnswerer(EndpointAnswerer):
 
 
 class HostedAnswerer(EndpointAnswerer):
-    """A model that the service that trained it serves under a name of its own, which is that of no other model."""
+    """A model hosted by its training service under a unique name."""
 
     def __init__(
         self, hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None = None
@@ -126,7 +126,7 @@ class HostedAnswerer(EndpointAnswerer):
 
 
 MOST_FAILED = 0.05
-"""Share of failed rows from which a baseline of this model would be an unfair one."""
+"""Share of failed rows from which a baseline would be unfair."""
 
 
 def ask_endpoint(
@@ -142,18 +142,18 @@ def ask_endpoint(
     passages: Sequence[Passage] = (),
     stage: str,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Ask every example with every prompt. A row that cannot be had is a failed one.
+    """Ask every example with every prompt. Unanswered rows count as failed.
 
     Args:
         prompts: evaluation.prompts.Prompt as JSON, by model name.
-        most_failed: Share of failed rows that is still fair.
+        most_failed: Largest tolerated share of failed rows.
 
     Returns:
         Prediction rows, and the facts {endpoint, known, spent, prompts {name: {rows, statuses, mean_prompt_tokens,
         mean_new_tokens}}}.
 
     Raises:
-        FindingsError: The endpoint cannot be used as the spec has it, or too many rows fail.
+        FindingsError: The endpoint cannot be used as configured, or too many rows fail.
         EndpointError: It answers nothing.
     """
     retriever = Retriever(train, passages)

@@ -1,4 +1,4 @@
-"""One endpoint that speaks OpenAI's protocol: the SDK's client for it, and what its replies and failures mean.
+"""Client for one OpenAI-compatible endpoint, and the meaning of its replies and failures.
 
 The SDK's own retries are off where a request costs money, and redirects are not followed, since the key would go along.
 """
@@ -26,15 +26,15 @@ is no chat completion; filtered: the endpoint held the answer back; called_tool:
 budget: not sent, since it could have cost more than was allowed."""
 _BUSY = (429, 503)
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError", "PoolTimeout")
-"""Exceptions of the HTTP client after which nothing can have been sent."""
+"""Exceptions of the HTTP client that guarantee nothing was sent."""
 
 
 class EndpointError(RuntimeError):
-    """No row can be answered there: a wrong key, address or model name, an empty account, or nothing but failures."""
+    """No row can be answered: wrong key, address or model name, an empty account, or only failures."""
 
 
 class RequestFailed(Exception):
-    """One request failed. unworked: the endpoint cannot have worked on it. wait: seconds it asked for. status: HTTP's."""
+    """One request failed. unworked: the endpoint certainly did not process it. wait: seconds it asked for. status: HTTP's."""
 
     def __init__(
         self, kind: Kind, reason: str, *, unworked: bool = False, wait: float | None = None, status: int = 0
@@ -51,11 +51,11 @@ class Endpoint:
         url: Up to and without ``/chat/completions``; https, or http on this machine.
         timeout: Seconds for a whole request.
         concurrency: Requests at once.
-        tries: How often a request is sent at most.
+        tries: Maximum attempts per request.
         body: Fields of the request to add or replace; None removes one.
 
     Raises:
-        ValueError: The address cannot be used, or the variable holds no key.
+        ValueError: The address is invalid, or the variable holds no key.
     """
 
     url: str
@@ -79,18 +79,18 @@ class Endpoint:
 
     @classmethod
     def of(cls, spec: ChatEndpointSpec, model: str) -> Endpoint:
-        """A model at the endpoint that task.yaml names. Raises ValueError."""
+        """The endpoint of task.yaml. Raises ValueError."""
         return cls(spec.url, model, spec.key_variable, spec.timeout, spec.concurrency, spec.tries, spec.body)
 
     @property
     def name(self) -> str:
-        """The model and the host, without anything secret."""
+        """Model and host, without secrets."""
         return f"{self.model} at {urlsplit(self.url).hostname}"
 
 
 def models_of(endpoint: Endpoint) -> list[str]:
     """Names the endpoint lists under ``/models``. The request is free, so the SDK repeats it after any passing failure. Raises
-    EndpointError where the list cannot be had."""
+    EndpointError if the list is unavailable."""
     return asyncio.run(_models(endpoint))
 
 
@@ -125,7 +125,7 @@ def client_of(endpoint: Endpoint, retries: int = 0) -> AsyncOpenAI:
 
 
 def failure_of(error: Exception, endpoint: Endpoint) -> RequestFailed:
-    """What an exception of the SDK means for the row. Its text is cut, and the key taken out of it."""
+    """Translate an exception of the SDK. Its text is truncated, and the key removed."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
     key = os.environ.get(endpoint.key_variable, "") if endpoint.key_variable else ""
@@ -150,7 +150,7 @@ def failure_of(error: Exception, endpoint: Endpoint) -> RequestFailed:
 
 
 def usage_in(completion: Any) -> tuple[int, int] | None:
-    """(prompt tokens, new tokens) as the endpoint counts them; None where it does not tell."""
+    """(prompt tokens, new tokens) as counted by the endpoint; None if not reported."""
     usage = getattr(completion, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
     prompt, new = (n if isinstance(n, int) and not isinstance(n, bool) and n >= 0 else None for n in counts)

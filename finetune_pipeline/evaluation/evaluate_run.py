@@ -1,4 +1,4 @@
-"""Evaluates one candidate on the sealed test: everything that report and gates read."""
+"""Evaluates one candidate on the sealed test and returns everything that the report and the gates read."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def evaluate_task(
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
     production_rows: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
-    """Judge one candidate on the sealed test.
+    """Evaluate one candidate on the sealed test.
 
     Args:
         predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
@@ -78,7 +78,7 @@ def evaluate_task(
         production_rows: See production_rows.recent_rows.
 
     Raises:
-        ValueError: Predictions of a model are missing, a model is unexpected, or the sides of a comparison do not match.
+        ValueError: Predictions of a model are missing, a model is unexpected, or two compared models have different rows.
     """
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
@@ -193,7 +193,7 @@ def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec) -> 
 
 
 def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
-    """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
+    """Group wrong answers of a label task by reference and answer (or `invalid`), largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in in_order(rows):
         if (answer := answer_of(row, labels)) != row["gold"]:

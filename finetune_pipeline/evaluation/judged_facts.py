@@ -1,4 +1,4 @@
-"""Typed facts of what was judged besides the task's own test: general ability, people, a judging model, likeness."""
+"""Typed facts of evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long one call takes when it comes alone: the ``latency`` action of the child process."""
+"""Measures the latency of single calls: the ``latency`` action of the child process."""
 
 from __future__ import annotations
 

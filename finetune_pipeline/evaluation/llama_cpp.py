@@ -1,4 +1,4 @@
-"""A GGUF file in llama.cpp's own server, and whether it answers as the model that was judged."""
+"""Runs a GGUF file in llama.cpp's server and checks that it answers like the evaluated model."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from finetune_pipeline.spec.outputs import AnyOutput
 
 PACKAGE = "xllamacpp"
 _SLOTS = 4
-"""Requests that the server answers at once, each with the whole context."""
+"""Parallel requests of the server, each with the whole context."""
 
 
 def require_llama_cpp() -> None:
-    """Raises FindingsError where llama.cpp is not installed."""
+    """Raise FindingsError if llama.cpp is not installed."""
     try:
         metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
-        message = "llama.cpp is not installed, so nobody could say whether the GGUF file answers as the judged model"
+        message = "llama.cpp is not installed, so the GGUF file cannot be checked against the evaluated model"
         fix = "pip install 'finetune-pipeline[gguf]'"
         raise FindingsError([Finding("export.llama_cpp", "error", "finetune export", message, fix)]) from None
 
 
 @contextlib.contextmanager
 def llama_cpp_server(weights: Path, context: int) -> Iterator[Endpoint]:
-    """Serve a GGUF file on this machine as llama.cpp serves it, with the chat template in the file, while the block runs."""
+    """Serve a GGUF file with llama.cpp on this machine, with the file's chat template, while the block runs."""
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
@@ -51,7 +51,7 @@ def llama_cpp_server(weights: Path, context: int) -> Iterator[Endpoint]:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What rounding costs on rows with a known answer: `gain` is negative where it loses. Shares of 1."""
+    """The effect of quantization on rows with a known answer: a negative `gain` is a loss. Shares of 1."""
 
     rows: int
     judged: float
@@ -74,7 +74,7 @@ class GgufProof:
 
     @property
     def cause(self) -> str | None:
-        """Why the files are not the judged model; None where they are."""
+        """Why the files differ from the evaluated model; None if they match."""
         if not self.exact.passed:
             return self.exact.cause
         return None if self.quantized.passed else self.quantized.sentence
@@ -87,7 +87,7 @@ class GgufProof:
 
 
 class Unproven(Exception):
-    """Exported files do not answer as the judged model."""
+    """Exported files do not answer like the evaluated model."""
 
     def __init__(self, proof: GgufProof) -> None:
         super().__init__(proof.cause)

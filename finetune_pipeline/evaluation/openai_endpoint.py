@@ -37,7 +37,7 @@ _HOPELESS_AFTER = 5
 
 
 class TooManyRows(ValueError):
-    """More rows are to be asked than the budget allows; nothing was sent."""
+    """The rows exceed the budget; nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Budget:
 
 @dataclass
 class Spent:
-    """What was used. untold: requests whose cost the endpoint did not report; they count as the most they can have cost."""
+    """Usage. untold: requests whose cost the endpoint did not report; they count at their maximum cost."""
 
     requests: int = 0
     repeated: int = 0
@@ -86,14 +86,14 @@ def ask(
     stage: str = "predictions",
     name: str = "",
 ) -> EndpointAnswers:
-    """Ask every conversation at temperature 0. Equal ones are sent once; what the cache knows is not sent.
+    """Ask every conversation at temperature 0. Equal ones are sent once; cached ones are not sent.
 
     An answer that cannot be had has status error, and its `error` begins with a :data:`~.endpoint_client.Kind`. Answers go
     into the cache as they come, so that nothing paid for is lost when the process dies.
 
     Raises:
         TooManyRows: More rows are unknown than budget.rows.
-        EndpointError: The endpoint refuses key, address or model, or answers none of the first rows.
+        EndpointError: The endpoint rejects key, address or model, or answers none of the first rows.
     """
     offered = tools or [None] * len(prompts)
     bodies = [_body(endpoint, m, t, max_new_tokens) for m, t in zip(prompts, offered, strict=True)]

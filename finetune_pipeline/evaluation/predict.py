@@ -83,7 +83,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -> Retriever | None:
-    """Finds what the prompts show of the job's training examples and passages; None where no prompt retrieves."""
+    """The retriever over the job's training examples and passages; None if no prompt retrieves."""
     if not any(prompt.get("retrieved") or prompt.get("documents") for prompt in prompts):
         return None
     passages = read_passages(Path(job["passages"])) if job.get("passages") else []
@@ -99,10 +99,10 @@ def _restricted(
     choices: Sequence[Sequence[list[dict[str, Any]]]],
     answers: Sequence[Answer],
 ) -> tuple[list[Answer] | None, dict[str, Any]]:
-    """The same answers; those that are not finished or break the schema are made anew, decoded under it.
+    """The same answers, with unfinished or invalid ones generated again by constrained decoding.
 
     Returns:
-        One answer per example, or None where they cannot be made, and the facts {asked (answers made anew), available, why
+        One answer per example, or None if unavailable, and the facts {asked (answers generated again), available, why
         (not available), statuses}.
     """
     output, restricted = JsonOutput(json_schema=dict(schema)), list(answers)
@@ -144,7 +144,7 @@ def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str,
 
 
 def _rows_of(model_set: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[str]) -> Sequence[Example]:
-    """What one set answers: the job's examples, what its perturbation makes of some of them, or those of its own file."""
+    """The examples of one set: the job's, a perturbed sample of them, or those of its own file."""
     if own := model_set.get("examples"):
         return read_examples(Path(own))
     if perturbation := model_set.get("perturbed"):
@@ -158,7 +158,7 @@ def _rows_of(model_set: Mapping[str, Any], examples: Sequence[Example], labels: 
 def _asked(
     job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, seen: SeenFiles | None, spent: Any
 ) -> Asked:
-    """What answers for one set: the service that hosts it, the job's endpoint, or the model itself."""
+    """The answerer of one set: a hosting service, the job's endpoint, or the local model."""
     folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
     if hosted := model_set.get("hosted"):
         return HostedAnswerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
@@ -253,7 +253,7 @@ def _answer(
 def _fitting(
     tokenizer: Any, choices: Sequence[list[dict[str, Any]]], tools: Any, room: int | None
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """The first conversation that leaves room for the answer, or the last one, and its token ids."""
+    """The first conversation that leaves room for the answer, else the last one, and its token ids."""
     for messages in choices[:-1]:
         ids = encode_prompt(tokenizer, messages, tools)
         if room is None or len(ids) <= room:

@@ -34,9 +34,9 @@ PREDICTION_SCHEMA = pa.schema(
 Row = TypeVar("Row", bound=Mapping[str, Any])
 STATUSES = ("ok", "truncated", "empty", "error")
 API = "api_"
-"""Begins the names of prompts that an API model answers."""
+"""Prefix of prompts answered by an API model."""
 SIMPLE = "simple_"
-"""Answers of evaluation.simple_models stand under this prefix and the model's name."""
+"""Prefix of simple models (evaluation.simple_models)."""
 _COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
@@ -130,7 +130,7 @@ def read_test_rows(predictions: Path) -> AskedRows:
 
 
 def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
-    """Answers per generation status, every status named."""
+    """Number of answers per generation status, including zeros."""
     counts = Counter(statuses)
     return {status: counts[status] for status in STATUSES}
 
@@ -146,12 +146,12 @@ def answered(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def restricted_name(model: str) -> str:
-    """The name under which a model's JSON answers, decoded under the schema, stand in the table."""
+    """The name of a model's restricted JSON answers in the table."""
     return f"{model}_restricted"
 
 
 def prompts_of(models: Iterable[str]) -> list[str]:
-    """Of the models of a baseline, the prompts: neither simple models nor the same prompts' restricted answers."""
+    """The prompts among a baseline's models, without simple models and restricted answers."""
     names = list(models)
     restricted = {restricted_name(name) for name in names}
     return [name for name in names if not name.startswith(SIMPLE) and name not in restricted]
@@ -197,7 +197,7 @@ def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _failed(asked: Mapping[str, Any]) -> int:
-    """Rows without an answer, freely written or restricted to the schema."""
+    """Number of rows without an answer, free or restricted."""
     restricted = (asked.get("restricted") or {}).get("statuses") or {}
     return int(asked["statuses"].get("error", 0)) + int(restricted.get("error", 0))
 

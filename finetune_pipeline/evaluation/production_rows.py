@@ -1,4 +1,4 @@
-"""Compares candidate, champion and base model on recent production rows with a known answer: what is asked now.
+"""Compares candidate, champion and base model on recent production rows with a known answer.
 
 The truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer). People
 correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that answered them
@@ -27,7 +27,7 @@ from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
 MOST, PER_USER, FEWEST = 200, 5, 20
-"""Rows taken at most, rows of one user at most, and rows under which nothing is said."""
+"""Maximum rows, maximum rows per user, and minimum rows for a result."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The ways a model is prompted before anybody trains: shots, retrieved examples, other system prompts. No torch."""
+"""The baseline's prompts: few-shot examples, retrieved examples, other system prompts. No torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from finetune_pipeline.evaluation.preferences.embeddings import embed
 MOST_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
 NEAREST, EMBEDDED, DOCUMENTS = "_nearest", "_nearest_embedded", "_documents"
-"""End the names of prompts that show the nearest training examples (by words, by embeddings) and passages of documents."""
+"""Suffixes of prompts with the nearest training examples (by words, by embeddings) and with passages of documents."""
 AT_ONCE = 256
-"""Texts compared with all training rows at once."""
+"""Batch size of texts compared with all training rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Neighbours:
         return made
 
     def counts(self, texts: Sequence[str]) -> list[float]:
-        """How many training rows are near each text: at least as like as `near`."""
+        """Number of training rows near each text: similarity at least `near`."""
         return [float(n) * self.scale for n in (self.similarities(texts) >= self.near).sum(axis=1)]
 
     def nearest(self, texts: Sequence[str], k: int) -> list[TrainingRow]:
-        """The k training rows that are most like the texts on the whole."""
+        """The k training rows most similar to the texts on average."""
         mean = self.similarities(texts).mean(axis=0) if texts else np.zeros(len(self.rows))
         return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
 
@@ -87,7 +87,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One way to ask.
+    """One prompt.
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
     most like the row that it is shown instead; embeddings: found by these (preferences.embeddings.embed), None by TF-IDF.
@@ -181,7 +181,7 @@ def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: i
 
 
 def fixed_prompts(names: Iterable[str]) -> list[str]:
-    """Of a baseline's prompts those of the base model that show every row the same."""
+    """The base model's prompts of a baseline without retrieval."""
     return [n for n in names if not n.startswith(API) and not n.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
 
 

@@ -29,7 +29,7 @@ def outcomes_of(rows: Iterable[Mapping[str, Any]], output: AnyOutput) -> dict[st
 
 
 def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
-    """Write one candidate's outcomes, in one step: readers see the old file, the new one, or none."""
+    """Write one candidate's outcomes atomically."""
     folder = state / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     ids = sorted(outcomes)
@@ -40,7 +40,7 @@ def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
 
 
 def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool]]:
-    """Outcomes of these candidates, in this order; those without a file are left out. Raises DamagedFile."""
+    """Outcomes of these candidates, in this order; those without a file are skipped. Raises DamagedFile."""
     outcomes = {}
     for candidate in candidates:
         path = state / FOLDER / f"{candidate}.parquet"

@@ -1,4 +1,4 @@
-"""What an evaluation found about one candidate: a typed result with a published JSON schema.
+"""The result of an evaluation: typed, with a published JSON schema.
 
 A number that was not measured, or is not finite, is None.
 """
@@ -26,7 +26,7 @@ from finetune_pipeline.evaluation.step_facts import StepFacts
 
 
 class Task(Part):
-    """The task as the spec declares it."""
+    """The task as declared in the spec."""
 
     name: str
     description: str
@@ -43,13 +43,13 @@ class Comparison(Part):
 
     Attributes:
         b, c: Rows only the other model has right, and rows only the candidate has.
-        gain: Of the candidate, in `metric`, which `base` and `candidate` are in.
+        gain: Of the candidate, in `metric`, like `base` and `candidate`.
         right_before: Rows that the other model has right; lost_interval: of the share of these that the candidate gets wrong;
             least_lost: the upper bound that it would have with none wrong.
-        design_effect: How many rows are worth one independent row, where rows share a source; else 1.
-        smallest_detectable_gain: Of right answers, at power 0.8; None: no gain at this size.
-        metric_p: Of the metric that decides; None for F1.
-        fixed, broken: Ids that are right only now, and only before. Sorted.
+        design_effect: Rows per effectively independent row if rows share sources; else 1.
+        smallest_detectable_gain: Of the share of correct answers, at power 0.8; None: no gain is detectable.
+        metric_p: Of the deciding metric; None for F1.
+        fixed, broken: Ids that only the candidate, or only the other model, has right. Sorted.
     """
 
     metric: str
@@ -96,7 +96,7 @@ class Decision(Part):
 
 
 class Decisions(Part):
-    """What the gates on gains rest on. `champion` is None where none is in service."""
+    """The decisions behind the gates on gains. `champion` is None if none is in service."""
 
     baseline: Decision
     simple: Decision
@@ -104,12 +104,12 @@ class Decisions(Part):
 
 
 class PartOfTest(Part):
-    """The rows of the test that come from some raw files, by themselves.
+    """The test rows from certain raw files.
 
     Attributes:
         files: The glob of gates.parts; None: every other row.
         comparison: Candidate against the base model at its best; None where no row is of these files.
-        decision: None where nothing is asked of these rows, or they are too few.
+        decision: None if no gain is required here, or there are too few rows.
     """
 
     files: str | None
@@ -136,7 +136,7 @@ class FormOf(Part):
 
 
 class FormGap(Part):
-    """How much of a model's error is form. `closed_by_decoding`: share of the candidate's gain that restricting the base model's
+    """The part of a model's error due to form. `closed_by_decoding`: share of the candidate's gain that restricting the base's
     answers reaches without training; None where the candidate gains nothing."""
 
     base: FormOf
@@ -262,14 +262,14 @@ class EvaluationResult(StepFacts):
     atlas.ShownRows).
 
     Attributes:
-        metric: The metric that decides.
-        confidence: Of all intervals but those of `decisions`.
+        metric: The deciding metric.
+        confidence: Of all intervals except those in `decisions`.
         models: Rows of the table that shows all models side by side, by name.
         scores: On the sealed test, by model: base (as it writes freely), candidate, champion, api, simple_NAME.
-        restricted: The same of answers restricted to the allowed forms, of base and candidate.
+        restricted: The same with answers restricted to the allowed forms, of base and candidate.
         comparison: The main one: the candidate against the base model at its best, without ids.
         comparisons: `baseline`, `champion` (None without one), `base_restricted`, `api`, `simple_NAME`.
-        versions: Of every artifact this rests on; `champion`: the version in service, if any.
+        versions: Of every artifact used; `champion`: the version in service, if any.
         gates: The settings of the gates.
     """
 

@@ -48,13 +48,13 @@ Interval = Annotated[
 
 
 class Part(BaseModel):
-    """A part of a result that the evaluation itself makes."""
+    """A part of a result made by the evaluation."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=(), populate_by_name=True)
 
 
 class Facts(Part):
-    """A part that reads what another step wrote: further keys are kept, and missing ones are None."""
+    """A part with another step's facts: extra keys are kept, missing ones are None."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -121,7 +121,7 @@ class Confusion(Part):
 
 
 class Bin(Part):
-    """Answers whose confidence lies between `low` and `high`."""
+    """Answers with a confidence between `low` and `high`."""
 
     low: float
     high: float
@@ -131,7 +131,7 @@ class Bin(Part):
 
 
 class Calibration(Part):
-    """How the confidence of label likelihoods compares with accuracy (see calibration.calibration)."""
+    """Calibration of label likelihoods (see calibration.calibration)."""
 
     n: int
     confidence: Number = None
@@ -167,7 +167,7 @@ class Scores(Facts):
     refusal: Rate | None = None
 
     def metric(self, name: str) -> float | None:
-        """A metric by its name, None where this kind of output does not have it."""
+        """A metric by name; None if this kind of output does not have it."""
         return finite(getattr(self, name, None))
 
     def metric_interval(self, name: str) -> tuple[float, float] | None:

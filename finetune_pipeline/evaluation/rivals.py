@@ -1,4 +1,4 @@
-"""What a candidate has to beat: the base model at its best, prompts and simple models."""
+"""The rivals a candidate must beat: the base model with its best prompt, and simple models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
 Row = Mapping[str, Any]
 Mode = Literal["free", "restricted", "lenient"]
 IN_FORM = 0.8
-"""A model with fewer of its answers in the declared form is no rival as it writes freely: its form is what fails it."""
+"""Below this share of answers in the declared form, a model's free answers are no fair rival."""
 API_MODEL = "api"
 """The API model of baseline.endpoint with its best prompt, where that is not the best prompt of all, which is `base`."""
 OTHER_PROMPT = "base_other_prompt"
@@ -36,7 +36,7 @@ class BaseAtItsBest:
     """The base model's answers a candidate is compared with.
 
     Attributes:
-        mode: Which of them decides.
+        mode: The mode that decides.
         answers: Rows by mode, the deciding one first. A mode that is no rival (free answers out of form) is left out.
         valid_share: Share of the freely written answers in the declared form.
     """
@@ -75,7 +75,7 @@ def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOut
 
 
 def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
-    """Answers of the models without a language model, by their names in SIMPLE_MODELS."""
+    """Answers of the simple models, by their names in SIMPLE_MODELS."""
     return {name: [dict(row) for row in rows[SIMPLE + name]] for name in SIMPLE_MODELS if SIMPLE + name in rows}
 
 
@@ -84,8 +84,8 @@ class Rival:
     """One rival on validation.
 
     Attributes:
-        title: To stand inside a sentence.
-        value: Its score in the metric that decides.
+        title: Name inside a sentence.
+        value: Its score in the deciding metric.
         rows: In the order of example ids.
     """
 
@@ -95,7 +95,7 @@ class Rival:
 
 
 def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
-    """The best of everything simpler than fine-tuning on validation: prompts, restricted answers, simple models.
+    """The best alternative to fine-tuning on validation: prompts, restricted answers, simple models.
 
     rows: by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
     """

@@ -1,4 +1,4 @@
-"""Measures how much the candidate loses on perturbed test rows, and whether that is too much.
+"""Measures the candidate's loss on perturbed test rows, and decides whether it is too large.
 
 :func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides.
 """
@@ -74,7 +74,7 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
     missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in known or known[kind].n is None]
     if measured is None or missing:
         which = f": {', '.join(missing)}" if measured else ""
-        return RobustnessVerdict(status="failed", sentence=f"Perturbed rows were asked for, but not measured{which}.")
+        return RobustnessVerdict(status="failed", sentence=f"Perturbed rows were requested but not measured{which}.")
     losses = {kind: of for kind, of in known.items() if of.n}
     sentence = _changes(losses, metric_title(measured.metric))
     statuses = {kind: _status(settings, of) for kind, of in losses.items() if kind in BLOCKING}
@@ -91,14 +91,14 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
 
 
 def _status(settings: RobustnessSpec, of: PerturbedScores) -> Status:
-    """What the loss by one blocking kind means."""
+    """Status of one blocking kind's loss."""
     if (of.drop or 0.0) <= settings.max_drop or of.interval is None or of.interval[0] <= 0:
         return "passed"
     return "failed" if (of.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"
 
 
 def _changes(losses: Mapping[str, PerturbedScores], metric: str) -> str:
-    """What every kind changed; empty where none could change a row."""
+    """The changes by every kind; empty if none could change a row."""
     parts = []
     for kind, of in losses.items():
         interval = points_range((-of.interval[1], -of.interval[0])) if of.interval else "no interval"
@@ -109,15 +109,15 @@ def _changes(losses: Mapping[str, PerturbedScores], metric: str) -> str:
 
 
 def _decision(settings: RobustnessSpec, statuses: Mapping[str, Status], losses: Mapping[str, PerturbedScores]) -> str:
-    """What follows from the kinds that can block."""
+    """The decision from the kinds that can block."""
     limit = f"more than {points(settings.max_drop, sign=False)} points (robustness.max_drop)"
     parts = []
     for kind, status in statuses.items():
         if status == "passed":
             continue
-        consequence = "this holds the candidate back"
+        consequence = "this blocks the candidate"
         if status == "warned" and settings.action == "warn":
-            consequence = "this holds nothing back (robustness.action: warn)"
+            consequence = "this does not block (robustness.action: warn)"
         elif status == "warned":
             consequence = (
                 f"this holds nothing back, since it was measured on {counted(losses[kind].n or 0, 'row')} and blocking takes "

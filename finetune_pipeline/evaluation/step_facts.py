@@ -1,4 +1,4 @@
-"""Typed facts of earlier steps, as far as the evaluation reads them. Other keys are kept unchanged."""
+"""Typed facts of earlier steps that the evaluation reads. Other keys are kept unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a served model is the one that was judged: the same prompt, the same answers, an end where it belongs.
+"""Checks that a served model is the evaluated one: same prompt, same answers, correct end of turn.
 
 The rows are asked at temperature 0. Some are asked again as they are, without `temperature` (as a careless client asks), and
 without the system prompt. Prompts are compared by the number of tokens the server reports for them.
@@ -111,7 +111,7 @@ def verify(
     stop = _stop(rows, served, control_tokens, changes)
     changed, both = _changed(first, again)
     steady = both > 0 and _is_expected(changed, both, changes)
-    repeated = f"{changed} of {both} answers changed when asked again at temperature 0"
+    repeated = f"{changed} of {both} answers changed on a second request at temperature 0"
     bound = at_least(same, len(rows))
     words = f"{same} of {len(rows)} answers are the judged ones: a share of at least {bound:.3f}; {required:.3f} is required."
     equal = Question("answers", bound >= required, words)
@@ -132,7 +132,7 @@ def verify(
     elif not equal.passed and not failed:
         cause = "another model, or other weights: prompt and end of turn are right, the answers are not"
     if not stop.passed:
-        cause = "the stop token is lost: answers do not end where the turn ends"
+        cause = "the stop token is missing: answers do not end with the turn"
     if changed and not (steady and equal.passed):
         cause = f"sampling is on: {repeated}"
     if not prompt.passed and not (failed and not _reported(served)):
@@ -196,7 +196,7 @@ def _prompt(rows: Sequence[JudgedRow], served: Sequence[Answer], unread: bool) -
     sizes = f"{off[0][1]} tokens where {off[0][0]} were judged"
     message = f"{len(off)} of {len(counts)} prompts have other tokens, the first {sizes}."
     if unread:
-        cause = f"the system prompt is lost: the server leaves out or replaces the one it is sent ({sizes})"
+        cause = f"the system prompt is missing: the server drops or replaces the one it is sent ({sizes})"
     else:
         cause = f"the chat template is lost, or the tokenizer is another model's ({sizes})"
     return Question("prompt", False, message), cause
@@ -225,6 +225,6 @@ def _notes(rows: Sequence[JudgedRow], first: Sequence[Answer], without: Sequence
     if all(a.status == "error" for a in without):
         return ["It refuses requests without the system prompt."]
     if unread and all(row.answer.prompt_tokens == a.prompt_tokens for row, a in zip(rows, first, strict=False)):
-        return ["It adds the system prompt itself where a client leaves it out."]
+        return ["It adds the system prompt itself if a client omits it."]
     changed, both = _changed(first, without)
     return [f"Clients must send the system prompt: without it {changed} of {both} answers change."]

@@ -36,7 +36,7 @@ _UNDERSTOOD = {
     *("peft_version", "runtime_config", "loftq_config", "eva_config", "megatron_core", "qalora_group_size"),
 }
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Initialisations that leave the base's weights as they are. Others (PiSSA, OLoRA, CorDA, LoftQ) subtract something from
+"""Initialisations that leave the base weights unchanged. Others (PiSSA, OLoRA, CorDA, LoftQ) subtract something from
 them, so the file alone does not say what was trained."""
 
 
@@ -87,7 +87,7 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """A low-rank adapter, with all it changes. Reads headers only.
+    """Read a low-rank adapter and the weights it changes. Reads headers only.
 
     Raises JobError naming every setting and every tensor that is not understood, and for other kinds.
     """

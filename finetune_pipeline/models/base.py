@@ -1,4 +1,4 @@
-"""Brings the base model of a task: safetensors, tokenizer and chat template, with digests of everything."""
+"""Fetches a task's base model: safetensors, tokenizer and chat template, with digests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from finetune_pipeline.settings import read_settings
 
 
 def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
-    """Make `base_model` available, and write out/model.json: the facts, and the model folder as ``path``.
+    """Make `base_model` available, and write its facts and ``path`` to out/model.json.
 
     bundled: the GGUF file is loaded, its quantization undone, and saved as bfloat16 safetensors into out/model. local:
     referenced where it is. hub: downloaded into the hub's cache. chat_template: text of a template to use instead of the

@@ -1,4 +1,4 @@
-"""Chat messages to tokens, with the loss on the assistant's tokens only; training text equals serving text.
+"""Encodes chat messages as tokens, with loss on the assistant's tokens only; training and serving use the same text.
 
 The template is the model's own. What the model is asked to produce is found by rendering: the tokens of the prompt (with
 the generation prompt) must be a true prefix of the tokens of prompt and answer, else training would teach a text that
@@ -40,7 +40,7 @@ def end_ids(tokenizer: Any) -> set[int]:
 
 
 def for_template(message: Message) -> Message:
-    """A turn as templates expect it: arguments of tool calls as objects, no keys that are only ours."""
+    """A turn as templates expect it: arguments of tool calls as objects, without our own keys."""
     turn = {k: v for k, v in message.items() if k != "weight"}
     if calls := turn.get("tool_calls"):
         turn["tool_calls"] = [
@@ -58,7 +58,7 @@ def _object(arguments: Any) -> Any:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
-    """The text of a conversation; `generation`: with the beginning of the answer that is to come.
+    """Render a conversation as text; generation: with the generation prompt.
 
     Raises FindingsError where the template refuses the messages.
     """
@@ -78,7 +78,7 @@ def _written(
 
 
 def to_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text of ours; what is spelled like a special token in it is one."""
+    """Token ids of a trusted text, in which special tokens are parsed."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -73,20 +73,20 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
 
 
 def template_identity(setting: str | None, folder: Path) -> dict[str, str]:
-    """What a base model's version depends on beside its own content: the digest of the template's text, where one is set."""
+    """The chat template's part of a base model's version: the digest of its text, if one is set."""
     text = read_chat_template(setting, folder)
     return {} if text is None else {"chat_template": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def told_origin(setting: str | None, folder: Path) -> str:
-    """Where a task's chat template is from, for people."""
+    """Where a task's chat template comes from, as text."""
     if setting is None:
         return "the model's own"
     return f"{setting} (built in)" if setting in NAMED else str(folder / setting)
 
 
 def own_template(folder: Path) -> str | None:
-    """The chat template a model folder brings, or None. Of several in tokenizer_config.json, the one called ``default``."""
+    """The chat template of a model folder, or None. Of several in tokenizer_config.json, the one called ``default``."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text("utf-8")
@@ -155,11 +155,11 @@ def compile_template(text: str) -> Template:
 
 
 USER_TEXT = "{text}"
-"""Stands where the user's text comes."""
+"""Placeholder for the user's text."""
 
 
 def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
-    """The prompt that a model folder's chat template makes of a conversation; None where there is no template.
+    """Render a conversation with a model folder's chat template; None without a template.
 
     Raises jinja2.TemplateError where the template refuses these turns.
     """

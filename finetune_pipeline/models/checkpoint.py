@@ -19,7 +19,7 @@ from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, Tensor
 
 INDEX = "model.safetensors.index.json"
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
-"""How the tensor of the input embeddings ends, in the architectures of transformers."""
+"""Suffixes of the input embeddings' tensor name in transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Names of the output head; without one of them in the files, the head is tied to the embeddings."""
 
@@ -91,7 +91,7 @@ Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
 
 @dataclass
 class Output:
-    """How one tensor of the copy is made: from the stored tensor `source` by `make`, into the file named `file`."""
+    """How to make one tensor of the copy: from the stored tensor `source` by `make`, into the file named `file`."""
 
     planned: Shape
     file: str
@@ -101,7 +101,7 @@ class Output:
 
 @dataclass
 class Copy:
-    """A checkpoint that is going to be written: `outputs` by tensor name, `config` changes, files left as they are."""
+    """A planned copy of a checkpoint: `outputs` by tensor name, `config` changes, files left as they are."""
 
     source: Checkpoint
     outputs: dict[str, Output] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class Copy:
         self.outputs[name] = Output(planned, old.file, old.source, make)
 
     def add(self, name: str, like: str) -> None:
-        """A new tensor, so far a copy of the stored tensor `like`, in the same file."""
+        """Add a tensor, initially a copy of the stored tensor `like`, in the same file."""
         self.outputs[name] = Output(self.source.entry(like), self.outputs[like].file, like)
 
     def write(self, target: Path) -> dict[str, str]:
@@ -164,7 +164,7 @@ class Copy:
 
     @property
     def dtypes(self) -> str:
-        """The types of the tensors, as people write them: ``bfloat16+float32``."""
+        """The tensor types as text: ``bfloat16+float32``."""
         kinds = {o.planned.dtype for o in self.outputs.values()}
         return "+".join(sorted(str(TORCH_TYPES.get(kind, kind.lower())).removeprefix("torch.") for kind in kinds))
 

@@ -1,4 +1,4 @@
-"""Conversations as tokens in which control tokens are written by the chat template alone; in contents they are text.
+"""Encodes conversations so that only the chat template writes control tokens; in message contents they are plain text.
 
 Tokenizers find special tokens anywhere in a text. A user who writes ``<|im_end|>`` would end the turn and begin one of
 their own. Here such pieces of a content are hidden while the template renders, the template's own control tokens are

@@ -1,4 +1,4 @@
-"""A model folder for the world outside: what any server loads, and a manifest of everything one needs to ask it right.
+"""Exports a model folder that any server loads, with a manifest of how to prompt it.
 
 Only copies, converts and writes text: no model is loaded here. The folder is made beside its place and renamed into it, so that
 nobody ever sees half of one.
@@ -129,7 +129,7 @@ def _greedy(folder: Path, serving: Mapping[str, Any]) -> None:
 
 
 def _without_paths(path: Path) -> None:
-    """A configuration may remember the folder it was loaded from, which is nobody's business elsewhere."""
+    """Remove local paths from a configuration."""
     config = read_json(path)
     if os.path.isabs(str(config.get("_name_or_path", ""))):
         del config["_name_or_path"]
@@ -171,7 +171,7 @@ def _copy(source: Path, target: Path) -> str:
 
 @contextlib.contextmanager
 def unfinished(out: Path, size: int) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
+    """A temporary folder that becomes `out` when the block succeeds, and is removed otherwise.
 
     Folders that a killed export has left there are removed, too. Raises FindingsError when `out` is not empty, or when the
     disk has less than `size` bytes left.
@@ -200,7 +200,7 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
 
 
 def check_place(out: Path) -> None:
-    """Raises FindingsError unless `out` is no file and holds nothing."""
+    """Raise FindingsError unless `out` is missing or an empty folder."""
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
         message = f"{out.name!r} is there already and is no empty folder"
         fix = "give a new folder as --to, or remove that one: nothing is ever overwritten"

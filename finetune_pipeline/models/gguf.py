@@ -82,7 +82,7 @@ def _rope(config: Any) -> dict[str, Any]:
 
 
 def _problems(config: Any) -> list[str]:
-    """Settings of the model that llama.cpp would compute differently without saying so."""
+    """Model settings that llama.cpp would silently compute differently."""
     gemma, rope = config.model_type.startswith("gemma"), _rope(config)
     problems = []
     if (kind := rope.get("rope_type", "default")) not in ("default", "linear", "llama3"):

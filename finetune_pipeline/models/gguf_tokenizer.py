@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder as a GGUF file keeps it: tokens, their kinds and ranks, and how llama.cpp splits text."""
+"""Converts a tokenizer to GGUF's form: tokens, types, merge ranks, and llama.cpp's pre-tokenizer."""
 
 from __future__ import annotations
 

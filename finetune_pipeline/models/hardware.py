@@ -1,4 +1,4 @@
-"""What the processor can do, without a model library."""
+"""Capabilities of the processor, without a model library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 GPU_SHARE = 0.8
-"""Share of a GPU's free memory that weights may take where a step can be done on the CPU as well."""
+"""Share of a GPU's free memory available for weights, if a step can also run on the CPU."""
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -33,5 +33,5 @@ def _cpu_field(*names: str) -> str:
 
 
 def has_nvidia() -> bool:
-    """Whether an NVIDIA device is to be seen here."""
+    """Whether an NVIDIA device is visible."""
     return Path("/dev/nvidiactl").exists()

@@ -1,4 +1,4 @@
-"""A trained model that answers at an endpoint of a service: what is known of it, and what cannot be done with it here."""
+"""A trained model hosted by a service: what is known about it, and what cannot be done with it here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HostedModel(BaseModel):
     Attributes:
         base_url: Address without /chat/completions.
         api_key_env: Environment variable that holds the key; the key itself is kept nowhere.
-        base_model: What was fine-tuned, as the service calls it.
+        base_model: The base model's name at the service.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,12 +42,12 @@ class HostedModel(BaseModel):
 
     @property
     def place(self) -> str:
-        """The model and its host, as sentences name them."""
+        """Model and host, for messages."""
         return f"{self.model} at {urlsplit(self.base_url).hostname}"
 
     @property
     def endpoint(self) -> ChatEndpointSpec:
-        """Where it is asked, with the patience of every endpoint."""
+        """The endpoint that serves it."""
         return ChatEndpointSpec(url=self.base_url, key_variable=self.api_key_env)
 
     def cannot(self, deed: str) -> str:

@@ -1,4 +1,4 @@
-"""Which base model a spec names, and what makes it the same model tomorrow. No torch: assets import this for versions."""
+"""Resolves the base model of a spec and its identity (digests). No torch: assets import this for versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODEL_FILE = "model.json"
 TEXTS = (".json", ".jinja", ".model", ".txt")
 """Files of a model folder that hold configuration, tokenizer or template."""
 _LFS = b"version "
-"""How a file of Git LFS begins that stands for the real one."""
+"""First bytes of a Git LFS pointer file."""
 _SAMPLED_ABOVE = 1 << 30
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 16
@@ -88,7 +88,7 @@ def _error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
 
 
 def local_base(base_model: str) -> Path:
-    """The folder a spec's `base_model` names, if it names one; a relative path is one below the project's root."""
+    """The folder named by a spec's `base_model`, if any; relative paths start at the project root."""
     return read_settings().project / os.path.expanduser(base_model)
 
 
@@ -218,7 +218,7 @@ def _weight_digest(path: Path) -> str:
 
 
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
-    """What a version hash needs to know about the base model; plain JSON, the same on every machine.
+    """The base model's identity for version hashes; plain JSON, the same on every machine.
 
     Weights above 1 GiB are sampled. A hub revision of None is whatever the hub's default branch is at download.
     """
@@ -303,7 +303,7 @@ def record_digest(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What has to be loaded to get a model's answers: a model folder or artifact, and a prefix to put in front, if any."""
+    """What to load for inference: a model folder or artifact, and a prefix adapter, if any."""
 
     model: Path
     adapter: Path | None = None

@@ -61,7 +61,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
 
 
 def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
-    """The dtype a model is asked in under ``evaluation.precision``.
+    """The dtype of inference under ``evaluation.precision``.
 
     ``serving`` is what a server takes: bfloat16 where the device has it, but float32 for a model stored in float32, whose
     training bfloat16 would round away (see :mod:`.merging`).
@@ -74,7 +74,7 @@ def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
 def load_for_prediction(
     folder: Path, device: torch.device, adapter: Path | None = None, precision: str = "float32"
 ) -> Any:
-    """Load a model to ask it.
+    """Load a model for inference.
 
     adapter: folder of a prefix to put in front of it, the one kind that is served as it was trained. precision: ``serving`` or
     ``float32`` (evaluation.precision); only float32 gives the same greedy answers however rows are batched.
@@ -126,7 +126,7 @@ def settle_four_bit_layers(model: nn.Module, compute: torch.dtype) -> None:
 
 
 def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Let a model whose unquantized weights are bfloat16 compute in `dtype`, without a copy of them."""
+    """Make a model with bfloat16 weights compute in `dtype`, without copying them."""
     model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
     head = model.get_output_embeddings()
 

@@ -1,4 +1,4 @@
-"""The manifest of a model for the world outside: everything somebody needs to ask it right, and where it is from."""
+"""The manifest of an exported model: how to prompt it, and where it comes from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSIONS = ("torch", "transformers", "peft", "safetensors", "tokenizers")
 
 @dataclass(frozen=True)
 class Source:
-    """What is passed on: the artifacts of one trained model, and what spec, registry and report say of it.
+    """The source of an export: the artifacts of one trained model, and its spec, registry entry and report.
 
     card: the spec's section of that name. report: its evaluation, if it was evaluated; model_version: its number in the
     registry, if it was registered.
@@ -47,7 +47,7 @@ class Source:
 
     @property
     def serving(self) -> Mapping[str, Any]:
-        """How the model is asked (see merging.merge_and_compare)."""
+        """Serving settings (see merging.merge_and_compare)."""
         facts: Mapping[str, Any] = self.merged.facts["serving"]
         return facts
 
@@ -149,7 +149,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
 
 
 def folder_control_tokens(folder: Path) -> list[str]:
-    """What must not reach a server in a user's text, if it reads control tokens anywhere in a prompt."""
+    """Control tokens that must not occur in a user's text at a server that parses them anywhere in a prompt."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return []

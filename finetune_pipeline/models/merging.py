@@ -22,7 +22,7 @@ from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
 _LEAST_AGREEMENT = 0.9
-"""Share of equal greedy answers below which float32 is tried."""
+"""If fewer greedy answers than this share are equal, float32 is tried."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -159,7 +159,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:
-    """How the model is asked where it was trained and compared: what whoever serves it has to repeat."""
+    """The settings of training and comparison that every server must use."""
     from finetune_pipeline.models.chat import end_ids, load_tokenizer
 
     prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")

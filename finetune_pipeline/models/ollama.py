@@ -1,4 +1,4 @@
-"""Writes the Modelfile of a GGUF file: the prompt, the template in Go's language and greedy settings, for Ollama."""
+"""Writes Ollama's Modelfile for a GGUF file: system prompt, Go template and greedy settings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def go_template(folder: Path, begin: str = "") -> str:
 
 
 def _pieces(text: str, *turns: str) -> list[str]:
-    """What stands before, between and behind the turns."""
+    """The template's pieces before, between and after the turns."""
     pieces = []
     for turn in turns:
         before, separator, text = text.partition(turn)

@@ -1,4 +1,4 @@
-"""Is the model that is served the model that was trained? Three questions, each with its own sharp answer.
+"""Merge parity: three tests that the served model equals the trained one.
 
 1. *Is the formula right?* The adapter on the unquantized base against PEFT's merge of the two, both in float32: next-token
    distributions must agree to float32's own noise (``merge_kl``).
@@ -44,7 +44,7 @@ _MOST_POSITIONS = 1024
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows both sides get: prompts and gold answers as token ids."""
+    """The compared rows: prompts and reference answers as token ids."""
 
     prompts: list[list[int]]
     gold: list[list[int]]

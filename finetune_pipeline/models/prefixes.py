@@ -1,4 +1,4 @@
-"""Prefix tuning outside PEFT: a model whose cache is filled before it reads anything.
+"""Prefix tuning without PEFT: a model whose key-value cache is filled before it reads the prompt.
 
 Prefix tuning trains keys and values of every layer, which no row of any weight can hold. The adapter stays an adapter, and
 prediction starts from a cache that holds it.

@@ -1,4 +1,4 @@
-"""A prompt-tuned model as a plain one with added tokens.
+"""Converts a prompt-tuned model to a plain one with added tokens.
 
 Prompt tuning trains vectors that stand where the embeddings of tokens stand. Given rows of the embedding matrix and names
 in the tokenizer, they are tokens, and any server can run the model. The new tokens must not be generated: see
@@ -30,7 +30,7 @@ from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 NAME = "<|soft_{}|>"
 _NEVER = -1e4
-"""Bias of the new tokens where the head has one: their probability is zero in every float type."""
+"""Bias of the new tokens if the head has biases: their probability is zero in every float type."""
 
 _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}]
 

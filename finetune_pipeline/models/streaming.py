@@ -1,4 +1,4 @@
-"""Safetensors read and written a few rows at a time, so that memory does not depend on the size of the model.
+"""Reads and writes safetensors a few rows at a time, so that memory does not depend on the model's size.
 
 The library maps a file into memory and keeps every page it has touched; what is read here goes through a buffer and is
 forgotten. The library still opens each file first: it is the one that judges whether a header can be trusted.

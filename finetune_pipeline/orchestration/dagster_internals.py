@@ -1,4 +1,4 @@
-"""All that is used of Dagster's private modules (1.13), in one place, each with the reason."""
+"""Every use of Dagster's private modules (1.13), each with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every asset does: fix the run's inputs, run the plain step, and report to Dagster, MLflow and the progress file."""
+"""Materializes an asset: fixes the run's inputs, runs the plain step, and reports to Dagster, MLflow and the progress file."""
 
 from __future__ import annotations
 

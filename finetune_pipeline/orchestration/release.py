@@ -1,4 +1,4 @@
-"""What a run reads from the registry and writes to it: the champion to compare with, registration and promotion."""
+"""Reads the champion from the registry, registers models and promotes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sensors and the schedule: what starts a run by itself, watches the champion, and ends runs in MLflow."""
+"""Sensors and the schedule: they start runs, watch the champion, and end runs in MLflow."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Memory of the steps that ask a model: the evaluation, and the comparison of the merged model with its adapter."""
+"""Memory of the steps that run inference: the evaluation, and the merge parity test."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def answering_memory(
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a step besides training takes, and where.
+    """Memory of a step besides training.
 
     Attributes:
         step: The asset.
         needed_mib: At the peak.
-        fix: What to change where it does not fit; empty where it does.
+        fix: What to change if it does not fit, else empty.
     """
 
     step: str

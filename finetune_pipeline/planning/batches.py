@@ -1,4 +1,4 @@
-"""What a training computes: its batches as they are packed or padded, and steps."""
+"""Counts what a training computes: packed or padded batches, and steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, segments
 
 _DRAWN = 400
-"""Batches drawn at most to find the largest one."""
+"""Maximum number of batches drawn to find the largest one."""
 
 
 @dataclass(frozen=True, slots=True)

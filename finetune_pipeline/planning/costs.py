@@ -29,7 +29,7 @@ from finetune_pipeline.spec.training import TrainingSpec
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """One training somewhere by some methods, in dollars from low to high."""
+    """The cost of a training at one place by some methods, in dollars from low to high."""
 
     where: str
     methods: str
@@ -44,7 +44,7 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """All of it, for one task on one day.
+    """All costs of one task on one day.
 
     Attributes:
         rule_of_thumb: The rule of thumb about self-hosting, and our figure, step by step.
@@ -147,5 +147,5 @@ def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: dateti
     if not prices.machines:
         warnings.append(f"{prices.path.name} has no machine with answered_per_second: serving here has no price")
     if traffic.calls is None:
-        warnings.append("nobody says how many calls a month: set advise.calls_per_month, or give --calls-per-month")
+        warnings.append("the calls per month are unknown: set advise.calls_per_month, or give --calls-per-month")
     return warnings

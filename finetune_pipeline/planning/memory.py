@@ -50,7 +50,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """What the process shows as its peak."""
+        """The peak memory shown for the process."""
         return self.needed + self.resident
 
     def parts(self) -> dict[str, int]:
@@ -128,7 +128,7 @@ def logit_bytes(
 
 
 def process_overhead(device: str, tokenizer_bytes: int, tokens: int = 0) -> int:
-    """What is there besides the model; tokens: of the rows that lie in the process's memory. On a GPU only what lies there."""
+    """Memory besides the model; tokens: of the rows that lie in the process's memory. On a GPU only what lies there."""
     return CPU_OVERHEAD + _TOKENIZER * tokenizer_bytes + 53 * tokens if device == "cpu" else GPU_OVERHEAD
 
 

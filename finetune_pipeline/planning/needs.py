@@ -1,4 +1,4 @@
-"""What fine-tuning would need, estimated from the rows alone: no base model is read, so tokens are estimated by characters."""
+"""Estimates what fine-tuning would need from the rows alone, with tokens estimated from characters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Needs:
     power: dict[str, Any]
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The same as text."""
         rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
         if self.rows < self.least:
             rows += f"; {self.least - self.rows:,} more are needed to begin (data.min_examples)"
@@ -74,7 +74,7 @@ def parameters_by_name(base_model: str) -> float:
 
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
-    """Work out what training would need. rows: all clean ones; home: its folder has the speeds measured here, and prices."""
+    """Estimate what training would need. rows: all clean ones; home: its folder has the speeds measured here, and prices."""
     test = round(len(rows) * spec.split.test)
     train = len(rows) - test - round(len(rows) * spec.split.validation)
     learned = training_examples(rows, spec.training.model_dump())

@@ -1,4 +1,4 @@
-"""The training plan: what a training takes, whether that fits, and the nearest plan that does."""
+"""The training plan: resources, whether they suffice, and the nearest plan that fits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 MARGIN = 1.1
-"""A plan fits when its formula's peak, and a tenth more, is free: the formula is right to 15%, mostly to 5%."""
+"""A plan fits if its estimated peak plus 10% is free: the formula is accurate to 15%, mostly to 5%."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MethodRow:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training takes.
+    """The plan of a training.
 
     Attributes:
         rows: Rows of one epoch.
@@ -69,7 +69,7 @@ class TrainingPlan:
         over_length: Examples longer than `limit` tokens.
         refused_rows: Findings about examples that cannot be encoded.
         memory_mib: Parts of the peak, what is `needed` of it, and the `total`.
-        fits: Training does, and the other steps.
+        fits: Whether training and the other steps fit.
         others: What the comparison of the merged model and the evaluation take.
         seconds: Time by earlier trainings of this kind on this machine; None where there is none.
         serving: The lines of the price list by which serving is priced (prices.PriceList.served).
@@ -203,7 +203,7 @@ def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Rates, model:
 
 
 def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Rates, available: int) -> MethodRow:
-    """What another method would take."""
+    """Plan the training with another method."""
     settings = method_settings(spec, method)
     memory, trainable = planner.memory(settings), METHODS[method].trainable(settings, planner.shape)
     return MethodRow(

@@ -1,4 +1,4 @@
-"""Is the test set large enough to see the gain that is wanted? Told before anything is trained.
+"""Statistical power: is the test set large enough to show the wanted gain?
 
 A paired test sees rows on which exactly one of two models is right. How many those will be is not known before there is
 a second model. Models whose mistakes have nothing to do with each other disagree most: the plan is for these, the safe side.
@@ -40,7 +40,7 @@ def expected_disagreement(before: float, gain: float) -> float:
 
 
 def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[str] | None = None) -> dict[str, Any]:
-    """How many test rows the wanted gain takes, for the first candidate.
+    """The number of test rows needed to show the wanted gain, for the first candidate.
 
     rival: the strongest one, which has to be beaten; others as strong would take more rows. sources: what each row of the
     rival was made from, where rows share that. Returns test_rows, wanted_gain (gates.wanted_gain), power, metric, before
@@ -113,11 +113,9 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
     sentence += f"{fewest:,} to {most:,}" if fewest > 1 else f"up to {most:,}"
     sentence += f" to see {gain} with a chance of {percent(gates.power)}, depending on what prompting reaches"
     if test_rows >= most:
-        sentence += ": they are enough in any case."
+        sentence += ": enough in any case."
     elif test_rows < fewest:
-        sentence += (
-            f": they are too few in any case. {fewest:,} take {math.ceil(fewest / spec.split.test):,} examples in all."
-        )
+        sentence += f": too few in any case. {fewest:,} take {math.ceil(fewest / spec.split.test):,} examples in all."
     else:
         sentence += f" (`finetune advise {spec.name}` measures it)."
     return {
@@ -168,13 +166,13 @@ def _sentence(plan: Mapping[str, Any]) -> str:
     gain = f"+{points(plan['wanted_gain'], sign=False)} points"
     rows = counted(plan["test_rows"], "test row")
     if plan["rows_needed"] is None:
-        return f"On validation {plan['rival']} reaches {percent(plan['before'])}: {gain} are not left to be gained over it."
+        return f"On validation {plan['rival']} reaches {percent(plan['before'])}: {gain} cannot be gained over it."
     needed = plan["rows_needed"]
     sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}."
     if plan["detectable_gain"] is not None:
         sentence += f" These rows show gains of {points(plan['detectable_gain'], sign=False)} points or more."
     else:
-        sentence += " These rows show no gain there is room for."
+        sentence += " These rows cannot show any possible gain."
     if not plan["enough"]:
         sentence += (
             f" For {needed:,} test rows collect {plan['examples_needed']:,} examples in all, raise split.test, or raise "

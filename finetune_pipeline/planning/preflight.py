@@ -1,4 +1,4 @@
-"""What speaks against training a task, told before anything is loaded: its spec, its base model, its chat template.
+"""Preflight: problems of the spec, base model or chat template that rule out training, found before anything is loaded.
 
 Asked by ``finetune check`` and ``finetune run``, by the graph when a run begins, and once more by ``training_plan``, which
 has the base model's folder at hand. No torch, no model library.
@@ -76,7 +76,7 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
 
 
 def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[Finding]:
-    """What speaks against the task's chat template, or the model's own."""
+    """Findings about the task's chat template, or the model's own."""
     if unknown := list(rules.check_chat_template(spec, folder)):
         return unknown
     try:
@@ -86,7 +86,7 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
     except FindingsError as error:
         return error.findings
     except TemplateSyntaxError as error:
-        message, fix = f"the chat template is no Jinja: {error.message}", "correct the template"
+        message, fix = f"the chat template is not valid Jinja: {error.message}", "correct the template"
         return [Finding("model.chat_template", "error", f"{spec.chat_template}:{error.lineno}", message, fix)]
     return _template(spec, template, base)
 
@@ -104,7 +104,7 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
         return None, None
     local = local_base(spec.base_model)
     if not (local / "config.json").is_file():
-        message = f"{spec.base_model!r} holds no config.json: it is no model in the transformers format"
+        message = f"{spec.base_model!r} has no config.json: it is not a model in the transformers format"
         fix = "name a folder that `save_pretrained` has written"
         raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
     weight_files(local)
@@ -137,7 +137,7 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
 
 
 def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path | None = None) -> list[Finding]:
-    """Everything that speaks against training as the spec says, each with what to change; errors must stop it.
+    """Findings against training with this spec, each with a fix; errors must stop it.
 
     base_config: the base model's config.json, None while it is not at hand. base: its folder, for exact answers about
     layer names (from its weights' headers) and the system prompt's length (from its tokenizer).
@@ -169,7 +169,7 @@ def _hardware(spec: TaskSpec) -> list[Finding]:
 def _layout(config: Mapping[str, Any]) -> list[Finding]:
     if "n_embd" not in config:
         return []
-    message = "the base model keeps its weights the other way round, as GPT-2 does: nothing here trains or merges these"
+    message = "the base model stores transposed weights, as GPT-2 does, which are not supported"
     return [_finding("layout", "base_model", message, "name a model of another family: Llama, Mistral, Qwen, Gemma")]
 
 

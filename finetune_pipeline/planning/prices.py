@@ -1,4 +1,4 @@
-"""The dated list of prices that people edit, and what a training would cost elsewhere by it."""
+"""The dated price list that people edit, and the cost of a training by it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 STALE_DAYS = 180
-"""From this age on a price has to be confirmed."""
+"""A price older than this must be confirmed."""
 Range = tuple[float, float]
 """From the lowest to the highest."""
 _FEWEST, _MOST = 0.63, 2.5
@@ -47,10 +47,10 @@ class Line(BaseModel):
         return f"{self.engine}, {self.model}"
 
     def warnings(self, today: datetime.date) -> list[str]:
-        """What keeps the price from being relied on: its age, and an end of the offer."""
+        """Warnings about the price: its age, or the end of the offer."""
         warnings = []
         if self.until and self.until < today:
-            warnings.append(f"not offered any more since {self.until}")
+            warnings.append(f"no longer offered since {self.until}")
         elif self.until:
             warnings.append(f"offered until {self.until} only")
         if (age := (today - self.date).days) > STALE_DAYS:
@@ -137,7 +137,7 @@ class PriceList:
 
     @property
     def machines(self) -> list[Price]:
-        """Machines whose speed at serving is known."""
+        """Machines with a known serving speed."""
         return [price for price in self.training if price.answered_per_second]
 
     def served(self) -> list[dict[str, Any]]:

@@ -8,15 +8,15 @@ from typing import Any
 from finetune_pipeline.spec.methods import METHODS
 
 _SHORTEST = 256
-"""Tokens below which training.max_tokens is not proposed."""
+"""Smallest training.max_tokens that is proposed."""
 WHY = {
-    "micro_batch_size": "what is learned stays the same; it takes longer",
+    "micro_batch_size": "same result; it takes longer",
     "gradient_checkpointing": "about a third slower, with the same result",
     "unquantized_epochs": "the base stays in four bits throughout: small bases lose some of what they learned when merged",
     "method": "the base lies in 16 or 4 bits, and gradients and optimiser states are kept for a hundredth of the weights",
     "max_tokens": "longer examples lose the beginning of their user text, or are left out (training.rows)",
 }
-"""What each change costs, in a sentence."""
+"""The cost of each change, as a sentence."""
 
 
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

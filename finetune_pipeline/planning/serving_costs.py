@@ -1,4 +1,4 @@
-"""What serving costs by the price list, and from which volume a machine of one's own pays.
+"""Serving costs by the price list, and the volume at which an own machine is cheaper.
 
 A month of an API is tokens times price. A machine that is always on costs its rent whatever it answers, so it pays from
 rent / (what the API takes for a call) calls a month on, if it can answer so many.
@@ -35,14 +35,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What production will ask.
+    """The expected traffic in production.
 
     Attributes:
         tuned: A call of the fine-tuned model, without examples.
         prompted: A call of an API model with the best prompt.
         prompt: The name of that prompt.
-        calls: Calls a month; None where nobody said.
-        source: Where the tokens were counted.
+        calls: Calls per month; None if unknown.
+        source: How the tokens were counted.
     """
 
     tuned: Call
@@ -157,7 +157,7 @@ def capacity(machine: Price, call: Call) -> tuple[float, float]:
 
 
 def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> MachineCost:
-    """What a machine that is always on costs, and what it can answer."""
+    """The cost and capacity of a machine that is always on."""
     low, high = machine.between
     slow, fast = capacity(machine, traffic.tuned)
     full = machine.price * HOURS / (fast * traffic.tuned.tokens) * 1e6
@@ -223,7 +223,7 @@ THUMB_MACHINE, THUMB_API = "rented A10G", "gpt-4o-mini"
 
 
 def rule_of_thumb(prices: PriceList) -> list[str]:
-    """Say the rule of thumb, work it out by the list with half of the tokens read and half written, and compare."""
+    """State the rule of thumb, compute it from the price list with equal input and output tokens, and compare."""
     machine = next((m for m in prices.machines if m.engine.startswith(THUMB_MACHINE)), None)
     api = next((a for a in prices.apis if a.model == THUMB_API), None)
     if machine is None or api is None:

@@ -1,4 +1,4 @@
-"""Sizes of a base model, from its config.json and the headers of its weight files; nothing is loaded."""
+"""Sizes of a base model, from config.json and the headers of its weight files, without loading it."""
 
 from __future__ import annotations
 

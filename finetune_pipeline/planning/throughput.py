@@ -1,4 +1,4 @@
-"""How fast this machine trained before, and the time that a plan takes by it.
+"""Training speed measured on this machine, and the time of a plan estimated from it.
 
 Every finished training of the graph adds the tokens a second of its phases to throughput.json. A plan has a time only where
 a training of the same model, method and precision was measured on the same machine; otherwise the training itself says
@@ -22,7 +22,7 @@ FILE = "throughput.json"
 Rates = dict[str, Any]
 """[tokens a second, date] of the last phase of each kind."""
 _SPREAD = (0.8, 1.3)
-"""How far a time may lie from what the rate of an earlier training says."""
+"""Assumed relative error of a time estimated from an earlier rate."""
 _LEAST = 0.2
 """Share of a phase's steps that must have run in one process for its rate to count."""
 
@@ -54,7 +54,7 @@ def read_rates(home: Path) -> Rates:
 def record_training(
     home: Path, model: str, plan: Mapping[str, Any], facts: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> None:
-    """Keep the rate of each phase of a finished training.
+    """Store the rate of each phase of a finished training.
 
     Args:
         measured: measured.json of the training. A phase that was mostly done before a restart is left out.

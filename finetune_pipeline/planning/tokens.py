@@ -25,7 +25,7 @@ _BATCH = 2_000
 
 
 class TokenCounter:
-    """Counts the tokens of a conversation as the model will see it: template rendered, then tokenized.
+    """Counts the tokens of a conversation, rendered with the chat template and tokenized.
 
     Raises FileNotFoundError when the folder has no tokenizer.json or no chat template.
     """

@@ -1,1 +1,1 @@
-"""What production wrote: ingestion of logs, drift, and the retraining decision."""
+"""Production: log ingestion, drift, and the retraining decision."""

@@ -1,4 +1,4 @@
-"""Which production rows train a model, which wait for people, and which are held back because they may be poisoned.
+"""Sorts production rows: for training, for human review, or held back because they may be poisoned.
 
 Held back until somebody looks: what is over the share that one user, or one family of near-duplicates, may give; texts that
 give orders to a model; phrases that decide the label against everything else in the text. What people confirmed is exempt.
@@ -21,9 +21,9 @@ from finetune_pipeline.evaluation.production_rows import logged_example
 from finetune_pipeline.spec.model import TaskSpec
 
 FLOOR = 5
-"""Rows anybody may give, however few there are in all."""
+"""Rows that any source may always contribute."""
 ACCEPTED_NEEDED = 50
-"""Answers nobody objected to, under which no phrase is judged."""
+"""Minimum accepted answers for testing phrases."""
 _ACCEPTED_MOST = 2000
 _ORDERS = [
     re.compile(pattern, re.I | re.M)
@@ -56,7 +56,7 @@ class Held:
 
 
 def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
-    """The corrected rows that must not train a model yet; one entry a row, with the first rule that holds it back.
+    """Corrected rows held back from training, one entry per row with the first matching rule.
     accepted: rows nobody objected to, by which phrases are judged."""
     held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
     left = [row for row in corrected if row["id"] not in held]
@@ -100,7 +100,7 @@ def _over(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: s
 
 
 def _mixed(name: str) -> bytes:
-    """A sort key nobody can influence by writing earlier or later."""
+    """A sort key that cannot be influenced by the time of writing."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -136,7 +136,7 @@ FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
 @dataclass
 class Chosen:
-    """What becomes of the logged rows: corrected ones that train, that judge models (and train none), or are held back.
+    """The sorted log rows: corrected ones for training, for evaluation only, or held back.
     queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others, and
     what is held back."""
 

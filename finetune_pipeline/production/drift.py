@@ -1,4 +1,4 @@
-"""Drift: whether production has moved away from what the champion was trained on, watched window by window."""
+"""Drift detection: compares production with the champion's training data, window by window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_pipeline.production.signals import INPUT, QUALITY, Reference, Wind
 from finetune_pipeline.spec.model import TaskSpec
 
 RECENT = 3
-"""Alarms of so many newest windows are the present drift; older ones are told as past."""
+"""Alarms in this many recent windows count as present drift; older ones as past."""
 
 
 def drift_report(

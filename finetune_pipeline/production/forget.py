@@ -1,4 +1,4 @@
-"""Removes a person's rows by identity: from the logs, from what was taken in, and everything that was made of them.
+"""Removes a person's rows from the logs and the log store, and deletes everything made from them.
 
 A row is known by its user and its id, and what was made of it by lineage: the inputs an artifact's manifest names. No text
 is searched for, no manifest or registry edited: an artifact stays whole or goes whole. Models stay, and are blocked.
@@ -33,7 +33,7 @@ MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_abilit
 _TRASH = ".forgotten"
 """Folder of a task into which artifacts are moved, whole, before they are deleted."""
 _DAMAGED = (OSError, ValueError)
-"""What reading a damaged artifact raises. Nobody can say that it is free of a person's rows, so it goes."""
+"""Errors from reading a damaged artifact. It may hold a person's rows, so it is deleted."""
 _BESIDE = ("requests", "judge")
 """Folders of a task's state with files made from an evaluation, whose names hold the version they were made from."""
 
@@ -59,7 +59,7 @@ class Forgotten:
         searched: Every store, as a proof.
         decisions: Lines of people's decision files about rows made of theirs, as FILE:LINE. They stay, for they are
             people's.
-        out_of_reach: Where such rows may be that nobody here can look, in words.
+        out_of_reach: Places out of reach where such rows may remain, as text.
     """
 
     rows: int = 0
@@ -268,7 +268,7 @@ def _remove(
 
 
 def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> list[str]:
-    """Where such rows may be that this cannot look into, in words."""
+    """Places out of reach where such rows may remain, as text."""
     spec, traces = task.spec, task.spec.logs.mlflow_experiment
     asked = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge)
     return [

@@ -1,4 +1,4 @@
-"""Production logs as one row an answer: later feedback merged in, corrections turned into examples, every line accounted for."""
+"""Merges production logs into one row per answer: feedback is joined, corrections become examples, every line is accounted for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """A cache of the newest result by name. It lives in this process only, so that no row is written anywhere else."""
+    """An in-process cache of the latest result by name; nothing is written to disk."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[str, T]] = {}

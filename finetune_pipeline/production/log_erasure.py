@@ -32,7 +32,7 @@ Wanted = Callable[[Any], bool]
 
 
 class StillWritten(OutsideError):
-    """Log files that hold such lines are still being written."""
+    """Log files with such lines are still being written."""
 
 
 def count_lines(file: LogFile, wanted: Wanted) -> int:
@@ -41,7 +41,7 @@ def count_lines(file: LogFile, wanted: Wanted) -> int:
 
 
 def writer_of(file: LogFile) -> str | None:
-    """Who is still writing a file on this machine, for people; None: nobody that can be seen."""
+    """Description of the process still writing a file; None if none is visible."""
     path = Path(file.path)
     if path.name.startswith(SERVED):
         return None  # opened anew for every row, under a lock

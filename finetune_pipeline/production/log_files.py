@@ -1,4 +1,4 @@
-"""Log files in their places: in the task's ``logs/``, in a folder elsewhere, or behind an fsspec URL; plain or gzipped."""
+"""Finds log files in the task's ``logs/``, another folder, or behind an fsspec URL; plain or gzipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line of a production log: parsed strictly, every problem named, scrubbed and its user hashed before it goes on.
+"""Parses one line of a production log strictly, names every problem, scrubs it and hashes its user.
 
 One JSON object a line: ``id``, ``timestamp`` (RFC 3339), ``messages`` or ``input``, ``output``, ``model_version``,
 optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata`` (not
@@ -40,7 +40,7 @@ Kind = Literal["row", "feedback", "bad"]
 
 
 def user_key(store: ArtifactStore) -> bytes:
-    """The secret users are hashed with."""
+    """The secret key for hashing users."""
     secret = os.environ.get(USER_KEY, "").encode()
     return hashlib.blake2b(secret, digest_size=32).digest() if secret else load_key(store.root / _KEY_FILE)
 
@@ -141,7 +141,7 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
 
 
 def _question_problem(row: dict[str, Any]) -> str | None:
-    """Why a line does not say what was asked."""
+    """The problem with a line's question, or ""."""
     messages = row.get("messages")
     if not _sound_messages(messages):
         asked = isinstance(row.get("input"), str) and row["input"].strip()
@@ -194,7 +194,7 @@ def _is_finite(score: Any) -> bool:
 
 
 def _corrected_answer(feedback: dict[str, Any]) -> Any:
-    """What a person says the answer should have been."""
+    """The corrected answer."""
     return feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
 
 

@@ -1,4 +1,4 @@
-"""The log store: rows taken in once, in segments, with a ledger written after they are durable; and whose rows never are.
+"""The log store: rows in segments, ingested exactly once, with a ledger written after they are durable, and users to ignore.
 
 Layout of a store's folder::
 

@@ -1,4 +1,4 @@
-"""The retraining decision: the gain expected of more rows, held against the least that is asked for.
+"""The retraining decision: compares the gain expected from new rows with the least required.
 
 The gain comes from a learning curve: the linear baseline, which trains in seconds, on growing parts of the training data. What
 is taken over from it is the *share of the remaining mistakes* that more rows take away, not their number.
@@ -21,7 +21,7 @@ PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 _ROUNDS, _DRAWS, _STRENGTH = 3, 400, 10.0
 _EXPONENTS = np.arange(0.05, 1.51, 0.05)
 _MOST = 20
-"""The curve is not carried on past so many times the rows it was measured on."""
+"""The curve is not extrapolated beyond this multiple of the measured rows."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Drift signals: what is compared in a window of production rows, by which test, and what the size of a change means."""
+"""Drift signals: what is compared in a window of production rows, with which test and effect size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from finetune_pipeline.production.token_distance import (
 from finetune_pipeline.spec.model import TaskSpec
 
 FEWEST = 20
-"""With fewer rows on a side a signal is not judged."""
+"""Minimum rows per side for testing a signal."""
 _COMPARED = 250
 """Reference rows in the permutation test: a hash of the text chooses them."""
 
@@ -47,7 +47,7 @@ NOT_JUDGED = Measured(0.0, None)
 
 @dataclass(frozen=True)
 class Reference:
-    """What production is held against: texts the model was trained on, and answers it is expected to give."""
+    """The reference for production: training texts and expected answers."""
 
     texts: Sequence[str]
     answers: Sequence[str]
@@ -108,7 +108,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Signal:
-    """One thing compared. side: input, output or quality; meaning: what its size says."""
+    """One compared quantity. side: input, output or quality; meaning: interpretation of its size."""
 
     name: str
     side: str

@@ -1,4 +1,4 @@
-"""What is known of production now: whether another look is due, whether a drift asks for a run, and how the champion serves."""
+"""Current production status: whether a check is due, whether drift calls for a run, and how the champion performs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from finetune_pipeline.spec.model import Task
 
 @dataclass(frozen=True)
 class ProductionStatus:
-    """What production asks for.
+    """The status of production.
 
     Attributes:
-        look: Why another look at production is due, or None.
+        look: Why another check is due, or None.
         sentence: For people.
-        look_key: Changes with what there is to look at.
+        look_key: Changes when there is something new to check.
         drifted, retrain: What the newest report about the present champion found, and whether a run is due for it.
         report, made: That report's version, and when it was made (seconds since 1970).
     """
@@ -119,7 +119,7 @@ def _made(artifact: Artifact) -> float:
 FIRST_LOOK = 50
 """Rows of the present champion at its first judgement; further ones at every doubling."""
 FEWEST_BEFORE = 50
-"""With fewer rows of the champion before nothing can be compared."""
+"""Minimum rows of the previous champion for a comparison."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Distance between the words of two sets of texts, with the chance of such a distance between sets that are alike."""
+"""Distance between the words of two sets of texts, with its p-value under equal distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which production rows went into which candidate, which of the others judge models, and which wait for the next one."""
+"""Tracks production rows: used to train which candidate, kept for evaluation, or waiting for the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Report sections on answers: by label, field and form, calibration, perturbed rows, recent production rows."""
+"""Report sections on answers: by label, field and form, calibration, perturbed rows and recent production rows."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
     )
     yield measured.verdict.sentence
     if unchanged := [TITLES[kind].lower() for kind, scores in measured.kinds.items() if not scores.n]:
-        yield f"Could change none of these rows: {', '.join(unchanged)}."
+        yield f"Could not change any of these rows: {', '.join(unchanged)}."
     share = percent if is_right_or_wrong(measured.metric) else unsigned
     columns: list[tuple[str, Format]] = [
         ("Perturbation", text),
@@ -184,7 +184,7 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
         "more often than they confirm what is right, so that these rows speak against the model that answered them: the gate "
         "refuses a candidate that is worse here, and promotes none for being better."
         if production.judged
-        else "They are too few to compare models by."
+        else "They are too few to compare models."
     )
     share = percent if is_right_or_wrong(production.metric) else unsigned
 

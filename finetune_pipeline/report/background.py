@@ -26,7 +26,7 @@ _DATA_STEPS = {
 _STEPS = {
     "few_shot_baseline": "Prompting the base model on validation",
     "adapter": "Training",
-    "merged_model": "Merge and comparison with what was trained",
+    "merged_model": "Merge, and comparison with the trained model",
     "general_ability": "General ability of the candidate",
     "test_predictions": "Answers to the sealed test, all models",
 }
@@ -193,7 +193,7 @@ def supervision_section(evaluation: EvaluationResult) -> Blocks:
         return
     yield (
         f"Before the first step all {number(rows)} rows of training and validation were read token by token: {learned} carry "
-        "loss. Every row counted below as a fault would have been learned wrongly or not at all. The page audit.html of the "
+        "loss. Every row counted as a fault below would have been learned wrongly or not at all. The page audit.html of the "
         "step adapter shows rows token by token."
     )
     yield counters(audits)
@@ -205,7 +205,7 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
     if cost is None:
         return
     if cost.steps:
-        yield f"Making and judging this candidate took {duration(cost.seconds)} of computing on this machine."
+        yield f"Training and evaluating this candidate took {duration(cost.seconds)} of computing on this machine."
     took = cost.steps["adapter"].train_seconds if "adapter" in cost.steps else None
     if cost.planned and cost.planned.low is not None and cost.planned.high is not None and took is not None:
         yield (

@@ -1,4 +1,4 @@
-"""Typed blocks that pages consist of, sections of blocks, and the audience of each block."""
+"""Typed blocks of pages, sections of blocks, and the audience of each block."""
 
 from __future__ import annotations
 

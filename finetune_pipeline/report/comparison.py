@@ -1,4 +1,4 @@
-"""Sections on the scores of all models: side by side, paired, by form, and whether it was worth training."""
+"""Report sections on the scores of all models: side by side, paired, by form, and whether training was worth it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from finetune_pipeline.report.plots import Dot, dot_plot
 from finetune_pipeline.report.verdict import MOST, closed_by_decoding, decoding_sentence, level
 
 OTHERS = {
-    "baseline": "base model at its best",
+    "baseline": "base model with its best prompt",
     "base_restricted": f"base model{MODE_TITLES['restricted']}",
     API_MODEL: "API model with its best prompt",
     **{f"{SIMPLE}{name}": model.title for name, model in SIMPLE_MODELS.items()},
@@ -45,7 +45,7 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
     """All models side by side on the sealed test, with a plot."""
     yield models_plot(evaluation)
     yield models_table(evaluation, "test")
-    in_plot = " in the table, bootstrap intervals of the metric that decides in the plot"
+    in_plot = " in the table, bootstrap intervals of the deciding metric in the plot"
     absent = evaluation.scores["candidate"].absent_labels
     yield from notes(
         f"Intervals are {level(evaluation)} Wilson intervals of the share of right answers"
@@ -57,7 +57,7 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
 def prompts_section(evaluation: EvaluationResult) -> Blocks:
     """The base model's prompts and the simple models on validation."""
     yield models_table(evaluation, "validation")
-    yield from notes("Prompts are chosen on validation, so that the sealed test judges only the chosen one.")
+    yield from notes("Prompts are chosen on validation, so the sealed test evaluates only the chosen one.")
 
 
 def models_table(evaluation: EvaluationResult, where: str) -> Table:
@@ -124,7 +124,11 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
     """The candidate against every other model on the same sealed rows."""
-    others = (("baseline", "the base model at its best"), (API_MODEL, "the API model"), ("champion", "the champion"))
+    others = (
+        ("baseline", "the base model with its best prompt"),
+        (API_MODEL, "the API model"),
+        ("champion", "the champion"),
+    )
     for name, other in others:
         if comparison := evaluation.comparisons.get(name):
             yield pair_sentence(comparison, other)
@@ -197,7 +201,7 @@ def visible_sentence(comparison: Comparison) -> str:
     visible = comparison.smallest_detectable_gain
     share = f"exactly one of the two models is right on {percent(comparison.discordant_share)} of the rows"
     if visible is None:
-        return f"At this size no gain would be visible reliably: {share}."
+        return f"At this size no gain can be detected reliably: {share}."
     of_what = "" if is_right_or_wrong(comparison.metric) else " of right answers"
     return (
         f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "

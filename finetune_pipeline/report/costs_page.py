@@ -1,4 +1,4 @@
-"""The page of `finetune costs`: training by trainer and method, serving, and the volume from which a machine pays."""
+"""The page of `finetune costs`: training by trainer and method, serving, and the break-even volume."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def costs_page(costs: Costs) -> Page:
 def traffic_sentence(costs: Costs) -> str:
     tuned, prompted = costs.traffic.tuned, costs.traffic.prompted
     calls = (
-        f"{number(costs.traffic.calls)} calls a month." if costs.traffic.calls else "How many calls, nobody says yet."
+        f"{number(costs.traffic.calls)} calls a month." if costs.traffic.calls else "The number of calls is not set."
     )
     return (
         f"A call of the fine-tuned model reads {tuned.prompt:,.0f} tokens and writes {tuned.answer:,.0f}; one of an API model "

@@ -112,7 +112,7 @@ def _noise(report: Report) -> Blocks:
     yield _sentence(part["message"])
     if not part.get("applies"):
         return
-    yield f"Too few rows to judge: {', '.join(part['left_out'])}." if part["left_out"] else None
+    yield f"Too few rows to test: {', '.join(part['left_out'])}." if part["left_out"] else None
     for trigger in part["triggers"]:
         yield _places(f"Rows with the phrase “{trigger['phrase']}”", len(trigger["rows"]), trigger["rows"])
     columns = [("Given label", text), ("Model is sure of", text), ("Rows", number)]

@@ -1,4 +1,4 @@
-"""The drift report as a page: every signal's newest judgement, and its size over time."""
+"""The drift report as a page: the latest result of every signal, and its effect size over time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections on single answers: the rows, the failure atlas; and the request for data."""
+"""Report sections on single answers: the rows, the failure atlas, and the request for data."""
 
 from __future__ import annotations
 
@@ -180,7 +180,9 @@ def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
     """The request for data as a page for the people who collect. No text of the sealed test stands in it."""
     groups = in_order(atlas)
     wanted = sum(group.collect for group in groups)
-    asked = f"{counted(wanted, 'new row')} are asked for." if wanted else "More rows are no cure for any group of them."
+    asked = (
+        f"{counted(wanted, 'new row')} are asked for." if wanted else "More rows would not help any of these groups."
+    )
     lead = (
         f"The model is wrong on {counted(atlas.wrong, 'row')} of {atlas.n:,} in the sealed test. {asked} The failed rows "
         "themselves are not shown, since they are the test; the training rows nearest to them are."

@@ -1,4 +1,4 @@
-"""Sections on what was judged besides the task's own test: general ability, people, a judging model, likeness."""
+"""Report sections on evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def people_sentences(people: People, task: str) -> list[str]:
         waiting = people.of_earlier_candidates
         earlier = f" {counted(waiting, 'rating')} of earlier candidates stay where they are." if waiting else ""
         return [
-            f"Nobody has looked at these answers yet: `finetune review {task}` shows them, side by side and blind.{earlier}"
+            f"Nobody has reviewed these answers yet: `finetune review {task}` shows them, side by side and blind.{earlier}"
         ]
     sentences = []
     if half := people.random:
@@ -173,9 +173,9 @@ def judge_section(evaluation: EvaluationResult) -> Blocks:
 def judge_sentences(judge: JudgeFindings) -> list[str]:
     """Whether the judge is believed, why, and what it says if so."""
     sentences = [
-        f"{judge.name} is believed: it agrees with people."
+        f"{judge.name} is trusted: it agrees with people."
         if judge.believed
-        else f"{judge.name} is not believed, and its opinion does not count: {'; '.join(judge.refused)}."
+        else f"{judge.name} is not trusted, and its verdict does not count: {'; '.join(judge.refused)}."
     ]
     if judge.rated:
         sentences.append(
@@ -207,6 +207,6 @@ def similarity_sentences(of: Similarity) -> list[str]:
 
 def _kappa(kappa: float | None, interval: tuple[float, float] | None) -> str:
     if kappa is None:
-        return "kappa undefined, since one side always says the same"
+        return "kappa is undefined because one side always gives the same answer"
     between = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
     return f"Cohen's kappa {kappa:.2f}{between}"

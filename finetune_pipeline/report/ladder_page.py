@@ -1,4 +1,4 @@
-"""The page of `finetune ladder`: the answer, every rung with its quality, cost and latency, the pilot, and what would flip it."""
+"""The page of `finetune ladder`: the answer, each rung's quality, cost and latency, the pilot, and what would change the answer."""
 
 from __future__ import annotations
 

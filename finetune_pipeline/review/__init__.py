@@ -1,1 +1,1 @@
-"""What people judge: the blind sheet they are shown, what they decided, and what that proves."""
+"""Human review: the blind sheet, the decisions, and their statistics."""

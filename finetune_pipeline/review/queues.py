@@ -1,4 +1,4 @@
-"""What people review: answers of two models, synthetic rows, and flagged production rows. A queue holds what is shown,
+"""Review queues: answers of two models, synthetic rows, and flagged production rows. A queue holds what is shown,
 checks which lines may come back, and names the file of the task folder they go into."""
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def synthetic_queue(
     known = {str(row["id"]): row for row in (*earlier, *rows)}
     return ReviewQueue(
         f"Synthetic rows: {task.name}",
-        "A model wrote these examples. Keep what is right and true to life, drop what is not, or give the right answer.",
+        "A model wrote these examples. Keep what is correct and realistic, drop what is not, or give the correct answer.",
         f"{task.name}-synthetic",
         "rows",
         _ROW_CHOICES,
@@ -188,7 +188,7 @@ def flagged_queue(
         if decision["decision"] == "drop":
             feedback = {"left_out": True}
         elif task.spec.labels and right not in task.spec.labels:
-            return None, [f"what was answered, {right!r}, is no label of this task: give another answer"]
+            return None, [f"what was answered, {right!r}, is not a label of this task: give another answer"]
         read, _ = read_decision(decision, task.spec, "")
         if read and decision.get("time"):
             feedback["decided"] = read.time.isoformat()

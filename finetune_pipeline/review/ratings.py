@@ -79,7 +79,7 @@ def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
     if choice not in CHOICES:
         wrong.append(f"`choice` is {fields['choice']!r}, not one of {', '.join(CHOICES)}")
     if read_sheet_name(fields["sheet"]) is None:
-        wrong.append(f"`sheet` is {fields['sheet']!r}, which is no sheet's name")
+        wrong.append(f"`sheet` is {fields['sheet']!r}, which is not the name of a sheet")
     wrong += [f"`{key}` is missing" for key in ("id", "rater") if not fields[key]]
     wrong += [f"`{key}` has more than {LONGEST} characters" for key, text in fields.items() if len(text) > LONGEST]
     if fields["time"]:

@@ -1,4 +1,4 @@
-"""The blind sheet people fill in: answers of two models to the same inputs, half drawn at random, half where they may fail.
+"""The blind review sheet: answers of two models to the same inputs, half of them random, half likely failures.
 
 Only the random half gives a rate: what was picked because it looks wrong is wrong more often. The other half shows how.
 """

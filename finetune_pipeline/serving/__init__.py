@@ -1,1 +1,1 @@
-"""Answers with the champion on this machine and writes production's logs."""
+"""Serves the champion on this machine and writes production logs."""

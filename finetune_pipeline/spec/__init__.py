@@ -1,4 +1,4 @@
-"""What a user declares: the task spec, how it is read, and the rules it must obey."""
+"""The task spec: its schema, how it is loaded, and its rules."""
 
 from finetune_pipeline.spec.loading import check_task, find_tasks, load_task, parse_spec, read_spec
 from finetune_pipeline.spec.model import Task, TaskSpec

@@ -39,10 +39,13 @@ def address_problem(url: str) -> tuple[str, str] | None:
     """(what is wrong with an address, what to do); None: nothing."""
     parts = urlsplit(url)
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_local(url))):
-        message = f"{url!r} is neither https nor on this machine: texts and the key would travel in the clear"
+        message = f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted"
         return message, "write https://…, or http://127.0.0.1:PORT/v1"
     if parts.username or parts.password:
-        return "the address holds a login", "put the key into an environment variable, and name it in key_variable"
+        return (
+            "the address contains credentials",
+            "put the key into an environment variable and name it in key_variable",
+        )
     return None
 
 
@@ -54,7 +57,7 @@ def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -
     if is_local(url):
         return []
     message = f"{texts} are sent to {urlsplit(url).hostname}"
-    fix = "serve the model on this machine, if they must not leave it"
+    fix = "serve the model on this machine if they must not leave it"
     return [Finding(f"spec.{rule}", "error" if private else "note", place, message, fix)]
 
 
@@ -63,8 +66,8 @@ class ApiModelSpec(ChatEndpointSpec):
     and test rows go there."""
 
     model: str = Field(min_length=1)
-    max_requests: int = Field(2000, ge=1, description="Requests a run may send.")
-    max_tokens: int = Field(2_000_000, ge=1, description="Tokens a run may spend, prompts and answers.")
+    max_requests: int = Field(2000, ge=1, description="Maximum requests per run.")
+    max_tokens: int = Field(2_000_000, ge=1, description="Maximum tokens per run, prompts and answers.")
 
 
 class BaselineSpec(Section):
@@ -98,10 +101,12 @@ class AdviseSpec(Section):
 
     calls_per_month: int | None = Field(None, ge=1, description="Expected calls in production.")
     dollars_per_million_tokens: float | None = Field(
-        None, ge=0, description="Cost of tokens read and written, own machines included."
+        None, ge=0, description="Cost of input and output tokens, own machines included."
     )
-    max_cost_per_1k: float | None = Field(None, ge=0, description="Most dollars of 1,000 calls.")
-    max_latency_ms: float | None = Field(None, gt=0, description="Most milliseconds of 19 calls in 20, measured here.")
+    max_cost_per_1k: float | None = Field(None, ge=0, description="Maximum dollars per 1,000 calls.")
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="Maximum 95th percentile latency in milliseconds, measured here."
+    )
     private: bool = Field(False, description="Texts must stay on your machines: remote endpoints are refused.")
 
     @property
@@ -116,9 +121,9 @@ class LadderSpec(Section):
     calls: int = Field(
         1000,
         ge=0,
-        description="Answers that the search for a better prompt may take; half of them for each fold. 0: none.",
+        description="Budget of answers for the search for a better prompt; half for each fold. 0: no search.",
     )
-    minutes: float | None = Field(None, gt=0, description="Most minutes of that search.")
+    minutes: float | None = Field(None, gt=0, description="Maximum minutes of that search.")
     pilot: list[Annotated[Share, Field(gt=0, lt=1)]] = Field(
         [0.125, 0.25, 0.5], description="Shares of the training rows that the pilot trains on. Empty: no pilot."
     )

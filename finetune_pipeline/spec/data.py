@@ -58,7 +58,7 @@ class SyntheticSpec(Section):
     """What is asked of rows a model has written."""
 
     review_share: Share = Field(0.1, description="Share of synthetic rows to review before training.")
-    intolerable_rejected: float = Field(0.10, gt=0, lt=1, description="Share of bad rows that must not pass.")
+    intolerable_rejected: float = Field(0.10, gt=0, lt=1, description="Share of bad rows that must be rejected.")
     risk: float = Field(0.05, gt=0, lt=0.5, description="Probability that such a set passes.")
 
 
@@ -79,7 +79,7 @@ class DataSpec(Section):
     csv: CsvSpec = CsvSpec()
     sheet: str | None = Field(None, description="Sheet of the workbooks (.xlsx); unset: the first one.")
     max_unpacked_gib: float = Field(10.0, gt=0, description="Files that unpack to more are refused.")
-    allow_truncated: bool = Field(False, description="Go on with what could be read of a broken or cut-off file.")
+    allow_truncated: bool = Field(False, description="Continue with the readable part of a broken or truncated file.")
     inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")
     max_chars: int = Field(8000, ge=1, description="Longer rows (all turns) are quarantined.")
     min_chars: int = Field(2, ge=0, description="Rows with shorter user text are quarantined.")
@@ -90,7 +90,7 @@ class DataSpec(Section):
     max_suspects_of_a_file: Share = Field(
         0.5, description="Stop if the other files contradict a larger share of a file's labels. 1: never."
     )
-    max_label_noise: Share = Field(0.3, description="Stop if surely more labels are wrong. 1: never.")
+    max_label_noise: Share = Field(0.3, description="Stop if significantly more labels are wrong. 1: never.")
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
     contradictions: Literal["quarantine", "warn"] = Field(
         "quarantine", description="Equal prompts with different answers: `quarantine` or `warn`."
@@ -141,5 +141,6 @@ class SplitSpec(Section):
     seed: int = Field(0, ge=0, description="Affects the first split only.")
     tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed deviation of a split's share.")
     restart: bool = Field(
-        False, description="Forget once where rows were, and split all anew: a new test. Take it out after the run."
+        False,
+        description="Discard the old assignment once and split all rows anew, with a new test set. Remove it after the run.",
     )

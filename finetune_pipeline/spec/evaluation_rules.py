@@ -46,7 +46,7 @@ def check_patterns(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
             continue
         groups = regex.compile(pattern).groups
         if name == "extract" and groups != 1:
-            message = f"{pattern!r} has {groups} groups, and exactly one must mark the final answer"
+            message = f"{pattern!r} has {groups} groups, but exactly one must mark the final answer"
             fix = "put ( ) around the answer, and (?: ) around everything else"
             yield problem("patterns", "output.extract", message, fix)
 
@@ -60,7 +60,7 @@ def check_answer_strings(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     for required in output.required:
         clash = next((f for f in output.forbidden if f and f in required), None)
         if clash is not None:
-            message = f"{required!r} is required, and {clash!r} in it is forbidden: no answer could be in form"
+            message = f"{required!r} is required, and {clash!r} in it is forbidden: no answer could comply"
             yield problem("answer_strings", "output.required", message, "remove one of them")
     if "" in [*output.required, *output.forbidden]:
         yield problem("answer_strings", "output.required / forbidden", "a string is empty", "remove it")
@@ -79,7 +79,7 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         Draft202012Validator.check_schema(output.json_schema)
     except SchemaError as error:
         place = ".".join(map(str, error.absolute_path)) or "the top"
-        yield problem("json_schema", key, f"no valid schema: {error.message} (at {place})", "correct it")
+        yield problem("json_schema", key, f"not a valid schema: {error.message} (at {place})", "correct it")
         return
     for part in _objects(output.json_schema):
         named = part.get("patternProperties")
@@ -116,7 +116,7 @@ def check_final_answer(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     literal = max(re.findall(r"[^\\\[\](){}.*+?^$|]{2,}", output.extract), key=len, default="").strip()
     if literal and literal not in spec.system_prompt:
         message = f"the system prompt does not show how the final answer is marked ({literal!r})"
-        fix = "say how to end the answer, or the prompted baseline is not a fair one"
+        fix = "say how to end the answer, or the prompted baseline is unfair"
         yield problem("final_answer", "system_prompt", message, fix, "warning")
 
 
@@ -144,7 +144,7 @@ def check_endpoint(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         name = getattr(endpoint, key)
         if name is not None and VERSION not in name:
             message = f"{name!r} is the same name for every version: the model of an earlier run could be measured"
-            fix = f"put {VERSION} into it, and serve each model under the name of its version"
+            fix = f"include {VERSION}, and serve each model under the name of its version"
             yield problem("endpoint", f"evaluation.endpoint.{key}", message, fix)
 
 
@@ -168,10 +168,10 @@ def check_judge(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     yield from address_findings("judge", key, judge.url, TEST_ROWS, spec.advise.private)
     if spec.labels:
         message = "an answer of a label task is right or wrong without a judge"
-        yield problem("judge", key, message, "leave it out, unless labels overlap in meaning", "note")
+        yield problem("judge", key, message, "omit it, unless labels overlap in meaning", "note")
     if judge.min_kappa_bound > judge.min_kappa:
         message = f"min_kappa_bound {judge.min_kappa_bound:g} is above min_kappa {judge.min_kappa:g}"
-        yield problem("judge", f"{key}.min_kappa_bound", message, "ask less of the bound than of kappa itself")
+        yield problem("judge", f"{key}.min_kappa_bound", message, "set the bound below kappa itself")
 
 
 @rule

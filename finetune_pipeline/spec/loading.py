@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            raise _refused(f"an alias (*{event.anchor}) is not read; write the value out", event)
+            raise _refused(f"an alias (*{event.anchor}) is not supported; write out the value", event)
         self._depth += 1
         if self._depth > _DEEPEST:
             raise _refused(f"nested more than {_DEEPEST} deep", event)
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(value, float) and not math.isfinite(value):
             raise _refused(f"{value} is not a finite number", node)
         if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
-            raise _refused("a zero character, or half of a surrogate pair, is no text", node)
+            raise _refused("a zero character, or half of a surrogate pair, is not text", node)
         return value
 
 
@@ -65,7 +65,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if not isinstance(key, str):
             raise _refused(f"key {key!r:.40} is not text", key_node)
         if key in seen:
-            raise _refused(f"key {key!r:.40} is written twice", key_node)
+            raise _refused(f"key {key!r:.40} appears twice", key_node)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
@@ -100,7 +100,7 @@ def _explain(problem: Any) -> Finding:
         section = _section_at(path[:-1])
         valid = list(section.model_fields) if section else []
         near = difflib.get_close_matches(str(path[-1]), valid, 1, 0.5)
-        fix = f"did you mean {near[0]!r}?" if near else f"valid keys here: {', '.join(valid)}"
+        fix = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
         return rules.problem("unknown_key", shown, f"unknown key {path[-1]!r}", fix)
     if problem["type"] == "missing":
         return rules.problem("missing_key", shown, "this key is required", f"add `{path[-1]}:`")
@@ -108,7 +108,7 @@ def _explain(problem: Any) -> Finding:
     if problem["type"].startswith("union_tag"):  # the kind of output
         shown, value = f"{shown}.kind", value.get("kind") if isinstance(value, dict) else value
     message = f"{problem['msg']} (found {value!r:.80})"
-    fix = "see `finetune schema` for what is allowed"
+    fix = "see `finetune schema`"
     context = problem.get("ctx", {})
     allowed = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags") or ""))
     if problem["type"] == "union_tag_not_found":
@@ -202,7 +202,7 @@ def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
     except (ValueError, RecursionError) as error:
         return spec, [wrong(f"{named!r} is not JSON: {error}", "correct the file")]
     if not isinstance(schema, dict):
-        return spec, [wrong(f"{named!r} holds no JSON object", 'write a schema such as {"type": "object", …}')]
+        return spec, [wrong(f"{named!r} is not a JSON object", 'write a schema such as {"type": "object", …}')]
     return spec.model_copy(update={"output": output.model_copy(update={"json_schema": schema})}), []
 
 

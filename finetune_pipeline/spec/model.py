@@ -1,4 +1,4 @@
-"""What a user may write in ``task.yaml``: types, defaults and single-field limits, by section in the modules beside this one.
+"""The schema of ``task.yaml``: types, defaults and single-field limits; its sections are in the modules beside this one.
 
 Rules that look at more than one field live in :mod:`finetune_pipeline.spec.rules`. Every field has a description; the
 JSON schema (``finetune schema``) and the guide's tables are made from these files.

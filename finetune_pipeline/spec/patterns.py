@@ -1,4 +1,4 @@
-"""Regular expressions people write: refused where they could take for ever, and matched within a time limit.
+"""Regular expressions from users: refused if they could run forever, and matched within a time limit.
 
 Whoever writes a task's patterns does not choose the texts: answers come from models and from logs. The `regex` package
 reads what `re` reads, and stops when its time is over.

@@ -89,8 +89,8 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     tried = {spec.system_prompt}
     for i, prompt in enumerate(spec.baseline.prompts):
         if not prompt.strip() or prompt in tried:
-            message = "this prompt is tried already" if prompt.strip() else "the prompt is empty"
-            yield problem("other_prompts", f"baseline.prompts[{i}]", message, "write another one, or remove it")
+            message = "this prompt is already tried" if prompt.strip() else "the prompt is empty"
+            yield problem("other_prompts", f"baseline.prompts[{i}]", message, "change or remove it")
         tried.add(prompt)
 
 
@@ -110,10 +110,12 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A link that leads nowhere, or in a circle, would read as "no logs" or "no reviews"."""
+    """A link that points to a missing file, or in a circle, would read as "no logs" or "no reviews"."""
     for path in (folder / "logs", folder / "reviews"):
         if path.is_symlink() and not path.exists():
-            yield problem("broken_link", path.name, f"the link {path.name} leads nowhere", "correct or remove the link")
+            yield problem(
+                "broken_link", path.name, f"the link {path.name} points to a missing file", "correct or remove the link"
+            )
 
 
 @rule
@@ -173,7 +175,7 @@ def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> Iterator[Finding]
     missing = [label for label in spec.labels if label not in spec.system_prompt]
     if missing:
         message = f"the system prompt does not name these labels: {', '.join(missing)}"
-        fix = "name every label, or the prompted baseline is not a fair one"
+        fix = "name every label, or the prompted baseline is unfair"
         yield problem("prompt_names_labels", "system_prompt", message, fix, "warning")
 
 
@@ -182,7 +184,7 @@ def check_prompt_is_described(spec: TaskSpec, folder: Path) -> Iterator[Finding]
     """A drafted prompt tells no model what its labels mean until somebody has written it."""
     if stubs := spec.system_prompt.count(STUB):
         message = f"the system prompt still holds `{STUB}` ({stubs} ×)"
-        fix = "write what is meant in each place, or the prompted baseline is not a fair one"
+        fix = "replace each with a description, or the prompted baseline is unfair"
         yield problem("prompt_is_described", "system_prompt", message, fix, "warning")
 
 
@@ -201,7 +203,7 @@ def check_power(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     gates = spec.gates
     if gates.wanted_gain <= gates.min_gain:
         message = (
-            f"the wanted gain {gates.wanted_gain:g} does not lie above gates.min_gain {gates.min_gain:g}, which a gain must "
+            f"the wanted gain {gates.wanted_gain:g} is not above gates.min_gain {gates.min_gain:g}, which a gain must "
             "surely exceed"
         )
         yield problem("wanted_gain", "gates.wanted_gain", message, "raise gates.wanted_gain, or lower gates.min_gain")
@@ -231,7 +233,7 @@ def check_second_phase(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Only an adapter trained on four bits has anywhere to move to."""
     method = METHODS[spec.training.method]
     if spec.training.unquantized_epochs and not method.default("unquantized_epochs").value:
-        message = f"method {method.name} has no second phase: what it trains is trained on the unquantized base already"
+        message = f"method {method.name} has no second phase: it trains on the unquantized base already"
         fix = "remove training.unquantized_epochs, and raise training.epochs instead"
         yield problem("second_phase", "training.unquantized_epochs", message, fix)
 

@@ -1,4 +1,4 @@
-"""Sections of ``training`` that belong to one trainer each: where a training service is, and its settings."""
+"""Sections of ``training`` for single trainers: the service's address and settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class RaySection(TrainerSection):
     resources: dict[str, float] = Field(
         {"CPU": 1.0}, min_length=1, description="What each worker takes; with `GPU`, it trains on one."
     )
-    max_failures: int = Field(3, ge=0, description="Lost workers that a job replaces, from the last checkpoint on.")
+    max_failures: int = Field(
+        3, ge=0, description="Lost workers that a job replaces, resuming from the last checkpoint."
+    )
     runtime_env: dict[str, Any] = Field(
         default_factory=dict,
         description="Added to Ray's runtime environment of the job, such as `pip` or `image_uri`; never secrets.",
@@ -55,8 +57,8 @@ class HostedSection(TrainerSection):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Environment variable that holds the key. Unset: its usual one.",
     )
-    poll_seconds: float = Field(30.0, gt=0, description="Time between two looks at a running job.")
-    request_seconds: float = Field(120.0, gt=0, description="Longest time for one request.")
+    poll_seconds: float = Field(30.0, gt=0, description="Time between two polls of a running job.")
+    request_seconds: float = Field(120.0, gt=0, description="Timeout of one request.")
     concurrency: int = Field(4, ge=1, le=256, description="Parallel requests to a model the service hosts.")
     settle_seconds: float = Field(
         90.0,
@@ -71,9 +73,7 @@ class OpenAiSection(HostedSection):
 
     without_effect = HostedSection.without_effect | {"deployment"}
 
-    profile: Literal["openai", "azure", "nebius", "other"] = Field(
-        "openai", description="Whose dialect of the protocol it is."
-    )
+    profile: Literal["openai", "azure", "nebius", "other"] = Field("openai", description="Dialect of the protocol.")
     learning_rate_multiplier: float | None = Field(
         None,
         gt=0,

@@ -23,7 +23,7 @@ class TrainingSettings(Section):
     method: MethodName = Field("qlora", description="A training method (docs/training.md).")
     trainer: str = Field("local", description="Where training runs: a name of the table of trainers below.")
     budget_usd: float | None = Field(
-        None, gt=0, description="A hosted job whose estimate is higher, or unknown, is not bought. Unset: no limit."
+        None, gt=0, description="A hosted job with a higher or unknown estimate is not bought. Unset: no limit."
     )
     trainer_options: dict[str, Any] = Field(
         default_factory=dict, description="Settings of a trainer that another package brings (docs/training.md)."

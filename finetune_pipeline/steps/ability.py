@@ -44,7 +44,7 @@ def ability_digest(task: Task) -> str:
 def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
     harness = context.spec.ability.harness
     if not asked_items(context.task) and not harness.tasks:
-        return {"items": 0, "sentence": "nothing is asked: ability.suite is off, and there are neither files nor tasks"}
+        return {"items": 0, "sentence": "nothing to ask: ability.suite is off, and there are no files or tasks"}
     facts = context.launch(
         ability_job(
             model=model,

@@ -1,4 +1,4 @@
-"""The files with what models are asked besides the task. Training rows that repeat them are left out."""
+"""Benchmark files of the ability section. Training rows that repeat them are removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ability_files(task: Task) -> list[Path]:
         paths = sorted(p for p in task.folder.glob(pattern) if p.is_file())
         files += paths
         if not paths:
-            message, fix = f"{pattern!r} matches no file", "correct the pattern, or take it out"
+            message, fix = f"{pattern!r} matches no file", "correct or remove the pattern"
             missing.append(Finding("ability.files", "error", "task.yaml: ability.files", message, fix))
     if missing:
         raise FindingsError(missing)

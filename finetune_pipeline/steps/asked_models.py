@@ -1,4 +1,4 @@
-"""Which models answer the sealed test, and where: here, at an endpoint of one's own, at the trainer's, or behind an API."""
+"""The models that answer the sealed test, and where each runs: here, at an own endpoint, at the trainer, or behind an API."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("Every decision of a reviewer refers to an existing example.", blocking=False, advisory=True)
+@check("Every review decision refers to an existing example.", blocking=False, advisory=True)
 def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     bad = sum(artifact.facts["by_rule"].values())
     return CheckResult(
@@ -216,7 +216,7 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
             "the champion's too, say nothing about this one"
         )
     if share > MOST_LEFT:
-        message += f": a changed setting makes them like rows of another split. Take the setting back, or {RESTART}"
+        message += f": a changed setting makes them similar to rows of another split. Revert the setting, or {RESTART}"
     return CheckResult(share <= MOST_LEFT, message, {"left": left, "share": share}, warns=share <= TOO_MANY_LEFT)
 
 
@@ -257,7 +257,7 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    "No corrected row looks as if it was made to spoil the training (held.jsonl says why).",
+    "No corrected row looks poisoned (held.jsonl gives the reasons).",
     blocking=False,
     advisory=True,
 )
@@ -282,7 +282,11 @@ QUALITY_CHECKS = (
     *(
         Check(name, description, _quality(part), blocking=False, advisory=True)
         for name, part, description in (
-            ("class_balance", "balance", "The largest label has at most data.max_imbalance times the smallest's rows."),
+            (
+                "class_balance",
+                "balance",
+                "The largest label has at most data.max_imbalance times the rows of the smallest.",
+            ),
             ("rows_fit", "tokens", "No row is longer than training.max_tokens."),
         )
     ),

@@ -1,4 +1,4 @@
-"""What steps take from earlier runs: answers of models that were kept, and the champion's artifacts."""
+"""Results that steps reuse from earlier runs: cached answers, and the champion's artifacts."""
 
 from __future__ import annotations
 

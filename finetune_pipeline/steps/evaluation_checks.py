@@ -46,7 +46,7 @@ def ability_scored(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    "What the base model could do besides the task is still there (the gate general_ability).",
+    "The base model's general ability is kept (gate general_ability).",
     blocking=False,
     advisory=True,
 )
@@ -71,14 +71,14 @@ def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    "The judging model agrees with people and is moved by neither place nor length; or the spec asks none.",
+    "The judge model agrees with people and is not biased by position or length; or the spec asks for none.",
     blocking=False,
     advisory=True,
 )
 def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     findings = artifact.facts["judge"]
     if findings is None:
-        return CheckResult(spec.evaluation.judge is None, "the spec asks no judge")
+        return CheckResult(spec.evaluation.judge is None, "the spec asks for no judge")
     figures = {k: findings[k] for k in ("kappa", "interval", "consistent", "rated")}
     believed = findings["believed"] is True and not findings["refused"]
     return CheckResult(believed, " ".join(judge_sentences(JudgeFindings.model_validate(findings))), figures)
@@ -99,7 +99,7 @@ def nothing_forgotten(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     version = artifact.facts["model_version"]
     if artifact.facts["forgotten"]:
         return CheckResult(
-            False, f"version {version} was trained on rows that were forgotten since: run the task again"
+            False, f"version {version} was trained on rows that have since been forgotten: run the task again"
         )
     return CheckResult(artifact.facts["forgotten"] is False, f"version {version} was trained on no forgotten row")
 

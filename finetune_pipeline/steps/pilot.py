@@ -35,7 +35,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
     answered, sources = climbed(context), row_sources(context)
     why = good_enough(spec, answered, sources)
     if not TRAINERS[spec.training.trainer].on_this_machine:
-        why = f"the trainer {spec.training.trainer} would be paid for every share; a pilot trains on this machine"
+        why = f"the trainer {spec.training.trainer} charges for every share; a pilot trains on this machine"
     rows, points, stopped = read_examples(split_file(context, "train")), [], ""
     rival = score_rungs(spec, answered, Terms({}, {}), sources).rival_rows
     by_share: dict[float, Rows] = {}
@@ -128,8 +128,8 @@ def _enough(
     if spec.advise.limited:
         return ""
     if leads(spec, answered, best, by_share[max(by_share)], sources):
-        return "it surely leads the best simpler way already"
+        return "it significantly beats the best simpler way already"
     expected = extrapolate(spec, by_share, best, shared_sources(best, sources))
     if expected is not None and expected.gain_interval[1] < 0:
-        return "no number of rows there is would bring it to the best simpler way"
+        return "even all rows would not bring it to the best simpler way"
     return ""

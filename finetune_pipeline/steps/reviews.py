@@ -80,7 +80,9 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
             model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
             judge = judged_pairs(model, pairs, people, asked, context.spec.gates.confidence, test.sources)
         except (EndpointError, ValueError) as error:
-            fix = "look at the endpoint and its key, and run again: replies that came are kept; or remove evaluation.judge"
+            fix = (
+                "check the endpoint and its key, and run again (received replies are kept); or remove evaluation.judge"
+            )
             raise _problem("judge", error, fix) from error
     if settings.similarity is not None:
         try:

@@ -1,4 +1,4 @@
-"""What the rungs of the ladder share: their rows, their answers, and whether one of them is good enough already."""
+"""Shared by the rungs of the ladder: rows, answers, and whether one is already good enough."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    "The answers can be told from the inputs: something simple does surely better than no look at the input at all.",
+    "The inputs predict the answers: something simple is significantly better than ignoring the input.",
     blocking=lambda spec: spec.gates.learnable == "block",
     advisory=lambda spec: spec.gates.learnable == "warn",
 )
@@ -66,13 +66,13 @@ def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(power["enough"] is True, power["sentence"], figures)
 
 
-@check("What was measured before training speaks for fine-tuning.", blocking=False, advisory=True)
+@check("The measurements before training favour fine-tuning.", blocking=False, advisory=True)
 def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     advice = artifact.facts["advice"]
     return CheckResult(advice["fine_tune"] is True, advice["sentence"], {"decision": advice["decision"]})
 
 
-@check("The ladder's answer is sure.", name="answer_sure", blocking=False, advisory=True)
+@check("The ladder's answer is certain.", name="answer_sure", blocking=False, advisory=True)
 def answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     decision = artifact.facts["decision"]
     return CheckResult(decision in DECISIONS and decision != "undecided", artifact.facts["sentence"])
@@ -85,7 +85,7 @@ def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(failed == 0 and bool(errors), f"{failed} generations failed", {"errors": errors})
 
 
-@check("The estimated peak fits this machine.", name="fits_memory")
+@check("The estimated peak memory fits this machine.", name="fits_memory")
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f, trainer = artifact.facts, TRAINERS[spec.training.trainer]
     if not trainer.on_this_machine:
@@ -162,7 +162,7 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("What was saved holds the method's own tensors only.")
+@check("The saved files hold only the method's own tensors.")
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
     if artifact.facts.get("returns") == "endpoint":
@@ -176,7 +176,7 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("QLoRA: the base really is in four bits.", name="four_bit_weights")
+@check("QLoRA: the base model is really in 4 bits.", name="four_bit_weights")
 def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if METHODS[spec.training.method].holds != "four_bit":
         return CheckResult(True, f"method {spec.training.method} does not quantize the base")
@@ -195,7 +195,7 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("What is served is what was trained.")
+@check("The served model equals the trained one.")
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     parity = artifact.facts["parity"]
     gate = GATES["merge_parity"](spec, Parity.model_validate(parity))

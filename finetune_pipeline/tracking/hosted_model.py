@@ -1,4 +1,4 @@
-"""A model that its trainer hosts: MLflow stores this file and runs it wherever the model is loaded, without this package.
+"""The MLflow model code of a hosted model. MLflow stores this file and runs it without this package.
 
 ``model.json`` beside it says where the model answers and which environment variable holds the key. Weights are nowhere here.
 """

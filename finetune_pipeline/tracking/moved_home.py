@@ -1,4 +1,4 @@
-"""A home that was moved or copied: MLflow's records and the registered models then lead to where it is now.
+"""Repairs MLflow's records and registered models after FINETUNE_HOME was moved or copied.
 
 MLflow stores absolute paths: of artifacts, of what a version was made from, in tags. Left alone, new runs would write into
 the old place, and models would be loaded from there.

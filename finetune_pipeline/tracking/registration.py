@@ -1,4 +1,4 @@
-"""Registering what was trained: the served model, its tags and its model card, as a version of the registered model."""
+"""Registers a trained model: the served model, its tags and its model card, as a version in MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The served model: MLflow stores this file and runs it wherever the model is loaded, without this package.
+"""The MLflow model code of a served model. MLflow stores this file and runs it without this package.
 
 ``model.json`` beside it says what it is; ``control_tokens.py`` writes its prompts, ``hardware.py`` knows the CPU. Kinds
 ``lora`` and ``prefix``: the adapter lies beside it, too, and the unquantized base stays where it was. Kinds ``full`` and

@@ -1,4 +1,4 @@
-"""What a trainer says about itself, the registry of trainers, and how one is run.
+"""Base class and registry of trainers, and how a trainer runs.
 
 A trainer is one module with one registered class, of this package or of another; ``training.trainer`` names it.
 """
@@ -28,16 +28,16 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """One training as a trainer gets it.
+    """A training job as given to a trainer.
 
     Attributes:
         base: Artifact or folder of the base model.
         train, validation: Files of examples.
-        out: Where the result goes: adapter/, history.jsonl, measured.json.
-        work: Folder that outlives a kill.
+        out: Output folder: adapter/, history.jsonl, measured.json.
+        work: Work folder that survives a kill.
         launch: Runs a job of worker.jobs in a child process on this machine, and returns its facts.
         home: Folder of everything the pipeline makes.
-        tick: Called after every look at a running training: sends work/history.jsonl to whoever follows it.
+        tick: Called after every poll: sends work/history.jsonl to whoever follows the training.
     """
 
     spec: TaskSpec
@@ -53,16 +53,16 @@ class TrainingOrder:
 
 
 class Trainer(ABC):
-    """A place where training runs. Every training has an instance of its own, which may keep what it needs.
+    """A place where training runs. Every training has its own instance, which may hold state.
 
     Attributes:
         name: As ``training.trainer`` calls it.
-        where: Where it trains, for the reference.
-        methods: The training methods it knows; None: all.
-        returns: What comes back: weights that are merged and served here, or a model that answers at an endpoint.
-        on_this_machine: It takes this machine's memory.
-        options: Model of ``training.trainer_options``; None: it takes none. Trainers of this package have sections instead.
-        poll_seconds: Time between two looks at a running training.
+        where: Where it trains, for the reference page.
+        methods: Supported training methods; None: all.
+        returns: What training returns: weights to merge and serve here, or a model hosted at an endpoint.
+        on_this_machine: Whether it uses this machine's memory.
+        options: Schema of ``training.trainer_options``; None: no options. Trainers of this package have sections instead.
+        poll_seconds: Time between two polls.
     """
 
     name: ClassVar[str]
@@ -74,29 +74,29 @@ class Trainer(ABC):
     poll_seconds: float = 10.0
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
-        """What speaks against training here: a missing key, a base model that is not offered."""
+        """Findings that rule out training here: a missing key, an unsupported base model."""
         return []
 
     def returned(self, spec: TaskSpec) -> Literal["weights", "endpoint"]:
-        """What comes back for this task, where it depends on settings."""
+        """What training returns for this task, if it depends on settings."""
         return self.returns
 
     @contextlib.contextmanager
     def serving(self, spec: TaskSpec, hosted: HostedModel, home: Path) -> Iterator[HostedModel]:
-        """The model of a finished training while it is asked; its endpoint is started and stopped where it must be."""
+        """Context in which a finished model answers; starts and stops its endpoint if necessary."""
         yield hosted
 
     @abstractmethod
     def submit(self, order: TrainingOrder) -> str:
-        """Start a training, or go on with the one that was started for the same order. Returns its id."""
+        """Start a training, or resume the one already started for the same order. Returns its id."""
 
     @abstractmethod
     def poll(self, training: str) -> Literal["running", "ended"]:
-        """How far it is."""
+        """The state of the training."""
 
     @abstractmethod
     def cancel(self, training: str) -> str | None:
-        """Stop it. Returns what it cost so far, as a sentence, where it costs money."""
+        """Stop the training. Returns its cost so far as a sentence, if it costs money."""
 
     @abstractmethod
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def register(cls: T) -> T:
 
 @contextlib.contextmanager
 def on_interrupt(cancel: Callable[[BaseException], None]) -> Iterator[None]:
-    """Call `cancel` with the interrupt that ends the block (Ctrl-C, a cancelled run). A failure is none: the job goes on,
-    and the next run takes it up."""
+    """Call `cancel` if an interrupt ends the block (Ctrl-C, a cancelled run). Not on failures: the job continues,
+    and the next run picks it up."""
     try:
         yield
     except BaseException as interrupt:
@@ -129,8 +129,8 @@ def on_interrupt(cancel: Callable[[BaseException], None]) -> Iterator[None]:
 
 
 def train(order: TrainingOrder) -> dict[str, Any]:
-    """Train where the spec says, wait for the end, and return the facts. An interrupt cancels the training, and its notes say
-    what that cost."""
+    """Train with the spec's trainer, wait for the end, and return the facts. An interrupt cancels the training, and its notes state
+    the cost."""
     trainer = type(TRAINERS[order.spec.training.trainer])()
     training = trainer.submit(order)
 
@@ -148,7 +148,7 @@ def train(order: TrainingOrder) -> dict[str, Any]:
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
-    """What speaks against training a task: its spec, its base model (planning.preflight), and its trainer."""
+    """Findings against training a task: spec and base model (planning.preflight), and trainer."""
     return [*task_preflight(spec, folder, base), *_trainer_findings(spec)]
 
 

@@ -1,4 +1,4 @@
-"""The file of chat rows that training services take: written from examples, and held against a service's rules.
+"""The chat file that training services take: written from examples and checked against a service's rules.
 
 The services say of a bad file only after it was uploaded, and some only after a job was bought.
 """
@@ -15,19 +15,19 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding
 
 _BYTES_PER_TOKEN = 3
-"""Fewer than in most texts (English has about four), so that a guess is rather too high."""
+"""Less than in most texts (English has about four), so that estimates are on the high side."""
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "weight")
 
 
 @dataclass(frozen=True)
 class FileRules:
-    """What a service asks of a file.
+    """A service's requirements for a file.
 
     Attributes:
-        service: Who asks, for people.
-        least_rows: Of a training file.
-        most_tokens: Longest row; longer ones are cut there without a word. None: unknown.
-        tools: Rows may call tools.
+        service: The service's display name.
+        least_rows: Fewest rows of a training file.
+        most_tokens: Longest row; the service silently truncates longer ones. None: unknown.
+        tools: Whether rows may call tools.
     """
 
     service: str
@@ -39,7 +39,7 @@ class FileRules:
 
 @dataclass(frozen=True)
 class ChatFile:
-    """A written file. tokens: a guess at the tokens of all rows, rather too high."""
+    """A written file. tokens: estimated tokens of all rows, on the high side."""
 
     path: Path
     rows: int
@@ -47,7 +47,7 @@ class ChatFile:
 
 
 def guessed_tokens(text: str) -> int:
-    """About how many tokens a text has, without a tokenizer."""
+    """Estimated number of tokens of a text, without a tokenizer."""
     return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
 
@@ -74,20 +74,22 @@ def _row_tokens(example: Example) -> int:
 def file_findings(
     split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules, least_rows: int = 1
 ) -> list[Finding]:
-    """Everything in a file that the service would refuse, or silently change; each with its line and its source.
+    """Findings for everything in a file that the service would refuse or silently change, with line and source.
 
     Args:
-        split: The split the rows are of, for the words.
+        split: The split of the rows, for messages.
         examples: The rows of `file`, line by line.
         least_rows: Fewest rows of this file.
     """
     findings = []
     if file.rows < least_rows:
-        message = f"{file.rows} rows; {rules.service} takes a file from {least_rows} rows on"
-        findings.append(_finding("rows", f"the {split} split", message, "add rows, or train with trainer: local"))
+        message = f"{file.rows} rows; {rules.service} needs {least_rows} rows or more"
+        findings.append(_finding("rows", f"the {split} split", message, "add rows, or set training.trainer: local"))
     if (size := file.path.stat().st_size) > rules.most_bytes:
         message = f"{size >> 20} MiB; {rules.service} takes files up to {rules.most_bytes >> 20} MiB"
-        findings.append(_finding("size", f"the {split} split", message, "train on fewer rows, or with trainer: local"))
+        findings.append(
+            _finding("size", f"the {split} split", message, "train on fewer rows, or set training.trainer: local")
+        )
     for line, example in enumerate(examples, 1):
         place = f"{split} file, line {line} (from {example.place})"
         findings += [_finding("row", place, message, fix) for message, fix in _row_problems(example, rules)]
@@ -99,12 +101,15 @@ def _finding(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def _row_problems(example: Example, rules: FileRules) -> Iterator[tuple[str, str]]:
-    """What of a row this service does not take; the order of turns, weights and answers are sound since `validated_examples`."""
+    """Parts of a row this service does not support; `validated_examples` has checked turn order, weights and answers."""
     calls = example.tools or any(m["role"] == "tool" or m.get("tool_calls") for m in example.messages)
     if calls and not rules.tools:
         yield f"{rules.service} does not train this model on tool calls", "remove the row, or choose another model"
     for number, message in enumerate(example.messages, 1):
         if message["role"] == "tool" and not message.get("tool_call_id"):
-            yield f"message {number}: a tool's message without tool_call_id", "correct or remove this row"
+            yield f"message {number}: a tool message without tool_call_id", "correct or remove this row"
     if rules.most_tokens is not None and (tokens := _row_tokens(example)) > rules.most_tokens:
-        yield f"about {tokens} tokens; {rules.service} cuts rows at {rules.most_tokens}", "shorten or remove this row"
+        yield (
+            f"about {tokens} tokens; {rules.service} truncates rows at {rules.most_tokens}",
+            "shorten or remove this row",
+        )

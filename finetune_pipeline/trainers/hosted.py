@@ -1,4 +1,4 @@
-"""What all hosted trainers do: refuse before anything is uploaded, find or buy the job, follow it, bring the result home.
+"""Shared by hosted trainers: preflight before any upload, find or buy the job, follow it, download the result.
 
 A service is reached through :class:`~finetune_pipeline.trainers.service.Service`; the ledger sees to it that an order is
 bought once.
@@ -30,18 +30,18 @@ from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unc
 from finetune_pipeline.training.rows import training_examples
 
 _MOST_LOOKS = 10
-"""How often a question that costs nothing is asked until it gets a clear answer."""
+"""Attempts of a free request until it gets a clear answer."""
 _LONGEST_PAUSE = 60.0
 Answer = TypeVar("Answer")
 
 
 class HostedTrainer(Trainer):
-    """Trains at a service, for money.
+    """Base class of trainers at a paid service.
 
     Attributes:
-        extra: The extra that is needed, called as the package it brings; None: none.
-        usual_key: Environment variable that holds the key, where the spec names none.
-        estimates: The service itself says what a job will cost.
+        extra: The required extra, named like its package; None: none.
+        usual_key: Default environment variable with the API key.
+        estimates: Whether the service estimates the cost of a job.
     """
 
     methods = frozenset({"lora", "qlora"})
@@ -59,11 +59,11 @@ class HostedTrainer(Trainer):
 
     @abstractmethod
     def problems(self, spec: TaskSpec) -> list[Finding]:
-        """What is wrong with this trainer's own settings; nothing is asked."""
+        """Findings about this trainer's own settings, without any request."""
 
     @abstractmethod
     def connect(self, spec: TaskSpec) -> Service:
-        """A connection to the service, for settings without problems."""
+        """Connect to the service; the settings must be valid."""
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
         findings = [*common_problems(self, spec), *self.problems(spec)]
@@ -131,10 +131,10 @@ class HostedTrainer(Trainer):
             self.ledger.note_state(self.bought, job)
             return f"{done}; {self._cost(job)}"
         except (Unclear, Refused):
-            return f"{done}; what it cost so far is not known"
+            return f"{done}; its cost so far is unknown"
 
     def _cancel_asked(self, interrupt: BaseException) -> None:
-        """Cancel a job that was asked for just now, before its id was known."""
+        """Cancel a job that was just requested, before its id is known."""
         attempt = self.ledger.entry(self.bought).attempt
         if attempt.asked_at is None:
             return
@@ -153,17 +153,17 @@ class HostedTrainer(Trainer):
         if job.state != "succeeded":
             raise JobError(
                 f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}; "
-                f"{self._cost(job)}\nfix: correct what the service names; running again buys another job"
+                f"{self._cost(job)}\nfix: fix what the service reports; running again buys a new job"
             )
         self._look(lambda: self._follow(training))
         return self._look(lambda: write_result(self, job))
 
     def usual_model(self, spec: TaskSpec) -> str | None:
-        """The base model's name where the section gives none: Hub ids are names that most services know."""
+        """Default name of the base model: most services know Hub ids."""
         return spec.base_model if model_kind(spec.base_model, spec.base_revision) == "hub" else None
 
     def _prepare(self, entry: Entry, rows: dict[str, list[Example]]) -> Files:
-        """Refuse the order, or upload its files. The checks that need no upload come first, all of them."""
+        """Refuse the order, or upload its files. All checks without an upload come first."""
         spec, service = self.order.spec, self.service
         rules, findings = service.file_rules(), service.findings()
         for split, file in self.files.items():
@@ -191,7 +191,7 @@ class HostedTrainer(Trainer):
         return entry.files[digest]
 
     def _follow(self, training: str) -> None:
-        """Tell what is new of a job, and keep its losses in work/history.jsonl."""
+        """Report news about a job, and append its losses to work/history.jsonl."""
         log = self.service.log(training)
         for event, message in log.events.items():
             if event not in self._reported:
@@ -207,7 +207,7 @@ class HostedTrainer(Trainer):
             (self.order.work / "history.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
 
     def _look(self, question: Callable[[], Answer]) -> Answer:
-        """Ask again until the answer is clear, for a while. For questions that cost nothing."""
+        """Retry a free request for a while until its answer is clear."""
         for number in range(_MOST_LOOKS - 1):
             try:
                 return question()
@@ -219,7 +219,7 @@ class HostedTrainer(Trainer):
         if job.dollars is not None:
             return f"it cost ${job.dollars:,.2f} so far"
         billed = (
-            "its billed tokens are not known yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
+            "the billed tokens are not known yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
         )
         estimate = self.ledger.entry(self.bought).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"

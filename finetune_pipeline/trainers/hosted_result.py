@@ -1,4 +1,4 @@
-"""The result of a hosted training, in the files and facts of a local one: an adapter, or the name of a model that answers."""
+"""The result of a hosted training in the form of a local one: an adapter, or the name of the hosted model."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
 
 
 def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[str, Any]]:
-    """The adapter with the base's tokenizer and chat template, as local training leaves it."""
+    """Download the adapter and add the base's tokenizer and chat template, as local training does."""
     order, folder = trainer.order, trainer.order.out / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -100,7 +100,7 @@ def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[s
 
 
 def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
-    """What is in a downloaded adapter, which is read as a stranger's file: JSON and a safetensors header, nothing else."""
+    """Facts of a downloaded adapter, treated as untrusted: only JSON and a safetensors header are read."""
     try:
         config = read_json(folder / CONFIG)
         kind = config["peft_type"]
@@ -108,8 +108,8 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
         parameters = sum(math.prod(map(int, entry["shape"])) for entry in entries.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise JobError(
-            f"what {place} gave is no adapter: {type(error).__name__}: {error}\n"
-            "fix: look at the job's files at the service; running again downloads them again and buys nothing"
+            f"the download from {place} is not an adapter: {type(error).__name__}: {error}\n"
+            "fix: check the job's files at the service; running again downloads them again and buys nothing"
         ) from None
     if kind != "LORA" or not entries:
         raise JobError(

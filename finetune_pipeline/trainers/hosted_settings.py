@@ -1,4 +1,4 @@
-"""What all hosted trainers read from the spec, what can be wrong with it, and what a job may cost."""
+"""Shared by hosted trainers: settings from the spec, their preflight, and the cost limit of a job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BUDGET = "task.yaml: training.budget_usd"
 
 
 def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
-    """What is wrong with the settings that all hosted trainers share. Nothing is asked of the service."""
+    """Findings about the settings that hosted trainers share, without any request."""
     section, key = trainer.section(spec), trainer.key_name(spec)
     findings = []
     if trainer.extra and importlib.util.find_spec(trainer.extra) is None:
@@ -35,8 +35,10 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
             trainer.finding("extra", "training.trainer", f"the package {trainer.extra} is not installed", fix)
         )
     if section.model is None and trainer.usual_model(spec) is None:
-        message = f"base_model {spec.base_model!r} is no name that a service knows"
-        findings.append(trainer.finding("model", "model", message, "write the service's name of the base model"))
+        message = f"base_model {spec.base_model!r} is not a name the service knows"
+        findings.append(
+            trainer.finding("model", "model", message, "write the name the service uses for the base model")
+        )
     if section.base_url and (problem := address_problem(section.base_url)):
         findings.append(trainer.finding("address", "base_url", *problem))
     local = bool(section.base_url and is_local(section.base_url))
@@ -49,26 +51,26 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
         findings.append(trainer.finding("key", "api_key_env", f"the environment variable {key} is not set", fix))
     epochs = epochs_of(spec.training)
     if epochs != whole_epochs(spec):
-        message = f"services train whole epochs: {epochs:g} becomes {whole_epochs(spec)}"
-        findings.append(trainer.finding("epochs", "training.epochs", message, "nothing needs to be done", "note"))
+        message = f"services train only whole epochs: {epochs:g} becomes {whole_epochs(spec)}"
+        findings.append(trainer.finding("epochs", "training.epochs", message, "nothing to do", "note"))
     if spec.training.over_length != "fail":
-        message = "services get every row: training.over_length is not applied, and each cuts rows at its own limit"
-        fix = "nothing, if no row is longer than training.max_tokens"
+        message = "services get every row: training.over_length is not applied; each service truncates at its own limit"
+        fix = "nothing to do if no row is longer than training.max_tokens"
         findings.append(trainer.finding("over_length", "training.over_length", message, fix, "warning"))
     if spec.training.budget_usd is None:
-        message = "there is no budget: the job is bought whatever it costs"
+        message = "there is no budget: the job is bought at any price"
         findings.append(Finding("hosted.no_budget", "warning", _BUDGET, message, "set training.budget_usd"))
     return findings
 
 
 def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bool) -> list[Finding]:
-    """Settings of ``training.lora`` that a service does not know; without them another model would be trained. chooses_layers:
-    it lets the user choose which layers to adapt."""
+    """Findings about settings of ``training.lora`` that a service does not support. chooses_layers:
+    whether the service lets users choose the adapted layers."""
     lora = low_rank(spec.training)
     other = {"dora": lora.dora, "rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
     message, fix = (
-        "the service trains plain LoRA and does not know this",
+        "the service trains only plain LoRA",
         "remove it, or set training.trainer: local",
     )
     return [trainer.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]
@@ -81,11 +83,11 @@ def low_rank(training: TrainingSettings) -> LoraSpec:
 
 
 def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
-    """What a job costs by the nearest prices.yaml; unknown where it has no present price of the model.
+    """Cost of a job by the nearest prices.yaml; unknown if it has no current price for the model.
 
     Args:
         tokens: Of the training rows, once.
-        home, task_folder: Where a list of the user's own may be.
+        home, task_folder: Where the user's own price list may be.
     """
     today, engine = datetime.datetime.now(datetime.UTC).date(), service.label
     why = f"prices.yaml has no price of {engine} for {service.model}"
@@ -105,11 +107,11 @@ def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | 
 
 
 def budget_findings(budget: float | None, estimate: Estimate, home: Path) -> list[Finding]:
-    """Whether a budget speaks against a job: its estimate is higher, or nobody knows it."""
+    """Findings if a job's estimated cost exceeds the budget or is unknown."""
     if budget is None:
         return []
     if estimate.dollars is None:
-        message = f"what the job costs is not known: {estimate.source}"
+        message = f"the cost of the job is unknown: {estimate.source}"
         fix = f"copy the shipped prices.yaml to {home} and add the price, or remove training.budget_usd"
         return [Finding("hosted.price_unknown", "error", _BUDGET, message, fix)]
     if estimate.dollars > budget:

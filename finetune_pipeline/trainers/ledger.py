@@ -1,4 +1,4 @@
-"""The ledger of hosted jobs: no job is bought twice, whoever dies or fails to answer.
+"""The ledger of hosted jobs: no job is bought twice, even if a process dies or a service does not answer.
 
 Every order has a key, a hash of data set, model and hyperparameters, and one file ``<trainer>-<key>.json``. Before the
 request that costs money is sent, the file says so durably, and the job's name, ``<key>-<attempt>``, travels with it. On any
@@ -21,13 +21,13 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.trainers.service import Files, Job, JobState, Refused, Service, Unclear
 
 MOST_REQUESTS = 3
-"""How often a run asks for a job that the service then turns out not to have."""
+"""Requests per run for a job that the service then does not have."""
 _ASK_EVERY = 2.0
-"""Longest pause in seconds between two questions for a job in doubt."""
+"""Longest pause in seconds between two queries for an uncertain job."""
 
 
 class Order(BaseModel):
-    """What is bought, and so what a job is known by. train, validation: digests of the uploaded files."""
+    """The content of an order, which identifies its job. train, validation: digests of the uploaded files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trainer: str
@@ -39,17 +39,17 @@ class Order(BaseModel):
 
     @property
     def key(self) -> str:
-        """24 hex digits of all of it."""
+        """24 hex digits of a digest of the order."""
         return digest_json(self.model_dump())[:24]
 
 
 class Attempt(BaseModel):
-    """One job of an order. A further one is made only after the one before has failed or was cancelled.
+    """One job of an order. Another is made only after it has failed or was cancelled.
 
     Attributes:
-        name: Travels with the job.
+        name: The job's name at the service.
         asked_at: When the request that costs money was last sent (seconds since 1970); None: never.
-        state: The last state that was seen; ``refused``: the service would not take the order.
+        state: The last known state; ``refused``: the service rejected the order.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,7 +60,7 @@ class Attempt(BaseModel):
 
 
 class Entry(BaseModel):
-    """What the ledger knows of one order. estimate_usd: at the last request; files: the service's id of each uploaded file, by
+    """The ledger's record of one order. estimate_usd: at the last request; files: the service's id of each uploaded file, by
     SHA-256."""
 
     model_config = ConfigDict(extra="forbid")
@@ -76,7 +76,7 @@ class Entry(BaseModel):
         return self.attempts[-1]
 
     def begin_another(self) -> None:
-        """Count an attempt that failed or was cancelled as over."""
+        """Close an attempt that failed or was cancelled."""
         self.attempts.append(Attempt(name=f"{self.order.key}-{len(self.attempts) + 1}"))
 
 
@@ -87,17 +87,17 @@ class Ledger:
         self.folder = folder
 
     def entry(self, order: Order) -> Entry:
-        """What is known of an order; a new entry where nothing is."""
+        """The entry of an order; a new one if it is unknown."""
         path = self._path(order)
         return Entry.model_validate(read_json(path)) if path.exists() else Entry(order=order)
 
     def write(self, entry: Entry) -> None:
-        """Keep an entry; it is on the disk when this returns."""
+        """Write an entry durably."""
         write_json(self._path(entry.order), entry.model_dump())
         sync_folder(self.folder)
 
     def note_state(self, order: Order, job: Job) -> None:
-        """Keep the state of a job, for people who read the ledger."""
+        """Record the state of a job, for people who read the ledger."""
         with self._lock(order):
             entry = self.entry(order)
             for attempt in entry.attempts:
@@ -106,21 +106,21 @@ class Ledger:
                     self.write(entry)
 
     def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
-        """The one job of an order: adopted where there is one, else bought.
+        """The job of an order: adopted if it exists, else bought.
 
         Args:
             prepare: Refuses the order, or uploads its files; called only where no job exists. It may write the entry.
             settle: Seconds after a request within which a job may still appear in the service's list.
 
         Raises:
-            Refused: The service does not take the order.
-            OutsideError: Nobody can say whether the job exists. The next run asks again.
+            Refused: The service rejected the order.
+            OutsideError: It is unknown whether the job exists. The next run asks again.
         """
         with self._lock(order):
             entry = self.entry(order)
             while (job := self._known_job(entry, service, settle)) is not None:
                 if job.state not in ("failed", "cancelled"):
-                    say(f"adapter: goes on with the job {job.id} at {service.place}, which is {job.word}")
+                    say(f"adapter: resuming the job {job.id} at {service.place}, which is {job.word}")
                     return job
                 entry.begin_another()
             files = prepare(entry)
@@ -159,11 +159,11 @@ class Ledger:
                 return self._noted(entry, job)
         raise OutsideError(
             f"{service.place} was asked for a job {MOST_REQUESTS} times and has none of the name {entry.attempt.name}\n"
-            "fix: see whether the service works, and run it again"
+            "fix: check that the service works, and run again"
         )
 
     def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:
-        """The job of a request in doubt; None once it can no longer appear. Raises Unclear if nobody can say."""
+        """Wait for the job of an uncertain request; None once it can no longer appear. Raises Unclear if that stays unknown."""
         deadline = time.monotonic() + max(0.0, min(settle, (attempt.asked_at or 0.0) + settle - time.time()))
         pause = 0.05
         while True:
@@ -186,7 +186,7 @@ class Ledger:
 
 
 def _first_of(jobs: list[Job], service: Service) -> Job | None:
-    """The job to go on with: the first that has not failed. Others of the same name are named, since they cost money."""
+    """The job to resume: the first that has not failed. Duplicates are reported, because they cost money."""
     usable = [job for job in jobs if job.state in ("running", "succeeded")]
     for job in usable[1:]:
         say(

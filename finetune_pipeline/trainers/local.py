@@ -41,8 +41,8 @@ class LocalTrainer(Trainer):
 def train_here(order: TrainingOrder) -> None:
     """Run each phase of the method, and leave result.json, measured.json and history.jsonl of all of them in order.out.
 
-    A later phase goes on from the best checkpoint of the one before, with step numbers that follow. Killed between or
-    within the phases, a rerun with the same `work` goes on where it was.
+    A later phase continues from the best checkpoint of the previous one, with consecutive step numbers. Killed between or
+    within phases, a rerun with the same `work` resumes.
     """
     files: dict[str, Any] = {"base": order.base, "train": order.train, "validation": order.validation}
     settings = decisive_settings(order.spec.training)

@@ -17,12 +17,12 @@ from finetune_pipeline.trainers.openai_service import INSTEAD, PROFILES, OpenAiS
 from finetune_pipeline.trainers.service import whole_epochs
 
 _LEAST_FACTOR = 0.01
-"""Factors on a learning rate below this are absolute rates, written in the wrong place."""
+"""A smaller learning rate factor is probably an absolute rate."""
 
 
 @register
 class OpenAiTrainer(HostedTrainer):
-    """Uploads two files, asks for a job, and waits. From Nebius the adapter comes back, from the others a model's name."""
+    """Uploads two files, requests a job, and waits. Nebius returns an adapter, the others a model name."""
 
     name = "openai"
     where = (
@@ -51,7 +51,7 @@ class OpenAiTrainer(HostedTrainer):
         findings = list(self._rate_problems(spec, profile))
         if profile.base_url is None and section.base_url is None:
             message = f"the profile {section.profile} has no address of its own"
-            findings.append(self.finding("address", "base_url", message, "write the service's address, up to /v1"))
+            findings.append(self.finding("address", "base_url", message, "write the service's address, ending in /v1"))
         base = re.sub(r"-\d{4}-\d\d-\d\d$", "", section.model or "")
         if section.model and profile.tunable is not None and base not in profile.tunable:
             message = f"{section.model!r} cannot be fine-tuned at {profile.label}"
@@ -66,7 +66,7 @@ class OpenAiTrainer(HostedTrainer):
             ("seed", spec.training.seed, 2**31 - 1),
         ):
             if value > most:
-                message = f"{value} is over {most}, the most that the protocol takes"
+                message = f"{value} is above {most}, the protocol's maximum"
                 findings.append(self.finding("limit", f"training.{key}", message, f"write {most} or less"))
         if section.base_url is None:
             findings += end_findings(self, profile, profile.models_end, datetime.datetime.now(datetime.UTC).date())
@@ -77,15 +77,17 @@ class OpenAiTrainer(HostedTrainer):
     def _rate_problems(self, spec: TaskSpec, profile: Profile) -> Iterator[Finding]:
         key, factor = "learning_rate_multiplier", spec.training.openai.learning_rate_multiplier
         if profile.rate is None:
-            message = "what this server takes learning_rate_multiplier for is not known: a factor, or an absolute rate"
-            fix = "write factor or absolute, as the server's documentation says"
+            message = (
+                "it is unknown whether this server reads learning_rate_multiplier as a factor or as an absolute rate"
+            )
+            fix = "write factor or absolute, according to the server's documentation"
             yield self.finding("learning_rate", "learning_rate_means", message, fix)
         elif profile.rate == "absolute" and factor is not None:
             message = f"{profile.label} takes {key} for an absolute rate, and would train with the rate {factor:g}"
             fix = f"remove it; the rate is training.learning_rate, now {spec.training.learning_rate:g}"
             yield self.finding("learning_rate", key, message, fix)
         elif profile.rate == "factor" and factor is not None and factor < _LEAST_FACTOR:
-            message = f"{factor:g} is a factor on {profile.label}'s own rate here, and looks like an absolute rate"
+            message = f"{factor:g} is a factor on {profile.label}'s own rate here, but looks like an absolute rate"
             fix = "write a factor of about 0.1 to 10, or remove it: the service then chooses"
             yield self.finding("learning_rate", key, message, fix)
         elif profile.rate == "factor" and "learning_rate" in spec.training.model_fields_set:

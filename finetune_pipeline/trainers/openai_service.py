@@ -23,7 +23,7 @@ from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Ref
 
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
-"""Key of the job's metadata that holds its name in the ledger."""
+"""Metadata key with the job's name in the ledger."""
 _STATES: dict[str, JobState] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 _SOON = datetime.timedelta(days=90)
 
@@ -33,13 +33,13 @@ class Profile:
     """One dialect of the protocol.
 
     Attributes:
-        label: The service's name, for people and in the list of prices.
-        base_url: Its address; None: the spec must give one.
-        key: Environment variable that usually holds the key.
-        rate: What it takes ``learning_rate_multiplier`` for; None: the spec must say it.
-        top_level: Hyperparameters stand in the request itself, and those of LoRA with them; else in its method.
+        label: The service's name, in messages and in the price list.
+        base_url: Its URL; None: the spec must give one.
+        key: Usual environment variable with the API key.
+        rate: How it reads ``learning_rate_multiplier``; None: the spec must say so.
+        top_level: Hyperparameters, including LoRA's, go into the request itself, else into its method.
         tunable: Base models that can be tuned, without the date in their names; None: not known here.
-        deploys: A tuned model must be deployed before it answers.
+        deploys: Whether a tuned model must be deployed before it answers.
         no_jobs_from, models_end: First day without new jobs, and the last of tuned models, where announced.
     """
 
@@ -81,9 +81,9 @@ PROFILES = {
 def end_findings(
     trainer: HostedTrainer, profile: Profile, models_end: datetime.date | None, today: datetime.date
 ) -> list[Finding]:
-    """What the end of a service or a model means for a job of today: refused after it, a warning in the months before."""
+    """Findings about an announced end of a service or model: an error after it, a warning in the months before."""
     if profile.no_jobs_from is not None and today >= profile.no_jobs_from:
-        message = f"{profile.label} takes no new fine-tuning jobs since {profile.no_jobs_from}"
+        message = f"{profile.label} has accepted no new fine-tuning jobs since {profile.no_jobs_from}"
         return [trainer.finding("ended", "profile", message, INSTEAD)]
     if models_end is None or models_end - today > _SOON:
         return []
@@ -137,7 +137,7 @@ class OpenAiService(Service):
                 model = next((m for m in self.client.models.list() if m.id == self.model), None)
         if model is None:
             message = f"{self.place} does not offer {self.model!r}"
-            return [self.trainer.finding("not_offered", "model", message, "write a name that its list of models has")]
+            return [self.trainer.finding("not_offered", "model", message, "choose one from its list of models")]
         end = _end_of(model)
         return end_findings(self.trainer, replace(self.profile, no_jobs_from=None), end, today)
 
@@ -206,7 +206,7 @@ class OpenAiService(Service):
             )
 
     def _checkpoints(self, job: str) -> list[Any]:
-        """The checkpoints of a job; none where a server of the protocol has no such list."""
+        """The checkpoints of a job; none if the server does not list them."""
         from openai import NotFoundError
 
         with contextlib.suppress(NotFoundError):
@@ -217,7 +217,7 @@ class OpenAiService(Service):
         with self.request(f"give the adapter of {job}"):
             checkpoints = self._checkpoints(job)
             if not checkpoints:
-                raise JobError(f"{self.place} has no checkpoint of {job}\nfix: look at the job there")
+                raise JobError(f"{self.place} has no checkpoint of {job}\nfix: check the job there")
             best = min(checkpoints, key=_rank)
             for file in list(getattr(best, "result_files", None) or []):
                 name = Path(str(self.client.files.retrieve(file).filename)).name
@@ -238,7 +238,7 @@ class OpenAiService(Service):
 
 
 def _job(job: Any) -> Job:
-    """A job of the SDK, which validates nothing. Raises AttributeError or TypeError for what is none."""
+    """Convert a job of the SDK, which validates nothing. Raises AttributeError or TypeError for an invalid one."""
     if not isinstance(job.id, str) or not job.id:
         raise TypeError("a job without an id")
     reason = job.error.message if job.error is not None and getattr(job.error, "message", None) else ""
@@ -253,7 +253,7 @@ def _job(job: Any) -> Job:
 
 
 def _end_of(model: Any) -> datetime.date | None:
-    """The day a model is shut down: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (seconds since 1970)."""
+    """The shutdown date of a model: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (seconds since 1970)."""
     if isinstance(day := getattr(model, "shutdown_date", None), str):
         return datetime.date.fromisoformat(day[:10])
     deprecation = getattr(model, "deprecation", None)
@@ -262,7 +262,7 @@ def _end_of(model: Any) -> datetime.date | None:
 
 
 def _add(metrics: dict[int, dict[str, float]], step: int, values: dict[str, Any]) -> None:
-    """Keep the losses of a step; of validation the whole split's, where there is one."""
+    """Record the losses of a step; of validation the whole split's, if there is one."""
     row = metrics.setdefault(step, {})
     for name, keys in {"loss": ("train_loss",), "eval_loss": ("full_valid_loss", "valid_loss")}.items():
         value = next((values[key] for key in keys if isinstance(values.get(key), int | float)), None)

@@ -1,4 +1,4 @@
-"""Trains on a Ray cluster: one Ray job a training, known by its rows, base model and settings."""
+"""Trains on a Ray cluster: one Ray job per training, named by its rows, base model and settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLACE = "task.yaml: training.ray"
 
 @register
 class RayTrainer(Trainer):
-    """Submits to the cluster's job server; inputs and results travel by the storage."""
+    """Submits jobs to the cluster; inputs and results go through the storage."""
 
     name = "ray"
     where = "the Ray cluster of `training.ray`"
@@ -39,7 +39,7 @@ class RayTrainer(Trainer):
         findings = cluster_findings(section)
         if batch % section.workers:
             near = batch // section.workers * section.workers or section.workers
-            message = f"batches of {batch} rows cannot be shared by {section.workers} workers"
+            message = f"batches of {batch} rows cannot be split over {section.workers} workers"
             fix = f"set training.batch_size: {near} or {near + section.workers}, or another number of workers"
             findings.append(Finding("training.batch_over_workers", "error", f"{_PLACE}.workers", message, fix))
         return findings
@@ -63,7 +63,7 @@ class RayTrainer(Trainer):
 
 
 def job_name(order: TrainingOrder) -> str:
-    """What a training is recognised by: the task's name, and a digest of rows, base model and settings."""
+    """The name of a training job: the task's name, and a digest of rows, base model and settings."""
     key = digest_json(
         {
             "settings": {k: v for k, v in decisive_settings(order.spec.training).items() if k != "trainer"},
@@ -76,7 +76,7 @@ def job_name(order: TrainingOrder) -> str:
 
 
 def cluster_findings(section: RaySection) -> list[Finding]:
-    """What speaks against using the cluster and the storage of `training.ray`."""
+    """Findings about the cluster and the storage of `training.ray`."""
     findings = [*_address_findings(section), *_storage_findings(section)]
     if importlib.util.find_spec("ray") is None:
         message, fix = "the package ray is not installed", "pip install 'finetune-pipeline[ray]'"
@@ -96,10 +96,10 @@ def _address_findings(section: RaySection) -> list[Finding]:
         if started_cluster(read_settings().home):
             return []
         message = "there is no Ray cluster to train on"
-        fix = "start one here with `finetune cluster up`, or write the address of one: http://HEAD:8265"
+        fix = "start one here with `finetune cluster up`, or give the address of one: http://HEAD:8265"
     elif parts.username or parts.password:
-        message = "the address holds a login"
-        fix = "leave it out, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN in the environment"
+        message = "the address contains credentials"
+        fix = "remove them, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN in the environment"
     elif is_platform(address):
         if finds_clusters(parts.scheme):
             return []
@@ -108,7 +108,7 @@ def _address_findings(section: RaySection) -> list[Finding]:
     elif parts.scheme not in ("http", "https") or not parts.hostname:
         message, fix = f"{address!r} is not the address of a dashboard", "write http://HEAD:8265, or PLATFORM://CLUSTER"
     elif parts.scheme == "http" and not is_local(address):
-        message = f"what goes to {parts.hostname} travels in the clear, Ray's token too"
+        message = f"traffic to {parts.hostname} is unencrypted, including Ray's token"
         fix = "use https, a port-forward (kubectl port-forward), or a network that you trust"
         return [Finding("training.ray_clear", "warning", place, message, fix)]
     else:
@@ -122,13 +122,13 @@ def _storage_findings(section: RaySection) -> list[Finding]:
         return storage_findings("training.ray.storage", section.storage)
     if section.address and not is_local(section.address):
         message = "a cluster elsewhere cannot reach FINETUNE_HOME on this machine"
-        fix = "name a shared folder or an fsspec URL (s3://bucket/folder) that both reach"
+        fix = "give a shared folder or an fsspec URL (s3://bucket/folder) that both can reach"
         return [Finding("training.storage", "error", place, message, fix)]
     return []
 
 
 def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
-    """Bring rows, base model and settings to the storage; a base model that is there already stays."""
+    """Upload rows, base model and settings to the storage, unless the base model is already there."""
     storage, model = Storage(storage_of(order.spec.training.ray)), model_folder(order.base)
     folder = f"bases/{record_digest(order.base)[:16]}"
     if not storage.has_folder(folder):

@@ -1,4 +1,4 @@
-"""Ray clusters: how one is reached, and a small one on this machine to try things on."""
+"""Ray clusters: how to reach one, and a small local one for trials."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _PORTS = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster's dashboard. token_file: holds the token it asks for; None: what the environment says (RAY_AUTH_TOKEN)."""
+    """A cluster's dashboard. token_file: holds its token; None: taken from the environment (RAY_AUTH_TOKEN)."""
 
     address: str
     token_file: Path | None = None
 
     def client(self) -> JobSubmissionClient:
-        """A client of its job server. Raises ConnectionError when nobody answers."""
+        """A client of its job server. Raises ConnectionError if it does not answer."""
         from ray.job_submission import JobSubmissionClient
 
         headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"} if self.token_file else None
@@ -73,7 +73,7 @@ def finds_clusters(package: str) -> bool:
 
 
 def answers(address: str, seconds: float = 5.0) -> bool:
-    """Whether anybody takes a connection at an address; Ray's own client would wait for minutes.
+    """Whether an address accepts connections; Ray's own client would wait for minutes.
 
     What a platform's own package finds is taken to answer: only that package knows where.
     """
@@ -90,7 +90,7 @@ def answers(address: str, seconds: float = 5.0) -> bool:
 
 
 def started_cluster(home: Path) -> Cluster | None:
-    """The cluster that :func:`start_cluster` has started and that still runs."""
+    """The running cluster that :func:`start_cluster` has started."""
     try:
         address = read_json(_record(home))["address"]
     except (FileNotFoundError, ValueError):
@@ -113,11 +113,11 @@ def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
         if not fault:
             return cluster
     stop_cluster(home)
-    raise OutsideError(f"Ray does not start here: {fault}\nfix: free memory or wait until this machine has less to do")
+    raise OutsideError(f"Ray does not start here: {fault}\nfix: free memory, or wait until this machine is less busy")
 
 
 def _start(home: Path, cpus: int | None) -> Cluster:
-    """Start the processes of a cluster, and write down how they are reached and ended."""
+    """Start the processes of a cluster, and record how to reach and stop them."""
     _record(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replace_text(_token(home), secrets.token_hex(32))
     # sockets lie there, whose paths must be short
@@ -146,7 +146,7 @@ def _start(home: Path, cpus: int | None) -> Cluster:
 
 
 def _fault_until_ready(cluster: Cluster) -> str:
-    """Wait until a cluster takes a job. Returns why it does not; on a busy machine its node may give up while it starts."""
+    """Wait until a cluster accepts jobs. Returns why it does not; on a busy machine its node may fail while starting."""
     limit, fault = time.monotonic() + _READY_SECONDS, ""
     while time.monotonic() < limit:
         try:
@@ -159,7 +159,7 @@ def _fault_until_ready(cluster: Cluster) -> str:
 
 
 def stop_cluster(home: Path) -> bool:
-    """End every process of the cluster that was started here. Returns whether there was one."""
+    """Stop every process of the cluster started here. Returns whether there was one."""
     try:
         record = read_json(_record(home))
     except (FileNotFoundError, ValueError):

@@ -83,7 +83,7 @@ def _run(
 
 
 def make(place: Storage, request: Mapping[str, Any]) -> None:
-    """Do a step in this process, the driver, with the cluster's workers for its blocks."""
+    """Run a step in this process, the driver, with its blocks on the cluster's workers."""
     import ray
 
     ray.init()
@@ -130,7 +130,7 @@ def _map_blocks(
 
 
 def _bring_benchmarks(place: Storage, folder: Path) -> None:
-    """Make sure that benchmark files lie where the driver has them, on the node of this worker too."""
+    """Copy benchmark files to the driver's path on this worker's node."""
     if folder.is_dir():
         return
     arriving = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}")

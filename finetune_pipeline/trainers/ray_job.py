@@ -1,4 +1,4 @@
-"""What runs on the cluster: the driver of a Ray job, and each of the workers that train together in Ray Train's TorchTrainer.
+"""Code that runs on the cluster: the driver of a Ray job, and the workers of Ray Train's TorchTrainer.
 
 Folder of a job in the storage::
 
@@ -36,11 +36,11 @@ from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
 _PATHS = ("train", "validation", "out", "work", "start_from")
-"""Entries of a training job that name files."""
+"""Keys of a training job that hold paths."""
 
 
 def main() -> None:
-    """Be the driver of a job: train, bring the result to the storage, or say there what ended it."""
+    """Driver of a job: train, and upload the result or the error to the storage."""
     storage, name = sys.argv[1:]
     place = Storage(storage).below(name)
     try:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _lost(error: Exception) -> dict[str, Any]:
-    """error.json where no worker could write one."""
+    """Write error.json if no worker could."""
     if isinstance(error, FindingsError | JobError):
         return {"code": EXIT_CONFIG, "kind": "job", "message": str(error)}
     words = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
@@ -118,11 +118,11 @@ def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, secti
             ended = place.read_json("error.json") or _lost(error)
             if ended["code"] in NO_RETRY or failures == section.max_failures:
                 raise
-            say(f"{job['stage']}: the workers failed and are started again: {ended['message']}")
+            say(f"{job['stage']}: the workers failed and are restarted: {ended['message']}")
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Be one of the workers: take the inputs from the storage, train with the others, and bring the result there."""
+    """One of the workers: download the inputs, train with the others, and upload the result."""
     import ray.train
     import torch.distributed
 
@@ -190,11 +190,11 @@ def _strategy(job: Mapping[str, Any], workers: int) -> str:
 
 
 def _missing(error: BaseException) -> str:
-    """What to do about a library that workers lack."""
+    """The fix for a library that workers lack."""
     if not isinstance(error, ModuleNotFoundError):
         return ""
     return (
-        "\nfix: install the dependencies of finetune-pipeline in the cluster's image, or have Ray do it: "
+        "\nfix: install the dependencies of finetune-pipeline in the cluster's image, or let Ray install them: "
         "training.ray.runtime_env: {pip: [finetune-pipeline]}"
     )
 

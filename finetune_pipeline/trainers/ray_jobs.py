@@ -1,4 +1,4 @@
-"""One Ray job for one piece of work, found again by its name, whatever happened to us meanwhile.
+"""Ray jobs: submitted once, found again by name after any interruption.
 
 Before a job is submitted, the cluster is asked for it: one that runs is adopted, one that failed is followed by a new
 attempt, and a result that is there already is collected.
@@ -38,7 +38,7 @@ ENTRYPOINT = "python -c 'from finetune_pipeline.trainers.ray_job import main; ma
 """Followed by the address of the storage, and the job's folder in it."""
 POLL_SECONDS = 2.0
 _OUT_OF_REACH_SECONDS = 600.0
-"""How long a cluster may be out of reach before a job is given up; it goes on and is adopted by the next try."""
+"""How long a cluster may be unreachable before we stop following a job; it continues, and the next attempt adopts it."""
 _AGENT_SECONDS = 120.0
 """How long a cluster that has just started may take until it accepts jobs."""
 _STOP_SECONDS = 60.0
@@ -69,13 +69,13 @@ def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class RayJob:
-    """A job, and how far this process has followed it.
+    """A job, and how far this process has followed its log.
 
     Attributes:
-        name: Made of everything its result depends on; also its folder in the storage.
-        stage: Name of the step, for its progress.
-        work: Folder here that outlives a kill.
-        submission: Its id on the cluster; None: only its result is left to collect.
+        name: Derived from everything its result depends on; also its folder in the storage.
+        stage: Name of the step, for progress messages.
+        work: Local folder that survives a kill.
+        submission: Its id on the cluster; None: only the result remains to be collected.
     """
 
     name: str
@@ -89,12 +89,12 @@ class RayJob:
 
     @property
     def place(self) -> Storage:
-        """Its folder in the storage."""
+        """The job's folder in the storage."""
         return Storage(storage_of(self.section)).below(self.name)
 
     @property
     def cluster(self) -> Cluster:
-        """Where it runs. Raises OutsideError when there is no cluster."""
+        """The cluster it runs on. Raises OutsideError if there is none."""
         if cluster := cluster_of(self.section):
             return cluster
         raise OutsideError("there is no Ray cluster; fix: `finetune cluster up`, or set training.ray.address")
@@ -110,7 +110,7 @@ class RayJob:
             running = [attempt for attempt, going in attempts.items() if going]
             if running:
                 self.submission = f"{self.name}-{running[-1]}"
-                say(f"{self.stage}: going on with the Ray job {self.submission}")
+                say(f"{self.stage}: resuming the Ray job {self.submission}")
                 return
             bring_inputs(place)
             self.submission = f"{self.name}-{max(attempts, default=0) + 1}"
@@ -118,7 +118,7 @@ class RayJob:
             say(f"{self.stage}: submitted the Ray job {self.submission} to {self.cluster.address}")
 
     def has_ended(self) -> bool:
-        """Whether there is nothing to wait for; passes on what the job has said since the last look."""
+        """Whether the job has ended; forwards its new log lines."""
         if self.submission is None:
             return True
         for line in self._new_lines():
@@ -146,15 +146,15 @@ class RayJob:
                 limit = time.monotonic() + _STOP_SECONDS
                 while (info := _info(client, self.submission)) and not info.status.is_terminal():
                     if time.monotonic() > limit:
-                        say(f"{self.stage}: the Ray job {self.submission} was asked to stop, but has not ended yet")
+                        say(f"{self.stage}: the Ray job {self.submission} was asked to stop but has not ended yet")
                         return
                     time.sleep(0.2)
-            say(f"{self.stage}: stopped the Ray job {self.submission}; what it has saved is kept")
+            say(f"{self.stage}: stopped the Ray job {self.submission}; saved checkpoints are kept")
         except OutsideError as error:
             say(f"{self.stage}: the Ray job {self.submission} could not be stopped: {error}")
 
     def collect(self, out: Path) -> None:
-        """Bring the result into `out`, and empty the job's folder in the storage. Raises JobError where the job was refused, and
+        """Download the result into `out`, and empty the job's folder in the storage. Raises JobError where the job was refused, and
         would be again, and OutsideError where it failed."""
         folder, place = self.work / "collected", self.place
         if not self._collected.exists():
@@ -198,7 +198,7 @@ class RayJob:
                 if _info(client, self.submission) is not None:
                     return
                 if "No available agent" not in str(error) or time.monotonic() > limit:
-                    raise OutsideError(f"the Ray cluster does not take the job: {_last_line(error)}") from error
+                    raise OutsideError(f"the Ray cluster rejected the job: {_last_line(error)}") from error
                 time.sleep(1.0)
 
     def _new_lines(self) -> list[str]:
@@ -225,17 +225,17 @@ class RayJob:
         if error is None:
             return OutsideError(
                 f"the Ray job {self.submission} ended without a result and without saying why; it may have been stopped, or "
-                f"the cluster is short of memory\n{logs}\nfix: run again; it goes on from what was saved"
+                f"the cluster is short of memory\n{logs}\nfix: run again; it resumes from the last checkpoint"
             )
         message = f"the Ray job {self.submission} failed: {error['message']}"
         if error["code"] in NO_RETRY:
             return JobError(message)
-        return OutsideError(f"{message}\n{logs}\nfix: run again; it goes on from what was saved")
+        return OutsideError(f"{message}\n{logs}\nfix: run again; it resumes from the last checkpoint")
 
 
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
-    """A client of the cluster's job server; what goes wrong there becomes an OutsideError."""
+    """A client of the cluster's job server; its failures become OutsideError."""
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -245,13 +245,13 @@ def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
         raise OutsideError(f"the Ray cluster at {cluster.address} does not answer ({type(error).__name__})") from error
     except AuthenticationError as error:
         raise OutsideError(
-            f"the Ray cluster at {cluster.address} does not know us; fix: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            f"the Ray cluster at {cluster.address} rejected our credentials; fix: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH, in the environment"
         ) from error
     except RuntimeError as error:
         if isinstance(error, OutsideError):
             raise
-        raise OutsideError(f"the Ray cluster at {cluster.address} has a fault: {_last_line(error)}") from error
+        raise OutsideError(f"the Ray cluster at {cluster.address} reports an error: {_last_line(error)}") from error
 
 
 def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
@@ -265,7 +265,7 @@ def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
 
 
 def _info(client: JobSubmissionClient, submission: str) -> Any:
-    """What the cluster says of a job; None: it knows of none."""
+    """The cluster's information about a job; None if it is unknown."""
     try:
         return client.get_job_info(submission)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""A training service as the hosted trainers see it: its jobs in normalised states, and what its failures mean.
+"""Interface to a training service: jobs with normalised states, and the meaning of failures.
 
 A request either succeeds, is refused (:class:`Refused`), or leaves a doubt (:class:`Unclear`): a timeout, a broken
 connection, an overloaded server or a reply that is not of the protocol. After an unclear request for a job the job may
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
 
 JobState = Literal["running", "succeeded", "failed", "cancelled"]
-"""What a job's state comes to. States that nobody knows count as running: to take one for an end would buy another job."""
+"""The normalised state of a job. Unknown states count as running: treating one as ended would buy another job."""
 _BUSY = (408, 409, 425, 429)
-"""Refusals that say nothing about the request itself."""
-_KEY_FIX = {401: "look at the key in {key}", 403: "look at the rights of the key in {key}", 402: "look at the account"}
+"""Status codes that do not refer to the request itself."""
+_KEY_FIX = {401: "check the key in {key}", 403: "check the permissions of the key in {key}", 402: "look at the account"}
 
 
 class Unclear(OutsideError):
-    """A request got no clear answer. The service may have worked on it."""
+    """A request got no clear answer. The service may have processed it."""
 
 
 class Refused(JobError):
-    """The service answered that it will not do this."""
+    """The service rejected the request."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -51,10 +51,10 @@ class Job:
     """A training at a service.
 
     Attributes:
-        word: The state in the service's own word.
-        model: What it made; empty before it has.
+        word: The service's own name of the state.
+        model: The tuned model; empty until it exists.
         reason: Why it failed.
-        tokens, dollars: Billed so far, where the service says.
+        tokens, dollars: Billed so far, if the service says so.
     """
 
     id: str
@@ -68,7 +68,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobLog:
-    """All that a service says of a job so far, oldest first. events: messages by their ids; losses: one row {step, loss} or
+    """The log of a job so far, oldest first. events: messages by their ids; losses: one row {step, loss} or
     {step, eval_loss} each."""
 
     events: dict[str, str]
@@ -85,7 +85,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job may cost. `dollars` None: unknown. `source` says how it was reckoned, or why it is not known."""
+    """The estimated cost of a job. `dollars` None: unknown. `source`: how it was computed, or why it is unknown."""
 
     dollars: float | None
     source: str
@@ -95,8 +95,8 @@ class Service(ABC):
     """A connection to a training service, for one task.
 
     Attributes:
-        label: Its name, for people and in the list of prices.
-        place: Name and host, for people.
+        label: Its name, in messages and in the price list.
+        place: Name and host, for messages.
         model: The base model, as the service calls it.
         key_name: Environment variable that holds the key.
     """
@@ -125,23 +125,23 @@ class Service(ABC):
 
     @abstractmethod
     def findings(self) -> list[Finding]:
-        """Ask the service what speaks against the job: the model, its end, limits. Nothing is uploaded or bought."""
+        """Ask the service for problems: model, shutdown date, limits. Nothing is uploaded or bought."""
 
     @abstractmethod
     def file_rules(self) -> FileRules:
-        """What it asks of its files."""
+        """Its requirements for files."""
 
     @abstractmethod
     def upload(self, path: Path) -> str:
         """Upload a file of training rows. Returns its id."""
 
     def estimate(self, files: Files) -> Estimate | None:
-        """The service's own estimate; None: it makes none."""
+        """The service's own estimate; None if it has none."""
         return None
 
     @abstractmethod
     def buy(self, name: str, files: Files) -> Job:
-        """Ask for a job that carries `name`. This is the request that costs money, and it is sent once."""
+        """Request a job named `name`. This request costs money and is sent once."""
 
     @abstractmethod
     def jobs_named(self, name: str) -> list[Job]:
@@ -157,7 +157,7 @@ class Service(ABC):
 
     @abstractmethod
     def log(self, job: str) -> JobLog:
-        """Everything it said so far."""
+        """The log of a job so far."""
 
     @abstractmethod
     def download(self, job: str, folder: Path) -> int | None:
@@ -169,11 +169,11 @@ class Service(ABC):
 
     @contextlib.contextmanager
     def request(self, action: str) -> Iterator[None]:
-        """Say what a failure of the SDK means, in words that hold no secret.
+        """Translate a failure of the SDK into an error without secrets.
 
         Raises:
             Refused: The service will not do it.
-            Unclear: Nobody knows whether it did.
+            Unclear: It is unknown whether it succeeded.
         """
         try:
             yield
@@ -183,7 +183,7 @@ class Service(ABC):
             raise self._failure(action, error) from None  # the chain would hold headers, and with them the key
 
     def plain(self, text: str) -> str:
-        """What a service says, in one short line without control characters, and without the key if it repeats that."""
+        """A service's message as one short line, without control characters and without the key."""
         key = os.environ.get(self.key_name, "")
         line = "".join(c if c.isprintable() else " " for c in text)
         return " ".join((line.replace(key, "[key]") if key else line).split())[:300]
@@ -192,16 +192,14 @@ class Service(ABC):
         status = getattr(error, "status_code", None)
         text = self.plain(_body_message(error) or str(error) or type(error).__name__)
         if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
-            fix = _KEY_FIX.get(status, "correct what the answer names, and run it again").format(key=self.key_name)
+            fix = _KEY_FIX.get(status, "fix what the reply reports, and run again").format(key=self.key_name)
             return Refused(f"{self.place} does not {action} ({status}): {text}\nfix: {fix}", status)
         if type(error) is ValueError:  # an SDK's own check of its arguments; whatever was parsed raises a subclass
-            return Refused(
-                f"{self.place} is not asked to {action}: {text}\nfix: correct what is named, and run it again"
-            )
+            return Refused(f"{self.place} is not asked to {action}: {text}\nfix: fix what is reported, and run again")
         what = f"answered {status}" if isinstance(status, int) else f"gave no clear answer ({type(error).__name__})"
         return Unclear(
             f"{self.place} {what} when asked to {action}: {text}\n"
-            "fix: run it again once the service works; a job that was asked for is found by its key, never bought twice"
+            "fix: run again once the service works; a requested job is found by its key and never bought twice"
         )
 
 

@@ -1,4 +1,4 @@
-"""A folder that this machine and a cluster both reach: a shared folder, or a place in an object store behind an fsspec URL.
+"""Storage that this machine and a cluster share: a folder, or an object store behind an fsspec URL.
 
 Credentials come from the environment of whoever opens it; nothing of them is part of the address.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import fsspec
 
 _WHOLE = ".complete"
-"""Behind a folder's name: the file that is written after everything in the folder."""
+"""Suffix of the marker file that is written after everything in a folder."""
 
 
 def storage_findings(key: str, address: str) -> list[Finding]:
@@ -29,10 +29,10 @@ def storage_findings(key: str, address: str) -> list[Finding]:
     if "://" not in address:
         if Path(address).is_absolute():
             return []
-        message = f"{address!r} is a relative path, which means another folder on each machine"
-        fix = "write it from / on, or write a URL"
+        message = f"{address!r} is a relative path, which means a different folder on each machine"
+        fix = "write an absolute path or a URL"
     elif parts.username or parts.password:
-        message, fix = "the address holds a login", "leave it out, and set the credentials in the environment"
+        message, fix = "the address contains credentials", "remove them, and set the credentials in the environment"
     else:
         try:
             get_filesystem_class(parts.scheme)
@@ -45,7 +45,7 @@ def storage_findings(key: str, address: str) -> list[Finding]:
 
 
 class Storage:
-    """Files and folders below an address. A folder counts once all of it is there."""
+    """Files and folders below an address. A folder exists once it is complete."""
 
     def __init__(self, address: str) -> None:
         """Open a storage; nothing is made there yet. Raises OutsideError where the library for this kind of address is missing."""
@@ -64,7 +64,7 @@ class Storage:
         return Storage(f"{self.address}/{name}")
 
     def path(self, name: str) -> str:
-        """A file's path as the file system knows it."""
+        """A file's path in the file system."""
         return f"{self.root}/{name}"
 
     def put(self, file: Path, name: str) -> None:
@@ -72,17 +72,17 @@ class Storage:
         self.fs.put_file(str(file), self.path(name))
 
     def put_folder(self, folder: Path, name: str, files: Iterable[Path] | None = None) -> None:
-        """Bring a folder there. files: those of it that are meant; None: all."""
+        """Upload a folder. files: only these; None: all."""
         for file in sorted(p for p in folder.rglob("*") if p.is_file()) if files is None else files:
             self.put(file, f"{name}/{file.relative_to(folder).as_posix()}")
         self.write_json(name + _WHOLE, {})
 
     def has_folder(self, name: str) -> bool:
-        """Whether all of a folder is there."""
+        """Whether a folder is complete."""
         return bool(self.fs.exists(self.path(name + _WHOLE)))
 
     def get(self, name: str, target: Path) -> None:
-        """Bring a file, or a folder with all its files, here. Raises OutsideError where there is nothing of this name."""
+        """Download a file or a folder. Raises OutsideError if it does not exist."""
         path = self.path(name)
         if self.fs.isfile(path):
             files = {path: target}
@@ -90,7 +90,7 @@ class Storage:
             paths = self.fs.find(path) if self.fs.exists(path) else []
             files = {file: target / file.removeprefix(path).lstrip("/") for file in paths}
         if not files:
-            raise OutsideError(f"{self.address}/{name} is missing; fix: run the step again, which brings it there anew")
+            raise OutsideError(f"{self.address}/{name} is missing; fix: run the step again, which uploads it again")
         for file, local in files.items():
             local.parent.mkdir(parents=True, exist_ok=True)
             self.fs.get_file(file, str(local))
@@ -100,7 +100,7 @@ class Storage:
         self.fs.pipe_file(self.path(name), json.dumps(value, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
-        """The value of a JSON file; None where there is none, or only a part of one yet."""
+        """The value of a JSON file; None if it is missing or incomplete."""
         try:
             return json.loads(self.fs.cat_file(self.path(name)))
         except (FileNotFoundError, ValueError):
@@ -113,6 +113,6 @@ class Storage:
             self.fs.rm(path, recursive=True)
 
     def _make_room(self, name: str) -> None:
-        """Object stores have no folders; others want them first."""
+        """Create the parent folder; object stores have none."""
         if not self.address.partition("://")[1] or self.address.startswith("file://"):
             self.fs.makedirs(self.fs._parent(self.path(name)), exist_ok=True)

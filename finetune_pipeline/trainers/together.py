@@ -30,14 +30,14 @@ from finetune_pipeline.trainers.together_service import TogetherService
 
 _READY, _BROKEN = "DEPLOYMENT_STATE_READY", ("DEPLOYMENT_STATE_FAILED", "DEPLOYMENT_STATE_STOPPED")
 _PAUSE = 1.0
-"""First pause in seconds between two tries to stop an endpoint; it doubles."""
+"""First pause in seconds between attempts to stop an endpoint; it doubles."""
 _START_SECONDS = 3600.0
 """Longest time for a deployment to become ready."""
 
 
 @register
 class TogetherTrainer(HostedTrainer):
-    """Uploads two files, asks for the price and then for a job, and waits."""
+    """Uploads two files, gets the price, requests a job, and waits."""
 
     name = "together"
     where = "Together (`training.together`)"
@@ -83,7 +83,7 @@ def running_endpoint(
     service: TogetherService, section: TogetherSection, hosted: HostedModel, home: Path
 ) -> Iterator[HostedModel]:
     """Start the endpoint of a trained model, wait until it answers, and stop it in any case. Raises JobError where it cannot be
-    started. home: where it is written down that it runs."""
+    started. home: where its running is recorded."""
     project, _, name = hosted.model.rpartition("/")
     folder = home / "jobs" / "endpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
         made: Any = service.client.fine_tuning.retrieve(job)
         model = made.adapter_object_id
         if not model:
-            raise JobError(f"{service.place} has no weights of {job} to deploy\nfix: look at the job there")
+            raise JobError(f"{service.place} has no weights of {job} to deploy\nfix: check the job there")
     with service.request("create an endpoint"):
         endpoint = endpoints.create(name=name)
     with service.request("deploy the model"):
@@ -138,7 +138,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
     while (state := _state(service, endpoint.id, deployment.id)) != _READY:
         if state in _BROKEN or time.monotonic() > deadline:
             raise JobError(
-                f"the deployment of {name} at {service.place} does not become ready: {state}\nfix: look there"
+                f"the deployment of {name} at {service.place} is not becoming ready: {state}\nfix: check it there"
             )
         time.sleep(section.poll_seconds)
     with service.request("route requests to the deployment"):
@@ -155,7 +155,7 @@ def _state(service: TogetherService, endpoint: str, deployment: str) -> str:
 
 
 def _stop(service: TogetherService, name: str) -> None:
-    """Stop every deployment of the endpoint, and delete it. Asks again for a while; at last it says what to do by hand."""
+    """Stop every deployment of the endpoint and delete it. Retries for a while, then says what to do by hand."""
     for attempt in range(5):
         try:
             with service.request(f"stop the endpoint {name}"):

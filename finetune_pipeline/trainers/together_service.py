@@ -38,7 +38,7 @@ _STATES: dict[str, JobState] = {
 _NANO = 1e9
 """Prices of jobs are in nano-dollars."""
 _FILE_SECONDS = 900.0
-"""Longest time for the service to look through a file."""
+"""Longest time for the service to check a file."""
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
@@ -95,7 +95,7 @@ class TogetherService(Service):
             if refusal.status not in (400, 404, 422):
                 raise
             message = f"{self.place} does not fine-tune {self.model!r}"
-            fix = "choose a model of its list of fine-tuning models, or trainer: local"
+            fix = "choose a model from its list of fine-tuning models, or set training.trainer: local"
             return [self.trainer.finding("not_tunable", "model", message, fix)]
         with self.request(f"say what it allows for {self.model!r}"):
             training, allowed = self.training, limits.lora_training
@@ -142,10 +142,10 @@ class TogetherService(Service):
                 message = f"{self.place} refuses the file: {getattr(report, 'error', None) or status}"
                 place = f"the uploaded {path.name}"
                 raise FindingsError(
-                    [Finding("hosted.file_refused", "error", place, message, "correct or remove the row that is named")]
+                    [Finding("hosted.file_refused", "error", place, message, "correct or remove the reported row")]
                 )
             if time.monotonic() > deadline:
-                raise Unclear(f"{self.place} still looks through the file {path.name}\nfix: run it again later")
+                raise Unclear(f"{self.place} is still checking the file {path.name}\nfix: run again later")
             time.sleep(min(self.training.together.poll_seconds, 5.0))
 
     def estimate(self, files: Files) -> Estimate:
@@ -168,7 +168,7 @@ class TogetherService(Service):
                 limit = "" if answer.user_limit is None else f" of ${answer.user_limit:g}"
                 raise Refused(
                     f"{self.place} estimates the job at ${dollars or 0:,.4g}, over the limit{limit} of the account\n"
-                    "fix: raise the limit there, or train less"
+                    "fix: raise the limit there, or train on less"
                 )
         if not isinstance(dollars, int | float):
             return Estimate(None, f"{self.place} names no price")
@@ -230,8 +230,8 @@ class TogetherService(Service):
             _unpack(archive, folder)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise JobError(
-                f"what {self.place} gave for the adapter of {job} is no archive: {error}\n"
-                "fix: run it again, which downloads it again and buys nothing"
+                f"what {self.place} gave for the adapter of {job} is not an archive: {error}\n"
+                "fix: run again: it is downloaded again, and nothing is bought"
             ) from None
         finally:
             archive.unlink(missing_ok=True)
@@ -242,7 +242,7 @@ class TogetherService(Service):
         return f"{self.url}/v1", f"{project}/{endpoint_name(job.id)}"
 
     def _job(self, job: Any) -> Job:
-        """A job of the SDK. Raises AttributeError or TypeError for what is none."""
+        """Convert a job of the SDK. Raises AttributeError or TypeError for an invalid one."""
         if not isinstance(job.id, str) or not job.id:
             raise TypeError("a job without an id")
         word = str(getattr(job.status, "value", job.status))

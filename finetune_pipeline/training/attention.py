@@ -23,7 +23,7 @@ from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
-"""Arguments by which some architectures bend attention scores; what is not computed here must not be left out."""
+"""Arguments with which some architectures modify attention scores; they are not supported here and must be refused."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Plan:
 
 
 class PlanKey(NamedTuple):
-    """What a plan depends on beside the layout. cached: virtual keys. window: of sliding attention; None: all is seen."""
+    """What a plan depends on besides the layout. cached: virtual keys. window: of sliding attention; None: full attention."""
 
     heads: int
     key_heads: int
@@ -247,7 +247,7 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention function in transformers' interface; without a layout it is the ordinary one (sdpa).
 
-    Raises ValueError where the architecture bends its scores by something that is not computed here.
+    Raises ValueError if the architecture modifies its scores in an unsupported way.
     """
     if shared_prefix is None:
         return sdpa_attention_forward(

@@ -1,4 +1,4 @@
-"""What the model will really be taught, token by token, looked at before a single step is made.
+"""The supervision audit: checks token by token, before the first step, what the model will be trained on.
 
 The rows are judged against the examples and the serving prompt alone, not by how they were made: a fault in their making
 would otherwise hide itself.
@@ -25,7 +25,7 @@ RESIDUE = sorted(
     {m for text in NAMED.values() for m in marks(text)}
     | {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"}
 )
-"""Marks of chat templates: in the text of a turn they are left over from some other formatting."""
+"""Marks of chat templates: inside a turn's text they are residue of another format."""
 
 COUNTS = {
     "rows_without_loss": ("teach nothing: no token of them carries loss", "give each example an assistant answer"),
@@ -59,7 +59,7 @@ COUNTS = {
         "remove them from the data: they would end or forge a turn",
     ),
 }
-"""Counts that must be zero: name to (what such rows do, what to do about it)."""
+"""Counts that must be zero: name to (description, fix)."""
 
 
 def _percentiles(numbers: Sequence[int]) -> dict[str, int]:
@@ -109,7 +109,7 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
 
 
 def _end_of_answer(ids: Sequence[int], start: int, ends: set[int], loss: Sequence[bool]) -> int:
-    """Where the answer that begins at `start` ends: behind its end token, or where there is none, where its loss does."""
+    """The end of the answer that begins at `start`: after its end token, or if there is none, after its last loss."""
     end = next((at + 1 for at in range(start, len(ids)) if ids[at] in ends), None)
     if end is not None:
         return end
@@ -193,7 +193,7 @@ def _shown(
     dropped: Sequence[Encoded],
     max_tokens: int,
 ) -> list[dict[str, Any]]:
-    """Rows worth a look, each once, with the reason why it was chosen: faults first, then what was cut or left out, then
+    """Rows to show, each once, with the reason: faults first, then truncated or dropped rows, then
     one copy of each perturbation."""
     first: dict[str, Encoded] = {}
     for row in encoded:
@@ -231,7 +231,7 @@ def _shown(
 
 
 def _perturbation(row_id: str) -> str:
-    """What a perturbed copy is called on the page; empty for a row as it came."""
+    """The display name of a perturbed copy; empty for an original row."""
     kind = kind_of(row_id)
     return f"a perturbed copy ({TITLES[kind].lower()})" if kind else ""
 
@@ -269,7 +269,7 @@ def shown_row(
 
 
 def _begin(pieces: Sequence[Sequence[Any]], content: str) -> int:
-    """The piece at which a turn's text begins; the last place it stands at, since the prompt may quote it before."""
+    """The piece at which a turn's text begins: its last occurrence, since the prompt may quote it before."""
     whole = "".join(str(p[0]) for p in pieces)
     at = whole.rfind(content)
     at = at if at >= 0 else whole.rfind(content.strip())

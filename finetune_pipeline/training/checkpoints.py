@@ -1,4 +1,4 @@
-"""Checkpoints that outlive a kill: which are complete, which belong to this job, and where to go on.
+"""Checkpoints that survive a kill: which are complete, which belong to this job, and where to resume.
 
 A checkpoint counts only once ``complete.json`` stands in it, written last, with the digest of the job and of every file.
 """
@@ -16,7 +16,7 @@ MARK = "complete.json"
 
 @dataclass
 class Resume:
-    """Where to go on (`folder` None: from the start), and what was passed over: {name, reason}.
+    """Where to resume (`folder` None: from the start), and what was skipped: {name, reason}.
 
     finished: nothing is left to train after it (last step, or stopped early). best: the best checkpoint's folder.
     """
@@ -29,13 +29,13 @@ class Resume:
 
 
 def mark_complete(folder: Path, job_digest: str, best: str | None, finished: bool = False) -> None:
-    """Declare a checkpoint complete. `best`: name of the best checkpoint so far, without which this one is no use."""
+    """Mark a checkpoint as complete. `best`: name of the best checkpoint so far, which must exist, too."""
     files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MARK}
     write_json(folder / MARK, {"job": job_digest, "best": best, "finished": finished, "files": files})
 
 
 def _fault(folder: Path, job_digest: str) -> str | None:
-    """What is wrong with a checkpoint by itself, or None."""
+    """The fault of a checkpoint, or None."""
     try:
         mark = read_json(folder / MARK)
         job, files, _ = mark["job"], mark["files"], (mark["best"], mark["finished"])
@@ -56,7 +56,7 @@ def _fault(folder: Path, job_digest: str) -> str | None:
 def find_resumable(root: Path, job_digest: str) -> Resume:
     """The last complete checkpoint of this job below `root`; unusable ones are named and deleted.
 
-    A checkpoint whose best predecessor is unusable is passed over as well: at the end, the best one must be loaded.
+    A checkpoint whose best predecessor is unusable is skipped, too: in the end, the best one must be loaded.
     """
     resume = Resume()
     folders = {

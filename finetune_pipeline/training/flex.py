@@ -1,4 +1,4 @@
-"""The packed attention as FlexAttention, for CUDA: one kernel that keeps no attention weights.
+"""Packed attention with FlexAttention, for CUDA: one kernel that stores no attention weights.
 
 The tree of segments becomes a block mask by an Euler tour: segment a is an ancestor of b, or b itself, if and only if
 enter[a] <= enter[b] < leave[a]. It is used only where a trial on the device gives the same outputs and gradients as
@@ -24,7 +24,7 @@ _REPEATS = 5
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial found. seconds: of forward and backward by kernel. difference: the greatest relative one between them."""
+    """The result of a trial. seconds: of forward and backward by kernel. difference: the greatest relative one between them."""
 
     kernel: str
     why: str

@@ -1,4 +1,4 @@
-"""The same LoRA and RMSNorm arithmetic in fewer passes over memory, for PEFT's and transformers' own modules.
+"""Fused LoRA and RMSNorm: the arithmetic of PEFT's and transformers' modules in fewer passes over memory.
 
 Nothing is stored differently: weights stay in bitsandbytes' 4-bit storage and in PEFT's adapters, and only the modules'
 ``forward`` is replaced, where the module is of a kind understood here. What that buys (2 cores, 135M parameters): PEFT

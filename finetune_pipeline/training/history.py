@@ -1,4 +1,4 @@
-"""The training history: one JSON object a line, appended while training, cut back when a run is taken up again."""
+"""The training history in JSON Lines, appended during training and truncated when a run resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def append(path: Path, entry: Entry) -> None:
 
 
 def read(path: Path) -> list[Entry]:
-    """All whole lines, in order; a line torn by a kill at the end of the file is left out."""
+    """All complete lines in order; a partial last line (after a kill) is dropped."""
     if not path.exists():
         return []
     entries = []
@@ -41,7 +41,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def cut_back(path: Path, step: int) -> list[Entry]:
-    """Keep the entries up to `step`, those of a run that is taken up there. Returns them."""
+    """Truncate the history to entries up to `step`, where a run resumes. Returns them."""
     kept = [e for e in read(path) if e["step"] <= step]
     temporary = path.with_suffix(".tmp")
     write(temporary, kept)

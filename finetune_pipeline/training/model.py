@@ -1,4 +1,4 @@
-"""The model that is trained: made from the base before, and written after (safetensors only)."""
+"""Builds the model to train from the base, and saves it afterwards (safetensors only)."""
 
 from __future__ import annotations
 

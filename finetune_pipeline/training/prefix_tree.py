@@ -1,4 +1,4 @@
-"""What the rows of a batch have in common, as a tree: a beginning that several rows share becomes one segment.
+"""The prefix tree of a batch: a prefix that several rows share becomes one segment.
 
 One system prompt gives a root with a leaf a row; several system prompts in one data set give a root each; few-shot
 examples or documents that only some rows share nest below them.
@@ -121,7 +121,7 @@ class Layout:
             raise ValueError("a segment with children must stand before those without, and before its own children")
 
     def starts(self) -> list[int]:
-        """Where each segment begins in the packed sequence."""
+        """The start of each segment in the packed sequence."""
         return list(itertools.accumulate(self.lengths[:-1], initial=0))
 
     def ancestors(self, segment: int) -> list[int]:

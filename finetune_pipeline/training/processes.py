@@ -1,4 +1,4 @@
-"""How this process shares a training with others: what :mod:`finetune_pipeline.worker.launch` put into its environment."""
+"""This process's rank in a distributed training, from the environment that :mod:`finetune_pipeline.worker.launch` set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A split as rows to train on: encoded, dealt with where too long, audited, and the audit told."""
+"""Turns a split into training rows: encodes them, handles long ones, and runs the audit."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LISTED = 20
 
 @dataclass
 class Prepared:
-    """A split as rows to train on. `findings` must be empty for that.
+    """A split as training rows; valid only if `findings` is empty.
 
     Attributes:
-        used: The examples the rows were made from, as they were cut.
+        used: The examples of the rows, after truncation.
         over: Number of examples that were too long.
         dropped: Ids of examples left out for their length; left_out: their rows.
         copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
-        refused: Why examples cannot be encoded.
+        refused: Findings of examples that cannot be encoded.
     """
 
     rows: list[Encoded] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Prepared:
     findings: list[Finding] = field(default_factory=list)
 
     def plain_rows(self) -> list[dict[str, Any]]:
-        """The rows as collators take them: {id, ids, loss}."""
+        """The rows as collators expect them: {id, ids, loss}."""
         return [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in self.rows]
 
     def length_facts(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def prepare_split(
 
 
 AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
-"""Makes a page of the audits by split and the settings."""
+"""Renders the audits by split and the settings as a page."""
 
 
 def tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, first: bool) -> None:
@@ -146,7 +146,7 @@ _ROUNDS = 50
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What was taken from the start of one user turn: its number among the messages, the text, and its tokens."""
+    """What was cut from the start of one user turn: the message's index, the text, and its tokens."""
 
     turn: int
     text: str
@@ -226,7 +226,7 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
 
 
 def task_text(examples: Iterable[Example]) -> str:
-    """What training rows say of the task: their commonest system prompt, and below it the labels, sorted. May be empty."""
+    """A description of the task from its training rows: the most common system prompt, then the sorted labels. May be empty."""
     prompts: Counter[str] = Counter()
     labels = set()
     for example in examples:
@@ -237,7 +237,7 @@ def task_text(examples: Iterable[Example]) -> str:
 
 
 def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
-    """What was added to the training split; too_long: ids of copies left out because they are longer than allowed."""
+    """Facts about augmentation; too_long: ids of copies dropped because they are too long."""
     kinds = [kind_of(row_id) for row_id in sorted(set(row_ids))]
     counts = {kind: kinds.count(kind) for kind in BLOCKING if kind in kinds}
     return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}

@@ -1,4 +1,4 @@
-"""Trains: audits what is taught, loads the base, trains by the method asked for, keeps the best checkpoint."""
+"""Supervised fine-tuning: audits the rows, loads the base, trains with the chosen method, keeps the best checkpoint."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, l
 
 
 def job_digest(job: dict[str, Any], processes: int = 1) -> str:
-    """What a checkpoint must agree with to be taken up: settings, data, base model and first adapter, not paths; and how
+    """Digest that a checkpoint must match to be resumed: settings, data, base model and first adapter, not paths; and how
     many processes train, since each keeps its own random state."""
     start = job.get("start_from")
     return digest_json(
@@ -80,7 +80,7 @@ def train(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
 
-    Several processes that a launcher started call this alike; the first one writes and tells for all.
+    All processes of a launcher call this; the first one writes and reports for all.
     facts depend on the job alone (and on how many processes share it); measured holds what differs from run to run.
     With `audit_html` the audit is written as a page too, also where it stops the training. `on_saved` is called in every
     process after a checkpoint counts.
@@ -207,7 +207,7 @@ def train(
 
 
 def _backend() -> str | None:
-    """How processes on the CPU talk to each other; None: Accelerate chooses, or there is only one."""
+    """Communication backend of CPU processes; None: Accelerate's choice, or a single process."""
     return "gloo" if is_worker() and not torch.cuda.is_available() else None
 
 
@@ -219,7 +219,7 @@ def _sharding() -> dict[str, Any]:
 
 
 def _rounding(trainer: TokenTrainer, base: Path) -> dict[str, Any]:
-    """Round the trained weights to the base's dtype, as they will be stored, and say what that does to the loss."""
+    """Round the trained weights to the base's dtype, as stored, and measure the change of the loss."""
     dtype = round_to_base(trainer.model, base)
     return {"dtype": str(dtype).removeprefix("torch."), "eval_loss": trainer.validation_loss()}
 

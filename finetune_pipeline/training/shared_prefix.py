@@ -1,4 +1,4 @@
-"""Batches for training: rows packed behind the beginnings they share, or padded; both with the same loss.
+"""Batches for training: rows packed behind shared prefixes, or padded; both with the same loss.
 
 In causal attention the hidden states of a prefix do not depend on what follows it. One packed sequence [prefix][suffix 1]
 [suffix 2]…, with position ids that go on from the prefix in every suffix, gives the loss and the gradients of the padded

@@ -23,7 +23,7 @@ from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.shared_prefix import logits_to_learn
 
 _LINES = 20
-"""Of a training's log that tell its loss."""
+"""Number of log lines with the loss per training."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A lease on a device, or on several at once, held by file locks which the training process inherits.
+"""A lease on one or more devices, held by file locks that the training process inherits.
 
 The lease outlives a killed parent and ends exactly when the last process that inherited it is gone, so two trainings
 never share a device by accident. The kernel does the book-keeping; a stale lock file means nothing.
@@ -93,7 +93,7 @@ def lock_folder(device: str, home: Path) -> Path:
 
 
 def _open(folder: Path, device: str) -> int:
-    """The lock file, made where it is missing: by this user, for this user alone, and never through a link.
+    """Open the lock file, created if missing, for this user only, and never through a link.
 
     Raises:
         OutsideError: Everybody may write to the folder, or what has the file's name is a link or somebody else's.
@@ -105,18 +105,18 @@ def _open(folder: Path, device: str) -> int:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | safe)
         try:
             if os.fstat(place).st_mode & S_IWOTH:
-                raise OutsideError(f"everybody may write to {folder}, which holds locks; fix: `chmod o-w {folder}`")
+                raise OutsideError(f"everyone can write to {folder}, which holds locks; fix: `chmod o-w {folder}`")
             handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | safe, 0o600, dir_fd=place)
         finally:
             os.close(place)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
-        raise OutsideError(f"{folder / name} leads through a link; fix: remove the link") from error
+        raise OutsideError(f"{folder / name} is a link; fix: remove the link") from error
     status = os.fstat(handle)
     if status.st_uid != os.getuid() or status.st_nlink > 1 or not S_ISREG(status.st_mode):
         os.close(handle)
-        raise OutsideError(f"{folder / name} is no lock file of this user; fix: remove it")
+        raise OutsideError(f"{folder / name} is not a lock file of this user; fix: remove it")
     return handle
 
 
@@ -136,7 +136,7 @@ def _take(folder: Path, device: str, holder: str) -> int | None:
 
 
 def _held_by(folder: Path, device: str) -> str:
-    """The holder's words, and for how long it has had the device; empty when nobody holds it."""
+    """The holder's description and how long it has held the device; empty if it is free."""
     handle = _open(folder, device)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

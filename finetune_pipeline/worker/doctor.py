@@ -1,4 +1,4 @@
-"""What a machine is, what runs where on it, and whether the kernels that training and merging use compute rightly there.
+"""Describes a machine, what runs where on it, and tests the kernels that training and merging use.
 
 Each device is looked at in a process of its own (``python -m finetune_pipeline.worker.doctor OUT.json``, which sees that
 device alone): a kernel that crashes or hangs is reported like one that computes wrongly.
@@ -25,15 +25,15 @@ from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_n
 from finetune_pipeline.worker.kernels import Kernel, check_kernels
 
 CHILD_SECONDS = 120.0
-"""For the child: imports, and all kernels of a device."""
+"""Time limit of the child: imports, and all kernels of a device."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "dagster", "mlflow", "scikit-learn")
 LITTLE_DISK, LITTLE_MEMORY = 10 << 30, 8 << 30
-"""Bytes below which people are warned."""
+"""Bytes below which the doctor warns."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A place for jobs. precision: what it trains in, and serves models stored in 16 bits; problem: why it cannot be used."""
+    """A device for jobs. precision: of training, and of serving models stored in 16 bits; problem: why it cannot be used."""
 
     place: str
     name: str
@@ -51,7 +51,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the doctor found. runs: what runs where; slow: what will be slow or short, and what to do."""
+    """The doctor's result. runs: what runs where; slow: bottlenecks, and what to do."""
 
     system: str
     cores: int
@@ -70,7 +70,7 @@ class Machine:
 
 
 def look(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
-    """Look at this machine.
+    """Examine this machine.
 
     Args:
         places: The devices jobs are given, as of FINETUNE_DEVICES.
@@ -106,7 +106,7 @@ def _version(package: str) -> str:
 
 def _runs(device: Device) -> str:
     if device.problem:
-        return f"{device.place}: nothing, until this is solved: {device.problem}"
+        return f"{device.place}: unusable until this is solved: {device.problem}"
     held = f"a 4-bit base (qlora) is held by {device.four_bit}" if device.four_bit else "no 4-bit base (qlora)"
     return f"{device.place}: training and answering in {device.precision}; {held}"
 
@@ -138,7 +138,7 @@ def _gib(size: int) -> str:
 
 
 def machine_lines(machine: Machine) -> list[str]:
-    """The machine in words."""
+    """The machine as text."""
     lines = [
         machine.system,
         f"{machine.cores} cores, {_gib(machine.memory_bytes)} of memory ({_gib(machine.available_bytes)} free), "
@@ -157,7 +157,7 @@ def machine_lines(machine: Machine) -> list[str]:
 
 
 def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> Device:
-    """What the child says of the one device it sees, or why it could not."""
+    """The child's result for its one device, or why there is none."""
     with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
         out = Path(folder) / "device.json"
         command = [sys.executable, "-P", "-m", __spec__.name, place, str(out)]
@@ -185,7 +185,7 @@ def _unusable(place: str, problem: str) -> Device:
 
 
 def examine(place: str) -> Device:
-    """Look at the one device this process sees, and check the kernels on it."""
+    """Examine the one visible device, and test the kernels on it."""
     import torch
 
     from finetune_pipeline.models.loading import native_bfloat16, pick_device, resolve_precision

@@ -49,7 +49,7 @@ DEFAULTS = {
 
 
 def prepare_environment(job: dict[str, Any]) -> None:
-    """Set what must stand before torch and transformers are imported."""
+    """Set variables that must be set before torch and transformers are imported."""
     process.keep_freed_memory()
     process.collect_garbage_rarely()
     from finetune_pipeline.models.identity import model_kind
@@ -114,7 +114,7 @@ def run(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> tupl
 
 
 def _quieten() -> None:
-    """Keep the libraries' chatter out of the log: progress bars, and a kernel that bitsandbytes looks for on the hub."""
+    """Silence libraries: progress bars, and a kernel that bitsandbytes looks for on the hub."""
     import logging
     import warnings
 
@@ -168,7 +168,7 @@ def _peak_memory_kib() -> int:
 def judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     """(exit code, kind, message for people) of what ended the job; a fault of the program also prints its traceback."""
     if isinstance(error, process.Stop):
-        return EXIT_PREEMPTED, "stopped", f"stopped by {error}; what is in the work folder is taken up by the next try"
+        return EXIT_PREEMPTED, "stopped", f"stopped by {error}; the next attempt resumes from the work folder"
     if isinstance(error, FindingsError):
         return EXIT_CONFIG, "findings", str(error)
     if isinstance(error, (JobError, SealedError)):

@@ -1,4 +1,4 @@
-"""The kernels that training and merging use, each held against its definition on small tensors."""
+"""Tests the kernels that training and merging use against their definitions on small tensors."""
 
 from __future__ import annotations
 

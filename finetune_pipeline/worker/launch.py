@@ -32,7 +32,7 @@ from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, PARENT_VA
 STOP_SECONDS = 10
 """How long processes may take to end after one of them failed or a signal came, before they are killed."""
 ROOM = 0.8
-"""Share of a device's memory that a training may take; the rest is left to fragmentation and the driver."""
+"""Share of a device's memory available to training; the rest is for fragmentation and the driver."""
 
 
 def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
@@ -58,11 +58,11 @@ def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
 
 
 def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: bool) -> list[Finding]:
-    """Everything that speaks against `processes` processes training by `settings` with the strategy `chosen`."""
+    """Findings against training with this many processes, these settings and the strategy `chosen`."""
     findings = []
     if settings["batch_size"] % processes:
         near = settings["batch_size"] // processes * processes or processes
-        message = f"batches of {settings['batch_size']} rows cannot be shared by {processes} devices"
+        message = f"batches of {settings['batch_size']} rows cannot be split over {processes} devices"
         fix = (
             f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices"
         )
@@ -84,7 +84,7 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: 
 
 
 def _least_bytes(job: Mapping[str, Any], on_gpus: bool) -> int:
-    """Bytes that weights, gradients and optimiser states take at the least; activations come on top."""
+    """Minimum bytes of weights, gradients and optimiser states, without activations."""
     settings, shape = job["settings"], model_shape(model_folder(Path(job["base"])))
     method, width = METHODS[settings["method"]], compute_width(settings["precision"], "cuda" if on_gpus else "cpu")
     return weight_bytes(shape, method, width) + 12 * method.trainable(settings, shape)
@@ -149,7 +149,7 @@ def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
     if error and error["code"] in NO_RETRY:
         return int(error["code"])
     if stopped:
-        message = f"stopped by {stopped}; what is in the work folder is taken up by the next try"
+        message = f"stopped by {stopped}; the next attempt resumes from the work folder"
         write_error(out, EXIT_PREEMPTED, "stopped", message)
         return EXIT_PREEMPTED
     for rank, code in sorted(codes.items()):

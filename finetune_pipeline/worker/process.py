@@ -1,4 +1,4 @@
-"""Manners of a child process: it dies with its parent, stops on a signal, and leaves no process of its own behind."""
+"""Conduct of a child process: it dies with its parent, stops on a signal, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _GRACE_S = 5.0
 
 
 def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30) -> None:
-    """Have glibc's allocator keep what torch frees and hand it out again; elsewhere a no-op.
+    """Make glibc's allocator keep and reuse memory that torch frees; elsewhere a no-op.
 
     By its own limits (32 and 64 MiB at most) large tensors are mapped anew each time, and the kernel clears every page:
     a tenth of a training step's processor time on a CPU. What is kept at once is not more than without.
 
     Args:
-        mapped_from: Bytes from which on a block is mapped by itself, and unmapped when it is freed.
-        given_back_from: Bytes at the end of the heap that go back to the system once they are free.
+        mapped_from: Blocks from this size in bytes are mapped separately, and unmapped when freed.
+        given_back_from: Free bytes at the end of the heap from which memory is returned to the system.
     """
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for most in (32 << 20, mapped_from):  # an older glibc takes no more than the first
@@ -45,7 +45,7 @@ def collect_garbage_rarely() -> None:
 
 
 class Stop(BaseException):
-    """Raised in the main thread by SIGINT or SIGTERM. No Exception: nothing on the way may take it for a fault."""
+    """Raised in the main thread by SIGINT or SIGTERM. Not an Exception, so that nothing handles it as an error."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -106,7 +106,7 @@ def sweep_group() -> None:
 
 
 def end_by(number: int) -> None:
-    """End as another process was ended, by the same signal, so that whoever started this one sees what happened."""
+    """End by the same signal as another process, so that our parent sees what happened."""
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
@@ -119,7 +119,7 @@ EXIT_OOM = 75
 """Out of memory: the same job needs the same memory again."""
 
 EXIT_PREEMPTED = 85
-"""Told to stop by a signal; the checkpoint is kept, and another try takes it up."""
+"""Stopped by a signal; the checkpoint is kept, and the next attempt resumes from it."""
 
 NO_RETRY = frozenset({EXIT_CONFIG, EXIT_OOM})
 

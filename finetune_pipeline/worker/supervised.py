@@ -1,4 +1,4 @@
-"""A supervised child process: own session, ticks, time limit, and nothing left behind however it ends.
+"""A supervised child process: own session, heartbeat, time limit, and no leftover processes.
 
 Start it from a thread that outlives the child: the child asks the kernel to be told when its parent dies
 (``PR_SET_PDEATHSIG``), and on Linux that means the thread which started it.

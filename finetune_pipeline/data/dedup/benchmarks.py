@@ -45,7 +45,7 @@ _SUFFIXES = (".jsonl", ".json", *_TEXTS, ".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing a benchmark asks. line: in the file; of a JSON document in one line, the number of the row."""
+    """One benchmark item. line: its line in the file, or its row number in a single-line JSON document."""
 
     file: str
     line: int
@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Match:
-    """One row that repeats a benchmark item; `covered`: share of the item's words, 1 for an exact match."""
+    """A row that repeats a benchmark item. covered: share of the item's words found in the row, 1 for an exact match."""
 
     id: str
     place: str
@@ -65,9 +65,9 @@ class Match:
 
     def finding(self) -> Finding:
         """Why the row is left out."""
-        how = "its prompt is that item" if self.how == "exact" else f"it covers {self.covered:.0%} of that item"
+        how = "its prompt is this item" if self.how == "exact" else f"it shares {self.covered:.0%} of that item"
         message = f"the row repeats an item of the benchmark {self.file} (line {self.line}): {how}"
-        fix = "nothing to do; the row is left out, else the benchmark's score would measure memory"
+        fix = "nothing to do: the row is left out, because training on it would make the benchmark measure memory"
         return row_finding("benchmark_contamination", self.place, message, fix)
 
 
@@ -82,7 +82,7 @@ def benchmark_index(folder: Path | None) -> BenchmarkIndex | None:
 
 
 class BenchmarkIndex:
-    """Benchmark items, ready to be looked up. Build once, use for any number of rows."""
+    """Index of benchmark items. Build it once and use it for any number of rows."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = list(items)
@@ -105,7 +105,7 @@ class BenchmarkIndex:
                     self._ends.add((words[number][place], words[number][place + SIZE - 1]))
 
     def find(self, examples: Sequence[Example]) -> dict[int, Match]:
-        """The rows (by place) that repeat an item; of several items the best covered one is named."""
+        """The rows (by place) that repeat an item; among several items, the best covered one."""
         matches = {}
         for row, example in enumerate(examples):
             best = self._best(example)
@@ -116,7 +116,7 @@ class BenchmarkIndex:
         return matches
 
     def _best(self, example: Example) -> tuple[int, float, str] | None:
-        """(item, share of its words covered, how) of the item that the row repeats most of."""
+        """(item, share of its words covered, how) of the best covered item."""
         prompt = exact_form(example.user_text)
         if prompt in self._exact:
             return self._exact[prompt], 1.0, "exact"
@@ -142,7 +142,7 @@ def _runs(words: Sequence[str]) -> list[str]:
 
 
 def _covered_words(starts: Iterable[int], words: int) -> np.ndarray:
-    """Which words the runs of 13 that begin at these places cover."""
+    """Indices of the words covered by runs of 13 words that start at these positions."""
     covered = np.zeros(words, bool)
     for start in starts:
         covered[start : start + SIZE] = True
@@ -154,14 +154,14 @@ def _suffix(path: Path) -> str:
 
 
 def is_benchmark(path: Path) -> bool:
-    """Whether a file's name says that :func:`read_benchmark` can read it."""
+    """Whether :func:`read_benchmark` supports the file's suffix."""
     return _suffix(path) in _SUFFIXES
 
 
 def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
-    """The items of a file: text by paragraphs, or rows in any form that raw files have.
+    """Read the items of a file: paragraphs of text, or rows in any raw format.
 
-    Of an object the item is what is asked: instruction and input, context and question, the user's turns, or the first
+    From an object the question is taken: instruction and input, context and question, the user's turns, or the first
     of the usual fields; else its longest text. Raises FindingsError naming file and line of what cannot be read.
     """
     name, suffix = name or path.name, _suffix(path)
@@ -170,7 +170,7 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
         raise FindingsError([row_finding("benchmark_unreadable", name, message, f"write {', '.join(_SUFFIXES)}")])
     items = [Item(name, line, text) for line, text in (_paragraphs if suffix in _TEXTS else _rows)(path, name)]
     if not items:
-        message, fix = "no text was found in it", "give a file whose rows hold what is asked"
+        message, fix = "it contains no text", "give a file whose rows hold what is asked"
         raise FindingsError([row_finding("benchmark_unreadable", name, message, fix)])
     return items
 
@@ -194,7 +194,7 @@ def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _rows(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    """(line, what is asked) of the rows of a file. Raises FindingsError where one cannot be read."""
+    """(line, question) of the rows of a file. Raises FindingsError where one cannot be read."""
     spec = {"name": "benchmark", "description": "-", "system_prompt": "-", "output": {"kind": "text"}}
     for record in read_records(path, name, validated_spec({**spec, "data": {"csv": {"header": True}}})):
         value, problems = record.value, [*record.findings]
@@ -207,7 +207,7 @@ def _rows(path: Path, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _item_texts(row: Any) -> list[str]:
-    """What a row asks; more than one text when it nests instances of one instruction."""
+    """The questions of a row; several if it nests instances of one instruction."""
     if isinstance(row, Mapping):
         for name in _CHATS:
             if isinstance(row.get(name), list) and (asked := _user_turns(row[name])):
@@ -239,7 +239,7 @@ def _user_turns(turns: Sequence[Any]) -> str:
 
 
 def _strings(value: Any, besides: str = "") -> Iterator[str]:
-    """All texts in a value, but those under the key `besides`."""
+    """All strings in a value, except those under the key `besides`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

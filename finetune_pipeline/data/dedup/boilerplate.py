@@ -1,4 +1,4 @@
-"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not
+"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt templates), so that it does not
 make unrelated rows look alike.
 
 Candidates are lines, sentences and runs of words that many rows contain. One is boilerplate only if what its rows say
@@ -46,19 +46,19 @@ _RUN = 8  # words in a row
 _WORDS = 2_000_000  # looked at for runs
 _LOOKED_AT = 100  # rows of a candidate
 SENTENCES = re.compile(r"\s(?:(?<=\n)\n*|(?<=[.!?:]\s)\s*)")
-"""Between lines, and between sentences."""
+"""Boundaries between lines and between sentences."""
 _LABEL = re.compile(r".*:|[#<\[*=_-].*")
 
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """segments: shared text, longest first. Segments of 40 characters or more are taken off wherever they stand,
-    shorter ones only where they are a whole line."""
+    """segments: shared text, longest first. Segments of 40 characters or more are removed anywhere,
+    shorter ones only as a whole line."""
 
     segments: tuple[str, ...] = ()
 
     def with_known(self) -> Boilerplate:
-        """These segments, and the prompt skeletons that travel from set to set."""
+        """These segments plus well-known prompt templates."""
         return Boilerplate(_longest_first({*self.segments, *PREAMBLES, *_LABELS}))
 
     def save(self, path: Path) -> None:
@@ -74,8 +74,8 @@ def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
-    """The boilerplate of a set of texts, in any order: shared by so large a share of the distinct texts and by so many
-    of them. Of more than 20,000 those with the smallest hashes are looked at, so that a few new rows seldom change the
+    """Find segments that a large enough share and number of the distinct texts have in common,
+    in any order. Of more than 20,000 texts those with the smallest hashes are sampled, so that new rows seldom change the
     result."""
     sample = sorted(set(texts), key=_hash)[:SAMPLE]
     fewest = max(_FEWEST, round(_SHARE * len(sample)))
@@ -92,13 +92,13 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
 
 
 def strip(text: str, boilerplate: Boilerplate) -> str:
-    """The text without its boilerplate; the whole text where nothing would be left. For many texts see `stripper`."""
+    """Remove the boilerplate from a text, unless nothing would be left. For many texts see `stripper`."""
     return stripper(boilerplate)(text)
 
 
 @lru_cache(maxsize=16)
 def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
-    """A function that takes this boilerplate off a text, in a microsecond for ten segments."""
+    """A function that removes this boilerplate from a text, in a microsecond for ten segments."""
     long = [s for s in boilerplate.segments if len(s) >= LONG]
     short = [s for s in boilerplate.segments if len(s) < LONG]
     lines = re.compile(r"^[ \t]*(?:" + "|".join(map(re.escape, short)) + r")[ \t]*$", re.MULTILINE)
@@ -137,7 +137,7 @@ def _hash(text: str) -> bytes:
 
 
 def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
-    """Long sentences and lines, and short labels on a line of their own, with the number of texts they stand in."""
+    """Long sentences and lines, and short labels on their own line, with the number of texts that contain them."""
     long: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     for text in texts:
@@ -150,7 +150,7 @@ def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
 
 
 def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
-    """Long runs of words that stand anywhere in many texts, with the number of texts: stretches all of whose eight
+    """Long runs of words found anywhere in many texts, with the number of texts: stretches all of whose eight
     words in a row are that frequent."""
     numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids: list[int] = []
@@ -195,7 +195,7 @@ def _rows_with(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _wraps_content(segment: str, texts: Sequence[str], take_off: Callable[[str], str]) -> bool:
-    """Whether the texts with this segment say long and different things besides all boilerplate."""
+    """Whether the texts with this segment contain long and varied text besides the boilerplate."""
     besides = []
     for text in texts:
         if segment in text:

@@ -1,4 +1,4 @@
-"""The cleaning step: personal data out, duplicates out, rows that contradict each other into quarantine."""
+"""The cleaning step: removes personal data and duplicates, and quarantines rows that contradict each other."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ from finetune_pipeline.spec import TaskSpec
 
 
 def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
-    """Name the cluster of every row in the table after the smallest id in it: rows with similar prompts, or with the
-    same words, are one. Returns clusters, prompts and similar_pairs (how many)."""
+    """Cluster rows with similar prompts or with the same words, and name each cluster after its smallest id.
+    Returns the number of clusters, prompts and similar_pairs."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
 
     def forms_of(which: np.ndarray) -> list[str]:
@@ -78,7 +78,7 @@ _KNOWN_FROM = 3
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
-    """Scrub, find rows that ask the same, remove repeats, quarantine contradictions and copies of benchmark items.
+    """Scrub rows, find duplicate prompts, remove duplicates, quarantine contradictions and copies of benchmark items.
 
     Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
     records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl`` (id, source, kept_id,
@@ -87,7 +87,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 
     Args:
         raw: Folder of the raw artifact, for its benchmark files.
-        key: Of the fingerprints of what was scrubbed.
+        key: Key for the fingerprints of scrubbed values.
 
     Returns:
         Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
@@ -121,7 +121,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 
 
 def _sample_of_prompts(source: Path) -> Iterator[str]:
-    """User texts to find boilerplate in: all, or of a large set those whose id (a hash) begins with enough zeros."""
+    """User texts to find boilerplate in: all, or in a large set those whose id (a hash) starts with enough zeros."""
     rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
     zeros = 0
     while rows / 16**zeros > _SAMPLE:
@@ -134,7 +134,7 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
 
 
 def _known_words(rows: Path) -> Callable[[str], bool]:
-    """Whether a word is no typing error: it stands in three different prompts or more. Counted when first asked for."""
+    """Returns a function that says whether a word occurs in at least three prompts, so is no typing error. Counts lazily."""
 
     @cache
     def counts() -> Counter[str]:
@@ -145,7 +145,7 @@ def _known_words(rows: Path) -> Callable[[str], bool]:
 
 
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
-    """Decide about the members of every cluster; the states go into the table. Returns (lines of duplicates.jsonl, rows
+    """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, rows
     that contradict others and what they contradict), in the order of rows."""
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
@@ -195,17 +195,17 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
 
 
 _RANDOM_TEST = 0.2
-"""Share of the rows that a random split would test on."""
+"""Share of rows in the test set of a random split."""
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows that ask the same, or nearly.
+    """Rows with the same or nearly the same prompt.
 
     Attributes:
         repeated: How many of the valid rows have a copy, exact or near.
-        leaked: Share of the test rows of a random split that would have a copy in training.
-        across: Texts that stand in two files, for each two: (file, file, texts), the most first.
+        leaked: Share of test rows that would have a copy in training under a random split.
+        across: Texts that occur in two files: (file, file, texts), largest first.
     """
 
     rows: int
@@ -214,15 +214,17 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        asked = f"copies: {self.repeated:,} of {self.rows:,} rows ask what another one asks, or nearly; "
-        leaked = f"a random split would have a copy of {self.leaked:.0%} of its test rows in training, "
+        asked = (
+            f"copies: {self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row; "
+        )
+        leaked = f"a random split would put copies of {self.leaked:.0%} of its test rows in training, "
         too_much = "a score on one of them says too much after training on the other"
         across = (f"copies: {n:,} texts stand in {a} and in {b}: {too_much}" for a, b, n in self.across[:5])
         return [f"{asked}{leaked}here copies share a split", *across]
 
 
 def copies_in(clean: Path) -> Copies:
-    """Count the copies among the valid rows of a clean_examples artifact, those that were removed too."""
+    """Count the copies among the valid rows of a clean_examples artifact, including removed ones."""
     rows = np.load(clean / TABLE)
     _, number, sizes = np.unique(rows["cluster"], return_inverse=True, return_counts=True)
     others = sizes[number] - 1

@@ -1,4 +1,4 @@
-"""How much two similar texts differ in meaning, told from their words alone.
+"""Estimates from the words alone how much two similar texts differ in meaning.
 
 What carries nothing: case, punctuation, hyphens and blanks inside a compound ("top-up", "e-mail"), articles, politeness,
 plurals, and a typing error. Any other word carries something. A word in place of another (a name, an opposite, a unit) says
@@ -23,8 +23,8 @@ _TOKEN = re.compile(
     r"[a-z]++(?![^\W\d_])|[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+"
     rf"|(?:(?<![\w.,)-])-)?\d+(?:[.,:/-]\d+)*|\w+|[^\w\s{_SENTENCE_SIGNS}]"
 )
-"""A word (one character where no blanks part words), a number with its sign, or a sign that is none of a sentence. Of text in
-lower case. The first form is the second and third for plain letters, and quicker."""
+"""A word (one character in scripts without spaces), a number with its sign, or a symbol other than sentence punctuation, in
+lower case. The first alternative is a faster form of the second and third for plain letters."""
 _SIGNS_OFF = bytes(32 if chr(code) in _SENTENCE_SIGNS else code for code in range(256))
 _IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
@@ -48,7 +48,7 @@ a the please pls kindly thanks thank thx hi hello hey dear just really very quit
 bonjour
 """
 _EMPTY = frozenset(_EMPTY_WORDS.split())
-"""Articles, politeness and emphasis: left out before texts are compared."""
+"""Articles, politeness and emphasis: removed before texts are compared."""
 _ASKING = [["can", "you"], ["could", "you"], ["would", "you"], ["will", "you"]]
 _SMALL_WORDS = """
 an this that these those of to at for and or so then there also too maybe perhaps is are was were be been am do does did has
@@ -56,11 +56,11 @@ have had will would can could should may might must i you we me us my our your i
 eine und ist le la les un une et est por favor el los de
 """
 _SMALL = frozenset(_SMALL_WORDS.split())
-"""Words of grammar: one in place of another, or more of them, hardly change what is meant."""
+"""Function words: adding or exchanging them hardly changes the meaning."""
 _COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {word: str(number) for number, word in enumerate(_COUNTING.split())}
 _SPECIAL = frozenset((*_NUMBERS, *_NEGATIONS, *_JOINED_NEGATIONS))
-"""Words that are more than words."""
+"""Words that count as facts: negations and number words."""
 _QUANTITY_WORDS = """
 thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred
 thousand million billion dozen half first second third fourth fifth sixth seventh eighth ninth tenth
@@ -71,19 +71,19 @@ _SHORTEST_TYPO = 5
 
 
 class Difference(IntEnum):
-    """What is the most that two texts differ in."""
+    """The largest kind of difference between two texts."""
 
     NOTHING = 0
     MORE_WORDS = 1
-    """One has words more, words of grammar differ, or a word is inflected otherwise."""
+    """Added words, different function words, or another inflection."""
     OTHER_WORDS = 2
-    """Words stand in place of others, or the same ones in another order."""
+    """Replaced words, or the same words in another order."""
     FACTS = 3
-    """Numbers, signs or negations differ."""
+    """Different numbers, symbols or negations."""
 
 
 class _Words(NamedTuple):
-    """A text taken apart; words without those of _EMPTY, unless fewer than two are left."""
+    """A tokenized text; without the words in _EMPTY, unless fewer than two words remain."""
 
     numbers: tuple[str, ...]
     signs: tuple[str, ...]
@@ -92,8 +92,8 @@ class _Words(NamedTuple):
 
 
 def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False) -> Difference:
-    """The most that two similar texts differ in. known: whether a word is one that the data use; of two words a letter
-    apart, one that is not known is a typing error."""
+    """The largest difference between two similar texts. known: whether a word occurs in the data; of two words a letter
+    apart, an unknown one is a typing error."""
     if a == b:
         return Difference.NOTHING
     first, second = _take_apart(a), _take_apart(b)
@@ -126,12 +126,12 @@ def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False
 
 
 def numbers_of(text: str) -> tuple[str, ...]:
-    """The numbers of a text, in their order: texts with other ones differ in facts."""
+    """The numbers of a text in order: texts with different numbers differ in facts."""
     return _take_apart(text).numbers
 
 
 def word_key(text: str) -> str:
-    """Equal for texts that differ in nothing but how their words are written apart, punctuation, articles and politeness."""
+    """A key that ignores word spacing, punctuation, articles and politeness."""
     parts = _take_apart(text)
     return "\n".join(("".join(parts.words), " ".join(parts.numbers), "".join(parts.signs), str(parts.negations)))
 
@@ -177,7 +177,7 @@ def _take_apart(text: str) -> _Words:
 
 
 def _latin_words(plain: str) -> list[str] | None:
-    """The tokens of a text of nothing but words and signs of sentences in Latin-1, in a quarter of the time; else None."""
+    """Fast path: the tokens of a text with only Latin-1 words and sentence punctuation; None for other texts."""
     latin = latin_bytes(plain)
     if latin is None:
         return None
@@ -196,7 +196,7 @@ def _exact_words(text: str) -> frozenset[str]:
 
 
 def _only(words: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The words that stand more often here than among the others, in their order."""
+    """The words that occur more often here than in `others`, in order."""
     spare = Counter(words) - Counter(others)
     kept = []
     for word in words:
@@ -216,7 +216,7 @@ def _content(words: Sequence[str]) -> list[str]:
 
 
 def _drop_compounds(parts: list[str], whole: list[str]) -> None:
-    """Take out words of one list that are written apart in the other: log in, login."""
+    """Remove words that are written as two in the other list: log in, login."""
     for size in (2, 3):
         for i in range(len(parts) - size, -1, -1):
             joined = "".join(parts[i : i + size])
@@ -226,7 +226,7 @@ def _drop_compounds(parts: list[str], whole: list[str]) -> None:
 
 
 def _variant(a: str, b: str, exact: frozenset[str], known: Callable[[str], bool]) -> Difference | None:
-    """How two spellings differ when they are one word: in nothing (plural, typing error) or by inflection."""
+    """How two spellings of one word differ: not at all (plural, typing error) or by inflection."""
     short, long = sorted((a, b), key=len)
     if short in exact or long in exact or not (short.isalpha() and long.isalpha()):
         return None
@@ -241,7 +241,7 @@ def _variant(a: str, b: str, exact: frozenset[str], known: Callable[[str], bool]
 
 
 def _one_edit(a: str, b: str) -> bool:
-    """Whether a letter more, another letter or two letters exchanged make one word the other."""
+    """Whether one inserted, replaced or transposed letter turns one word into the other."""
     start = _shared_start(a, b)
     a, b = a[start:], b[start:]
     end = _shared_start(a[::-1], b[::-1])

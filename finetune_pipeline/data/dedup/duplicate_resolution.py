@@ -1,4 +1,4 @@
-"""Decides within a cluster of like prompts: who stays, who repeats whom, and who contradicts whom.
+"""Decides within a cluster of similar prompts which rows stay, which are duplicates and which contradict each other.
 
 Rows contradict each other when their prompts differ in nothing and their answers do. A row repeats another when its prompt
 has some words more at most, and its answer says the same. See differences.py for what counts as a difference.
@@ -19,11 +19,11 @@ from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
 
 _PARTNERS = 50
-"""How many rows a row is compared with inside its cluster; in larger ones more is kept, never less."""
+"""Number of rows a row is compared with inside its cluster; larger clusters may keep duplicates."""
 
 
 class Resolution:
-    """What is decided about the rows of one cluster, which are known by their place in it.
+    """Decisions about the rows of one cluster, indexed by position in the cluster.
 
     Attributes:
         states: Of every row.
@@ -47,7 +47,7 @@ class Resolution:
         self._repeat(best_first, {i: number for number, group in enumerate(groups) for i in group})
 
     def _same_text(self, a: str, b: str, most: Difference) -> bool:
-        """Whether two texts are equal but for case and blanks, or like and differ in no more than `most`."""
+        """Whether two texts are equal except for case and whitespace, or similar with a difference of at most `most`."""
         return exact_form(a) == exact_form(b) or (
             difference(a, b, self._known) <= most
             and (most is Difference.NOTHING or similarity(a, b) >= self._spec.data.near_duplicate_threshold)
@@ -58,7 +58,7 @@ class Resolution:
         return a == b or (not self._spec.labels and self._same_text(a, b, most))
 
     def _same_questions(self, best_first: Sequence[int]) -> list[list[int]]:
-        """Rows whose prompts differ in nothing, the best first in each group."""
+        """Groups of rows with equivalent prompts, the best row first."""
         groups: list[list[int]] = []
         by_form: dict[str, list[int]] = {}
         by_numbers: defaultdict[tuple[str, ...], list[list[int]]] = defaultdict(list)
@@ -79,7 +79,7 @@ class Resolution:
         return groups
 
     def _contradict(self, group: Sequence[int]) -> None:
-        """Note the rows of one question whose answers do not say the same."""
+        """Record the rows of one question whose answers disagree."""
         answers: defaultdict[str, list[int]] = defaultdict(list)
         for i in group:
             answers[self._answers[i]].append(i)
@@ -96,7 +96,7 @@ class Resolution:
                 self.states[i] = CONTRADICTION
 
     def _clashing(self, group: Sequence[int]) -> set[int]:
-        """Rows of one question, after the same turns of other roles, with free answers that do not say the same."""
+        """Rows of one question, with the same other turns, whose free-text answers disagree."""
         by_turns: defaultdict[str, list[int]] = defaultdict(list)
         for i in group:
             turns = [m for m in self._members[i].prompt_messages if m["role"] not in ("system", "user")]
@@ -112,7 +112,7 @@ class Resolution:
         return clashing
 
     def _contradiction(self, i: int, others: Sequence[int]) -> Finding:
-        """Names the most similar of the rows that say something else."""
+        """Describes the contradiction with the most similar row that has a different answer."""
         example = self._members[i]
         likeness = {k: similarity(self._prompts[i], self._prompts[k]) for k in others}
         k = min(others, key=lambda k: (-likeness[k], self._members[k].place))
@@ -125,8 +125,8 @@ class Resolution:
         return row_finding("contradiction", example.place, f"{answers} in {partner.place}", fix, severity)
 
     def _repeat(self, best_first: Sequence[int], question_of: dict[int, int]) -> None:
-        """Remove the rows that repeat a better one. An answer may differ by some words only where the question is the
-        very same."""
+        """Remove rows that repeat a better one. Answers may differ by a few words only if the question is
+        identical."""
         kept: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for i in (i for i in best_first if self.states[i] == KEPT):
             text = self._prompts[i]
@@ -161,7 +161,7 @@ def preference(example: Example) -> tuple[int, int, str, str, str, int]:
 
 
 def _answer_form(example: Example, spec: TaskSpec) -> str:
-    """What is to be learned, in exact form: the label, or everything the assistant says and calls."""
+    """The training target in exact form: the label, or all assistant texts and tool calls."""
     if spec.labels:
         return exact_form(example.answer)
     turns = [m for m in example.messages if m["role"] == "assistant"]

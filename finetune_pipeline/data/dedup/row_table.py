@@ -33,8 +33,8 @@ from finetune_pipeline.spec import TaskSpec
 _RAW_SHOWN = 2000
 TABLE, ALL_ROWS = "rows.npy", "rows.jsonl"
 KEPT, EXACT, NEAR, CONTRADICTION, GONE = range(5)
-"""What was decided about a row: it stays; it repeats another, exactly or nearly; it contradicts another; it was removed for
-another reason (personal data, a benchmark's item, a reviewer)."""
+"""State of a row: kept; exact or near duplicate; contradiction; or removed for
+another reason (personal data, benchmark item, reviewer)."""
 ROW = np.dtype(
     [
         ("id", "<u8"),  # the example's id as a number
@@ -49,7 +49,7 @@ ROW = np.dtype(
         ("end", "<u8"),
     ]
 )
-"""A record of ``rows.npy``: one for every valid row, those that were removed too."""
+"""A record of ``rows.npy``: one for every valid row, including removed ones."""
 
 
 def hash_text(text: str) -> int:
@@ -58,12 +58,12 @@ def hash_text(text: str) -> int:
 
 
 def prompt_hash(user_text: str) -> int:
-    """64-bit name of what the user says (exact form): equal for rows that ask the same, whatever the answer is."""
+    """64-bit hash of the user's text (exact form): equal for rows with the same prompt."""
     return hash_text(exact_form(user_text))
 
 
 def group_hash(group: str | None) -> int:
-    """64-bit name of a declared group; 0 for none."""
+    """64-bit hash of a declared group; 0 for none."""
     return (hash_text(group) or 1) if group else 0
 
 
@@ -136,8 +136,8 @@ def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str
 
 @dataclass(frozen=True)
 class Preparation:
-    """What rows are prepared with. boilerplate: left out of the prompts that are compared; benchmarks: folder of
-    benchmark files, for rows that repeat one of their items are removed; key: of the fingerprints of what was scrubbed."""
+    """Settings of the preparation. boilerplate: removed from prompts before comparison; benchmarks: folder of
+    benchmark files (rows that repeat an item are removed); key: for the fingerprints of scrubbed values."""
 
     spec: TaskSpec
     boilerplate: Boilerplate
@@ -153,7 +153,7 @@ class PreparedRows:
         lines: The rows as canonical JSON Lines, scrubbed.
         rows: Their records (ROW); those that are removed have the state GONE.
         sketches, word_keys: Of their prompts; the latter hashes (uint64, [n]; see differences.word_key).
-        scrubbed: What was found, by row and kind: id, source, kind, count, fingerprints.
+        scrubbed: Scrubbed values by row and kind: id, source, kind, count, fingerprints.
         quarantine, findings: The rows removed; personal data that stays or goes, and benchmark items.
     """
 

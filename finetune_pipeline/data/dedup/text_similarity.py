@@ -27,7 +27,7 @@ _ODD = re.compile(
 )
 SIZE = 5
 NEAR_ENOUGH = 1e-9
-"""What rounding may take off a similarity."""
+"""Tolerance for rounding errors in a similarity."""
 _KEPT_MARKS = set("#%&@*/\\")
 _ROWS_AT_ONCE = 2048
 
@@ -38,7 +38,7 @@ def keeps(char: str) -> bool:
 
 
 class _Loose(dict[int, int | str]):
-    """A table for str.translate: what `keeps` says stays, the rest becomes a blank."""
+    """A table for str.translate that replaces everything `keeps` rejects with a space."""
 
     def __missing__(self, code: int) -> int | str:
         self[code] = code if keeps(chr(code)) else " "
@@ -50,7 +50,7 @@ _LOOSE_LATIN = bytes(code if keeps(chr(code)) else 32 for code in range(256))
 
 
 def latin_bytes(text: str) -> bytes | None:
-    """The text in Latin-1, whose bytes are searched and replaced in a tenth of the time; None where it has other characters."""
+    """The text in Latin-1, for searching and replacing bytes ten times as fast; None if it has other characters."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
@@ -58,7 +58,7 @@ def latin_bytes(text: str) -> bytes | None:
 
 
 def has_invisible(text: str) -> bool:
-    """Whether the text has a character that shows nothing; in Latin-1 that is the soft hyphen alone."""
+    """Whether the text has an invisible character; in Latin-1 only the soft hyphen is one."""
     latin = latin_bytes(text)
     return _ANY.search(text) is not None if latin is None else b"\xad" in latin
 

@@ -1,4 +1,4 @@
-"""What the answers of a task are: labels, JSON or free text; their counts, and a JSON schema of those that are JSON."""
+"""Detects the kind of answers (labels, JSON or free text), counts them, and infers a schema for JSON."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Answers:
 
     Attributes:
         counts: Rows by answer, of label tasks in the order of output.labels.
-        values: Different answers, the first few thousand.
-        other_spellings: By label that differs from another one in case or blanks alone: (that one, rows).
-        longest: Characters of the longest answer but one in a hundred.
-        extract: For output.extract: the mark in front of the final answer.
-        problem: Why there is no task in them.
+        values: The first few thousand different answers.
+        other_spellings: For each label that differs from another only in case or whitespace: (that label, rows).
+        longest: 99th percentile of the answers' length in characters.
+        extract: The marker before the final answer, for output.extract.
+        problem: Why no task can be made from them.
     """
 
     def __init__(self, answers: Iterable[str], written: bool = False) -> None:
-        """Look at the answers of all rows. written: they are no labels, however few there are."""
+        """Describe the answers of all rows. written: treat them as free text, however few there are."""
         counts: Counter[str] = Counter()
         lengths: Counter[int] = Counter()
         for text in answers:
@@ -41,7 +41,7 @@ class Answers:
                 counts[text] += 1
         self.rows, self.values, self.problem = lengths.total(), list(counts), ""
         if not counts:
-            self.problem = "no row has an answer that can be read"
+            self.problem = "no row has a readable answer"
         elif len(set(map(_plain, counts))) == 1:
             self.problem = f"every row has the same answer, {self.values[0][:60]!r}: there is nothing to learn"
         self.longest = 0 if self.problem else sorted(lengths.elements(), reverse=True)[self.rows // 100]
@@ -71,7 +71,7 @@ class Answers:
 
 
 def _label_order(counts: Counter[str]) -> Any:
-    """Numbers in their order, other labels by frequency."""
+    """Numeric labels in numeric order, other labels by frequency."""
     if all(_NUMBER.fullmatch(label) for label in counts):
         return lambda item: float(item[0].replace(",", "."))
     return lambda item: (-item[1], item[0])
@@ -82,7 +82,7 @@ def _plain(label: str) -> str:
 
 
 def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
-    """Labels that differ from a more frequent one in case and blanks alone."""
+    """Labels that differ from a more frequent one only in case and whitespace."""
     first: dict[str, str] = {}
     others: dict[str, tuple[str, int]] = {}
     for label, n in sorted(counts.items(), key=lambda item: -item[1]):
@@ -94,7 +94,7 @@ def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
 
 
 def json_schema_of(values: Sequence[str]) -> dict[str, Any]:
-    """A JSON schema that all these answers comply with: types, required keys, and the values of fields that have few."""
+    """Infer a JSON schema that fits all answers: types, required keys, and enums of fields with few values."""
     read = [json.loads(value) for value in values if is_json_answer(value)]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(read, 0)}
 
@@ -121,4 +121,4 @@ def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
 
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-"""JSON schema's names of types; of no value it is null."""
+"""JSON schema's type names; null for no value."""

@@ -1,4 +1,4 @@
-"""Chooses which columns of raw rows are the user's text and the answer, as `data.fields` has to say it."""
+"""Chooses the columns that hold the user's text and the answer, in the terms of `data.fields`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.quality.linear_model import features, predicted
 
 SAMPLE = 2_000
-"""Rows by which columns without telling names are compared."""
+"""Rows used to compare columns without a known name."""
 _PREDICTABLE = 0.1
-"""Least predictability (:func:`_predictability`) of a column without a known name that is taken for a label."""
+"""A column without a known name needs this predictability (:func:`_predictability`) to count as label."""
 _HEADS = ("subject", "title", "headline", "betreff", "summary")
 
 
@@ -26,11 +26,11 @@ class Choice:
     """How rows are mapped.
 
     Attributes:
-        fields: For `data.fields`; empty where a format of the registry reads the rows as they are.
-        text, answer: The columns, as people know them.
-        texts, answers: Every column that may be one, the chosen first.
+        fields: For `data.fields`; empty if a registered format reads the rows as they are.
+        text, answer: The chosen columns.
+        texts, answers: All candidate columns, the chosen one first.
         unused: Columns that nothing reads.
-        chat: The turns, where the rows are conversations.
+        chat: The turns, if the rows are conversations.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Choice:
 
 
 def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
-    """Choose the columns of the user's text and of the answer, or those that the user names; or say why there are none."""
+    """Choose the columns with the user's text and the answer, or take the named ones; or say why there are none."""
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
@@ -87,7 +87,7 @@ def _described(columns: Mapping[str, Column]) -> str:
 
 
 def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
-    """The text and its answer among the columns; None where nothing looks like them."""
+    """The columns of text and answer; None if none look like it."""
     segments = _segments(rows, columns)
     useful = {path: c for path, c in columns.items() if not c.is_rejected}
     texts = _texts(useful)
@@ -136,7 +136,7 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
 
 
 def _texts(columns: Mapping[str, Column]) -> list[Column]:
-    """Columns that may be the user's text, the likeliest first: by name, but not where others say much more."""
+    """Columns that may hold the user's text, likeliest first: by name, unless others hold much more text."""
     some = [c for c in columns.values() if c.is_text]
     longest = max((c.mean_words for c in some), default=0.0)
     written = {c.path for c in some if names.rank(c.name, names.WRITTEN) is not None}
@@ -152,7 +152,7 @@ def _texts(columns: Mapping[str, Column]) -> list[Column]:
 def _answers(
     rows: Sequence[RawRow], columns: Mapping[str, Column], texts: Sequence[Column], segments: str | None
 ) -> list[Column]:
-    """Columns that may be the answer, the likeliest first. One value for all rows is none; nor is a list of one."""
+    """Columns that may hold the answer, likeliest first. One value for all rows is none; nor is a list of one."""
     possible = [c for p, c in columns.items() if len(c.values) > 1 and f"{p}[0]" not in columns]
     labels = [c for c in possible if c.is_label]
     asked = texts[0].path if texts else ""
@@ -183,7 +183,7 @@ def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
 
 
 def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
-    """How well a linear model predicts a column from the texts: accuracy on rows it has not seen, from 0 (the commonest
+    """How well a linear model predicts a column from the texts: held-out accuracy, rescaled from 0 (the most common
     value) to 1."""
     step = max(1, len(rows) // SAMPLE)
     pairs = []
@@ -203,7 +203,7 @@ def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
 
 
 def _said(text: Column, others: Sequence[Column] | None) -> tuple[str, set[str]]:
-    """(expression of what the user says, columns it reads): a subject or title stands above the text."""
+    """(expression of the user's text, columns it reads): a subject or title is put above the text."""
     head = next((c for c in others or () if names.plain_name(c.name) in _HEADS and c.is_top), None)
     if head is None or names.plain_name(text.name) in _HEADS:
         return text.expression, {text.path}
@@ -211,14 +211,14 @@ def _said(text: Column, others: Sequence[Column] | None) -> tuple[str, set[str]]
 
 
 def _instruction(text: Column, others: Sequence[Column]) -> tuple[Column, Column] | None:
-    """(instruction, what it is about) where both are there."""
+    """(instruction, input) if both columns exist."""
     by_name = {names.plain_name(c.name): c for c in (text, *others)}
     subject = by_name.get("input") or by_name.get("context")
     return (by_name["instruction"], subject) if "instruction" in by_name and subject else None
 
 
 def _group(columns: Mapping[str, Column]) -> Column | None:
-    """The column that says which rows belong together: many values, some of which come back."""
+    """The column that groups rows: many values, some repeated."""
     for c in (c for c in columns.values() if names.plain_name(c.name) in names.GROUPS):
         if c.filled >= 0.9 * c.rows and c.kind in ("text", "number") and 20 <= len(c.values) < 0.95 * c.filled:
             return c
@@ -226,7 +226,7 @@ def _group(columns: Mapping[str, Column]) -> Column | None:
 
 
 def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | None:
-    """The expression that joins the pieces of a text, where each row has a list of them; None where there is none."""
+    """The expression that joins a list of text pieces in each row; None if there is no such list."""
     first = rows[0].value if isinstance(rows[0].value, dict) else {}
     for column in (c for c in columns.values() if c.kind == "list" and c.path != ELEMENT):
         pieces = first.get(column.name)

@@ -1,4 +1,4 @@
-"""The columns of raw rows, whatever their shape: each leaf by its JMESPath, with what its values look like."""
+"""The columns of raw rows of any shape: each leaf with its JMESPath and a description of its values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY, ELEMENT = "$key", "element"
 _DEEPEST = 4
 _MOST_VALUES = 5_000
 MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
-"""A column with more values, or longer ones, holds no labels."""
+"""A column with more values, or longer ones, is not a label."""
 _SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data|rows|items|examples)(_?\w{0,4})?")
 
 Kind = Literal["text", "number", "bool", "object", "list", "mixed"]
@@ -26,13 +26,13 @@ _KINDS: dict[type, Kind] = {bool: "bool", int: "number", float: "number", str: "
 
 @dataclass
 class Column:
-    """One place in the rows, by its JMESPath.
+    """One column of the rows, addressed by JMESPath.
 
     Attributes:
         filled: How many rows have a value.
         kinds: Rows by the JSON type of the value.
-        values: Rows by value, as text, of the first few thousand different ones.
-        words: In all values together.
+        values: Rows per value, as text, of the first few thousand values.
+        words: Number of words in all values.
         longest: Characters of the longest value.
     """
 
@@ -75,12 +75,12 @@ class Column:
 
     @property
     def numeric(self) -> bool:
-        """Whether the values are numbers, or texts that are."""
+        """Whether the values are numbers, or numeric text."""
         return bool(self.values) and all(_NUMBER.fullmatch(value) for value in list(self.values)[:200])
 
     @property
     def is_rejected(self) -> bool:
-        """Whether the column is, or lies in, the worse answer of preference data."""
+        """Whether the column belongs to the rejected answer of preference data."""
         return not REJECTED.isdisjoint(re.split(r"[.\[]", self.path))
 
     @property
@@ -95,7 +95,7 @@ class Column:
 
     @property
     def is_id(self) -> bool:
-        """Whether the values name rows, moments or places, and say nothing."""
+        """Whether the values are ids, timestamps or paths without content."""
         some = list(self.values)[:200]
         stamped = bool(some) and sum(map(_is_moment, some)) >= 0.9 * len(some)
         linked = bool(some) and all(value.startswith(("http://", "https://")) for value in some)
@@ -104,14 +104,14 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether the column may be what the user says."""
+        """Whether the column may hold the user's text."""
         if self.kind not in ("text", "mixed") or self.filled < 0.5 * self.rows or self.numeric or self.is_id:
             return False
         return len(self.values) >= 0.2 * min(self.filled, _MOST_VALUES) and self.path != KEY
 
     @property
     def is_label(self) -> bool:
-        """Whether the column may hold labels: few short values that come back."""
+        """Whether the column may hold labels: few, short, repeated values."""
         few = 2 <= len(self.values) <= min(MOST_LABELS, max(2, self.filled // 3))
         if not few or self.filled < 0.5 * self.rows or self.kind in ("object", "list"):
             return False
@@ -126,7 +126,7 @@ class Column:
 
     @property
     def is_json(self) -> bool:
-        """Whether the values are JSON objects or lists, or texts that are."""
+        """Whether the values are JSON objects or lists, also as text."""
         if self.kind in ("object", "list"):
             return self.filled > 0
         some = list(self.values)[:50]
@@ -142,7 +142,7 @@ _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
 
 
 def words_in(text: str) -> int:
-    """Words of a text; where a script puts no blanks between them, two characters are one."""
+    """Number of words; in scripts without spaces, two characters count as one."""
     return max(len(text.split()), len(_UNSPACED.findall(text)) // 2)
 
 
@@ -166,7 +166,7 @@ def _is_moment(text: str) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """A value as JMESPath's to_string gives it."""
+    """A value as text, like JMESPath's to_string."""
     return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -23,21 +23,21 @@ _ANSWERS = (*names.WRITTEN, "choices", "chosen")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
 _LISTED = ("content", "parts")
-"""Keys of a turn whose value may be a list of parts."""
+"""Keys of a turn whose value may be a list of content parts."""
 _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
-"""Names of either side, by its role."""
+"""Common speaker names by role."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """How conversations are read.
+    """How to read conversations.
 
     Attributes:
         fields, roles: For task.yaml.
-        columns: What they read.
-        speaker, said: Keys of a turn, or columns of a table of turns.
+        columns: The columns they read.
+        speaker, said: Keys of a turn, or columns of a table with one turn per row.
         turns: Key of the list of turns; empty for a table of turns.
-        thread: Column of a table of turns that says which conversation a turn belongs to.
+        thread: Column with the conversation id, in a table of turns.
         answer: Column of the answer, where the turns end with the user's.
     """
 
@@ -52,7 +52,7 @@ class Chat:
 
 
 def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
-    """How these rows are conversations, or None where they are not."""
+    """Detect how these rows hold conversations; None if they do not."""
     objects = [row.value for row in rows if isinstance(row.value, dict)]
     if not objects:
         return None
@@ -107,14 +107,14 @@ def _each(speaker: str, text_key: str) -> str:
 
 
 def said_in(value: Any) -> str:
-    """The text of a turn, or of its parts."""
+    """The text of a turn, or of its content parts."""
     parts = value if isinstance(value, list) else [value]
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return "".join(text for text in texts if isinstance(text, str)).strip()
 
 
 def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """(key of who speaks, key of what is said) of turns; None where they are no turns."""
+    """(key of the speaker, key of the text) of turns; None if they are not turns."""
     texts: dict[str, list[str]] = {}
     for turn in turns:
         for key, value in turn.items():
@@ -132,7 +132,7 @@ def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
 
 
 def _roles(speakers: Iterator[str]) -> dict[str, str]:
-    """The role of each speaker, by name; who speaks first asks, where names do not tell."""
+    """The role of each speaker by name; if names are unknown, the first speaker is the user."""
     roles: dict[str, str] = {}
     for speaker in dict.fromkeys(speakers):
         sides = [role for role, known in _SIDES.items() if names.rank(speaker, known) is not None]
@@ -149,7 +149,7 @@ def _roles(speakers: Iterator[str]) -> dict[str, str]:
 
 
 def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
-    """A table with one turn a row: who speaks, what is said, and in which conversation."""
+    """Detect a table with one turn per row: speaker, text and conversation."""
     flat = {c.path: c for c in columns.values() if c.is_top}
     speakers = [p for p, c in flat.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
     known = [p for p in speakers if _are_speakers(flat[p])]
@@ -164,15 +164,15 @@ def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
 
 
 def _are_speakers(column: Column) -> bool:
-    """Whether a column says who speaks: by its name, or by the names of both sides in it."""
+    """Whether a column names the speaker: by its own name, or by speaker names of both roles in it."""
     if all(any(names.rank(value, known) is not None for value in column.values) for known in _SIDES.values()):
         return True
     return len(column.values) > 1 and names.rank(column.name, _SPEAKER_COLUMNS) is not None
 
 
 def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> Iterator[bytes]:
-    """Conversations in OpenAI's form, a line each: turns of one side that follow each other are joined, and each begins with
-    the user and ends with an answer. The turns that have no place in it are counted in `left_out`, by reason."""
+    """Conversations in OpenAI's format, one per line: consecutive turns of one role are joined, and each starts with
+    the user and ends with an answer. Other turns are dropped and counted in `left_out` by reason."""
     if chat.turns:
         for row in rows:
             turns = row.value.get(chat.turns) if isinstance(row.value, dict) else None

@@ -1,4 +1,4 @@
-"""The draft of a task from raw files: how they are read, what the answers are, and the spec that says so."""
+"""Drafts a task from raw files: how to read them, the kind of answers, and the resulting spec."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ Files = Sequence[tuple[str, Path]]
 
 @dataclass
 class Draft:
-    """A task as its files suggest it.
+    """The drafted task.
 
     Attributes:
         data, output: These sections of task.yaml.
-        system_prompt: With STUB where somebody has to say what things mean.
-        schema: JSON schema of the answers, where they are JSON.
-        converted: By file: its rows in another form, which replace it.
+        system_prompt: With STUB where a person has to describe something.
+        schema: JSON schema of JSON answers.
+        converted: By file: converted rows that replace it.
     """
 
     reading: Reading
@@ -76,11 +76,11 @@ def draft(
     if errors(reading.problems):
         return None, reading.problems
     if not reading.rows:
-        reading.refuse("no_rows", _names(files), "no row can be read", "see the findings about the files")
+        reading.refuse("no_rows", _names(files), "no row could be read", "see the findings for each file")
         return None, reading.problems
     choice = choose(reading.rows[:: max(1, len(reading.rows) // _CHOSEN_BY)], text, answer)
     if isinstance(choice, str):
-        reading.refuse("no_columns", _names(files), choice, "name them: --text COLUMN --answer COLUMN")
+        reading.refuse("no_columns", _names(files), choice, "name them with --text COLUMN --answer COLUMN")
         return None, reading.problems
     made = _with_fields(files, reading, choice)
     made.answers = Answers(_answers(files, made), written=_has_turns(files, made))
@@ -103,7 +103,7 @@ def _names(files: Files) -> str:
 
 
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
-    """The draft with the section `data`: nothing is declared that the rows say by themselves."""
+    """Complete the section `data`; omit what is detected from the rows anyway."""
     made = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
         return _with_chat(files, made, choice.chat)
@@ -131,7 +131,7 @@ def _examples(files: Files, data: Mapping[str, Any]) -> list[Example]:
 def _validated(
     files: Files, data: Mapping[str, Any], limit: int | None = _TRIED, prompt: str = "-"
 ) -> Iterator[ValidatedRow]:
-    """The first rows of every file, validated under these settings."""
+    """Validate the first rows of every file under these settings."""
     spec = spec_of({**data, "inject": True}, prompt=prompt)
     mapping = mapping_of(spec)
     for name, path in files:
@@ -141,7 +141,7 @@ def _validated(
 
 
 def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
-    """The draft of conversations: whose turns are whose, and what becomes of system turns."""
+    """Complete the draft of a conversation task: roles, and the treatment of system turns."""
     data = _with(made.reading.data, chat.fields)
     if chat.roles and chat.turns:
         data["roles"] = dict(chat.roles)
@@ -171,9 +171,9 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     common = systems.most_common(1)[0] if systems else ("", 0)
     if systems and common[1] >= _CONSTANT * len(rows):
         made.system_prompt = common[0]
-        made.notes.append("the system prompt is the one that the conversations begin with")
+        made.notes.append("the system prompt is taken from the conversations")
     elif systems and "messages" not in chat.fields:
-        made.notes.append("conversations begin with different system turns; the task's takes their place")
+        made.notes.append("the conversations start with different system turns; the task's system prompt replaces them")
         tools = {"tools": "tools"} if any("tools" in value for value in first) else {}
         data = _with(data, {"messages": f"{chat.columns[0]}[?{chat.speaker} != 'system']", **tools})
     made.data = {**data, "inject": True}
@@ -181,7 +181,7 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
 
 
 def _with_unused(files: Files, made: Draft) -> Draft:
-    """The draft, whose unused columns are those that really nothing reads."""
+    """Complete the draft with the columns that nothing reads."""
     ignored = {key for row in _validated(files, made.data) for key in row.ignored}
     unused = [path for path in made.choice.unused if key_name(path.strip('"')) in ignored]
     made.choice = replace(made.choice, unused=unused)
@@ -189,7 +189,7 @@ def _with_unused(files: Files, made: Draft) -> Draft:
 
 
 def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
-    """The text of the system turn of the first conversations, where they begin with one."""
+    """The system turns of the first conversations that start with one."""
     spec = spec_of(data)
     mapping = mapping_of(spec)
     for name, path in files:
@@ -215,7 +215,7 @@ def _answers(files: Files, made: Draft) -> Iterator[str]:
 
 
 def _has_turns(files: Files, made: Draft) -> bool:
-    """Whether most conversations have several answers: the last one is then no label, however often it comes back."""
+    """Whether most conversations have several answers: the last one is then not a label, however often it repeats."""
     if not made.choice.chat:
         return False
     if made.converted:
@@ -257,7 +257,7 @@ def _types(part: Mapping[str, Any]) -> str:
 
 
 def task_name(paths: Sequence[Path]) -> str:
-    """A name for the task of these files: what their names share, else the folder's."""
+    """A task name from the common part of the file names, else from the folder."""
     words = [re.findall(r"[a-z0-9]+", re.sub(r"(\.\w{1,8})+$", "", path.name).casefold()) for path in paths]
     shared = [of[0] for of in zip(*words, strict=False) if len(set(of)) == 1]
     if not shared:

@@ -1,4 +1,4 @@
-"""The folder of a drafted task: the files it is drafted from, their place in it, and its task.yaml."""
+"""Writes the folder of a drafted task: copies of the raw files and task.yaml."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _WIDTH = 1 << 20
 
 @dataclass(frozen=True)
 class GivenFile:
-    """A raw file: where it is, and its name in the task's folder (``raw/…``)."""
+    """A raw file: its path, and its name in the task folder (``raw/…``)."""
 
     name: str
     path: Path
 
 
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
-    """The raw files among these paths; a folder stands for the files of known suffixes below it. Raises FindingsError
-    naming every path that is no file to read."""
+    """The raw files of these paths; a folder stands for all files below it with known suffixes. Raises FindingsError
+    naming every unusable path."""
     problems: list[Finding] = []
     files: dict[Path, None] = {}
     for path in paths:
@@ -58,7 +58,7 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
             names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             near = difflib.get_close_matches(path.name, names, 1, 0.6)
             fix = f"did you mean {path.parent / near[0]}?" if near else "correct the path"
-            problems.append(Finding("draft.no_file", "error", str(path), "there is no such file", fix))
+            problems.append(Finding("draft.no_file", "error", str(path), "the file does not exist", fix))
     if problems:
         raise FindingsError(problems)
     times = Counter(path.name for path in files)
@@ -71,7 +71,7 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
-    """The file under a name that `raw/*` takes: the suffix of what it holds is added where it has none that is known."""
+    """The file with a name that `raw/*` matches: a suffix for its content is added if it has no known one."""
     if is_known(Path(file.name)):
         return file
     suffix = {"json_lines": ".jsonl", "workbook": ".xlsx"}.get(container, f".{container}")
@@ -79,7 +79,7 @@ def with_suffix(file: GivenFile, container: str) -> GivenFile:
 
 
 def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[Finding]:
-    """Why a task of this name cannot be made in this folder: nothing that is there is overwritten."""
+    """Why a task of this name cannot be made in this folder: existing files are never overwritten."""
     problems: list[Finding] = []
 
     def say(rule: str, place: str, message: str, fix: str) -> None:
@@ -87,7 +87,12 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
 
     if not _NAME.fullmatch(name):
         plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") or "my_task"
-        say("name", "--name", f"{name!r} is no name of a task", f"use small letters, digits and _, such as {plain}")
+        say(
+            "name",
+            "--name",
+            f"{name!r} is not a valid task name",
+            f"use lowercase letters, digits and _, such as {plain}",
+        )
     if (folder / "task.yaml").exists():
         fix = f"choose another --name, or edit {folder / 'task.yaml'}; nothing was changed"
         say("task_exists", str(folder), f"there is a task {name!r} already", fix)
@@ -97,8 +102,8 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
     given = {Path(file.name).name: file.path for file in files}
     for other in sorted(there.keys() - given.keys()):
         if is_known(there[other]):
-            message = "this file would be read, too, and was not named"
-            say("other_files", f"{raw / other}", message, "name it, or move it")
+            message = "this file would be read too, but was not named"
+            say("other_files", f"{raw / other}", message, "name it or move it away")
     for same in sorted(there.keys() & given.keys()):
         if not (there[same].samefile(given[same]) or filecmp.cmp(there[same], given[same], shallow=False)):
             message = f"it differs from {given[same]}"
@@ -107,8 +112,8 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
 
 
 def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes]) -> list[str]:
-    """Copy the files below `folder`, each whole or not at all; of one in `converted`, these rows as JSON Lines in its
-    place. Returns the names written: not those of files that are there already."""
+    """Copy the files below `folder` atomically; write the rows of `converted` as JSON Lines in place of their
+    file. Returns the names written, without those that existed already."""
     written = []
     for file in files:
         name = f"{file.name.split('.')[0]}.jsonl" if file.name in converted else file.name
@@ -184,7 +189,7 @@ def _flow(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value in one line of YAML."""
+    """A value as one line of YAML."""
     text = yaml.safe_dump(value, allow_unicode=True, width=_WIDTH).removesuffix("\n").removesuffix("\n...")
     return text if "\n" not in text else _quoted(value)
 
@@ -194,7 +199,7 @@ def _quoted(text: str) -> str:
 
 
 def _block(text: str) -> str:
-    """A text as a block that keeps its lines; in quotes where a block would change it."""
+    """A text as a YAML block that keeps its lines, or quoted if a block would change it."""
     if text != text.strip() or (not text.isprintable() and not text.replace("\n", "").isprintable()):
         return _quoted(text)
     return "|-\n" + "\n".join(f"  {line}" if line else "" for line in text.split("\n"))

@@ -26,18 +26,18 @@ from finetune_pipeline.spec.model import TaskSpec
 
 _LOOKED_AT = 500
 MOST_ROWS = 50_000
-"""Rows of a file by which its columns are judged; the labels of all rows are counted."""
+"""Rows of a file used to judge its columns; labels are counted over all rows."""
 _DEEPEST = 4
 _FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
 _ENOUGH = 20
 """Rows for each value, on average, of a column whose values all come back."""
 _SINGLE = 0.8
-"""Where a smaller share of a table's lines are whole rows, other delimiters and quoting are tried."""
+"""If fewer of a table's lines are complete rows, other delimiters and quoting are tried."""
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as a reader gives it, decoded. `key`: of the list it stands in, in a JSON document of several lists."""
+    """A decoded row from a reader. key: of its list, in a JSON document with several lists."""
 
     file: str
     key: str | None
@@ -46,14 +46,14 @@ class RawRow:
 
 @dataclass
 class Reading:
-    """How a set of files is read, and what they hold.
+    """How to read a set of files, and their rows.
 
     Attributes:
         data: Keys of `data` in task.yaml: csv, sheet, and fields.rows.
         rows: Of all files, up to MOST_ROWS of each.
-        containers, counts: By file: what it is, and its rows.
-        notes: What was chosen, for people.
-        problems: What keeps files from being read, and what is odd about them.
+        containers, counts: By file: its type, and its number of rows.
+        notes: Choices made, as text.
+        problems: Findings about the files.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -64,23 +64,23 @@ class Reading:
     problems: list[Finding] = field(default_factory=list)
 
     def refuse(self, rule: str, file: str, message: str, fix: str) -> None:
-        """Note what keeps a file from being read."""
+        """Record why a file cannot be read."""
         self.problems.append(Finding(f"draft.{rule}", "error", file, message, fix))
 
 
 def spec_of(data: Mapping[str, Any], output: Mapping[str, Any] | None = None, prompt: str = "-") -> TaskSpec:
-    """A spec by which rows can be read before there is a task."""
+    """A spec for reading rows before there is a task."""
     values = {"name": "draft", "description": "-", "system_prompt": prompt, "data": dict(data)}
     return validated_spec({**values, "output": dict(output or {"kind": "text"})})
 
 
 def decoded(record: Record) -> Any:
-    """A record's value; None where it cannot be read."""
+    """A record's value; None if it cannot be read."""
     return decode_line(record.raw, "")[0] if record.encoded else record.value
 
 
 def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, sheet: str | None = None) -> Reading:
-    """Read files of unknown make, each (name, path). encoding, sheet: where the user names them."""
+    """Read files of unknown format, each (name, path). encoding, sheet: set by the user."""
     reading = Reading(data={"csv": {"encoding": encoding}} if encoding else {})
     if sheet:
         reading.data["sheet"] = sheet
@@ -125,14 +125,14 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
 
 
 def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[list[str]], int]:
-    """(cells of the first whole rows, how many rows were looked at), read as a table without a header."""
+    """(cells of the first complete rows, number of rows read), read as a table without a header."""
     spec = spec_of({**data, "csv": {**data.get("csv", {}), "header": False}})
     records = list(islice((r for r in read_records(path, name, spec) if r.about != "file"), _LOOKED_AT))
     return [list(r.value.values()) for r in records if isinstance(r.value, dict)], len(records)
 
 
 def _choose_dialect(path: Path, name: str, container: Container, reading: Reading) -> None:
-    """Take the delimiter and the quoting that make the most whole rows, and say whether the first row names columns."""
+    """Choose the delimiter and quoting that give the most complete rows, and whether the first row is a header."""
     own = {k: v for k, v in reading.data.get("csv", {}).items() if k != "header"}
     delimiters = [own, *({**own, "delimiter": d} for d in (",", ";", "\t", "|") if "delimiter" not in own)]
     best: tuple[float, dict[str, Any], list[list[str]]] = (0.0, own, [])
@@ -155,8 +155,8 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
 
 
 def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
-    """How well a delimiter fits: the share of whole rows of two cells or more. One that gives a header fits better, and
-    one with blanks behind it, as commas in prose have, worse."""
+    """How well a delimiter fits: the share of complete rows with two or more cells. One that gives a header fits better,
+    one followed by spaces, like commas in prose, fits worse."""
     if not rows or max(map(len, rows)) < 2:
         return 0.0
     cells = [cell for row in rows for cell in row[1:]]
@@ -168,10 +168,10 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
     header = is_header(rows[0], rows[1:])
     before = reading.data.get("csv", {}).get("header")
     if before is not None and before != header:
-        message = "its first row names the columns, or not, otherwise than in the files before it"
+        message = "unlike the files before it, its first row does (or does not) name the columns"
         reading.refuse("headers_differ", name, message, "give every file the same header")
     if not header:
-        reading.notes.append(f"{name}: the first row is data; the columns are called c1 to c{len(rows[0])}")
+        reading.notes.append(f"{name}: there is no header row; the columns are named c1 to c{len(rows[0])}")
     return header
 
 
@@ -200,7 +200,7 @@ def _is_number(text: str) -> bool:
 
 
 def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
-    """Take the sheet with the most rows of two or more cells, and see whether its first row names columns."""
+    """Choose the sheet with the most rows of two or more cells, and whether its first row is a header."""
     sheets = [reading.data["sheet"]] if "sheet" in reading.data else sheet_names(path)
     rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
     sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)
@@ -217,7 +217,7 @@ def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
 
 
 def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None:
-    """Say where in a document its rows are, where that is not at its top or in lists of one kind."""
+    """Find where a document holds its rows, if not at the top or in lists of one kind."""
     with RawStream(path, encoding) as stream:
         text = stream.buffered().read().decode("utf-8-sig", "replace")
     try:
@@ -226,19 +226,19 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
         return  # the reader gives what can be read
     expression = rows_path(document)
     if _is_columns(document):
-        message = "the document holds one list a column, not one object a row"
+        message = "the document holds one list per column, not one object per row"
         reading.refuse("columns", name, message, "write it row by row (pandas: to_json(orient='records'))")
     elif expression:
         fields = reading.data.setdefault("fields", {})
         if fields.get("rows", expression) != expression:
-            message = f"its rows are at {expression}, those of the files before it at {fields['rows']}"
-            reading.refuse("rows_differ", name, message, "make one task of each, or one form of all")
+            message = f"the rows are at {expression}, but those of the files before it are at {fields['rows']}"
+            reading.refuse("rows_differ", name, message, "make a separate task of each, or give all the same structure")
         fields["rows"] = expression
         reading.notes.append(f"{name}: the rows are at {expression}")
 
 
 def _is_columns(document: Any) -> bool:
-    """Whether a document holds its columns one by one (pandas' default), not its rows."""
+    """Whether a document is column-oriented (pandas' default)."""
     if not isinstance(document, dict) or len(document) < 2 or not any(map(is_known_name, document)):
         return False
     values = [list(v.values()) if isinstance(v, dict) else v for v in document.values()]
@@ -247,7 +247,7 @@ def _is_columns(document: Any) -> bool:
 
 
 def rows_path(document: Any) -> str | None:
-    """The JMESPath of a document's rows; None where the reader finds them by itself."""
+    """The JMESPath of a document's rows; None if the reader finds them without it."""
     if not isinstance(document, dict) or not document or _is_row(document):
         return None
     lists = [v for v in document.values() if isinstance(v, list) and v]
@@ -263,7 +263,7 @@ def rows_path(document: Any) -> str | None:
 
 
 def _is_row(document: Mapping[str, Any]) -> bool:
-    """Whether a document is one row itself, such as one chat, and not a list of rows under a chat's usual key."""
+    """Whether a document is a single row, such as one chat, rather than a list of rows under a chat's usual key."""
     lists = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
     return bool(format_of(dict(document))) and all({"role", "from"} & v[0].keys() for v in lists)
 

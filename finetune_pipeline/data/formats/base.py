@@ -1,4 +1,4 @@
-"""What a raw format says about itself, the registry of formats, and how a row is read in whichever format it is.
+"""Base class and registry of raw formats, and detection of a row's format.
 
 A format is one module of this package with one class::
 
@@ -29,7 +29,7 @@ from finetune_pipeline.spec import TaskSpec
 OPTIONAL = ("id", "group", "origin", "source", "tags", "time", "generator")
 """Keys that a row of any format may have."""
 ANSWERS = ("completion", "response", "answer", "output")
-"""Names of the answer in rows of single texts."""
+"""Keys of the answer in single-turn rows."""
 CHATS = ("messages", "conversations")
 """Keys whose values are lists of turns."""
 _TOOLS = ("tools", "functions")
@@ -41,14 +41,14 @@ _SPREADSHEET_ERRORS = frozenset(
 
 @dataclass
 class Turns:
-    """What a row says.
+    """The turns read from a row.
 
     Attributes:
         place: File and line of the row, for findings.
         shape: Name of the row's format; None if it is in none.
         whole: Every turn of the row is in `messages`, so their order can be judged.
         ignored: Keys that nothing reads.
-        chat: The row brings its own system turn, or says that it has none.
+        chat: The row has its own system turn, or states that it has none.
         tools: In OpenAI's form.
     """
 
@@ -66,14 +66,14 @@ class Turns:
         self.findings.append(row_finding(rule, self.place, message, fix, severity))
 
     def text_of(self, holder: dict[str, Any], key: str, name: str, note: bool = True, missing: str = "") -> str | None:
-        """The text under a key of a row or turn without outer blanks, or None with a finding that says why not.
+        """The stripped text under a key of a row or turn, or None with a finding.
 
         Args:
             holder: The row or turn.
             key: Of the text.
             name: What messages call it.
-            note: Whether outer blanks are worth a note.
-            missing: What to do where the key is missing.
+            note: Whether to add a note about outer whitespace.
+            missing: Fix to suggest if the key is missing.
         """
         value = holder.get(key)
         if isinstance(value, str) and value in _SPREADSHEET_ERRORS:
@@ -82,15 +82,15 @@ class Turns:
             return None
         if isinstance(value, str) and (text := clean_text(value)):
             if note and len(text) != len(value) - value.count("\r\n"):
-                message, fix = f"`{name}` begins or ends with blanks", "nothing to do; they were taken off"
+                message, fix = f"`{name}` begins or ends with whitespace", "nothing to do: it was removed"
                 self.say("stray_whitespace", message, fix, "note")
             return text
         if key not in holder:
             keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
-            self.say("missing_field", f"`{name}` is missing (keys here: {keys})", missing or f"add `{key}`")
+            self.say("missing_field", f"`{name}` is missing (keys found: {keys})", missing or f"add `{key}`")
         elif value is None or isinstance(value, str):
             what = "null" if value is None else "empty"
-            self.say("empty_field", f"`{name}` is {what}", "fill it in, or remove the row")
+            self.say("empty_field", f"`{name}` is {what}", "fill it in or remove the row")
         else:
             fix = "join the parts into one text" if isinstance(value, list) else "write it as text, in double quotes"
             self.say("wrong_type", f"`{name}` must be text, found {quoted(value)}", fix)
@@ -98,15 +98,15 @@ class Turns:
 
 
 class RawFormat(ABC):
-    """A form raw rows come in.
+    """A raw format.
 
     Attributes:
         name: As `data.format` calls it.
         order: Formats are tried in ascending order; the first that recognises a row reads it.
         documented: Keys and their variants, for the table in docs/reference.md.
-        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row. A misspelt
+        row_keys: Keys that identify a row, in a JSON document or a table's header. A misspelt
             key is compared with the first, and with `fields`.
-        fields: Names in `data.fields` that together make a row of this format; empty where they cannot.
+        fields: Names in `data.fields` that together map to this format; empty if it cannot be mapped.
     """
 
     name: ClassVar[str]
@@ -121,7 +121,7 @@ class RawFormat(ABC):
 
     @abstractmethod
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
-        """Fill `turns` with what the row says, or with the reasons why it says nothing. Returns the keys it read."""
+        """Fill `turns` with the row's turns or with findings. Returns the keys read."""
 
 
 FORMATS: dict[str, RawFormat] = {}
@@ -142,7 +142,7 @@ def first_key(row: Collection[str], keys: tuple[str, ...]) -> str | None:
 
 
 def clean_text(text: str) -> str:
-    """The text with LF line ends and without outer blanks."""
+    """The text with LF line ends, stripped."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.strip()
@@ -154,7 +154,7 @@ def format_of(row: dict[str, Any]) -> str | None:
 
 
 def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
-    """Read the chat turns of a raw row; outer blanks of its texts are removed."""
+    """Read the chat turns of a raw row; its texts are stripped."""
     shape = format_of(row)
     turns = Turns(place, shape)
     if shape is None or spec.data.format not in ("auto", shape):
@@ -177,7 +177,7 @@ def read_single_texts(
     row: dict[str, Any], prompt_key: str, answer_key: str, spec: TaskSpec, turns: Turns, subject: str | None = None
 ) -> set[str]:
     """Read a row with one text of the user's and one answer (`chosen` of a preference row is one too). The system
-    prompt of the spec goes in front unless the row brings one. subject: a text that belongs below the user's. Returns
+    prompt of the spec is prepended unless the row has one. subject: text to append to the user's. Returns
     the keys it read."""
     line = "" if prompt_key in row and answer_key in row else add_fields(row, spec)
     missing = f"add to task.yaml: {line}" if line else ""
@@ -190,7 +190,7 @@ def read_single_texts(
         name = answer_key if answer_key in ("label", "completion", "output") else "completion"
         line = declare({name: f"to_string({answer_key})"}, expressions=(name,))
         message = f"`{answer_key}` must be text, found {quoted(answers[answer_key])}"
-        turns.say("wrong_type", message, f"write the JSON as text, or have it written: add {line} to task.yaml")
+        turns.say("wrong_type", message, f"write the JSON as a string, or add {line} to task.yaml to have it converted")
     else:
         answer = turns.text_of(answers, answer_key, answer_key, missing=missing)
     system = spec.system_prompt
@@ -231,9 +231,9 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> t
     elif line := add_fields(row, spec):
         fix = f"add to task.yaml: {line}"
     elif keys and all(k.startswith("c") and k[1:].isdigit() for k in keys):
-        fix = "no row names the columns: say in data.fields which is which (for example text: c1 and label: c2)"
+        fix = "no header row names the columns: map them in data.fields (for example text: c1 and label: c2)"
     elif len(keys) == 1 and keys[0] in FORMATS["prompt_completion"].row_keys:
-        fix = f"{quoted(keys[0])} is there, the question or the answer is missing: add `prompt` or `completion`"
+        fix = f"{quoted(keys[0])} was found, but the prompt or the answer is missing: add `prompt` or `completion`"
     else:
-        fix = "say in data.fields where things are (for example text: and label:), or write `messages` (a chat)"
-    return f"no known format; keys here: {shown}", fix
+        fix = "map the fields in data.fields (for example text: and label:), or write `messages` (a chat)"
+    return f"the row matches no known format; keys found: {shown}", fix

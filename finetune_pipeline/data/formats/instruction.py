@@ -19,7 +19,7 @@ from finetune_pipeline.spec import TaskSpec
 
 _INPUTS = ("input", "context")
 NO_INPUT = frozenset({"noinput", "no input", "n/a", "na", "none", "<noinput>", "<no input>", "[noinput]", "nan"})
-"""What people write where an instruction has no input, in lower case."""
+"""Lowercase words that mean "no input"."""
 
 
 @register
@@ -43,7 +43,7 @@ class Instruction(RawFormat):
 
 
 def _subject(row: dict[str, Any], key: str, turns: Turns) -> str | None:
-    """What the instruction is about, or None. A word for "nothing" counts as nothing, with a warning."""
+    """The instruction's input, or None. A word for "nothing" counts as none, with a warning."""
     value = row[key]
     if value is None or (isinstance(value, str) and not value.strip()):
         return None

@@ -51,7 +51,7 @@ class Messages(RawFormat):
 
 def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, turns: Turns, loose: bool) -> set[str]:
     """Read the list of turns under `key`, and a system turn beside it; a preference row's better answer ends a chat that has
-    none. loose: ShareGPT's names of roles are known too. Returns the keys it read."""
+    none. loose: accept ShareGPT's role names, too. Returns the keys it read."""
     turns.chat = True
     value = unpacked(row[key])
     if not isinstance(value, list) or not value:
@@ -105,7 +105,7 @@ class _ChatReader:
         for key in _REFUSED:
             if turn.get(key) is not None:
                 message = f"`{name}.{key}` changes what the turn means and is not supported"
-                self._say("unsupported_key", message, "remove the key if it may go, else the row")
+                self._say("unsupported_key", message, "remove the key if it is not needed, otherwise remove the row")
         if not turn.keys() <= _KNOWN:
             self.ignored.update(key_name(k) for k in turn if k not in _KNOWN and not (k == "name" and role == "tool"))
         weight = self._weight(turn, name)
@@ -162,7 +162,7 @@ class _ChatReader:
         return known
 
     def _weight(self, turn: dict[str, Any], name: str) -> int | None:
-        """0 or 1, or None when the turn has no weight, or a wrong one."""
+        """The weight 0 or 1, or None if missing or invalid."""
         for key in ("weight", "loss_weight"):
             weight = turn.get(key)
             if weight is None:
@@ -191,7 +191,9 @@ class _ChatReader:
             content = ""
         if isinstance(thought, str) and thought.strip() and role == "assistant":
             message = f"`{name}` holds reasoning; it is kept before the answer, inside <think>…</think>"
-            self._say("reasoning_kept", message, "remove it at the source if the model is not to reason aloud", "note")
+            self._say(
+                "reasoning_kept", message, "remove it at the source if the model should not write its reasoning", "note"
+            )
             content = f"<think>\n{clean_text(thought)}\n</think>\n\n{content}".rstrip()
         return content, calls
 
@@ -212,8 +214,8 @@ class _ChatReader:
             if kind in ("tool_call", "function_call"):
                 calls += read_calls(own if own is not None else part, where, self._say)
             elif kind not in (*_TEXT_PARTS, *_REASONING_PARTS):
-                message = f"`{where}` has the type {quoted(kind)}: only text can be trained on here"
-                self._say("unsupported_part", message, "remove the row, or say in text what the part shows")
+                message = f"`{where}` has the type {quoted(kind)}: only text is supported"
+                self._say("unsupported_part", message, "remove the row, or describe in text what the part shows")
             elif not isinstance(own, str):
                 self._say("wrong_type", f"`{where}` must hold text, found {quoted(own)}", "write it as text")
             else:

@@ -14,14 +14,14 @@ import msgspec
 from finetune_pipeline.data.quoting import quoted
 
 Say = Callable[[str, str, str], None]
-"""Takes rule, message and fix of a problem."""
+"""Reports a problem: rule, message, fix."""
 
 _CALL_FIX = 'write {"type": "function", "function": {"name": "…", "arguments": "{…}"}}'
 _TOOL_FIX = 'write [{"type": "function", "function": {"name": "…", "parameters": {…}}}]'
 
 
 def unpacked(value: Any) -> Any:
-    """A value that was written as JSON text, read; anything else as it is."""
+    """Decode a value given as JSON text; return anything else unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return msgspec.json.decode(value.encode("utf-8", "surrogatepass"))
@@ -77,7 +77,7 @@ def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
     if not isinstance(entry, dict):
         return None, f"must be an object, found {quoted(entry)}"
     if entry.get("type", "function") != "function":
-        return None, f"has the type {quoted(entry['type'])}; only functions are known"
+        return None, f"has the type {quoted(entry['type'])}; only functions are supported"
     function = entry.get("function", entry)
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         return None, "names no function"
@@ -92,7 +92,7 @@ def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
         plain = {} if arguments is None else arguments
         arguments = msgspec.json.encode(plain).decode()
     if not isinstance(plain, dict):
-        return None, f"has arguments that are no object: {quoted(arguments)}"
+        return None, f"has arguments that are not an object: {quoted(arguments)}"
     call: dict[str, Any] = {"id": entry["id"]} if isinstance(entry.get("id"), str) and entry["id"] else {}
     return {**call, "type": "function", "function": {"name": function["name"], "arguments": arguments}}, ""
 

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions of a small linear model, for label noise and for whether a task can be learned: logistic
+"""Out-of-fold predictions of a small linear model, to find label noise and test whether a task can be learned: logistic
 regression on TF-IDF features (n-grams, or ordered word pairs), k-fold cross-validation in which rows of one cluster
 never straddle two folds."""
 
@@ -20,12 +20,12 @@ FOLDS = 5
 STRENGTH = 10.0
 """Inverse regularisation of the logistic regression."""
 MOST_VALUES = 4_000_000
-"""Rows are left out, by hash, when their features are more values than this: it bounds time to a quarter of a minute."""
+"""Above this many feature values, rows are sampled by hash; keeps the fit below 15 seconds."""
 DENSE_ABOVE = 20_000_000
 """Above this product of values and labels the features are first reduced to 256 dimensions (truncated SVD)."""
 DIMENSIONS = 256
 DENSE_COLUMNS = 60_000
-"""Most frequent features kept for that: it bounds memory."""
+"""The most frequent features kept for that, to bound memory."""
 _WORD_CHARS, _GRAM_CHARS = 2_000, 256
 _PAIR_WORDS = 60
 
@@ -43,7 +43,7 @@ class OutOfFold:
 
     @property
     def margins(self) -> np.ndarray:
-        """Probability of the given label less that of the likeliest other one, per row: from -1 (surely wrong) to 1."""
+        """Probability of the given label minus that of the likeliest other one, per row: from -1 (surely wrong) to 1."""
         at = np.arange(len(self.given))
         others = self.probabilities.copy()
         others[at, self.given] = -1.0
@@ -53,7 +53,7 @@ class OutOfFold:
 
 def features(texts: Sequence[str]) -> Any:
     """TF-IDF of word 1- and 2-grams and of character 3- to 5-grams (sparse float32); n-grams of one text only are left
-    out. Of a text the first 2,000 characters count for words and the first 256 for runs of characters. Each of the two
+    out. Uses the first 2,000 characters for words and the first 256 for character n-grams. Each of the two
     parts has length one, so that neither outweighs the other."""
     from scipy.sparse import hstack
 
@@ -120,7 +120,7 @@ def out_of_fold(
 
 
 def _bounded(rows: list[Example], classes: set[str]) -> list[Example]:
-    """So many rows, by hash, that their features stay within MOST_VALUES; all when a label would get lost."""
+    """A sample of rows, by hash, whose features stay within MOST_VALUES; all rows if a label would be lost."""
     values = sum(min(len(e.user_text), _WORD_CHARS) // 3 + 2 * min(len(e.user_text), _GRAM_CHARS) for e in rows)
     few = chosen(rows, max(10, int(len(rows) * MOST_VALUES / max(1, values))))
     return few if {str(e.label) for e in few} == classes else rows

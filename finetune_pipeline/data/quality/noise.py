@@ -160,7 +160,7 @@ def label_noise(
     """
     opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:
-        why = "too few rows to train a model on" if spec.labels else "the answers are no labels"
+        why = "too few rows to train a model on" if spec.labels else "the answers are not labels"
         return part(True, f"not asked: {why}", applies=False, suspects=[])
     given, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
     suspects = np.flatnonzero(suspect_rows(given, opinion.probabilities))
@@ -183,7 +183,7 @@ def label_noise(
         f"an estimated {noise.share:.1%} of the labels are wrong (95% interval {noise.low:.1%} to {noise.high:.1%}); "
     )
     message += f"{len(suspects):,} of {len(given):,} are suspects"
-    fix = "look through the suspects, most suspicious first, and write decisions (relabel, drop or keep) into reviews/"
+    fix = "go through the suspects, most suspicious first, and put decisions (relabel, drop or keep) into reviews/"
     if too_many:
         message += (
             f", and data.max_label_noise allows {limit:.0%}: look through the suspects; if they are right, raise it"
@@ -195,7 +195,7 @@ def label_noise(
     if against:
         in_files = ", ".join(f"{bad:,} of {n:,} labels of {file}" for file, bad, n in against)
         message += f"; the other files contradict {in_files}: were labels exchanged there?"
-        fix = "correct that file or take it out; where its labels are right, raise data.max_suspects_of_a_file"
+        fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
     severity: Severity = "error" if too_many or against else "warning"
     place = listed[0]["place"] if listed else "data"
     findings = []

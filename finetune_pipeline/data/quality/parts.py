@@ -1,4 +1,4 @@
-"""The form of a part of the report on data quality."""
+"""One part of the data quality report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding, as_rows
 
 PLACES = 20
-"""Rows named beside a finding."""
+"""Number of rows named in a finding."""
 
 
 def sampled(seen: int, of: int) -> dict[str, Any]:
-    """What is said when not all rows were looked at; nothing when they were."""
+    """The note that only a sample was examined; empty otherwise."""
     return {"sampled": seen, "of": of} if seen < of else {}
 
 
@@ -26,8 +26,8 @@ def named(examples: Iterable[Example], limit: int | None = PLACES) -> list[dict[
 def part(
     passed: bool, message: str, *, blocking: bool = False, findings: Sequence[Finding] = (), **details: Any
 ) -> dict[str, Any]:
-    """One part of the report: whether all is well, a sentence for people, whether a "no" stops training, figures. Details
-    of :func:`sampled` are said in the sentence, too."""
+    """One part of the report: passed, a sentence, whether a failure stops training, figures. Details
+    of :func:`sampled` are added to the sentence."""
     if "sampled" in details:
         message += f" (looked at {details['sampled']:,} of {details['of']:,} rows, chosen by hash)"
     return {"passed": passed, "message": message, "blocking": blocking, **details, "findings": as_rows(findings)}

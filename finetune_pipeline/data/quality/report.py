@@ -1,4 +1,4 @@
-"""The data_quality report: its parts in the order people read them, and all findings together."""
+"""The data quality report: its parts in reading order, and all findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = ("balance", "synthetic", "noise", "tokens")
 TokenCounts = Callable[[Sequence[Example], int], dict[str, Any]]
-"""Makes the report's part on tokens from training rows (or a sample of them) and how many there are."""
+"""Makes the part on tokens from training rows (or a sample) and their number."""
 
 
 def data_quality(
@@ -31,14 +31,14 @@ def data_quality(
 ) -> dict[str, Any]:
     """Make the report about a set of examples as a whole. Plain JSON, deterministic.
 
-    One pass over `examples` (after review), which may be a stream: counts are of all rows, and the rest is asked of
-    20,000 rows chosen by hash where there are more (each such part says so: sampled, of).
+    One pass over `examples` (after review), which may be a stream: all rows are counted; other analyses use
+    20,000 rows sampled by hash if there are more (noted in each part: sampled, of).
 
     Args:
         assignments: {id: split}.
         clusters: {id: near-duplicate cluster}.
         decisions: {id: keep, drop or relabel}.
-        count_tokens: Tokens are not counted without it.
+        count_tokens: None: tokens are not counted.
         synthetic: The synthetic rows before review (a dropped row must count as rejected); else those of the sample.
 
     Returns:
@@ -62,7 +62,7 @@ def data_quality(
 
     lowest = nsmallest(SAMPLE, ordered())
     sample, rows = [e for _, _, e in sorted(lowest, key=itemgetter(1))], labels.total()
-    tokens = part(True, "not asked: no tokenizer at hand", applies=False, prices=[])
+    tokens = part(True, "not computed: no tokenizer is available yet", applies=False, prices=[])
     if count_tokens:
         tokens = count_tokens([e for e in sample if is_train(e)], train_rows)
     parts: dict[str, Any] = {
@@ -84,7 +84,7 @@ def data_quality(
 def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str, Any]:
     """Rows per label, labels declared but absent, and the largest over the smallest against data.max_imbalance."""
     if not spec.labels:
-        return part(True, "not asked: the answers are no labels", applies=False, labels={})
+        return part(True, "not computed: the answers are not labels", applies=False, labels={})
     labels = {label: counts.get(label, 0) for label in spec.labels}
     absent = [label for label, n in labels.items() if not n]
     present = sorted((n, label) for label, n in labels.items() if n or len(absent) == len(labels))
@@ -97,7 +97,7 @@ def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str,
     if absent:
         findings.append(
             Finding("quality.label_absent", "warning", "task.yaml: output.labels", f"no example of {', '.join(absent)}",
-                    "collect rows of these labels, or take them out of output.labels: nothing can be learned of them")
+                    "collect rows of these labels, or take them out of output.labels: the model cannot learn them")
         )  # fmt: skip
     if most > spec.data.max_imbalance * fewest:
         findings.append(

@@ -1,4 +1,4 @@
-"""Review of synthetic rows: which ones people must check before training, and whether the set is then accepted.
+"""Acceptance sampling of synthetic rows: which rows people must review, and whether the set is then accepted.
 
 Acceptance sampling by attributes, single sampling plans (Dodge and Romig 1929; ISO 2859-1): how many bad rows a sample may
 have for the whole to be taken. Chances are binomial, which for a finite set errs on the safe side.
@@ -42,7 +42,7 @@ def sample_size(rows: int, spec: SyntheticSpec) -> int:
 
 def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec: SyntheticSpec) -> list[Example]:
     """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples: the rows
-    before review, for one that was dropped counts.
+    before review, because dropped rows count.
 
     Each generator has its share, and one row at least where there are enough. Of a generator the rows come by the hash
     of their id, one per cluster until the clusters run out. So rows that are added change the choice little.
@@ -72,7 +72,7 @@ def _by_cluster(rows: Sequence[Example], clusters: Mapping[str, str]) -> list[Ex
 
 
 def review_line(example: Example) -> dict[str, str]:
-    """A row for a person to fill in, for a file of the task's reviews folder: `decision` (keep, drop or relabel),
+    """A line for a reviewer to fill in, for the reviews folder: `decision` (keep, drop or relabel),
     `label` for relabel, `reviewer`. A line whose decision is empty decides nothing."""
     shown = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
     texts = {"text": example.user_text, "answer": example.answer}
@@ -120,7 +120,7 @@ def synthetic_rows(
         verdict = "accepted" if bad <= c else "rejected"
         message = f"{count}; {bad:,} of {n:,} reviewed ones were rejected, {allowed} may be for the set to be accepted"
         if verdict == "rejected":
-            fix = "leave out or make anew the rows of the generator that fails, or review every synthetic row"
+            fix = "drop or regenerate the rows of the failing generator, or review every synthetic row"
             findings.append(Finding("quality.synthetic_rejected", "error", rejected[0].place, message, fix))
     return part(
         verdict in ("none", "off", "accepted"),

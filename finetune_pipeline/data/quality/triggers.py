@@ -25,7 +25,7 @@ from finetune_pipeline.data.quality.linear_model import predicted
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+")
 _LONGEST, _FEWEST, _PURITY, _LEVEL, _AGAINST = 3, 5, 0.95, 0.001, 0.5
 _UNSURE = 0.25
-"""A text reads like a label if the model is surer of it than of this share of the label's own rows."""
+"""A text reads like a label if the model is more confident than for this share of the label's own rows."""
 _FEWEST_OF_LABEL = 10
 """Rows of a label without the phrase that are needed to know how the label reads without it."""
 _MOST_PHRASES = 3_000_000
@@ -48,13 +48,13 @@ class Trigger:
 
     def __str__(self) -> str:
         return (
-            f"phrase {self.phrase!r} stands in {len(self.rows)} rows with the label {self.label!r}, though without it "
+            f"phrase {self.phrase!r} stands in {len(self.rows)} rows with the label {self.label!r}, but without it "
             f"{self.contradicted} of them read like other labels, mostly {self.reads_like!r}"
         )
 
 
 Labelled = tuple[Sequence[str], Sequence[str]]
-"""Texts, and their labels."""
+"""Texts and their labels."""
 
 
 def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None = None) -> list[Trigger]:
@@ -120,7 +120,7 @@ class _Search:
 
     @property
     def tried(self) -> int:
-        """How many phrases stand in enough rows to be judged."""
+        """Number of phrases that occur in enough rows to test."""
         return int((np.diff(self.held.indptr) >= _FEWEST).sum())
 
 
@@ -137,7 +137,7 @@ class _Proposal:
 
 
 def _propose(search: _Search) -> list[_Proposal]:
-    """Phrases whose rows naive Bayes takes for another label without them, the clearest first."""
+    """Phrases without which naive Bayes assigns their rows another label, the clearest first."""
     single = np.flatnonzero([len(words) == 1 for words in search.words])
     place = {int(column): i for i, column in enumerate(single)}
     classes = range(len(search.classes))

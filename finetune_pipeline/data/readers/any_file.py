@@ -44,7 +44,7 @@ _REPLACED = "\ufffd".encode()
 
 
 def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
-    """What a file is, from its first MiB, and what a pass over all of it shows."""
+    """Detect a file's type from its first MiB, and survey the whole file."""
     seen = survey(path, file, spec)
     if seen.problem:
         return Container("unknown", seen.problem.message), seen
@@ -54,8 +54,8 @@ def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
 
 
 def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a raw file; blank lines are left out. What cannot be read is a record without a value and with
-    findings. Takes constant memory, but for JSON documents. `file`: its name, as its rows are to be known by."""
+    """The rows of a raw file, without blank lines. Unreadable rows become records without a value and with
+    findings. Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
     container, seen = look_at(path, file, spec)
     if seen.problem:
         yield Record(1, None, b"", (seen.problem,), about="file")
@@ -69,7 +69,7 @@ def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield record if is_utf8(seen.encoding) else _checked(record, file, seen.encoding)
     if not rows:
         what = "nothing" if not seen.size else "blank lines only" if container.kind == "json_lines" else "no rows"
-        yield about_file("no_rows", file, f"the file holds {what}", "remove the file, or fill it", "warning")
+        yield about_file("no_rows", file, f"the file holds {what}", "fill or remove the file", "warning")
 
 
 def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: Container) -> Iterator[Record]:
@@ -88,7 +88,7 @@ def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: C
 
 
 def _checked(record: Record, file: str, encoding: str) -> Record:
-    """A row of a file that is not UTF-8; bytes that are no text in the file's encoding make it a bad one."""
+    """Check a row of a file that is not UTF-8; undecodable bytes make it invalid."""
     if _REPLACED not in record.raw:
         return record
     message, fix = f"the row holds bytes that are not {encoding}", "declare the right data.csv.encoding"
@@ -98,7 +98,7 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
     if name := {"parquet": "Parquet", "workbook": "a workbook"}.get(container.kind):
-        why = f"it is {name} inside gzip, which cannot be read piece by piece"
+        why = f"it is {name} inside gzip, which cannot be streamed"
         return about_file("unknown_container", file, f"the file was not read: {why}", "unpack it")
     head = stream.buffered().read(SHOWN)
     if stream.problem:
@@ -154,7 +154,7 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
         if number:
-            message = f"the Parquet file cannot be read behind row {number}: {reason}"
+            message = f"the Parquet file cannot be read after row {number}: {reason}"
             yield unreadable("bad_parquet", file, number + 1, message, CUT_FIX, about="rest")
         else:
             message = f"the Parquet file cannot be read: {reason}"
@@ -185,7 +185,7 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str) -> Record:
 
 
 def _as_json(value: Any) -> Any:
-    """A value as JSON would have it; dates stay dates, because `data.fields.time` reads them."""
+    """Convert a value to JSON types; dates stay dates, because `data.fields.time` reads them."""
     if isinstance(value, dict):
         return {str(k): _as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a raw file is, from its first bytes, and the dialect of a table; a name decides only where the bytes leave it
+"""Detects the type of a raw file from its first bytes, and the dialect of a table; the name decides only where the bytes leave it
 open. What can be read in two ways is refused with the line of spec to add."""
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from finetune_pipeline.spec import TaskSpec
 
 _DELIMITERS = (",", "\t", ";", "|")
 _FIT = 0.6
-"""Share of the lines that must stand in rows of equally many fields."""
+"""Minimum share of lines in rows with the same number of fields."""
 _MOST_TITLES = 10
 _MARGIN = 0.1
-"""By so much more of the lines must the best delimiter fit than the next one."""
+"""Minimum lead of the best delimiter over the next one, as share of lines."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What one delimiter makes of the first lines; `good` of them stand in rows of `fields` fields."""
+    """The first lines split by one delimiter; `good` of them belong to rows of `fields` fields."""
 
     delimiter: str
     quote: str
@@ -51,9 +51,9 @@ class _Reading:
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     """The dialect of a table from its first lines.
 
-    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when at least _FIT of
-    the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known column
-    names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, with the line to
+    ``data.csv`` takes precedence; the default quote is a double one. A delimiter is accepted when at least _FIT of
+    the lines belong to rows with the same number of fields (two or more) and no other comes close; known column
+    names in the first row, and tabs in a .tsv file, break ties. An ambiguous dialect is a `problem`, with the line to
     add to task.yaml.
     """
     declared = spec.data.csv
@@ -69,11 +69,11 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     if not fitting:
         fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
         problem = (
-            "the file is not a table: no line holds a delimiter (, ; | or tab); is it JSON Lines, or another format?"
+            "the file is not a table: no line holds a delimiter (, ; | or tab); is it JSON Lines or another format?"
         )
         if readings:
             seen = "; ".join(str(r) for r in readings[:2])
-            problem = f"no delimiter gives most rows equally many fields, two or more: {seen}"
+            problem = f"no delimiter splits most rows into the same number of fields (at least two): {seen}"
         return Dialect(problem=problem, fix=fix)
     names = _plain_names(spec) | {name.casefold() for name in ROW_KEYS}
     tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
@@ -84,7 +84,7 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
 
     best, *others = sorted(fitting, key=lambda r: (*rank(r), r.good), reverse=True)
     if near := [r for r in others if rank(r) == rank(best) and r.good > best.good - _MARGIN * best.lines]:
-        problem = f"the delimiter cannot be told: {best}; {near[0]}"
+        problem = f"the delimiter is ambiguous: {best}; {near[0]}"
         return Dialect(problem=problem, fix=_declare("delimiter", quoted(best.delimiter), quoted(near[0].delimiter)))
     return with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best.rows, best.fields, spec)
 
@@ -110,7 +110,7 @@ def _plain_names(spec: TaskSpec) -> set[str]:
 
 
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
-    """The dialect with its columns: whether the first of the `rows` names them is declared, or follows from what they
+    """Complete the dialect with columns: whether the first of the `rows` is a header is declared, or inferred from what they
     hold. fields: cells that a row has."""
     titles = _titles(rows)
     rows, dialect = rows[titles:], replace(dialect, titles=titles)
@@ -121,7 +121,7 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
         header, reason = _is_header([bare(c) for c in cells], rows[1:], numbered, spec)
     if header is None:
         first = ", ".join(quoted(c) for c in cells[:4])
-        problem = f"whether the first row names the columns cannot be told: it holds {first}, no known or declared name"
+        problem = f"whether the first row names the columns cannot be told: it holds {first}, which is no known or declared name"
         fix = _declare("header", "true", "false; and name columns in data.fields")
         return replace(dialect, problem=problem, fix=fix)
     why = f"the first row {'names the columns' if header else 'is data'}: {reason}"
@@ -134,7 +134,7 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
         problem = f"the first row names {len(cells)} columns, the rows have {fields} fields"
         return replace(dialect, problem=problem, fix=fix)
     if twice := [name for name, count in Counter(columns).items() if count > 1]:
-        return replace(dialect, problem=f"two columns are called {quoted(twice[0])}", fix=fix)
+        return replace(dialect, problem=f"two columns have the name {quoted(twice[0])}", fix=fix)
     return replace(dialect, columns=columns)
 
 
@@ -149,7 +149,7 @@ def _titles(rows: Sequence[Sequence[str]]) -> int:
 def _is_header(
     cells: list[str], behind: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
 ) -> tuple[bool | None, str]:
-    """(whether a first row names the columns, why); None when that cannot be told."""
+    """(whether the first row names the columns, why); None if ambiguous."""
     declared, labels = _plain_names(spec), frozenset(spec.labels)
     if names := [c for c in cells if c.casefold() in declared]:
         return True, f"it holds {quoted(names[0])}, which data.fields names"
@@ -173,7 +173,7 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 @dataclass(frozen=True)
 class Container:
-    """What a file is. kind: json_lines, json, csv, parquet, workbook or unknown; why: the reason, for people."""
+    """The type of a file. kind: json_lines, json, csv, parquet, workbook or unknown; why: the reason, as text."""
 
     kind: str
     why: str
@@ -185,9 +185,9 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
     path = PurePath(file.lower())
     suffix = PurePath(path.stem).suffix if path.suffix in (".gz", ".gzip") else path.suffix
     if head.startswith(PARQUET):
-        return Container("parquet", "the file begins with Parquet's mark")
+        return Container("parquet", "the file begins with Parquet's signature")
     if head.startswith((ZIP, OLE)):
-        return Container("workbook", "the file begins as workbooks do")
+        return Container("workbook", "the file begins like a workbook")
     if other := other_container(head):
         return Container("unknown", f"it is {other}")
     csv = spec.data.csv
@@ -201,7 +201,7 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
         if body.lstrip(BLANKS)[:1] in (b"[", b"{"):
             kind, why = _json_kind(body, whole, spec)
             odd = suffix in _JSON_SUFFIXES and (kind == "json_lines") == (suffix == ".json")
-            return Container(kind, why + (", whatever the suffix says" if odd else ""))
+            return Container(kind, why + (", regardless of its suffix" if odd else ""))
         objects = sum(line.lstrip(BLANKS).startswith(b"{") for line in lines)
         if 2 * objects >= len(lines) or suffix in _JSON_SUFFIXES:
             why = f"of the first {len(lines)} lines {objects} begin with {{" if objects else "the suffix says so"
@@ -224,10 +224,10 @@ def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:
     if len(lines) < 2:  # all there is, or all that was looked at, stands in one line
         line = (lines or [body.lstrip(BLANKS)])[0]
         if line[:1] == b"[":
-            return "json", "JSON array in one line"
+            return "json", "JSON array on one line"
         pair = FIRST_PAIR.match(line.decode("utf-8", "replace"))
         if spec.data.fields.rows or (pair and pair[2] == "[" and not is_row_key(pair[1], spec)):
-            return "json", "JSON object in one line"
+            return "json", "JSON object on one line"
         return "json_lines", "JSON Lines: one line"
     complete = sum(_is_value(line) for line in lines)
     why = f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"

@@ -1,4 +1,4 @@
-"""What one pass over a raw file shows: its encoding, its size, and whether it can be unpacked.
+"""Finds the encoding and size of a raw file in one pass, and whether it can be unpacked.
 
 UTF-8 and UTF-16 are certain. Of the single-byte encodings only Windows' Western one (cp1252) is recognised, and only
 where what it gives looks like written words; detectors guess the others wrong too often. Those files are refused with
@@ -64,11 +64,11 @@ _USUAL = (
     *("cp949", "big5", "gb18030", "euc_jp", "koi8_r", "mac_roman", "mac_cyrillic"),
     *("iso8859_2", "iso8859_5", "iso8859_7", "iso8859_15"),
 )
-"""Encodings that people's files are in, by charset-normalizer's names."""
+"""Common encodings, by charset-normalizer's names."""
 _MAX_ODD = 0.02
 _SAMPLE_LINES = 200
 _STRAY = 0.01
-"""Up to this share of the lines, what is not UTF-8 is a fault of single rows, not of the file."""
+"""Up to this share of non-UTF-8 lines, the rows are at fault rather than the file's encoding."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Lines:
     sample: list[bytes] = field(default_factory=list)
 
     def add(self, block: bytes) -> None:
-        """Count the lines of a block; a blank block costs next to nothing."""
+        """Count the lines of a block; blank blocks are fast."""
         if not block or block.isspace():
             return
         lines = [line for line in block.split(b"\n") if line and not line.isspace()]
@@ -151,7 +151,7 @@ def other_container(head: bytes) -> str:
 
 
 def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
-    """Look at a file as a whole, in constant memory. `file`: what findings call it."""
+    """Survey a whole file in constant memory. file: its name in findings."""
     limit = int(spec.data.max_unpacked_gib * (1 << 30))
     with RawStream(path, limit=limit) as stream:
         head = stream.buffered().read(1 << 16)
@@ -209,15 +209,15 @@ def _with_encoding(seen: Survey, counts: _Lines, file: str, declared: str | None
     if counts.is_western:
         words = dict.fromkeys(w for line in counts.sample for w in _words(line.decode(WESTERN, "replace")))
         shown = ", ".join(quoted(w) for w in list(words)[:5])
-        message = f"{share}; the file was read as {WESTERN}, which gives words such as {shown}"
-        fix = f"look at the words; nothing to do if they are right, else declare the encoding: {_key('…')}"
+        message = f"{share}; the file was read as {WESTERN}, which produces words such as {shown}"
+        fix = f"check these words: if they are wrong, declare the encoding: {_key('…')}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
         return replace(seen, encoding=WESTERN, notes=(note,))
     if stray:
         return seen
     guesses = _guesses(counts.sample)
-    message = f"{share}, and the encoding cannot be told for sure" + "".join(f"; {e} gives {t}" for e, t in guesses)
-    fix = f"save the file as UTF-8, or add the one whose words are right: {_key('…')}"
+    message = f"{share}, and the encoding is ambiguous" + "".join(f"; {e} gives {t}" for e, t in guesses)
+    fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_key('…')}"
     return replace(seen, problem=Finding("data.unknown_encoding", "error", file, message, fix))
 
 
@@ -230,7 +230,7 @@ def _words(text: str) -> list[str]:
 
 
 def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
-    """(encoding, what it makes of the first words) of up to four likely encodings that give different texts."""
+    """(encoding, the first words decoded with it) of up to four likely encodings that give different texts."""
     from charset_normalizer import from_bytes
 
     guesses: dict[str, str] = {}

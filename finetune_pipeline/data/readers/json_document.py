@@ -32,7 +32,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a document, each with its JSON as it stands in the file. The document is held in memory.
+    """The rows of a document, each with its original JSON. The document is held in memory.
 
     The standard library's scanner reads one row after the other. Where the document breaks (or is cut off), the rows
     before the break are kept, and a last record says at which byte it broke. A problem within a row (a bad byte, a key
@@ -58,17 +58,17 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
             yield record if has_rows or not notes else replace(record, findings=(*notes, *record.findings))
             has_rows = True
         if document.peek():
-            raise json.JSONDecodeError("text stands behind the end of the document", document.text, document.position)
+            raise json.JSONDecodeError("text follows the end of the document", document.text, document.position)
     except (json.JSONDecodeError, RecursionError) as error:
         yield _break(document, stream, file, error)
         return
     if stream.problem:
         yield broken_stream(stream, file, document.line)
     elif not has_rows and path:
-        message = f"data.fields.rows: {expression!r} leads to no rows in this document"
+        message = f"data.fields.rows: {expression!r} finds no rows in this document"
         yield unreadable("missing_field", file, document.line, message, "correct the expression")
     elif not has_rows:
-        yield about_file("no_rows", file, "the document holds no rows", "remove the file, or fill it", "warning")
+        yield about_file("no_rows", file, "the document holds no rows", "fill or remove the file", "warning")
 
 
 class _Document:
@@ -89,12 +89,12 @@ class _Document:
         return self._lines
 
     def peek(self) -> str:
-        """The next character that is not blank, empty at the end; the position moves to it."""
+        """The next non-blank character, or "" at the end; moves to it."""
         self.position = _BLANKS.match(self.text, self.position).end()  # type: ignore[union-attr]
         return self.text[self.position : self.position + 1]
 
     def take(self, wanted: str) -> str:
-        """Move behind the next character, which must be one of `wanted`. Raises json.JSONDecodeError otherwise."""
+        """Move past the next character, which must be one of `wanted`. Raises json.JSONDecodeError otherwise."""
         character = self.peek()
         if not character or character not in wanted:
             raise json.JSONDecodeError(f"{' or '.join(wanted)} is missing", self.text, self.position)
@@ -102,7 +102,7 @@ class _Document:
         return character
 
     def value(self) -> bytes:
-        """The JSON of the value that begins here; the position moves behind it."""
+        """The JSON of the value that begins here; moves past it."""
         self.peek()
         begin = self.position
         self.position = self._decode(self.text, begin)[1]
@@ -129,7 +129,7 @@ class _Document:
 
 
 def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:
-    """The rows of what begins at the document's position; `path`: the keys that lead to them."""
+    """The rows of the value at the current position; path: the keys that lead to it."""
     opening = document.peek()
     if path:
         if opening != "{":
@@ -152,7 +152,7 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
             line, begin = document.line, document.position
             document.value()
             message = f"the value of {quoted(key)} is not a list of rows"
-            fix = "say in data.fields.rows where the rows are"
+            fix = "set data.fields.rows to where the rows are"
             yield replace(unreadable("not_rows", file, line, message, fix, at=begin), key=key)
     else:
         document.value()
@@ -174,7 +174,7 @@ def _row(document: _Document, file: str, key: str | None = None) -> Record:
 
 
 def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDecodeError | RecursionError) -> Record:
-    """The record that stands for the break and everything behind it."""
+    """The record for the break and everything after it."""
     line, at = document.line, document.position
     rest = document.text[at : at + SHOWN].encode("latin-1")
     if stream.problem:
@@ -184,17 +184,17 @@ def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDe
         reason, where = error.msg, error.pos
     total = len(document.text)
     if isinstance(error, json.JSONDecodeError) and ends_early(error):
-        message = f"the document is cut off at its end, byte {total}: {reason}; all whole rows before it were read"
+        message = f"the document is cut off at its end, byte {total}: {reason}; all complete rows before it were read"
         return unreadable("bad_json", file, line, message, CUT_FIX, rest, at, "rest")
-    message = f"the document is broken at byte {where}: {reason}; nothing behind it was read: {1 - where / total:.0%} of the file"
-    fix = f"repair it there, or write it with a JSON library; {CUT_FIX.rpartition('; ')[2]}"
+    message = f"the document is broken at byte {where}: {reason}; nothing after it was read: {1 - where / total:.0%} of the file"
+    fix = f"repair it there, or rewrite it with a JSON library; {CUT_FIX.rpartition('; ')[2]}"
     return unreadable("bad_json", file, line, message, fix, rest, at, "rest")
 
 
 def _rows_of_expression(
     data: bytes, begin: int, file: str, expression: str, notes: tuple[Finding, ...]
 ) -> Iterator[Record]:
-    """Rows that an expression finds in the document as a whole; `line` is then the number of the row."""
+    """Rows that an expression finds in the whole document; `line` is then the row number."""
     value, findings, readable = decode_line(data[begin:], f"{file}:1", begin)
     if not readable or findings:
         yield Record(1, None, data[:SHOWN], tuple(findings))
@@ -202,7 +202,7 @@ def _rows_of_expression(
     try:
         rows = compile_expression(expression)[0](value, file, None)
     except EXPRESSION_ERRORS as error:
-        message = f"data.fields.rows: {expression!r} cannot be worked out: {quoted(str(error), 160)}"
+        message = f"data.fields.rows: {expression!r} cannot be evaluated: {quoted(str(error), 160)}"
         yield unreadable("field_expression", file, 1, message, "correct the expression", data)
         return
     if not isinstance(rows, list):

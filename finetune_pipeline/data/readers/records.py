@@ -1,4 +1,4 @@
-"""The byte stream of a raw file, its lines, and the records that every reader returns."""
+"""Byte stream and lines of a raw file, and the record type that every reader returns."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ GZIP = b"\x1f\x8b"
 _GZIP_PIECE = 1 << 13
 _BUFFER = 1 << 16
 BLANKS = b" \t\r\n"
-"""JSON's white space."""
+"""JSON's whitespace."""
 _MANY_BLANK = 64
 
 
 class RawStream(io.RawIOBase):
     """A file's bytes as UTF-8 in constant memory; gzip is recognised by its first bytes. A gzip file that is broken or
-    cut off gives what can be unpacked before the break; then `problem` says what happened."""
+    truncated yields what can be unpacked before the break; `problem` then says what happened."""
 
     def __init__(self, path: Path, encoding: str = "utf-8", returns: bool = False, limit: int | None = None) -> None:
         """Open the file.
 
         Args:
             path: The file.
-            encoding: What it is written in; bytes that are no text in it become U+FFFD. UTF-8 goes through as it is.
+            encoding: Its encoding; undecodable bytes become U+FFFD. UTF-8 passes through unchanged.
             returns: Lines end with a carriage return alone.
             limit: Bytes a gzip file may unpack to; reading stops there, and it is `too_large`.
         """
@@ -82,7 +82,7 @@ class RawStream(io.RawIOBase):
             return b""
         self._unpacked += len(data)
         if self._limit is not None and self._unpacked > self._limit:
-            self.problem, self.too_large = "the gzip file unpacks to too much", True
+            self.problem, self.too_large = "the gzip file unpacks to more than the limit", True
             return b""
         return data
 
@@ -140,27 +140,27 @@ def is_utf8(encoding: str) -> bool:
 
 
 SHOWN = 8000
-"""Bytes kept of what cannot be read; the quarantine shows a part of them."""
+"""Bytes kept of an unreadable row; the quarantine shows part of them."""
 
 
 About = Literal["row", "rest", "file"]
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One row of a raw file, or something that stands for more than a row.
+    """One row of a raw file, or a finding about more than a row.
 
     Attributes:
         line: Line where the row starts, from 1. In a Parquet file: the number of the row.
         value: The row's value. None when it cannot be read (then `findings` say why) or when it is `encoded`.
         raw: The row's bytes.
         findings: Problems the reader found.
-        at: Byte offset of `raw` in the unpacked file, where there is one.
-        key: In a JSON document that is an object of lists: the key of the list the row stands in.
+        at: Byte offset of `raw` in the unpacked file, if known.
+        key: In a JSON document that is an object of lists: the key of the row's list.
         encoded: The value is still to be decoded from the JSON in `raw`.
         flat: The values are cells of a table, so an empty text means "no value".
-        about: `rest`: the row is broken, and nothing behind it was read. `file`: no row at all, but findings about the
+        about: `rest`: the row is broken, and nothing after it was read. `file`: not a row, but findings about the
             file.
-        item: In a JSON document in one line: the number of the row.
+        item: In a single-line JSON document: the row number.
     """
 
     line: int
@@ -185,18 +185,18 @@ def unreadable(
     at: int | None = None,
     about: About = "row",
 ) -> Record:
-    """A record that stands for something that cannot be read, with the finding that says why."""
+    """A record for unreadable content, with the finding that says why."""
     finding = Finding(f"data.{rule}", "error", f"{file}:{line}", message, fix)
     return Record(line, None, raw[:SHOWN], (finding,), at, about=about)
 
 
 def about_file(rule: str, file: str, message: str, fix: str, severity: Severity = "error") -> Record:
-    """A record that is no row but says something about a file."""
+    """A record with findings about a file rather than a row."""
     return Record(1, None, b"", (Finding(f"data.{rule}", severity, file, message, fix),), about="file")
 
 
 def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at: int | None = None) -> Record:
-    """The record that stands for everything behind the place where a stream broke off."""
+    """The record for everything after the point where a stream broke off."""
     message = f"{stream.problem}; only what came before line {line} was read"
     if "gzip" in stream.problem:
         return unreadable("bad_gzip", file, line, message, CUT_FIX, raw, at, "rest")
@@ -208,7 +208,7 @@ CUT_FIX = "copy or download the file again; to go on with what was read: `data: 
 
 
 def too_large(file: str, size: int) -> Record:
-    """The record that says that a file unpacks to too much; nothing of it is read."""
+    """The record for a file that unpacks to more than the limit; nothing of it is read."""
     message = f"it unpacks to {size / (1 << 30):.1f} GiB or more; nothing of it was read"
     fix = "make the file smaller, or raise data.max_unpacked_gib in task.yaml"
     return about_file("unpacked_too_large", file, message, fix)
@@ -216,9 +216,9 @@ def too_large(file: str, size: int) -> Record:
 
 def too_long(file: str, line: int, limit: int, raw: bytes, at: int) -> Record:
     message = f"the line is longer than {limit} bytes"
-    return unreadable("line_too_long", file, line, message, "write one row a line", raw, at)
+    return unreadable("line_too_long", file, line, message, "write one row per line", raw, at)
 
 
 def byte_order_mark(file: str) -> Finding:
-    message, fix = "the file starts with a byte order mark", "nothing to do; it was left out"
+    message, fix = "the file starts with a byte order mark", "nothing to do: it was skipped"
     return Finding("data.byte_order_mark", "note", f"{file}:1", message, fix)

@@ -1,4 +1,4 @@
-"""CSV and TSV files, read by the standard library's reader so that one wrong quote costs one line.
+"""Reads CSV and TSV files with the standard library; one wrong quote costs only one line.
 
 The strict mode of ``csv`` refuses a quoted field that is not closed, or closed in the middle of a field. The first line
 of such a row is then a broken row, and reading goes on with the next line. So it does when a quoted field has swallowed
@@ -34,14 +34,14 @@ from finetune_pipeline.spec import TaskSpec
 _AHEAD_LINES = 5000
 _AHEAD_CHARACTERS = 1 << 20
 _SEPARATOR = re.compile(r"sep=.\s*", re.IGNORECASE)
-"""A first line by which programs tell Excel the delimiter."""
+"""A first line that tells Excel the delimiter."""
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is read. quote: empty where quotes mean nothing; columns: c1, c2, … without a header; titles: rows above
-    the table; why: what was seen, for people; problem: why the table cannot be read (then the rest means nothing), and fix
+    """How to read a table. quote: empty if quotes have no meaning; columns: c1, c2, … without a header; titles: rows above
+    the table; why: the evidence, as text; problem: why the table cannot be read (the rest is then undefined), and fix:
     what to do about it."""
 
     delimiter: str = ","
@@ -69,8 +69,8 @@ class Row:
 def split_rows(
     lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
-    """The rows of the lines that are not blank. quote: empty where quotes mean nothing; fields: cells a whole row has,
-    where that is known; labels: lines that hold one each are rows by themselves."""
+    """Split non-blank lines into rows. quote: empty if quotes have no meaning; fields: cells of a complete row,
+    if known; labels: lines that hold one each are separate rows."""
     source = iter(lines)
     ahead: deque[Line] = deque()  # read beyond the row
     while line := ahead.popleft() if ahead else next(source, None):
@@ -93,7 +93,7 @@ def split_rows(
             continue
         own = [line, *(ahead[i] for i in range(reader.line_num - 1))]
         if len(own) > 1 and _swallowed(own, cells, delimiter, fields, labels):
-            yield Row(line, 1, line.text, [], "the field has swallowed the next lines, which are rows by themselves")
+            yield Row(line, 1, line.text, [], "the field has swallowed the following lines, which look like rows")
             continue
         yield Row(line, len(own), "".join(each.text for each in own), cells)
         for _ in own[1:]:
@@ -101,7 +101,7 @@ def split_rows(
 
 
 def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Iterator[str]:
-    """The text of a line and of those behind it, which stay in `ahead`; only as many as a row may take."""
+    """The text of a line and the following ones, which stay in `ahead`; at most as many as a row may span."""
     yield first.text
     size = len(first.text)
     for i in range(_AHEAD_LINES):
@@ -133,14 +133,14 @@ def _swallowed(own: list[Line], cells: list[str], delimiter: str, fields: int | 
 
 
 def bare(cell: str) -> str:
-    """A cell without the quotes and blanks around it."""
+    """A cell without surrounding quotes and whitespace."""
     return cell.strip().strip("\"'").strip()
 
 
 def title_rows(file: str, number: int) -> Record:
     rows = "a row" if number == 1 else f"{number} rows"
     message = f"{rows} of few filled cells above the table: taken for a title, not for a row"
-    return about_file("title_rows", file, message, "nothing to do; or remove them from the file", "warning")
+    return about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
 
 
 def header_again(file: str, line: int, raw: bytes, at: int | None = None) -> Record:
@@ -149,7 +149,7 @@ def header_again(file: str, line: int, raw: bytes, at: int | None = None) -> Rec
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
-    """The rows of a table, as objects of text under the names of the columns."""
+    """The rows of a table as objects of text keyed by column name."""
     fields, labels = len(dialect.columns), frozenset(spec.labels)
     above = dialect.titles + dialect.header
     notes: tuple[Finding, ...] = ()
@@ -200,7 +200,7 @@ def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -
     elif len(row.cells) != len(dialect.columns):
         quote = f"quote {dialect.quote}" if dialect.quote else "no quoting"
         message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected"
-        fix = "put fields that hold the delimiter in quotes, or declare data.csv in task.yaml"
+        fix = "quote fields that contain the delimiter, or declare data.csv in task.yaml"
         add("wrong_field_count", f"{message} (delimiter {dialect.delimiter!r}, {quote})", fix)
     try:
         raw.decode("utf-8")

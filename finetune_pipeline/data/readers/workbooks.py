@@ -1,4 +1,4 @@
-"""Workbooks (.xlsx): the rows of one sheet, as objects of text under the names of the columns. openpyxl reads row by
+"""Reads one sheet of a workbook (.xlsx) as objects of text keyed by column name. openpyxl reads row by
 row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV export would hold; a
 formula the value that was stored for it, or nothing."""
 
@@ -25,15 +25,15 @@ _LOOKED_AT = 1000
 _PIECE = 1 << 20
 
 Row = tuple[int, list[str]]
-"""Number of the row in the sheet, and its cells as text."""
+"""A row: its number in the sheet, and its cells as text."""
 
 
 def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """The rows of the sheet that `data.sheet` names, or of the first one; `line` is the sheet's own number of the row."""
     with path.open("rb") as handle:
         if handle.read(len(ZIP)) != ZIP:
-            message = "it is an old or locked Office file"
-            yield about_file("unknown_container", file, message, "save it as .xlsx, unlocked")
+            message = "it is an old or password-protected Office file"
+            yield about_file("unknown_container", file, message, "save it as .xlsx without a password")
             return
     number = 0
     try:
@@ -51,7 +51,7 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     except Exception as error:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises
         reason = f"{type(error).__name__}: {quoted(' '.join(str(error).split()), 160)}"
         if number:
-            message = f"the workbook cannot be read behind row {number}: {reason}"
+            message = f"the workbook cannot be read after row {number}: {reason}"
             yield unreadable("bad_workbook", file, number + 1, message, CUT_FIX, about="rest")
         else:
             fix = "open it in the program that wrote it, and save it as .xlsx or as CSV in UTF-8"
@@ -59,7 +59,7 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
 
 
 def sheet_names(path: Path) -> list[str]:
-    """The sheets of a workbook, in their order; none where it cannot be opened."""
+    """The sheet names of a workbook in order; none if it cannot be opened."""
     import openpyxl
 
     try:
@@ -99,7 +99,7 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
         if len(sheets) > 1 and spec.data.sheet is None:
             others = ", ".join(map(quoted, [s for s in sheets if s != name]))
             message = f"the first sheet {quoted(name)} is read, and not {others}"
-            yield about_file("other_sheets", file, message, f"say which: `data: {{sheet: {name}}}`", "warning")
+            yield about_file("other_sheets", file, message, f"name the sheet: `data: {{sheet: {name}}}`", "warning")
         yield from _rows(_cells(values[name]), file, spec)
 
 
@@ -123,14 +123,14 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:
             message = f"the row has {len(cells)} cells, {width} are expected"
-            fix = "empty the cells beyond the named columns, or name their columns"
+            fix = "clear the cells outside the named columns, or name those columns"
             problem = row_finding("wrong_field_count", f"{file}:{number}", message, fix)
         raw, findings = msgspec.json.encode(value), (problem,) if problem else ()
         yield Record(number, None if problem else value, raw, findings, flat=True)
 
 
 def _cells(sheet: Any) -> Iterator[Row]:
-    """The rows of a sheet that are not empty. What the sheet claims as its size is not looked at."""
+    """The non-empty rows of a sheet. The declared size of the sheet is ignored."""
     sheet.reset_dimensions()
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         cells = [_text(value) for value in row]
@@ -141,7 +141,7 @@ def _cells(sheet: Any) -> Iterator[Row]:
 
 
 def _text(value: Any) -> str:
-    """A cell as a CSV export would write it."""
+    """A cell as text, as in a CSV export."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -13,7 +13,7 @@ from finetune_pipeline.data.scrub.kinds import Span
 from finetune_pipeline.data.scrub.numbers import before
 
 Finder = Callable[[str], list[Span]]
-"""Finds personal data and secrets: `find_spans`, or what `names.finder_of` makes of a spec."""
+"""A function that finds personal data and secrets: `find_spans`, or one made by `names.finder_of`."""
 
 # Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
 _ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
@@ -51,7 +51,7 @@ _DOMAIN = re.compile(
 _SPELT = re.compile(
     r"(?i)(?<![\w.+-])\w[\w.+-]{0,62}\s?[\[(]\s?at\s?[\])]\s?(?:[\w-]{1,62}(?:\.|\s?[\[(]\s?dot\s?[\])]\s?)){1,6}[a-z]{2,24}(?![\w-])"
 )
-"""An address written against robots: ``name [at] example [dot] com``."""
+"""An obfuscated address: ``name [at] example [dot] com``."""
 _IPV4 = re.compile(r"(?a)(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 _IPV6 = re.compile(r"(?a)(?<![\w.:])[0-9A-Fa-f:]{2,39}(?:(?<=:)[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:]|\.[0-9])")
 _MAC = re.compile(
@@ -71,7 +71,7 @@ PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
 
 
 class _Hits:
-    """Hits in a text, none overlapping another."""
+    """Non-overlapping hits in a text."""
 
     def __init__(self, text: str) -> None:
         self.spans: list[Span] = []
@@ -79,7 +79,7 @@ class _Hits:
         self._closed = [hit.span() for hit in PLACEHOLDER.finditer(text)] if "[" in text else []
 
     def add(self, kind: str, places: Iterable[tuple[int, int]], numbers: bool = False) -> None:
-        """Add the places that are free. numbers: but no parts of a date, a UUID or a hash."""
+        """Add the spans that are free. numbers: skip parts of a date, a UUID or a hash."""
         for start, end in places:
             if start < end and self.free(start, end) and not (numbers and self._harmless(start, end)):
                 self.spans.append(Span(start, end, kind))
@@ -98,7 +98,7 @@ class _Hits:
 
 
 def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
-    """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins. Invisible
+    """All non-overlapping hits in a text, in order; if two kinds match, the earlier in KINDS wins. Invisible
     characters do not count, and placeholders are never part of a hit.
 
     With a recogniser names and postal addresses are found too, with regions the national telephone numbers of these
@@ -119,7 +119,7 @@ def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[st
 
 
 def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
-    """Hits of the kinds that have a shape. The order of the tests is the order of KINDS, but for costs."""
+    """Hits of the kinds with a fixed format. Tests run in the order of KINDS, except where cost matters."""
     latin = latin_bytes(text)
     if latin is None or b"\xa0" in latin:  # the only one of _ODD in Latin-1
         text = _ODD.sub(_likeness, text)
@@ -202,7 +202,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
 
 
 def _lower_form(text: str) -> str:
-    """The text in lower case, each character in its place (a few letters have a lower form of two: they stay)."""
+    """The text in lower case with unchanged length (letters whose lower case has two characters stay)."""
     low = text.lower()
     if len(low) == len(text):
         return low

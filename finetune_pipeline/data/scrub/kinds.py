@@ -1,4 +1,4 @@
-"""The kinds of personal data and secrets, what a hit is, when two values are the same, and keyed fingerprints of values."""
+"""Kinds of personal data and secrets, matches, equality of values, and keyed fingerprints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from finetune_pipeline.data.dedup.text_similarity import visible_text
 from finetune_pipeline.findings import Finding, FindingsError
 
 SHAPE_KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")
-"""Found by shape, check digits and the words around them; always looked for."""
+"""Found by format, check digits and surrounding words; always enabled."""
 MODEL_KINDS = ("address", "name")
-"""Found with the recogniser model, where the task asks for it (``data.scrub_names``)."""
+"""Found with a spaCy model, if ``data.scrub_names`` is set."""
 KINDS = SHAPE_KINDS + MODEL_KINDS
-"""All kinds; where two fit the same characters, the earlier one wins."""
+"""All kinds; if two match the same characters, the earlier wins."""
 
 KEY_BYTES = 32
 _LOOSE = re.compile(r"[\W_]+")
@@ -35,7 +35,7 @@ class Span:
 
 
 def canonical(kind: str, value: str) -> str:
-    """The form in which two spellings of one value are equal: ``DE89 3704`` and ``de893704``, ``A@b.com`` and ``a@b.com``."""
+    """A canonical form, equal for all spellings of one value: ``DE89 3704`` and ``de893704``, ``A@b.com`` and ``a@b.com``."""
     if not value.isascii():
         value = unicodedata.normalize("NFKC", visible_text(value))
     if kind == "email":
@@ -57,23 +57,23 @@ def canonical(kind: str, value: str) -> str:
 
 def fingerprint(key: bytes, kind: str, value: str) -> str:
     """First 32 hex digits of HMAC-SHA256 (RFC 2104) over kind, a zero byte, and the value's canonical form. Without the
-    key a value can neither be read back nor be tried out: a plain hash of a telephone number is found by trying all."""
+    key a value cannot be recovered: a plain hash of a telephone number can be brute-forced."""
     message = f"{kind}\0{canonical(kind, value)}".encode("utf-8", "surrogatepass")
     return hmac.digest(key, message, "sha256").hex()[:32]
 
 
 def load_key(path: Path) -> bytes:
-    """The 32 bytes of a key file; a random one that only its owner can read is made where there is none. Whoever makes
-    it first wins, and none sees half a file. Raises FindingsError when the file is no key, or when others than its
-    owner may read it."""
+    """The 32 bytes of a key file; if missing, a random key readable only by its owner is created. The first writer
+    wins, and nobody sees a partial file. Raises FindingsError if the file is not a key, or if users other than its
+    owner can read it."""
     if not path.exists():
         _make(path)
     key, mode = path.read_bytes(), path.stat().st_mode
     if len(key) != KEY_BYTES:
-        fix = "restore the key from a copy, or remove the file for a new key"
-        message = f"holds {len(key)} bytes, a key has {KEY_BYTES}"
+        fix = "restore the key from a copy, or delete the file to get a new key"
+        message = f"holds {len(key)} bytes, but a key has {KEY_BYTES}"
     elif os.name == "posix" and mode & 0o077:
-        message, fix = f"others can read the key (mode {mode & 0o777:o})", f"chmod 600 {path}"
+        message, fix = f"other users can read the key (mode {mode & 0o777:o})", f"chmod 600 {path}"
     else:
         return key
     raise FindingsError([Finding("data.scrub_key", "error", str(path), message, fix)])

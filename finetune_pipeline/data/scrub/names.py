@@ -52,7 +52,7 @@ _POLISH = rf"(?:ul\.|al\.|pl\.|os\.)\s(?:{_CAP}\s){{1,4}}{_NUMBER}(?:\s?/\s?[0-9
 _JAPANESE = r"(?:〒\s?)?(?<![0-9-])[0-9]{3}-[0-9]{4}\s?[一-龠]{2,3}[都道府県][一-龠ァ-ヶー0-9０-９\-－]+"
 _ADDRESS = re.compile(rf"(?<![\w])(?:{_ENGLISH}|{_GERMANIC}|{_FRENCH}|{_ROMANCE}|{_POLISH})|{_JAPANESE}")
 _PEOPLE = ("PERSON", "PER")
-"""What models call a person: OntoNotes' label and WikiNER's."""
+"""Entity labels for a person, in OntoNotes and WikiNER."""
 _TITLE = re.compile(
     r"(?i)\A(?:(?:mr|mrs|ms|miss|dr|prof|sir|herr|frau|monsieur|madame|m|mme|señora?|sra?|dona?)\.?\s+)+"
 )
@@ -115,7 +115,7 @@ def _people(pipeline: Any, text: str) -> list[Span]:
 
 
 def _missing(what: str) -> FindingsError:
-    message, place = f"{what}, and names are to be found", "task.yaml: data.scrub_names"
+    message, place = f"{what}, but data.scrub_names asks for names", "task.yaml: data.scrub_names"
     return FindingsError([Finding("data.no_recogniser", "error", place, message, _INSTALL)])
 
 

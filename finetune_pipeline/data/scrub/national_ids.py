@@ -1,4 +1,4 @@
-"""Finds national ids: by shape and check digits (python-stdnum's) where both are strict, otherwise after the name of
+"""Finds national ids by format and check digits (python-stdnum) where both are strict, otherwise after the name of
 the id.
 
 After its name (`SSN`, `Steuer-ID`, `PESEL`) a number is taken by its length, so that one with a slip of the pen is not
@@ -137,7 +137,7 @@ def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _other(text: str, start: int) -> bool:
-    """Whether the words before say that it is an order, a part or the like."""
+    """Whether the preceding words say that it is an order, a part number or the like."""
     words = before(text, start)
     return bool(NUMBER_WORD.search(words)) and not _WORDS.search(words)
 

@@ -50,12 +50,12 @@ UNIT_AFTER = re.compile(
 
 
 def before(text: str, start: int) -> str:
-    """The characters before a number that tell what it is."""
+    """Number of characters before a number that are examined as context."""
     return text[max(0, start - BEFORE) : start]
 
 
 def stems(words: str) -> set[str]:
-    """How each word begins: its first four letters, in lower case."""
+    """The first four letters of each word, in lower case."""
     return {word[:4] for word in _LETTERS.findall(words.lower())}
 
 
@@ -116,7 +116,7 @@ def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bo
 
 
 def _bare_fits(text: str, hit: re.Match[str]) -> bool:
-    """A number without the groups of telephone numbers is one only by the words around it."""
+    """A number not grouped like a telephone number counts as one only by the words around it."""
     digits = re.sub(r"[^0-9]", "", hit[0])
     if _UNIX_TIME.fullmatch(hit[0]) or UNIT_AFTER.match(text, hit.end()) or len(set(digits)) == 1:
         return False
@@ -154,7 +154,7 @@ def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int
 
 
 def _cut_out(text: str, start: int, end: int) -> bool:
-    """Whether the characters around belong to the number, so that it is a part of something longer."""
+    """Whether the number is part of something longer."""
     return bool(re.search(r"(?a)[\w.+/:#$€£<-]\Z|[0-9] \Z", text[max(0, start - 2) : start])) or bool(
         re.match(r"(?a)\w|[-.:/][0-9]|\s?=", text[end : end + 2])
     )

@@ -26,7 +26,7 @@ _BLANKS = re.compile(r"\s+")
 
 
 class Replacement(NamedTuple):
-    """A value that was replaced. masked: the value as it may be shown."""
+    """A replaced value. masked: the value in a form that may be shown."""
 
     kind: str
     placeholder: str
@@ -142,7 +142,7 @@ def scrub_example(
 
 
 def spans_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
-    """The kind of each hit that is in an example still, in the texts that ``scrub_example`` scrubs."""
+    """The kinds of all hits left in the texts that ``scrub_example`` scrubs."""
     counts = scrub_turns(example.messages, _kept(example, labels), None, find).counts
     return list(Counter(counts).elements())
 
@@ -163,7 +163,7 @@ class Sample:
 
     @property
     def lead(self) -> str:
-        """The end of the words before the value: what made the rule find it."""
+        """The words just before the value, which triggered the rule."""
         return self.after.partition(f"[{self.kind.upper()}_")[0][-12:].casefold()
 
 
@@ -191,7 +191,7 @@ def samples_of(
 
 
 def chosen(samples: Iterable[Sample], number: int = _KEPT) -> list[Sample]:
-    """At most so many of each kind, in order, those with other words before them first."""
+    """At most this many of each kind, in order, samples with different preceding words first."""
     by_kind: dict[str, list[Sample]] = {}
     for sample in samples:
         by_kind.setdefault(sample.kind, []).append(sample)

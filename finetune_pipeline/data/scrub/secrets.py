@@ -48,7 +48,7 @@ _USER_OPTION = re.compile(
 )
 _URL_LOGIN = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,20}://([^\s/:@\[\]]{0,64}:[^\s/@\[\]]{1,128})@")
 _NO_LOGIN = re.compile(r"(?i)[<{$%*].*|(?:my|your|db)?[_-]?(?:password|passwd|pass|pwd|token|secret|key)|x+")
-"""Stands for a password in an example of a web address."""
+"""Placeholder passwords in example URLs."""
 _NAME = (
     r"passwor[dt]e?|passwd|(?<![a-z])pass(?=[\"'\]\\]{0,4}\s{0,3}[:=])|passphrase|passcode"
     r"|pwd|pw|kennwort|mot de passe|contraseña|senha|wachtwoord|hasło|парол\w"

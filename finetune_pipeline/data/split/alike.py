@@ -1,4 +1,4 @@
-"""Finds for every row the one most like it, so that edited copies share a split (see placement.py). Removing duplicates
+"""Finds each row's nearest neighbour, so that edited copies share a split (see placement.py). Removing duplicates
 is another, stricter relation (see data/dedup).
 
 Texts are compared by the parts of their words (three letters), their words, and pairs of words near each other; so a
@@ -29,20 +29,20 @@ from finetune_pipeline.data.examples import ORIGINS, user_texts
 from finetune_pipeline.data.workers import available_cores, in_order
 
 LEAST = 0.3
-"""Likeness from which the nearest text shares a split. One in twenty copies with three typing errors lies below 0.4."""
+"""Similarity from which the nearest text shares a split. One in twenty copies with three typing errors is below 0.4."""
 NOT_HUMAN = 0.55
 """Likeness from which a row by a person and one that is not share a split: else every fifth row from production, whose
 nearest neighbour happens to be in the test, would be lost."""
 _FEATURES, _RAREST = 96, 32
 _MANY = 50_000
-"""Texts from which features have 22 bits in place of 20."""
+"""Number of texts from which features have 22 bits instead of 20."""
 _TEXTS_AT_ONCE, _ROWS_AT_ONCE = 2048, 20_000
 _HUMAN = ORIGINS.index("human")
 
 
 @dataclass(frozen=True)
 class Links:
-    """Pairs of alike rows, the strongest first: row numbers (int64, [m]) and likeness (float64, [m])."""
+    """Pairs of similar rows, most similar first: row numbers (int64, [m] each) and similarity (float64, [m])."""
 
     left: np.ndarray
     right: np.ndarray
@@ -51,7 +51,7 @@ class Links:
 
 @dataclass(frozen=True)
 class AlikeRows:
-    """Which kept rows are alike: links between each and the one most like it; the index of their texts, and for each of
+    """Similar rows among those kept: links from each to its nearest neighbour, the index of their texts, and for each of
     these one row."""
 
     links: Links
@@ -60,7 +60,7 @@ class AlikeRows:
 
 
 def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
-    """Look for alike rows among those kept, one of each prompt."""
+    """Find similar rows among those kept, one per prompt."""
     kept = np.flatnonzero(table.rows["state"] == KEPT)
     rows = np.sort(kept[np.unique(table.rows["prompt"][kept], return_index=True)[1]])
     index = _index_of(table, rows, boilerplate)
@@ -94,7 +94,7 @@ def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> tup
 
 
 class AlikeIndex:
-    """Texts ready to be looked up. They are not kept, only their features: a kilobyte of each."""
+    """A searchable index of texts. Stores only their features: a kilobyte per text."""
 
     def __init__(self, features: np.ndarray, counts: np.ndarray, bits: int) -> None:
         from finetune_pipeline.data.split import alike_kernels as kernels
@@ -144,7 +144,7 @@ class AlikeIndex:
 
 
 def _parts(rows: int) -> list[slice]:
-    """Rows in parts, of which threads take one at a time."""
+    """Rows in chunks, which threads take one at a time."""
     return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, max(1, rows), _ROWS_AT_ONCE)]
 
 

@@ -10,11 +10,11 @@ from finetune_pipeline.data.dedup.kernels import compiled
 
 _BLANK = 32
 _EFFORT = 3_000
-"""Texts looked at for a query; a feature more frequent than what is left of them is passed over."""
+"""Budget of texts examined per query; features more frequent than the remaining budget are skipped."""
 _SHARED = 0.1
-"""Share of the weight of the features looked at that a text must have in common with a query to be compared with it."""
+"""Minimum share of the examined features' weight that a text must share with a query to be compared."""
 _COMPARED = 16
-"""Of these so many are compared by what is shared, and as many that share the rarest features."""
+"""This many are compared by shared weight, and as many by the rarest shared features."""
 _CONTAINED = 0.3
 """Weight of containment in the likeness, against the Dice coefficient."""
 
@@ -156,8 +156,8 @@ def rarest(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, least: i
 
 @compiled
 def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> float:
-    """How alike two texts are (0 to 1), by their features. Of texts with `whole` or more features some were left out:
-    those are compared as far as both reach."""
+    """Similarity of two texts (0 to 1) by their features. Texts with `whole` or more features are truncated:
+    they are compared up to where both reach."""
     reach = np.int32(2**31 - 1)
     if len(a) >= whole:
         reach = min(reach, a[-1])
@@ -189,7 +189,7 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> flo
 def nearest(
     queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: int, index: Index
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For every query the text most like it, of those that share its rarest features.
+    """The most similar text for each query, among those that share its rarest features.
 
     Args:
         queries: Features (int32, ascending) of the queries.

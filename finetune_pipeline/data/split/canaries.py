@@ -29,7 +29,7 @@ _LEAST_WORDS = 4
 
 @dataclass(frozen=True)
 class Canary:
-    """A row made to leak: `example` is the planted row, `source` the row's number it was made from."""
+    """A planted leak: `example` is the planted row, `source` the number of the row it was made from."""
 
     kind: str
     example: Example
@@ -143,7 +143,7 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies of rows of validation and test (`guarded`, int64), and look for them.
+    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them.
 
     Returns:
         For every kind tested, found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be

@@ -1,4 +1,4 @@
-"""The leakage certificate: shows that no row of one split repeats a row of another (the same prompt, a near one by
+"""The leakage certificate: proves that no row of one split repeats a row of another (the same prompt, a near one by
 verified Jaccard similarity without boilerplate, or the same group), and that the search would find it: leaks are
 planted in a copy of the validation and test rows, and the same search must find them."""
 
@@ -90,7 +90,7 @@ class Search:
 
 
 def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:
-    """Say what was found between the splits (`leaks`, of :meth:`Search.leaks`), and show that it would be found.
+    """Report the leaks between splits (`leaks`, of :meth:`Search.leaks`), and prove with canaries that leaks are found.
 
     Returns:
         exact, near, group, alike (how many pairs), pairs (up to 20 of them by id), threshold, rows, canaries ({planted,
@@ -131,7 +131,7 @@ def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tu
 
 
 def _prove(search: Search) -> dict[str, Any]:
-    """Plant canaries among the training rows of a copy, and look for them as leaks are looked for. Returns planted,
+    """Plant canaries in a copy of the training rows and search for them like for leaks. Returns planted,
     found, by_kind ({kind: [planted, found]}) and missed (names)."""
     table, spec, boilerplate = search.table, search.spec, search.boilerplate
     guarded = np.flatnonzero(search.split > _TRAIN)

@@ -26,7 +26,7 @@ def split_of(entries: np.ndarray, ids: np.ndarray, keys: np.ndarray) -> np.ndarr
 
 
 def _last(entries: np.ndarray, name: str, wanted: np.ndarray) -> np.ndarray:
-    """What the latest entry with this name says."""
+    """The latest entry with this name."""
     splits = np.full(len(wanted), -1, np.int8)
     if len(entries):
         order = np.argsort(entries[name], kind="stable")
@@ -60,7 +60,7 @@ def mark_begun(ledger: Path) -> None:
 
 def read_ledger(folder: Path) -> np.ndarray:
     """All assignments (ENTRY, [n]) in the order they were made; none when there is no folder. Raises DamagedFile for a
-    broken file: it must not be guessed."""
+    damaged file, because assignments must not be guessed."""
     parts = [np.zeros(0, ENTRY)]
     for path in sorted(folder.glob("*.npy")):
         try:
@@ -68,7 +68,7 @@ def read_ledger(folder: Path) -> np.ndarray:
         except (ValueError, OSError, EOFError) as error:
             raise DamagedFile(f"{path}: not readable ({error}); restore the file from a backup") from error
         if part.dtype != ENTRY or (len(part) and part["split"].max() >= len(SPLITS)):
-            raise DamagedFile(f"{path}: not a file of split assignments; restore it from a backup")
+            raise DamagedFile(f"{path}: not a split ledger; restore it from a backup")
         parts.append(part)
     return np.concatenate(parts)
 
@@ -90,7 +90,7 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
         if len(moved):
             some = ((new[i], before[i]) for i in moved[:5])
             shown = "; ".join(f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}" for row, was in some)
-            why = "Another run has split the task meanwhile; run the split again"
+            why = "Another run has split the task in the meantime; run it again"
             raise OutsideError(f"{len(moved)} rows would move between splits: {shown}. {why}")
         if len(new):
             number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
@@ -106,7 +106,7 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
 
 
 def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Which rows the ledger holds with the same id, key and split."""
+    """Rows recorded in the ledger with the same id, key and split."""
 
     def mixed(of: np.ndarray) -> np.ndarray:
         value: np.ndarray = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]

@@ -1,4 +1,4 @@
-"""Assigns rows to splits: whole units, stratified by label, and a row never changes its split.
+"""Assigns rows to splits: clusters stay together, labels are stratified, and a row never changes its split.
 
 Units of alike rows are joined, the strongest links first. A unit never grows beyond a share of its label's rows and of
 all rows, so that a chain cannot swallow a class: the weakest links are cut and counted. Nor are units joined that the
@@ -23,7 +23,7 @@ NOWHERE, NOT_HUMAN, BRIDGE, LEFT = -1, -2, -3, -4
 """Why a kept row has no split: it is not kept; it is like a test row but not by a person; it is new and like rows of two
 splits; it was in one before, and is now like a row of a split that must stay unseen."""
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
-"""Links may join units up to so large a share of a label's rows and of all rows, and up to eight rows in any case."""
+"""Largest unit that links may form, as share of a label's rows and of all rows; eight rows are always allowed."""
 _HUMAN = ORIGINS.index("human")
 _TEST = SPLITS.index("test")
 OUT = np.uint64(2**64 - 1)
@@ -65,7 +65,7 @@ def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ties(value: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Pairs of rows (int64, [m, 2]) that join all of these rows that have the same value."""
+    """Pairs of rows (int64, [m, 2]) that connect rows with the same value."""
     order = np.flatnonzero(which)[np.argsort(value[which], kind="stable")]
     same = value[order[1:]] == value[order[:-1]]
     return np.stack([order[:-1][same], order[1:][same]], 1)
@@ -89,7 +89,7 @@ class Joined:
 
 
 def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndarray, links: Links) -> Joined:
-    """Join units along links.
+    """Merge units along links.
 
     Args:
         rows: ROW, [n].
@@ -133,7 +133,7 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
 
 
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
-    """Give every kept row a split: the one it, or a row of its unit, had before; else by `spec.split`.
+    """Assign each kept row the split that it, or a row of its unit, had before; else one by `spec.split`.
 
     New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share
     of that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of

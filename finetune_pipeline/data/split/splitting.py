@@ -35,7 +35,7 @@ RESTART = (
 def split(
     reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, seal: Callable[[bytes], bytes] | None = None
 ) -> dict[str, Any]:
-    """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks. The same rows give the same
+    """Assign every row a split (see :func:`~.placement.place`) and prove that nothing leaks. The same rows give the same
     files again, once they are recorded.
 
     Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``,
@@ -109,7 +109,7 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
 
 
 def assignments_in(splits: Path) -> np.ndarray:
-    """What a splits folder has to tell the ledger (ENTRY, sorted, each once; see :func:`~.ledger.record_assignments`)."""
+    """The assignments of a splits folder for the ledger (ENTRY, sorted, each once; see :func:`~.ledger.record_assignments`)."""
     rows, placed = np.load(splits / TABLE), np.load(splits / PLACED_FILE)
     listed = np.flatnonzero(placed["recorded"] >= 0)
     assignments = np.zeros(len(listed), ENTRY)
@@ -161,18 +161,18 @@ def _write_rows(
 def _refusal(example: Example, placed: np.void) -> Finding:
     fix = "nothing to do; the row is left out"
     if placed["split"] == NOT_HUMAN:
-        message = f"a row of origin {example.origin!r} says nearly the same as a row of the test set: "
-        message += "in train it would leak, in test it would be no judge"
+        message = f"a row of origin {example.origin!r} nearly repeats a row of the test set: "
+        message += "in train it would leak, and in test it would prove nothing"
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
     names = " and ".join(name for code, name in enumerate(SPLITS) if int(placed["bridged"]) >> code & 1)
     if placed["split"] == LEFT:
         message = f"rows like this one are in {names}, since a setting or the rows have changed: "
-        message += "it leaves, and the split that must stay unseen keeps its row"
-        fix = f"nothing to do where it is few rows; else {RESTART}"
+        message += "it is left out, and the split that must stay unseen keeps its row"
+        fix = f"nothing to do if these are few rows; otherwise {RESTART}"
         return row_finding("joined_across_splits", example.place, message, fix, "warning")
     if placed["split"] != BRIDGE:
-        raise RuntimeError(f"row {example.id} has no split, and no reason for it")
-    message = f"this new row is close to rows in {names}: wherever it went, it would leak"
+        raise RuntimeError(f"row {example.id} has no split and no reason why")
+    message = f"this new row is close to rows in {names}: it would leak in any split"
     return row_finding("bridges_splits", example.place, message, fix)
 
 

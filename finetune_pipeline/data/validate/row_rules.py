@@ -18,15 +18,15 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
-_ORDER = "at most one system turn, first; then user and assistant in turn; after a call the tool's result"
+_ORDER = "at most one system turn, first; then user and assistant turns alternate; a tool's result follows its call"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISIBLE}]")
 _SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
-"""A text without any of these passes every rule below; quicker than to apply all of them."""
+"""A text without any of these passes every rule below: a fast pre-check."""
 
 
 class _Pattern(NamedTuple):
-    """What a text should not hold: the finding's rule, what it is, what to do, the pattern."""
+    """A forbidden pattern in a text: the finding's rule, its name, the fix, the regular expression."""
 
     rule: str
     what: str
@@ -44,7 +44,7 @@ _PATTERNS = (
     _Pattern(
         "template_residue",
         "an unfilled placeholder",
-        "fill the placeholder in, or remove the row",
+        "fill in the placeholder, or remove the row",
         re.compile(r"\{\{[^{}\n]{1,60}\}\}"),
     ),
     _Pattern(
@@ -56,13 +56,13 @@ _PATTERNS = (
     _Pattern(
         "mojibake",
         "UTF-8 that was read as another encoding",
-        "take the text from its source again, read as UTF-8",
+        "export the text again and read it as UTF-8",
         re.compile(r"Ã[\xa1-\xaa\xac-\xba\xbc-\xbfŸ„–œ]|Â[\xa1-\xaa\xac-\xba\xbc-\xbf]|â€[™œ“”˜¦\x9d]"),
     ),
     _Pattern(
         "prompt_boilerplate",
-        "the frame of a prompt",
-        "keep what stands inside the frame only",
+        "a prompt template",
+        "keep only what the template wraps",
         re.compile(
             r"Below is an instruction that describes a task|^###\s?(?:Instruction|Input|Response|Human|Assistant):",
             re.M,
@@ -71,7 +71,7 @@ _PATTERNS = (
     _Pattern(
         "calculator_annotation",
         "a calculator's note",
-        "remove the notes, unless they are to be learnt",
+        "remove the notes, unless the model should learn them",
         re.compile(r"<<[^<>\n=]{0,80}\d[^<>\n=]{0,20}=[^<>\n=]{0,20}\d[^<>\n=]{0,20}>>"),
     ),
 )
@@ -86,7 +86,7 @@ _WARNINGS = {
 """Rules whose findings only warn."""
 
 Problems = Iterator[tuple[str, str, str]]
-"""Rule, message and what to do."""
+"""Rule, message and fix."""
 
 
 def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
@@ -132,10 +132,10 @@ def check_roles(turns: Turns) -> Problems:
     if len(roles) == start:
         yield "role_order", "there is no user turn", "add what the user says"
     if roles[-1] != "assistant":
-        problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn"
+        problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn from"
         yield "no_assistant_last", problem, "end the row with the assistant's answer"
     elif all(m.get("weight") == 0 for m in turns.messages if m["role"] == "assistant"):
-        fix = "give the answer to be learnt the weight 1, or remove the row"
+        fix = "give the answer to learn the weight 1, or remove the row"
         yield "nothing_to_learn", "every assistant turn has the weight 0", fix
 
 
@@ -147,7 +147,7 @@ def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
     prompt = next((m["content"] for m in turns.messages if m["role"] == "system"), None)
     wanted = spec.system_prompt.replace("\r\n", "\n").strip()
     if prompt is None and not spec.data.inject:
-        fix = "put the spec's system_prompt in front, or set data.inject: true, which adds it"
+        fix = "prepend the spec's system_prompt, or set data.inject: true to add it"
         yield "missing_system_prompt", "the row has no system turn", fix
     elif prompt is not None and prompt != wanted:
         differing = (i for i, (a, b) in enumerate(zip(prompt, wanted, strict=False)) if a != b)
@@ -160,7 +160,7 @@ def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
 
 
 def _answer(turns: Turns) -> str | None:
-    """What the assistant says last; None where it does not speak last."""
+    """The last assistant text; None if the last turn is not the assistant's."""
     last = turns.messages[-1:]
     return last[0]["content"] if last and last[0]["role"] == "assistant" else None
 
@@ -174,7 +174,7 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
         yield "wrong_type", problem, "write it as text, in double quotes"
     elif declared and answer is not None and spec.labels and declared.strip() != answer:
         problem = f"`label` says {quoted(declared)}, the assistant's answer {quoted(answer)}"
-        yield "label_mismatch", problem, "make them equal, or leave `label` out"
+        yield "label_mismatch", problem, "make them equal, or omit `label`"
     if spec.labels and answer is not None and answer not in spec.labels:
         problem = f"{quoted(answer)} is not one of the {len(spec.labels)} labels"
         yield "unknown_label", problem, nearest_label(answer, spec.labels)
@@ -226,7 +226,7 @@ def check_calls(turns: Turns) -> Problems:
                 yield "unknown_tool", f"turn {i} calls {quoted(name)}, not a tool", fix
         answered = turn.get("tool_call_id")
         if answered and open_ids and answered not in open_ids:
-            problem = f"turn {i} answers the call {quoted(answered)}, which nobody made"
+            problem = f"turn {i} answers the call {quoted(answered)}, which does not exist"
             yield "bad_tool_call", problem, "give the result the id of its call"
 
 
@@ -239,7 +239,7 @@ def check_texts(turns: Turns) -> Problems:
         if _SUSPECT.search(text) or any([word in text for word in _SUSPECT_WORDS]):
             yield from _check_text(text, f"the {role} text (turn {i})")
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
-            problem = f"the user text (turn {i}) is {quoted(text)}: a word a template put where nothing was"
+            problem = f"the user text (turn {i}) is {quoted(text)}: a placeholder for a missing value"
             yield "template_residue", problem, "remove the row"
 
 
@@ -255,8 +255,8 @@ def _check_text(text: str, where: str) -> Problems:
     if hidden := odd_invisible(text):
         many, name, at = hidden
         problem = f"{where} holds {many} invisible characters, the first ({name}) at character {at + 1}"
-        fix = "remove them at the source: they hide words from searches, and a model learns them as tokens"
+        fix = "remove them at the source: they hide words from search, and the model learns them as tokens"
         yield "invisible_characters", problem, fix
     if "\ufffd" in text:
-        problem = f"{where} holds U+FFFD: characters were lost before"
-        yield "replacement_character", problem, "take the text from its source again, read as UTF-8"
+        problem = f"{where} holds U+FFFD: characters were lost before this point"
+        yield "replacement_character", problem, "export the text again and read it as UTF-8"

@@ -1,4 +1,4 @@
-"""The validation step: raw rows become canonical examples, or go into quarantine with all their reasons."""
+"""The validation step: raw rows become canonical examples or go to quarantine with all their findings."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class ValidatedRow:
     """The result for one row.
 
     Attributes:
-        example: None where the row goes into quarantine.
+        example: None if the row is quarantined.
         findings: All of them, warnings and notes too.
         ignored: Keys that nothing reads.
-        shape: The row's format; ``mapped`` where `data.fields` says where its texts are.
-        label: The label of a row in quarantine, where it can be read.
+        shape: The row's format; ``mapped`` if `data.fields` locates its texts.
+        label: The label of a quarantined row, if readable.
     """
 
     example: Example | None
@@ -213,7 +213,7 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         return [ValidatedRow(None, findings)]
     if mapping is None and not isinstance(value, dict):
         message = f"the row is {quoted(value)}, not an object"
-        fix = 'write one object a row: {"text": "…", "label": "…"}'
+        fix = 'write one object per row: {"text": "…", "label": "…"}'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
     if record.flat:
@@ -275,5 +275,5 @@ def _source(record: Record, file: str) -> dict[str, Any]:
 
 
 def _shown(data: bytes, find: Finder) -> str:
-    """The row as the quarantine shows it: decoded with replacements, scrubbed, cut."""
+    """The row as shown in the quarantine: decoded with replacements, scrubbed, truncated."""
     return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]

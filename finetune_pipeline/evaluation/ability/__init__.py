@@ -1,1 +1,1 @@
-"""What a model can do besides its task, before and after training: items, their scores by likelihood, the drop."""
+"""General ability before and after training: items, scores by likelihood, and the loss."""

@@ -15,7 +15,7 @@ from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_
 
 Row = Mapping[str, Any]
 SHOWN = 12
-"""Items shown that were right before training and are wrong after it."""
+"""Number of lost items (right before training, wrong after) that are shown."""
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float = 0.95) -> dict[str, Any]:
-    """How much general ability the second model has lost against the first. Rows as of :func:`.scoring.score_items`.
+    """Measure how much general ability the second model has lost compared with the first. Rows as of :func:`.scoring.score_items`.
 
     Returns n (items with choices), before, after (each {accuracy, interval}), drop (accuracy lost, positive: worse) with
     its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five), text {n, before,
@@ -117,7 +117,7 @@ def _risen(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any
 
 
 def _benchmarks(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:
-    """What each benchmark besides the suite has lost. As many are looked at, each interval is wider (Bonferroni)."""
+    """The loss on each benchmark besides the suite, with Bonferroni-corrected intervals."""
     own: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
     for pair in choices:
         if pair[0]["source"] != SUITE_NAME:

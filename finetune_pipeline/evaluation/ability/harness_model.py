@@ -1,4 +1,4 @@
-"""A model of this pipeline as lm-evaluation-harness asks models: through the cache of answers, contexts read once.
+"""Adapter that lets lm-evaluation-harness query a model of this pipeline, through the answer cache.
 
 Texts become tokens exactly as in lm_eval's own HFLM, but what is too long for the model is an error, and never cut.
 """
@@ -18,7 +18,7 @@ from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.shared_reading import Ids
 
 LONGEST_WINDOW = 2048
-"""Tokens of a text read at once, where its whole likelihood is asked; longer texts are read window by window."""
+"""Window length in tokens for the likelihood of a whole text; longer texts are read window by window."""
 NO_ANSWER = (math.nan, False)
 
 

@@ -1,4 +1,4 @@
-"""Task files of lm-evaluation-harness, read and judged before anything is run. Neither torch nor lm_eval is imported.
+"""Reads and checks task files of lm-evaluation-harness before anything runs. Imports neither torch nor lm_eval.
 
 A task is taken only if it can be run here and now: its rows lie in files of the task folder, nothing of it is code, and its
 metric says of every row whether it is right, or how likely its text is.
@@ -24,7 +24,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 PACKAGE = "lm_eval"
 SOURCE = "lm-evaluation-harness"
 CATEGORY = "harness: "
-"""What stands before the name of a task where rows are told by category."""
+"""Prefix of a task's name in the column `category`."""
 INSTALL = "pip install 'finetune-pipeline[harness]'"
 FORMATS = ("json", "csv", "parquet", "text")
 """Builders of `datasets` that read local files."""
@@ -34,7 +34,7 @@ RIGHT = {
     "loglikelihood_rolling": (),
     "generate_until": ("exact_match",),
 }
-"""Metrics that are 0 or 1 for every row, by output_type."""
+"""Metrics that are 0 or 1 per row, by output_type."""
 LIKELY = {
     "multiple_choice": (),
     "loglikelihood": ("perplexity",),
@@ -65,7 +65,7 @@ class HarnessTask:
 
 
 class _Code(str):
-    """What `!function` names."""
+    """A reference made by `!function`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -76,7 +76,7 @@ _Loader.add_constructor("!function", lambda loader, node: _Code(loader.construct
 
 
 def harness_version() -> str | None:
-    """Version of the installed lm_eval; None where it is not installed."""
+    """Version of the installed lm_eval; None if not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         return None
     return importlib.metadata.version(PACKAGE)
@@ -151,7 +151,7 @@ def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list
 
 
 def _is_task(path: Path) -> bool:
-    """What begins with _ is there to be included, as in lm_eval's own folders."""
+    """Whether a file is a task; names with a leading _ are only included by others, as in lm_eval's own folders."""
     return path.is_file() and not path.name.startswith("_")
 
 
@@ -174,7 +174,7 @@ def _read(path: Path, root: Path) -> HarnessTask:
 
 
 def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file over those it includes. Raises FindingsError for what cannot be read."""
+    """The file merged over those it includes. Raises FindingsError for unreadable files."""
     place = _place(path, root)
     try:
         config = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader, which knows one more tag
@@ -196,7 +196,7 @@ def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _settings_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What cannot be run safely, or not at all: (message, fix)."""
+    """Unsafe or unsupported settings: (message, fix)."""
     problems = []
     for key, value in config.items():
         if value is not None and (code := _code(value)):
@@ -226,7 +226,7 @@ def _settings_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _code(value: Any) -> str:
-    """The first code that is named anywhere in a value; none: empty."""
+    """The first code reference anywhere in a value, or ""."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):

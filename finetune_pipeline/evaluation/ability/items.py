@@ -1,4 +1,4 @@
-"""Items of general ability: the suite that ships, and JSON Lines files of benchmarks.
+"""Items of general ability: the bundled suite, and benchmark files in JSON Lines.
 
 An item is a question with choices, of which one is right, or a text to be predicted. Models are never asked to write: the
 likelihood of each choice is compared, so that small models show a signal, and so that form does not count.
@@ -18,7 +18,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 SUITE = Path(__file__).with_name("suite.jsonl")
 SUITE_NAME = "suite"
 ROWS = "ability.jsonl"
-"""Where a model's scores on the items are written."""
+"""File with a model's scores on the items."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def score_items(
 
     right: whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn,
     so that a model which goes on talking is not wrong for it). probability: of the right choice among all.
-    bits_per_byte: of a text. What does not apply is None. error: why an item could not be scored.
+    bits_per_byte: of a text. None if not applicable. error: why an item could not be scored.
     """
     if not items:
         return []
@@ -113,7 +113,7 @@ def _share(scores: Sequence[float], right: int) -> float:
 
 
 _SEED = 1234
-"""lm_eval's own, for the choice of shots."""
+"""lm_eval's default seed, for the choice of shots."""
 
 
 def run_tasks(
@@ -160,7 +160,7 @@ def run_tasks(
 
 
 def close_ways_out() -> None:
-    """Nothing is fetched, and templates of task files can reach nothing but the row they are filled from."""
+    """Forbid downloads, and restrict templates of task files to the row they are filled from."""
     import datasets
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval import utils

@@ -1,4 +1,4 @@
-"""The failure atlas: every wrong answer by kind and group, with the training rows nearest to it; and the rows to show.
+"""The failure atlas: wrong answers grouped by kind, with the nearest training rows and the rows to show.
 
 Wrong answers of one kind are grouped by words that are far more frequent in them than in the rest of the test.
 """
@@ -31,24 +31,24 @@ from finetune_pipeline.spec.outputs import AnyOutput
 Row = Mapping[str, Any]
 NEAREST = 3
 LEAST_RIGHT = 10
-"""Rightly answered texts to compare the failed ones with; with fewer no number of rows is asked for."""
+"""Correctly answered texts needed for comparison; with fewer, no number of rows is requested."""
 SMALLEST = 3
-"""Fewer texts than this are no group."""
+"""Minimum texts of a group."""
 SURE = 0.05
-"""A word sets texts apart when the one-sided Fisher test, times the number of words tried (Bonferroni), is below this."""
+"""A word distinguishes a group if its one-sided Fisher p, times the number of words tried (Bonferroni), is below this."""
 _WORD = re.compile(r"[^\W\d_][\w'’-]+")
 _NAMED_BY = 3
 _LIKE = 2
-"""Texts that hold at least so many of a group's words belong to it, too."""
+"""Texts with at least this many of a group's words belong to it, too."""
 TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
-"""Characters of a text and of an answer that are shown."""
+"""Shown characters of a text and of an answer."""
 SHOWN_OF_GROUP = 3
 MOST_WRONG = 300
-"""Wrong answers that are shown with their texts, so that a page stays a file one can open."""
+"""Maximum wrong answers shown with their texts, to limit the page's size."""
 ENOUGH_TO_MEASURE = 24
 """Rows of a kind from which on its share of failures is known to about 20 points (Wilson, 95%)."""
 _NO_MORE_DATA = {
-    "error": "Read the error in the predictions and mend its cause; these rows say nothing about the model.",
+    "error": "Read the error in the predictions and fix its cause; these rows say nothing about the model.",
     "truncated": "Raise output.max_new_tokens (baseline.max_new_tokens for labels) if the right answers need it; else "
     "train longer, so that the model learns where an answer ends.",
     "empty": "Train longer, and look for empty or very short answers in the training rows.",
@@ -114,7 +114,7 @@ def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Ma
 
 
 def _names(terms: Sequence[str]) -> tuple[str, ...]:
-    """The first terms that do not repeat one another."""
+    """The first terms that do not overlap."""
     named: list[str] = []
     for term in terms:
         if not any(set(term.split()) & set(other.split()) for other in named):
@@ -178,7 +178,7 @@ def _group(
 def what_to_do(
     kind: str, detail: str, count: int, near: float | None, usual: float | None, answers: Sequence[str]
 ) -> tuple[int, str]:
-    """(rows to collect, the advice in words).
+    """(rows to collect, the advice as text).
 
     More rows are asked for where texts like these are rarer in training than texts like those answered rightly: as
     many as are missing to their median, and at least so many that the group's share of failures can be measured next
@@ -241,7 +241,7 @@ class ShownRows(Part):
         return self.test_rows(group.ids[:SHOWN_OF_GROUP])
 
     def nearest_to(self, group: AtlasGroup) -> list[TrainingRow]:
-        """The training rows nearest to a group of failures, the nearest first."""
+        """The training rows nearest to a group of failures, nearest first."""
         return [self.training[i] for i in group.nearest if i in self.training]
 
 
@@ -252,7 +252,7 @@ def shown_rows(
     texts: Mapping[str, str],
     training: Sequence[TrainingRow] = (),
 ) -> ShownRows:
-    """Collect the rows that an evaluation names, with their texts and answers, cut."""
+    """Collect the rows named in an evaluation, with truncated texts and answers."""
     groups = evaluation.atlas.groups
     ids = [*evaluation.regressions.shown, *evaluation.fixes.shown, *(evaluation.never_break.broken or [])]
     ids += [i for group in groups for i in group.ids[:SHOWN_OF_GROUP]]
@@ -283,7 +283,7 @@ def shown_rows(
 
 
 def _answered(row: Mapping[str, Any]) -> str:
-    """The answer as given, with the status where it is not a finished one."""
+    """The answer, with its status if it is not finished."""
     text = cut(row["text"].strip(), ANSWER_LIMIT)
     if row["status"] == "ok":
         return text

@@ -1,4 +1,4 @@
-"""What kind of mistake a wrong answer is, by rule, and signs of a text gone wrong that need no reference."""
+"""Classifies wrong answers by rule, and detects degenerate text without a reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_pipeline.evaluation.metrics.facts import fact_score, facts
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
 REPEATED = 0.3
-"""From this share of repeated word 4-grams on, a text goes in circles: edited prose stays under 0.05."""
+"""A text with this share of repeated word 4-grams is repetitive: edited prose stays under 0.05."""
 _GRAM = 4
 _REFUSAL = re.compile(
     r"\b(?:i(?:['’]m| am) (?:sorry|afraid|unable|not able)\b[^.!?\n]{0,60}\b(?:can(?:['’]?t|not)|unable|not able|help|assist|"
@@ -50,12 +50,12 @@ def repetition(text: str) -> float:
 
 
 def length_ratio(prediction: str, reference: str) -> float:
-    """Characters of a prediction over those of its reference, blanks around them stripped."""
+    """Length of a prediction over that of its reference, in characters, both stripped."""
     return len(prediction.strip()) / max(1, len(reference.strip()))
 
 
 def script(text: str) -> str | None:
-    """The writing most letters belong to (LATIN, CYRILLIC, CJK …); None without letters."""
+    """The script of most letters (LATIN, CYRILLIC, CJK …); None without letters."""
     scripts = Counter(unicodedata.name(c, "?").split()[0] for c in text[:1000] if c.isalpha())
     return scripts.most_common(1)[0][0] if scripts else None
 
@@ -83,14 +83,14 @@ KINDS = {
     "error": "generation failed",
     "empty": "nothing was said",
     "refusal": "the model declines",
-    "repetition": "the text goes in circles",
-    "truncated": "cut at the token limit",
+    "repetition": "the text repeats itself",
+    "truncated": "truncated at the token limit",
     "wrong_language": "another language than the right answer",
     "format": "not in the declared form",
     "label_pair": "another label",
-    "missing_field": "a field is left out",
-    "hallucinated_field": "a field is filled that should be empty",
-    "wrong_value": "a field holds another value",
+    "missing_field": "a field is missing",
+    "hallucinated_field": "a field that should be empty is filled",
+    "wrong_value": "a field has a wrong value",
     "wrong_final_answer": "another final answer",
     "wrong_negation": "says no for yes, or yes for no",
     "wrong_facts": "numbers, dates or identifiers differ",
@@ -107,7 +107,7 @@ class Failure:
 
 
 def failure_of(row: Row, output: AnyOutput) -> Failure | None:
-    """The mistake in one answer; None for a right one. Of free texts (without output.extract) only what a rule can name is one."""
+    """The mistake in one answer; None for a correct one. In free texts (without output.extract) only rule-based mistakes count."""
     if row["status"] in ("error", "empty"):
         return Failure(row["status"])
     text = str(row["text"])

@@ -1,4 +1,4 @@
-"""The gates between a candidate and the alias `champion`. What was not measured does not pass.
+"""The gates a candidate must pass to become `champion`. What was not measured does not pass.
 
 Every module of this package that decorates a function with :func:`~.base.gate` is part of the registry.
 """
@@ -19,16 +19,16 @@ for _module in iter_modules(__path__):
 
 __all__ = ["GATES", "Decision", "Gate", "GateResult", "GateStatus", "Outcome", "decide", "gate", "verdict"]
 Decision = Literal["promote", "use_simple", "refuse"]
-"""What the gates together say: move `champion`; keep it and use a simple model instead; keep it."""
+"""The decision of all gates: promote to `champion`; use a simple model instead; or keep `champion`."""
 
 
 def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
-    """Ask every gate about an evaluation, always the same gates in the same order."""
+    """Ask every gate about an evaluation, always in the same order."""
     return [gate(spec, gate.reads(evaluation)) for gate in GATES.values()]
 
 
 def verdict(gates: Sequence[GateResult]) -> Decision:
-    """`promote` where there are gates and all let the candidate through; `use_simple` where only beats_simple says no."""
+    """`promote` if all gates pass (and there are any); `use_simple` if only beats_simple fails."""
     failed = [gate.name for gate in gates if not gate.passed]
     if gates and not failed:
         return "promote"

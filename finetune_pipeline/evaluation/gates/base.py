@@ -1,4 +1,4 @@
-"""What a gate says about itself, what it answers, and the registry of gates.
+"""Base class, result and registry of gates.
 
 A gate is one module of this package with one function::
 
@@ -28,7 +28,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 GateStatus = Literal["passed", "failed", "warned", "not_asked"]
 DEFAULTS = GatesSpec.model_validate({})
-"""Thresholds where task.yaml sets none."""
+"""Default thresholds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Outcome:
 
     Attributes:
         status: True is `passed`, False `failed`.
-        measured: The number compared with the threshold; anything that is no number counts as not measured.
-        to_do: What to do about a no, where it is not what the gate says in general.
+        measured: The number compared with the threshold; a non-number counts as not measured.
+        to_do: What to do about a failure, if different from the gate's general advice.
     """
 
     status: GateStatus | bool
@@ -53,10 +53,10 @@ class GateResult:
     """One gate's answer.
 
     Attributes:
-        status: `warned`: it says no, and the spec has it hold nothing back. `not_asked`: there is nothing to ask, such as no
+        status: `warned`: failed, but not blocking by the spec. `not_asked`: there is nothing to ask, such as no
             champion to beat.
-        measured: The number compared with the threshold, or None where nothing could be measured.
-        what_to_do: Empty where nothing has to be done.
+        measured: The number compared with the threshold, or None if nothing could be measured.
+        what_to_do: Empty if there is nothing to do.
     """
 
     name: str
@@ -86,8 +86,8 @@ class Gate:
     Attributes:
         order: Gates are asked and shown in ascending order.
         needs: What must be shown, for the reference page and the asset check.
-        default: The threshold where task.yaml sets none.
-        holds_back: What a no stops.
+        default: The default threshold.
+        holds_back: What a failure stops.
         reads: The part of the evaluation that `judge` gets.
     """
 

@@ -1,4 +1,4 @@
-"""Whether the candidate is better than the base model at its best."""
+"""Gate: the candidate is better than the base model with its best prompt."""
 
 from __future__ import annotations
 

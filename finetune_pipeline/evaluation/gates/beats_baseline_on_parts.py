@@ -1,4 +1,4 @@
-"""Whether the gain is there on the rows of each raw file that the spec names."""
+"""Gate: the gain also holds on the rows of each raw file in gates.parts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def beats_baseline_on_parts(spec: TaskSpec, evaluation: EvaluationResult) -> Out
     threshold = spec.gates.min_gain
     named = [part for part in evaluation.parts if part.files is not None]
     if not spec.gates.parts:
-        return Outcome("not_asked", None, threshold, "The spec names no files that must show the gain by themselves.")
+        return Outcome("not_asked", None, threshold, "The spec names no files in gates.parts.")
     if [part.files for part in named] != spec.gates.parts:
-        return Outcome(False, None, threshold, "The files of gates.parts were not evaluated by themselves.")
+        return Outcome(False, None, threshold, "The files of gates.parts were not evaluated separately.")
     sentences, lows, passed = [], [], True
     for part in named:
         gains = part.decision.gains if part.decision else []

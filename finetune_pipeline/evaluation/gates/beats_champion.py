@@ -1,4 +1,4 @@
-"""Whether the candidate is better than the champion, or not worse where the spec takes that."""
+"""Gate: the candidate is better than the champion, or not worse if the spec allows that."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def beats_champion(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     decision = evaluation.decisions.champion
     if decision is None:
         if evaluation.versions.get("champion"):
-            return Outcome(False, None, threshold, "There is a champion, but it was not compared.")
+            return Outcome(False, None, threshold, "There is a champion, but the candidate was not compared with it.")
         return Outcome("not_asked", None, threshold, "No champion in service yet: nothing to beat.")
     result = paired_gain(evaluation, "champion", threshold, {"champion": "the champion in service"})
     if gates.champion == "better" or result.status is not True or (decision.gains[0].gain or 0.0) > 0:
         return result
-    message = f"{result.message} It is not ahead on these rows, and a tie is no reason to change what is in service."
+    message = f"{result.message} It is not ahead on these rows, and a tie is no reason to replace the model in service."
     return Outcome(False, result.measured, threshold, message)

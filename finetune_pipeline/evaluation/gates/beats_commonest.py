@@ -1,4 +1,4 @@
-"""Whether the candidate is better than always giving the commonest answer."""
+"""Gate: the candidate is better than always giving the most common answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def beats_commonest(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     blind = [gain for gain in evaluation.decisions.simple.gains if gain.rival in BLIND]
     measured = [(gain.interval[0], gain) for gain in blind if gain.gain is not None and gain.interval is not None]
     if not blind or len(measured) < len(blind):
-        message = "The gain over always giving the commonest answer could not be measured."
+        message = "The gain over always giving the most common answer could not be measured."
         return Outcome(False, None, 0.0, message)
     low, worst = min(measured, key=lambda pair: pair[0])
     message = f"Against {one_gain(worst, {rival: inside(SIMPLE_MODELS[rival].title) for rival in BLIND})}."

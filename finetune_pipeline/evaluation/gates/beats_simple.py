@@ -1,4 +1,4 @@
-"""Whether the candidate is better than the models without a language model."""
+"""Gate: the candidate is better than models without a language model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 
 def tied_with(evaluation: EvaluationResult) -> list[str]:
-    """Titles of the simple models the candidate is not surely better than, in the order of SIMPLE_MODELS."""
+    """Titles of the simple models that the candidate does not significantly beat, in the order of SIMPLE_MODELS."""
     gains = evaluation.decisions.simple.gains
     return [SIMPLE_MODELS[gain.rival].title for gain in gains if gain.interval is None or gain.interval[0] <= 0]
 

@@ -1,4 +1,4 @@
-"""Whether the candidate keeps right what the champion has right."""
+"""Gate: the candidate gets few rows wrong that the champion has right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether enough answers are in the declared form."""
+"""Gate: enough answers are in the declared form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the candidate can still do what the base model could do besides the task."""
+"""Gate: the candidate keeps the base model's general ability."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     limit = spec.gates.max_ability_loss
     asked = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
     if ability is not None and ability.items == 0 and (ability.not_asked or not asked):
-        return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks nothing besides the task.")
+        return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks for no test of general ability.")
     if ability is None or ability.drop is None or ability.interval is None:
         return Outcome(False, None, limit, "General ability was not measured.")
     low, high = ability.interval
@@ -43,7 +43,7 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
         message, passed = f"{message} Of the benchmarks, {lost}.", False
     if text := ability.text:
         if not text.before or text.before < 0 or text.rise is None or text.interval is None:
-            return Outcome(False, None, limit, "What plain text costs was not measured.")
+            return Outcome(False, None, limit, "The bits per byte on plain text were not measured.")
         bound, allowed = text.interval[1] / text.before, spec.gates.max_text_loss
         message += f" Plain text costs {text.rise / text.before:+.1%} bits (surely at most {bound:+.1%}; allowed {allowed:+.0%})."
         passed = passed and bound < allowed

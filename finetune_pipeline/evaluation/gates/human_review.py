@@ -1,4 +1,4 @@
-"""Whether people accept enough of the answers."""
+"""Gate: people accept enough of the answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetune_pipeline.spec.model import TaskSpec
 def human_review(spec: TaskSpec, people: People | None) -> Outcome:
     wanted, least = spec.gates.min_rated, spec.gates.min_accepted
     if not wanted:
-        return Outcome("not_asked", None, least, "The spec asks for no judgement by people.")
+        return Outcome("not_asked", None, least, "The spec asks for no human review.")
     ratings = (people.random if people else None) or Ratings()
     n, share, interval = ratings.n or 0, ratings.candidate.share, ratings.candidate.interval
     if n < wanted or share is None or interval is None:

@@ -1,4 +1,4 @@
-"""Whether a judging model that agrees with people prefers the candidate."""
+"""Gate: a judge model that agrees with people prefers the candidate."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from finetune_pipeline.spec.model import TaskSpec
 def judge(spec: TaskSpec, findings: JudgeFindings | None) -> Outcome:
     least = spec.gates.min_preferred
     if not least:
-        return Outcome("not_asked", None, least, "The spec lets no judge decide.")
+        return Outcome("not_asked", None, least, "The spec asks for no judge.")
     if findings is None or findings.believed is not True:
         why = "; ".join(findings.refused if findings else []) or "none was asked"
-        return Outcome(False, None, least, f"There is no judge to be believed: {why}.")
+        return Outcome(False, None, least, f"No judge can be trusted: {why}.")
     preferred = findings.verdict
     if preferred is None or preferred.share is None or preferred.interval is None:
         return Outcome(False, None, least, "The judge decided no pair.")

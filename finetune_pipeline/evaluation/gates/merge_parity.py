@@ -1,4 +1,4 @@
-"""Whether the served model answers as the trained one."""
+"""Gate: the served model answers like the trained one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_pipeline.spec.model import TaskSpec
 @gate(
     order=80,
     reads=lambda evaluation: evaluation.parity,
-    needs="what is served gives the answer of what was trained on gates.parity_min_agreement of the rows",
+    needs="the served model gives the trained model's answer on gates.parity_min_agreement of the rows",
     default=f"{DEFAULTS.parity_min_agreement:g}",
     holds_back="everything after the merge",
     what_to_do="Do not ship this model: it is not the one that was trained. Make merged_model again; if it fails "
@@ -22,9 +22,9 @@ from finetune_pipeline.spec.model import TaskSpec
 def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
     threshold, share = spec.gates.parity_min_agreement, parity.same_greedy_share
     if parity.kind == ENDPOINT.name:
-        return Outcome("not_asked", None, threshold, "The model answers where it was trained: nothing was merged.")
+        return Outcome("not_asked", None, threshold, "The model is hosted where it was trained: nothing was merged.")
     if not parity.rows or share is None:
-        return Outcome(False, None, threshold, "What is served was not compared with what was trained.")
+        return Outcome(False, None, threshold, "The served model was not compared with the trained one.")
     words = kind_of(parity.kind)
     message = (
         f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {words.trained} and {words.served}; "

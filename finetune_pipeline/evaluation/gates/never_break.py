@@ -1,4 +1,4 @@
-"""Whether the examples that must never be wrong are right."""
+"""Gate: the examples in gates.never_break are answered correctly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=60,
-    needs="every example of gates.never_break is in the sealed test and answered rightly",
+    needs="every example of gates.never_break is in the sealed test and answered correctly",
     default="no example listed",
     holds_back="champion",
     what_to_do="Look at the answers to these examples in the report. Add training rows like them, never these themselves; take an "
@@ -19,7 +19,7 @@ from finetune_pipeline.spec.model import TaskSpec
 def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     listed, missing, broken = (getattr(evaluation.never_break, key) for key in ("listed", "missing", "broken"))
     if listed is None or missing is None or broken is None:
-        return Outcome(False, None, 0.0, "The never-break list was not looked at.")
+        return Outcome(False, None, 0.0, "The never-break list was not checked.")
     if not listed:
         return Outcome("not_asked", 0, 0.0, "No example is listed in gates.never_break.")
     failed = len(missing) + len(broken)

@@ -1,4 +1,4 @@
-"""Whether every answer of every compared model was generated."""
+"""Gate: every compared model generated every answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_pipeline.spec.model import TaskSpec
     needs="no answer of any compared model ended in an error",
     default="0",
     holds_back="champion",
-    what_to_do="Read the error texts in the predictions (column error), mend the cause, and materialize "
+    what_to_do="Read the error texts in the predictions (column error), fix the cause, and materialize "
     "test_predictions again.",
 )
 def no_failed_generation(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:

@@ -1,4 +1,4 @@
-"""What the gates on gains share: the decision on paired gains, and its words."""
+"""Shared by the gates on gains: the decision on paired gains, and its sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the candidate is not worse than the champion on recent production rows."""
+"""Gate: the candidate is not worse than the champion on recent production rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_pipeline.spec.model import TaskSpec
     f"{FEWEST} such rows",
     default="logs.judging_share 0.2",
     holds_back="champion",
-    what_to_do="Keep the champion: the candidate is better on what was collected, and worse on what is asked now. Look at the "
+    what_to_do="Keep the champion: the candidate is better on the collected data but worse on current requests. Look at the "
     "drift page, and train again with the newest corrections.",
 )
 def recent_production(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:

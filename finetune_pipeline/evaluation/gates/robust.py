@@ -1,4 +1,4 @@
-"""Whether the candidate still answers perturbed rows."""
+"""Gate: the candidate is robust against small perturbations of the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the opening of the sealed test is on record."""
+"""Gate: the opening of the sealed test is on record."""
 
 from __future__ import annotations
 

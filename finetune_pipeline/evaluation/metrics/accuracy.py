@@ -1,4 +1,4 @@
-"""The share of right labels."""
+"""Accuracy: the share of correct labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric says about itself, and the registry of metrics.
+"""Base class and registry of metrics.
 
 A metric is one module of this package with one class::
 
@@ -39,7 +39,7 @@ Clusters = Sequence[Hashable] | None
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """By how much a model is better than another on the same rows; `interval` is None where there are too few rows or sources."""
+    """The gain of one model over another on the same rows; `interval` is None with too few rows or sources."""
 
     gain: float
     interval: Interval | None
@@ -50,7 +50,7 @@ class Gain:
 
 
 def within_scale(interval: Interval | None) -> Interval | None:
-    """The part of an interval that lies between 0 and 1, as scores do."""
+    """An interval clipped to the range of scores, 0 to 1."""
     return interval and (min(max(interval[0], 0.0), 1.0), min(max(interval[1], 0.0), 1.0))
 
 
@@ -59,12 +59,12 @@ class Metric(ABC):
 
     Attributes:
         kinds: Kinds of output it fits.
-        title: As reports call it inside a sentence.
+        title: Name inside a sentence of a report.
         described: What it measures, for the reference page.
-        right_or_wrong: It is the share of right answers.
-        mean_of_rows: It is a mean over rows, so that rows can be tested in pairs.
-        interval_always: Scores show its interval also where it does not decide.
-        hub_name: What the Hugging Face Hub calls it; None leaves it out of model cards.
+        right_or_wrong: Whether it is the share of correct answers.
+        mean_of_rows: Whether it is a mean over rows, so that paired tests apply.
+        interval_always: Whether scores show its interval even if it does not decide.
+        hub_name: Its name on the Hugging Face Hub; None omits it from model cards.
     """
 
     name: ClassVar[str]
@@ -79,13 +79,13 @@ class Metric(ABC):
 
     @abstractmethod
     def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
-        """Score a set of rows; None where there is nothing to divide by."""
+        """Score a set of rows; None if undefined."""
 
     @abstractmethod
     def interval(
         self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
     ) -> Interval | None:
-        """Return the interval of :meth:`value`; None where there are too few rows, or sources (`clusters`, as for :meth:`gain`)."""
+        """The interval of :meth:`value`; None with too few rows or sources (`clusters`, as for :meth:`gain`)."""
 
     @abstractmethod
     def gain(

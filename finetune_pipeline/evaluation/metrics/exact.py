@@ -1,4 +1,4 @@
-"""The share of JSON values and texts that are the right answer."""
+"""Exact match: the share of JSON values and texts equal to the reference."""
 
 from __future__ import annotations
 

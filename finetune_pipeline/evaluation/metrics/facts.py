@@ -1,4 +1,4 @@
-"""Facts of a text that can be checked without understanding it: numbers, dates, identifiers, and whether it negates.
+"""Facts in a text that rules can check: numbers, dates, identifiers and negation.
 
 What word overlap is blind to: a changed amount, another date, a "not" too many.
 """

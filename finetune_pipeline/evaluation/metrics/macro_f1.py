@@ -1,4 +1,4 @@
-"""F1 of every label, averaged over the labels that occur among the right answers."""
+"""Macro-F1: F1 of every label, averaged over the labels that occur in the references."""
 
 from __future__ import annotations
 

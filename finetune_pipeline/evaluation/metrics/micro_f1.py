@@ -1,4 +1,4 @@
-"""F1 of all values that JSON answers claim, over all fields and rows together."""
+"""Micro-F1 of the values in JSON answers, over all fields and rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Word and character overlap of generated texts with their references: what ROUGE, chrF and BLEU share.
+"""Shared by ROUGE, chrF and BLEU: overlap of generated texts with their references.
 
 Overlap prefers a wrong answer with one changed number to a right one in other words: a floor to notice collapse by,
 not proof of quality.

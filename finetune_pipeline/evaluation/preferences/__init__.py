@@ -1,1 +1,1 @@
-"""Preferences between two answers: by similarity to the reference, or by a judging model that agrees with people."""
+"""Preferences between two answers: by similarity to the reference, or by a judge model that agrees with people."""

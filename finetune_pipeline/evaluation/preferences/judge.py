@@ -1,4 +1,4 @@
-"""Pairs of answers, and a model at an endpoint that says which is better: believed only after :mod:`.qualify`."""
+"""A judge model at an endpoint that compares pairs of answers; trusted only after :mod:`.qualify`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.inference.generated import Answer
 
 Choice = Literal["a", "b", "tie", "failed"]
-"""Which answer is better; `failed`: nobody knows, because asking failed. Never a guess."""
+"""Which answer is better; `failed`: unknown, because the request failed. Never a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,15 @@ INSTRUCTION = (
 _WORDS: dict[str, Choice] = {"first": "a", "second": "b", "same": "tie"}
 _REPLY_TOKENS = 8
 MOST_FAILED = 0.05
-"""Share of questions without a reply from which nothing is told of the judge: asking again may bring them."""
+"""With this share of unanswered questions the judge is not evaluated: another run may get the replies."""
 
 
 class Judge:
-    """Asks a chat endpoint which of two answers is better. Nothing is asked (nor paid) twice.
+    """Asks a chat endpoint which of two answers is better. No request is sent (or paid) twice.
 
     Attributes:
-        failures: What the endpoint failed at, or answered with other words.
-        spent: What the questions cost; together at most `max_tokens`.
+        failures: Failed requests and unparseable replies.
+        spent: Usage of the requests; at most `max_tokens` in total.
     """
 
     def __init__(self, endpoint: Endpoint, *, cache: AnswerCache | None = None, max_tokens: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Tests whether a judging model is reliable: agreement with people, no bias towards position or length."""
+"""Tests whether a judge model is reliable: agreement with people, no bias towards position or length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SWAPPED: dict[Choice, Choice] = {"a": "b", "b": "a"}
 _SIGNS: dict[Choice, int] = {"b": 1, "a": -1, "tie": 0}
 _PLACES: dict[tuple[bool, bool], Choice] = {(True, False): "b", (False, True): "a"}
 NEARER = 0.02
-"""Answers whose likeness to the reference differs by less are alike."""
+"""Answers whose similarity to the reference differs by less count as tied."""
 
 
 def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]:
@@ -38,15 +38,15 @@ def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]
 
 @dataclass(frozen=True, slots=True)
 class Qualification:
-    """What was found about a judge.
+    """The result of testing a judge.
 
     Attributes:
         rated: Pairs it could judge; failed: pairs it could not.
         kappa: Agreement with people, beyond chance, with its interval; agreement: share of pairs.
-        consistent: Share judged alike in both orders.
+        consistent: Share judged the same in both orders.
         place: Sign test of the place; length: of errors towards the longer answer; padding: of answers with words added that
             say nothing.
-        refused: Every reason why not to believe it.
+        refused: Reasons not to trust it.
     """
 
     name: str
@@ -128,7 +128,7 @@ def qualify(
 
 
 def _both_ways(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
-    """Every pair asked twice, the second time with the answers' places exchanged."""
+    """Judge every pair twice, the second time with swapped positions."""
     first = judge.choose(pairs)
     second = judge.choose([replace(pair, a=pair.b, b=pair.a) for pair in pairs])
     return [(x, _SWAPPED.get(y, y)) for x, y in zip(first, second, strict=True)]
@@ -167,7 +167,7 @@ def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
         reasons.append("agreement with people is undefined: one of the two sides always says the same")
     elif q.kappa < asked.min_kappa or q.interval[0] < asked.min_kappa_bound:
         reasons.append(
-            f"it agrees too little with people: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
+            f"its agreement with people is too low: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
             f"{asked.min_kappa:g} and a lower bound of {asked.min_kappa_bound:g} are asked for"
         )
     if q.consistent is not None and q.consistent < asked.min_consistent:
@@ -178,7 +178,7 @@ def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
     place, length, padding = q.place, q.length, q.padding
     if place["p"] < SURE:
         where = "first" if place["wins"] > place["losses"] else "second"
-        reasons.append(f"it prefers whatever stands {where}: {place['wins']} against {place['losses']} contradictions")
+        reasons.append(f"it prefers whatever comes {where}: {place['wins']} against {place['losses']} contradictions")
     if length["p"] < SURE and length["wins"] > length["losses"]:
         reasons.append(f"where it is wrong it prefers the longer answer: {length['wins']} against {length['losses']}")
     if padding["p"] < SURE and padding["wins"] > padding["losses"]:

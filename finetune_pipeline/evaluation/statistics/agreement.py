@@ -1,4 +1,4 @@
-"""Agreement between raters: people with each other, and a judging model with people."""
+"""Agreement between raters: people with each other, and a judge model with people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals and permutation tests: macro-F1 from confusion counts, means from rows."""
+"""Bootstrap intervals and permutation tests, of macro-F1 from confusion counts and of means."""
 
 from __future__ import annotations
 

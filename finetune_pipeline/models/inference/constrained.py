@@ -17,7 +17,7 @@ import llguidance
 import numpy as np
 
 CODE = "2"
-"""Raised when the same model, prompt and schema give another constrained answer than before."""
+"""Increase when the same model, prompt and schema give a different constrained answer than before."""
 _SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """Compact JSON, with a blank behind commas and colons or none."""
 _NAMES = ("properties", "patternProperties", "$defs", "definitions")
@@ -25,7 +25,7 @@ _VALUES = ("enum", "const", "default", "examples")
 
 
 class UnsupportedSchema(ValueError):
-    """Answers cannot be held to this schema with this tokenizer; the message says why, for people."""
+    """Answers cannot be constrained to this schema with this tokenizer; the message says why."""
 
 
 class Grammar:

@@ -1,4 +1,4 @@
-"""What a model made of one prompt, whatever engine ran it. No torch: assets and the command line may import this."""
+"""A model's answer to one prompt, whichever engine produced it. No torch: assets and the command line import this."""
 
 from __future__ import annotations
 

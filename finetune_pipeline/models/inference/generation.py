@@ -53,7 +53,7 @@ class Prefilled:
 
 
 def _joined(parts: Sequence[Prefilled]) -> Prefilled:
-    """Batches that were read apart as one, filled up on the left to the longest."""
+    """Join separately read batches into one, padded on the left to the longest."""
     seen = [part.seen for part in parts]
     longest = max(each.shape[1] for each in seen)
     cache = branch(parts[0].cache)
@@ -69,7 +69,7 @@ def _joined(parts: Sequence[Prefilled]) -> Prefilled:
 
 
 class Reader:
-    """A model that has read the prefix which all prompts share. `prefix` 0: nothing is shared."""
+    """A model that has read the prompts' common prefix. `prefix` 0: nothing is shared."""
 
     def __init__(self, model: Any, prefix: Ids) -> None:
         self.model = model
@@ -148,7 +148,7 @@ class Reader:
     def greedy(
         self, batch: Prefilled, max_new_tokens: int, ends: set[int], grammar: Grammar | None = None
     ) -> list[Ids]:
-        """The most likely token again and again, of those `grammar` allows, until an end token (kept) or max_new_tokens."""
+        """Decode greedily among the tokens `grammar` allows, until an end token (kept) or max_new_tokens."""
         answers: list[Ids] = [[] for _ in range(len(batch.logits))]
         active = list(range(len(answers)))
         cache, seen, logits = with_room(batch.cache, max_new_tokens - 1), batch.seen, batch.logits

@@ -1,4 +1,4 @@
-"""What is read once for several prompts: shared beginnings, the texts that go on from one prompt, and their caches.
+"""Shared prefixes of several prompts, read once, and continuations of one prompt, with their key-value caches.
 
 Most prompts of a task begin with its system prompt. A single one that does not (a perturbed row without it, a chat of
 another origin) must not take the shared beginning away from all the others: prompts are put into families.

@@ -1,4 +1,4 @@
-"""What a training method says about itself, and the registry of methods.
+"""Base class and registry of training methods.
 
 A method is one module of this package with one class::
 

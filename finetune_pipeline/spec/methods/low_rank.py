@@ -1,4 +1,4 @@
-"""Low-rank adapters: what qlora and lora have in common."""
+"""Shared by qlora and lora: low-rank adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefix tuning (Li and Liang 2021), without the network its authors train it through."""
+"""Prefix tuning (Li and Liang 2021), without the reparameterization network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soft prompts: what prompt and prefix tuning have in common. PEFT keeps and saves them; what is added here is their
+"""Shared by prompt and prefix tuning: soft prompts. PEFT keeps and saves them; what is added here is their
 beginning, and packed batches."""
 
 from __future__ import annotations

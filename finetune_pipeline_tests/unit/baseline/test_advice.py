@@ -86,12 +86,12 @@ KNOWS = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in LABELS]
 FEW = {"zero_shot": answers(range(8))[:12], "3_nearest": answers(range(10))[:12]}
 MODEST, BLOCKING = spec(gates={"wanted_gain": 0.2}), spec(gates={"enough_test_rows": "block"})
 TOO_FEW = Learnable("too_few_rows", [], 40, 200, "40 training rows cannot show it; it takes 200.")
-SHUFFLED = Learnable("not_shown", [], 700, 200, "The answers cannot be told from the inputs: 16% by …")
+SHUFFLED = Learnable("not_shown", [], 700, 200, "The inputs do not predict the answers: 16% by …")
 DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
     # prompts, what else there is, the decision, what the sentence says
     (prompts(30, 100), {"linear": 0.99}, "simple", "TF-IDF and logistic regression"),
     (prompts(30, 100), {"linear": 0.99}, "simple", "right on 99.0% of 500 validation rows"),
-    (prompts(100), {"linear": 0.8}, "simple", "leads the base model at its best, by +30"),
+    (prompts(100), {"linear": 0.8}, "simple", "leads the base model with its best prompt, by +30"),
     (prompts(150), {"linear": 0.8}, "simple", ""),  # it leads, if not surely
     (prompts(170), {"linear": 0.8}, "fine_tune", ""),  # the base model leads
     (prompts(160), {"linear": 0.8}, "fine_tune", ""),  # nobody leads
@@ -99,7 +99,7 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
     (prompts(40), {"linear": 0.5}, "simple", ""),  # it is right on half
     (prompts(40, 60), {}, "fine_tune", "Yes: fine-tune. Nothing simpler does the task"),
     (prompts(40, 60), {}, "fine_tune", "TF-IDF and logistic regression, reaches 40.0%"),
-    (prompts(40, 60), {}, "fine_tune", "reaches 40.0%; 60.0 points of accuracy are left to be gained over it"),
+    (prompts(40, 60), {}, "fine_tune", "reaches 40.0%; 60.0 points of accuracy remain to be gained over it"),
     (prompts(40), {"linear": 0.34, "signal": SHUFFLED}, "no_signal", ""),
     (prompts(40), {"linear": 0.34, "signal": TOO_FEW}, "pilot", ""),
     (prompts(195), {"signal": TOO_FEW}, "prompt", ""),  # what is known already stands

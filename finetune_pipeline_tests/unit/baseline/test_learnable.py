@@ -53,7 +53,7 @@ JSON_SPEC = TaskSpec.model_validate(
 def test_labels_that_words_tell_are_shown() -> None:
     result = learnable(make_spec(LABELS), requests(200))
     assert result.status == "shown" and of(result, "linear").score > 0.9
-    assert result.sentence.startswith("The answers can be told from the inputs: ")
+    assert result.sentence.startswith("The inputs predict the answers: ")
     assert "right by" in result.sentence and "25.0% by always answering" in result.sentence
     assert json.loads(json.dumps(result.to_dict()))["evidence"][0]["reference_score"] == pytest.approx(0.25)
 
@@ -130,7 +130,7 @@ def test_shuffled_labels_are_not_shown_unless_a_prompted_model_surely_tells_them
     simple = learnable(spec, rows)
     assert simple.status == "not_shown" and simple.rows_needed is not None and simple.rows_needed <= 600
     assert all(e.interval[0] <= 0 for e in simple.evidence)
-    assert simple.sentence.startswith("The answers cannot be told from the inputs: ")
+    assert simple.sentence.startswith("The inputs do not predict the answers: ")
     assert all(word in simple.sentence for word in ("by always answering", "join", "shuffled"))
     result = learnable(spec, rows, prompted=SURELY_BETTER)
     assert result.status == "shown" and "60.0% right by the prompted base model" in result.sentence

@@ -85,7 +85,9 @@ def test_what_holds_no_task_is_one_json_document_with_every_reason(tmp_path: Pat
     assert done.returncode == 1 == done.json["exit_code"] and "amount (60 values" in done.json["error"]
     assert not (tmp_path / "data").exists()
     done = finetune(command, tmp_path / "numbrs.csv", tmp_path / "other.csv")
-    assert done.returncode == 1 and "did you mean" in done.stderr and "other.csv: there is no such file" in done.stderr
+    assert (
+        done.returncode == 1 and "did you mean" in done.stderr and "other.csv: the file does not exist" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("kind", ["nested", "workbook"])

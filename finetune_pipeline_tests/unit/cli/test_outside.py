@@ -145,7 +145,7 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_a
     [(["report", "nope"], "there is no task 'nope'"), (["report", "ticket_triage"], "has not been evaluated yet"),
         (["check"], "Missing argument 'TASK'"), (["show", "ticket_triage", "--nope"], "No such option"),
         (["nope"], "No such command 'nope'"),
-        (["automate", "ticket_triage", "--on", "--off"], "give one of --on, --off and --status")],
+        (["automate", "ticket_triage", "--on", "--off"], "give only one of --on, --off and --status")],
 )  # fmt: skip
 def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], message: str) -> None:
     done = finetune(*arguments, "--json", data=ROOT / "data")
@@ -155,7 +155,7 @@ def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], mess
 
 @pytest.mark.parametrize(
     ("command", "stdout", "stderr"),
-    [("schema --json <&- >&-", "", ""), ("init nowhere.csv <&- >&-", "", "there is no such file"),
+    [("schema --json <&- >&-", "", ""), ("init nowhere.csv <&- >&-", "", "the file does not exist"),
         ("schema --json | head -c 1", "{", ""), ("--help", "\\u2026", "")],
 )  # fmt: skip
 def test_closed_streams_and_a_terminal_without_a_sign_for_it_change_nothing(

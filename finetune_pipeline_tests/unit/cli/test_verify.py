@@ -128,7 +128,7 @@ def test_finetune_serve_is_the_model_that_was_judged(skilled: Path, judged: list
         endpoint = Endpoint(f"{server.url}/v1", "colours")
         result = verify(endpoint, judged, LONGEST, control_tokens=CONTROL, required=0.9)
     assert (result.passed, result.same, result.cause) == (True, ROWS, None)
-    assert result.notes == ["It adds the system prompt itself where a client leaves it out."]
+    assert result.notes == ["It adds the system prompt itself if a client omits it."]
 
 
 def test_a_server_without_defaults_says_what_clients_must_send(skilled: Path, judged: list[JudgedRow]) -> None:

@@ -182,7 +182,7 @@ def test_planted_items_are_found_one_to_one_and_clean_rows_pass() -> None:
     exact = [(e.id, item.line, "exact") for e, item in zip(planted, ITEMS, strict=True)]
     assert [(m.id, m.line, m.how) for m in matches] == exact
     finding = matches[0].finding()
-    assert finding.place == "raw/a.jsonl:501" and "bench.jsonl (line 1): its prompt is that item" in finding.message
+    assert finding.place == "raw/a.jsonl:501" and "bench.jsonl (line 1): its prompt is this item" in finding.message
 
 
 def test_an_item_in_disguise_is_found() -> None:

@@ -47,8 +47,8 @@ SMALL, SURE, OPEN, NONE = (0.02, -0.02, 0.06), (0.2, 0.14, 0.26), (0.05, -0.01, 
         (NONE, text(1.2, 0.5, 0.7), {}, False, "+41.7% bits (surely at most +58.3%; allowed +50%)"),
         (NONE, text(1.2, 0.5, 0.7), {"max_text_loss": 0.6}, True, ""),
         (NONE, text(1.0, 0.3, 0.5), {"max_text_loss": 0.5}, False, ""),  # at the limit
-        (NONE, {"text": {}}, {}, False, "What plain text costs was not measured."),
-        (NONE, text(0.0, 0.1, 0.1), {}, False, "What plain text costs was not measured."),
+        (NONE, {"text": {}}, {}, False, "The bits per byte on plain text were not measured."),
+        (NONE, text(0.0, 0.1, 0.1), {}, False, "The bits per byte on plain text were not measured."),
         ((float("nan"), 0.0, 0.1), {}, {}, False, ""),
         (NONE, {"interval": None}, {}, False, ""),
     ],
@@ -94,9 +94,9 @@ def test_only_a_believed_judge_that_the_spec_asks_counts_and_by_its_lower_bound(
     assert asked(0.645).passed  # at the limit
     lost = asked(0.7)
     assert not lost.passed and "finetune review TASK" in lost.what_to_do
-    biased = asked(believed=False, refused=["it prefers whatever stands first"])
+    biased = asked(believed=False, refused=["it prefers whatever comes first"])
     assert not biased.passed and biased.measured is None
-    assert biased.message == "There is no judge to be believed: it prefers whatever stands first."
+    assert biased.message == "No judge can be trusted: it prefers whatever comes first."
     assert not asked(believed="yes").passed and not judge(spec(min_preferred=0.5), None).passed
     assert judge(spec(), None).status == "not_asked" and judge(spec(), None).measured is None
 

@@ -67,7 +67,7 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(se
     ("mind", "reason"),
     [
         ("long", "it prefers the same answer with empty words added"),
-        ("first", "it agrees too little with people: kappa 0.00"),
+        ("first", "its agreement with people is too low: kappa 0.00"),
         ("padded", "it prefers the same answer with empty words added"),
     ],
 )

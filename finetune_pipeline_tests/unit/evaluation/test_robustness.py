@@ -59,7 +59,7 @@ def test_a_sure_loss_on_enough_rows_fails(kind: str) -> None:
     verdict = measured(**{kind: 12}).verdict
     assert (verdict.status, verdict.passed, verdict.worst) == ("failed", False, kind)
     assert verdict.largest_drop == pytest.approx(12 / 60)
-    assert verdict.sentence.count("surely a loss: this holds the candidate back") == 1
+    assert verdict.sentence.count("surely a loss: this blocks the candidate") == 1
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:
     said = made(prices, None, trainer="ray").warnings
     for line in (
         "Shop, tuning: 330 days old: confirm it",
-        "Shop, gone: not offered any more since 2026-11-26",
+        "Shop, gone: no longer offered since 2026-11-26",
         "prices.yaml has no training price for the trainer ray",
     ):
         assert line in said

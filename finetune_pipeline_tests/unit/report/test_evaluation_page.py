@@ -118,7 +118,7 @@ def test_tasks_of_other_kinds_have_pages_too(metric: str) -> None:
         assert "The fine-tuned model is right on 90.0% of 60 sealed rows, 40.0 points more than" in words
     else:
         assert "The fine-tuned model reaches micro-F1 of the fields 95.0 on 60 sealed rows" in words
-    assert "city 0.900 0.900 0.900 0.667" in words and "a field holds another value: city 6" in words
+    assert "city 0.900 0.900 0.900 0.667" in words and "a field has a wrong value: city 6" in words
     assert "JSON only after repair Base, best prompt 30 50.0%" in words
     assert "| city | 0.900 |" in markdown and 'id="confusion"' not in page and "ROUGE" not in page
 
@@ -136,7 +136,7 @@ def test_a_warning_is_no_yes() -> None:
     gates = [
         GateResult("robust", "warned", 0.4, 0.1, "Another case -40 points.", "Add such rows."),
         GateResult("format_compliance", "passed", 1.0, 0.9, "All in form."),
-        GateResult("judge", "not_asked", None, 0.0, "The spec lets no judge decide."),
+        GateResult("judge", "not_asked", None, 0.0, "The spec asks for no judge."),
     ]
     page, _ = pages(usual(), gates=gates)
     for status, answer in (("warned", "warns"), ("passed", "yes"), ("not_asked", "not asked")):

@@ -102,7 +102,7 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
         "General ability", "Cost", "Lineage", "Licence",
     ]  # fmt: skip
     for fact in (
-        "**Fine-tuned (qlora)**", "80.0%", "73.9% to 85.0%", "base model at its best | +27.5 | +20.7 to +34.6",
+        "**Fine-tuned (qlora)**", "80.0%", "73.9% to 85.0%", "base model with its best prompt | +27.5 | +20.7 to +34.6",
         "email (14)", "| **all** | **700** |", "1,042", "| learning\\_rate | 0.0002 |", "| lora.r | 16 |",
         "| billing | other | 14 |", "another label (40)", "53.4%", "52.1%", "1 min 15 s", "cd" * 32, "| adapter | a1 |",
         "| splits | t1 |", "prompt.control_tokens", "Answer with one label.", "<|im_start|>user\n{text}<|im_end|>",

@@ -119,14 +119,14 @@ BELIEVED: dict[str, Any] = {
 
 def test_a_judge_is_told_with_its_kappa_and_gives_an_opinion_only_where_it_is_believed() -> None:
     first, second, third = judge_sentences(JudgeFindings.model_validate(BELIEVED))
-    assert first == "m <b> at h is believed: it agrees with people."
+    assert first == "m <b> at h is trusted: it agrees with people."
     assert "40 pairs of different answers: Cohen's kappa 0.80 (0.62 to 0.93)" in second
     assert "Of 40 decided pairs of the test it prefers the fine-tuned answer in 75.0%" in third
     assert "7 equal answers, 2 not judged" in third
-    faulty: dict[str, Any] = {"believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}
+    faulty: dict[str, Any] = {"believed": False, "refused": ["it prefers whatever comes first"], "verdict": None}
     refused = {**BELIEVED, **faulty, "kappa": None, "interval": None}
     first, second = judge_sentences(JudgeFindings.model_validate(refused))
-    assert first == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
+    assert first == "m <b> at h is not trusted, and its verdict does not count: it prefers whatever comes first."
     assert "kappa undefined" in second
     unasked = section("judge", evaluation(judge={**refused, "rated": 0}))
     assert len(unasked.blocks) == 1, "no table of biases"

@@ -78,7 +78,7 @@ def test_all_problems_are_reported_at_once_and_missing_keys_and_wrong_yaml_are_t
     assert places <= problems(yaml.safe_dump(bad)).keys()
     assert [f.rule for f in problems("name: demo\n").values()] == ["spec.missing_key"] * 3
     assert [f.rule for f in problems("name: [demo\n").values()] == ["spec.yaml"]
-    assert "'name' is written twice" in problems("name: a\nname: b\n")["task.yaml:2:1"].message
+    assert "'name' appears twice" in problems("name: a\nname: b\n")["task.yaml:2:1"].message
     assert problems("- a\n- b\n")
     assert parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": "GB"}})).data.scrub_region == ["GB"]
 
