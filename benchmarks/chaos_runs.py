@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -40,6 +41,7 @@ MEASURED = {
 }
 """Keys whose values are seconds, memory in use, estimates that follow from them (a plan knows how long the trainings before
 it took), or a date."""
+_MEASURE = re.compile(r"\d (s|min|h|MiB|GiB)\b")
 _PAGES = ("report.html", "report.md")
 
 
@@ -97,6 +99,9 @@ def contents(project: Project) -> dict[str, str]:
         if path.name in MEASURED:
             text = json.dumps(_without(MEASURED[path.name], json.loads(path.read_text("utf-8"))), sort_keys=True)
             found[name] = hashlib.sha256(text.encode()).hexdigest()
+        elif path.name == "README.md":  # the model card
+            lines = [line for line in path.read_text("utf-8").splitlines() if not _MEASURE.search(line)]
+            found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         elif path.name in _PAGES and (path.parent / "evaluation.json").exists():
             evaluation, gates = (
                 json.loads((path.parent / f"{n}.json").read_text("utf-8")) for n in ("evaluation", "gates")
