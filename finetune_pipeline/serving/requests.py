@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_pipeline.findings import shortened
 from finetune_pipeline.production.log_rows import feedback_problems
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -18,8 +19,8 @@ class BadRequest(ValueError):
     """A request that cannot be answered: HTTP status, the field it is about, and what OpenAI would call it."""
 
     def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
-        super().__init__(message)
-        self.param, self.status, self.code = param, status, code
+        super().__init__(shortened(message))
+        self.param, self.status, self.code = param and shortened(param), status, code
 
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's form."""
@@ -29,13 +30,17 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation without its system turn. max_tokens: None, or the client's own limit. store: whether it is logged."""
+    """A conversation without its system turn.
+
+    max_tokens: None, or the client's own limit; store: whether it is logged; usage: whether a stream ends with the tokens.
+    """
 
     messages: list[dict[str, str]]
     user: str | None
     stream: bool
     max_tokens: int | None
     store: bool = True
+    usage: bool = False
 
 
 def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
@@ -57,6 +62,9 @@ def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
     for name in ("stream", "store"):
         if not isinstance(body.get(name), bool | None):
             raise BadRequest(f"{name!r} must be true or false", name)
+    options = body.get("stream_options") or {}
+    if not isinstance(options, Mapping):
+        raise BadRequest("'stream_options' must be an object", "stream_options")
     limit = body.get("max_completion_tokens")  # clients send null for what they leave out
     limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -65,7 +73,8 @@ def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
     if user is not None and not isinstance(user, str):
         raise BadRequest("'user' must be text", "user")
     turns = _messages(body.get("messages"), system_prompt)
-    return Chat(turns, user or None, bool(body.get("stream")), limit, body.get("store") is not False)
+    stored, usage = body.get("store") is not False, bool(options.get("include_usage"))
+    return Chat(turns, user or None, bool(body.get("stream")), limit, stored, usage)
 
 
 def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:

@@ -36,7 +36,9 @@ def chat_app(service: Service) -> Starlette:
     async def chat(request: Request) -> Response:
         chat_request, completion = await in_thread(service.chat, request)
         if chat_request.stream:
-            return StreamingResponse(_events(completion), media_type="text/event-stream", headers=NO_STORE)
+            return StreamingResponse(
+                _events(completion, chat_request.usage), media_type="text/event-stream", headers=NO_STORE
+            )
         return JSONResponse(completion, headers=NO_STORE)
 
     async def feedback(request: Request) -> Response:
@@ -80,8 +82,8 @@ async def _json(request: Request) -> Any:
     return await read_json(request, MAX_BODY)
 
 
-def _events(completion: dict[str, Any]) -> Iterator[str]:
-    """A completion as server-sent events: the role, the whole text in one piece, why it ends."""
+def _events(completion: dict[str, Any], usage: bool) -> Iterator[str]:
+    """A completion as server-sent events: the role, the whole text in one piece, why it ends, the tokens if asked for."""
     choice = completion["choices"][0]
     shared = {**{k: completion[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
     deltas: list[tuple[dict[str, str], str | None]] = [
@@ -92,4 +94,6 @@ def _events(completion: dict[str, Any]) -> Iterator[str]:
     for delta, finish in deltas:
         chunk = {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
         yield f"data: {json.dumps(chunk)}\n\n"
+    if usage:
+        yield f"data: {json.dumps({**shared, 'choices': [], 'usage': completion['usage']})}\n\n"
     yield "data: [DONE]\n\n"

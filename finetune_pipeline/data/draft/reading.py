@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import is_known_name, key_path
@@ -84,6 +85,9 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
     reading = Reading(data={"csv": {"encoding": encoding}} if encoding else {})
     if sheet:
         reading.data["sheet"] = sheet
+    reading.problems += check_fields(spec_of(reading.data))
+    if errors(reading.problems):
+        return reading
     for name, path in files:
         container, seen = look_at(path, name, spec_of(reading.data))
         reading.containers[name] = container.kind

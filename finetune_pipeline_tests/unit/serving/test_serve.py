@@ -114,6 +114,8 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     asked = [turns[0], {"role": "user", "content": [{"type": "text", "text": turns[1]["content"]}]}]
     repeated = running.ask("/v1/chat/completions", {"messages": asked, "stream": None, "stop": None})[1]
     assert repeated["choices"] == plain["choices"]
+    events = running.chat(stream=True, stream_options={"include_usage": True})[1].split("\n\n")
+    assert events[-2] == "data: [DONE]" and json.loads(events[-3].removeprefix("data: "))["usage"] == plain["usage"]
     turns[0]["content"] = "Speak like a pirate."
     status, refused = running.ask("/v1/chat/completions", {"messages": turns})
     assert status == 400 and "leave the system turn out" in refused["error"]["message"]
@@ -158,6 +160,7 @@ def test_bad_feedback(running: Running) -> None:
         ({"score": 10**400}, 400, "not a finite number: write"),
         ({"flag": "\ud800"}, 400, "half of a surrogate pair"),
         ({"falg": "x"}, 400, "unknown: 'falg'"),
+        ({"k" * 100_000: "x"}, 400, "characters left out"),
     ):
         got, answer = running.ask("/feedback", {"id": name, **more})
         assert got == status and message in answer["error"]["message"], (more, got, answer)
