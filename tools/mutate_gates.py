@@ -39,6 +39,9 @@ TARGETS = {
         for path in sorted(GATES.glob("[a-z]*.py"))
     },
     "evaluation.gates": ["evaluation/test_gates.py"],
+    "evaluation.statistics.proportions": [
+        f"evaluation/statistics/test_{of}.py" for of in ("proportions", "resampling")
+    ],
     "evaluation.robustness": ["evaluation/test_robustness.py"],
     "evaluation.deciding": [
         "evaluation/test_deciding.py",

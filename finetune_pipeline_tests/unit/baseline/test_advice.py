@@ -12,6 +12,7 @@ from finetune_pipeline.baseline.advice import (
     CLOSES_MOST,
     _retrieval_is_enough,
     advise,
+    failures_of,
     measured_gains,
     tokens_of,
 )
@@ -22,7 +23,7 @@ from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import DEFAULT_METRICS
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, register_mirrored, row, spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, register_mirrored, row, spec, text_spec
 
 N = 200
 
@@ -254,6 +255,14 @@ def test_extraction_is_judged_by_the_same_rules() -> None:
     assert extraction(5, 150)["decision"] == "retrieve"
     assert extraction(195, 190)["decision"] == "prompt"
     assert extraction(5, 20)["failures"]["kinds"] == {"wrong_value": 195}
+
+
+def test_a_text_that_only_differs_in_words_is_counted_as_unnamed() -> None:
+    of, asked = (
+        text_spec(),
+        {"zero_shot": [row(i, "The parcel comes.", "It will be there.", label_scores=[]) for i in range(3)]},
+    )
+    assert failures_of(of, score_baselines(of, asked), asked)["unnamed"] == 3
 
 
 def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:
