@@ -32,7 +32,7 @@ MADE = {step.name for step in STEPS if not step.asked_for}
 NOT_ASKED_HERE = {
     ("judge_review", "test_predictions"): "the spec names no judge",
     ("judge_review", "human_review"): "the spec names no judge",
-    ("general_ability", "base_ability"): "the spec asks nothing besides the task",
+    ("general_ability", "base_ability"): "the spec asks for no test of general ability",
     ("test_predictions", "validation_split"): "no production row is kept to judge",
 }
 """Inputs that the finished run had no reason to open: (step, input), and why."""

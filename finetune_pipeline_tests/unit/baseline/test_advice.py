@@ -38,7 +38,7 @@ def answers(right: range, *, form: bool = True, n: int = N) -> list[dict[str, An
     return made
 
 
-SHOWN = Learnable("shown", [], 700, 100, "The answers can be told from the inputs.")
+SHOWN = Learnable("shown", [], 700, 100, "The inputs predict the answers.")
 
 
 def advice_for(
@@ -183,7 +183,7 @@ def test_what_must_be_reached_is_said() -> None:
 
 
 def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
-    advice, aside = advice_for(prompts(40), linear=0.34), "not surely more than always the commonest answer"
+    advice, aside = advice_for(prompts(40), linear=0.34), "not significantly above always giving the most common answer"
     assert _reasons(advice, aside) and not _reasons(advice, "something to be learned")
     assert [r[:6] for r in _reasons(advice_for(prompts(100), linear=0.35), aside)] == ["TF-IDF"]
     assert not _reasons(advice_for(prompts(100), linear=0.8), aside)

@@ -262,7 +262,7 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     made, problems = draft([file], answer="nothing")
     assert made is None and "no column 'nothing'" in problems[-1].message
     made, problems = draft([of(tmp_path, "d.csv", "text,label\nschön,x\n".encode("cp1252"))], encoding="cp125")
-    assert made is None and "'cp125' is no encoding" in problems[-1].message
+    assert made is None and "'cp125' is not a known text encoding" in problems[-1].message
 
 
 @pytest.mark.parametrize(

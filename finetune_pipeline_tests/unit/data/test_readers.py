@@ -107,7 +107,7 @@ def test_a_wrong_row_costs_itself_only_and_a_break_those_behind_it(tmp_path: Pat
         if item in breaks:
             at, said = breaks[item]
             message = result.findings[0]["message"]
-            assert f"broken at byte {data.index(item) + at}: {said}" in message and "nothing behind it" in message
+            assert f"broken at byte {data.index(item) + at}: {said}" in message and "nothing after it" in message
             assert result.rules == {"bad_json": 1} and result.unread[0]["message"] == message
 
 

@@ -40,7 +40,7 @@ FIXES: list[tuple[Any, str, str]] = [
     ({"text": "aa", "label": " Bug Report "}, "'Bug Report'", "write 'bug_report'"),
     ({"text": "aa", "label": "p0_incidnt"}, "'p0_incidnt'", "did you mean 'P0_incident'?"),
     (chat(system=PROMPT.replace("ticket", "Ticket")), "character 14", "word for word"),
-    ({"messages": [S, U, U, A]}, "turn 3 is by 'user' where 'assistant' must speak", "in turn"),
+    ({"messages": [S, U, U, A]}, "turn 3 is by 'user' where 'assistant' must speak", "alternate"),
 ]
 LINES: list[tuple[Any, Any, str]] = [
     ({"text": "It broke", "category": "bug_report"}, None, "data: {fields: {label: category}}"),
@@ -206,13 +206,13 @@ def test_each_makes_a_row_of_every_element() -> None:
 
 def test_wrong_mappings_are_found_when_the_spec_is_loaded() -> None:
     wrong: list[tuple[dict[str, Any], str, str]] = [
-        ({"fields": {"text": "a[", "label": "b"}}, "data.fields.text", "no JMESPath"),
+        ({"fields": {"text": "a[", "label": "b"}}, "data.fields.text", "not a valid JMESPath"),
         ({"fields": {"text": "=x", "label": "b"}}, "data.fields.text", "quotes"),
         ({"fields": {"text": "nosuch(a)", "label": "b"}}, "data.fields.text", "nosuch"),
         ({"fields": {"text": "a", "label": "b", "messages": "c"}}, "data.fields", "several forms"),
         ({"fields": {"text": "a", "label": "b"}, "format": "messages"}, "data.fields", "data.format says `messages`"),
         ({"csv": {"encoding": "klingon"}}, "data.csv.encoding", "klingon"),
-        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "no encoding of text"),
+        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "not a known text encoding"),
     ]
     for data, key, said in wrong:
         findings = check_fields(make_spec(**data))

@@ -54,7 +54,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = 
      "spec.unused_section", "error", "remove it, or set method: qlora or lora"),
     ("rank with full", {"method": "full", "lora": {"r": 8}}, None,
      "spec.unused_section", "warning", "remove it, or set method: qlora or lora"),
-    ("weights the other way round", {}, {"model_type": "gpt2", "n_embd": 64},
+    ("transposed weights", {}, {"model_type": "gpt2", "n_embd": 64},
      "training.layout", "error", "another family"),
     ("no target modules", {"lora": {"target_modules": []}}, None,
      "spec.target_modules", "error", "all-linear"),
