@@ -133,7 +133,7 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     assert judge["kappa"] == 1.0 and judge["consistent"] == 1.0 and judge["rated"] >= 30
     assert gate["passed"] and gate["measured"] == judge["verdict"]["interval"][0] >= 0.5
     assert judge["verdict"]["wins"] >= 10 and judge["verdict"]["losses"] == 0
-    assert "fair at 127.0.0.1 is believed" in shown and "Cohen's kappa 1.00" in shown
+    assert "fair at 127.0.0.1 is trusted" in shown and "Cohen's kappa 1.00" in shown
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
     assert report["judge"]["kappa"] == 1.0 and report["similarity"]["n"] == facts["similarity"]["n"]
     assert len(server.requests) == judge["spent"]["requests"] > 0

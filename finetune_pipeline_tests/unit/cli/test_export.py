@@ -219,7 +219,7 @@ def test_what_answers_differently_through_llama_cpp_is_not_exported(
     other = copy_skilled_model(tmp_path / "other", right=False)
     monkeypatch.setattr(exported, "write_gguf", lambda folder, *to, **more: write_gguf(other, *to, **more))
     result = decided("--to", tmp_path / "out", "--for", "ollama", "--json")
-    assert result.return_value == 2 and "not the model that was judged" in result.output
+    assert result.return_value == 2 and "does not answer like the evaluated model" in result.output
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 

@@ -137,8 +137,12 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
     [
         ({"engine": "endpoint"}, {}, "endpoint: {url, base, candidate} is missing"),
         ({"endpoint": GOOD}, {}, "engine is transformers, and it is not asked"),
-        ({"engine": "endpoint", "endpoint": {**GOOD, "url": "http://models.example/v1"}}, {}, "travel in the clear"),
-        ({"engine": "endpoint", "endpoint": {**GOOD, "url": "https://u:p@models.example/v1"}}, {}, "contains credentials"),
+        ({"engine": "endpoint", "endpoint": {**GOOD, "url": "http://models.example/v1"}}, {}, "sent unencrypted"),
+        (
+            {"engine": "endpoint", "endpoint": {**GOOD, "url": "https://u:p@models.example/v1"}},
+            {},
+            "contains credentials",
+        ),
         ({"engine": "endpoint", "endpoint": {**GOOD, "candidate": "triage"}}, {}, "same name for every version"),
         ({"engine": "endpoint", "endpoint": {**GOOD, "champion": "best"}}, {}, "same name for every version"),
         ({"engine": "endpoint", "endpoint": GOOD}, {"method": "prefix"}, "cannot load a trained prefix"),

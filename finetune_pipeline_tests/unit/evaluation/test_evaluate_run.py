@@ -110,7 +110,7 @@ def test_wrong_answers_are_grouped_and_all_are_counted():
     assert sum(g.count for g in groups) == 4
     said = {(g.gold, g.predicted): [r.candidate for r in shown.test_rows(g.examples)] for g in groups}
     assert said["billing", "invalid"] == ["no idea"]
-    assert said["bug", "invalid"] == ["bug (truncated at the token limit)"]
+    assert said["bug", "invalid"] == ["bug (cut at the token limit)"]
 
 
 @pytest.mark.parametrize(

@@ -164,12 +164,12 @@ def test_every_further_candidate_meets_a_stricter_level():
     assert "This is candidate 4 that this test judges" in gate.message
 
 
-def test_all_named_metrics_must_gain():
+def test_all_named_metrics_must_gain_by_holms_levels():
     of = spec(gates={"more_metrics": ["macro_f1"]})
     result = evaluation(spec=of)
     gate = _gate("beats_baseline", result, of)
     assert gate.passed is True
-    for interval in ("points of accuracy (95% interval", "points of macro-F1 (95% interval"):
+    for interval in ("points of accuracy (98.75% interval", "points of macro-F1 (98.75% interval"):
         assert gate.message.count(interval) == 2, "freely written and restricted answers, two metrics each"
     lost = {"gains.1.interval": [-0.01, 0.2], "gains.1.shown": False, "shown": False}
     refused = _gate("beats_baseline", changed(result, {f"decisions.baseline.{k}": v for k, v in lost.items()}), of)

@@ -66,11 +66,11 @@ def test_a_sure_loss_on_enough_rows_fails(kind: str) -> None:
     ("n", "settings", "wrong", "status", "worst", "says"),
     [
         (60, {}, {"typos": 1}, "passed", "typos", "typing errors -1.7 (-11.5 to +7.2, 60 rows); "),
-        (60, {}, {"typos": 12, "case": 20}, "failed", "case", "holds the candidate back"),
+        (60, {}, {"typos": 12, "case": 20}, "failed", "case", "blocks the candidate"),
         (59, {}, {"courtesy": 12}, "warned", "courtesy", "measured on 59 rows and blocking takes 60"),
-        (60, {"action": "warn"}, {"courtesy": 12}, "warned", "courtesy", "holds nothing back (robustness.action"),
+        (60, {"action": "warn"}, {"courtesy": 12}, "warned", "courtesy", "does not block (robustness.action"),
         (60, {"max_drop": 0.2}, {"case": 12}, "passed", "case", "None that can block costs more than 20.0"),
-        (60, {"max_drop": 0.2}, {"case": 13}, "failed", "case", "holds the candidate back"),
+        (60, {"max_drop": 0.2}, {"case": 13}, "failed", "case", "blocks the candidate"),
         (60, {}, {"no_system": 60}, "passed", "typos", "without the system prompt -100.0 ("),  # it only informs
     ],
 )

@@ -127,7 +127,7 @@ def test_a_judge_is_told_with_its_kappa_and_gives_an_opinion_only_where_it_is_be
     refused = {**BELIEVED, **faulty, "kappa": None, "interval": None}
     first, second = judge_sentences(JudgeFindings.model_validate(refused))
     assert first == "m <b> at h is not trusted, and its verdict does not count: it prefers whatever comes first."
-    assert "kappa undefined" in second
+    assert "kappa is undefined" in second
     unasked = section("judge", evaluation(judge={**refused, "rated": 0}))
     assert len(unasked.blocks) == 1, "no table of biases"
     result = evaluation(judge=BELIEVED)

@@ -37,7 +37,7 @@ def rules(address: str | None, storage: Path) -> dict[str, str]:
         ("head:8265", "training.ray_address", "http://HEAD:8265"),
         ("nosuchplatform://project/cluster", "training.ray_address", "no package nosuchplatform is installed"),
         ("json://project/cluster", "training.ray_address", "finds Ray clusters"),
-        ("http://head.invalid:8265", "training.ray_clear", "in the clear"),
+        ("http://head.invalid:8265", "training.ray_clear", "unencrypted"),
         ("http://127.0.0.1:1", "training.ray_away", "no Ray cluster answers"),
     ],
 )

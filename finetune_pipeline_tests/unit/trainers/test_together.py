@@ -78,7 +78,7 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
     with pyarrow.output_stream(packed, compression="zstd") as out:
         out.write(plain)
     server.archive = b"<html>sorry</html>"
-    with pytest.raises(JobError, match="no archive"):
+    with pytest.raises(JobError, match="not an archive"):
         train(order)
     server.archive = packed.getvalue().to_pybytes()
     train(order)

@@ -76,6 +76,6 @@ def test_the_command_looks_at_each_device_in_a_child_and_says_which_is_unusable(
     cpu, gpu = machine["devices"]
     assert made.return_value == 2 and not machine["right"]
     assert [k["right"] for k in cpu["kernels"]] == [True, True, True] and not cpu["problem"]
-    assert gpu["problem"].startswith("torch sees no such GPU") and "cuda:99: nothing" in machine["runs"][1]
+    assert gpu["problem"].startswith("torch sees no such GPU") and "cuda:99: unusable" in machine["runs"][1]
     assert machine["versions"]["torch"] == torch.__version__ and machine["disk_free_bytes"] > 0
     assert machine["memory_bytes"] == cpu["memory_bytes"]
