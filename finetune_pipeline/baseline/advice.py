@@ -220,8 +220,8 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
         return None
     return "simple", (
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model with its "
-        f"best prompt, by {points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on answers "
-        f"of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
+        f"best prompt, by {points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on "
+        f"answers of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
     )
 
 

@@ -85,7 +85,7 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
     adapter = tmp_path / "out/adapter/adapter_model.safetensors"
     assert adapter.read_bytes() == tiny_adapter(0.25)["adapter_model.safetensors"] and len(server.jobs) == 1
     server.archive = as_tar({**tiny_adapter(), "adapter_model.safetensors": b"\xff" * 40})
-    with pytest.raises(JobError, match="no adapter"):
+    with pytest.raises(JobError, match="not an adapter"):
         train(order)
 
 
