@@ -47,6 +47,7 @@ const measured = [], walk = document.createTreeWalker(document.body, NodeFilter.
 while (walk.nextNode()) {
   const e = walk.currentNode.parentElement, style = getComputedStyle(e);
   if (!walk.currentNode.data.trim() || e.closest("script, style, option") || !e.getClientRects().length) continue;
+  if (e.closest("svg") && walk.currentNode.data.trim() === "\\u25a0") continue; // a legend's square
   const back = below(e), paint = rgb(e.closest("svg") ? style.fill : style.color);
   for (let a = e; a; a = a.parentElement) paint[3] *= getComputedStyle(a).opacity;
   const [x, y] = [light(over(paint, back)), light(back)].sort((a, b) => b - a);
