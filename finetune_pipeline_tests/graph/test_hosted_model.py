@@ -160,7 +160,7 @@ def test_a_dead_endpoint_is_an_error_and_no_answer(story: Story) -> None:
 def test_what_needs_weights_says_so(story: Story, command: str, tmp_path: Path) -> None:
     done = story.project.finetune(*command.format(tmp_path / "out").split(), timeout=120)
     assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert "has no weights here" in done.stderr and f"ask it at {story.server.url}" in done.stderr
+    assert "has no weights here" in done.stderr and f"query it at {story.server.url}" in done.stderr
 
 
 def test_report_and_card_say_where_it_answers(story: Story) -> None:

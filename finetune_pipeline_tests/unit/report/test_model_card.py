@@ -33,7 +33,7 @@ def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
         "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"]},
         "labels": ["bug", "billing", "other"], "dtype": "bfloat16", "endpoint": None, "stored_float32_because": None,
         "base_model": {"id": "acme/tiny", "revision": "0123abc", "identity": {"kind": "hub"}, "licence": None,
-            "licence_note": "The licence of acme/tiny goes on to hold.", "weights": {"model.safetensors": "cd" * 32}},
+            "licence_note": "The licence of acme/tiny also applies.", "weights": {"model.safetensors": "cd" * 32}},
         "artifacts": {"merged_model": "m1", "adapter": "a1", "base_model": "b1", "dataset": "d1",
             "adapter_sha256": "e1"},
         "training": {"method": "lora", "epochs": 2.0, "learning_rate": 2e-4, "lora": {"r": 16, "alpha": 32}},
