@@ -86,7 +86,7 @@ def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:
         assert line in said
     assert any("--calls-per-month" in line for line in said)
     assert not any("trainer shop" in line for line in made(prices, trainer="shop").warnings)
-    assert rule_of_thumb(prices) == ["rented A10G is not in prices.yaml, so the rule of thumb cannot be worked out."]
+    assert rule_of_thumb(prices) == ["rented A10G is not in prices.yaml, so the rule of thumb cannot be checked."]
     shipped = " ".join(rule_of_thumb(load_prices()))
     for part in ("$3.75", "$365 to $1,095", "93 to 278 tokens in every paid second"):
         assert part in shipped

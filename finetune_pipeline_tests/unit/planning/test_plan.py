@@ -65,7 +65,7 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
     assert plan.fits is False and plan.nearest and plan.nearest.fits
     change = yaml.safe_load(plan.nearest.yaml)["training"]
     assert change == plan.nearest.change and change.keys() <= TrainingSpec.model_fields.keys()
-    assert plan.nearest.yaml == "training:\n  micro_batch_size: 4" and "stays the same" in plan.nearest.reasons[0]
+    assert plan.nearest.yaml == "training:\n  micro_batch_size: 4" and "same result" in plan.nearest.reasons[0]
     assert "does not fit" in plan.sentence and next(iter(change)) in plan.sentence
     training = TrainingSpec.model_validate({**spec().training.model_dump(), **change})
     again = training_plan(
