@@ -200,7 +200,7 @@ def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
     assert comparison["api"]["thousand"] == {f"OpenAI, {LARGE}": pytest.approx(per_thousand)}
     assert comparison["api"]["month"] == {f"OpenAI, {LARGE}": pytest.approx(1000 * per_thousand)}
     assert comparison["warnings"] == [
-        "prices.yaml has no price of a fine-tuned toy-base: add a line with tuned: true"
+        "prices.yaml has no price for a fine-tuned toy-base: add a line with tuned: true"
     ]  # never guessed
     asked = [request for request in story.server.requests if request["model"] == LARGE]
     assert {request["key"] for request in asked} == {f"Bearer {KEY}"}
