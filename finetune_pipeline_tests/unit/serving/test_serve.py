@@ -116,7 +116,7 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     assert repeated["choices"] == plain["choices"]
     turns[0]["content"] = "Speak like a pirate."
     status, refused = running.ask("/v1/chat/completions", {"messages": turns})
-    assert status == 400 and "leave the system turn out" in refused["error"]["message"]
+    assert status == 400 and "omit the system turn" in refused["error"]["message"]
 
 
 ASKED = {"messages": [{"role": "user", "content": "x"}]}
