@@ -82,7 +82,7 @@ def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tm
         merge(many, adapter, tmp_path / "out")
     for name in ("../model-00001.safetensors", "model.bin"):
         (one / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
-        with pytest.raises(JobError, match="which is no file of this folder"):
+        with pytest.raises(JobError, match="which is not a file of this folder"):
             merge(one, adapter, tmp_path / "out")
 
 
@@ -121,7 +121,7 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> N
     ):
         merge(base, make_adapter(deeper, tmp_path / "a"), tmp_path / "out")
     wider = make_model(tmp_path / "wider", "llama")
-    with pytest.raises(JobError, match=r"up_proj\.weight has shape \(96, 64\), the base's weight \(128, 64\)"):
+    with pytest.raises(JobError, match=r"up_proj\.weight has shape \(96, 64\), but the base's weight has \(128, 64\)"):
         merge(base, make_adapter(wider, tmp_path / "b", size=0.15), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 

@@ -151,7 +151,7 @@ def test_bad_feedback(running: Running) -> None:
     name = running.chat()[1]["id"]
     for more, status, message in (
         ({"id": "chatcmpl-unknown", "flag": "x"}, 404, "no answer has the id"),
-        ({"label": "Billing"}, 400, "no label of this task"),
+        ({"label": "Billing"}, 400, "not a label of this task"),
         ({"score": "good"}, 400, "not a finite number"),
         ({"score": float("nan")}, 400, "not a finite number: NaN"),
         ({"score": float("inf")}, 400, "not a finite number: Infinity"),
