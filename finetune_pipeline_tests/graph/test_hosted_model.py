@@ -166,7 +166,7 @@ def test_what_needs_weights_says_so(story: Story, command: str, tmp_path: Path) 
 def test_report_and_card_say_where_it_answers(story: Story) -> None:
     report = (story.folders[GOOD]["evaluation_report"] / "report.md").read_text("utf-8")
     assert "Fine-tuned (toy-base by toy)" in report and "5,000 tokens, $0.02" in report
-    assert "gives no likelihoods" in report
+    assert "returns no likelihoods" in report
     card = (story.folders[GOOD]["model_version"] / "README.md").read_text("utf-8")
     assert "`toy-model-0`" in card and "nothing was merged" in card and story.server.url in card
 

@@ -124,8 +124,8 @@ ASKED = {"messages": [{"role": "user", "content": "x"}]}
 
 def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(task: Task, running: Running) -> None:
     requests: list[tuple[Any, int, str]] = [
-        (b"{not json", 400, "no JSON"),
-        (b"\xff\xfe", 400, "no JSON"),
+        (b"{not json", 400, "not valid JSON"),
+        (b"\xff\xfe", 400, "not valid JSON"),
         ([1], 400, "not a JSON object"),
         (b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}]}', 400, "surrogate"),
         ({}, 400, "'messages' must be a list"),
