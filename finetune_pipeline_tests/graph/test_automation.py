@@ -169,11 +169,11 @@ def test_the_sensor_waits_asks_once_gives_its_reason_and_tries_a_failed_batch_th
     assert len(keys) == 3, "each attempt is a run of its own"
     last = world.ended(FAILED)
     response = tick().skip_message
-    assert "a person must look" in response and last.run_id[:8] in response
+    assert "a person must act" in response and last.run_id[:8] in response
     world.ended(SUCCEEDED)
     assert isinstance(tick(), dg.RunRequest), "a run that succeeds opens the way again"
     world.ended(STARTED)
-    assert "is going on" in tick().skip_message
+    assert "is in progress" in tick().skip_message
 
 
 def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_for_ever(world: Automation) -> None:
