@@ -214,7 +214,9 @@ def test_a_moved_base_is_named_and_another_one_refused(
     with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
         load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_tiny_model(tmp_path / "other", seed=5)))
-    with pytest.raises(ValueError, match=r"different files than those the adapter was trained on \(model\.safetensors\)"):
+    with pytest.raises(
+        ValueError, match=r"different files than those the adapter was trained on \(model\.safetensors\)"
+    ):
         load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
     assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == [
