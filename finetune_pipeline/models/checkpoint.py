@@ -1,4 +1,4 @@
-"""A model folder's weights as named tensors over one or many files, and a copy of it with some tensors changed."""
+"""Reads a model folder's weights as named tensors over one or many files, and writes copies with changed tensors."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, Tensor
 
 INDEX = "model.safetensors.index.json"
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
-"""Suffixes of the input embeddings' tensor name in transformers."""
+"""Suffixes of the input embeddings' tensor names in transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
-"""Names of the output head; without one of them in the files, the head is tied to the embeddings."""
+"""Tensor names of the output head; if the files have none of them, the head is tied to the embeddings."""
 
 
 class Checkpoint:
-    """The weights of a transformers folder. `files`: those that count, in order; `place`: tensor to its file."""
+    """The weights of a transformers folder. `files`: the files in use, in order; `place`: the file of each tensor."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises JobError for a broken file, an index that does not fit, or a tensor that is there twice."""
+        """Raises JobError for a broken file, an index that does not match, or a duplicate tensor."""
         self.folder = folder
         self.config: dict[str, Any] = read_json(folder / "config.json")
         listed = read_json(folder / INDEX)["weight_map"] if (folder / INDEX).exists() else None
-        # without an index every file counts; with one, a folder may hold the same weights again in another layout
+        # without an index every file is used; with one, the folder may contain the same weights again in another layout
         paths = [folder / n for n in sorted(set(listed.values()))] if listed else weight_files(folder)
         outside = [n for n in set((listed or {}).values()) if Path(n).name != n or not n.endswith(".safetensors")]
         if outside:
             raise JobError(
-                f"{folder.name}: {INDEX} names {outside[0]!r}, which is no file of this folder\nfix: do not use it"
+                f"{folder.name}: {INDEX} names {outside[0]!r}, which is not a file of this folder\nfix: do not use this model"
             )
         missing = [p.name for p in paths if not p.is_file()]
         if missing:
-            raise JobError(f"{folder.name}: {INDEX} names {missing[0]}, which is missing\nfix: bring the model again")
+            raise JobError(f"{folder.name}: {INDEX} names {missing[0]}, which is missing\nfix: fetch the model again")
         self.files = [TensorFile(p) for p in paths]
         self.place: dict[str, TensorFile] = {}
         for file in self.files:
@@ -51,47 +51,49 @@ class Checkpoint:
                 if name in self.place:
                     raise JobError(
                         f"{folder.name}: the tensor {name} is in {self.place[name].path.name} and in {file.path.name}\n"
-                        "fix: remove one of the files, or add the index that says which counts"
+                        "fix: remove one of the files, or add the index that says which one to use"
                     )
                 self.place[name] = file
         lost = sorted(set(listed or {}) - set(self.place))
         if lost:
-            raise JobError(f"{folder.name}: {INDEX} names {lost[0]}, which its file does not hold\nfix: bring it again")
+            raise JobError(
+                f"{folder.name}: {INDEX} names {lost[0]}, which its file does not contain\nfix: fetch the model again"
+            )
 
     def entry(self, name: str) -> Entry:
-        """Type and shape of a tensor. Raises KeyError."""
+        """Return the dtype and shape of a tensor. Raises KeyError."""
         return self.place[name].entries[name]
 
     @property
     def embedding(self) -> str | None:
-        """The tensor of the input embeddings, by its usual names; None where there is none or more than one."""
+        """The name of the input embeddings' tensor, found by its usual suffixes; None if there is not exactly one."""
         names = [n for n in self.place if n.endswith(EMBEDDINGS)]
         return names[0] if len(names) == 1 else None
 
     @property
     def head(self) -> str | None:
-        """The tensor of the output head, where the files hold one of their own."""
+        """The name of the output head's tensor; None if the files have no separate head."""
         return next((n for n in HEADS if n in self.place), None)
 
     @property
     def usual_head(self) -> str:
-        """What the head's tensor is called in models whose embeddings are called as here."""
+        """The usual name of the head's tensor for this model's naming of embeddings."""
         return HEADS[1] if (self.embedding or "").endswith("embed_in.weight") else HEADS[0]
 
     @property
     def tied(self) -> bool:
-        """Whether the head is the embedding matrix: the configuration says so, or there is no head of its own."""
+        """Whether the head is the embedding matrix: the configuration says so, or there is no separate head."""
         declared = self.config.get("tie_word_embeddings", self.config.get("text_config", {}).get("tie_word_embeddings"))
         return bool(declared) if declared is not None and self.head else self.head is None
 
 
 Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
-"""From the open file a tensor is stored in to the pieces of the tensor as it is to be written, in order."""
+"""Takes the open file that stores a tensor; yields the pieces of the new tensor in order."""
 
 
 @dataclass
 class Output:
-    """How to make one tensor of the copy: from the stored tensor `source` by `make`, into the file named `file`."""
+    """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source`; it goes into `file`."""
 
     planned: Shape
     file: str
@@ -101,7 +103,7 @@ class Output:
 
 @dataclass
 class Copy:
-    """A planned copy of a checkpoint: `outputs` by tensor name, `config` changes, files left as they are."""
+    """A planned copy of a checkpoint: `outputs` by tensor name, changes of `config`, and unchanged files."""
 
     source: Checkpoint
     outputs: dict[str, Output] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Copy:
         return cls(source, {n: Output(file.entries[n], file.path.name, n) for n, file in source.place.items()})
 
     def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
-        """Have a tensor written by `make`, as `dtype` and with `shape` (default: as they were)."""
+        """Replace a tensor by the result of `make`, with `dtype` and `shape` (default: unchanged)."""
         old = self.outputs[name]
         planned = Shape.of(dtype or old.planned.dtype, shape or old.planned.shape)
         self.outputs[name] = Output(planned, old.file, old.source, make)
@@ -164,7 +166,7 @@ class Copy:
 
     @property
     def dtypes(self) -> str:
-        """The tensor types as text: ``bfloat16+float32``."""
+        """Return the tensor dtypes as text: ``bfloat16+float32``."""
         kinds = {o.planned.dtype for o in self.outputs.values()}
         return "+".join(sorted(str(TORCH_TYPES.get(kind, kind.lower())).removeprefix("torch.") for kind in kinds))
 
@@ -173,9 +175,9 @@ class Copy:
 
 
 def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
-    """Write out/model.json about the model in out/`folder`, made from `base`. Returns the facts in it.
+    """Write out/model.json for the model in out/`folder`, made from `base`. Returns its facts.
 
-    files: SHA-256 of every file that decides its answers.
+    files: SHA-256 of every file that affects its answers.
     """
     weights = sum(path.stat().st_size for path in weight_files(out / folder))
     made = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
@@ -184,8 +186,8 @@ def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], *
 
 
 def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's configuration with `changes`, made wherever the old one says the same thing: the type of the weights has
-    two names, and models of several parts keep the text model's settings in ``text_config``."""
+    """Apply `changes` to a model's configuration, wherever it stores the setting: the dtype has two names, and multi-part
+    models keep the text model's settings in ``text_config``."""
     new = json.loads(json.dumps(config))
     for key, value in changes.items():
         keys: Iterable[str] = ("dtype", "torch_dtype") if key == "dtype" else (key,)

@@ -1,11 +1,11 @@
 """Encodes conversations so that only the chat template writes control tokens; in message contents they are plain text.
 
 Tokenizers find special tokens anywhere in a text. A user who writes ``<|im_end|>`` would end the turn and begin one of
-their own. Here such pieces of a content are hidden while the template renders, the template's own control tokens are
-renamed to names nobody can guess, and a copy of the tokenizer that knows them by these names alone encodes the text. Where
-no content holds a control token, the tokenizer's own way is taken.
+their own. So control tokens in contents are hidden while the template renders, and the template's own control tokens get
+unguessable names. A copy of the tokenizer that knows them only by these names encodes the text. If no content contains a
+control token, the tokenizer encodes as usual.
 
-The file imports nothing of this package: a registered model takes it along.
+This file imports nothing from this package: registered models include a copy of it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 _SECRET = secrets.token_hex(8)
-"""Part of the names, new in each process: whoever could guess it could forge control tokens again."""
+"""Part of the new names, random in each process: anyone who could guess it could forge control tokens again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A rendered conversation. marked: its text with renamed control tokens; None where no content holds any."""
+    """A rendered conversation. marked: its text with renamed control tokens; None if no content contains any."""
 
     text: str
     marked: str | None = None
@@ -44,7 +44,7 @@ class _ControlTokens:
         self._copy: Any = None
 
     def hide(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The message with the control tokens in its texts hidden. Its keys and its role are not the user's words."""
+        """Hide the control tokens in a message's texts. Its keys and role do not come from the user."""
         names = self._special if message.get("role") == "assistant" else self._any
         return {key: value if key == "role" else self._hide(value, names) for key, value in message.items()}
 
@@ -55,14 +55,14 @@ class _ControlTokens:
         return _each_text(value, lambda text: names.sub(lambda match: self._hidden[match.group()], text))
 
     def show(self, text: str) -> str:
-        """The text with what was hidden."""
+        """Restore what was hidden in a text."""
         if _SECRET not in text:
             return text
         shown = {hidden: name for name, hidden in self._hidden.items()}
         return re.sub(rf"q{_SECRET}q\d+q", lambda match: shown[match.group()], text)
 
     def mark(self, text: str) -> str:
-        """Rename what the template wrote, and show what was hidden."""
+        """Rename the template's control tokens, and restore what was hidden."""
         return self.show(self._any.sub(lambda match: self._renamed[match.group()], text))
 
     def encode(self, marked: str) -> list[int]:
@@ -72,12 +72,12 @@ class _ControlTokens:
 
 
 def control_tokens(backend: Any, template: str) -> tuple[set[str], set[str]]:
-    """(special tokens, other tokens the template writes itself) of a tokenizer of the `tokenizers` library.
+    """Return (special tokens, other tokens in the template) of a tokenizer of the `tokenizers` library.
 
-    Tokens for thoughts and calls of tools are often not special; an assistant's content may hold them rightly.
+    Tokens for thoughts and tool calls are often not special; an assistant's content may legitimately contain them.
     """
     added = backend.get_added_tokens_decoder().values()
-    # a single character is needed to write words, whatever else it is declared as
+    # single characters are needed to write words, even if declared as special
     special = {t.content for t in added if t.special and len(t.content) > 1}
     written = {t.content for t in added if re.fullmatch(r"[<\[]\S+[>\]]", t.content) and t.content in template}
     return special, written - special
@@ -87,7 +87,7 @@ _KNOWN: WeakKeyDictionary[Any, tuple[Any, _ControlTokens]] = WeakKeyDictionary()
 
 
 def _of(tokenizer: Any) -> _ControlTokens:
-    """The control tokens of a tokenizer, looked up again when its template or its vocabulary has changed."""
+    """Return a tokenizer's control tokens, computed again when its template or vocabulary has changed."""
     state = (tokenizer.chat_template, tokenizer.backend_tokenizer.get_vocab_size())
     known = _KNOWN.get(tokenizer)
     if known is None or known[0] != state:
@@ -98,10 +98,10 @@ def _of(tokenizer: Any) -> _ControlTokens:
 def write(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation: bool = False, tools: Any = None
 ) -> Conversation:
-    """Render a conversation by the tokenizer's chat template.
+    """Render a conversation with the tokenizer's chat template.
 
-    tokenizer: a fast one of transformers, or anything with its apply_chat_template, chat_template, backend_tokenizer and call.
-    generation: add the beginning of the answer that is to come.
+    tokenizer: a fast tokenizer of transformers, or an object with its apply_chat_template, chat_template, backend_tokenizer
+    and call. generation: append the generation prompt.
     """
     control = _of(tokenizer)
     hidden, hidden_tools = [control.hide(message) for message in messages], control.hide_all(tools)
@@ -114,19 +114,19 @@ def write(
 
 
 def token_ids(tokenizer: Any, conversation: Conversation) -> list[int]:
-    """Token ids of a rendered conversation; the template has written its control tokens itself."""
+    """Tokenize a rendered conversation; only the template's own control tokens count as such."""
     if conversation.marked is not None:
         return _of(tokenizer).encode(conversation.marked)
     return list(tokenizer(conversation.text, add_special_tokens=False)["input_ids"])
 
 
 def _one_of(names: Sequence[str]) -> re.Pattern[str]:
-    """Any of the names, the longer one where two begin alike, as tokenizers do; of no names, nothing."""
+    """Compile a pattern for any of the names, longest match first, as tokenizers do; without names it matches nothing."""
     return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with every text in it changed, also those of keys."""
+    """Apply a change to every text in a value, including keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -135,7 +135,7 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _renamed_tokenizer(backend: Any, names: Mapping[str, str]) -> Any:
-    """A copy of a tokenizer with other names for these tokens: their ids and all rules stay."""
+    """Copy a tokenizer with new names for these tokens; ids and rules stay the same."""
     from tokenizers import Tokenizer
 
     parts = json.loads(backend.to_str())
@@ -147,7 +147,7 @@ def _renamed_tokenizer(backend: Any, names: Mapping[str, str]) -> Any:
         model["vocab"] = {names.get(piece, piece): number for piece, number in vocabulary.items()}
     else:
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
-    if "merges" in model:  # a control token that is a piece of words, too: those words are written with smaller pieces
+    if "merges" in model:  # if a control token is also a piece of words, these words are encoded with smaller pieces
         pairs = ((merge, merge if isinstance(merge, list) else merge.split(" ")) for merge in model["merges"])
         model["merges"] = [merge for merge, pair in pairs if names.keys().isdisjoint({*pair, "".join(pair)})]
     if isinstance(model.get("unk_token"), str):

@@ -1,7 +1,7 @@
-"""Exports a model folder that any server loads, with a manifest of how to prompt it.
+"""Exports a model folder that any server can load, with a manifest that says how to prompt it.
 
-Only copies, converts and writes text: no model is loaded here. The folder is made beside its place and renamed into it, so that
-nobody ever sees half of one.
+Only copies, converts and writes text: no model is loaded here. The folder is written to a temporary name and then renamed,
+so that it is complete when it appears.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Card = Callable[[dict[str, Any]], str]
 def export_model(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
-    card: makes README.md from the manifest. target: the server that README.md has the command of.
-    Returns the manifest. Raises FindingsError for a prefix, files that are not what the artifact says they are, an `out` that
-    is not empty, and too little room.
+    card: makes README.md from the manifest. target: the server whose command README.md shows.
+    Returns the manifest. Raises FindingsError for a prefix, files that do not match the artifact's digests, an `out` that is
+    not empty, and too little disk space.
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), dict(source.merged.facts["files"])
@@ -48,7 +48,7 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
         for name, digest in sorted(files.items()):
             digests[name] = _copy(folder / name, making / name)
             if digests[name] != digest:
-                message = f"{name} of the artifact {source.merged.version} is not what was written when it was made"
+                message = f"{name} of the artifact {source.merged.version} has changed since it was made"
                 fix = f"remove the artifact's folder and run `finetune run {source.task}` again"
                 raise FindingsError([_finding("changed_file", message, fix)])
         _greedy(making, source.serving)
@@ -63,15 +63,15 @@ def export_gguf(
     """Write the merged model as GGUF in float16 and in 8 bits, with a Modelfile, export.json and README.md, into `out`.
 
     Args:
-        context: Tokens of context that a server is to keep room for.
-        prove: Asks the two files (float16, 8 bits) and raises where they are not the model, which leaves nothing in `out`; its
+        context: Context length of the server, in tokens.
+        prove: Runs the two files (float16, 8 bits) and raises if they do not match the model; `out` is then not written. Its
             facts become the manifest's `gguf`.
 
     Returns:
         The manifest.
 
     Raises:
-        FindingsError: As export_model; and where llama.cpp or Ollama cannot have this model.
+        FindingsError: As export_model; also if llama.cpp or Ollama cannot run this model.
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
@@ -89,7 +89,7 @@ def export_gguf(
 
 def _refuse_prefix(source: Source) -> None:
     if source.kind == "prefix":
-        message = "a prefix is keys and values of every layer: no weight of a plain model can hold it"
+        message = "a prefix consists of keys and values of every layer: a plain model has no weights for it"
         fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
         raise FindingsError([_finding("prefix", message, fix)])
 
@@ -97,11 +97,11 @@ def _refuse_prefix(source: Source) -> None:
 def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the adapter alone, with the tokenizer and template it was trained with, export.json and README.md.
 
-    Returns the manifest. Raises FindingsError where a full fine-tune left no adapter, and for `out` as export_model.
+    Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model.
     """
     if source.kind == "full":
         raise FindingsError(
-            [_finding("no_adapter", "a full fine-tune has no adapter", "export the model: leave --adapter out")]
+            [_finding("no_adapter", "a full fine-tune has no adapter", "export the model: omit --adapter")]
         )
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as making:
@@ -119,7 +119,7 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
 
 
 def _greedy(folder: Path, serving: Mapping[str, Any]) -> None:
-    """The base's generation config with the settings the model was measured with: greedy, and no longer than needed."""
+    """Write the base's generation config with the settings used in the evaluation: greedy, and no longer than needed."""
     path = folder / "generation_config.json"
     generation = read_json(path) if path.is_file() else {}
     generation = {k: v for k, v in generation.items() if k not in _SAMPLING}
@@ -153,7 +153,7 @@ def _finish(
     write_json(making / MANIFEST, manifest)
     (making / "README.md").write_text(card(manifest), "utf-8")
     for path in making.iterdir():
-        path.chmod(0o644)  # whoever serves it may be another user
+        path.chmod(0o644)  # another user may serve it
     return manifest
 
 
@@ -171,10 +171,10 @@ def _copy(source: Path, target: Path) -> str:
 
 @contextlib.contextmanager
 def unfinished(out: Path, size: int) -> Iterator[Path]:
-    """A temporary folder that becomes `out` when the block succeeds, and is removed otherwise.
+    """Yield a temporary folder that becomes `out` when the block succeeds, and is removed otherwise.
 
-    Folders that a killed export has left there are removed, too. Raises FindingsError when `out` is not empty, or when the
-    disk has less than `size` bytes left.
+    Folders left there by a killed export are also removed. Raises FindingsError if `out` is not empty, or if the disk has
+    less than `size` bytes free.
     """
     out = out.absolute()
     check_place(out)
@@ -185,8 +185,8 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     free = shutil.disk_usage(out.parent).free
     if free < size * 1.05:
-        message = f"the export takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are left there"
-        fix = "make room, or give another --to"
+        message = f"the export takes {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there"
+        fix = "free some space, or choose another --to"
         raise FindingsError([_finding("disk", message, fix)])
     making = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     shutil.rmtree(making, ignore_errors=True)
@@ -202,8 +202,8 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
 def check_place(out: Path) -> None:
     """Raise FindingsError unless `out` is missing or an empty folder."""
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
-        message = f"{out.name!r} is there already and is no empty folder"
-        fix = "give a new folder as --to, or remove that one: nothing is ever overwritten"
+        message = f"{out.name!r} already exists and is not an empty folder"
+        fix = "choose a new folder for --to, or remove that one: nothing is overwritten"
         raise FindingsError([_finding("not_empty", message, fix)])
 
 

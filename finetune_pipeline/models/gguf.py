@@ -1,8 +1,8 @@
 """Writes a model folder as one GGUF file, which llama.cpp and Ollama load: weights, tokenizer, template, end tokens.
 
-Names of tensors and keys are those of the `gguf` package. What llama.cpp computes differently from transformers is turned
-round here: it rotates neighbouring dimensions in Llama's queries and keys, and multiplies by a norm's weight where Gemma
-multiplies by one plus it. Weights are read, converted and written one tensor at a time.
+Tensor and key names come from the `gguf` package. Weights are adapted where llama.cpp computes differently from
+transformers: it rotates neighbouring dimensions in Llama's queries and keys, and multiplies by a norm's weight where Gemma
+multiplies by one plus the weight. Weights are read, converted and written one tensor at a time.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ ARCHITECTURES = {
     "gemma2": "GEMMA2",
     "gemma3_text": "GEMMA3",
 }
-"""What can be written: transformers' model type, and the architecture's name in the gguf package."""
+"""Supported architectures: transformers' model type, and the name in the gguf package."""
 _GEMMA3_LOCAL_BASE = 10_000.0
-"""RoPE base of Gemma 3's sliding layers, which llama.cpp does not read from the file."""
+"""RoPE base of Gemma 3's sliding-window layers, which llama.cpp does not read from the file."""
 
 
 def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: Sequence[int]) -> None:
     """Write a model folder in the transformers format as a GGUF file.
 
     Args:
-        kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits by blocks of 32. Vectors stay float32.
-        stop_ids: Tokens that end an answer, at most three: the end of sequence, of turn and of message.
+        kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits, in blocks of 32. Vectors stay float32.
+        stop_ids: Tokens that end an answer, at most three: end of sequence, end of turn and end of message.
 
     Raises:
-        FindingsError: Architecture, settings or tokenizer cannot be written so that llama.cpp computes the same.
+        FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
     from transformers import AutoConfig
@@ -51,8 +51,8 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
     if config.model_type not in ARCHITECTURES:
         raise refused(
             "architecture",
-            f"a model of type {config.model_type} is not written as GGUF",
-            f"known are {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
+            f"a model of type {config.model_type} cannot be written as GGUF",
+            f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
         )
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
     if problems := _problems(config):
@@ -76,13 +76,13 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    """The RoPE settings of the layers that see everything."""
+    """Return the RoPE settings of the layers with full attention."""
     rope = dict(config.rope_parameters)
     return dict(rope.get("full_attention", rope))
 
 
 def _problems(config: Any) -> list[str]:
-    """Model settings that llama.cpp would silently compute differently."""
+    """Return the model settings that llama.cpp would silently compute differently."""
     gemma, rope = config.model_type.startswith("gemma"), _rope(config)
     problems = []
     if (kind := rope.get("rope_type", "default")) not in ("default", "linear", "llama3"):
@@ -91,19 +91,19 @@ def _problems(config: Any) -> list[str]:
         problems.append("sliding attention")
     scale = getattr(config, "query_pre_attn_scalar", None)
     if scale is not None and scale != config.head_dim:
-        problems.append(f"query_pre_attn_scalar {scale} beside heads of {config.head_dim}")
+        problems.append(f"query_pre_attn_scalar {scale} with heads of width {config.head_dim}")
     if config.model_type == "gemma3_text":
         local = dict(config.rope_parameters).get("sliding_attention", {}).get("rope_theta", _GEMMA3_LOCAL_BASE)
         if local != _GEMMA3_LOCAL_BASE:
-            problems.append(f"a RoPE base of {local} in sliding layers")
+            problems.append(f"a RoPE base of {local} in sliding-window layers")
         expected = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(config.num_hidden_layers)]
         if list(config.layer_types) != expected:
-            problems.append("another order of sliding layers")
+            problems.append("a different order of sliding-window layers")
     return problems
 
 
 def _add_settings(writer: Any, config: Any) -> None:
-    """Shape and arithmetic of the model, under the keys of the GGUF specification."""
+    """Write the model's shape and arithmetic settings under the keys of the GGUF specification."""
     from gguf import RopeScalingType
 
     heads = config.num_attention_heads
@@ -133,7 +133,7 @@ def _add_settings(writer: Any, config: Any) -> None:
 
 
 def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """(name in the file, float32 values) of every tensor, as llama.cpp computes with them.
+    """Yield (name in the file, float32 values) of every tensor, as llama.cpp expects them.
 
     Raises FindingsError naming a tensor that has no place in the architecture.
     """
@@ -156,7 +156,7 @@ def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.nda
 
 
 def _turned(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
-    """The tensor as llama.cpp wants it: neighbouring dimensions rotate (Llama), norms multiply by 1 + weight (Gemma)."""
+    """Convert a tensor for llama.cpp: neighbouring dimensions rotate (Llama), norms multiply by 1 + weight (Gemma)."""
     if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
         return tensor + 1
     match = re.search(r"\.([qk])_proj\.(weight|bias)$", name)
@@ -168,8 +168,8 @@ def _turned(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
 
 
 def _llama3_factors(config: Any, rope: Mapping[str, Any]) -> np.ndarray:
-    """By what each RoPE frequency is divided in Llama 3.1 and later: 1 for short wave lengths, `factor` for long ones, and
-    a smooth passage between (Grattafiori et al. 2024)."""
+    """Return the divisor of each RoPE frequency in Llama 3.1 and later: 1 for short wavelengths, `factor` for long ones, and
+    a smooth transition in between (Grattafiori et al. 2024)."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     frequency = 1.0 / rope["rope_theta"] ** (np.arange(0, size, 2) / size)
     turns = rope["original_max_position_embeddings"] * frequency / (2 * np.pi)  # within the first context
@@ -199,10 +199,12 @@ def _declare(writer: Any, place: str, shape: Sequence[int], stored: Any) -> None
 
 
 def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:
-    """The tensor in its type. Raises FindingsError where float16 cannot hold it."""
+    """Convert a tensor to its stored type. Raises FindingsError if float16 cannot represent it."""
     from gguf.quants import quantize
 
     values = quantize(tensor, stored)
     if values.dtype == np.float16 and not np.isfinite(values).all():
-        raise refused("range", "the weights hold numbers that float16 cannot", "export it --for vllm or transformers")
+        raise refused(
+            "range", "the weights contain values that float16 cannot represent", "export it --for vllm or transformers"
+        )
     return np.asarray(values)

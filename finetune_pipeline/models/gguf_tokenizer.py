@@ -18,7 +18,7 @@ _SPLITS = {
     rf"{_SHORT}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
     rf"{_SHORT}|{_WORDS}|\p{{N}}|{_REST}": "qwen2",
 }
-"""How a byte-level tokenizer splits text into words, and llama.cpp's name for it."""
+"""llama.cpp's names for the ways a byte-level tokenizer splits text into words."""
 
 
 def refused(rule: str, message: str, fix: str) -> FindingsError:
@@ -26,14 +26,14 @@ def refused(rule: str, message: str, fix: str) -> FindingsError:
 
 
 def add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence[int]) -> None:
-    """Write the tokenizer of a model folder. Raises FindingsError where llama.cpp has none that splits text alike."""
+    """Write the tokenizer of a model folder. Raises FindingsError if llama.cpp has no tokenizer that splits text alike."""
     from gguf import TokenType
 
     stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
     pairs = stored["model"]
     if pairs["type"] != "BPE":
         raise refused(
-            "tokenizer", f"a tokenizer of type {pairs['type']} is not written as GGUF", "export it --for vllm"
+            "tokenizer", f"a tokenizer of type {pairs['type']} cannot be written as GGUF", "export it --for vllm"
         )
     bytes_too = bool(pairs.get("byte_fallback"))
     merges = [m if isinstance(m, str) else " ".join(m) for m in pairs["merges"]]
@@ -67,19 +67,19 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence
 
 
 def _begins_by_itself(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts its begin token before a text."""
+    """Whether the tokenizer puts its begin-of-sequence token before a text."""
     plain, ids = (tokenizer("x", add_special_tokens=specials)["input_ids"] for specials in (False, True))
     return len(ids) > len(plain) and ids[0] == tokenizer.bos_token_id
 
 
 def leading_token(folder: Path) -> str:
-    """The text of the token that llama.cpp puts before every prompt of this model folder; empty where it puts none."""
+    """Return the text of the token that llama.cpp puts before every prompt of this model folder; empty if none."""
     tokenizer = load_tokenizer(folder)
     return str(tokenizer.bos_token) if _begins_by_itself(tokenizer) else ""
 
 
 def _split(settings: Mapping[str, Any] | None) -> str:
-    """llama.cpp's name for how a byte-level tokenizer splits text before it joins pairs."""
+    """Return llama.cpp's name for how a byte-level tokenizer splits text before it merges pairs."""
     parts = list((settings or {}).get("pretokenizers", [settings] if settings else []))
     kinds = [part["type"] for part in parts]
     if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
@@ -89,7 +89,7 @@ def _split(settings: Mapping[str, Any] | None) -> str:
     else:
         known = "gpt-2" if kinds == ["ByteLevel"] and parts[0].get("use_regex", True) else None
     if known is None:
-        message = "its tokenizer splits text in a way that llama.cpp may not have"
+        message = "its tokenizer splits text in a way that llama.cpp may not support"
         raise refused("tokenizer", message, "export it --for vllm or transformers")
     return known
 

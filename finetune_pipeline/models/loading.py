@@ -16,12 +16,12 @@ from finetune_pipeline.models.identity import model_folder, tensor_header, weigh
 
 
 def pick_device() -> torch.device:
-    """The first visible CUDA device, else the CPU."""
+    """Return the first visible CUDA device, else the CPU."""
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def device_with_room(folder: Path) -> torch.device:
-    """:func:`pick_device`, or the CPU where the model's weights in float32 would not leave a GPU room to work."""
+    """Return :func:`pick_device`, or the CPU if the GPU lacks room for the model's weights in float32 and for computing."""
     device = pick_device()
     if device.type == "cpu":
         return device
@@ -39,7 +39,7 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
-    """The compute dtype of training for ``auto``, ``float32`` or ``bfloat16``."""
+    """Return the compute dtype of training for ``auto``, ``float32`` or ``bfloat16``."""
     if setting == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
@@ -61,10 +61,10 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
 
 
 def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of inference under ``evaluation.precision``.
+    """Return the dtype of inference for ``evaluation.precision``.
 
-    ``serving`` is what a server takes: bfloat16 where the device has it, but float32 for a model stored in float32, whose
-    training bfloat16 would round away (see :mod:`.merging`).
+    ``serving`` is the dtype of a server: bfloat16 if the device supports it, but float32 for a model stored in float32, since
+    bfloat16 would round its training away (see :mod:`.merging`).
     """
     stored = AutoConfig.from_pretrained(model_folder(folder)).dtype
     wide = precision == "float32" or stored in (None, torch.float32)
@@ -76,8 +76,8 @@ def load_for_prediction(
 ) -> Any:
     """Load a model for inference.
 
-    adapter: folder of a prefix to put in front of it, the one kind that is served as it was trained. precision: ``serving`` or
-    ``float32`` (evaluation.precision); only float32 gives the same greedy answers however rows are batched.
+    adapter: folder of a prefix to use, the one kind of adapter that is served unmerged. precision: ``serving`` or ``float32``
+    (evaluation.precision); only float32 gives the same greedy answers regardless of batching.
     """
     dtype = asked_in(folder, precision, device)
     model = _load(folder, dtype, device).eval()
@@ -93,10 +93,10 @@ def load_for_prediction(
 def load_for_training(
     folder: Path, holds: str, compute: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """(the frozen model, facts about its weights), held as a training method wants it (spec.methods.base.Method.holds).
+    """Load the frozen model in the form that a training method needs (spec.methods.base.Method.holds), with weight facts.
 
     four_bit: every linear layer but the output head is stored in 4 bits (NF4, double quantization), everything else
-    (embeddings, norms) in bfloat16, whatever the compute dtype, so that the memory promise holds everywhere.
+    (embeddings, norms) in bfloat16, regardless of the compute dtype, so that the documented memory use holds everywhere.
     """
     if holds != "four_bit":
         model = _load(folder, torch.float32 if holds == "float32" else compute, device)
@@ -112,10 +112,10 @@ def load_for_training(
 
 
 def settle_four_bit_layers(model: nn.Module, compute: torch.dtype) -> None:
-    """Two settings of bitsandbytes that would have training and validation compute with different weights.
+    """Change two bitsandbytes settings that would make training and validation compute with different weights.
 
-    Outside training mode it repacks weights in place for its CPU inference kernel, which rounds more and which training
-    cannot read back. And it reads weights back in the dtype they were loaded in, not in that of the computation.
+    Outside training mode it repacks weights in place for its CPU inference kernel, which rounds more and whose format training
+    cannot read. It also dequantizes weights to the dtype they were loaded in, not the compute dtype.
     """
     import bitsandbytes as bnb
 
@@ -138,7 +138,7 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """Bytes the loaded weights really take (tied ones once, quantization constants included) against bfloat16."""
+    """Return the bytes of the loaded weights (tied ones once, quantization constants included), compared with bfloat16."""
     quantized = other = parameters = modules = 0
     seen: set[int] = set()
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -169,14 +169,14 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def onednn_is_there() -> bool:
-    """Whether this build of PyTorch can call oneDNN's products directly."""
+    """Whether this build of PyTorch can call oneDNN's matrix products directly."""
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer in bfloat16 without gradients. Where they are wanted, and for another dtype or device, it is nn.Linear's.
+    """A fast linear layer for bfloat16 without gradients. With gradients, another dtype or device it works like nn.Linear.
 
-    PyTorch's own path copies the weight once per row where the input is a slice, as the output head's is.
+    PyTorch's own path copies the weight once per row if the input is a slice, as for the output head.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -187,7 +187,7 @@ class OneDnnLinear(nn.Linear):
 
 
 def predict_by_onednn(model: Any) -> None:
-    """Let the linear layers of a model on the CPU use oneDNN; weights, names and everything else stay as they are."""
+    """Make the linear layers of a model on the CPU use oneDNN; weights and names stay the same."""
     for module in model.modules():
         if type(module) is nn.Linear:  # subclasses compute something else
             module.__class__ = OneDnnLinear

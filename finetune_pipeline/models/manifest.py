@@ -1,4 +1,4 @@
-"""The manifest of an exported model: how to prompt it, and where it comes from."""
+"""Builds the manifest of an exported model: how to prompt it, and where it comes from."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Source:
 
 
 def base_model(source: Source) -> dict[str, Any]:
-    """id, revision, identity (package version or digests), licence and licence_note of the base model. No paths."""
+    """Return id, revision, identity (package version or digests), licence and licence_note of the base model. No paths."""
     if hosted := read_hosted(source.merged.folder):
         return {
             "id": hosted.base_model,
@@ -62,7 +62,7 @@ def base_model(source: Source) -> dict[str, Any]:
             "architecture": None,
             "parameters": None,
             "licence": None,
-            "licence_note": f"The terms of the service behind {hosted.base_url} hold for it.",
+            "licence_note": f"The terms of the service at {hosted.base_url} apply.",
             "weights": {},
         }
     record = model_record(source.base.folder)
@@ -70,9 +70,9 @@ def base_model(source: Source) -> dict[str, Any]:
     name = str(identity.get("base_model") or record["base_model"])
     bundled = BUNDLED.get(name)
     note = (
-        "The base model's own licence goes on to hold for every model made from it."
+        "The base model's licence also applies to every model made from it."
         if bundled
-        else f"The licence of {name} goes on to hold for every model made from it; read it there before you pass this on."
+        else f"The licence of {name} also applies to every model made from it; read it there before you share this model."
     )
     return {
         "id": name,
@@ -87,8 +87,8 @@ def base_model(source: Source) -> dict[str, Any]:
 
 
 def describe(source: Source, folder: Path, what: str, target: str = "transformers") -> dict[str, Any]:
-    """The manifest of a model without its files. folder: where tokenizer and template lie; what: model, adapter, or
-    registered (in the model registry, which keeps the adapter and knows the rest by digest); target: what is to serve it."""
+    """Return the manifest of a model, without its files. folder: contains tokenizer and template; what: model, adapter, or
+    registered (in the model registry, which stores the adapter and refers to the rest by digest); target: the server."""
     serving, settings, hosted = source.serving, _settings(source.adapter), read_hosted(source.merged.folder)
     plain = what != "adapter" and source.kind == "prompt"
     template = folder / "chat_template.jinja"
@@ -149,7 +149,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
 
 
 def folder_control_tokens(folder: Path) -> list[str]:
-    """Control tokens that must not occur in a user's text at a server that parses them anywhere in a prompt."""
+    """Return the control tokens that must not occur in user text, for servers that parse them anywhere in a prompt."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return []
@@ -158,7 +158,7 @@ def folder_control_tokens(folder: Path) -> list[str]:
 
 
 def _settings(artifact: Artifact) -> dict[str, Any]:
-    """The settings an artifact was made with, as its manifest keeps them."""
+    """Return the settings an artifact was made with, from its manifest."""
     settings = read_json(artifact.path("artifact.json"))["settings"]
     return dict(settings) if isinstance(settings, dict) else {"settings": settings}
 

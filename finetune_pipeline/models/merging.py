@@ -1,7 +1,7 @@
-"""Merges an adapter into the unquantized base, tensor by tensor: W + scaling * B A in float32, stored as the base is.
+"""Merges an adapter into the unquantized base, tensor by tensor: W + scaling * B A in float32, stored in the base's dtype.
 
-Never into 4-bit weights: those differ from the base by their rounding error, and the merged model would keep it for good.
-Memory is that of a few rows and of one layer's adapter matrices, whatever the model's size.
+It never merges into 4-bit weights: these differ from the base by their rounding error, which the merged model would keep.
+Memory is needed for a few rows and one layer's adapter matrices only, regardless of the model's size.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
 _LEAST_AGREEMENT = 0.9
-"""If fewer greedy answers than this share are equal, float32 is tried."""
+"""If a smaller share of greedy answers is equal, float32 is tried."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write the merged model into out/model and its record into out/model.json; returns the facts, which are the record's.
+    """Write the merged model to out/model and its record to out/model.json; return the facts of the record.
 
-    base: a model folder or artifact; adapter: a low-rank adapter, or the whole model that a full fine-tune left, which
-    is taken over as it is. float32: store the changed tensors in float32, so that nothing of the change is rounded away.
-    Raises JobError for what cannot be merged: see :func:`read_adapter`, a quantized base, an adapter that does not fit it.
+    base: a model folder or artifact; adapter: a low-rank adapter, or the whole model of a full fine-tune, which
+    is used unchanged. float32: store the changed tensors in float32, so that no change is rounded away.
+    Raises JobError for a quantized base, an adapter that does not fit it, and like :func:`read_adapter`.
     """
     source, target = model_folder(base), out / "model"
     shutil.rmtree(target, ignore_errors=True)
@@ -53,11 +53,11 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
 
 
 def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
-    """The copy of `base` that has the adapter in it. Raises JobError naming every tensor that does not fit."""
+    """Plan the copy of `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
     if base.config.get("quantization_config"):
         raise JobError(
             f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors\n"
-            "fix: name the unquantized model as base_model"
+            "fix: set base_model to the unquantized model"
         )
     copy = Copy.of(base)
     problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
@@ -73,25 +73,27 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
 
 def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     if name not in base.place:
-        return f"the base model has no {name!r} that the adapter changes"
+        return f"the adapter changes {name!r}, which the base model does not have"
     entry, own, change = base.entry(name), adapter.file.entries, adapter.changes[name]
     if entry.dtype not in _FLOATS:
-        return f"the base's {name} is stored as {entry.dtype}, which is quantized: name the unquantized model as base_model"
+        return (
+            f"the base's {name} is stored as {entry.dtype}, which is quantized: set base_model to the unquantized model"
+        )
     shape = (own[change.b].shape[0], own[change.a].shape[1])
     if change.magnitude is not None and own[change.magnitude].shape != shape[:1]:
         return f"the adapter's magnitudes of {name} have the shape {own[change.magnitude].shape}, not {shape[:1]}"
     if shape != entry.shape:
-        return f"the adapter's change of {name} has shape {shape}, the base's weight {entry.shape}"
+        return f"the adapter's change of {name} has shape {shape}, but the base's weight has {entry.shape}"
     return None
 
 
 def _take_over(trained: Path, source: Path, target: Path) -> str:
-    """Make a full fine-tune's folder the model: its files linked (or copied), what it lacks taken from the base. Returns
-    the types of its tensors."""
+    """Build the model from a full fine-tune's folder: link (or copy) its files, and take missing ones from the base. Returns
+    the dtypes of its tensors."""
     checkpoint, base = Checkpoint(trained), Checkpoint(source)
     other = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
     if other:
-        raise JobError(f"the trained model's {other[0]} has another shape than the base's\n{ANOTHER_BASE}")
+        raise JobError(f"the trained model's {other[0]} has a different shape than the base's\n{ANOTHER_BASE}")
     target.mkdir(parents=True)
     for path in [*weight_files(trained), *text_files(trained)]:
         _link(path, target / path.name)
@@ -109,11 +111,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, those of the comparison under ``parity``.
+    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, with the comparison under ``parity``.
 
-    A merge that is right, but loses more than the limit by rounding to the base's type, is written again in float32: then
-    ``stored_float32_because`` says so, and parity.rounding keeps the figures of the rounded one. A prompt-tuned adapter
-    becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it.
+    A correct merge that exceeds the limit through rounding to the base's dtype is written again in float32:
+    ``stored_float32_because`` says why, and parity.rounding has the figures of the rounded merge. A prompt-tuned adapter
+    becomes a plain model with added tokens; a prefix becomes a reference to the base plus the adapter.
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
@@ -124,8 +126,8 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     examples = rows[: job["parity_rows"]]
     if not examples:
         raise JobError(
-            f"{Path(job['examples']).name} holds no examples to compare the merged model on\n"
-            "fix: look at the split's counts"
+            f"{Path(job['examples']).name} contains no examples to compare the merged model on\n"
+            "fix: check the counts of the split"
         )
     options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
@@ -142,9 +144,9 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
     if comparison["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         why = (
-            f"rounded to {facts['dtype']}, the model is {comparison['mean_kl']:.2g} nats a token from the trained one (limit "
-            f"{MEAN_KL_LIMIT:g}) and gives {comparison['same_greedy_share']:.0%} of its answers; what was trained is too small a "
-            "change for that type"
+            f"rounded to {facts['dtype']}, the model is {comparison['mean_kl']:.2g} nats per token from the trained one (limit "
+            f"{MEAN_KL_LIMIT:g}) and gives {comparison['same_greedy_share']:.0%} of its answers; the trained change is too small "
+            "for that dtype"
         )
         say(f"{job['stage']}: {why}; storing the changed weights in float32")
         facts = {**write(base, adapter, out, float32=True), "stored_float32_because": why}
@@ -159,7 +161,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:
-    """The settings of training and comparison that every server must use."""
+    """Return the settings of training and comparison that every server must use."""
     from finetune_pipeline.models.chat import end_ids, load_tokenizer
 
     prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")

@@ -10,24 +10,24 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import written
 
 CONTEXT = 4096
-"""Tokens of context that Ollama is to keep room for, unless prompts and answers of the training need more."""
+"""Ollama's context length in tokens, unless the training's prompts and answers need more."""
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "Zsystem0", "Zuser1", "Zanswer2", "Zuser3"
-"""Stand for the turns when the chat template is taken apart."""
+"""Placeholders for the turns when the chat template is split into its parts."""
 
 
 def modelfile(
     folder: Path, weights: str, serving: Mapping[str, Any], *, context: int, begin: str = "", others: Sequence[str] = ()
 ) -> str:
-    """The text of a Modelfile.
+    """Return the text of a Modelfile.
 
     Args:
-        weights: Name of the GGUF file beside the Modelfile. `others`: of other ones, named in a comment.
-        serving: How the model is asked: system_prompt, stop_tokens, max_new_tokens.
-        context: Tokens of context.
-        begin: Text of the token that llama.cpp puts first by itself.
+        weights: Name of the GGUF file beside the Modelfile. `others`: names of other files, for a comment.
+        serving: Settings of requests: system_prompt, stop_tokens, max_new_tokens.
+        context: Context length in tokens.
+        begin: Text of the token that llama.cpp always puts first.
 
     Raises:
-        FindingsError: The chat template cannot be said in Ollama's.
+        FindingsError: The chat template cannot be written in Ollama's template language.
     """
     lines = [f"FROM ./{weights}", *(f"# FROM ./{name}" for name in others)]
     lines.append(f"TEMPLATE {_quoted(go_template(folder, begin))}")
@@ -40,12 +40,12 @@ def modelfile(
 
 
 def go_template(folder: Path, begin: str = "") -> str:
-    """A folder's chat template in the language of Ollama's, for a system turn that may be there, and users' and assistants'.
+    """Convert a folder's chat template to Ollama's template language: an optional system turn, user and assistant turns.
 
-    The pieces are what the template writes between the turns of three conversations.
+    The pieces are the text that the template writes between the turns of three conversations.
 
     Raises:
-        FindingsError: The template does more than put pieces between the turns, or a piece would be read as Go's.
+        FindingsError: The template does more than put pieces between the turns, or Go would interpret a piece.
     """
     system, first = {"role": "system", "content": _SYSTEM}, {"role": "user", "content": _FIRST}
     more = [{"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _SECOND}]
@@ -56,10 +56,10 @@ def go_template(folder: Path, begin: str = "") -> str:
     (alone, *rest) = _pieces(written(folder, [first, *more]) or "", _FIRST, _ANSWER, _SECOND)
     single = _pieces(written(folder, [system, first]) or "", _SYSTEM, _FIRST)
     if rest != [generation, between, end] or single != [before_system, before_user, end] or end != generation:
-        raise _refused("it writes the same turn differently from conversation to conversation")
+        raise _refused("it renders the same turn differently in different conversations")
     before_system, alone = before_system.removeprefix(begin), alone.removeprefix(begin)
     if any("{{" in piece for piece in (before_system, before_user, generation, between, alone)):
-        raise _refused("it writes double braces")
+        raise _refused("it contains double braces")
     return (
         "{{ range $i, $m := .Messages }}"
         f'{{{{ if eq $m.Role "system" }}}}{before_system}{{{{ $m.Content }}}}{before_user}'
@@ -70,7 +70,7 @@ def go_template(folder: Path, begin: str = "") -> str:
 
 
 def _pieces(text: str, *turns: str) -> list[str]:
-    """The template's pieces before, between and after the turns."""
+    """Return the template's pieces before, between and after the turns."""
     pieces = []
     for turn in turns:
         before, separator, text = text.partition(turn)
@@ -82,12 +82,12 @@ def _pieces(text: str, *turns: str) -> list[str]:
 
 def _quoted(text: str) -> str:
     if '"""' in text:
-        raise _refused("a Modelfile cannot hold three quotation marks in a row")
+        raise _refused("a Modelfile cannot contain three quotation marks in a row")
     return f'"""{text}"""'
 
 
 def _refused(why: str) -> FindingsError:
-    message = f"the chat template cannot be written for Ollama: {why}"
+    message = f"the chat template cannot be converted for Ollama: {why}"
     return FindingsError(
         [Finding("export.ollama", "error", "finetune export", message, "export it --for vllm or transformers")]
     )

@@ -1,13 +1,13 @@
-"""Merge parity: three tests that the served model equals the trained one.
+"""Merge parity: three tests that the stored model equals the trained one.
 
-1. *Is the formula right?* The adapter on the unquantized base against PEFT's merge of the two, both in float32: next-token
-   distributions must agree to float32's own noise (``merge_kl``).
-2. *Were these very weights written?* Every stored tensor against that float32 merge: it must be the merge, rounded once to
-   the type it is stored in (``weights_off`` names those that are not). A layer left out, transposed, scaled wrongly, or
-   merged into 4-bit weights fails here, however little it changes the answers.
-3. *What did rounding cost?* The adapter on the base against the stored weights, both computed in float32 (``mean_kl``,
-   ``same_greedy``). This is no fault of the merge: an update of a few steps may be smaller than half a step of bfloat16
-   nearly everywhere, and is then rounded away. Above the limit the merge is stored in float32 instead (see :mod:`.merging`).
+1. *Is the formula correct?* Compares the adapter on the unquantized base with PEFT's merge of the two, both in float32:
+   next-token distributions must agree up to float32 noise (``merge_kl``).
+2. *Are the stored weights correct?* Compares every stored tensor with that float32 merge: it must be the merge, rounded once
+   to the stored dtype (``weights_off`` names the others). A layer left out, transposed, scaled wrongly, or merged into 4-bit
+   weights fails here, even if the answers hardly change.
+3. *What does rounding cost?* Compares the adapter on the base with the stored weights, both computed in float32
+   (``mean_kl``, ``same_greedy``). Rounding is not an error of the merge: an update of a few steps may be smaller than half a
+   bfloat16 step nearly everywhere, and is then lost. Above the limit the merge is stored in float32 (see :mod:`.merging`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.reporting import say
 
 MEAN_KL_LIMIT = 0.005
-"""Nats a token, for what rounding costs. Measured with a 135M model and its adapter for ticket labels: a full training in
-bfloat16 8e-5 to 0.001, an adapter of six steps 0.09 (most of its update rounded away), 4-bit weights 0.16."""
+"""Limit of the cost of rounding, in nats per token. Measured with a 135M model and its adapter for ticket labels: a full
+training in bfloat16 8e-5 to 0.001, an adapter of six steps 0.09 (most of its update rounded away), 4-bit weights 0.16."""
 
 MERGE_KL_LIMIT = 1e-5
-"""Nats a token, for the formula: both sides in float32, where a right merge gives 1e-8 and less."""
+"""Limit of the formula test, in nats per token: both sides in float32, where a correct merge gives at most 1e-8."""
 
 _MOST_POSITIONS = 1024
 
@@ -67,17 +67,19 @@ def parity(
     stage: str = "merged_model",
 ) -> dict[str, Any]:
     """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`, in float32 (on the
-    CPU where the GPU has no room for that).
+    CPU if the GPU has too little memory).
 
-    Facts: what :func:`compare` returns (KL in nats a token, KL(trained || stored)), and merge_kl (None for a whole model).
-    ``right`` answers questions 1 and 2; ``passed``: and mean_kl is within its limit. Raises JobError when either side's logits
-    are not finite.
+    Facts: those of :func:`compare` (KL in nats per token, KL(trained || stored)), and merge_kl (None for a whole model).
+    ``right``: tests 1 and 2 pass; ``passed``: mean_kl is also within its limit. Raises JobError if logits of either side are
+    not finite.
     """
     tokenizer = load_tokenizer(base)
     rows = Rows.encode(tokenizer, examples)
     device = device_with_room(base)
     if device != pick_device():
-        say(f"{stage}: compared on the CPU, since the base model in float32 has no room on the GPU; this takes longer")
+        say(
+            f"{stage}: comparing on the CPU, since the base model in float32 does not fit on the GPU; this takes longer"
+        )
 
     model: Any = load_for_prediction(merged, device)
     answers = generate_and_score(
@@ -112,13 +114,13 @@ def compare(
     off: list[str],
     fine: bool,
 ) -> dict[str, Any]:
-    """The facts of :func:`parity` that both kinds of comparison have.
+    """Return the facts of :func:`parity` that both kinds of comparison share.
 
     Args:
-        trained: Logits [positions, vocabulary] of the trained model along the gold answers; stored: of the stored one.
-        same: Whether both models answer a row alike.
-        compared: Stored tensors that were compared; off: names of those that are wrong (:func:`weights_off`).
-        fine: The model is right, whatever rounding cost.
+        trained: Logits [positions, vocabulary] of the trained model along the reference answers; stored: of the stored model.
+        same: Per row, whether both models give the same answer.
+        compared: Number of compared tensors; off: names of the wrong ones (:func:`weights_off`).
+        fine: Whether the model is correct, regardless of rounding.
     """
     kl = divergence(trained, stored)
     mean = kl.mean().item()
@@ -139,28 +141,28 @@ def compare(
 
 
 def divergence(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """KL(left || right) of each row's softmax, in nats; both [positions, vocabulary]. Summed in float64."""
+    """Return KL(left || right) of each row's softmax, in nats; both [positions, vocabulary]. Summed in float64."""
     parts = []
     for left_part, right_part in zip(
         left.split(64), right.split(64), strict=True
-    ):  # float64 of a large vocabulary takes room
+    ):  # float64 over a large vocabulary needs much memory
         first, second = torch.log_softmax(left_part.double(), -1), torch.log_softmax(right_part.double(), -1)
         parts.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
     return torch.cat(parts)
 
 
 def finite(values: torch.Tensor, name: str) -> torch.Tensor:
-    """The logits themselves. Raises JobError when one of them is not a finite number."""
+    """Return the logits unchanged. Raises JobError if one of them is not finite."""
     if not values.isfinite().all():
         raise JobError(f"the {name} gives logits that are not finite\nfix: train again; do not use this model")
     return values
 
 
 def weights_off(reference: Any, merged: Path) -> tuple[int, list[str]]:
-    """(tensors compared, names of stored tensors that are not the `reference` model's, rounded once to their type).
+    """Return (number of compared tensors, names of those that are not the `reference` tensor rounded once to their dtype).
 
-    reference: the merged model in float32. Where its value lies within float32's noise of the middle between two stored
-    values, either is right. A parameter of the reference that is not stored at all is off, too, unless it is tied.
+    reference: the merged model in float32. If its value is within float32 noise of the midpoint between two stored values,
+    both are accepted. A parameter of the reference that is not stored is also wrong, unless it is tied.
     """
     expected = reference.state_dict()
     stored = Checkpoint(model_folder(merged))
@@ -193,14 +195,14 @@ def _rounded_once(right: torch.Tensor, stored: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def follow(model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = ()) -> tuple[torch.Tensor, list[bool]]:
-    """Logits along the gold answers, and which of another model's `answers` this one would give.
+    """Return the logits along the reference answers, and which of another model's `answers` this one would give.
 
-    A greedy answer need not be generated anew to be compared: it is the same where this model, reading it, would have
-    chosen each of its tokens.
+    A greedy answer need not be generated again to be compared: it is the same if this model, reading it, would choose each of
+    its tokens.
 
     Returns:
-        Logits [positions, vocabulary], in row order; the first positions when there are many. One bool per answer; an
-        answer that failed is never the same.
+        Logits [positions, vocabulary], in row order; only the first positions if there are many. One bool per answer; False for
+        a failed answer.
     """
     shared = common_prefix(rows.prompts)
     reader = Reader(model, rows.prompts[0][:shared])

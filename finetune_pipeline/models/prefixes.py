@@ -1,7 +1,7 @@
 """Prefix tuning without PEFT: a model whose key-value cache is filled before it reads the prompt.
 
-Prefix tuning trains keys and values of every layer, which no row of any weight can hold. The adapter stays an adapter, and
-prediction starts from a cache that holds it.
+Prefix tuning trains keys and values of every layer, which cannot be stored as rows of any weight. So the adapter stays
+separate, and prediction starts from a cache that contains it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from finetune_pipeline.models.streaming import TensorFile
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write a copy of a prefix `adapter` into out/adapter, and into out/model.json which base it belongs to.
+    """Write a copy of a prefix `adapter` to out/adapter, and its base to out/model.json.
 
-    The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and does
-    not get the bare base. float32 changes nothing.
+    The record's path points to the adapter, which is not a model folder: code that does not support prefixes fails instead of
+    loading the plain base. float32 has no effect.
     """
     source, target = model_folder(base), out / "adapter"
     shutil.rmtree(target, ignore_errors=True)
@@ -38,9 +38,9 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
 
 
 class PrefixedModel:
-    """A model whose every layer's cache begins with trained keys and values, called as transformers' models are.
+    """A model whose cache begins with trained keys and values in every layer; called like models of transformers.
 
-    Callers count their own tokens only: masks and positions are completed here, and an empty cache is filled first.
+    Callers pass masks and positions of their own tokens only: the prefix is added here, and an empty cache is filled first.
     """
 
     def __init__(self, model: Any, adapter: Path) -> None:
@@ -71,7 +71,7 @@ class PrefixedModel:
         position_ids: torch.Tensor | None = None,
         **more: Any,
     ) -> Any:
-        """The base model's output for `input_ids` behind the prefix."""
+        """Return the base model's output for `input_ids` after the prefix."""
         from transformers import DynamicCache
 
         rows, n = len(input_ids), self.tokens

@@ -1,7 +1,7 @@
 """Converts a prompt-tuned model to a plain one with added tokens.
 
-Prompt tuning trains vectors that stand where the embeddings of tokens stand. Given rows of the embedding matrix and names
-in the tokenizer, they are tokens, and any server can run the model. The new tokens must not be generated: see
+Prompt tuning trains vectors that take the place of token embeddings. Stored as rows of the embedding matrix, with names in
+the tokenizer, they become tokens, and any server can run the model. The model must not generate the new tokens: see
 :func:`_unlikely_rows`. Prefixes, which cannot become tokens, are in :mod:`.prefixes`.
 """
 
@@ -30,17 +30,17 @@ from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 NAME = "<|soft_{}|>"
 _NEVER = -1e4
-"""Bias of the new tokens if the head has biases: their probability is zero in every float type."""
+"""Bias of the new tokens if the head has biases: their probability is zero in every float dtype."""
 
 _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}]
 
 
 def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write base and prompt-tuned `adapter` as a plain model into out/model, its record into out/model.json; returns the facts.
+    """Write base and prompt-tuned `adapter` as a plain model to out/model, and its record to out/model.json; return the facts.
 
-    The tokens stand at the front of everything the chat template renders; ``prompt_prefix`` of the facts is the same as a
-    string, for servers that get bare text. float32: store the embeddings in float32.
-    Raises JobError for a base whose embeddings cannot be added to, and a template that would not give the same tokens.
+    The chat template puts the tokens first in every rendered text; ``prompt_prefix`` of the facts is the same as a string, for
+    servers that get plain text. float32: store the embeddings in float32.
+    Raises JobError if the base's embeddings cannot be extended, or if the template would not give the same tokens.
     """
     source, target = model_folder(base), out / "model"
     checkpoint = Checkpoint(source)
@@ -85,7 +85,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
-    """(tensor of the input embeddings, what the model multiplies its rows with)."""
+    """Return (tensor name of the input embeddings, the factor the model multiplies its rows by)."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
@@ -96,14 +96,14 @@ def _embedding(base: Checkpoint) -> tuple[str, float]:
     name = base.embedding
     if name is None or scale is None or getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
         raise JobError(
-            f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix whose rows could be added to"
+            f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix that can get more rows"
             "\nfix: export the adapter alone (`finetune export --adapter`)"
         )
     return name, float(scale)
 
 
 def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int], list[str]]:
-    """(the base's tokenizer, the same with `number` new tokens and them in its template, their ids, their names)."""
+    """Return (the base's tokenizer, a copy with `number` new tokens also in its template, their ids, their names)."""
     from transformers import AddedToken, AutoTokenizer
 
     old, new = (AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False) for _ in range(2))
@@ -121,17 +121,17 @@ def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int],
 
 
 def _same_text(old: Any, new: Any, ids: Sequence[int]) -> None:
-    """The new template must give the new tokens, then exactly what the old one gave."""
+    """Check that the new template gives the new tokens, followed by exactly the tokens of the old one."""
     rendered = [list(t.apply_chat_template(_PROBE, tokenize=True, return_dict=True)["input_ids"]) for t in (old, new)]
     if rendered[1] != [*ids, *rendered[0]]:
         raise JobError(
-            "with new tokens in front, this tokenizer splits the text behind them otherwise, so the model would be served "
-            "what it was not trained on\nfix: export the adapter alone (`finetune export --adapter`)"
+            "with new tokens in front, this tokenizer splits the following text differently, so the model would get input it "
+            "was not trained on\nfix: export the adapter alone (`finetune export --adapter`)"
         )
 
 
 def _with_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, total: int, dtype: str) -> None:
-    """Have tensor `name` written with `rows` at `ids`, and with `total` rows in all."""
+    """Extend tensor `name` of the copy to `total` rows, with `rows` at `ids`."""
     kind = TORCH_TYPES[dtype]
     old = copy.outputs[name]
     source, shape = old.source, old.planned.shape
@@ -152,12 +152,12 @@ def _with_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, to
 
 
 def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Tensor:
-    """Head rows with which the new tokens are never chosen: the mean of all other rows, in float32.
+    """Return head rows that keep the new tokens from being chosen: the mean of all other rows, in float32.
 
-    Their logit is then the mean of the other tokens' logits, whatever the model has read: below the greatest, so greedy
-    decoding never takes them, and by Jensen's inequality their probability is at most 1 / vocabulary at any temperature
-    (a 135M model: 40 times less than that at worst); both up to the rounding of the stored row. A row of zeros has no such
-    bound: its logit is 0, where all others may be negative. A very negative logit for every input needs a bias, which most
+    For any input, their logit is then the mean of the other tokens' logits. It is below the maximum, so greedy decoding never
+    chooses them, and by Jensen's inequality their probability is at most 1 / vocabulary at any temperature (with a 135M
+    model: at worst 40 times less than that). Both hold up to the rounding of the stored row. A row of zeros has no such
+    bound: its logit is 0, while all others may be negative. A very negative logit for every input needs a bias, which most
     heads lack.
     """
     total, count = torch.zeros(base.entry(name).shape[1], dtype=torch.float64), 0
@@ -171,7 +171,7 @@ def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Ten
 
 
 def _suppress(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
-    """Tell generators that read it (transformers) never to take the new tokens; others have :func:`_unlikely_rows`."""
+    """Suppress the new tokens in the generation config, which transformers reads; for others see :func:`_unlikely_rows`."""
     path = folder / "generation_config.json"
     ends = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = read_json(path) if path.exists() else {k: config[k] for k in ends if config.get(k) is not None}
@@ -189,10 +189,10 @@ def soft_parity(
     batch_size: int,
     stage: str = "merged_model",
 ) -> dict[str, Any]:
-    """Compare a soft prompt under PEFT with what is served: the plain model `merged`, or the base behind its prefix.
+    """Compare a soft prompt under PEFT with the served form: the plain model `merged`, or the base with its prefix.
 
-    Same facts as :func:`finetune_pipeline.models.parity.parity`; merge_kl is None. The new tokens' logits, which PEFT has
-    not got, are left out; new_tokens_chosen counts answers that hold one.
+    Same facts as :func:`finetune_pipeline.models.parity.parity`; merge_kl is None. The logits of the new tokens, which PEFT
+    lacks, are left out; new_tokens_chosen counts answers that contain one.
     """
     device, prefix = pick_device(), adapter_kind(adapter) == "prefix"
     soft = [] if prefix else list(model_record(merged)["soft_ids"])
@@ -200,7 +200,7 @@ def soft_parity(
 
     peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
     compared, off = (0, []) if prefix else weights_off(peft.get_base_model(), merged)
-    # the matrices that got new rows are judged by what they do
+    # the matrices with new rows are tested by their outputs
     off = [n for n in off if n not in HEADS and not n.endswith((*EMBEDDINGS, "lm_head.bias"))]
     tokenizer = load_tokenizer(base if prefix else merged)
     served: Any = (
@@ -227,7 +227,7 @@ def _without(values: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
 def _under_peft(
     model: Any, rows: Rows, served: Sequence[Answer], soft: Sequence[int], positions: int
 ) -> tuple[torch.Tensor, list[bool]]:
-    """What parity.follow gives, of PEFT's side, a row at a time; `positions`: how many logits the other side has."""
+    """Return what parity.follow returns, for PEFT's side, one row at a time; `positions`: number of the other side's logits."""
     parts: list[torch.Tensor] = []
     same: list[bool] = []
     for i, answer in enumerate(served):
@@ -241,7 +241,7 @@ def _under_peft(
 
 
 def _along(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
-    """Logits [tokens, vocabulary] that predict each token of a text behind the prompt."""
+    """Return the logits [tokens, vocabulary] that predict each token of a text after the prompt."""
     ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
     out = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=len(text))
     logits: torch.Tensor = out.logits[0].float().cpu()

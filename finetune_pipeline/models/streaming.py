@@ -1,7 +1,7 @@
-"""Reads and writes safetensors a few rows at a time, so that memory does not depend on the model's size.
+"""Reads and writes safetensors a few rows at a time, so that memory use does not depend on the model's size.
 
-The library maps a file into memory and keeps every page it has touched; what is read here goes through a buffer and is
-forgotten. The library still opens each file first: it is the one that judges whether a header can be trusted.
+The safetensors library maps a file into memory and keeps every page it has touched; here the data go through a small
+buffer. The library still opens each file first, to validate the header.
 Format: 8 bytes with the header's length, the header (JSON), then the tensors' bytes, row-major, little-endian.
 """
 
@@ -35,14 +35,14 @@ TORCH_TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Types that are computed with; others (8-bit floats) are copied byte for byte."""
+"""Dtypes used in computations; others (8-bit floats) are copied byte for byte."""
 _BLOCK_ELEMENTS = 1 << 21
 _COPY_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A tensor's type, as safetensors names it, its shape, and its size in bytes."""
+    """A tensor's dtype (safetensors' name), shape, and size in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Shape:
 
     @classmethod
     def of(cls, dtype: str, shape: tuple[int, ...]) -> Shape:
-        """With the size that follows; `dtype` must be one of :data:`TORCH_TYPES`."""
+        """Create a Shape, computing its size; `dtype` must be one of :data:`TORCH_TYPES`."""
         return Shape(dtype, shape, math.prod(shape) * TORCH_TYPES[dtype].itemsize)
 
     @property
@@ -60,7 +60,7 @@ class Shape:
 
     @property
     def row_elements(self) -> int:
-        """Elements of one row."""
+        """Number of elements of one row."""
         return math.prod(self.shape[1:])
 
     @property
@@ -72,16 +72,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Entry(Shape):
-    """One tensor of a file; start: where its bytes begin."""
+    """One tensor of a file; start: the offset of its bytes."""
 
     start: int
 
 
 class TensorFile:
-    """A safetensors file, read in pieces. `entries`: name to :class:`Entry`; `metadata`: of the header."""
+    """A safetensors file, read in pieces. `entries` maps names to :class:`Entry`; `metadata`: from the header."""
 
     def __init__(self, path: Path) -> None:
-        """Raises JobError when the file is no complete safetensors file."""
+        """Raises JobError if the file is not a complete safetensors file."""
         if sys.byteorder != "little":
             raise JobError("weights are read and written on little-endian machines only\nfix: use another machine")
         try:
@@ -89,7 +89,7 @@ class TensorFile:
                 self.metadata: dict[str, str] = dict(checked.metadata() or {})
         except (SafetensorError, OSError) as error:
             raise JobError(
-                f"{path.name} is not a readable safetensors file: {error}\nfix: bring the file again; it may be cut off"
+                f"{path.name} is not a readable safetensors file: {error}\nfix: fetch the file again; it may be truncated"
             ) from error
         self.path = path
         self._file: BinaryIO | None = None
@@ -119,12 +119,12 @@ class TensorFile:
         while view:
             got = self._file.readinto(view)  # type: ignore[attr-defined]
             if not got:
-                raise JobError(f"{self.path.name} ends too early\nfix: bring the file again")
+                raise JobError(f"{self.path.name} ends too early\nfix: fetch the file again")
             view = view[got:]
         return buffer
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of a tensor, in the type it is stored in. A scalar counts as one row."""
+        """Read rows [start, stop) of a tensor in its stored dtype. A scalar counts as one row."""
         entry = self.entries[name]
         dtype = TORCH_TYPES[entry.dtype]
         row = entry.row_elements * dtype.itemsize
@@ -132,19 +132,19 @@ class TensorFile:
         return read.view(dtype).view((stop - start, *entry.shape[1:]) if entry.shape else ())
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor."""
+        """Read a whole tensor."""
         return self.rows(name, 0, self.entries[name].rows)
 
     def blocks(self, name: str) -> Iterator[tuple[int, int]]:
-        """Ranges of rows, 2 Mi elements each (one row at least), that cover a tensor in order."""
+        """Yield ranges of rows that cover a tensor in order, 2 Mi elements each (at least one row)."""
         entry = self.entries[name]
         step = max(1, _BLOCK_ELEMENTS // max(1, entry.row_elements))
-        step -= step % 64 if step > 64 else 0  # whole tiles of the matrix product: the same sums as in one piece
+        step -= step % 64 if step > 64 else 0  # whole tiles of the matrix product, for the same sums as in one piece
         for start in range(0, entry.rows, step):
             yield start, min(start + step, entry.rows)
 
     def pieces(self, name: str) -> Iterator[memoryview]:
-        """The bytes of a tensor, whatever its type, in pieces of 16 MiB."""
+        """Yield the bytes of a tensor of any dtype in pieces of 16 MiB."""
         entry = self.entries[name]
         for start in range(0, entry.size, _COPY_BYTES):
             yield _bytes(self._read(entry.start + start, min(_COPY_BYTES, entry.size - start)))
@@ -160,16 +160,16 @@ def write_tensors(
     pieces: Callable[[str], Iterable[torch.Tensor | memoryview]],
     metadata: Mapping[str, str],
 ) -> str:
-    """Write a safetensors file, tensor by tensor, in the library's order: widest type first, then by name.
+    """Write a safetensors file, tensor by tensor, in the library's order: widest dtype first, then by name.
 
     Args:
-        pieces: Gives a tensor's bytes, in order.
+        pieces: Yields a tensor's bytes in order.
 
     Returns:
         The file's SHA-256.
 
     Raises:
-        ValueError: A tensor's pieces are not as many bytes as its shape says.
+        ValueError: The number of bytes of a tensor's pieces does not match its shape.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -196,5 +196,5 @@ def write_tensors(
                 else:
                     written += put(piece)
             if written != tensors[name].size:
-                raise ValueError(f"{path.name}: {name!r} has {tensors[name].size} bytes, and {written} were written")
+                raise ValueError(f"{path.name}: {name!r} has {tensors[name].size} bytes, but {written} were written")
     return digest.hexdigest()

@@ -1,1 +1,1 @@
-"""What turns the table of steps into Dagster's assets, checks, jobs, sensors and resources."""
+"""Turns the table of steps into Dagster's assets, checks, jobs, sensors and resources."""

@@ -1,4 +1,4 @@
-"""Runs of command lines that were killed: what Dagster and MLflow still believe of them, and the slots that they hold."""
+"""Cleans up after killed command lines: closes their runs in Dagster and MLflow, and frees their slots."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ LIVE = [
 
 
 def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
-    """Mark as failed every run of a task that a command line of this machine started and whose process is gone.
+    """Mark as failed every run of a task that a command line on this machine started and whose process has ended.
 
-    `finish` ends the run in MLflow. Returns the run ids. Runs started by Dagster's daemon are the daemon's to watch.
+    `finish` ends the run in MLflow. Returns the run ids. Dagster's daemon monitors the runs it starts itself.
     """
     closed = []
     for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
         if "finetune/pid" in run.tags and not _process_runs(run):
-            instance.report_run_failed(run, "the process that executed this run was killed; run it again to go on")
+            instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
     return closed
 
 
 def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
-    """Free the slots of the GPU pool that killed command lines hold, of any task: who needs one would wait for ever."""
+    """Free the GPU pool slots held by killed command lines of any task; otherwise others would wait forever."""
     storage = instance.event_log_storage
     for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
         for slot in storage.get_concurrency_info(key).claimed_slots:
@@ -43,7 +43,7 @@ def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
 
 @contextlib.contextmanager
 def abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Keep freeing them while the block runs: the one that is waited for may be killed meanwhile."""
+    """Keep freeing slots while the block runs, since their holder may be killed meanwhile."""
     stop = threading.Event()
 
     def keep_freeing() -> None:
@@ -61,7 +61,7 @@ def abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
 
 
 def _process_runs(run: dg.DagsterRun) -> bool:
-    """Whether the process of a run still runs. After a restart of the machine or container another may have its number."""
+    """Whether a run's process is still running. After a restart of the machine or container, another may have its pid."""
     try:
         began = process_start(int(run.tags["finetune/pid"]))
     except psutil.NoSuchProcess:
@@ -70,5 +70,5 @@ def _process_runs(run: dg.DagsterRun) -> bool:
 
 
 def process_start(pid: int) -> float:
-    """When a process started, in seconds since the machine did: the clock may be set while it runs."""
+    """Return a process's start in seconds since boot, since the clock may be changed while it runs."""
     return psutil.Process(pid).create_time() - psutil.boot_time()

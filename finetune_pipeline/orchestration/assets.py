@@ -1,4 +1,4 @@
-"""Dagster assets from the table of steps, one a step and task, with their checks; and the jobs that make them."""
+"""Builds Dagster assets from the table of steps, one per step and task, with their checks; and the jobs that make them."""
 
 import re
 
@@ -20,10 +20,10 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 GPU_POOL = "gpu"
 SHOWN = 20
-"""Problems of a broken task that are shown; a hostile file has thousands."""
+"""Maximum problems shown of a broken task; a malicious file has thousands."""
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 LIVE = "model_version", champion_serves_well
-"""The check that is asked of what serves now, and the asset that shows it."""
+"""The check of the model in service, and the asset that shows it."""
 
 
 def key_of(task: Task, step: str) -> dg.AssetKey:
@@ -31,12 +31,12 @@ def key_of(task: Task, step: str) -> dg.AssetKey:
 
 
 def task_assets(task: Task) -> list[dg.AssetsDefinition]:
-    """Every asset of the task, each with its checks."""
+    """Return every asset of the task, each with its checks."""
     return [asset_of(step, task) for step in STEPS]
 
 
 def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
-    """The asset of one row of the table for one task, key ``[task, step]``."""
+    """Return the asset of one row of the table for one task, key ``[task, step]``."""
     spec, key = task.spec, key_of(task, step.name)
     checks = [check for check in step.checks if not check.live]
 
@@ -77,7 +77,7 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
 
 
 def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetCheckResult:
-    """What a run tells Dagster of a check."""
+    """Convert a check's result for Dagster."""
     return dg.AssetCheckResult(
         check_name=check.name,
         passed=result.passed,
@@ -88,8 +88,8 @@ def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetC
 
 
 def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
-    """The checks that are steps of their own: whether the champion serves well, asked in every whole run and at every look at
-    production, and told by the sensor `<task>__champion` as soon as it changes."""
+    """Return the checks that are separate steps: whether the champion serves well, evaluated in every full run and production
+    check, and by the sensor `<task>__champion` as soon as it changes."""
     step, check = LIVE
 
     @dg.asset_check(asset=key_of(task, step), name=check.name, description=check.description, blocking=False)
@@ -101,12 +101,12 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
 
 
 def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
-    """Stands in the UI for a task whose spec cannot be used, and says why; the other tasks are not affected."""
+    """Return a placeholder in the UI for a task with an invalid spec, with the reason; other tasks are not affected."""
     text = "\n\n".join(str(f) for f in findings[:SHOWN])
     if len(findings) > SHOWN:
         text += f"\n\n… and {len(findings) - SHOWN} more"
     plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    key = name if plain == name else f"{plain}_{digest_json(name)[:8]}"  # Dagster takes no other characters
+    key = name if plain == name else f"{plain}_{digest_json(name)[:8]}"  # Dagster allows no other characters
 
     @dg.asset(
         key=dg.AssetKey([key, "broken_task_spec"]),
@@ -123,12 +123,12 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
 STAGES = tuple(group for group in GROUPS if group != LOGS)
 TUNED_RUNGS = "tuned_rungs"
 LADDER, TUNED_LADDER = "climb_ladder", "climb_tuned_ladder"
-"""The jobs that make the steps of the ladder, and what they need: without and with the tuned model."""
+"""The jobs that make the ladder's steps and their inputs: without and with the tuned model."""
 
 
 def stage_assets(stage: str) -> list[str]:
-    """Names of the assets a stage's job makes: those of its group, and the logs where its steps read them. For `data` also
-    the report on the data's quality and the base model, whose tokens it counts."""
+    """Return the names of the assets that a stage's job makes: those of its group, and the logs if its steps read them. For
+    `data` also the data quality report and the base model, whose tokens it counts."""
     if stage in (LADDER, TUNED_LADDER):
         groups = (LOGS, DATA, BASELINE, *([TRAINING] if stage == TUNED_LADDER else []))
         last = [TUNED_RUNGS] if stage == TUNED_LADDER else []
@@ -141,7 +141,7 @@ def stage_assets(stage: str) -> list[str]:
 
 
 def _selection(task: Task, stage: str) -> dg.AssetSelection:
-    """Assets with their checks; a look at production asks how the champion serves, besides."""
+    """Return the assets with their checks; the production stage also checks how the champion serves."""
     assets = dg.AssetSelection.assets(*(key_of(task, name) for name in stage_assets(stage)))
     if stage != PRODUCTION:
         return assets
@@ -158,12 +158,12 @@ def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> "dg
 
 
 def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
-    """``<task>__all`` and one ``<task>__<stage>`` a stage. Check results are part of their assets' steps."""
+    """Return the jobs ``<task>__all`` and one ``<task>__<stage>`` per stage. Check results are part of their assets' steps."""
     asked_for = [key_of(task, step.name) for step in STEPS if step.asked_for]
     whole_task = dg.AssetSelection.key_prefixes(task.name) - dg.AssetSelection.assets(*asked_for)
     return [
-        _job(task, "all", whole_task, "From raw files to a registered model, and the look at production."),
+        _job(task, "all", whole_task, "From raw files to a registered model, including the production check."),
         *(_job(task, stage, _selection(task, stage), f"Only the stage `{stage}`.") for stage in STAGES),
-        _job(task, LADDER, _selection(task, LADDER), "What is measured before training on all rows, and the answer."),
+        _job(task, LADDER, _selection(task, LADDER), "The measurements before training on all rows, and the answer."),
         _job(task, TUNED_LADDER, _selection(task, TUNED_LADDER), "The ladder, with the tuned model on the same rows."),
     ]

@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from dagster._core.remote_representation.external import RemoteSchedule, RemoteSensor
 
 WORKSPACE = Path(__file__).with_name("workspace.yaml")
-"""What Dagster's servers load: the tasks of the project they are started in."""
+"""Workspace file of Dagster's servers: loads the tasks of the project they are started in."""
 LONGEST_SLEEP = 0.5
-"""Seconds; a run that is cancelled, or whose other steps end, must notice soon."""
+"""Seconds; cancelled runs, and runs whose other steps end, must notice soon."""
 
 
 def dagster_folder() -> Path:
-    """<home>/dagster, made if it does not exist."""
+    """Return <home>/dagster, creating it if it does not exist."""
     folder = read_settings().home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def dagster_home() -> Path:
-    """DAGSTER_HOME of all commands: the folder below home, which Dagster writes to, with the instance's settings.
+    """Prepare and return DAGSTER_HOME of all commands: the folder below home with Dagster's files and instance settings.
 
-    They are this package's. A project may have its own: a dagster.yaml at its root that names this package's storages.
+    The settings are this package's. A project may have its own: a dagster.yaml at its root that names this package's storages.
     """
     packaged = Path(__file__).with_name("dagster.yaml").read_text("utf-8")
     own = read_settings().project / "dagster.yaml"
@@ -59,10 +59,10 @@ def dagster_home() -> Path:
 
 
 class _BelowHome:
-    """A part of Dagster's instance without settings: FINETUNE_HOME decides where it is.
+    """A part of Dagster's instance without settings; FINETUNE_HOME determines its place.
 
-    Publicly, ``base_dir`` is a fixed text, relative to each process's working folder, or an environment variable that has to
-    be set before every ``dagster`` command (dagster-io/dagster pull request 11031).
+    Dagster's public ``base_dir`` is a fixed text, relative to each process's working folder, or an environment variable that
+    must be set before every ``dagster`` command (dagster-io/dagster pull request 11031).
     """
 
     @classmethod
@@ -77,27 +77,27 @@ class HomeStorage(_BelowHome, DagsterSqliteStorage):
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:
         _keep_engines()
         folder = dagster_folder()
-        with hold(folder / ".history.lock"):  # of two processes that make its tables at once, Dagster lets one fail
+        with hold(folder / ".history.lock"):  # if two processes create its tables at once, one fails in Dagster
             return cls.from_local(str(folder / "history"), inst_data)
 
 
 @lru_cache(maxsize=32)
 def _engine(address: str) -> sqlalchemy.Engine:
-    """Opens a connection whenever one is asked for, keeps none, and waits as long as Dagster for others that write."""
+    """Create an engine that opens a connection per use, keeps none, and waits as long as Dagster for other writers."""
     waits = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
     return sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=waits)
 
 
 def _keep_engines() -> None:
-    """Have Dagster use one engine per SQLite file. It makes one per event, which compiles every statement anew: 40% of what a
-    run of quick steps computes. There is no setting for it, and we found no issue about it. Where Dagster comes to make
-    its engines elsewhere, nothing changes."""
+    """Make Dagster use one engine per SQLite file. By default it makes one per event, which compiles every statement again and
+    takes 40% of the time of a run with quick steps. There is no setting for it, and we found no issue about it. If another
+    version of Dagster makes its engines elsewhere, this has no effect."""
     for module in (sqlite_event_log, sqlite_run_storage):
         module.create_engine = lambda address, **_: _engine(address)  # type: ignore[attr-defined]
 
 
 class HomeArtifacts(_BelowHome, LocalArtifactStorage):
-    """What Dagster's own IO managers write (this pipeline's assets use none)."""
+    """Storage for Dagster's own IO managers (this pipeline's assets use none)."""
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeArtifacts:
@@ -105,7 +105,7 @@ class HomeArtifacts(_BelowHome, LocalArtifactStorage):
 
 
 class HomeComputeLogs(_BelowHome, LocalComputeLogManager):
-    """Standard output and error of every step."""
+    """Storage for standard output and error of every step."""
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeComputeLogs:
@@ -113,10 +113,10 @@ class HomeComputeLogs(_BelowHome, LocalComputeLogManager):
 
 
 def sleep_while_waiting() -> None:
-    """Correct how long this process may sleep while a run waits for a slot of a pool.
+    """Fix how long this process sleeps while a run waits for a slot of a pool.
 
-    Executors get the least of the times that are left *and of zero*: every waiting run keeps one core busy, on a small machine
-    for hours (dagster-io/dagster pull request 20367, closed without a fix). Where Dagster is built otherwise, nothing changes.
+    Dagster takes the minimum of the remaining times *and zero*, so every waiting run keeps one core busy, on a small machine
+    for hours (dagster-io/dagster pull request 20367, closed without a fix). With other versions, this may have no effect.
     """
     try:
         module: Any = importlib.import_module("dagster._core.execution.plan.instance_concurrency_context")
@@ -128,7 +128,7 @@ def sleep_while_waiting() -> None:
 
 
 def _interval(self: Any) -> float:
-    """Seconds to the next look at a slot; 0 when none is waited for."""
+    """Return the seconds until the next check of a slot; 0 if no step waits for one."""
     if not self.has_pending_claims():
         return 0.0
     now = time.time()
@@ -137,8 +137,8 @@ def _interval(self: Any) -> float:
 
 
 def mirror_apart() -> None:
-    """Start the processes that mirror a step's output in a session of their own: they answer Ctrl-C with tracebacks, and end
-    with this process in any case."""
+    """Start the processes that mirror a step's output in a separate session: on Ctrl-C they would print tracebacks, and they
+    end with this process anyway."""
     from dagster._core.execution import compute_logs
 
     apart = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))
@@ -162,7 +162,7 @@ class Instigator:
         return self.remote.get_current_instigator_state(stored).is_running
 
     def switch(self, on: bool) -> None:
-        """Start or stop it, unless it is so already."""
+        """Start or stop it, if needed."""
         from dagster._core.remote_representation.external import RemoteSensor
 
         if self.is_on == on:
@@ -179,7 +179,7 @@ class Instigator:
             self.instance.stop_schedule(origin, selector, self.remote)
 
     def last_tick(self) -> tuple[str, str] | None:
-        """(when, what it decided) of the last tick; None before the first."""
+        """Return (time, decision) of the last tick; None before the first."""
         ticks = self.instance.get_ticks(self.remote.get_remote_origin_id(), self.remote.selector_id, limit=1)
         if not ticks:
             return None
@@ -190,7 +190,7 @@ class Instigator:
 
 
 def dev_with(web_server: str) -> None:
-    """Do what the command line asks of ``dagster``, `dev` with this module in the place of its web server, which is fixed."""
+    """Run the ``dagster`` command line, with `web_server` as the module of the web server that `dev` starts."""
     from dagster._cli import dev, main
 
     start = dev.open_ipc_subprocess
@@ -203,8 +203,8 @@ def dev_with(web_server: str) -> None:
 
 
 def shown_on_the_timeline(instance: dg.DagsterInstance) -> dg.DagsterInstance:
-    """The same instance, whose new runs say that they are of the code location of workspace.yaml: ``execute_in_process`` names
-    none, and the timeline leaves such runs out."""
+    """Make an instance's new runs name the code location of workspace.yaml: ``execute_in_process`` names none, and the timeline
+    omits such runs. Returns the instance."""
     from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
@@ -220,10 +220,10 @@ def shown_on_the_timeline(instance: dg.DagsterInstance) -> dg.DagsterInstance:
 
 @contextlib.contextmanager
 def instigators(instance: dg.DagsterInstance, workspace: Path) -> Iterator[list[Instigator]]:
-    """All sensors and schedules of a workspace file, which is loaded while the block runs.
+    """Yield all sensors and schedules of a workspace file, which is loaded while the block runs.
 
-    There is no public interface to their state (dagster-io/dagster issue 12825), and ``dagster sensor start`` loads all
-    definitions anew for each of them.
+    There is no public interface to their state (dagster-io/dagster issue 12825), and ``dagster sensor start`` reloads
+    all definitions for each of them.
     """
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget

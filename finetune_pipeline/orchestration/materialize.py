@@ -1,4 +1,4 @@
-"""Materializes an asset: fixes the run's inputs, runs the plain step, and reports to Dagster, MLflow and the progress file."""
+"""Materializes an asset: fixes the run's inputs, runs the step, and reports to Dagster, MLflow and the progress file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from finetune_pipeline.tracking.tracking import StepRun, Tracking
 from finetune_pipeline.trainers import preflight
 
 _ROLES = {"train": "training", "validation": "validation", "test": "test"}
-"""MLflow's context of a data set, by split."""
+"""Maps splits to MLflow's contexts of data sets."""
 PAGES = {"report_page": "report.html", "audit_page": "audit.html", "drift_page": "drift.html"}
-"""Pages in the artifact that Dagster's metadata points to."""
+"""Pages in the artifact that Dagster's metadata links to."""
 
 
 def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: Store, tracking: Tracking) -> RunInputs:
-    """The inputs that the run (or the run it re-executes) began with."""
+    """Return the inputs that the run (or the run it re-executes) began with."""
     run = context.op_execution_context.run
 
     def look() -> RunInputs:
@@ -40,14 +40,14 @@ def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: Store, trac
             findings = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
             if findings:
                 problems = "\n".join(map(str, findings))
-                raise dg.Failure(f"{task.name} cannot be trained like this:\n{problems}", allow_retries=False)
+                raise dg.Failure(f"{task.name} cannot be trained with this spec:\n{problems}", allow_retries=False)
         return present_inputs(task, store, tracking)
 
     return pinned_inputs(store.artifacts(), task, run.root_run_id or run.run_id, look)
 
 
 def _selected(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
-    """The assets that the run makes."""
+    """Return the assets that the run makes."""
     return context.op_execution_context.job_def.asset_layer.selected_asset_keys
 
 
@@ -89,7 +89,7 @@ def materialize(
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
             if context.op_execution_context.op_def.retry_policy is None:
                 raise
-            # re-raised, an interrupt would be answered with a new attempt by the retry policy
+            # re-raising the interrupt would make the retry policy start a new attempt
             notes = "\n".join(getattr(interrupt, "__notes__", []))
             raise dg.Failure(f"{name} was stopped by a signal\n{notes}".strip(), allow_retries=False) from interrupt
         facts, metrics = _facts(step, artifact), metrics_of(step, artifact)
@@ -113,7 +113,7 @@ def materialize(
 
 
 def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
-    """The facts that are shown: of a view, those of its split."""
+    """Return the facts to show; for a view, those of its split."""
     if step.split is None:
         measured = artifact.folder / "measured.json"
         facts = {
@@ -128,7 +128,7 @@ def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
 
 
 def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[str, int]) -> str:
-    """Rows per label and origin as Markdown. Labels stand in code spans that they cannot break out of."""
+    """Format rows per label and origin as Markdown. Labels are escaped in code spans."""
     lines = [f"**{rows} rows**"]
     for title, counts in (("Label", labels), ("Origin", origins)):
         if counts:
@@ -138,12 +138,12 @@ def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[st
 
 
 def _as_code(name: str) -> str:
-    """A label in a table cell, as code that it cannot break out of."""
+    """Format a label as an escaped code span in a table cell."""
     return f"`{' '.join(name.split()).replace('|', '/').replace('`', chr(39))}`"
 
 
 def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without what people or a judge wrote about rows, which may quote them."""
+    """Return facts without comments of people or a judge, which may quote rows."""
     return {
         name: _without_quotes(value) if isinstance(value, Mapping) else value
         for name, value in facts.items()
@@ -152,16 +152,14 @@ def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
-    """Links to an artifact's pages, its report as Markdown, and its plots as pictures."""
+    """Return links to an artifact's pages, its report as Markdown, and its plots as images."""
     folder = artifact.folder
     pages: dict[str, dg.MetadataValue] = {
         name: dg.MetadataValue.path(folder / file) for name, file in PAGES.items() if (folder / file).exists()
     }
-    if (folder / "report.md").exists():  # it holds no texts of rows
+    if (folder / "report.md").exists():  # it contains no texts of rows
         pages["report"] = dg.MetadataValue.md((folder / "report.md").read_text("utf-8"))
-    for plot in sorted(
-        (folder / "plots").glob("*.svg")
-    ):  # shown where the metadata is: Markdown with the SVG inside it
+    for plot in sorted((folder / "plots").glob("*.svg")):  # shown with the metadata: Markdown with the SVG inside
         svg = base64.b64encode(plot.read_bytes()).decode()
         title = plot.stem.replace("_", " ")
         pages[f"plot_{plot.stem}"] = dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{svg})")
@@ -169,14 +167,14 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
 
 
 def _story(artifact: Artifact) -> dict[str, Any]:
-    """Tags that say what came of it: the verdict as description, and the decision."""
+    """Return tags with the outcome: the verdict as description, and the decision."""
     facts = artifact.facts
     tags = {"mlflow.note.content": facts.get("verdict"), "finetune.decision": facts.get("decision")}
     return {name: value for name, value in tags.items() if value}
 
 
 def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
-    """Numbers that are facts themselves, those that the step names from nested ones, and time and memory."""
+    """Return numeric facts, nested numbers that the step names, and time and memory."""
     measured = artifact.folder / "measured.json"
     facts = {**artifact.facts, "measured": read_json(measured) if measured.exists() else {}}
     places = {name: name for name in facts} | dict(step.metrics)
@@ -188,7 +186,7 @@ def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
 
 
 def _at(facts: Any, place: str) -> Any:
-    """What stands at a dotted place of nested facts; None where nothing does."""
+    """Return the value at a dotted path of nested facts, or None."""
     for key in place.split("."):
         if isinstance(facts, Mapping):
             facts = facts.get(key)
@@ -200,7 +198,7 @@ def _at(facts: Any, place: str) -> Any:
 
 
 def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
-    """Loss curves while they grow: complete lines of history.jsonl only."""
+    """Log loss curves while they grow, from complete lines of history.jsonl."""
     path = Path(str(job.get("work") or "")) / "history.jsonl"
     if job.get("work") and path.exists():
         lines = path.read_text("utf-8").splitlines(keepends=True)
@@ -224,7 +222,7 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 
 
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
-    """Every fact as a metadata value, numbers in four figures.
+    """Convert every fact to a metadata value, with numbers rounded to four significant figures.
 
     ``summary_markdown`` becomes rendered text, a Path a path, rows and groups of plain values a table, other containers JSON.
     """
@@ -251,7 +249,7 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
 
 
 def _rounded(value: Any) -> Any:
-    """A value whose numbers have four figures, those before the point excepted."""
+    """Round a value's numbers to four significant figures, but keep all digits before the decimal point."""
     if isinstance(value, float) and math.isfinite(value):
         return float(f"{value:.4g}") if abs(value) < 1000 else float(round(value))
     if isinstance(value, Mapping):
@@ -260,7 +258,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _table(value: Any) -> dg.MetadataValue | None:
-    """Rows of plain values, or such rows by name, as a table; None for anything else."""
+    """Convert rows of plain values, or such rows by name, to a table; None for anything else."""
     rows = value
     if isinstance(value, Mapping):
         rows = [{"key": name, **(of if isinstance(of, Mapping) else {"value": of})} for name, of in value.items()]
@@ -274,7 +272,7 @@ def _table(value: Any) -> dg.MetadataValue | None:
 
 
 def _cell(value: Any) -> str | int | float | bool | None:
-    """What a table holds for a value: an interval in words, nothing for nothing; None for what no cell can hold."""
+    """Convert a value for a table cell: an interval as text, empty for None; returns None if no cell can represent it."""
     if value is None:
         return ""
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):

@@ -21,10 +21,10 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 
 def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
-    """The inputs a run would begin with now: new traces and log lines are taken in, and the champion is the one to compare with.
+    """Return the inputs of a run that starts now: ingests new traces and log lines, and finds the champion to compare with.
 
-    Where the candidate *is* the champion already (nothing changed since it was promoted), the comparison is the one it
-    was promoted by: otherwise every rerun would see other inputs and work again.
+    If the candidate already *is* the champion (nothing changed since its promotion), the comparison is the one that promoted
+    it; otherwise every rerun would have different inputs and compute everything again.
     """
     serving = registry.champion(tracking, task.name)
     artifacts = store.artifacts()
@@ -43,9 +43,9 @@ def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
 
 
 def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
-    """A sentence where another run would only find what is made already; None where something changed.
+    """Return a sentence if another run would only find existing results; None if something changed.
 
-    Raises FindingsError as present_inputs does.
+    Raises FindingsError like present_inputs.
     """
     run_inputs = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
@@ -61,8 +61,8 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
 
 
 def is_registered(tracking: Tracking, made: Artifact) -> bool:
-    """Whether the registry holds the version this ``model_version`` artifact is about: the database may have been lost, or
-    be another one."""
+    """Whether the registry contains the version of this ``model_version`` artifact: the database may have been lost or
+    replaced."""
     record = read_json(made.path("model_version.json"))
     try:
         tags = registry.version_tags(tracking, str(record["name"]), int(record["model_version"]))
@@ -74,8 +74,9 @@ def is_registered(tracking: Tracking, made: Artifact) -> bool:
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
-    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Again with the same request:
-    the same. rolled_back: when and why a rollback took this very version out of service, else None; it is not promoted.
+    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Repeating
+    it has the same result. rolled_back: when and why a rollback took this version out of service, so that it is not
+    promoted; else None.
     """
     name = str(request["name"])
     version = registration.register(
@@ -113,9 +114,9 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
 
 
 def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tuple[int | None, Alarm]:
-    """The version that serves, and whether its answers fail more often than those of the version before.
+    """Return the version that serves, and whether its answers fail more often than those of the previous version.
 
-    After a rollback nothing is compared: the version before is the one that was taken out of service.
+    After a rollback nothing is compared, since the previous version is the one taken out of service.
     """
     aliases = registry.aliases(tracking, task.name)
     serving, before = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)

@@ -1,4 +1,4 @@
-"""Dagster resources: the artifact store, and the supervised child processes in which heavy steps run."""
+"""Dagster resources: the artifact store, and supervised child processes for heavy steps."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
 class Compute(dg.ConfigurableResource[Any]):
-    """Starts `python -m finetune_pipeline.worker.entry JOB.json` and hands back what it wrote to out/result.json."""
+    """Starts `python -m finetune_pipeline.worker.entry JOB.json` and returns the content of out/result.json."""
 
     devices: list[str] = Field(
         default=[],
-        description="Devices to share out, one a job (`cuda:0+cuda:1`: both to one training); empty: FINETUNE_DEVICES, "
+        description="Devices to assign, one per job (`cuda:0+cuda:1`: both for one training); empty: FINETUNE_DEVICES, "
         "else the visible GPUs, else the CPU.",
     )
     module: str = Field(default=WORKER_MODULE, description="Module that runs a job file.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
-    watch_run_s: float = Field(default=5.0, ge=0, description="How often the Dagster run's status is looked at.")
+    watch_run_s: float = Field(default=5.0, ge=0, description="Seconds between checks of the Dagster run's status.")
     lock_folder: str = Field(
-        default="", description="Folder of device locks; empty: in the home for the CPU, in the user's for GPUs."
+        default="",
+        description="Folder of device locks; empty: in FINETUNE_HOME for the CPU, in the user's home for GPUs.",
     )
 
     def launch(
@@ -48,18 +49,18 @@ class Compute(dg.ConfigurableResource[Any]):
     ) -> dict[str, Any]:
         """Run one job (a dict of :mod:`finetune_pipeline.worker.jobs`) and return its facts.
 
-        context: of an asset, which must return a MaterializeResult, or of a check; None: RuntimeError instead of dg.Failure.
-        job["out"]: folder the child writes result.json to. job["work"] (optional): where the job file is kept.
+        context: of an asset, which must return a MaterializeResult, or of a check; None: raise RuntimeError, not dg.Failure.
+        job["out"]: folder the child writes result.json to. job["work"] (optional): folder for the job file.
         on_tick: called about once a second while the child runs, and once after it ended.
-        Raises dg.Failure: allow_retries=False when the run was cancelled, the job was refused (64), memory ran out
-        (75), or the child ended well without a result; retryable otherwise.
+        Raises dg.Failure: with allow_retries=False if the run was cancelled, the job was refused (64), memory ran out (75), or
+        the child succeeded without a result; otherwise retryable.
         """
         stage = str(job.get("stage") or job.get("action") or "job")
         op = getattr(context, "op_execution_context", context)  # a check's context only wraps it
         out = Path(job["out"]).absolute()
         out.mkdir(parents=True, exist_ok=True)
         for name in ("result.json", "error.json"):
-            (out / name).unlink(missing_ok=True)  # a job must not be judged by what an earlier one left
+            (out / name).unlink(missing_ok=True)  # results of an earlier job must not count for this one
         try:
             with _job_file(job) as path, _pipes(op) as pipes_env:
                 devices = places(self.devices or list(read_settings().devices), job)
@@ -77,14 +78,14 @@ class Compute(dg.ConfigurableResource[Any]):
         if not (out / "result.json").is_file():
             raise _failure(
                 op,
-                f"{stage} ended well (exit code 0) but wrote no result.json into {out}.\n"
-                "fix: this is a fault of the program, not of the data; look at the step's output and report it",
+                f"{stage} succeeded (exit code 0) but wrote no result.json to {out}.\n"
+                "fix: this is a bug in the program, not in the data; see the step's output and report it",
                 {"exit_code": 0},
                 retry=False,
             )
         facts = read_json(out / "result.json")
         if not isinstance(facts, dict):
-            raise _failure(op, f"{stage} wrote a result.json that is no object: {out}", {}, retry=False)
+            raise _failure(op, f"{stage} wrote a result.json that is not an object: {out}", {}, retry=False)
         return facts
 
     def _supervise(
@@ -108,7 +109,7 @@ class Compute(dg.ConfigurableResource[Any]):
             handles,
         ):
             code = run_supervised(
-                [sys.executable, "-P", "-m", self.module, str(path)],  # -P: nothing in the working folder is imported
+                [sys.executable, "-P", "-m", self.module, str(path)],  # -P: do not import from the working folder
                 child_environment(device, pipes_env),
                 pass_fds=handles,
                 grace=(self.grace_s, self.terminate_s),
@@ -123,7 +124,7 @@ class Compute(dg.ConfigurableResource[Any]):
 
 
 def _named(op: Any, stage: str) -> str:
-    """The stage with its task and run, for those who wait for the device."""
+    """Return the stage with its task and run, for others who wait for the device."""
     if op is None:
         return stage
     task = op.run.tags.get("finetune/task")
@@ -131,14 +132,14 @@ def _named(op: Any, stage: str) -> str:
 
 
 def places(devices: list[str], job: Mapping[str, Any]) -> list[str]:
-    """Where a job may run: trainings take devices joined by ``+`` together, all other jobs any single one of them."""
+    """Return where a job may run: trainings use devices joined by ``+`` together, other jobs any single one of them."""
     if job.get("action") == "train":
         return devices
     return list(dict.fromkeys(part for device in devices for part in device.split("+")))
 
 
 def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """The child's environment: ours, plus what must be set before torch is imported, plus `extra` (Pipes)."""
+    """Return the child's environment: ours, variables that must be set before torch is imported, and `extra` (Pipes)."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_PIPES_")}
     path = [str(_PACKAGE_PARENT), *[p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]]
     env.update(
@@ -152,7 +153,7 @@ def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def _visible(device: str, already: str | None) -> str:
-    """CUDA_VISIBLE_DEVICES of a place. Where we ourselves see only some, ``cuda:1`` is the second of those."""
+    """Return CUDA_VISIBLE_DEVICES for a device. If only some are visible to us, ``cuda:1`` is the second of those."""
     if "+" in device:
         return ",".join(filter(None, (_visible(part, already) for part in device.split("+"))))
     if device == "cpu":
@@ -171,7 +172,7 @@ def _visible(device: str, already: str | None) -> str:
 
 @contextmanager
 def _job_file(job: Mapping[str, Any]) -> Iterator[Path]:
-    """The job as a file: kept in its work folder, or in a temporary one."""
+    """Yield the job as a file, in its work folder or a temporary one."""
     if job.get("work"):
         path = Path(job["work"]).absolute() / "job.json"
         write_json(path, dict(job))
@@ -185,7 +186,7 @@ def _job_file(job: Mapping[str, Any]) -> Iterator[Path]:
 
 @contextmanager
 def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
-    """Environment that lets the child report into the Dagster run; empty without one."""
+    """Yield the environment with which the child reports to the Dagster run; empty without one."""
     if op is None:
         yield {}
         return
@@ -193,7 +194,7 @@ def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
         context=op, context_injector=dg.PipesTempFileContextInjector(), message_reader=dg.PipesTempFileMessageReader()
     )
     with contextlib.ExitStack() as stack:
-        with warnings.catch_warnings():  # Dagster warns of its own use of a preview feature
+        with warnings.catch_warnings():  # Dagster warns about its own use of a preview feature
             warnings.simplefilter("ignore", dg.PreviewWarning)
             session = stack.enter_context(opened)
         yield session.get_bootstrap_env_vars()
@@ -206,7 +207,7 @@ def is_stopping(op: Any) -> bool:
 
 
 def _watch(op: Any, every_s: float) -> Callable[[], str | None]:
-    """Why the child should stop, or None: the run it belongs to is over, or about to be."""
+    """Return a function that says why the child should stop (its run has ended, or is about to), or None."""
     if op is None:
         return lambda: None
     last = time.monotonic()
@@ -221,7 +222,7 @@ def _watch(op: Any, every_s: float) -> Callable[[], str | None]:
             return "its Dagster run was deleted"
         if run.status in _STOPPING:
             return "the run was cancelled"
-        # the run's process may be dead and its place in the pool given away: the device must be free, too
+        # the run's process may be dead and its pool slot reassigned, so the device must be freed too
         return f"its Dagster run is already {run.status.value}" if run.is_finished else None
 
     return should_stop
@@ -238,33 +239,33 @@ class Store(dg.ConfigurableResource[Any]):
     root: str = Field(default="", description="Folder of all artifacts; empty: <home>/artifacts (see FINETUNE_HOME).")
 
     def artifacts(self) -> ArtifactStore:
-        """The store, at an absolute path."""
+        """Return the store, with an absolute path."""
         return ArtifactStore(Path(self.root).absolute() if self.root else read_settings().artifacts)
 
 
 AUDIT_PAGE = "audit.html"
 KILLED = -9
-"""Ended by SIGKILL: nearly always the kernel's out-of-memory killer, and then another try only kills again."""
+"""Exit code after SIGKILL: nearly always from the kernel's out-of-memory killer, so a retry would be killed again."""
 
 _FIXES = {
     EXIT_CONFIG: "correct what is named above and run again; the same job would fail the same way",
     EXIT_OOM: "lower training.micro_batch_size, then training.max_tokens; or use a machine with more memory",
-    EXIT_PREEMPTED: "run again: it goes on from the last checkpoint",
-    KILLED: "if nobody killed it, memory ran out: look at `dmesg`, lower training.micro_batch_size or free memory; "
-    "running again goes on from the last checkpoint",
+    EXIT_PREEMPTED: "run again: it continues from the last checkpoint",
+    KILLED: "if nobody killed it, memory ran out: see `dmesg`, lower training.micro_batch_size or free memory; "
+    "running again continues from the last checkpoint",
 }
-_OTHERWISE = "read the step's output (stderr) for the first error; running again goes on from the last checkpoint"
+_OTHERWISE = "read the step's output (stderr) for the first error; running again continues from the last checkpoint"
 
 
 def _failure(context: Any, message: str, metadata: Mapping[str, Any], *, retry: bool) -> Exception:
-    """A dg.Failure, or without a Dagster context a RuntimeError with the same words."""
+    """Return a dg.Failure, or without a Dagster context a RuntimeError with the same message."""
     if context is None:
         return RuntimeError(message)
     return dg.Failure(message, metadata=dict(metadata), allow_retries=retry)
 
 
 def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
-    """The error for a child that ended with a code other than 0."""
+    """Return the error for a child with a nonzero exit code."""
     out = Path(job["out"])
     kind, message = _left_error(out / "error.json")
     lines = [f"{stage} on {device} {describe(code)}"]
@@ -280,7 +281,7 @@ def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[
 
 
 def _left_error(path: Path) -> tuple[str, str]:
-    """(kind, message) the child left, or ("", ""). A file it could not finish is said to be so."""
+    """Return (kind, message) of the child's error file, or ("", ""). An incomplete file is reported as such."""
     if not path.is_file():
         return "", ""
     try:

@@ -1,4 +1,4 @@
-"""Sensors and the schedule: they start runs, watch the champion, and end runs in MLflow."""
+"""Defines the sensors and the schedule, which start runs, monitor the champion, and close runs in MLflow."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,15 +21,15 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 
 def new_logs_sensor(task: Task) -> dg.SensorDefinition:
-    """Asks for a run when enough usable new rows lie under the task's logs, or the oldest waits too long, and the files have
-    settled."""
+    """Return the sensor that requests a run when there are enough usable new log rows, or the oldest has waited too long, and
+    the files are unchanged."""
 
     @dg.sensor(
         name=f"{task.name}__new_logs",
         job_name=f"{task.name}__all",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Starts a run of {task.name} when `{task.spec.logs.path}/` holds at least "
+        description=f"Starts a run of {task.name} when `{task.spec.logs.path}/` contains at least "
         f"{task.spec.logs.min_new_rows} usable new rows, or one that has waited "
         f"{task.spec.retraining.longest_wait_days:g} days.",
     )
@@ -49,10 +49,10 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
 
 
 def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") -> dg.SensorDefinition:
-    """Looks at production whenever a window of rows has come in, and does what `drift.action` says about drift.
+    """Return the sensor that checks production after every window of rows, and acts on drift according to `drift.action`.
 
-    A drift for which no run was started yet comes first: rows may come in so fast that another look is always due.
-    jobs: those of the task.
+    Drift for which no run was started yet comes first: rows may come in so fast that another check is always due.
+    jobs: the task's jobs.
     """
 
     @dg.sensor(
@@ -60,7 +60,7 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
         jobs=[job for job in jobs if job.name in (f"{task.name}__all", f"{task.name}__production")],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Looks at production after every {task.spec.drift.window_rows} rows; on drift: "
+        description=f"Checks production after every {task.spec.drift.window_rows} rows; on drift: "
         f"{task.spec.drift.action}.",
     )
     def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
@@ -77,7 +77,7 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
                 if isinstance(asked, dg.RunRequest) or not state.look:
                     return asked
             else:
-                sentence = f"{sentence} Run {done.run_id[:8]} began since."
+                sentence = f"{sentence} Run {done.run_id[:8]} has started since."
         if state.look:
             return dg.RunRequest(
                 run_key=f"look-{state.look_key}",
@@ -92,7 +92,7 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
 
 
 def mlflow_closers() -> list[dg.SensorDefinition]:
-    """Runs started from the UI end in MLflow as they ended in Dagster."""
+    """Return sensors that give runs started from the UI the same final status in MLflow as in Dagster."""
 
     def closer(status: dg.DagsterRunStatus) -> dg.SensorDefinition:
         @dg.run_status_sensor(
@@ -122,15 +122,15 @@ _LOOKED_AT = 20
 
 
 def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
-    """A sentence that names a run of the task that has not ended; None where there is none. A command line that was killed
-    cannot say that its run has ended: it is closed here, or nothing would be started any more."""
+    """Return a sentence naming an unfinished run of the task, or None. Runs of killed command lines are closed here, since
+    otherwise no run would ever be started again."""
     close_abandoned_runs(instance, task.name, Tracking().finish)
     running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=IN_FLIGHT), limit=1)
-    return f"run {running[0].run_id[:8]} of this task is going on; looking again after it" if running else None
+    return f"run {running[0].run_id[:8]} of this task is in progress; checking again after it" if running else None
 
 
 def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
-    """Whole runs that failed since the last one that succeeded, newest first. A run that was cancelled counts as neither."""
+    """Return the full runs that failed since the last success, newest first. Cancelled runs count as neither."""
     whole = dg.RunsFilter(tags={"finetune/task": task.name, "finetune/stage": "all"})
     failed = []
     for run in instance.get_runs(whole, limit=_LOOKED_AT):
@@ -142,7 +142,7 @@ def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]
 
 
 def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
-    """The newest whole run that was asked for after a moment (seconds since 1970) and did not fail, by whomever."""
+    """Return the newest full run that anyone requested after a time (seconds since 1970) and that did not fail."""
     whole = dg.RunsFilter(
         tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=datetime.fromtimestamp(moment, UTC)
     )
@@ -154,17 +154,17 @@ def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> d
 def request_full_run(
     instance: dg.DagsterInstance, task: Task, key: str, trigger: str, why: str, job_name: str | None = None
 ) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a run of the whole graph; the same batch (`key`) again after a failure, at most `retraining.attempts` times.
+    """Request a run of the full graph; after failures, request the same batch (`key`) up to `retraining.attempts` times.
 
-    After so many failures a person is asked: a run of theirs that succeeds opens the way again.
+    After that many failures a person must act; their next successful run resets the count.
     """
     if running := run_in_progress(instance, task):
         return dg.SkipReason(running)
     failed, most = failed_runs(instance, task), task.spec.retraining.attempts
     if len(failed) >= most:
         return dg.SkipReason(
-            f"{why}; but the last {len(failed)} runs failed (the newest is {failed[0].run_id[:8]}): a person must look. "
-            f"Mend the cause and start `finetune run {task.name}` by hand; after a run that succeeds this goes on by itself"
+            f"{why}; but the last {len(failed)} runs failed (the newest is {failed[0].run_id[:8]}): a person must act. "
+            f"Fix the cause and start `finetune run {task.name}` manually; after a successful run this continues automatically"
         )
     again = f", attempt {len(failed) + 1} of {most} after {len(failed)} failed" if failed else ""
     last = failed[0].run_id[:8] if failed else "first"
@@ -176,7 +176,7 @@ def request_full_run(
 
 
 def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
-    """Runs the whole graph on the spec's cron, and skips with the reason when nothing changed since the champion's data."""
+    """Return the schedule that runs the full graph on the spec's cron, and skips if nothing changed since the champion's data."""
 
     @dg.schedule(
         name=f"{task.name}__retraining",
@@ -206,18 +206,22 @@ Event = dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def champion_sensor(task: Task) -> dg.SensorDefinition:
-    """Raises an alarm where the champion serves worse than the one before, and rolls back where the spec allows it.
+    """Return the sensor that raises an alarm if the champion is worse than the previous one, and rolls back if allowed.
 
-    The asset `model_version` shows it: as an observation, and as its check `champion_serves_well`, which passes again when
-    another version serves.
+    The asset `model_version` shows the alarm as an observation, and as its check `champion_serves_well`, which passes again
+    when another version serves.
     """
 
     @dg.sensor(
         name=f"{task.name}__champion",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Compares what people say of the answers of {task.name}'s champion with those of the one before; "
-        + ("rolls back by itself." if task.spec.retraining.rollback else "tells, and leaves the rollback to people."),
+        description=f"Compares people's feedback on the answers of {task.name}'s champion with that on the previous champion; "
+        + (
+            "rolls back automatically."
+            if task.spec.retraining.rollback
+            else "reports, and leaves the rollback to people."
+        ),
     )
     def champion(
         context: dg.SensorEvaluationContext, store: Store, tracking: Tracking
@@ -232,11 +236,11 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
             try:
                 now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
                 done = f"rolled back to version {now}"
-            except ValueError as error:  # the version before may have been forgotten since
+            except ValueError as error:  # the previous version may have been blocked since
                 done = f"it is not rolled back: {error}"
         message = f"{alarm.sentence}; {done}"
         context.log.error(message)
-        if context.cursor == str(serving):  # shown in the asset's history already
+        if context.cursor == str(serving):  # already shown in the asset's history
             return dg.SkipReason(f"ALARM: {message}")
         event = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
         events: list[Event] = [event, _evaluation(task, Alarm(True, message, alarm.figures))]
@@ -246,7 +250,7 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
 
 
 def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
-    """The result of the check of the served model, outside any run."""
+    """Return the result of the check of the served model, outside any run."""
     step, check = LIVE
     result = check_result(check, of_alarm(alarm), task.spec)
     return dg.AssetCheckEvaluation(

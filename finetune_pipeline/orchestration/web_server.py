@@ -1,7 +1,7 @@
-"""Dagster's web server behind the guard of our own servers: ``python -m finetune_pipeline.orchestration.web_server dev …``.
+"""Runs Dagster's web server behind our own guard: ``python -m finetune_pipeline.orchestration.web_server dev …``.
 
-Dagster answers any Host and takes mutations from any Origin, so a web page open in a browser on this machine could start
-runs and read everything. Here `dagster dev` starts its web server through this module, which puts the guard before it.
+Dagster accepts any Host, and mutations from any Origin, so a web page open in a browser on this machine could start runs
+and read everything. Here `dagster dev` starts its web server through this module, which adds the guard.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from finetune_pipeline.serving.local_server import CLOSE, host_guard
 
 
 def refuse(status: int, message: str) -> Response:
-    """The guard's answer, in plain text."""
+    """Return the guard's response, in plain text."""
     return PlainTextResponse(message, status, headers=CLOSE)
 
 
 def main() -> None:
-    """`dev`: what `dagster dev` does. Otherwise: what `dagster-webserver` does, with the guard."""
+    """Run `dagster dev` for `dev`; otherwise run `dagster-webserver` with the guard."""
     if sys.argv[1:2] == ["dev"]:
         dev_with("finetune_pipeline.orchestration.web_server")
         return

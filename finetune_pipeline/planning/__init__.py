@@ -1,1 +1,1 @@
-"""Tokens, memory, time, cost and statistical power of a training, before it starts."""
+"""Estimates tokens, memory, time, cost and statistical power of a training before it starts."""

@@ -1,4 +1,4 @@
-"""Memory of the steps that run inference: the evaluation, and the merge parity test."""
+"""Estimates the memory of the steps that run inference: the evaluation and the merge parity test."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Asked:
     """The largest batch of prompts, in tokens.
 
     Attributes:
-        prompt: Of the longest one.
-        shared: They all begin with, read once.
+        prompt: Of the longest prompt.
+        shared: Of the common prefix, read once.
         new: Of an answer.
-        scored: Of the texts whose likelihood is asked for, of all labels together.
+        scored: Of the texts to score, all labels together.
     """
 
     rows: int
@@ -41,9 +41,9 @@ class Asked:
 def answering_memory(
     shape: ModelShape, asked: Asked, *, width: int, device: str = "cpu", tokenizer_bytes: int = 0
 ) -> Memory:
-    """Peak of models.inference.generation on that batch; width: bytes of the type the model is asked in.
+    """Return the peak memory of models.inference.generation on that batch; width: bytes of the inference dtype.
 
-    Keys and values of the batch are there twice: as read, and in a copy that grows by the answer or by the labels.
+    Keys and values of the batch are in memory twice: as read, and in a copy that grows with the answer or the labels.
     """
     own = asked.rows * (asked.prompt - asked.shared)
     per_token = 2 * shape.layers * shape.key_heads * shape.head_dim * width
@@ -52,7 +52,7 @@ def answering_memory(
     read = max(own, asked.shared, asked.rows * asked.scored)
     block = read * (4 * shape.hidden + 3 * shape.inner) * width + own * asked.prompt
     logits = asked.rows * (1 + 2 * asked.scored) * shape.vocabulary * width
-    block = max(0, block - logits)  # there are no logits yet while prompts are read
+    block = max(0, block - logits)  # no logits exist yet while prompts are read
     return Memory(
         weights=shape.parameters * width,
         trained=0,
@@ -66,11 +66,11 @@ def answering_memory(
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Memory of a step besides training.
+    """Memory of a step other than training.
 
     Attributes:
-        step: The asset.
-        needed_mib: At the peak.
+        step: The asset's name.
+        needed_mib: Peak memory.
         fix: What to change if it does not fit, else empty.
     """
 
@@ -83,7 +83,7 @@ class StepMemory:
 
     @property
     def sentence(self) -> str:
-        """Why it does not fit, and what to change."""
+        """Return why it does not fit, and what to change."""
         return (
             f"{self.step} needs about {self.needed_mib / 1024:.1f} GiB of {self.available_mib / 1024:.1f} GiB "
             f"({self.device}): {self.fix}"
@@ -91,7 +91,7 @@ class StepMemory:
 
 
 def asking_settings(spec: TaskSpec) -> list[Any]:
-    """What :func:`answering_steps` depends on."""
+    """Return the settings that :func:`answering_steps` depends on."""
     b = spec.baseline
     return [b.batch_size, b.shots, b.retrieved, spec.answer_length, spec.labels, spec.evaluation.precision]
 
@@ -99,13 +99,13 @@ def asking_settings(spec: TaskSpec) -> list[Any]:
 def answering_steps(
     spec: TaskSpec, planner: Planner, validation: Sequence[Example], device: str, available: int, margin: float
 ) -> list[StepMemory]:
-    """The comparison in float32 that merged_model makes, and the evaluation, both with batches of baseline.batch_size.
+    """Estimate the memory of merged_model's comparison in float32 and of the evaluation, in batches of baseline.batch_size.
 
-    A comparison that a GPU has no room for is made on the CPU (models.loading.device_with_room).
+    A comparison that does not fit on the GPU runs on the CPU (models.loading.device_with_room).
 
     Args:
-        available: Bytes free on `device`.
-        margin: How many times the formula's peak must be free.
+        available: Free bytes on `device`.
+        margin: Factor on the estimated peak that must be free.
     """
     shape, (batch, turn) = planner.shape, largest_batch(spec, planner, validation)
     wide = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
@@ -115,9 +115,9 @@ def answering_steps(
     counter = TokenCounter(planner.folder)
     shown, retrieved = turn * max(spec.baseline.shots), turn * spec.baseline.retrieved
     context = planner.config.get("max_position_embeddings") or 1 << 30
-    # fewer are shown where they do not fit
+    # fewer examples are shown if they do not all fit
     prompt = max(batch.prompt, min(batch.prompt + max(shown, retrieved), context - batch.new))
-    # examples that are the same for all rows are read once
+    # examples shared by all rows are read once
     shared = min(batch.shared + (shown if shown >= retrieved else 0), prompt)
     prompted = replace(batch, prompt=prompt, shared=shared)
     scored = sum(n + 1 for n in counter.count_texts(spec.labels)) if spec.labels else 0
@@ -136,7 +136,7 @@ def answering_steps(
         fits = rows in smaller
         fix = ""
         if smaller and not fits:
-            fix = f"set baseline.batch_size: {smaller[0]} (now {rows}); it takes longer"
+            fix = f"set baseline.batch_size: {smaller[0]} (now {rows}); this takes longer"
         elif not fits:
             fix = "use a smaller base_model, or a machine with more memory"
         return StepMemory(name, place, round(needed(rows) / 2**20), round(room / 2**20), fits, fix)
@@ -154,8 +154,9 @@ def answering_steps(
 
 
 def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example]) -> tuple[Asked, int]:
-    """(the validation split's longest prompts, as many as are asked together, with their own answers scored; tokens of an
-    example within a prompt, on average). Rows that cannot be encoded are left out; training tells about them."""
+    """Return (a batch of the longest validation prompts with their answers scored, mean tokens of an example in a prompt).
+
+    Rows that cannot be encoded are skipped; training reports them."""
     counter = TokenCounter(planner.folder)
     prompts: list[list[int]] = []
     wholes: list[int] = []
@@ -167,7 +168,7 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
         return Asked(1, 1, 0, spec.answer_length, 0), 0
     answer = max(whole - len(prompt) for whole, prompt in zip(wholes, prompts, strict=False))
     longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
-    first, last = min(longest), max(longest)  # in lexical order, what these two share all share
+    first, last = min(longest), max(longest)  # the common prefix of the lexically first and last is common to all
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first) - 1)
     example = max(0, round(sum(wholes) / len(wholes)) - shared)
     return Asked(len(longest), len(longest[-1]), shared, spec.answer_length, answer), example

@@ -1,4 +1,4 @@
-"""Counts what a training computes: packed or padded batches, and steps."""
+"""Counts the work of a training: packed or padded batches, and steps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _DRAWN = 400
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One forward pass, in numbers of positions.
+    """Sizes of one forward pass, in positions.
 
     Attributes:
-        tokens: Tokens that go through every layer.
+        tokens: Tokens that pass through every layer.
         queries: Rows of attention's query tensor after packing, padding included.
-        keys: Rows of its key and value tensors; a shared beginning counts once for every row that has it.
+        keys: Rows of its key and value tensors; a shared prefix counts once for every row that has it.
         scores: Elements of one head's attention matrices kept for the backward pass (packed batches only).
         mask: Elements of the attention mask (padded batches only).
         learned: Tokens with loss.
-        logits: Positions whose logits are made.
+        logits: Positions whose logits are computed.
     """
 
     rows: int
@@ -40,7 +40,7 @@ class Batch:
 
 
 def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> Batch:
-    """The batch that training makes of these rows (training.shared_prefix)."""
+    """Return the batch that training makes from these rows (training.shared_prefix)."""
     leading, virtual = METHODS[settings["method"]].virtual_tokens(settings)
     learned = sum(sum(row["loss"][1:]) for row in rows)
     if packed:
@@ -72,7 +72,7 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
 
 
 def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> Iterator[Sequence[Row]]:
-    """Batches of `size` rows in random order, at most 400. The trainer's own order is another one of the same kind."""
+    """Yield at most 400 random batches of `size` rows. The trainer's order differs, but is random too."""
     draw, left = random.Random(seed), _DRAWN  # noqa: S311 - a shuffle, no secret
     for _ in range(math.ceil(epochs)):
         order = list(rows)
@@ -86,7 +86,7 @@ def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> I
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Optimiser steps of one phase, and passes over the validation split."""
+    """Numbers of optimiser steps and validation passes of one phase."""
 
     per_epoch: int
     steps: int
@@ -96,7 +96,7 @@ class Steps:
 def count_steps(rows: int, settings: Mapping[str, Any], epochs: float) -> Steps:
     """Count steps as transformers' Trainer does: micro-batches of an epoch divided by those of a step, rounded up.
 
-    Validation comes before the first step, every `every` steps, and after the last.
+    Validation runs before the first step, every `every` steps, and after the last step.
     """
     micro = settings["micro_batch_size"]
     accumulate = settings["batch_size"] // micro

@@ -1,4 +1,4 @@
-"""What a task costs by the price list: training by trainer and method, serving, and the break-even between the two ways."""
+"""Computes a task's costs from the price list: training by trainer and method, serving, and the break-even volume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from finetune_pipeline.spec.training import TrainingSpec
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """The cost of a training at one place by some methods, in dollars from low to high."""
+    """The cost of a training with one trainer and some methods, in dollars from low to high."""
 
     where: str
     methods: str
@@ -44,11 +44,11 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """All costs of one task on one day.
+    """All costs of a task on one day.
 
     Attributes:
-        rule_of_thumb: The rule of thumb about self-hosting, and our figure, step by step.
-        warnings: What is missing from the list or has to be confirmed.
+        rule_of_thumb: The rule of thumb about self-hosting, and our calculation, step by step.
+        warnings: Prices that are missing or must be confirmed.
     """
 
     task: str
@@ -66,7 +66,7 @@ class Costs:
 def task_costs(
     spec: TaskSpec, prices: PriceList, traffic: Traffic, epoch_tokens: int, parameters: float, today: datetime.date
 ) -> Costs:
-    """Work out every cost of a task; epoch_tokens: of the training rows."""
+    """Compute all costs of a task; epoch_tokens: tokens of the training rows."""
     apis = [api_cost(price, traffic, today) for price in prices.apis]
     machines = [machine_cost(price, traffic, today) for price in prices.machines]
     offered = [price for price in prices.apis if price.until is None or price.until >= today]
@@ -90,7 +90,7 @@ def task_costs(
 
 
 def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
-    """The task's settings with another method: what task.yaml sets stays, what a method decides is its own."""
+    """Return the task's settings with another method: values set in task.yaml stay, the method's defaults change."""
     if method == spec.training.method:
         return spec.training.model_dump()
     own = {"method", *COMMON} - {"batch_size", "micro_batch_size"}
@@ -108,7 +108,7 @@ def training_costs(
     today: datetime.date,
     methods: Iterable[str] = METHODS,
 ) -> list[TrainingCost]:
-    """The same training by every line of the list, the cheapest first: on machines by these methods, at services by their own."""
+    """Return the cost of a training for every line of the list, cheapest first; services use their own method."""
     made: list[TrainingCost] = []
     for price in prices.training:
         if price.unit == "hour" or price.price == 0:
@@ -139,13 +139,13 @@ def training_costs(
 
 
 def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: datetime.date) -> list[str]:
-    """Prices that are missing or old."""
+    """Return warnings about prices that are missing or old."""
     warnings = [f"{p.name}: {w}" for p in [*prices.training, *prices.apis] for w in p.warnings(today)]
     known = {price.engine.lower() for price in prices.training} | {"local"}
     if spec.training.trainer not in known:
-        warnings.append(f"{prices.path.name} has no training price for the trainer {spec.training.trainer}")
+        warnings.append(f"{prices.path.name} has no price for the trainer {spec.training.trainer}")
     if not prices.machines:
-        warnings.append(f"{prices.path.name} has no machine with answered_per_second: serving here has no price")
+        warnings.append(f"{prices.path.name} has no machine with answered_per_second, so self-hosting has no price")
     if traffic.calls is None:
-        warnings.append("the calls per month are unknown: set advise.calls_per_month, or give --calls-per-month")
+        warnings.append("the calls per month are unknown: set advise.calls_per_month or pass --calls-per-month")
     return warnings

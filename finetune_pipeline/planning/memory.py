@@ -1,4 +1,4 @@
-"""Memory a training takes, by formula. All figures in bytes; the functions below name the source of every term."""
+"""Estimates the memory of a training by formula, in bytes; the functions below name the source of every term."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
 
 MIB = 2**20
 CPU_OVERHEAD = 600 * MIB
-"""Interpreter and libraries of a training process, measured right before its first step."""
+"""Interpreter and libraries of a training process, measured just before its first step."""
 GPU_OVERHEAD = 700 * MIB
 """CUDA context, cuBLAS workspaces and kernels on the device; not measured by this project."""
 NF4 = 0.5 + 0.127 / 8
-"""Bytes a parameter in 4-bit NormalFloat with double quantization (Dettmers et al. 2023, section 3)."""
+"""Bytes per parameter in 4-bit NormalFloat with double quantization (Dettmers et al. 2023, section 3)."""
 SLACK = 1.06
-"""Memory the allocator holds beyond what is in use, over everything that comes and goes within a step."""
+"""Factor for the allocator's overhead on memory that is allocated and freed within a step."""
 _TOKENIZER = 6
 """Bytes in memory for each byte of tokenizer.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Parts of the peak. resident: pages of the weight file that stay mapped without being needed (the system takes them
-    back when it is short); everything else is needed."""
+    """Parts of the peak memory. resident: mapped pages of the weight file that are not needed (the system reclaims them when
+    memory is short); everything else is needed."""
 
     weights: int
     trained: int
@@ -50,7 +50,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The peak memory shown for the process."""
+        """The peak memory that the system reports for the process."""
         return self.needed + self.resident
 
     def parts(self) -> dict[str, int]:
@@ -58,7 +58,7 @@ class Memory:
 
 
 def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
-    """Whether gradient checkpointing will be on."""
+    """Whether gradient checkpointing will be used."""
     wanted = settings["gradient_checkpointing"]
     if not METHODS[settings["method"]].checkpointing:
         return False
@@ -66,38 +66,38 @@ def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
 
 
 def weight_bytes(shape: ModelShape, method: Method, width: int) -> int:
-    """The base as models.loading.load_for_training holds it; width: bytes of the compute type."""
+    """Return the bytes of the base as models.loading.load_for_training loads it; width: bytes of the compute dtype."""
     if method.holds == "four_bit":
         return int(shape.linear * NF4) + 2 * (shape.parameters - shape.linear)
     return shape.parameters * (4 if method.holds == "float32" else width)
 
 
 def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
-    """What one block keeps of a batch for its backward pass, as the modules of training.fused and training.attention do.
+    """Return the bytes one block saves of a batch for its backward pass, with the modules of training.fused and .attention.
 
-    After Korthikanti et al. 2022, section 4.1, for these modules: the norms' inputs, what every trained layer reads (and
-    the mask of its dropout), the gated MLP's three products, and attention's queries, keys, values and weights.
+    Follows Korthikanti et al. 2022, section 4.1, adapted to these modules: the norms' inputs, every trained layer's input (and
+    its dropout mask), the gated MLP's three products, and attention's queries, keys, values and weights.
     """
     method, t = METHODS[settings["method"]], batch.tokens
     heads, keys = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
-    # norms: the fused one keeps its result, others the input and (trained) the normed input, in float32
+    # norms: the fused norm saves its result; others save the input and (if trained) the normed input, in float32
     each = 8 if method.holds == "float32" else 4 if shape.own_norms else width
     kept = t * (shape.norms * each * shape.hidden + bool(shape.head_norms) * each * (heads + keys))
     kept += method.kept_bytes(settings, shape, t, width) + 3 * t * shape.inner * width
     if batch.scores or not batch.mask:
         return kept + width * (batch.queries * heads + 2 * batch.keys * keys + batch.scores * shape.heads)
-    # torch's own attention keeps queries, keys and values for every head, its result, and a mask in the compute type
+    # torch's attention saves queries, keys and values for every head, its result, and a mask in the compute dtype
     kept += width * (heads * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
     return kept + (0 if method.keeps_attention(settings, shape) else width * t * heads)
 
 
 def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
-    """All blocks' share: what each keeps, or with gradient checkpointing the input of each and one block's whole."""
+    """Return the bytes all blocks save; with gradient checkpointing, each block's input and one block's activations."""
     block, method = layer_bytes(shape, settings, batch, width), METHODS[settings["method"]]
     mixed = method.holds == "float32"
     # autocast's 16-bit copies of the trained weights
     copies = 2 * (shape.linear + shape.vocabulary * shape.hidden) if mixed and width == 2 else 0
-    if method.trains_inputs:  # elsewhere nothing is kept of the first norm, which pays for the last
+    if method.trains_inputs:  # otherwise the first norm saves nothing, which offsets the last one
         copies += batch.tokens * shape.hidden * (8 if mixed else 4 if shape.own_norms else width)
     if not checkpoints(shape, settings):
         return shape.layers * block + copies
@@ -105,8 +105,8 @@ def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batc
 
 
 def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int, device: str = "cpu") -> int:
-    """What a block's backward pass holds for itself: gradients of its widest tensors, and a weight read from four bits (on
-    the CPU, two)."""
+    """Return the temporary bytes of a block's backward pass: gradients of its widest tensors, and a weight dequantized from
+    four bits (two on the CPU)."""
     four_bit = METHODS[settings["method"]].holds == "four_bit"
     read = shape.inner * shape.hidden * width * (2 if device == "cpu" else 1) if four_bit else 0
     return 4 * batch.tokens * shape.inner * width + read
@@ -115,20 +115,22 @@ def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, 
 def logit_bytes(
     shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int, *, training: bool = True
 ) -> int:
-    """Logits with their gradient in float32 and the largest copy the loss makes, and what the output head adds."""
+    """Return the bytes of the logits: with their float32 gradient, the loss's largest copy, and the output head's memory."""
     total = batch.learned * shape.vocabulary * (width + (8 if width == 2 else 4))
-    if not batch.scores and batch.mask:  # padded: those of all positions from the first learned one, and their gradient
+    if (
+        not batch.scores and batch.mask
+    ):  # padded: logits of all positions from the first learned one on, and their gradient
         total += 2 * batch.logits * shape.vocabulary * width
     head, holds = shape.vocabulary * shape.hidden, METHODS[settings["method"]].holds
-    if holds == "float32":  # the head's gradient, made apart from the embedding's, and autocast's copy of the head
+    if holds == "float32":  # the head's gradient, separate from the embedding's, and autocast's copy of the head
         total += head * ((4 + (2 * 2 if width == 2 else 0)) if training else 2 if width == 2 else 0)
     elif holds == "four_bit" and width == 4:
-        total += head * 4  # the bfloat16 head, widened
+        total += head * 4  # the bfloat16 head, converted to float32
     return total
 
 
 def process_overhead(device: str, tokenizer_bytes: int, tokens: int = 0) -> int:
-    """Memory besides the model; tokens: of the rows that lie in the process's memory. On a GPU only what lies there."""
+    """Return memory other than the model's; tokens: of the rows kept in memory. On a GPU only device memory counts."""
     return CPU_OVERHEAD + _TOKENIZER * tokenizer_bytes + 53 * tokens if device == "cpu" else GPU_OVERHEAD
 
 
@@ -142,15 +144,15 @@ def training_memory(
     tokenizer_bytes: int = 0,
     tokens: int = 0,
 ) -> Memory:
-    """Peak of a training whose largest batch is `batch`, in one process on one device.
+    """Return the peak memory of a training with largest batch `batch`, in one process on one device.
 
-    width: bytes of the compute type (4: float32, 2: bfloat16). tokenizer_bytes: size of tokenizer.json; tokens: of both
-    splits, which lie in the process's memory. On a GPU only what lies there is counted.
+    width: bytes of the compute dtype (4: float32, 2: bfloat16). tokenizer_bytes: size of tokenizer.json; tokens: of both
+    splits, which are kept in memory. On a GPU only device memory counts.
     """
     method, cpu = METHODS[settings["method"]], device == "cpu"
     trainable, whole = method.trainable(settings, shape), method.holds == "float32"
     weights = weight_bytes(shape, method, width)
-    # weights that stay in the dtype of their file are its mapped pages: all of them, or what is not in four bits
+    # weights in the file's dtype are mapped pages of it: all of them, or those not stored in four bits
     stored = shape.stored_bytes / shape.parameters
     four_bit = method.holds == "four_bit"
     taken_over = (2 if four_bit else 4 if whole else width) == round(stored)
@@ -159,9 +161,9 @@ def training_memory(
     moving, logits = int(moving * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
     gradients = 4 * trainable
     if whole and cpu:
-        gradients *= 2  # the best checkpoint is read while everything else is still there
+        gradients *= 2  # the best checkpoint is loaded while everything else is still in memory
     elif whole and settings["micro_batch_size"] == settings["batch_size"]:
-        # no gradient is there before its block's activations and 16-bit weights go
+        # a block's activations and 16-bit weights are freed before its gradients exist
         gradients = max(0, gradients - moving - logits)
     memory = Memory(
         weights=weights,
@@ -174,7 +176,7 @@ def training_memory(
         resident=mapped,
     )
     loading = weights + memory.overhead + (0 if taken_over else shape.stored_bytes)
-    if cpu and loading > memory.total:  # a large base and little to train: reading it is the peak
+    if cpu and loading > memory.total:  # with a large base and few trained weights, loading is the peak
         return replace(memory, resident=memory.resident + loading - memory.total)
     return memory
 
@@ -182,7 +184,7 @@ def training_memory(
 def evaluation_memory(
     shape: ModelShape, settings: Mapping[str, Any], batch: Batch, training: Memory, *, width: int
 ) -> Memory:
-    """Of a validation pass in the midst of that training: one block at a time, and no gradients."""
+    """Return the peak memory of a validation pass within that training: one block at a time, without gradients."""
     block = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
     logits = logit_bytes(shape, settings, batch, width, training=False)
     return replace(training, gradients=0, activations=int(block * SLACK), logits=int(logits * SLACK))
@@ -193,8 +195,8 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory(device: str, group: Path = _GROUP) -> int:
-    """Free bytes: FINETUNE_MEMORY_GIB where it is set; else of the GPU with the least, or of the machine, and no more than
-    the container's limit leaves.
+    """Return the free bytes: FINETUNE_MEMORY_GIB if set, else those of the fullest GPU, or of the machine within the
+    container's limit.
 
     Raises:
         OutsideError: The variable is not a number, or a GPU's memory cannot be read.
@@ -213,7 +215,7 @@ def available_memory(device: str, group: Path = _GROUP) -> int:
 
 
 def _left_in(group: Path) -> int:
-    """What a control group's limit leaves (cgroup v2): cached files are given back when memory is short."""
+    """Return the free bytes within a control group's limit (cgroup v2); cached files count as free, since they are evictable."""
     try:
         limit = int((group / "memory.max").read_text("utf-8"))
         used = int((group / "memory.current").read_text("utf-8"))
@@ -224,10 +226,10 @@ def _left_in(group: Path) -> int:
 
 
 def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
-    """Bytes of each GPU this process may see (CUDA_VISIBLE_DEVICES), by nvidia-smi: no library is loaded for it.
+    """Return the bytes of each GPU visible to this process (CUDA_VISIBLE_DEVICES), from nvidia-smi; loads no GPU library.
 
     Raises:
-        OutsideError: nvidia-smi is missing, fails, or shows no GPU. A plan must not guess.
+        OutsideError: nvidia-smi is missing, fails, or shows no GPU, since a plan must not guess.
     """
     command = ["nvidia-smi", f"--query-gpu=index,memory.{which}", "--format=csv,noheader,nounits"]
     try:

@@ -1,4 +1,4 @@
-"""Estimates what fine-tuning would need from the rows alone, with tokens estimated from characters."""
+"""Estimates what fine-tuning would need, from the rows alone; tokens are estimated from characters."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.rows import training_examples
 
 CHARACTERS_A_TOKEN = 4
-"""Of English text, by the tokenizers of small models; other languages take more tokens."""
+"""For English text and the tokenizers of small models; other languages need more tokens."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Rows, tokens, time and money of a training.
+    """The rows, tokens, time and money that a training needs.
 
     Attributes:
-        rows: Clean rows; least: how many the spec asks for.
+        rows: Clean rows; least: the minimum in the spec.
         tokens: Of the training rows, over all epochs, estimated.
-        seconds: By earlier trainings on this machine; None where there is none.
-        power: Of planning.power.power_bounds.
+        seconds: From earlier trainings on this machine; None if there are none.
+        power: The result of planning.power.power_bounds.
     """
 
     rows: int
@@ -46,12 +46,12 @@ class Needs:
     power: dict[str, Any]
 
     def lines(self) -> list[str]:
-        """The same as text."""
+        """Return the needs as lines of text."""
         rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
         if self.rows < self.least:
-            rows += f"; {self.least - self.rows:,} more are needed to begin (data.min_examples)"
+            rows += f"; {self.least - self.rows:,} more are needed to start (data.min_examples)"
         time = (
-            f"{duration(self.seconds.low)} to {duration(self.seconds.high)} here, by {self.seconds.source}"
+            f"{duration(self.seconds.low)} to {duration(self.seconds.high)} here, according to {self.seconds.source}"
             if self.seconds
             else "not measured on this machine yet"
         )
@@ -68,13 +68,13 @@ class Needs:
 
 
 def parameters_by_name(base_model: str) -> float:
-    """Parameters of a model as its name has them (``…-135m-…``, ``…-7B``); 0 where it does not."""
+    """Return the number of parameters in a model's name (``…-135m-…``, ``…-7B``), or 0 if it has none."""
     size = _SIZE.search(base_model)
     return float(size[1]) * (1e6 if size[2].lower() == "m" else 1e9) if size else 0.0
 
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
-    """Estimate what training would need. rows: all clean ones; home: its folder has the speeds measured here, and prices."""
+    """Estimate what training would need. rows: all clean rows; home: folder with speeds measured here, and prices."""
     test = round(len(rows) * spec.split.test)
     train = len(rows) - test - round(len(rows) * spec.split.validation)
     learned = training_examples(rows, spec.training.model_dump())

@@ -1,4 +1,4 @@
-"""The training plan: resources, whether they suffice, and the nearest plan that fits."""
+"""Makes the training plan: required resources, whether they suffice, and the nearest plan that fits."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 MARGIN = 1.1
-"""A plan fits if its estimated peak plus 10% is free: the formula is accurate to 15%, mostly to 5%."""
+"""A plan fits if its estimated peak plus 10% is free: the formula is accurate to within 15%, mostly 5%."""
 
 
 @dataclass(frozen=True)
 class NearestPlan:
-    """The cheapest change of settings that fits.
+    """The cheapest change of settings with which the training fits.
 
     Attributes:
-        fits: Whether any change does.
-        change: The settings to change, also as lines of task.yaml (`yaml`), with what each costs (`reasons`).
+        fits: Whether any change makes it fit.
+        change: The settings to change, also as lines of task.yaml (`yaml`), with the cost of each (`reasons`).
     """
 
     fits: bool
@@ -47,7 +47,7 @@ class NearestPlan:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method for this model and these data."""
+    """One method for this model and data."""
 
     method: str
     chosen: bool
@@ -64,15 +64,15 @@ class TrainingPlan:
 
     Attributes:
         rows: Rows of one epoch.
-        tokens: Statistics of the training split, with training.augment its perturbed copies too.
-        computed_share: Share of these tokens that is computed after packing.
+        tokens: Statistics of the training split; with training.augment including its perturbed copies.
+        computed_share: Share of these tokens that packing leaves to compute.
         over_length: Examples longer than `limit` tokens.
         refused_rows: Findings about examples that cannot be encoded.
-        memory_mib: Parts of the peak, what is `needed` of it, and the `total`.
+        memory_mib: Parts of the peak, the `needed` part, and the `total`.
         fits: Whether training and the other steps fit.
-        others: What the comparison of the merged model and the evaluation take.
-        seconds: Time by earlier trainings of this kind on this machine; None where there is none.
-        serving: The lines of the price list by which serving is priced (prices.PriceList.served).
+        others: Memory of the merged model's comparison and of the evaluation.
+        seconds: Time from earlier trainings of this kind on this machine; None if there are none.
+        serving: The price list's lines for serving (prices.PriceList.served).
     """
 
     method: str
@@ -104,7 +104,7 @@ class TrainingPlan:
     sentence: str
 
     def facts(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the plan as plain JSON values."""
         return asdict(self)
 
 
@@ -124,7 +124,7 @@ def training_plan(
     Args:
         out: Folder for plan.json.
         home: Folder with throughput.json, and with prices.yaml unless `task_folder` has one.
-        available: Bytes to plan for; by default what is free now.
+        available: Bytes to plan for; default: the bytes free now.
     """
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
@@ -182,13 +182,13 @@ def training_plan(
 
 
 def in_mib(memory: Memory) -> dict[str, int]:
-    """The parts of a peak, what is needed of it and the total, in MiB."""
+    """Return a peak's parts, its needed part and its total, in MiB."""
     parts = {k: round(v / 2**20) for k, v in memory.parts().items()}
     return {**parts, "needed": round(memory.needed / 2**20), "total": round(memory.total / 2**20)}
 
 
 def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
-    """The first settings on the ladder of costs that fit into `available` bytes."""
+    """Return the first settings on the ladder of costs that fit into `available` bytes."""
     fitting = next((s for s in ladder(settings) if planner.memory(s).needed * MARGIN <= available), None)
     if fitting is None:
         return NearestPlan(False, "", {}, None, [])

@@ -1,4 +1,4 @@
-"""One task's training in numbers, for any settings: rows, batches, phases and memory."""
+"""Computes the rows, batches, phases and memory of a task's training for any settings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from finetune_pipeline.training.prefix_tree import Row
 from finetune_pipeline.training.rows import encode_split, longest_allowed, training_examples
 
 _FORWARD_ONLY = 1 / 3
-"""Work of a validation token compared with a training token, which goes forwards and (twice the work) backwards."""
+"""Work of a validation token relative to a training token, whose backward pass takes twice the work of the forward pass."""
 
 
 def compute_width(precision: str, device: str = "cpu") -> int:
-    """Bytes of the compute type a precision setting comes to; a GPU is assumed to have bfloat16."""
+    """Return the bytes of the compute dtype for a precision setting; a GPU is assumed to support bfloat16."""
     if precision == "auto":
         precision = "bfloat16" if device != "cpu" or cpu_has_bfloat16() else "float32"
     return 2 if precision == "bfloat16" else 4
@@ -36,7 +36,7 @@ class Rows:
     """A split as rows {id, ids, loss}.
 
     Attributes:
-        over: Examples longer than `limit` tokens, dealt with as training.over_length says; with ``fail`` they are kept.
+        over: Examples longer than `limit` tokens, handled according to training.over_length; with ``fail`` they are kept.
         findings: Why examples cannot be encoded.
     """
 
@@ -51,18 +51,18 @@ class Rows:
 
 
 def encode_rows(folder: Path, examples: Sequence[Example], limit: int, over_length: str) -> Rows:
-    """Encode examples with the tokenizer and chat template in `folder`, by the function that training uses."""
+    """Encode examples with the tokenizer and chat template in `folder`, with the function that training uses."""
     split = encode_split(TokenCounter(folder), examples, limit, over_length)
     return Rows(split.plain_rows(), split.over, limit, split.refused)
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One training within a plan: qlora has a second one, lora on the unquantized base.
+    """One training phase of a plan; qlora has a second phase, lora on the unquantized base.
 
     Attributes:
         evaluations: Passes over the validation split.
-        tokens: Tokens computed, after packing; those of validation count a third.
+        tokens: Tokens computed after packing; validation tokens count a third.
     """
 
     method: str
@@ -75,7 +75,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """The batches of a split: the largest one, and the means of all."""
+    """The batches of a split: the largest batch, and the means over all."""
 
     largest: Batch
     mean_rows: float
@@ -83,10 +83,10 @@ class Batches:
 
 
 class Planner:
-    """Answers for one base model and one pair of splits.
+    """Computes plans for one base model and one pair of splits.
 
-    What is costly is done once: rows are encoded again only for another limit of tokens or another over_length, batches
-    are drawn again only for other sizes.
+    Costly results are cached: rows are encoded again only if the token limit or over_length changes, and batches are drawn
+    again only if sizes change.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Planner:
         self.tokenizer_bytes = tokenizer.stat().st_size if tokenizer.exists() else 0
 
     def epoch_examples(self, settings: Mapping[str, Any]) -> list[Example]:
-        """The examples of one epoch: the training split, with training.augment also its perturbed copies."""
+        """Return the examples of one epoch: the training split, with training.augment also its perturbed copies."""
         return training_examples(self.examples["train"], settings)
 
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
-        """A split's rows under these settings."""
+        """Return a split's rows under these settings."""
         limit = longest_allowed(settings, self.config)
         key = (split, limit, settings["over_length"], split == "train" and settings["augment"])
         if key not in self._rows:
@@ -116,16 +116,16 @@ class Planner:
         return self._rows[key]
 
     def precision(self, settings: Mapping[str, Any]) -> str:
-        """The compute type: float32 or bfloat16."""
+        """Return the compute dtype: float32 or bfloat16."""
         return "bfloat16" if compute_width(settings["precision"], self.device) == 2 else "float32"
 
     def packed(self, settings: Mapping[str, Any]) -> bool:
-        """Whether batches are packed behind shared beginnings."""
+        """Whether batches are packed after shared prefixes."""
         return bool(settings["shared_prefix"]) and self.shape.packs
 
     def batches(self, split: str, settings: Mapping[str, Any]) -> Batches | None:
-        """The batches of a split, None for an empty one. Training batches are drawn at random (`seed` decides); validation
-        batches are those there will be."""
+        """Return the batches of a split, None if it is empty. Training batches are drawn at random (from `seed`); validation
+        batches are exact."""
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
         if not rows:
             return None
@@ -146,7 +146,7 @@ class Planner:
         return self._batches[key]
 
     def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
-        """Steps, validation passes and tokens of each phase."""
+        """Return the steps, validation passes and tokens of each phase."""
         phases = []
         for phase in METHODS[settings["method"]].phases(settings):
             rows = len(self.rows("train", phase).rows)
@@ -162,19 +162,19 @@ class Planner:
         return phases
 
     def _tokens(self, split: str, settings: Mapping[str, Any]) -> float:
-        """Tokens computed in one pass over a split."""
+        """Return the tokens computed in one pass over a split."""
         batches = self.batches(split, settings)
         if batches is None:
             return 0.0
         return batches.mean_tokens * len(self.rows(split, settings).rows) / batches.mean_rows
 
     def computed_share(self, settings: Mapping[str, Any]) -> float:
-        """Share of the training rows' tokens that packing leaves to be computed."""
+        """Return the share of the training rows' tokens that packing leaves to compute."""
         total = sum(self.rows("train", settings).lengths)
         return self._tokens("train", settings) / total if total else 1.0
 
     def memory(self, settings: Mapping[str, Any]) -> Memory:
-        """The peak of training and validation, over all phases."""
+        """Return the peak memory of training and validation over all phases."""
         candidates: list[Memory] = []
         width = compute_width(settings["precision"], self.device)
         tokens = sum(sum(self.rows(split, settings).lengths) for split in self.examples)

@@ -1,7 +1,7 @@
-"""Statistical power: is the test set large enough to show the wanted gain?
+"""Statistical power: computes whether the test set is large enough to show the wanted gain.
 
-A paired test sees rows on which exactly one of two models is right. How many those will be is not known before there is
-a second model. Models whose mistakes have nothing to do with each other disagree most: the plan is for these, the safe side.
+A paired test uses rows on which exactly one of two models is correct. Their number is unknown before the second model exists.
+Models with unrelated mistakes disagree most, so the plan assumes unrelated mistakes, to be on the safe side.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ LEAST_GAIN = 0.001
 
 
 def expected_disagreement(before: float, gain: float) -> float:
-    """Share of rows on which exactly one of two models is right, of shares right `before` and `before + gain`, with
-    unrelated mistakes. Never under the gain itself."""
+    """Return the expected share of rows on which exactly one of two models is correct, if they are correct on shares `before`
+    and `before + gain` and make unrelated mistakes. It is never below the gain."""
     after = min(1.0, before + gain)
     return max(abs(after - before), before * (1 - after) + (1 - before) * after)
 
 
 def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[str] | None = None) -> dict[str, Any]:
-    """The number of test rows needed to show the wanted gain, for the first candidate.
+    """Compute the number of test rows needed to show the wanted gain, for the first candidate.
 
-    rival: the strongest one, which has to be beaten; others as strong would take more rows. sources: what each row of the
-    rival was made from, where rows share that. Returns test_rows, wanted_gain (gates.wanted_gain), power, metric, before
-    (the rival's score), must_reach (score on the test at which the gain is shown; null: none), rival (its title),
-    disagreement (expected share of rows on which one is right; null for means), design_effect, rows_needed (null where no
-    gain of that size is left), examples_needed (in all splits together), detectable_gain (smallest gain that test_rows
-    show; null: none), power_now, enough, sentence.
+    rival: the strongest rival, which the candidate must beat; further equally strong rivals would take more rows. sources:
+    the source of each row of the rival, if rows share sources. Returns test_rows, wanted_gain (gates.wanted_gain), power,
+    metric, before (the rival's score), must_reach (test score at which the gain is shown; null: none), rival (its title),
+    disagreement (expected share of rows on which exactly one is correct; null for means), design_effect, rows_needed (null
+    if a gain of that size is impossible), examples_needed (in all splits together), detectable_gain (smallest gain that
+    test_rows can show; null: none), power_now, enough, sentence.
     """
     gates = spec.gates
     alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
@@ -93,14 +93,14 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
 
 
 def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
-    """What is known of the test's size before any prompt was tried: the fewest and the most rows that the wanted gain can
-    take, over all shares the best prompt may have right (or all deviations a mean over rows may have).
+    """Return bounds on the needed test rows before any prompt was tried: the fewest and most rows that the wanted gain can
+    take, over all possible scores of the best prompt (or all possible deviations of a mean over rows).
 
-    Returns test_rows, wanted_gain, power, fewest, most, sentence. Rows are taken to be independent of each other.
+    Returns test_rows, wanted_gain, power, fewest, most, sentence. Rows are assumed to be independent.
     """
     gates = spec.gates
     if _mean_of_rows(spec):
-        # values between 0 and 1 deviate by a half at most; of unrelated ones the difference does more
+        # values between 0 and 1 have a standard deviation of at most a half; differences of unrelated ones have more
         extra, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
         fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, 1 - gates.confidence))
     else:
@@ -111,11 +111,13 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
     gain = f"+{points(gates.wanted_gain, sign=False)} points"
     sentence = f"You have {counted(test_rows, 'test row')}; you need "
     sentence += f"{fewest:,} to {most:,}" if fewest > 1 else f"up to {most:,}"
-    sentence += f" to see {gain} with a chance of {percent(gates.power)}, depending on what prompting reaches"
+    sentence += f" to see {gain} with a chance of {percent(gates.power)}, depending on the score of prompting"
     if test_rows >= most:
-        sentence += ": enough in any case."
+        sentence += ". That is enough in any case."
     elif test_rows < fewest:
-        sentence += f": too few in any case. {fewest:,} take {math.ceil(fewest / spec.split.test):,} examples in all."
+        sentence += (
+            f". That is too few in any case. {fewest:,} take {math.ceil(fewest / spec.split.test):,} examples in all."
+        )
     else:
         sentence += f" (`finetune advise {spec.name}` measures it)."
     return {
@@ -129,20 +131,20 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
 
 
 def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
-    """The metric that decides where it is a mean over rows; others are planned for as right and wrong answers."""
+    """Return the deciding metric if it is a mean over rows; for others, the plan uses correct and wrong answers."""
     metric = METRICS[spec.metric]
     return metric if isinstance(metric, RowMetric) and not metric.right_or_wrong else None
 
 
 def _deviation(values: Sequence[float], after: float) -> float:
-    """Standard deviation of the difference between a rival's scores and unrelated ones that spread as much; where the rival's
-    are all alike, which says nothing of others, as much as scores of mean `after` can (0 or 1)."""
+    """Return the standard deviation of the difference between a rival's scores and unrelated scores with equal spread. If the
+    rival's scores are all equal, which says nothing about others, the largest spread for mean `after` (0 or 1) is used."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return math.sqrt(2) * spread if spread > 1e-9 else math.sqrt(after * (1 - after))
 
 
 def _needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int | None:
-    """Rows for a gain that must surely exceed gates.min_gain; None when so much is not left to be gained."""
+    """Return the rows needed to show that a gain exceeds gates.min_gain; None if so large a gain is impossible."""
     if before + gain > 1 + 1e-9:
         return None
     share = expected_disagreement(before, gain)
@@ -150,7 +152,7 @@ def _needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int 
 
 
 def _detectable(gates: GatesSpec, before: float, effect: float, test_rows: int) -> float | None:
-    """Smallest gain, to a tenth of a point, that these rows show with gates.power."""
+    """Return the smallest gain, to a tenth of a point, that these rows show with gates.power."""
 
     def shown(gain: float) -> bool:
         needed = _needed(gates, before, gain, effect)
@@ -158,7 +160,7 @@ def _detectable(gates: GatesSpec, before: float, effect: float, test_rows: int) 
 
     most = math.floor((1 - before - gates.min_gain) / LEAST_GAIN + 1e-9)
     gains = [gates.min_gain + step * LEAST_GAIN for step in range(1, most + 1)]
-    first = bisect_left(gains, True, key=shown)  # more rows are needed for smaller gains
+    first = bisect_left(gains, True, key=shown)  # smaller gains need more rows
     return gains[first] if first < len(gains) else None
 
 
@@ -166,7 +168,9 @@ def _sentence(plan: Mapping[str, Any]) -> str:
     gain = f"+{points(plan['wanted_gain'], sign=False)} points"
     rows = counted(plan["test_rows"], "test row")
     if plan["rows_needed"] is None:
-        return f"On validation {plan['rival']} reaches {percent(plan['before'])}: {gain} cannot be gained over it."
+        return (
+            f"On validation {plan['rival']} reaches {percent(plan['before'])}: a gain of {gain} over it is impossible."
+        )
     needed = plan["rows_needed"]
     sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}."
     if plan["detectable_gain"] is not None:

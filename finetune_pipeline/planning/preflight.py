@@ -1,7 +1,7 @@
-"""Preflight: problems of the spec, base model or chat template that rule out training, found before anything is loaded.
+"""Preflight checks: find problems of the spec, base model or chat template that prevent training, before anything is loaded.
 
-Asked by ``finetune check`` and ``finetune run``, by the graph when a run begins, and once more by ``training_plan``, which
-has the base model's folder at hand. No torch, no model library.
+Run by ``finetune check`` and ``finetune run``, by the graph when a run begins, and again by ``training_plan``, which has
+the base model's folder. Imports neither torch nor a model library.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 _LEAST_ROOM = 16
-"""The shortest training.max_tokens there is."""
+"""Minimum of training.max_tokens."""
 SPEC_RULES = (
     rules.check_batches,
     rules.check_epochs,
@@ -54,15 +54,15 @@ SPEC_RULES = (
 )
 _USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 _USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
-"""Architectures whose linear layers have these names (phi3 joins some of them)."""
+"""Architectures whose linear layers have these names (phi3 fuses some of them)."""
 _OTHER_NAMES = {"phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}}
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
-    """All findings, errors and warnings, each with what to change.
+    """Return all findings, errors and warnings, each with a fix.
 
-    folder: the task's. base: the artifact of the ``base_model`` step; where that is not made yet, a local base is looked at
-    where it lies, and of a bundled one what is known of it. What a hub model is can only be told once it has been brought.
+    folder: the task's. base: the artifact of the ``base_model`` step. If it is not made yet, a local base is checked in place,
+    and a bundled one by its known facts. A hub model can only be checked after its download.
     """
     if base is not None:
         there = model_folder(base)
@@ -76,7 +76,7 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
 
 
 def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[Finding]:
-    """Findings about the task's chat template, or the model's own."""
+    """Return findings about the task's chat template, or the model's own."""
     if unknown := list(rules.check_chat_template(spec, folder)):
         return unknown
     try:
@@ -92,9 +92,9 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
 
 
 def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
-    """(config.json or what is known of it, the model's folder where there is one already).
+    """Return (config.json or its known parts, the model's folder if it exists).
 
-    Raises FindingsError where the base model cannot be had.
+    Raises FindingsError if the base model is unavailable.
     """
     kind = model_kind(spec.base_model, spec.base_revision)
     if kind == "bundled":
@@ -131,16 +131,16 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
         try:
             end_of_turn_token(TokenCounter(base, text, tokenizer))
         except FindingsError as error:
-            # one that refuses these turns wants others: the rows will show whether it can write them
+            # a template that refuses these turns expects others: the rows will show whether it supports them
             findings += [f for f in error.findings if f.rule == "model.template_without_end"]
     return findings
 
 
 def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path | None = None) -> list[Finding]:
-    """Findings against training with this spec, each with a fix; errors must stop it.
+    """Return problems of training with this spec, each with a fix; errors must stop it.
 
-    base_config: the base model's config.json, None while it is not at hand. base: its folder, for exact answers about
-    layer names (from its weights' headers) and the system prompt's length (from its tokenizer).
+    base_config: the base model's config.json, None if not available yet. base: its folder, for exact layer names (from its
+    weights' headers) and the system prompt's exact length (from its tokenizer).
     """
     folder = Path(spec.name)
     findings = [finding for rule in SPEC_RULES for finding in rule(spec, folder)]
@@ -161,7 +161,7 @@ def _finding(rule: str, key: str, message: str, fix: str, severity: Any = "error
 def _hardware(spec: TaskSpec) -> list[Finding]:
     if spec.training.precision != "bfloat16" or has_nvidia() or cpu_has_bfloat16():
         return []
-    message = "this processor has no native bfloat16: it is emulated, many times slower than float32"
+    message = "this processor emulates bfloat16, which is many times slower than float32"
     fix = "set training.precision: auto"
     return [_finding("precision", "training.precision", message, fix, "warning")]
 
@@ -170,7 +170,7 @@ def _layout(config: Mapping[str, Any]) -> list[Finding]:
     if "n_embd" not in config:
         return []
     message = "the base model stores transposed weights, as GPT-2 does, which are not supported"
-    return [_finding("layout", "base_model", message, "name a model of another family: Llama, Mistral, Qwen, Gemma")]
+    return [_finding("layout", "base_model", message, "use a model of another family: Llama, Mistral, Qwen, Gemma")]
 
 
 def _quantized(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
@@ -178,8 +178,8 @@ def _quantized(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
     if not stored:
         return []
     kind = stored.get("quant_method", "some way") if isinstance(stored, Mapping) else "some way"
-    message = f"the base model is quantized already ({kind}): {METHODS[spec.training.method].on_quantized}"
-    return [_finding("quantized_base", "base_model", message, "name the unquantized model as base_model")]
+    message = f"the base model is already quantized ({kind}): {METHODS[spec.training.method].on_quantized}"
+    return [_finding("quantized_base", "base_model", message, "set base_model to the unquantized model")]
 
 
 def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
@@ -190,7 +190,7 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
     room = max(limit - virtual, 0)
     also = f" and {virtual} virtual tokens" if virtual else ""
     message = (
-        f"the base model's context of {limit} tokens does not hold training.max_tokens = {t.max_tokens}{also}: examples "
+        f"the base model's context of {limit} tokens is too short for training.max_tokens = {t.max_tokens}{also}: examples "
         f"over {room} tokens count as too long"
     )
     fix = f"set training.max_tokens: {room}" + (f", or lower training.{method.section}.tokens" if virtual else "")
@@ -200,9 +200,9 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
 
 
 def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[set[str], bool]:
-    """(names of the linear layers of a block, whether that is all there are).
+    """Return (names of the linear layers of a block, whether the list is complete).
 
-    From the weights' headers where the folder is at hand; else the usual names for architectures known to use them.
+    Reads the weights' headers if the folder exists; else uses the usual names of known architectures.
     """
     if base is not None:
         return {layer.name.rpartition(".")[2] for layer in model_shape(base).linears}, True
@@ -218,13 +218,13 @@ def _tokenizer(path: Path, _changed: int) -> Tokenizer:
 
 
 def load_tokenizer_file(base: Path) -> Tokenizer | None:
-    """The tokenizer of a model folder, read once; None where there is no tokenizer.json."""
+    """Load the tokenizer of a model folder, cached; None without a tokenizer.json."""
     path = (base / "tokenizer.json").absolute()
     return _tokenizer(path, path.stat().st_mtime_ns) if path.is_file() else None
 
 
 def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
-    """Counted exactly where the tokenizer is at hand; else a word counts as one token, which no tokenizer goes below."""
+    """Check the system prompt's length: exactly if the tokenizer is available, else with one token per word as lower bound."""
     tokenizer = load_tokenizer_file(base) if base is not None else None
 
     def count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The dated price list that people edit, and the cost of a training by it."""
+"""Reads the dated, editable price list, and computes the cost of a training from it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from finetune_pipeline.findings import Finding, FindingsError
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 STALE_DAYS = 180
-"""A price older than this must be confirmed."""
+"""Age in days after which a price must be confirmed."""
 Range = tuple[float, float]
-"""From the lowest to the highest."""
+"""(lowest, highest)."""
 _FEWEST, _MOST = 0.63, 2.5
-"""Hours of a rented machine, as factors of what its assumed speed says."""
+"""Bounds for the hours of a rented machine, as factors on the hours at its assumed speed."""
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -28,9 +28,9 @@ class Line(BaseModel):
     """One line of the list.
 
     Attributes:
-        date: When the price was true.
-        until: Last day it is offered, where that is known.
-        note: Where the figures are from.
+        date: Date of the price.
+        until: Last day of the offer, if known.
+        note: Source of the figures.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,7 +47,7 @@ class Line(BaseModel):
         return f"{self.engine}, {self.model}"
 
     def warnings(self, today: datetime.date) -> list[str]:
-        """Warnings about the price: its age, or the end of the offer."""
+        """Return warnings about the price: its age, or the end of the offer."""
         warnings = []
         if self.until and self.until < today:
             warnings.append(f"no longer offered since {self.until}")
@@ -59,12 +59,12 @@ class Line(BaseModel):
 
 
 class Price(Line):
-    """The price of training somewhere, and of a rented machine.
+    """The price of training at a service or on a rented machine.
 
     Attributes:
-        unit: ``million_tokens`` of training, or ``hour`` with the assumed `tokens_per_second` of a model of `parameters`.
-        low, high: Between which the price lies, where it varies.
-        answered_per_second: Output tokens a second of the machine when it serves, from answered_low to answered_high.
+        unit: ``million_tokens`` of training, or ``hour`` with the assumed `tokens_per_second` for a model with `parameters`.
+        low, high: Range of the price, if it varies.
+        answered_per_second: Output tokens per second when serving, from answered_low to answered_high.
     """
 
     unit: Literal["million_tokens", "hour"]
@@ -80,16 +80,16 @@ class Price(Line):
     @model_validator(mode="after")
     def _speed_belongs_to_hours(self) -> Price:
         if (self.unit == "hour") != (self.tokens_per_second is not None):
-            raise ValueError("tokens_per_second goes with unit: hour, and only with it")
+            raise ValueError("tokens_per_second is required with unit: hour, and allowed only there")
         low, high = self.between
         if not low <= self.price <= high:
-            raise ValueError("low, price and high must be in this order")
+            raise ValueError("low <= price <= high must hold")
         speeds = (self.answered_low, self.answered_per_second, self.answered_high)
         if self.unit != "hour" and any(speeds):
-            raise ValueError("answered_per_second goes with unit: hour only")
+            raise ValueError("answered_per_second is allowed only with unit: hour")
         given = [speed for speed in speeds if speed]
         if given and (self.answered_per_second is None or given != sorted(given)):
-            raise ValueError("answered_low, answered_per_second and answered_high must be in this order")
+            raise ValueError("answered_low <= answered_per_second <= answered_high must hold")
         return self
 
     @property
@@ -98,11 +98,11 @@ class Price(Line):
         return self.price if self.low is None else self.low, self.price if self.high is None else self.high
 
     def of_training(self, tokens: float, parameters: float | None) -> tuple[Range, Range | None]:
-        """(dollars, hours of a rented machine) that a training takes.
+        """Return (dollars, hours of a rented machine) of a training.
 
         Args:
-            tokens: Of the rows, times the epochs.
-            parameters: Of the model; a machine's assumed speed is scaled to it where the list says for which size it is.
+            tokens: Tokens of the rows, times the epochs.
+            parameters: Of the model; a machine's assumed speed is scaled to it if the list names the size it applies to.
         """
         low, high = self.between
         if not self.tokens_per_second:
@@ -117,8 +117,8 @@ class ApiPrice(Line):
     """Dollars per million tokens of calls to a model behind an API.
 
     Attributes:
-        input, output: Of tokens read (none of them from the service's cache) and written.
-        tuned: It is the price of fine-tuned models.
+        input, output: Prices of input tokens (uncached) and output tokens.
+        tuned: Whether it is the price of fine-tuned models.
     """
 
     unit: Literal["million_served"]
@@ -129,7 +129,7 @@ class ApiPrice(Line):
 
 @dataclass(frozen=True)
 class PriceList:
-    """The prices of a file: of training (and of machines by the hour), and of calls to APIs."""
+    """The prices of a file: of training (including machines by the hour), and of calls to APIs."""
 
     path: Path
     training: list[Price]
@@ -137,16 +137,16 @@ class PriceList:
 
     @property
     def machines(self) -> list[Price]:
-        """Machines with a known serving speed."""
+        """Return the machines with a known serving speed."""
         return [price for price in self.training if price.answered_per_second]
 
     def served(self) -> list[dict[str, Any]]:
-        """The lines about serving as plain JSON; :meth:`of_served` reads them."""
+        """Return the lines about serving as plain JSON; :meth:`of_served` reads them."""
         return [price.model_dump(mode="json", exclude_none=True) for price in (*self.apis, *self.machines)]
 
     @classmethod
     def of_served(cls, rows: Sequence[dict[str, Any]]) -> PriceList:
-        """The list that :meth:`served` wrote, without what only trains."""
+        """Restore the list that :meth:`served` wrote, without lines only for training."""
         apis = [ApiPrice.model_validate(row) for row in rows if row["unit"] == "million_served"]
         return cls(SHIPPED, [Price.model_validate(row) for row in rows if row["unit"] == "hour"], apis)
 
@@ -155,7 +155,7 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
     """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one.
 
     Raises:
-        FindingsError: With every problem: entry, field, what is wrong.
+        FindingsError: Lists every problem with its entry and field.
     """
     own = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
     path = next((p for p in own if p.is_file()), SHIPPED)
@@ -184,5 +184,5 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
 
 def _problem(path: Path, where: str, message: str) -> Finding:
     return Finding(
-        "plan.prices", "error", f"{path.name}{where}", message, "see the comments at the head of the shipped list"
+        "plan.prices", "error", f"{path.name}{where}", message, "see the comments at the top of the shipped list"
     )

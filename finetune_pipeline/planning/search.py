@@ -1,4 +1,4 @@
-"""Search for the nearest plan that fits: settings that need less memory, in the order of what they cost."""
+"""Searches for the nearest plan that fits: tries settings that need less memory, in order of their cost."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from finetune_pipeline.spec.methods import METHODS
 _SHORTEST = 256
 """Smallest training.max_tokens that is proposed."""
 WHY = {
-    "micro_batch_size": "same result; it takes longer",
+    "micro_batch_size": "same result, but slower",
     "gradient_checkpointing": "about a third slower, with the same result",
-    "unquantized_epochs": "the base stays in four bits throughout: small bases lose some of what they learned when merged",
-    "method": "the base lies in 16 or 4 bits, and gradients and optimiser states are kept for a hundredth of the weights",
-    "max_tokens": "longer examples lose the beginning of their user text, or are left out (training.rows)",
+    "unquantized_epochs": "the base stays in four bits throughout: small bases lose part of the training when merged",
+    "method": "the base is stored in 16 or 4 bits, with gradients and optimiser states for a hundredth of the weights",
+    "max_tokens": "longer examples are truncated at the start of their user text, or left out (training.rows)",
 }
 """The cost of each change, as a sentence."""
 
 
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Settings that need less and less memory, the cheapest change first; each with every smaller micro-batch.
+    """Yield settings that need less and less memory, the cheapest change first; each with every smaller micro-batch.
 
     Order: smaller micro-batch (same result), gradient checkpointing (same result), no second phase, a method that
     needs less, shorter examples.
@@ -50,22 +50,22 @@ def _rungs(now: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `candidate` that differ from `settings`, with their new values."""
+    """Return the keys of `candidate` that differ from `settings`, with their new values."""
     return {key: value for key, value in candidate.items() if value != settings.get(key)}
 
 
 def reasons(change: Mapping[str, Any]) -> list[str]:
-    """What each changed key costs."""
+    """Return the cost of each changed key."""
     return [f"{key}: {WHY[key]}" for key in change if key in WHY]
 
 
 def nearest_smaller(job: Mapping[str, Any]) -> str:
-    """One sentence for people: which keys of task.yaml to change, and what that costs, for a job of :mod:`.jobs`."""
+    """Return a sentence on which keys of task.yaml to change, and their cost, for a job of :mod:`.jobs`."""
     if job.get("action") == "train":
         return _training(job["settings"])
     batch = job.get("batch_size")
     if batch is not None and batch > 1:
-        return f"set baseline.batch_size: {batch // 2} (now {batch}); the answers stay the same, it takes longer"
+        return f"set baseline.batch_size: {batch // 2} (now {batch}); same answers, but slower"
     return "use a machine with more memory, or a smaller base_model"
 
 

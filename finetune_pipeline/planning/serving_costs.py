@@ -1,7 +1,7 @@
-"""Serving costs by the price list, and the volume at which an own machine is cheaper.
+"""Computes serving costs from the price list, and the volume from which a self-hosted model is cheaper.
 
-A month of an API is tokens times price. A machine that is always on costs its rent whatever it answers, so it pays from
-rent / (what the API takes for a call) calls a month on, if it can answer so many.
+The monthly cost of an API is tokens times price. An always-on machine costs its rent regardless of traffic. So it pays off
+from rent / (API price per call) calls per month on, if it can handle that many.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.planning.prices import ApiPrice, Price, PriceList
 
 HOURS = 730.0
-"""Hours of a month (365 * 24 / 12)."""
+"""Hours per month (365 * 24 / 12)."""
 UTILISATIONS = (0.05, 0.25, 1.0)
-"""Shares of its time that a machine answers, for the price of a token at each."""
+"""Utilisations of a machine for which token prices are shown."""
 FORWARD_OPERATIONS, LOW_RANK_OPERATIONS, FULL_OPERATIONS = 2, 4, 6
-"""Operations per parameter and token: reading; training beside a frozen base; training every weight (Kaplan et al. 2020,
-arXiv:2001.08361, section 2.1). The list's speeds are those of the second."""
+"""Operations per parameter and token: a forward pass; training an adapter on a frozen base; training every weight (Kaplan
+et al. 2020, arXiv:2001.08361, section 2.1). The list's speeds are for the second."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """Mean tokens of a call: read and written."""
+    """Mean input and output tokens of a call."""
 
     prompt: float
     answer: float
@@ -38,8 +38,8 @@ class Traffic:
     """The expected traffic in production.
 
     Attributes:
-        tuned: A call of the fine-tuned model, without examples.
-        prompted: A call of an API model with the best prompt.
+        tuned: A call to the fine-tuned model, without examples.
+        prompted: A call to an API model with the best prompt.
         prompt: The name of that prompt.
         calls: Calls per month; None if unknown.
         source: How the tokens were counted.
@@ -54,7 +54,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class ApiCost:
-    """Calls to an API model. per_million: of the task's own mix of tokens read and written. month: at the traffic."""
+    """Cost of calls to an API model. per_million: for the task's mix of input and output tokens. month: for the traffic."""
 
     name: str
     tuned: bool
@@ -69,13 +69,13 @@ class ApiCost:
 
 @dataclass(frozen=True)
 class MachineCost:
-    """A rented machine that is always on, with a model of `parameters` of the list's speed.
+    """The cost of an always-on rented machine that runs a model of the size the list's speed refers to.
 
     Attributes:
-        month: Rent of a month: lowest, listed, highest.
-        calls: Calls a month it can answer: at its lowest and at its highest speed.
+        month: Monthly rent: lowest, listed, highest.
+        calls: Calls per month it can answer, at its lowest and highest speed.
         per_million: Dollars per million tokens by utilisation, at the listed rent and the highest speed.
-        utilisation: Share of its time that the traffic takes, at the highest speed; above 1 one machine is not enough.
+        utilisation: Share of its capacity that the traffic uses, at the highest speed; above 1, one machine is not enough.
     """
 
     name: str
@@ -91,9 +91,9 @@ class MachineCost:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From how many calls (and million tokens) a month on a machine is cheaper than an API; each from low to high rent.
+    """The calls (and million tokens) per month from which a machine is cheaper than an API, from low to high rent.
 
-    utilisation: Of the machine at the listed rent's break-even, at its highest speed; above 1 it never gets there.
+    utilisation: Of the machine at the listed rent's break-even, at its highest speed; above 1 it cannot reach it.
     """
 
     machine: str
@@ -105,7 +105,7 @@ class BreakEven:
 
 @dataclass(frozen=True)
 class RequestPrice:
-    """Dollars of 1,000 requests of one model somewhere. evaluated: It is the API model the candidate was compared with."""
+    """Price in dollars of 1,000 requests to a model. evaluated: whether it is the API model the candidate was compared with."""
 
     where: str
     how: str
@@ -115,12 +115,12 @@ class RequestPrice:
 
 
 def call_price(price: ApiPrice, call: Call) -> float:
-    """Dollars of one call, nothing of it from the service's cache."""
+    """Return the price of one call in dollars, without caching."""
     return (call.prompt * price.input + call.answer * price.output) / 1e6
 
 
 def api_cost(price: ApiPrice, traffic: Traffic, today: datetime.date) -> ApiCost:
-    """What an API takes: a fine-tuned model needs no examples in its prompt, another one has them."""
+    """Return the cost of an API; prompts of fine-tuned models have no examples, those of other models do."""
     call = traffic.tuned if price.tuned else traffic.prompted
     per_call = call_price(price, call)
     return ApiCost(
@@ -137,10 +137,10 @@ def api_cost(price: ApiPrice, traffic: Traffic, today: datetime.date) -> ApiCost
 
 
 def seconds_of(machine: Price, call: Call, answered_per_second: float) -> float:
-    """Seconds that a machine which is fully used takes for a call.
+    """Return the seconds that a fully used machine takes for a call.
 
-    It reads as fast as its peak arithmetic allows at the list's use of it (training takes LOW_RANK_OPERATIONS per parameter
-    and token, reading FORWARD_OPERATIONS), and writes at the given speed.
+    It reads input at the arithmetic rate of the list's training speed (training takes LOW_RANK_OPERATIONS per parameter and
+    token, reading FORWARD_OPERATIONS), and writes output at the given speed.
     """
     assert machine.tokens_per_second is not None
     reads = machine.tokens_per_second * LOW_RANK_OPERATIONS / FORWARD_OPERATIONS
@@ -148,7 +148,7 @@ def seconds_of(machine: Price, call: Call, answered_per_second: float) -> float:
 
 
 def capacity(machine: Price, call: Call) -> tuple[float, float]:
-    """Calls a month a machine can answer, at its lowest and at its highest speed."""
+    """Return the calls per month a machine can answer, at its lowest and highest speed."""
     assert machine.answered_per_second is not None
     low = machine.answered_low or machine.answered_per_second
     high = machine.answered_high or machine.answered_per_second
@@ -157,7 +157,7 @@ def capacity(machine: Price, call: Call) -> tuple[float, float]:
 
 
 def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> MachineCost:
-    """The cost and capacity of a machine that is always on."""
+    """Return the cost and capacity of an always-on machine."""
     low, high = machine.between
     slow, fast = capacity(machine, traffic.tuned)
     full = machine.price * HOURS / (fast * traffic.tuned.tokens) * 1e6
@@ -175,7 +175,7 @@ def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> Mach
 
 
 def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
-    """The volume from which a machine with the fine-tuned model is cheaper than an API, in tokens of that model's calls."""
+    """Return the volume from which a machine with the fine-tuned model is cheaper than an API, in that model's tokens."""
     served = traffic.tuned
     low, high = machine.between
     per_call = call_price(api, served if api.tuned else traffic.prompted)
@@ -191,13 +191,13 @@ def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
 
 
 def in_use(utilisation: float) -> str:
-    """The share of its time a machine answers, or that one is not enough."""
+    """Format a machine's utilisation, or that one machine is not enough."""
     return percent(utilisation) if utilisation <= 1 else f"{utilisation:,.1f} machines"
 
 
 def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = "") -> list[RequestPrice]:
-    """What 1,000 requests cost everywhere, of the fine-tuned model or of another with the best prompt. asked: the API model
-    that was evaluated."""
+    """Return the price of 1,000 requests for every offer, with the fine-tuned model or another one with the best prompt.
+    asked: the API model that was evaluated."""
     made = [
         RequestPrice(
             price.name,
@@ -217,8 +217,8 @@ def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = 
 
 
 THUMB_MILLIONS, THUMB_DOLLARS = (5.0, 10.0), (1.0, 3.0)
-"""The rule of thumb: from 5 to 10 million tokens a month an always-on A10G is cheaper than GPT-4o mini, since it answers a
-million tokens for 1 to 3 dollars."""
+"""The rule of thumb: from 5 to 10 million tokens per month, an always-on A10G is cheaper than GPT-4o mini, since a million
+tokens cost 1 to 3 dollars on it."""
 THUMB_MACHINE, THUMB_API = "rented A10G", "gpt-4o-mini"
 
 
@@ -228,21 +228,21 @@ def rule_of_thumb(prices: PriceList) -> list[str]:
     api = next((a for a in prices.apis if a.model == THUMB_API), None)
     if machine is None or api is None:
         missing = THUMB_MACHINE if machine is None else THUMB_API
-        return [f"{missing} is not in {prices.path.name}, so the rule of thumb cannot be worked out."]
+        return [f"{missing} is not in {prices.path.name}, so the rule of thumb cannot be checked."]
     (low, high), (least, most) = machine.between, THUMB_MILLIONS
     per_million = call_price(api, Call(500_000, 500_000))
     even_low, even_high = low * HOURS / per_million, high * HOURS / per_million
     fast, slow = (machine.price / dollars * 1e6 / 3600 for dollars in THUMB_DOLLARS)
     return [
-        f"Rule of thumb: from {least:g} to {most:g} million tokens a month on, a {machine.engine} that is always on is "
+        f"Rule of thumb: from {least:g} to {most:g} million tokens per month on, an always-on {machine.engine} is "
         f"cheaper than {api.model}.",
-        f"{api.model}: half of a million tokens read at ${api.input:.2f} and half written at ${api.output:.2f} a million are "
-        f"${per_million:.3f}; {most:g} million tokens a month are ${most * per_million:.2f}.",
-        f"{machine.engine}: {HOURS:g} hours at ${low:.2f} to ${high:.2f} are ${low * HOURS:,.0f} to ${high * HOURS:,.0f} a "
+        f"{api.model}: a million tokens, half input at ${api.input:.2f} and half output at ${api.output:.2f} per million, cost "
+        f"${per_million:.3f}; {most:g} million tokens per month cost ${most * per_million:.2f}.",
+        f"{machine.engine}: {HOURS:g} hours at ${low:.2f} to ${high:.2f} cost ${low * HOURS:,.0f} to ${high * HOURS:,.0f} per "
         "month, busy or idle.",
-        f"Break-even: ${low * HOURS:,.0f} / ${per_million:.3f} = {even_low:,.0f} million tokens a month, up to "
+        f"Break-even: ${low * HOURS:,.0f} / ${per_million:.3f} = {even_low:,.0f} million tokens per month, up to "
         f"{even_high:,.0f} million: {even_low / most:,.0f} to {even_high / least:,.0f} times the rule of thumb.",
-        f"Where it goes wrong: ${THUMB_DOLLARS[0]:g} to ${THUMB_DOLLARS[1]:g} a million tokens hold for a machine that "
-        f"writes {slow:,.0f} to {fast:,.0f} tokens every second of the hour it is paid for (at ${machine.price:g} an hour); "
-        f"{api.model} takes ${api.output:.2f} a million written, and nothing for an idle hour.",
+        f"Where it goes wrong: ${THUMB_DOLLARS[0]:g} to ${THUMB_DOLLARS[1]:g} per million tokens is true for a machine that "
+        f"writes {slow:,.0f} to {fast:,.0f} tokens in every paid second (at ${machine.price:g} per hour); "
+        f"{api.model} costs ${api.output:.2f} per million output tokens, and nothing for an idle hour.",
     ]

@@ -1,4 +1,4 @@
-"""Sizes of a base model, from config.json and the headers of its weight files, without loading it."""
+"""Reads a base model's sizes from config.json and the headers of its weight files, without loading it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
-"""Architectures whose RMSNorm multiplies by 1 + weight, which the fused norm of training leaves alone."""
+"""Architectures whose RMSNorm multiplies by 1 + weight, which training's fused norm does not support."""
 _FOUR_NORMS = ("gemma2", "gemma3_text")
 _HEAD_NORMS = ("qwen3", "gemma3_text")
 
@@ -39,13 +39,13 @@ class ModelShape:
 
     Attributes:
         inner: Width of the MLP.
-        linears: Linear layers of the blocks: an adapter can be put beside them, four bits can hold them.
-        head: An output head of its own; 0 where the embedding is used (tied).
+        linears: Linear layers of the blocks, which adapters can target and which can be stored in four bits.
+        head: Of a separate output head; 0 if it is tied to the embedding.
         other: Norms, biases and the rest.
         norms: RMSNorms of full width in a block.
         head_norms: RMSNorms of one head's width (queries, keys) in a block.
-        own_norms: The norms have a formula that training cannot fuse.
-        packs: Rows can be packed behind the beginnings they share.
+        own_norms: Whether the norms' formula prevents fusing.
+        packs: Whether rows can be packed after shared prefixes.
         stored_bytes: Bytes of the weight files.
     """
 
@@ -68,16 +68,16 @@ class ModelShape:
 
     @property
     def linear(self) -> int:
-        """Parameters of the blocks' linear layers, without biases."""
+        """Number of parameters of the blocks' linear layers, without biases."""
         return sum(layer.parameters for layer in self.linears)
 
     @property
     def parameters(self) -> int:
-        """All parameters, tied ones once."""
+        """Number of all parameters, tied ones once."""
         return self.linear + self.embedding + self.head + self.other
 
     def targeted(self, targets: Sequence[str] | str) -> Iterator[Linear]:
-        """The linear layers an adapter is put beside, by PEFT's rule: ``all-linear``, or names that module names end in."""
+        """Yield the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
         for layer in self.linears:
             if targets == "all-linear" or (
                 re.fullmatch(targets, layer.name)
@@ -88,10 +88,10 @@ class ModelShape:
 
 
 def model_shape(folder: Path) -> ModelShape:
-    """The shape of the model in a folder in the transformers format, exact: every tensor's size is in its file's header.
+    """Return the exact shape of the model in a transformers folder, from the tensor sizes in the file headers.
 
     Raises:
-        FileNotFoundError: The folder holds no safetensors files.
+        FileNotFoundError: The folder contains no safetensors files.
     """
     config = read_json(folder / "config.json")
     tensors: dict[str, tuple[str, list[int]]] = {}
@@ -128,7 +128,7 @@ def model_shape(folder: Path) -> ModelShape:
 
 
 def _by_role(tensors: Mapping[str, tuple[str, Sequence[int]]], tied: bool) -> tuple[tuple[Linear, ...], int, int, int]:
-    """(linear layers of the blocks, parameters of the embedding, of a head of its own, of everything else)."""
+    """Return (linear layers of the blocks; parameters of the embedding, of a separate head, of everything else)."""
     linears, embedding, head, other = [], 0, 0, 0
     for name, (_, shape) in tensors.items():
         module, _, part = name.rpartition(".")
@@ -137,7 +137,7 @@ def _by_role(tensors: Mapping[str, tuple[str, Sequence[int]]], tied: bool) -> tu
         if part == "weight" and last in _EMBEDDINGS:
             embedding += size
         elif part == "weight" and last in _HEADS:
-            head += 0 if tied else size  # some files hold the tied matrix twice
+            head += 0 if tied else size  # some files contain the tied matrix twice
         elif part == "weight" and len(shape) == 2:
             linears.append(Linear(module, shape[1], shape[0]))
         else:

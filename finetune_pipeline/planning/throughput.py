@@ -1,8 +1,8 @@
-"""Training speed measured on this machine, and the time of a plan estimated from it.
+"""Records the training speed measured on this machine, and estimates the time of a plan from it.
 
-Every finished training of the graph adds the tokens a second of its phases to throughput.json. A plan has a time only where
-a training of the same model, method and precision was measured on the same machine; otherwise the training itself says
-how long it takes, after its first steps.
+Every finished training of the graph adds the tokens per second of its phases to throughput.json. A plan has a time only if
+a training with the same model, method and precision was measured on the same machine. Otherwise the training itself
+reports the expected time after its first steps.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from finetune_pipeline.models.hardware import cpu_model
 
 FILE = "throughput.json"
 Rates = dict[str, Any]
-"""[tokens a second, date] of the last phase of each kind."""
+"""[tokens per second, date] of the last phase of each kind."""
 _SPREAD = (0.8, 1.3)
-"""Assumed relative error of a time estimated from an earlier rate."""
+"""Assumed relative error of a time estimate."""
 _LEAST = 0.2
-"""Share of a phase's steps that must have run in one process for its rate to count."""
+"""Minimum share of a phase's steps that must have run in one process for its rate to count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """A time: from `low` to `high` seconds, likely `expected`; source: where it comes from, for people."""
+    """A time estimate: from `low` to `high` seconds, likely `expected`; source: its origin, as text."""
 
     low: float
     expected: float
@@ -38,12 +38,12 @@ class Seconds:
 
 
 def kind_of_training(model: str, method: str, precision: str) -> str:
-    """What trainings whose rates compare have in common: processor and number of cores, base model, method, precision."""
+    """Return the key of trainings with comparable rates: processor, number of cores, base model, method and precision."""
     return f"{cpu_model()}, {psutil.cpu_count() or 1} cores: {model}, {method}, {precision}"
 
 
 def read_rates(home: Path) -> Rates:
-    """The rates kept in a folder; a file that cannot be read counts as none."""
+    """Read the rates stored in a folder; an unreadable file counts as empty."""
     path = home / FILE
     try:
         return dict(read_json(path)) if path.exists() else {}
@@ -57,7 +57,7 @@ def record_training(
     """Store the rate of each phase of a finished training.
 
     Args:
-        measured: measured.json of the training. A phase that was mostly done before a restart is left out.
+        measured: measured.json of the training. A phase that ran mostly before a restart is left out.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     phases, rates = list(measured.get("phases") or [measured]), read_rates(home)
@@ -71,7 +71,7 @@ def record_training(
 
 
 def estimate_seconds(phases: Sequence[tuple[str, float]], rates: Rates, model: str, precision: str) -> Seconds | None:
-    """The time of a training, of phases (method, tokens), or None where a phase was never measured here."""
+    """Estimate the time of a training with phases (method, tokens); None if a phase was never measured here."""
     seconds, date = 0.0, ""
     for method, tokens in phases:
         rate = rates.get(kind_of_training(model, method, precision))

@@ -1,4 +1,4 @@
-"""Exact token counts without loading a model library: the tokenizer file and the chat template are enough."""
+"""Counts tokens exactly without loading a model library, from the tokenizer file and the chat template."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _BATCH = 2_000
 class TokenCounter:
     """Counts the tokens of a conversation, rendered with the chat template and tokenized.
 
-    Raises FileNotFoundError when the folder has no tokenizer.json or no chat template.
+    Raises FileNotFoundError if the folder has no tokenizer.json or no chat template.
     """
 
     def __init__(
         self, model_folder: Path, chat_template: str | None = None, tokenizer: Tokenizer | None = None
     ) -> None:
-        """chat_template: instead of the folder's own; tokenizer: the folder's, where it is at hand already."""
+        """chat_template: replaces the folder's own; tokenizer: the folder's, if already loaded."""
         self.tokenizer = tokenizer or Tokenizer.from_file(str(model_folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
@@ -49,21 +49,21 @@ class TokenCounter:
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
     ) -> int:
-        """Tokens of a conversation; with `generation_prompt`, of the prompt a model is to continue."""
+        """Count the tokens of a conversation; with `generation_prompt`, of the prompt to continue."""
         return len(token_ids(self, self.write(messages, generation_prompt, tools)))
 
     def write(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
     ) -> Conversation:
-        """A conversation as it is tokenized. Raises jinja2.TemplateError where the template refuses it."""
+        """Render a conversation for tokenization. Raises jinja2.TemplateError if the template refuses it."""
         turns = [for_template(m) for m in messages]
         return write(self, turns, generation=generation_prompt, tools=list(tools) if tools else None)
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, tools: Any = None, **_: Any
     ) -> str:
-        """The text of a conversation, under the name transformers has for it: what encodes training rows
-        (:mod:`finetune_pipeline.models.chat`) then encodes them here too."""
+        """Render a conversation, with the interface of transformers, so that :mod:`finetune_pipeline.models.chat` can use this
+        object to encode training rows."""
         return str(
             self.template.render(
                 messages=list(messages), tools=tools, add_generation_prompt=add_generation_prompt, **self.special
@@ -71,31 +71,31 @@ class TokenCounter:
         )
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        """Tokens of a text, under transformers' name."""
+        """Tokenize a text, with the interface of transformers."""
         return {"input_ids": self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
-        """The text of tokens, special ones included, under transformers' name."""
+        """Decode tokens, including special ones, with the interface of transformers."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def count_texts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as it stands, many at once."""
+        """Count the tokens of each text, without a template."""
         return [len(e.ids) for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:
-    """Tokens an example: examples, total, and the spread."""
+    """Return statistics of tokens per example: examples, total, and the spread."""
     counts = np.array([counter.count(e.messages, tools=e.tools) for e in examples] or [0])
     return {"examples": len(examples), "total": int(counts.sum()), **_spread(counts)}
 
 
 def epochs_of(training: TrainingSettings) -> float:
-    """Passes over the data, in all phases."""
+    """Return the number of passes over the data, in all phases."""
     return float(sum(phase["epochs"] for phase in METHODS[training.method].phases(training.model_dump())))
 
 
 def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], int], dict[str, Any]]:
-    """:func:`token_counts` by the tokenizer in a folder."""
+    """Return :func:`token_counts` bound to the tokenizer in a folder."""
     counter = TokenCounter(tokenizer)
     return lambda train, of: token_counts(train, counter, spec, of)
 
@@ -103,12 +103,11 @@ def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], 
 def token_counts(
     train: Sequence[Example], counter: TokenCounter, spec: TaskSpec, of: int | None = None
 ) -> dict[str, Any]:
-    """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
+    """Return the token part of the report for the training split. of: the number of its rows, if `train` is a sample.
 
-    whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; histogram: {from, to,
-    count}; total and training_tokens (with the copies of training.augment, times epochs), about so many where only a sample
-    was counted; over: rows above
-    training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
+    whole: spread (min, p50, p90, p99, max, mean) of examples as rendered for training; histogram: {from, to, count}; total and
+    training_tokens (with the copies of training.augment, times epochs), approximate for a sample; over: rows above
+    training.max_tokens. Rows that the template refuses are counted in `refused` and give a finding.
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
     rows, of = chosen(train), of or len(train)
@@ -151,7 +150,7 @@ def token_counts(
 
 
 def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[tuple[Example, str]]]:
-    """(tokens of each rendered row, -1 where refused; refused rows and why)."""
+    """Return (tokens of each rendered row, -1 if refused; refused rows with reasons)."""
     from jinja2 import TemplateError
 
     whole = np.full(len(rows), -1, np.int64)
@@ -176,7 +175,7 @@ def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:
     e, why = refused[0]
     return [
         Finding("quality.template_refuses", "error", e.place, f"{len(refused):,} rows cannot be rendered: {why}",
-                "use the roles and their order that the base model's chat template knows")
+                "use roles, and an order of roles, that the base model's chat template supports")
     ]  # fmt: skip
 
 
@@ -204,7 +203,7 @@ def _spread(counts: np.ndarray) -> dict[str, float]:
 
 
 def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
-    """Up to 24 bins; the last takes all above the 99.5th percentile, so that one giant hides nothing."""
+    """Return up to 24 bins; the last holds everything above the 99.5th percentile, so that outliers hide nothing."""
     rim = np.percentile(counts, 99.5, method="higher")
     edges = np.unique(np.linspace(counts.min(), rim + 1, _BINS + 1).astype(int))
     in_bins, _ = np.histogram(np.minimum(counts, rim), edges)

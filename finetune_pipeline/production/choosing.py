@@ -1,7 +1,8 @@
-"""Sorts production rows: for training, for human review, or held back because they may be poisoned.
+"""Sorts production rows: for training, for human review, or held for inspection because they may be poisoned.
 
-Held back until somebody looks: what is over the share that one user, or one family of near-duplicates, may give; texts that
-give orders to a model; phrases that decide the label against everything else in the text. What people confirmed is exempt.
+Rows are held until a person decides: rows above the maximum share of one user or one family of near-duplicates, texts that
+give instructions to a model, and phrases that determine the label against the rest of the text. Rows that people confirmed
+are exempt.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from finetune_pipeline.evaluation.production_rows import logged_example
 from finetune_pipeline.spec.model import TaskSpec
 
 FLOOR = 5
-"""Rows that any source may always contribute."""
+"""Number of rows that any source may always contribute."""
 ACCEPTED_NEEDED = 50
 """Minimum accepted answers for testing phrases."""
 _ACCEPTED_MOST = 2000
@@ -48,7 +49,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Held:
-    """A row that is held back: its id, the rule (poison_user_share, …) and the reason."""
+    """A held row: its id, the rule (poison_user_share, …) and the reason."""
 
     id: str
     rule: str
@@ -56,8 +57,8 @@ class Held:
 
 
 def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
-    """Corrected rows held back from training, one entry per row with the first matching rule.
-    accepted: rows nobody objected to, by which phrases are judged."""
+    """Return the corrected rows to hold from training, one entry per row with the first matching rule.
+    accepted: rows without objections, against which phrases are tested."""
     held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
     left = [row for row in corrected if row["id"] not in held]
     if spec.labels:
@@ -70,16 +71,16 @@ def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
 
 
 def _orders(row: Mapping[str, Any]) -> Held | None:
-    """Prompt injection: a text that gives orders to a model."""
+    """Detect prompt injection: a text that gives instructions to a model."""
     for text in (row["input"], row["correction"]):
         for pattern in _ORDERS:
             if hit := pattern.search(text):
-                return Held(row["id"], "poison_instruction", f"the text gives orders to a model: {hit[0]!r:.80}")
+                return Held(row["id"], "poison_instruction", f"the text gives instructions to a model: {hit[0]!r:.80}")
     return None
 
 
 def cap(counts: Sequence[int], share: float) -> int:
-    """The most any source may give, so that none gives more than `share` of what is left of all; never under FLOOR."""
+    """Return the maximum rows per source, so that no source exceeds `share` of the remaining rows; at least FLOOR."""
     for most in range(max(counts, default=0), FLOOR, -1):
         if most <= share * sum(min(n, most) for n in counts):
             return most
@@ -87,7 +88,7 @@ def cap(counts: Sequence[int], share: float) -> int:
 
 
 def _over(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: str) -> dict[str, Held]:
-    """The rows beyond their source's share; which of a source's, the ids decide. reason: with {many}, {all} and {most}."""
+    """Return the rows beyond their source's share, chosen by id. reason: a format string with {many}, {all} and {most}."""
     groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
         groups[source].append(row)
@@ -100,13 +101,13 @@ def _over(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: s
 
 
 def _mixed(name: str) -> bytes:
-    """A sort key that cannot be influenced by the time of writing."""
+    """Return a sort key that is independent of the time of writing."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
 def _users(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     sources = [row["user"] or ("row", row["id"]) for row in rows]
-    reason = "one user gave {many} of {all} corrected rows; {most} count (logs.max_user_share)"
+    reason = "one user wrote {many} of {all} corrected rows; only {most} are used (logs.max_user_share)"
     return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", reason)
 
 
@@ -114,12 +115,12 @@ def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     if len(rows) <= FLOOR:
         return {}
     families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
-    reason = "{many} of {all} corrected rows say nearly the same; {most} count (logs.max_family_share)"
+    reason = "{many} of {all} corrected rows are near-duplicates; only {most} are used (logs.max_family_share)"
     return _over(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
 
 
 def _triggers(rows: Rows, accepted: Rows) -> dict[str, Held]:
-    """Rows with a phrase that goes with one label although the rest of these texts, by all accepted answers, does not."""
+    """Find rows with a phrase that predicts one label, although accepted answers contradict it for the rest of these texts."""
     known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
     if len(known) < ACCEPTED_NEEDED:
         return {}
@@ -136,9 +137,9 @@ FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
 @dataclass
 class Chosen:
-    """The sorted log rows: corrected ones for training, for evaluation only, or held back.
-    queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others, and
-    what is held back."""
+    """The sorted log rows: corrected ones for training, for evaluation only, or held.
+    queue: (row, reason) of the rows for human review: failures without a correction, a sample of the others, and held
+    rows."""
 
     examples: list[Example] = field(default_factory=list)
     judging: list[dict[str, Any]] = field(default_factory=list)
@@ -151,7 +152,7 @@ class Chosen:
 
 
 def settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of a spec that :func:`choose` depends on, as plain values."""
+    """Return the settings of a spec that :func:`choose` depends on, as plain values."""
     shares = {"low_score", "sample_share", "max_user_share", "max_family_share", "judging_share", "judging_after"}
     return {
         "labels": spec.labels,
@@ -162,11 +163,11 @@ def settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
-    """Sort logged rows into those that train, judge, are held back, or wait for people. What is drawn, is drawn by a
-    row's id alone, so it stays as more rows come in.
+    """Sort logged rows into training, evaluation, held and human review. Random choices depend only on a row's id, so they
+    stay the same as more rows come in.
 
-    Rows that people left out are in none of them. The first logs.judging_after corrected rows all train; of those that
-    come later logs.judging_share judge, and these stay out of training for good, so that no version has seen them.
+    Rows that people left out are in none of them. The first logs.judging_after corrected rows are all for training. Of later
+    ones, the share logs.judging_share is for evaluation and never trained on, so that no version has seen these rows.
     """
     corrected = [r for r in rows if r["correction"] and r["input"].strip()]
     failed = {r["id"]: sign for r in rows if not r["correction"] and (sign := _failure(r, spec))}
@@ -214,7 +215,7 @@ def _sampled(name: str, share: float) -> bool:
 
 
 def _judges(row: dict[str, Any], share: float) -> bool:
-    """Decided by the question, so that equal questions fall on one side."""
+    """Whether a row is for evaluation. The question decides, so that equal questions are treated alike."""
     return int(text_key(row["input"])[:16], 16) < share * 2**64
 
 

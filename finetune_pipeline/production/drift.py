@@ -13,7 +13,7 @@ from finetune_pipeline.production.signals import INPUT, QUALITY, Reference, Wind
 from finetune_pipeline.spec.model import TaskSpec
 
 RECENT = 3
-"""Alarms in this many recent windows count as present drift; older ones as past."""
+"""Number of recent windows whose alarms count as current drift; older alarms count as past."""
 
 
 def drift_report(
@@ -26,17 +26,16 @@ def drift_report(
     learned: Reference | None = None,
     others: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Compare production rows with what the model was trained on, window by window (see :func:`watch`); writes
-    drift.json.
+    """Compare production rows with the model's training data, window by window (see :func:`watch`), and write drift.json.
 
     Args:
-        after: Seconds since 1970; rows until then were there when the training data was taken and are left out.
-        learned: Production as the model learned it (see :func:`as_learned`). A change of inputs or outputs that does
-            not go beyond it is reported as known, and asks for nothing.
+        after: Seconds since 1970; rows up to then predate the collection of the training data and are left out.
+        learned: Production at the time of training (see :func:`as_learned`). A change of inputs or outputs within it is
+            reported as known and needs no action.
 
     Returns:
         Facts {rows, newest (its time), watched, by_others, windows, waiting_rows, judged, reference, signals {name: the
-        newest judgement, with meaning, side and since}, drifted [names], known [names], past [names], since, sentence,
+        latest result, with meaning, side and since}, drifted [names], known [names], past [names], since, sentence,
         history [windows]}.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
@@ -75,7 +74,7 @@ def drift_report(
     if learned is not None and facts["drifted"]:
         newest = watch(spec, learned, watched, max(1, facts["windows"] - RECENT + 1), others)
         news = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
-        # quality is held against earlier windows of the same watch anyhow
+        # quality is always compared with earlier windows of the same watch
         news |= {name for name, s in facts["signals"].items() if s["side"] == QUALITY}
         facts["known"] = [name for name in facts["drifted"] if name not in news]
         facts["drifted"] = [name for name in facts["drifted"] if name in news]
@@ -90,8 +89,8 @@ def drift_report(
 def as_learned(
     spec: TaskSpec, rows: Sequence[Mapping[str, Any]], until: float, used: Collection[str], fewest: int
 ) -> Reference | None:
-    """Production as a model learned it: the newest window of rows (in any order) until its data was taken (seconds
-    since 1970), or as many more as hold `fewest` rows whose ids are among the `used`. None where there are not so many."""
+    """Return production at the time of a model's training: the last window of rows (in any order) before its data were
+    collected (seconds since 1970), extended to include `fewest` rows whose ids are in `used`. None if there are too few."""
     newest: list[Mapping[str, Any]] = []
     taught = 0
     for row in sorted((r for r in rows if moment(r) <= until), key=lambda r: (moment(r), str(r["id"])), reverse=True):
@@ -107,43 +106,45 @@ def as_learned(
 def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
     if not facts["judged"]:
         return (
-            f"{facts['watched']} production rows since the training data was taken: too few to judge drift "
+            f"{facts['watched']} production rows since the training data were collected: too few to detect drift "
             f"(a window has {spec.drift.window_rows})."
         )
     seen = f"{facts['windows']} windows of {spec.drift.window_rows} production rows"
     unjudged = [name for name, s in facts["signals"].items() if s["p"] is None and s["side"] != QUALITY]
     if unjudged:
-        seen += f"; too few different texts or answers to judge {', '.join(unjudged)}"
+        seen += f"; too few distinct texts or answers to test {', '.join(unjudged)}"
     known = ", ".join(facts["known"])
     if not facts["drifted"]:
         past = f"; {', '.join(facts['past'])} had drifted in earlier windows" if facts["past"] else ""
         if known:
-            past = f"; in {known} they are unlike the training rows as a whole, but like the newest that were learned{past}"
+            past = f"; in {known} they differ from all training rows together, but not from the newest ones{past}"
         return f"No new drift found in {seen}{past}." if known else f"No drift found in {seen}{past}."
     moved = ", ".join(f"{name} ({100 * facts['signals'][name]['size']:.0f} points)" for name in facts["drifted"])
-    return f"Production has drifted in {moved}, first seen in the window that ended {facts['since'][:10]} ({seen})."
+    return (
+        f"Production has drifted in {moved}, first detected in the window that ended on {facts['since'][:10]} ({seen})."
+    )
 
 
 DAY = 86_400
 
 
 def moment(row: Mapping[str, Any]) -> float:
-    """Seconds since 1970 of a row's time."""
+    """Return a row's time in seconds since 1970."""
     return moment_of(row["timestamp"])
 
 
 def version_of(logged: str) -> str:
-    """The number of a model version as a log may tell it: `3`, `v3`, `triage:3` (as `finetune serve` writes it), `triage/3`
-    and `models:/triage/3` are all 3."""
+    """Return the number of a logged model version: `3`, `v3`, `triage:3` (as `finetune serve` writes it), `triage/3` and
+    `models:/triage/3` are all 3."""
     return re.split("[/:]", logged)[-1].strip().removeprefix("v")
 
 
 def level_of(window: int, false_alarms: float, expected: int) -> float:
-    """Significance level of the window-th look (from 1): its part of the false alarms allowed to the whole watch.
+    """Return the significance level of the window-th test (from 1): its share of the false alarms allowed for the whole watch.
 
-    Half is spread evenly over the first `expected` windows, half of the rest over as many again, and so on. So the
-    chance of any false alarm stays under `false_alarms` whatever ties the windows to each other (union bound): they are
-    all held against the same training rows.
+    Half is spread evenly over the first `expected` windows, half of the rest over as many more, and so on. So the probability
+    of any false alarm stays below `false_alarms` for any dependence between windows (union bound); they are dependent,
+    since all are compared with the same training rows.
     """
     return false_alarms * 0.5 ** (1 + (window - 1) // expected) / expected
 
@@ -155,14 +156,13 @@ def watch(
     first: int = 1,
     others: Collection[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Judge every complete window of the rows (in any order) from the `first` on, oldest first.
+    """Test every complete window of the rows (in any order) from the `first` on, oldest first.
 
-    others: numbers of other versions of the model: what they answered is judged as asked, not as answered. Each window:
-    {window, rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single test, None
-    where it could not be judged. p_watch: p corrected for all signals and for all looks of the watch, to be held
-    against drift.false_alarms. alarm: p_watch is small enough and size is at least drift.min_size. Feedback is judged
-    once drift.feedback_days have passed in the rows' own time, inputs and outputs at once: no window is looked at
-    twice.
+    others: numbers of other model versions: of rows they answered, only inputs are tested. Each window: {window, rows, first,
+    last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single test, None if it could not be
+    tested. p_watch: p corrected for all signals and all tests of the watch, to compare with drift.false_alarms. alarm:
+    p_watch is small enough and size is at least drift.min_size. Inputs and outputs are tested at once; feedback after
+    drift.feedback_days in the rows' own time. No window is tested twice.
     """
     settings = spec.drift
     ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))

@@ -1,7 +1,8 @@
 """Removes a person's rows from the logs and the log store, and deletes everything made from them.
 
-A row is known by its user and its id, and what was made of it by lineage: the inputs an artifact's manifest names. No text
-is searched for, no manifest or registry edited: an artifact stays whole or goes whole. Models stay, and are blocked.
+Rows are found by user and id, and artifacts made from them by lineage: the inputs named in an artifact's manifest. Texts are
+not searched, and no manifest or registry is edited: an artifact is deleted as a whole or not at all. Models are kept, but
+blocked.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from finetune_pipeline.production.used_rows import logged_as, production_example
 from finetune_pipeline.spec.model import Task
 
 MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
-"""Steps whose artifacts stay: models are blocked, not destroyed."""
+"""Steps whose artifacts are kept: models are blocked, not deleted."""
 _TRASH = ".forgotten"
-"""Folder of a task into which artifacts are moved, whole, before they are deleted."""
+"""Folder of a task into which whole artifacts are moved before they are deleted."""
 _DAMAGED = (OSError, ValueError)
-"""Errors from reading a damaged artifact. It may hold a person's rows, so it is deleted."""
+"""Errors from reading a damaged artifact. It may contain a person's rows, so it is deleted."""
 _BESIDE = ("requests", "judge")
-"""Folders of a task's state with files made from an evaluation, whose names hold the version they were made from."""
+"""Folders of a task's state with files made from an evaluation, whose names contain its version."""
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A store that was searched: what it holds, in words, how much of it was theirs, and what a second search still found."""
+    """A searched store: its description, the number of matches, and the matches left in a second search."""
 
     store: str
     found: int
@@ -53,13 +54,13 @@ class Forgotten:
 
     Attributes:
         rows, lines: Removed from the log store and from log files now.
-        artifacts: What was deleted, as STEP/VERSION or STEP/VERSION/FILE.
-        splits: Versions of splits a model may have been trained on with such rows, now or earlier.
-        adapters: Versions trained on these.
-        searched: Every store, as a proof.
-        decisions: Lines of people's decision files about rows made of theirs, as FILE:LINE. They stay, for they are
-            people's.
-        out_of_reach: Places out of reach where such rows may remain, as text.
+        artifacts: Deleted artifacts and files, as STEP/VERSION or STEP/VERSION/FILE.
+        splits: Versions of splits with such rows that a model may have been trained on, now or earlier.
+        adapters: Versions trained on these splits.
+        searched: Every store, as proof.
+        decisions: Lines of people's decision files about examples made from these rows, as FILE:LINE. They are kept, since
+            people wrote them.
+        out_of_reach: Places beyond our reach where such rows may remain, as text.
     """
 
     rows: int = 0
@@ -73,11 +74,11 @@ class Forgotten:
 
 
 def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Iterable[str] = ()) -> Forgotten:
-    """Remove all rows of these users, and the rows with these ids. May be killed and repeated: what is needed to find
-    the rows again (the list, lineage) is written first, what it is found by (the log store) goes last.
+    """Remove all rows of these users, and the rows with these ids. It may be killed and repeated: what is needed to find the
+    rows again (the list, lineage) is written first, and the log store, which identifies them, is changed last.
 
-    Raises StillWritten where a log file that holds such rows, or an artifact of the task, is still being written;
-    nothing but the list has changed.
+    Raises StillWritten if a log file with such rows, or an artifact of the task, is still being written; only the list has
+    changed then.
     """
     take_in(task, store)
     key, kept, done = user_key(store), log_store(task, store), Forgotten()
@@ -98,7 +99,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         bad = _made_of(artifacts, listed, touched)
         done.lines = sum(erase(file, wanted, kept) for file in held)
         done.artifacts = _remove(task, store, artifacts, bad, listed)
-        # traces, and what was said of them
+        # traces, and feedback to them
         kept.drop_names(lambda name: listed.holds_id(name.removesuffix("/feedback")))
         done.rows = kept.rewrite(lambda row: None if listed.holds(row) else row)
         done.splits = sorted(listed.tainted)
@@ -108,7 +109,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         removed = [a for a in artifacts if a.version in bad and a.step not in MODELS]
         done.searched = [
             Searched(f"lines of {len(here)} log files on this machine", sum(held.values()), lines_left),
-            Searched(f"{len(rows)} rows taken in", done.rows, sum(map(listed.holds, rest))),
+            Searched(f"{len(rows)} ingested rows", done.rows, sum(map(listed.holds, rest))),
             Searched(f"{len(artifacts)} artifacts", len(removed), len(_made_of(after, listed, touched) & _data(after))),
         ]
     done.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in listed.tainted]
@@ -117,7 +118,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
 
 
 def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
-    """Versions of splits that hold forgotten rows."""
+    """Return the versions of splits that contain forgotten rows."""
     return ForgottenList(store.state_folder(task) / "logs", user_key(store)).tainted
 
 
@@ -131,8 +132,8 @@ def _data(artifacts: Iterable[Artifact]) -> set[str]:
 
 
 def _ids_of_users(rows: list[dict[str, Any]], artifacts: list[Artifact], listed: ForgottenList) -> set[str]:
-    """Ids of the users' answers, also of those that logs.keep_days removed since. An id that another user's answer has,
-    too, stays."""
+    """Return the ids of the users' answers, including those that logs.keep_days has removed. Ids also used by another user's
+    answer are excluded."""
     users = defaultdict(set)
     shown = []
     for artifact in artifacts:
@@ -146,7 +147,7 @@ def _ids_of_users(rows: list[dict[str, Any]], artifacts: list[Artifact], listed:
 
 
 def _wanted(listed: ForgottenList, key: bytes) -> Wanted:
-    """A test of a decoded log line: whether it is removed."""
+    """Return a test whether a decoded log line is to be removed."""
 
     def wanted(row: Any) -> bool:
         if not isinstance(row, dict):
@@ -159,19 +160,19 @@ def _wanted(listed: ForgottenList, key: bytes) -> Wanted:
 
 
 def _refuse_writers(task: Task, store: ArtifactStore, held: Iterable[LogFile]) -> None:
-    """Raise StillWritten while somebody writes what is about to be changed."""
+    """Raise StillWritten if a process is writing to files or artifacts that are about to change."""
     written = [f"{file.path}: {writer}" for file in held if (writer := writer_of(file))]
     if written:
         raise StillWritten(
             "log files with such rows are still being written:\n  "
             + "\n  ".join(written)
             + "\nfix: rotate them (rename, and let the writer open a new file) or stop the writer, and run this again; the "
-            "rows are not taken in any more"
+            "rows are no longer ingested"
         )
     if busy := store.building(task.name):
         raise StillWritten(
-            f"a run of {task.name} is making {', '.join(busy)}\nfix: let it end or cancel it, and run this again; the rows "
-            "are not taken in any more"
+            f"a run of {task.name} is making {', '.join(busy)}\nfix: wait for it or cancel it, and run this again; the rows "
+            "are no longer ingested"
         )
 
 
@@ -180,7 +181,7 @@ def _is_theirs(names: Iterable[str], listed: ForgottenList, touched: set[str]) -
 
 
 def _tainted_splits(artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> list[str]:
-    """Versions of the splits that have such rows among their training and validation rows, or are damaged."""
+    """Return the versions of splits that are damaged or have such rows among their training and validation rows."""
 
     def is_tainted(splits: Artifact) -> bool:
         try:
@@ -193,12 +194,12 @@ def _tainted_splits(artifacts: list[Artifact], listed: ForgottenList, touched: s
 
 
 def _examples_of(raw: Artifact, listed: ForgottenList, touched: set[str]) -> set[str]:
-    """Ids of the examples that were made of such rows."""
+    """Return the ids of examples made from such rows."""
     return {e.id for e in production_examples(raw) if _is_theirs(logged_as([e]), listed, touched)}
 
 
 def _decisions(task: Task, artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> list[str]:
-    """Places of people's decisions about examples made of such rows."""
+    """Return the places of people's decisions about examples made from such rows."""
     examples: set[str] = set()
     for artifact in artifacts:
         if artifact.step == "raw_examples":
@@ -208,7 +209,7 @@ def _decisions(task: Task, artifacts: list[Artifact], listed: ForgottenList, tou
 
 
 def _made_of(artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> set[str]:
-    """Versions of the artifacts that hold such a row, or were made from one that does."""
+    """Return the versions of artifacts that contain such a row, or were made from one that does."""
     bad = {a.version for a in artifacts if _holds(a, listed, touched)}
     while more := {
         a.version
@@ -220,8 +221,8 @@ def _made_of(artifacts: list[Artifact], listed: ForgottenList, touched: set[str]
 
 
 def _holds(artifact: Artifact, listed: ForgottenList, touched: set[str]) -> bool:
-    """Whether an artifact that is made from the logs themselves holds such a row, or is too damaged to tell; all others are
-    known by their inputs."""
+    """Whether an artifact made directly from the logs contains such a row, or is too damaged to tell; others are found by their
+    inputs."""
     try:
         if artifact.step == "production_logs":
             rows = [*read_rows(artifact.path("rows.jsonl")), *read_rows(artifact.path("quarantine.jsonl"))]
@@ -237,8 +238,8 @@ def _holds(artifact: Artifact, listed: ForgottenList, touched: set[str]) -> bool
 def _remove(
     task: Task, store: ArtifactStore, artifacts: list[Artifact], bad: set[str], listed: ForgottenList
 ) -> list[str]:
-    """Delete what was made of such rows; of models only the pages that quote rows. Each folder leaves its place whole, by
-    one rename, so that a kill leaves no half of an artifact; what it left in the trash goes first."""
+    """Delete the artifacts made from such rows; of models only the pages that quote rows. Each folder is first moved away by
+    one rename, so that a kill leaves no partial artifact; leftovers in the trash are deleted first."""
     root = store.root / task.name
     trash, removed = root / _TRASH, []
     shutil.rmtree(trash, ignore_errors=True)
@@ -268,7 +269,7 @@ def _remove(
 
 
 def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> list[str]:
-    """Places out of reach where such rows may remain, as text."""
+    """Describe places beyond our reach where such rows may remain."""
     spec, traces = task.spec, task.spec.logs.mlflow_experiment
     asked = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge)
     return [
@@ -279,17 +280,17 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
             if spec.training.trainer != "local"
             else []
         ),
-        *(f"{service.url}: what it keeps of prompts that were sent there" for service in asked if service),
-        f"{task.folder / 'raw'}: a row that somebody copied there has no user and no id of the log",
-        f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote a row",
+        *(f"{service.url}: prompts that the service keeps" for service in asked if service),
+        f"{task.folder / 'raw'}: rows copied there by hand have no user and no log id",
+        f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote rows",
         "folders that `finetune export` wrote, and systems that loaded a model from them",
         "sheets and pages that `finetune review` and `finetune ask-data --to` wrote into other folders",
-        "backups and copies of anything above",
+        "backups and copies of any of these",
     ]
 
 
 def trained_models(store: ArtifactStore, task: str, splits: Iterable[str]) -> list[dict[str, Any]]:
-    """Released models trained on these splits: {model_version, adapter}."""
+    """Return the released models trained on these splits: {model_version, adapter}."""
     wanted = set(splits)
     records = [read_json(a.path("model_version.json")) for a in store.all_versions(task, "model_version")]
     return [

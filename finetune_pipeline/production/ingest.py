@@ -1,4 +1,4 @@
-"""Merges production logs into one row per answer: feedback is joined, corrections become examples, every line is accounted for."""
+"""Merges production logs into one row per answer: joins feedback, turns corrections into examples, and counts every line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Remembered(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, name: str, key: str, make: Callable[[], T]) -> T:
-        """The result kept under the name if its key is this one, else what `make` gives, which is kept in its place."""
+        """Return the cached result for the name if its key matches, else the result of `make`, which replaces it."""
         with self._lock:
             kept = self._kept.get(name)
         if kept is None or kept[0] != key:
@@ -52,13 +52,14 @@ _TIMES: Remembered[list[float]] = Remembered()
 
 @dataclass
 class Logs:
-    """All production rows of a task, one an answer, by time and id. lines = rows + duplicates + feedback + quarantine.
+    """All production rows of a task, one per answer, sorted by time and id. lines = rows + duplicates + feedback + quarantine.
 
     Attributes:
-        duplicates: Further lines of a question with its id; of another question with that id they are in quarantine.
-        feedback: Lines that bring only feedback.
-        unmatched: Those of them whose answer has not come yet.
-        digest: Of the state of the log store, whatever files and order the rows came in.
+        duplicates: Number of further lines with the same id and question; lines with the same id and another question are
+            quarantined.
+        feedback: Number of lines with feedback only.
+        unmatched: Number of those whose answer has not been logged yet.
+        digest: Of the log store's state, independent of files and order.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -71,13 +72,13 @@ class Logs:
 
     @property
     def by_rule(self) -> dict[str, int]:
-        """Number of findings per rule, most frequent first."""
+        """Return the number of findings per rule, most frequent first."""
         return most_first(Counter(f["rule"] for bad in self.quarantine for f in bad["findings"]))
 
 
 def merged(taken: Iterable[dict[str, Any]]) -> Logs:
-    """The rows of a log store, one an answer. Of what several lines say of one (flag, score, correction), the latest
-    that says anything counts. Where the latest review leaves the row out, nothing of it does."""
+    """Merge the rows of a log store into one per answer. If several lines have feedback to one answer (flag, score,
+    correction), the latest value is used. If the latest review excludes the row, none is."""
     logs = Logs()
     by_id: dict[str, list[dict[str, Any]]] = {}
     for row in taken:
@@ -115,17 +116,17 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
 
 
 def _reused(row: dict[str, Any]) -> dict[str, Any]:
-    """The quarantine's entry of an answer whose id another question has: what is said of the one is not said of the other."""
+    """Return the quarantine entry of an answer whose id is used by another question: feedback would be ambiguous."""
     source = row["source"]
-    message = f"another question has the id {row['id']!r:.60}, too"
-    fix = "log an id of its own with every answer; one of a conversation does not do"
+    message = f"another question also has the id {row['id']!r:.60}"
+    fix = "log a unique id with every answer; the id of a conversation is not enough"
     found = Finding("log.id_reused", "error", f"{source['file']}:{source['line']}", message, fix)
     raw = msgspec.json.encode({k: row[k] for k in ("id", "input", "output")}).decode()[:RAW_SHOWN]
     return {**source, "raw": raw, "findings": [found.to_dict()], "user": row["user"]}
 
 
 def _order(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Order by time, then by content, so that the order of reading decides nothing."""
+    """Return the sort key: time, then content, so that the order of reading does not matter."""
     return row["timestamp"], row["id"], digest_json({k: v for k, v in row.items() if k != "source"})
 
 
@@ -134,8 +135,8 @@ def _is_review(line: dict[str, Any]) -> bool:
 
 
 def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, by the time of the
-    decision; those without come first. At one time, the place in the file decides."""
+    """Return the sort key of feedback to one answer. Reviews have the time of the answer, so they come last, sorted by the
+    time of the decision, those without one first. At equal times, the place in the file decides."""
     said = (1, line.get("decided") or "") if _is_review(line) else (0, line["timestamp"])
     return (*said, line["source"]["file"], line["source"]["line"], *_order(line))
 
@@ -151,7 +152,7 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
 
 
 def row_times(task: Task, store: ArtifactStore) -> list[float]:
-    """Read new log lines into the store, and say when all rows were logged, in order. Without new lines, no row is read."""
+    """Read new log lines into the store, and return the sorted times of all rows. Without new lines, no row is read."""
     take_in(task, store)
     return _TIMES.get(
         task.name,
@@ -161,25 +162,25 @@ def row_times(task: Task, store: ArtifactStore) -> list[float]:
 
 
 def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:
-    """Corrected rows as training examples, those that are held back excepted (see production.choosing)."""
+    """Return corrected rows as training examples, except held ones (see production.choosing)."""
     return chosen(spec, logs).examples
 
 
 def chosen(spec: TaskSpec, logs: Logs) -> Chosen:
-    """What production.choosing makes of the rows; worked out again only when rows or spec have changed."""
+    """Sort the rows with production.choosing; computed again only when rows or spec have changed."""
     if not logs.digest:
         return choose(spec, logs.rows)
     return _CHOSEN.get(spec.name, digest_json([logs.digest, settings(spec)]), lambda: choose(spec, logs.rows))
 
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
-    """Changes only when the examples that come out of the logs change, not with every logged answer."""
+    """Return a digest that changes only when the examples from the logs change, not with every logged answer."""
     return digest_json([{k: v for k, v in e.to_dict().items() if k != "source"} for e in corrections(spec, logs)])
 
 
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
     """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl,
-    and held.jsonl (corrections that are held back). Returns facts; lines = rows + duplicates + feedback + quarantined."""
+    and held.jsonl (held corrections). Returns facts; lines = rows + duplicates + feedback + quarantined."""
     sorted_out = chosen(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)

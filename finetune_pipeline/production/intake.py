@@ -1,7 +1,7 @@
 """Reads growing, rotating log files into the log store, each complete line exactly once.
 
-A file is recognised by its first line, so that it may be renamed, copied away and truncated, or gzipped. How far it was
-read is a byte offset in the ledger; the hash of the bytes before it tells two files apart that begin alike.
+A file is recognised by its first line, so that it may be renamed, copied and truncated, or gzipped. The ledger stores the
+byte offset up to which it was read; the hash of the bytes before it distinguishes files with equal beginnings.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 LOCK = "logs"
 _BATCH_BYTES = 32 << 20
 _BROKEN_OFF = (EOFError, BadGzipFile, zlib.error)
-"""What a gzip file raises that is damaged, or still being written."""
+"""Errors from reading a gzip file that is damaged or still being written."""
 _SETTLED = 2.0
-"""Seconds a file must have been left alone before its mark is trusted: clocks of file systems have a grain."""
+"""Seconds a file must be unchanged before its mark is trusted: file system timestamps are coarse."""
 
 
 @dataclass
 class _Batch:
-    """Rows that are not durable yet, and the ledger that will account for them."""
+    """Rows that are not durable yet, and the ledger that accounts for them."""
 
     store: LogStore
     ledger: dict[str, Any]
@@ -65,8 +65,8 @@ def log_store(task: Task, store: ArtifactStore) -> LogStore:
 
 
 def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
-    """Read every complete line that was not read yet. Safe to be killed, to be repeated, and to be called from several
-    processes. `now`: seconds since 1970, for logs.keep_days."""
+    """Read every complete line that was not read yet. It may be killed, repeated, and called from several processes. `now`:
+    seconds since 1970, for logs.keep_days."""
     now = time.time() if now is None else now
     kept = log_store(task, store)
     with store.lock(task.name, LOCK):
@@ -89,11 +89,11 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
 def take_records(
     task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, Any]]], since: float
 ) -> int:
-    """Take in rows that come from no file: (name, time in seconds since 1970, the object a log line would hold).
-    Returns how many.
+    """Ingest rows that do not come from files: (name, time in seconds since 1970, the object of a log line). Returns their
+    number.
 
-    A name is taken once, and once more when its content has changed. since: the records are all there are from this
-    time on; names from before are not remembered any longer. As safe as :func:`take_in`.
+    A name is ingested once, and again when its content has changed. since: the records are complete from this time on; older
+    names are forgotten. As safe as :func:`take_in`.
     """
     kept, key, taken = log_store(task, store), user_key(store), 0
     with store.lock(task.name, LOCK):
@@ -104,14 +104,14 @@ def take_records(
         for number, (name, moment, record) in enumerate(records, 1):
             try:
                 line = msgspec.json.encode(record, order="sorted")
-            except UnicodeEncodeError:  # half of a surrogate pair: quarantined for it
+            except UnicodeEncodeError:  # an unpaired surrogate: quarantined
                 line = json.dumps(record, sort_keys=True).encode()
             digest = hashlib.blake2b(line, key=key, digest_size=8).hexdigest()
             if known.get(name, ["", ""])[1] == digest:
                 continue
             row = take_line(line, False, {"file": source, "line": number}, task.spec, key)
             if batch.forgotten.holds(row):
-                continue  # its name is not remembered either
+                continue  # its name is not recorded either
             ledger["others"][source][name] = [moment, digest]
             batch.rows.append(row)
             taken += 1
@@ -120,7 +120,7 @@ def take_records(
 
 
 def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
-    """Read on in one file. Returns whether the ledger learnt something."""
+    """Continue reading one file. Returns whether the ledger changed."""
     try:
         with opened(file) as handle:
             name = stream_of(handle, batch.ledger["streams"])
@@ -138,9 +138,9 @@ def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
 
 
 def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
-    """The name under which the file is known, or a new one; None before its first line is complete. Of files that begin
-    with the same line, the one that it has the same bytes as furthest; of several, the shortest: one from which lines were
-    erased begins like the one it was."""
+    """Return the name under which a file is known, or a new one; None before its first line is complete. Among files with
+    the same first line, the one with the longest equal beginning is chosen; among several, the shortest, since a file with
+    erased lines begins like its original."""
     first = first_line(handle)
     if first is None:
         return None
@@ -153,8 +153,8 @@ def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
 
 
 def _agrees(handle: IO[bytes], known: dict[str, Any]) -> int | None:
-    """The last place up to which a file is known to have the bytes that were read under a name; None where it has others
-    there. One too short to tell is a copy that is being made."""
+    """Return the last offset up to which a file has the bytes that were read under a name; None if they differ. A file that
+    is too short to tell is an unfinished copy."""
     for offset, tail in sorted(known["tails"], reverse=True):
         try:
             return int(offset) if hash_tail(bytes_before(handle, offset)) == tail else None
@@ -164,12 +164,12 @@ def _agrees(handle: IO[bytes], known: dict[str, Any]) -> int | None:
 
 
 def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
-    """(whether the file was read to its end and ends with a line end, lines taken)."""
+    """Return (whether the file was read to its end and ends with a line end, number of lines read)."""
     known = batch.ledger["streams"].get(name, NOTHING_READ)
     try:
         reader = LineReader(handle, known)
     except LookupError:
-        return True, 0  # a copy that is being made of a file that was read further
+        return True, 0  # an unfinished copy of a file that was read further
     while True:
         start, rows, removed, broken_off = reader.offset, [], 0, False
         try:
@@ -183,12 +183,12 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
                         rows.append(row)
                 if reader.offset >= start + _BATCH_BYTES:
                     break
-        except _BROKEN_OFF:  # the complete lines before it count
+        except _BROKEN_OFF:  # the complete lines before it are used
             broken_off = True
         if reader.offset > start:
             if not isinstance(handle, GzipFile):
                 if first_line(handle) != name.rpartition("-")[0]:
-                    return False, 0  # truncated while it was read: what was read may be of another file
+                    return False, 0  # truncated while it was read: the bytes may belong to another file
                 reader.stay()
             batch.ledger["streams"][name] = reader.entry()
             batch.rows += rows
@@ -202,7 +202,7 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
 
 
 def _expire(task: Task, kept: LogStore, files: list[LogFile], now: float) -> None:
-    """Remove rows older than logs.keep_days, and files of the task's own folder that hold nothing younger."""
+    """Remove rows older than logs.keep_days, and files of the task's own folder that contain nothing newer."""
     if task.spec.logs.keep_days is None:
         return
     limit = now - 86_400 * task.spec.logs.keep_days

@@ -1,7 +1,7 @@
 """Removes lines from log files: each file is rewritten without them, and the new file replaces the old one.
 
-A process that appends to the old file would go on writing to a file that no longer has a name. So a file that is still
-being written is refused. `finetune serve` opens its log anew for every row and takes a lock, which is respected here.
+A process that appends to the old file would continue to write to a deleted file. So a file that is still being written is
+refused. `finetune serve` reopens its log for every row under a lock, which is also taken here.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from finetune_pipeline.production.log_rows import users_named
 from finetune_pipeline.production.log_store import LogStore
 
 QUIET_S = 10.0
-"""Seconds since its last change after which a file that no visible process has open counts as no longer written."""
+"""Seconds without a change after which a file that no visible process has open counts as finished."""
 
 Wanted = Callable[[Any], bool]
 
 
 class StillWritten(OutsideError):
-    """Log files with such lines are still being written."""
+    """Raised if log files with such lines are still being written."""
 
 
 def count_lines(file: LogFile, wanted: Wanted) -> int:
@@ -41,10 +41,10 @@ def count_lines(file: LogFile, wanted: Wanted) -> int:
 
 
 def writer_of(file: LogFile) -> str | None:
-    """Description of the process still writing a file; None if none is visible."""
+    """Describe the process that is still writing a file; None if none is visible."""
     path = Path(file.path)
     if path.name.startswith(SERVED):
-        return None  # opened anew for every row, under a lock
+        return None  # reopened for every row, under a lock
     for process in psutil.process_iter(["name"]):
         with contextlib.suppress(psutil.Error, OSError):
             if any(f.path == str(path.resolve()) and f.mode not in ("r", "") for f in process.open_files()):
@@ -54,10 +54,10 @@ def writer_of(file: LogFile) -> str | None:
 
 
 def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
-    """Write a file on this machine anew without the wanted lines, and return how many these are. May be repeated. What
-    was read of the file stays read: the ledger learns the new content before it is put in place.
+    """Rewrite a file on this machine without the wanted lines, and return their number. It may be repeated. Lines that were
+    read are not read again: the ledger records the new content before it is put in place.
 
-    kept: the task's log store; the caller holds its lock. Raises StillWritten when the file changed while it was
+    kept: the task's log store; the caller holds its lock. Raises StillWritten if the file changed while it was
     rewritten.
     """
     path = Path(file.path)
@@ -82,7 +82,7 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
         temporary = path.with_name(f".{path.name}.tmp")
         content = read + rest
         temporary.unlink(missing_ok=True)
-        # for the owner alone from the first byte: it holds others' texts, as they were logged
+        # readable by the owner only from the start: it contains other people's texts as logged
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(gzip.compress(content) if zipped else content)
             out.flush()
@@ -105,7 +105,7 @@ def _is_wanted(line: bytes, wanted: Wanted) -> bool:
 
 
 def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, int]:
-    """(what stays of the bytes before `read_to`, what stays of the others, lines that go)."""
+    """Return (the remaining bytes before `read_to`, the remaining bytes after it, the number of removed lines)."""
     read: list[bytes] = []
     rest: list[bytes] = []
     start = removed = 0
@@ -120,7 +120,7 @@ def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, i
 
 
 def _stream(data: bytes) -> tuple[str, dict[str, Any]]:
-    """(the name by which a file beginning with these lines is recognised, the ledger's entry once they are read)."""
+    """Return (the name of a file that begins with these lines, its ledger entry once they are read)."""
     reader = LineReader(io.BytesIO(data))
     first, *_ = [line for line, _ in reader]
     return hash_line(first), reader.entry()

@@ -21,9 +21,9 @@ from finetune_pipeline.data.readers.records import BOM
 from finetune_pipeline.spec.model import Task
 
 OWN_FOLDER = "logs"
-"""Folder of a task that is read always: what `finetune serve` and `finetune review` write lies there."""
+"""Folder of a task that is always read: `finetune serve` and `finetune review` write there."""
 SERVED, SERVED_LOCK = "served.jsonl", ".served.lock"
-"""What `finetune serve` writes, and the lock it takes for each row."""
+"""The file that `finetune serve` writes, and the lock it takes for each row."""
 
 _GZIP = b"\x1f\x8b"
 _ROTATED = re.compile(r"(\.jsonl)(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")
@@ -32,8 +32,8 @@ TAIL = 1024
 
 @dataclass(frozen=True)
 class LogFile:
-    """A file as it was when it was listed. shown: folder and name, without what rotation adds to it; modified: seconds
-    since 1970, None where the file system does not tell; mark: changes when the file does."""
+    """A file as listed. shown: folder and name, without rotation suffixes; modified: seconds since 1970, None if the file
+    system does not report it; mark: changes when the file does."""
 
     fs: fsspec.AbstractFileSystem
     path: str
@@ -43,13 +43,13 @@ class LogFile:
 
     @property
     def local(self) -> Path | None:
-        """The path on this machine, if it is on this machine."""
+        """The local path, or None if it is not on this machine."""
         protocol = self.fs.protocol
         return Path(self.path) if "file" in ((protocol,) if isinstance(protocol, str) else protocol) else None
 
 
 def log_files(task: Task) -> list[LogFile]:
-    """JSON Lines files of the task's log places and the folders in them, by name. Hidden and partial files (.tmp, .part)
+    """List the JSON Lines files of the task's log folders and their subfolders, by name. Hidden and partial files (.tmp, .part)
     are left out."""
     own, configured = task.folder / OWN_FOLDER, task.spec.logs.path
     places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
@@ -64,7 +64,7 @@ def log_files(task: Task) -> list[LogFile]:
             name = PurePosixPath(path).name
             if ".jsonl" not in name or "/." in f"/{within}" or name.endswith((".tmp", ".part")):
                 continue
-            with contextlib.suppress(FileNotFoundError):  # rotated away since: seen under its new name next time
+            with contextlib.suppress(FileNotFoundError):  # rotated since: found under its new name next time
                 info = fs.info(path)
                 if info["type"] == "file":
                     mark = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()[:16]
@@ -82,7 +82,7 @@ def _modified(info: dict[str, Any]) -> float | None:
 
 @contextlib.contextmanager
 def opened(file: LogFile) -> Iterator[IO[bytes]]:
-    """The file's bytes, unzipped if need be. Raises FileNotFoundError if it was rotated away."""
+    """Open a file's bytes, decompressed if gzipped. Raises FileNotFoundError if it was rotated away."""
     with file.fs.open(file.path, "rb") as raw:
         zipped = raw.read(2) == _GZIP
         raw.seek(0)
@@ -91,10 +91,10 @@ def opened(file: LogFile) -> Iterator[IO[bytes]]:
 
 
 def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
-    """(line without its end, bytes taken, the last of these bytes, cut) at the handle's place; None when no line *ends*
-    there yet. A whole JSON object or list is a line also where the file ends without a line end: more of it cannot come. A line
-    longer than 8 MiB comes cut. Left out in front: a byte order mark, and zero bytes, of which a writer that keeps its
-    place in a file that was truncated under it leaves a hole."""
+    """Read the next line: (line without its end, bytes read, the last of these bytes, truncated); None if no complete line
+    follows. A complete JSON object or list is also a line at the end of a file without a line end. Lines longer than 8 MiB
+    are truncated. A byte order mark is skipped, and zero bytes too: a writer that keeps its offset in a truncated file
+    leaves a hole of them."""
     kept, raw, taken = b"", b"", 0
     while piece := handle.readline(MAX_LINE_BYTES + 1):
         taken += len(piece)
@@ -117,7 +117,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def first_line(handle: IO[bytes]) -> str | None:
-    """What a file is recognised by, also when it grows or is renamed, copied or gzipped: 24 hex digits of the hash of
+    """Return the name that identifies a file even if it grows or is renamed, copied or gzipped: 24 hex digits of the hash of
     its first complete line; None before there is one."""
     handle.seek(0)
     read = read_line(handle)
@@ -125,7 +125,7 @@ def first_line(handle: IO[bytes]) -> str | None:
 
 
 def hash_line(line: bytes) -> str:
-    """The name a file has whose first line this is."""
+    """Return the name of a file with this first line."""
     return hashlib.sha256(line).hexdigest()[:24]
 
 
@@ -133,8 +133,8 @@ NOTHING_READ: dict[str, Any] = {"offset": 0, "lines": 0, "tails": []}
 
 
 class LineReader:
-    """Complete lines of a file from where its ledger entry says on. half: the file ends in a line that is not complete.
-    Raises LookupError when the file is shorter than that."""
+    """Iterates over the complete lines of a file from the offset in its ledger entry. half: the file ends in an incomplete
+    line. Raises LookupError if the file is shorter than the offset."""
 
     def __init__(self, handle: IO[bytes], known: Mapping[str, Any] = NOTHING_READ) -> None:
         self._handle, self.offset, self.lines = handle, known["offset"], known["lines"]
@@ -143,11 +143,14 @@ class LineReader:
         self.half = False
 
     def __iter__(self) -> Iterator[tuple[bytes, bool]]:
-        """(line without its end, cut); `offset` and `lines` are those after the line."""
+        """Yield (line without its end, truncated); `offset` and `lines` are those after the line."""
         while (read := read_line(self._handle)) is not None:
             line, taken, raw, cut = read
             self.offset += taken
-            self.lines += self._tail[-1:] in (b"", b"\n")  # else the end of a line that was read without it
+            self.lines += self._tail[-1:] in (
+                b"",
+                b"\n",
+            )  # otherwise the rest is the end of a line that was read without it
             self._tail = (self._tail + raw)[-TAIL:]
             if self.lines & (self.lines - 1) == 0:
                 self._tails.append([self.offset, hash_tail(self._tail)])
@@ -155,18 +158,18 @@ class LineReader:
         self.half = self._handle.tell() != self.offset
 
     def entry(self) -> dict[str, Any]:
-        """What the ledger is to know of the file: offset, lines, and the hash of the tail here and at every line whose
-        number is a power of two, so that a part of the file can be told from another file's."""
+        """Return the file's ledger entry: offset, lines, and the hash of the tail here and at every line whose number is a power
+        of two, to distinguish a part of this file from another file."""
         tails = [tail for tail in self._tails if tail[0] != self.offset]
         return {"offset": self.offset, "lines": self.lines, "tails": [*tails, [self.offset, hash_tail(self._tail)]]}
 
     def stay(self) -> None:
-        """Go back to the offset after the handle was used for something else."""
+        """Seek back to the offset after other use of the handle."""
         self._handle.seek(self.offset)
 
 
 def bytes_before(handle: IO[bytes], offset: int) -> bytes:
-    """The last 1024 bytes before an offset; the handle is then there. Raises LookupError when the file is shorter."""
+    """Return the last 1024 bytes before an offset, leaving the handle there. Raises LookupError if the file is shorter."""
     start = max(0, offset - TAIL)
     handle.seek(start)
     data = handle.read(offset - start)
@@ -176,5 +179,5 @@ def bytes_before(handle: IO[bytes], offset: int) -> bytes:
 
 
 def hash_tail(data: bytes) -> str:
-    """The hash of a tail, as the ledger keeps it."""
+    """Hash a tail for the ledger."""
     return hashlib.sha256(data).hexdigest()[:16]

@@ -1,9 +1,9 @@
 """Parses one line of a production log strictly, names every problem, scrubs it and hashes its user.
 
 One JSON object a line: ``id``, ``timestamp`` (RFC 3339), ``messages`` or ``input``, ``output``, ``model_version``,
-optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata`` (not
-taken in). What `finetune review` writes may say ``left_out`` and ``decided`` (a time) in the feedback. A line with
-``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
+optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata``
+(ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with
+``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
 
 USER_KEY = "FINETUNE_USER_KEY"
-"""Variable with the secret users are hashed with. Unset: a random key of this home, which other machines do not have."""
+"""Environment variable with the secret key for hashing users. Unset: a random key of this home, not shared by machines."""
 _KEY_FILE = "users.key"
 RAW_SHOWN = 2000
 _USER_FIELD = re.compile(rb'("user"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)')
 
 _YEARS = range(1970, 2200)
-"""Years a log may be of. At the ends of the calendar a time cannot be moved to another zone, nor a window be laid around it."""
+"""Accepted years. At the ends of the calendar, times cannot be converted to another zone or have a window around them."""
 
 _FEEDBACK = {"flag", "score", "correction", "label", "left_out", "decided"}
 
@@ -40,18 +40,18 @@ Kind = Literal["row", "feedback", "bad"]
 
 
 def user_key(store: ArtifactStore) -> bytes:
-    """The secret key for hashing users."""
+    """Return the secret key for hashing users."""
     secret = os.environ.get(USER_KEY, "").encode()
     return hashlib.blake2b(secret, digest_size=32).digest() if secret else load_key(store.root / _KEY_FILE)
 
 
 def hash_user(user: object, key: bytes) -> str:
-    """32 hex digits that stand for a user (BLAKE2b, keyed: without the key nobody can try names out)."""
+    """Hash a user to 32 hex digits (keyed BLAKE2b: without the key, nobody can test names)."""
     return hashlib.blake2b(str(user).encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
 
 
 def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
-    """What is kept of a line: {"kind": row, feedback or bad, …}. source: {file, line}.
+    """Parse a line into the record to store: {"kind": row, feedback or bad, …}. source: {file, line}.
 
     row: id, timestamp, model_version, input, turns (of a conversation, else None), output, flag, score, correction, user;
     feedback: id, timestamp, flag, score, correction, user; bad: raw (scrubbed, 2000 characters), findings, user.
@@ -82,7 +82,7 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
 
 
 def users_named(line: bytes) -> list[Any]:
-    """What stands behind the key `user` in a line that is no JSON: whose it is, should they be forgotten."""
+    """Return the values after the key `user` in a line of invalid JSON, so that it can be forgotten."""
     found = []
     for match in _USER_FIELD.finditer(line):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -99,7 +99,7 @@ def _names_user(user: Any) -> bool:
 
 
 def _read_time(text: str) -> datetime:
-    """The time in UTC. Raises ValueError, which says what is wrong with the text."""
+    """Parse a time into UTC. Raises ValueError with the problem of the text."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -112,7 +112,7 @@ def _read_time(text: str) -> datetime:
 
 
 def is_feedback(row: Any) -> bool:
-    """Whether a decoded line is feedback to a row of another line."""
+    """Whether a decoded line is feedback to an answer in another line."""
     return isinstance(row, dict) and "output" not in row and row.get("feedback") is not None
 
 
@@ -123,7 +123,7 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
     needed = ("id", "timestamp") if is_feedback(row) else ("id", "timestamp", "output", "model_version")
     for key in needed:
         value = row.get(key)
-        # a model may answer with nothing at all, and people may say so
+        # an empty answer is possible, and people may give feedback to it
         if not isinstance(value, str) or not (value.strip() or key == "output"):
             message = f"{key!r} is missing, empty or not text"
             findings.append(_bad(place, "missing_field", message, f"log {key} with every answer, as text"))
@@ -141,13 +141,13 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
 
 
 def _question_problem(row: dict[str, Any]) -> str | None:
-    """The problem with a line's question, or ""."""
+    """Return the problem of a line's question, or None."""
     messages = row.get("messages")
     if not _sound_messages(messages):
         asked = isinstance(row.get("input"), str) and row["input"].strip()
-        return None if asked else "neither 'messages' nor 'input' holds what was asked"
+        return None if asked else "neither 'messages' nor 'input' contains a question"
     if not any(m["role"] == "user" and m["content"].strip() for m in messages):
-        return "'messages' hold no text of the role 'user'"
+        return "'messages' have no text of the role 'user'"
     return "'messages' end with the assistant's turn" if messages[-1]["role"] == "assistant" else None
 
 
@@ -169,7 +169,7 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
         return [_bad(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
     findings = []
     if feedback and not _FEEDBACK & feedback.keys():
-        message = f"'feedback' says nothing that is known (keys here: {keys_shown(feedback)})"
+        message = f"'feedback' has no known key (keys: {keys_shown(feedback)})"
         findings.append(_bad(place, "unknown_feedback", message, "write flag, score, correction or label"))
     score = feedback.get("score")
     if score is not None and not _is_finite(score):
@@ -178,7 +178,7 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
     if correction is not None and not isinstance(correction, str):
         findings.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
     elif correction is not None and spec.labels and correction.strip() not in spec.labels:
-        message = f"correction {correction!r:.60} is no label of this task"
+        message = f"correction {correction!r:.60} is not a label of this task"
         findings.append(_bad(place, "unknown_label", message, "use a declared label"))
     elif correction is not None and has_form(spec.output):
         wrong = form_problems(correction, spec.output)
@@ -194,12 +194,12 @@ def _is_finite(score: Any) -> bool:
 
 
 def _corrected_answer(feedback: dict[str, Any]) -> Any:
-    """The corrected answer."""
+    """Return the corrected answer."""
     return feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
 
 
 def _decided(time: Any) -> dict[str, str]:
-    """When a reviewer decided; empty where no sound time is given."""
+    """Return the time of a reviewer's decision; empty without a valid time."""
     try:
         return {"decided": _read_time(time).isoformat()}
     except (TypeError, ValueError):
@@ -207,7 +207,7 @@ def _decided(time: Any) -> dict[str, str]:
 
 
 def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
-    """A sound line, scrubbed: the same value gets the same placeholder in question, answer and correction."""
+    """Scrub a valid line: a value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
     correction, score = _corrected_answer(feedback), feedback.get("score")
     messages = row["messages"] if _sound_messages(row.get("messages")) else []

@@ -1,12 +1,12 @@
-"""The log store: rows in segments, ingested exactly once, with a ledger written after they are durable, and users to ignore.
+"""The log store: rows in segments, ingested exactly once, with a ledger written after they are durable, and a forget list.
 
 Layout of a store's folder::
 
     ledger.json               {"streams", "seen", "segments", "removed"}
     segments/<n>.jsonl        rows of :mod:`finetune_pipeline.production.log_rows`, never changed once named in the ledger
 
-A segment the ledger does not name was left by a process that died before its offsets were written: it counts for
-nothing, and its rows are read again. So no row is lost and none is there twice, whatever dies when.
+A segment that the ledger does not name was left by a process that died before its offsets were written. It is ignored, and
+its rows are read again. So no row is lost or duplicated, whenever a process dies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WHOLE = 1 << 256
 
 
 class LogStore:
-    """The rows of one task below a folder. Whoever writes holds the task's lock ``logs``."""
+    """The rows of one task below a folder. Writers must hold the task's lock ``logs``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,24 +34,24 @@ class LogStore:
         self._segments = folder / "segments"
 
     def ledger(self) -> dict[str, Any]:
-        """streams: {name: {"offset", "lines", "tails": [[offset, hash], …]}} of what was read of each file; seen: {path:
-        [mark, stream]} of files read to their end; others: {source: {name: [time, digest]}} of what came from no file;
-        segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten or have expired."""
+        """Read the ledger. streams: {name: {"offset", "lines", "tails": [[offset, hash], …]}}, the part read of each file; seen:
+        {path: [mark, stream]}, files read to their end; others: {source: {name: [time, digest]}}, rows that do not come from
+        files; segments: [{"name", "lines", "sum"}]; removed: number of forgotten or expired rows."""
         if not self._ledger.exists():
             return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
         ledger: dict[str, Any] = read_json(self._ledger)
         return ledger
 
     def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
-        """Make rows durable, then the ledger (whose streams account for them). No rows: the ledger alone."""
+        """Make rows durable, then the ledger (whose streams account for them). Without rows, write only the ledger."""
         if rows:
             number = 1 + max([0, *(int(s["name"]) for s in ledger["segments"])])
             ledger["segments"].append(self._write(f"{number:08d}", rows))
         write_json(self._ledger, ledger)
 
     def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
-        """Replace rows by what `change` makes of them (None: nothing). Returns the rows removed. The old segments are
-        gone from the disk when this returns; killed in between, a second call (or :meth:`sweep`) completes it."""
+        """Replace each row by the result of `change` (None removes it). Returns the number of removed rows. The old segments are
+        deleted when this returns; if it is killed, a second call (or :meth:`sweep`) completes it."""
         ledger, removed = self.ledger(), 0
         highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
         kept: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ class LogStore:
         return removed
 
     def drop_names(self, drop: Callable[[str], bool]) -> None:
-        """Forget the names of rows that came from no file."""
+        """Forget the names of rows that do not come from files."""
         ledger = self.ledger()
         for source, names in ledger["others"].items():
             ledger["others"][source] = {name: entry for name, entry in names.items() if not drop(name)}
@@ -86,12 +86,12 @@ class LogStore:
                     path.unlink(missing_ok=True)
 
     def digest(self) -> str:
-        """Changes with the rows, whatever order and batches they came in."""
+        """Return a digest of the rows, independent of their order and batches."""
         return _digests(self.ledger()["segments"])[-1]
 
     def rows(self, digest: str | None = None) -> Iterator[dict[str, Any]]:
-        """The rows as they were when the digest was this (None: all there are), in the order in which they came. Raises
-        LookupError when rows were forgotten or have expired meanwhile."""
+        """Yield the rows as of this digest (None: all rows), in order of arrival. Raises LookupError if rows were forgotten or
+        have expired meanwhile."""
         segments = self.ledger()["segments"]
         states = _digests(segments)
         if digest is not None:
@@ -105,8 +105,8 @@ class LogStore:
         path = self._path(segment["name"])
         rows = read_rows(path) if path.exists() else []
         if len(rows) != segment["lines"]:
-            why = f"{path} holds {len(rows)} of the {segment['lines']} rows that were taken in"
-            raise DamagedFile(f"{why}\nfix: put back a copy of the file")
+            why = f"{path} contains {len(rows)} of the {segment['lines']} ingested rows"
+            raise DamagedFile(f"{why}\nfix: restore a copy of the file")
         return rows
 
     def _path(self, name: str) -> Path:
@@ -124,7 +124,7 @@ class LogStore:
 
 
 def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The digest of the state before the first segment and after each."""
+    """Return the digests of the state before the first segment and after each."""
     total, lines, states = 0, 0, [f"{0:032x}-0"]
     for segment in segments:
         total = (total + int(segment["sum"], 16)) % _WHOLE
@@ -137,9 +137,9 @@ FILE = "forgotten.json"
 
 
 class ForgottenList:
-    """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``. users, ids:
-    keyed hashes; tainted: versions of splits with a row of theirs among the training or validation rows, noted before
-    the splits are removed."""
+    """The forget list of a task, below its log store's folder. Writers must hold the task's lock ``logs``. users, ids: keyed
+    hashes; tainted: versions of splits with such a row among the training or validation rows, recorded before the splits
+    are removed."""
 
     def __init__(self, folder: Path, key: bytes) -> None:
         self._path, self._key = folder / FILE, key
@@ -149,7 +149,7 @@ class ForgottenList:
         self.tainted: set[str] = set(stored.get("tainted", []))
 
     def holds(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of the log store is a forgotten person's, or has a forgotten id."""
+        """Whether a row of the log store has a forgotten user or id."""
         if not self.users and not self.ids:
             return False
         return row.get("user") in self.users or ("id" in row and self.holds_id(row["id"]))

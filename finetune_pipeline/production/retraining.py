@@ -1,7 +1,7 @@
-"""The retraining decision: compares the gain expected from new rows with the least required.
+"""Makes the retraining decision: compares the expected gain of new rows with the required minimum.
 
-The gain comes from a learning curve: the linear baseline, which trains in seconds, on growing parts of the training data. What
-is taken over from it is the *share of the remaining mistakes* that more rows take away, not their number.
+The expected gain comes from the learning curve of the linear baseline, which trains in seconds, on growing parts of the
+training data. The curve gives the *share of the remaining mistakes* that more rows remove, not their number.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 _ROUNDS, _DRAWS, _STRENGTH = 3, 400, 10.0
 _EXPONENTS = np.arange(0.05, 1.51, 0.05)
 _MOST = 20
-"""The curve is not extrapolated beyond this multiple of the measured rows."""
+"""Maximum extrapolation of the curve, as a multiple of the measured rows."""
 
 
 @dataclass(frozen=True)
 class Curve:
     """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993). points: (rows, share of wrong
-    validation answers) as measured; draws: a, b and c, one row a bootstrap sample of the validation rows; shape (k, 3)."""
+    validation answers) as measured; draws: a, b and c, one row per bootstrap sample of the validation rows; shape (k, 3)."""
 
     rows: int
     points: list[tuple[int, float]]
     draws: np.ndarray
 
     def wrong(self, rows: float) -> np.ndarray:
-        """Share of wrong answers with so many training rows, per draw."""
+        """Return the share of wrong answers with this number of training rows, per draw."""
         a, b, c = self.draws.T
         return np.asarray(a * rows**-b + c)
 
     def gain(self, more: int, wrong_now: float) -> tuple[float, float, float]:
-        """(low, middle, high) of what `more` rows bring to a model that is wrong on a share `wrong_now`: 90% interval."""
+        """Return (low, middle, high) of the gain from `more` rows for a model with error rate `wrong_now`: a 90% interval."""
         before, after = self.wrong(self.rows), self.wrong(self.rows + more)
         gains = wrong_now * np.where(before > 0, 1 - after / np.maximum(before, 1e-12), 0.0)
         low, middle, high = np.quantile(gains, [0.05, 0.5, 0.95])
         return float(low), float(middle), float(high)
 
     def rows_for(self, gain: float, wrong_now: float) -> int | None:
-        """Further rows whose middle expectation is `gain`; None when twenty times the present rows do not bring it."""
+        """Return how many more rows have the expected gain `gain`; None if twenty times the current rows are not enough."""
         low, high = 0, _MOST * self.rows
         if self.gain(high, wrong_now)[1] < gain:
             return None
@@ -59,7 +59,7 @@ class Curve:
 def measure_curve(
     train: Sequence[tuple[str, str]], validation: Sequence[tuple[str, str]], seed: int = 0
 ) -> Curve | None:
-    """Train on growing parts of `train` and count mistakes on `validation` (pairs of text and label), three orders
+    """Train on growing parts of `train` and count mistakes on `validation` (pairs of text and label), in three random orders
     each. None with fewer than 80 training or 20 validation rows, or one label only."""
     if len(train) < 80 or len(validation) < 20 or len({label for _, label in train}) < 2:
         return None
@@ -81,7 +81,7 @@ def measure_curve(
 
 
 def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Least squares of wrong = a rows^-b + c with a, c >= 0 and b from a grid; wrong: (draws, points), result (draws, 3)."""
+    """Fit wrong = a rows^-b + c by least squares with a, c >= 0 and b from a grid; wrong: (draws, points), result (draws, 3)."""
     best = np.full(len(wrong), np.inf)
     curves = np.zeros((len(wrong), 3))
     mean = wrong.mean(axis=1)
@@ -104,8 +104,8 @@ def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a retraining decision is based on: new rows with a known answer; the champion's share of wrong test answers,
-    None where unknown; None for a curve that cannot be measured."""
+    """The basis of a retraining decision: new rows with a known answer; the champion's share of wrong test answers, None if
+    unknown; the learning curve, None if it cannot be measured."""
 
     usable: int
     wrong_now: float | None = None
@@ -113,15 +113,18 @@ class Evidence:
 
 
 def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Evidence, out: Path) -> dict[str, Any]:
-    """Train again, or wait for how many more rows; writes decision.json.
+    """Decide whether to train again or wait for more rows (and how many); write decision.json.
 
-    After drift `retraining.rows_after_drift` new rows are enough: the curve of the old data says nothing about the new
-    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain` it
-    is better to wait. Where no curve can be measured (answers that are no labels, few rows), `logs.min_new_rows`
-    decides. Returns facts {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}.
+    After drift, `retraining.rows_after_drift` new rows are enough, since the old data's curve says nothing about new
+    questions. Otherwise the learning curve gives the expected gain of the new rows; below `retraining.min_gain`, waiting is
+    better. If no curve can be measured (answers without labels, few rows), `logs.min_new_rows` decides. Returns facts
+    {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}.
     """
     drifted, usable = list(drift["drifted"]), evidence.usable
-    reasons = [f"{usable} new rows with a known answer since the champion's data was taken", str(drift["sentence"])]
+    reasons = [
+        f"{usable} new rows with a known answer since the champion's data were collected",
+        str(drift["sentence"]),
+    ]
     gain = wait = None
     known = evidence.curve is not None and evidence.wrong_now is not None
     if known:
@@ -160,9 +163,9 @@ def _points(share: float) -> str:
 
 def _told_gain(evidence: Evidence, gain: tuple[float, float, float]) -> str:
     return (
-        f"they are expected to bring {_points(gain[1])} points of right answers ({_points(gain[0])} to {_points(gain[2])}): "
-        f"the share of the champion's {_points(evidence.wrong_now or 0.0)}% mistakes that as many rows took from the linear "
-        "baseline, carried on by a power law"
+        f"they are expected to add {_points(gain[1])} points of correct answers ({_points(gain[0])} to {_points(gain[2])}): "
+        f"the share of the champion's {_points(evidence.wrong_now or 0.0)}% mistakes that this many rows remove from the "
+        "linear baseline, extrapolated by a power law"
     )
 
 
@@ -170,7 +173,7 @@ def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, floa
     assert evidence.curve is not None
     assert evidence.wrong_now is not None
     asked = spec.retraining.min_gain
-    expected = f"{evidence.usable} new rows are expected to bring {_points(gain[1])} points"
+    expected = f"{evidence.usable} new rows are expected to add {_points(gain[1])} points"
     if gain[1] >= asked and evidence.usable:
         return True, None, f"Train again: {expected} ({_points(gain[0])} to {_points(gain[2])})."
     needed = evidence.curve.rows_for(asked, evidence.wrong_now)
@@ -178,8 +181,8 @@ def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, floa
         return (
             False,
             None,
-            f"Do not train again: {expected}, and no number of rows like these promises the {_points(asked)} points asked for. "
-            "Other rows, a larger base or another method may.",
+            f"Do not train again: {expected}, and no number of such rows is expected to reach the required {_points(asked)} "
+            "points. Other rows, a larger base or another method may help.",
         )
     wait = max(1, needed - evidence.usable)
-    return False, wait, f"Wait for {wait} more rows: {expected}, and {_points(asked)} points are asked for."
+    return False, wait, f"Wait for {wait} more rows: {expected}, but {_points(asked)} points are required."

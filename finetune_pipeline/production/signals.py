@@ -1,4 +1,4 @@
-"""Drift signals: what is compared in a window of production rows, with which test and effect size."""
+"""Drift signals: the quantities compared in a window of production rows, each with its test and effect size."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from finetune_pipeline.spec.model import TaskSpec
 FEWEST = 20
 """Minimum rows per side for testing a signal."""
 _COMPARED = 250
-"""Reference rows in the permutation test: a hash of the text chooses them."""
+"""Maximum reference rows in the permutation test, chosen by a hash of the text."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured change: its size (a share between 0 and 1) and the p of a single test (None: too few rows to judge)."""
+    """A measured change: its size (a share between 0 and 1) and the p of a single test (None: too few rows)."""
 
     size: float
     p: float | None
@@ -62,7 +62,7 @@ class Reference:
 
     @cached_property
     def unseen(self) -> list[float]:
-        """Per text, the share of its words that occur in no other text: what a new text of the same kind would show."""
+        """Per text, the share of its words that occur in no other text: the expected value for new texts of the same kind."""
         return [_share(sum(self.rows_with[w] < 2 for w in text), len(text)) for text in self.words]
 
     @cached_property
@@ -79,14 +79,14 @@ class Reference:
 
     @cached_property
     def compared(self) -> list[list[str]]:
-        """Words of at most _COMPARED texts."""
+        """The words of at most _COMPARED texts."""
         order = sorted(range(len(self.texts)), key=lambda i: hashlib.sha256(self.texts[i].encode()).digest())
         return [self.words[i] for i in order[:_COMPARED]]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows of one window; `before`: rows of all earlier windows of the watch; `smallest`: the p that an alarm needs."""
+    """Rows of one window; `before`: rows of all earlier windows of the watch; `smallest`: the p needed for an alarm."""
 
     rows: Sequence[Row]
     before: Sequence[Row]
@@ -94,7 +94,7 @@ class Window:
 
     @cached_property
     def texts(self) -> list[str]:
-        """Inputs, each wording once: training rows are free of duplicates too, so that repeats alone are no drift."""
+        """The distinct inputs: training rows have no duplicates either, so repeats alone do not count as drift."""
         return list({exact_form(str(r["input"])): str(r["input"]) for r in self.rows}.values())
 
     @cached_property
@@ -117,7 +117,7 @@ class Signal:
 
 
 def spoken(text: str) -> str:
-    """Language of a text where its words tell it, else its script, else `none`."""
+    """Return the language of a text if its words show it, else its script, else `none`."""
     return language(text) or (script(text) or "none").lower()
 
 
@@ -128,7 +128,7 @@ def _share(part: float, whole: float) -> float:
 def _vocabulary(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     if min(len(window.texts), len(reference.texts)) < FEWEST:
         return NOT_JUDGED
-    # words are weighed by both sides: by the reference alone, a window of the same kind would hold the rarer words
+    # words are weighted by both sides: weighted by the reference alone, even a similar window would seem to have rarer words
     both = reference.rows_with_bucket + rows_with(window.words)
     weights = rarity(both, len(reference.words) + len(window.words))
     before, now = (word_vectors(side, weights) for side in (reference.compared, window.words))
@@ -154,8 +154,8 @@ def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 
 
 def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
-    """The largest change of one category's share: Fisher's exact test for each, the smallest p times their number.
-    Exact for rare categories too, where the chi-square test at the small levels used here is not."""
+    """Measure the largest change of one category's share: Fisher's exact test for each, the smallest p times their number.
+    This is exact for rare categories too, unlike the chi-square test at the small levels used here."""
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
     a, b = Counter(before), Counter(now)
@@ -172,7 +172,7 @@ def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
 
 
 def more_often(before: int, of_before: int, now: int, of_now: int) -> Measured:
-    """Whether something happens more often now: one-sided Fisher's exact test, size the rise of its share."""
+    """Test whether something happens more often now: one-sided Fisher's exact test; size: the increase of its share."""
     if min(of_before, of_now) < FEWEST:
         return NOT_JUDGED
     p = float(scipy.stats.hypergeom.sf(now - 1, of_before + of_now, before + now, of_now))
@@ -214,14 +214,14 @@ def _wrong(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 
 INPUT, OUTPUT, QUALITY = "input", "output", "quality"
 _SIGNALS = [
-    Signal("vocabulary", INPUT, "share of the words' weight that lies elsewhere, beyond chance", _vocabulary),
+    Signal("vocabulary", INPUT, "share of the words' weight that has moved, beyond chance", _vocabulary),
     Signal(
         "input_length",
         INPUT,
         "largest gap between the two distributions of words per input",
         lambda spec, reference, window: _lengths(reference.lengths, [len(text) for text in window.words]),
     ),
-    Signal("unseen_words", INPUT, "rise of the share of words that no training row holds", _unseen),
+    Signal("unseen_words", INPUT, "increase of the share of words that no training row contains", _unseen),
     Signal(
         "languages",
         INPUT,
@@ -237,24 +237,24 @@ _SIGNALS = [
     Signal(
         "format_failures",
         OUTPUT,
-        "rise of the share of answers out of form",
+        "increase of the share of invalid answers",
         _answers(lambda a, spec: bool(form_problems(a, spec.output))),
     ),
-    Signal("refusals", OUTPUT, "rise of the share of answers that decline", _answers(lambda a, s: is_refusal(a))),
+    Signal("refusals", OUTPUT, "increase of the share of refusals", _answers(lambda a, s: is_refusal(a))),
     Signal(
         "output_length",
         OUTPUT,
         "largest gap between the two distributions of words per answer",
         lambda spec, *sides: _lengths(*([len(words(a)) for a in side.answers] for side in sides)),
     ),
-    Signal("flags", QUALITY, "rise of the share of flagged rows over earlier windows", _flags),
-    Signal("score", QUALITY, "how much more often a score is below one of earlier windows than above", _score),
-    Signal("wrong_answers", QUALITY, "rise of the share of wrong answers among rows with a known one", _wrong),
+    Signal("flags", QUALITY, "increase of the share of flagged rows over earlier windows", _flags),
+    Signal("score", QUALITY, "how much more often a score is below one from earlier windows than above it", _score),
+    Signal("wrong_answers", QUALITY, "increase of the share of wrong answers among rows with a known answer", _wrong),
 ]
 
 
 def signals_of(spec: TaskSpec) -> list[Signal]:
-    """The signals that make sense for a task: label mix for labels, refusals and length for answers written freely."""
+    """Return the signals that apply to a task: label mix for labels, refusals and length for free-form answers."""
     out = {"refusals", "output_length"} if spec.labels else {"label_mix"}
     if not spec.labels and not has_form(spec.output):
         out.add("format_failures")

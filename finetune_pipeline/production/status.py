@@ -1,4 +1,4 @@
-"""Current production status: whether a check is due, whether drift calls for a run, and how the champion performs."""
+"""Determines production status: whether a check is due, whether drift requires a run, and how the champion performs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ProductionStatus:
     """The status of production.
 
     Attributes:
-        look: Why another check is due, or None.
-        sentence: For people.
+        look: Why a check is due, or None.
+        sentence: Description of the status.
         look_key: Changes when there is something new to check.
-        drifted, retrain: What the newest report about the present champion found, and whether a run is due for it.
-        report, made: That report's version, and when it was made (seconds since 1970).
+        drifted, retrain: What the newest report on the current champion found, and whether a run is due for it.
+        report, made: That report's version, and its time (seconds since 1970).
     """
 
     look: str | None
@@ -39,18 +39,18 @@ class ProductionStatus:
 def production_status(
     task: Task, store: ArtifactStore, times: Sequence[float], champion: int | None
 ) -> ProductionStatus:
-    """Hold the newest drift report about the champion's data against the rows there are now (their times, in order).
+    """Compare the newest drift report on the champion's data with the current rows (their sorted times).
 
-    A look is due after a window of new rows, and where production was not yet held against the data of this champion
-    (the number of its version). A drift is acted upon once: after a candidate that was refused, a run is due when as
-    many rows came in again as it had learned from (and at least `retraining.rows_after_drift`).
+    A check is due after a window of new rows, and if production was not yet compared with the data of this champion (its
+    version number). A drift triggers one run: after a refused candidate, the next run is due when as many new rows have come
+    in as it learned from (and at least `retraining.rows_after_drift`).
     """
     size, name, rows = task.spec.drift.window_rows, task.name, len(times)
     versions = store.all_versions(name, "model_version")
     if not versions:
-        return ProductionStatus(None, f"no candidate was made yet: start `finetune run {name}`")
+        return ProductionStatus(None, f"there is no candidate yet: start `finetune run {name}`")
     if champion is None:
-        return ProductionStatus(None, "no champion serves yet, whose data production could be held against")
+        return ProductionStatus(None, "there is no champion yet to compare production with")
     data = _data_of(store, versions, champion)
     last = _newest(store, name, data)
     key = f"{champion}-{rows}-{times[-1] if times else 0:.0f}"
@@ -58,13 +58,13 @@ def production_status(
         if rows < size:
             return ProductionStatus(None, f"{rows} production rows, a window has {size}")
         return ProductionStatus(
-            f"production was not held against the data of version {champion} yet: looking at it", "", key
+            f"production was not yet compared with the data of version {champion}: checking it", "", key
         )
     report, decision = last
-    # as many rows as before may be other rows, where old ones are removed (logs.keep_days)
+    # an equal number of rows may be different rows, since old ones are removed (logs.keep_days)
     until = moment({"timestamp": newest}) if (newest := report.facts.get("newest")) else math.inf
     new = max(rows - int(report.facts["rows"]), rows - bisect_right(times, until))
-    look = f"{new} new rows: looking at production" if new >= size else None
+    look = f"{new} new rows: checking production" if new >= size else None
     sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
     drifted = bool(report.facts["drifted"])
     if drifted and retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
@@ -73,7 +73,7 @@ def production_status(
 
 
 def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
-    """Version of the splits a champion was trained on; None where they are gone (`finetune forget`)."""
+    """Return the version of the splits a champion was trained on; None if they were deleted (`finetune forget`)."""
     for version in versions:
         if version.facts["model_version"] == champion:
             report = store.find(version.task, "evaluation_report", version.inputs["evaluation_report"])
@@ -83,7 +83,7 @@ def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) 
 
 
 def _newest(store: ArtifactStore, task: str, data: str | None) -> tuple[Artifact, Artifact] | None:
-    """The newest drift report about this data (None: about any), with the decision made from it."""
+    """Return the newest drift report on this data (None: on any), with the decision made from it."""
     decisions = {d.inputs["drift_report"]: d for d in store.all_versions(task, "retraining_decision")}
     for report in reversed(store.all_versions(task, "drift_report")):
         if report.version in decisions and data in (None, report.facts.get("trained_on")):
@@ -94,7 +94,7 @@ def _newest(store: ArtifactStore, task: str, data: str | None) -> tuple[Artifact
 def _refused_already(
     task: Task, store: ArtifactStore, versions: Sequence[Artifact], champion: int, report: Artifact, decision: Artifact
 ) -> str | None:
-    """A sentence where candidates were made from this drift's rows, none was promoted, and few rows came in since."""
+    """Return a sentence if candidates were made from this drift's rows, none was promoted, and few rows came in since."""
     since = moment({"timestamp": report.facts["since"]})
     tried = [v for v in versions if not v.facts["promoted"] and v.facts["champion"] == champion and _made(v) > since]
     if not tried:
@@ -117,15 +117,15 @@ def _made(artifact: Artifact) -> float:
 
 
 FIRST_LOOK = 50
-"""Rows of the present champion at its first judgement; further ones at every doubling."""
+"""Rows of the current champion at its first test; further tests follow at every doubling."""
 FEWEST_BEFORE = 50
 """Minimum rows of the previous champion for a comparison."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Whether the champion surely serves worse than the one before. figures: rows and failures of both versions, level
-    and p of the look that decided."""
+    """Whether the champion is significantly worse than the previous one. figures: rows and failures of both versions, level
+    and p of the deciding test."""
 
     raised: bool
     sentence: str
@@ -133,7 +133,7 @@ class Alarm:
 
 
 def failed(row: Mapping[str, Any]) -> bool:
-    """Whether people said that the answer was not right: a flag, or a correction that differs from it."""
+    """Whether people marked the answer as wrong: a flag, or a correction that differs from it."""
     correction = row.get("correction")
     return bool(row.get("flag")) or (correction is not None and correction.strip() != str(row["output"]).strip())
 
@@ -143,12 +143,12 @@ def champion_alarm(
 ) -> Alarm:
     """Compare the shares of failed rows of two versions (one-sided Fisher's exact test), as the champion's rows grow.
 
-    Looks are taken at 50, 100, 200, … rows of the present champion, each with the rows of the one before; the k-th may
-    spend false_alarms / (k (k + 1)), which sums to false_alarms over all looks there can ever be. Which looks there are
-    follows from the number of rows alone, so that asking often costs nothing.
+    Tests run at 50, 100, 200, … rows of the current champion, against the rows of the previous one. The k-th has level
+    false_alarms / (k (k + 1)), which sums to false_alarms over all possible tests. The tests depend only on the number of
+    rows, so calling this often costs nothing.
     """
     if previous is None or previous == champion:
-        return Alarm(False, f"version {champion} is the first champion: there is none before it to compare with", {})
+        return Alarm(False, f"version {champion} is the first champion: there is no previous one to compare with", {})
     ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
     now = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(champion)]
     before = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(previous)]
@@ -169,7 +169,7 @@ def champion_alarm(
         shares = f"{share:.1%} of {size} answers of version {champion} failed, {share_before:.1%} of {len(before)} of {previous}"
         if change.p is not None and change.p < level:
             return Alarm(
-                True, f"{shares}: it serves worse than the champion before (p {change.p:.2g} < {level:.2g})", figures
+                True, f"{shares}: it is worse than the previous champion (p {change.p:.2g} < {level:.2g})", figures
             )
         look, size = look + 1, 2 * size
-    return Alarm(False, f"{shares}: not shown to be worse", figures)
+    return Alarm(False, f"{shares}: not significantly worse", figures)

@@ -1,4 +1,4 @@
-"""Distance between the words of two sets of texts, with its p-value under equal distributions."""
+"""Computes the distance between the words of two sets of texts, and its p-value under equal distributions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import scipy
 
 BUCKETS = 1 << 18
-"""Words are hashed into so many columns: no vocabulary to keep, and new words count from their first day."""
+"""Number of columns that words are hashed into: no vocabulary is needed, and new words count from the start."""
 _ENOUGH = 10
-"""Permutations at least as far apart as what was seen, after which more of them change nothing (Besag and Clifford)."""
+"""Number of permutations at least as far apart as observed after which sampling stops (Besag and Clifford)."""
 _AT_ONCE = 256
 
 
@@ -20,7 +20,7 @@ def words(text: str) -> list[str]:
 
 
 def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
-    """One row of length 1 a text: which words occur, times `weights` (per bucket), shape (texts, BUCKETS)."""
+    """Return one unit vector per text: which words occur, times `weights` (per bucket), shape (texts, BUCKETS)."""
     from sklearn.preprocessing import normalize
 
     rows = _occurrences(texts)
@@ -28,17 +28,17 @@ def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = No
 
 
 def rows_with(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """In how many texts a word of each bucket occurs, shape (BUCKETS,)."""
+    """Return the number of texts with a word of each bucket, shape (BUCKETS,)."""
     return np.bincount(_occurrences(texts).indices, minlength=BUCKETS)
 
 
 def rarity(rows_with_it: np.ndarray, n: int) -> np.ndarray:
-    """Inverse document frequency per bucket, of n texts: log((n + 1) / (rows with it + 1)) + 1."""
+    """Return the inverse document frequency per bucket for n texts: log((n + 1) / (rows with it + 1)) + 1."""
     return np.asarray(np.log((n + 1) / (rows_with_it + 1)) + 1)
 
 
 def _occurrences(texts: Sequence[Sequence[str]]) -> scipy.sparse.csr_matrix:
-    """Which words occur in which text, as ones."""
+    """Return a matrix with a one for each word in each text."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashed = HashingVectorizer(analyzer=_as_bytes, n_features=BUCKETS, binary=True, norm=None, alternate_sign=False)
@@ -52,13 +52,12 @@ def _as_bytes(text: Sequence[str]) -> list[bytes]:
 def permutation_p(
     reference: scipy.sparse.csr_matrix, window: scipy.sparse.csr_matrix, smallest: float, seed: int = 0
 ) -> tuple[float, float]:
-    """(distance, p) of the hypothesis that both sets of vectors were drawn alike.
+    """Return (distance, p) for the hypothesis that both sets of vectors have the same distribution.
 
     distance: squared length of the difference of the two means (maximum mean discrepancy with the cosine as kernel,
-    Gretton et al. 2012). p: share of random exchanges of rows between the sets that lie as far apart, (exceeding + 1) /
-    (tried + 1), sequentially: after ten such exchanges p is ten over the number tried (Besag and Clifford 1991), so
-    that sets that are alike cost a hundred exchanges and only sets that differ the many that a p below `smallest`
-    needs.
+    Gretton et al. 2012). p: share of random exchanges of rows between the sets with at least this distance, (exceeding + 1) /
+    (tried + 1), sequentially: after ten such exchanges, p is ten divided by the number tried (Besag and Clifford 1991). So
+    similar sets need about a hundred exchanges, and only different sets need the many exchanges for a p below `smallest`.
     """
     n, m = reference.shape[0], window.shape[0]
     pooled = scipy.sparse.vstack([reference, window]).tocsr()
@@ -81,9 +80,9 @@ def permutation_p(
 
 
 def moved_share(reference: scipy.sparse.csr_matrix, window: scipy.sparse.csr_matrix) -> float:
-    """Share of the words' weight that lies elsewhere than in the reference, beyond what chance explains: between 0 and
-    1. The total variation distance of the two mean vectors (as distributions), less its mean over 20 random draws of a
-    window's size from the reference itself."""
+    """Return the share of the words' weight that moved from the reference, beyond chance: between 0 and 1. It is the total
+    variation distance of the two mean vectors (as distributions), minus its mean over 20 random draws of a window's size
+    from the reference itself."""
 
     def spread(rows: scipy.sparse.csr_matrix) -> np.ndarray:
         total: np.ndarray = np.asarray(rows.sum(axis=0)).ravel()

@@ -1,4 +1,4 @@
-"""Tracks production rows: used to train which candidate, kept for evaluation, or waiting for the next one."""
+"""Tracks production rows: which candidate was trained on them, or whether they are for evaluation or the next candidate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 
 
 def judged_reports(store: ArtifactStore, task: str) -> Iterator[Artifact]:
-    """The evaluation report of every candidate that was registered, promoted or not."""
+    """Yield the evaluation report of every registered candidate, promoted or not."""
     for version in store.all_versions(task, "model_version"):
         report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
         if report is not None:
@@ -27,54 +27,54 @@ def judged_reports(store: ArtifactStore, task: str) -> Iterator[Artifact]:
 
 
 def production_examples(raw: Artifact) -> list[Example]:
-    """The examples from production among the raw ones."""
+    """Return the raw examples that come from production."""
     path = raw.folder / FILES / PRODUCTION_FILE
     return read_examples(path) if path.exists() else []
 
 
 def rows_behind(store: ArtifactStore, report: Artifact) -> set[str]:
-    """Ids of the production examples in the data a candidate was made from."""
+    """Return the ids of the production examples in a candidate's data."""
     raw = store.find(report.task, "raw_examples", report.inputs["raw_examples"])
     return {e.id for e in production_examples(raw)} if raw else set()
 
 
 def used_rows(store: ArtifactStore, task: str) -> set[str]:
-    """Ids of production examples that some registered candidate was made from."""
+    """Return the ids of production examples used by any registered candidate."""
     return {i for report in judged_reports(store, task) for i in rows_behind(store, report)}
 
 
 def rows_of_data(store: ArtifactStore, task: str, splits: str) -> set[str]:
-    """Ids of production examples in the data that became these splits."""
+    """Return the ids of production examples in the data of these splits."""
     return {i for r in judged_reports(store, task) if r.inputs["splits"] == splits for i in rows_behind(store, r)}
 
 
 def logged_as(examples: Iterable[Example]) -> set[str]:
-    """Ids of the log rows that examples came from."""
+    """Return the ids of the log rows that examples come from."""
     return {tag.removeprefix("log:") for e in examples for tag in e.tags if tag.startswith("log:")}
 
 
 def learned_by(store: ArtifactStore, task: str, champion: Mapping[str, Any] | None) -> set[str]:
-    """Ids of the production examples in the data of the champion; none without a champion, or one made elsewhere."""
+    """Return the ids of the production examples in the champion's data; none if there is no champion made here."""
     adapter = store.find(task, "adapter", str(champion["adapter"])) if champion else None
     return rows_of_data(store, task, adapter.inputs["train_split"]) if adapter else set()
 
 
 def judging_rows(spec: TaskSpec, rows: Iterable[dict[str, Any]], learned: Collection[str]) -> list[dict[str, Any]]:
-    """Of choosing.Chosen.judging those the champion has not learned from either, under an earlier spec (see
+    """Return the rows of choosing.Chosen.judging that the champion was not trained on under an earlier spec (see
     :func:`learned_by`)."""
     return [row for row in rows if example_of(row, spec).id not in learned]
 
 
 def judging_digest(spec: TaskSpec, logs: Logs, learned: Collection[str]) -> str:
-    """Changes only when the rows that judge change; empty where there are none."""
+    """Return a digest that changes only with the rows for evaluation; empty if there are none."""
     rows = judging_rows(spec, chosen(spec, logs).judging, learned)
     return digest_json([{k: v for k, v in row.items() if k != "source"} for row in rows]) if rows else ""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Corrected rows no registered candidate was made from: whether they should start a run, how many there are, why a
-    run starts or does not, and a digest of exactly these rows."""
+    """Corrected rows that no registered candidate used: whether they should start a run, their number, the reason, and their
+    digest."""
 
     ready: bool
     usable: int
@@ -84,7 +84,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class _Fresh:
-    """Of the usable rows nothing was made from: how many, a digest of them, and when the oldest was logged."""
+    """The unused usable rows: their number, their digest, and the time of the oldest."""
 
     rows: int
     digest: str
@@ -95,11 +95,11 @@ _FRESH: Remembered[_Fresh] = Remembered()
 
 
 def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
-    """Compare the corrections in the logs with those every registered candidate was made from. Asked again with nothing
-    new, it reads no rows. now: seconds since 1970.
+    """Compare the corrections in the logs with those that registered candidates used. Called again without new rows, it reads
+    none. now: seconds since 1970.
 
-    Ready: `logs.min_new_rows` of them, or any whose oldest was logged `retraining.longest_wait_days` ago; and the files
-    have been quiet for `logs.settle_seconds`.
+    Ready: there are `logs.min_new_rows` of them, or the oldest was logged `retraining.longest_wait_days` ago; and the files
+    have been unchanged for `logs.settle_seconds`.
     """
     take_in(task, store)
     key = [
@@ -116,15 +116,17 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
         return Waiting(False, 0, sentence, fresh.digest)
     overdue = days >= longest
     if fresh.rows < needed and not overdue:
-        waits = f"{sentence}; the oldest waits {days:.1f} of at most {longest:g} days"
+        waits = f"{sentence}; the oldest has waited {days:.1f} of at most {longest:g} days"
         return Waiting(False, fresh.rows, waits, fresh.digest)
     quiet = now - max((f.modified for f in log_files(task) if f.modified is not None), default=0.0)
     settle = task.spec.logs.settle_seconds
     if quiet < settle:
-        sentence = f"{fresh.rows} new rows, but the files were written {quiet:.0f} s ago and must rest for {settle} s"
+        sentence = (
+            f"{fresh.rows} new rows, but the files changed {quiet:.0f} s ago and must be unchanged for {settle} s"
+        )
         return Waiting(False, fresh.rows, sentence, fresh.digest)
     if fresh.rows >= needed:
-        sentence = f"{fresh.rows} corrected new rows, {needed} asked for"
+        sentence = f"{fresh.rows} corrected new rows, {needed} required"
     else:
         sentence = f"{sentence}, but the oldest has waited {days:.0f} days, longer than {longest:g}"
     return Waiting(True, fresh.rows, sentence, fresh.digest)

@@ -1,1 +1,1 @@
-"""Pages for people: one self-contained HTML page and a shorter Markdown one."""
+"""Builds report pages: a self-contained HTML page and a shorter Markdown version."""

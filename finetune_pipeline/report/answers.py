@@ -22,11 +22,11 @@ MODELS = {
 }
 SHOWN_WRONG = 10
 _RATES = {
-    "strict": "JSON as it stands",
+    "strict": "Valid JSON without repair",
     "schema_rate": "Complies with the schema",
     "repaired": "JSON only after repair",
     "extracted": "With a final answer",
-    "repetition": "Goes in circles",
+    "repetition": "Repetitive answers",
     "refusal": "Declines",
 }
 
@@ -36,19 +36,19 @@ def _models(evaluation: EvaluationResult) -> Mapping[str, Scores]:
 
 
 def confusion_section(evaluation: EvaluationResult) -> Blocks:
-    """Right against given labels, of the candidate and of the base model."""
+    """Show confusion matrices of reference and given labels, for the candidate and the base model."""
     for title, name in (("Fine-tuned", "candidate"), ("Base, best prompt", "base")):
         if confusion := evaluation.scores[name].confusion:
             yield Matrix(title, confusion.labels, confusion.columns, confusion.counts, INVALID)
     if evaluation.task.labels:
         yield from notes(
-            "Rows are the right labels, columns what the model said; shades are shares of a row. The last column counts "
-            "answers that are no label at all."
+            "Rows are reference labels, columns the model's answers; shades show shares of a row. The last column counts "
+            "answers that are not a label."
         )
 
 
 def labels_section(evaluation: EvaluationResult) -> Blocks:
-    """Precision, recall and F1 of the candidate by label, beside the base model's F1; its commonest mistakes."""
+    """Show the candidate's precision, recall and F1 by label, the base model's F1, and the most common mistakes."""
     before = evaluation.scores["base"].per_class
     rows = []
     for label, of in evaluation.scores["candidate"].per_class.items():
@@ -62,7 +62,7 @@ def labels_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def detail_section(evaluation: EvaluationResult) -> Blocks:
-    """What only some kinds of output have: fields, form, overlap with the right answer."""
+    """Show metrics of particular kinds of output: fields, form, overlap with the reference answer."""
     models = _models(evaluation)
     yield _fields(evaluation)
     yield Table(
@@ -76,7 +76,7 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
     )
     rules = sorted({rule for of in models.values() for rule in of.form})
     yield Table(
-        [("Not in form", text), *((title, number) for title in models)],
+        [("Invalid answers", text), *((title, number) for title in models)],
         [[rule.replace("_", " "), *(of.form.get(rule, 0) for of in models.values())] for rule in rules],
     )
     yield Table(
@@ -92,7 +92,7 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def _fields(evaluation: EvaluationResult) -> Table:
-    """Precision, recall and F1 of the candidate by field, beside the base model's F1."""
+    """Return a table of the candidate's precision, recall and F1 by field, with the base model's F1."""
     before = evaluation.scores["base"].fields
     names = ("Precision", "Recall", "F1", "F1, base", "Right", "Claimed", "Expected")
     rows = [
@@ -106,7 +106,7 @@ def _fields(evaluation: EvaluationResult) -> Table:
 
 
 def calibration_section(evaluation: EvaluationResult) -> Blocks:
-    """How sure each model is of its most likely label, and how often it is right then."""
+    """Show each model's confidence in its most likely label, and how often that label is correct."""
     rows = [
         [model, c.n, c.confidence, c.accuracy, c.ece, c.brier, c.log_loss]
         for model, of in _models(evaluation).items()
@@ -121,30 +121,30 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
         )
     if rows:
         yield from notes(
-            "From the likelihoods of the labels, made to sum to 1. Calibration error: mean distance between confidence and "
-            "share of right answers over ten bins; Brier: squared distance from the truth, 0 to 2."
+            "From the likelihoods of the labels, normalised to sum to 1. Calibration error: mean distance between confidence and "
+            "share of correct answers over ten bins; Brier: squared distance from the truth, 0 to 2."
         )
 
 
 _MODELS = {"base": "Base, best prompt", "champion": "Champion in service", "candidate": "Fine-tuned"}
 _NOTES = {
     "typos": "one word in ten with letters swapped, doubled or left out",
-    "case": "small letters or capitals only",
+    "case": "all lower case or all upper case",
     "courtesy": "a greeting before the text, thanks or a closing after it",
     "no_system": "the question alone",
 }
 
 
 def robustness_section(evaluation: EvaluationResult) -> Blocks:
-    """How test rows were perturbed, what that cost, and what follows."""
+    """Show how test rows were perturbed, and the effect on scores."""
     measured = evaluation.robustness
     if not measured:
         return
     ways = "; ".join(f"{TITLES[kind].lower()} ({_NOTES[kind]})" for kind in measured.kinds)
     yield (
-        f"{counted(measured.asked or 0, 'test row')} a perturbation at most, drawn at random, asked again in the same opening "
-        f"of the test: {ways}. Numbers, names, identifiers, negations and words of the right answer were left as they are. "
-        "Each score stands beside that of the same rows as they were."
+        f"{counted(measured.asked or 0, 'test row')} per perturbation at most, drawn at random and asked again in the same opening "
+        f"of the test: {ways}. Numbers, names, identifiers, negations and words of the reference answer were not changed. "
+        "Each score is shown with that of the same rows unperturbed."
     )
     yield measured.verdict.sentence
     if unchanged := [TITLES[kind].lower() for kind, scores in measured.kinds.items() if not scores.n]:
@@ -168,7 +168,7 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def production_section(evaluation: EvaluationResult) -> Blocks:
-    """Which production rows stand beside the test, and how the models do on them."""
+    """Show the production rows used besides the test, and the models' scores on them."""
     production = evaluation.production
     if not production:
         return
@@ -176,13 +176,13 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
     left = ", ".join(f"{why.replace('_', ' ')} ({number(n)})" for why, n in sorted(rows.left_out.items()))
     between = f", logged {rows.first[:10]} to {rows.last[:10]}" if rows.first and rows.last else ""
     yield (
-        f"{counted(rows.rows or 0, 'recent production row')} whose right answer is known from people{between}, which no version "
-        f"was trained on, of {number(rows.looked_at)} kept to judge{f'; left out: {left}' if left else ''}."
+        f"{counted(rows.rows or 0, 'recent production row')} whose correct answer people gave{between}, which no version "
+        f"was trained on, of {number(rows.looked_at)} reserved for evaluation{f'; left out: {left}' if left else ''}."
     )
     yield (
-        f"{number(rows.confirmed)} of the answers given were confirmed, the others corrected. People correct what is wrong "
-        "more often than they confirm what is right, so that these rows speak against the model that answered them: the gate "
-        "refuses a candidate that is worse here, and promotes none for being better."
+        f"{number(rows.confirmed)} of these answers were confirmed, the others corrected. People correct wrong answers more "
+        "often than they confirm right ones, so these rows are biased against the model that answered them: the gate refuses "
+        "a candidate that is worse here, but promotes none for being better."
         if production.judged
         else "They are too few to compare models."
     )

@@ -1,4 +1,4 @@
-"""Report sections on data, training, supervision, cost, the sealed test and versions."""
+"""Report sections on data, training, supervision, costs, the sealed test and versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SHORT_HASH = 16
 
 
 def learning_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Losses over the steps; in Markdown, the validation losses as a table."""
+    """Return a plot of the losses over the steps; in Markdown, a table of validation losses."""
     history = evaluation.training.history
     plot = learning_curve([(row.step, row.loss, row.eval_loss) for row in history], evaluation.training.best_step)
     losses = [[row.step, row.eval_loss] for row in history if row.eval_loss is not None]
@@ -44,7 +44,7 @@ def learning_plot(evaluation: EvaluationResult) -> Plot | None:
 def learning_section(evaluation: EvaluationResult) -> Blocks:
     training = evaluation.training
     first, best, step = training.first_eval_loss, training.best_eval_loss, training.best_step
-    at = "." if step is None else f" at step {step:,}, which is the checkpoint that was kept."
+    at = "." if step is None else f" at step {step:,}, the checkpoint that was kept."
     if first is None or best is None:
         yield "No validation loss was recorded."
     elif best >= first:
@@ -55,12 +55,12 @@ def learning_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def data_section(evaluation: EvaluationResult) -> Blocks:
-    """Where rows come from, how many each step kept, and what was found."""
+    """Show where rows come from, how many each step kept, and what was found."""
     quality, data = evaluation.quality, evaluation.data
     if quality and quality.tokens and (whole := quality.tokens.whole) and whole.p50 is not None:
         yield (
-            f"A row has {number(whole.p50)} tokens in the median, {number(whole.p99)} in 99 of 100 rows at most, and "
-            f"{number(whole.max)} at the longest."
+            f"The median row has {number(whole.p50)} tokens, 99 of 100 rows have at most {number(whole.p99)}, and the longest has "
+            f"{number(whole.max)}."
         )
     splits, clean = data.get("splits"), data.get("clean_examples")
     origins = splits.origins.get("train") if splits else None
@@ -68,7 +68,7 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
         written = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
         yield f"Origin of the training rows: {written}."
     if kinds := ", ".join(f"{kind} ({number(n)})" for kind, n in (clean.scrubbed if clean else {}).items() if n):
-        yield f"Personal data and secrets were replaced before anything else was done: {kinds}."
+        yield f"Personal data and secrets were replaced first: {kinds}."
     if splits and splits.leaks is not None:
         n = total(splits.leaks)
         yield f"{counted(n, 'test row') if n else 'No test row'} repeats or resembles a training row."
@@ -88,7 +88,7 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
-    """Rows in and out of every data step, rows by split and label (labels in `order`), and what was found."""
+    """Return tables of rows in and out of every data step, rows by split and label (labels in `order`), and findings."""
     columns = [("Step", text)]
     columns += [(title, _count) for title in ("Rows in", "Quarantined", "Exact duplicates", "Near duplicates")]
     columns += [("Dropped in review", _count), ("Rows out", _count)]
@@ -128,7 +128,7 @@ def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
 
 
 def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
-    """Problems of rows by rule, and personal data taken out."""
+    """Yield the row problems by rule, and the removed personal data."""
     for step, of in data.items():
         title = _DATA_STEPS.get(step, step)
         yield from ([title, rule, n] for rule, n in of.by_rule.items())
@@ -136,7 +136,7 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
 
 
 def training_section(evaluation: EvaluationResult) -> Blocks:
-    """How the adapter was made, and what it took."""
+    """Show how the adapter was trained, and the time and memory used."""
     of = evaluation.training
     trainable, total, prefix = of.trainable_parameters, of.total_parameters, of.shared_prefix
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
@@ -149,7 +149,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
     rows: list[list[Any]] = [["Method", of.method]]
     if of.begun and of.begun.virtual_tokens:
         first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(of.begun.init, "a text")
-        rows.append(["Virtual tokens", f"{number(of.begun.virtual_tokens)}, begun from {first}"])
+        rows.append(["Virtual tokens", f"{number(of.begun.virtual_tokens)}, initialised from {first}"])
     if of.rounding:
         rows.append([f"Validation loss as stored, in {of.rounding.dtype}", of.rounding.eval_loss])
     rows += [
@@ -162,17 +162,17 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
         ["Shared prefix computed once", shared],
         ["Peak memory", _mebibytes(of.measured.peak_memory_mib)],
         ["Time", duration(of.measured.seconds)],
-        ["Taken up again from", of.measured.resumed_from or "no, one go"],
+        ["Resumed from", of.measured.resumed_from or "not interrupted"],
     ]
     yield Table([("Training", text), ("", number)], rows, style="figures words")
 
 
 def _elsewhere(of: Training, at: HostedModel) -> list[list[Any]]:
-    """What a service says of a training that left no weights here."""
+    """Return what a service reports about a training without local weights."""
     billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
     return [
         ["Trainer", at.trainer],
-        ["Model that was trained", at.base_model],
+        ["Trained model", at.base_model],
         ["Answers as", at.model],
         ["At", at.base_url],
         ["Billed", billed if of.measured.dollars is None else f"{billed}, {dollars(of.measured.dollars)}"],
@@ -186,21 +186,21 @@ def _mebibytes(memory: float | None) -> str:
 
 
 def supervision_section(evaluation: EvaluationResult) -> Blocks:
-    """What the model was taught, counted token by token."""
+    """Show what the model was trained on, counted by token."""
     audits = evaluation.supervision or {}
     rows, learned = learned_of(audits)
     if not rows:
         return
     yield (
-        f"Before the first step all {number(rows)} rows of training and validation were read token by token: {learned} carry "
-        "loss. Every row counted as a fault below would have been learned wrongly or not at all. The page audit.html of the "
+        f"Before the first step, all {number(rows)} training and validation rows were checked token by token: {learned} have "
+        "loss. Each row counted as a fault below would have been learned wrongly or not at all. The page audit.html of the "
         "step adapter shows rows token by token."
     )
     yield counters(audits)
 
 
 def cost_section(evaluation: EvaluationResult) -> Blocks:
-    """What was spent, and what a request costs from now on."""
+    """Show the cost of training and evaluation, and of a request."""
     cost = evaluation.cost
     if cost is None:
         return
@@ -209,7 +209,7 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
     took = cost.steps["adapter"].train_seconds if "adapter" in cost.steps else None
     if cost.planned and cost.planned.low is not None and cost.planned.high is not None and took is not None:
         yield (
-            f"Training alone, without loading and saving, took {duration(took)}; the plan had said "
+            f"Training alone, without loading and saving, took {duration(took)}; the plan estimated "
             f"{duration(cost.planned.low)} to {duration(cost.planned.high)}."
         )
     if cost.saved_share is not None and abs(cost.saved_share) >= 0.005:
@@ -221,14 +221,14 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
     )
     yield Table(
         [
-            ("Mean tokens a request", text),
+            ("Mean tokens per request", text),
             ("Prompt", "{:.0f}".format),
             ("Answer", "{:.1f}".format),
             ("Together", "{:.0f}".format),
         ],
         [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
     )
-    # cheapest first; the API model that was evaluated is stressed
+    # cheapest first; the evaluated API model is highlighted
     yield Table(
         [("1,000 requests", text), ("Model", text), ("Dollars", text), ("Price of", text)],
         [[of.where, of.how, dollars(of.dollars), of.date] for of in cost.requests],
@@ -238,7 +238,7 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def seal_section(evaluation: EvaluationResult) -> Blocks:
-    """How often the sealed test was opened and what that is worth."""
+    """Show how often the sealed test was opened, and the effect on its reliability."""
     seal = evaluation.seal
     if not seal.count:
         yield "No opening of the sealed test is on record."
@@ -254,9 +254,9 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
     level = seal.level
     if level.look is not None and level.level is not None:
         yield (
-            f"This is candidate {level.look} that the test judges; its gains are judged by {100 * (1 - level.level):.4g}% "
-            f"intervals. The chance that one of the {level.look} was promoted without being better is at most "
-            f"{percent(level.spent)}, and stays under {percent(level.alpha)} however many follow, as long as nobody trains on "
+            f"This is candidate {level.look} on this test; its gains are judged with {100 * (1 - level.level):.4g}% "
+            f"intervals. The probability that one of the {level.look} was promoted without being better is at most "
+            f"{percent(level.spent)}, and stays below {percent(level.alpha)} however many follow, as long as nobody trains on "
             "what this report shows of the test."
         )
     names = sorted({key for entry in seal.openings for key in entry}, key=lambda k: (k != "time", k))
@@ -265,7 +265,7 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def versions_section(evaluation: EvaluationResult) -> Blocks:
-    """Names and versions or hashes of everything this report rests on."""
+    """Show the names and versions or hashes of everything this report is based on."""
     task = evaluation.task
     base = task.base_model + (f" at {task.base_revision}" if task.base_revision else "")
     rows = [["base model", base], *([name, number(version)] for name, version in evaluation.versions.items())]

@@ -1,4 +1,4 @@
-"""Typed blocks of pages, sections of blocks, and the audience of each block."""
+"""Defines typed blocks of pages, sections of blocks, and the audience of each block."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Audience = Literal["public", "team", "page"]
-"""Who sees a block: everybody (it may stand in a model card), readers of the Markdown report, or of the HTML page alone
-(texts of rows and of people)."""
+"""Who sees a block: everybody (it may appear in a model card), readers of the Markdown report, or only readers of the HTML
+page (texts of rows and of people)."""
 Format = Callable[[Any], str]
 
 
 def text(value: Any) -> str:
-    """Format of a column that is aligned to the left."""
+    """Format a value of a left-aligned column."""
     return str(value)
 
 
 def figure(value: Any) -> str:
-    """Format of a column that is aligned to the right and holds written figures."""
+    """Format a value of a right-aligned column of formatted figures."""
     return str(value)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section. Templates know it by its `kind`; one without rows is left out."""
+    """A part of a section. Templates identify it by its `kind`; a block without rows is left out."""
 
     audience: Audience = field(default="public", kw_only=True)
 
@@ -67,10 +67,10 @@ class Table(Block):
     """Columns (title and format of their values) and rows of values.
 
     Attributes:
-        strong: Indices of rows to stress.
+        strong: Indices of rows to highlight.
         style: CSS classes.
         marks: CSS classes of single cells, by (row, column).
-        filters: Columns by whose values the page can filter the rows, and search them.
+        filters: Columns by which readers can filter and search the rows.
     """
 
     columns: Sequence[tuple[str, Format]]
@@ -111,7 +111,7 @@ class Bars(Block):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a gate or a check found. `status`: passed, failed, warned or not_asked; `anchor`: id of a section."""
+    """The result of a gate or a check. `status`: passed, failed, warned or not_asked; `anchor`: id of a section."""
 
     name: str
     status: str
@@ -123,7 +123,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers(Block):
-    """Gates or checks with their answers. `headers`: of name, answer, and what was measured."""
+    """Gates or checks with their results. `headers`: of name, result and measurement."""
 
     headers: tuple[str, str, str]
     rows: Sequence[Answer]
@@ -131,7 +131,7 @@ class Answers(Block):
 
 @dataclass(frozen=True)
 class Matrix(Block):
-    """Counts of rows by right answer and given answer; `outside`: the column of invalid answers."""
+    """Counts of rows by reference answer and given answer; `outside`: the column of invalid answers."""
 
     title: str
     labels: Sequence[str]
@@ -147,7 +147,7 @@ class Matrix(Block):
 
 @dataclass(frozen=True)
 class Places(Block):
-    """Where rows stand, as (id, file and line); `count`: all of them, also those not named."""
+    """Places of rows, as (id, file and line); `count`: the number of all rows, including those not listed."""
 
     title: str
     count: int
@@ -157,7 +157,7 @@ class Places(Block):
 
 @dataclass(frozen=True)
 class Span:
-    """A token: its CSS classes, and its text in parts, of which (True, ...) are signs for what cannot be seen."""
+    """A token: its CSS classes, and its text in parts; parts (True, ...) are symbols for invisible characters."""
 
     style: str
     parts: Sequence[tuple[bool, str]]
@@ -165,7 +165,7 @@ class Span:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """A row token by token: runs of tokens, of which folded ones are hidden at first."""
+    """A row token by token: runs of tokens; folded runs are initially hidden."""
 
     title: str
     fault: bool
@@ -189,9 +189,9 @@ class Plot(Block):
     """A plot for wide and one for narrow screens, as SVG that follows the colours of the page.
 
     Attributes:
-        name: Of the plot's file.
-        embedded: Whether Markdown holds the plot too, as an image.
-        values: What Markdown shows in its place.
+        name: Name of the plot's file.
+        embedded: Whether Markdown includes the plot as an image.
+        values: What Markdown shows instead.
     """
 
     name: str
@@ -204,18 +204,18 @@ class Plot(Block):
 
     @property
     def document(self) -> str:
-        """The wide plot as a file of its own, on white."""
+        """Return the wide plot as a standalone file, on white."""
         head, rest = self.wide.split(">", 1)
         return f'{head}><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
 
     @property
     def encoded(self) -> str:
-        """The document in base64, for Markdown."""
+        """Return the document in base64, for Markdown."""
         return base64.b64encode(self.document.encode()).decode()
 
 
 Blocks = Iterable[Block | str | None]
-"""What a section is made of: a string is a paragraph; None and blocks without rows are left out."""
+"""The content of a section: strings are paragraphs; None and blocks without rows are left out."""
 
 
 def notes(*texts: str) -> list[Text]:
@@ -235,21 +235,21 @@ class Section:
         return cls(id_, title, [Text(block) if isinstance(block, str) else block for block in blocks if block])
 
     def public(self) -> list[Block]:
-        """Blocks that may stand in a published model card."""
+        """Return the blocks that may appear in a published model card."""
         return [block for block in self.blocks if block.audience == "public"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer at the top of a page.
+    """The verdict at the top of a page.
 
     Attributes:
         status: passed, warned or failed.
-        answer: In a few words; the sentence says why.
-        more: What belongs directly below it.
-        faults: What is wrong, and what to do.
-        next_steps: The most pressing first.
-        facts: What was judged, when, and on what, by name.
+        answer: The verdict in a few words; the sentence says why.
+        more: Content directly below it.
+        faults: Problems and fixes.
+        next_steps: The most urgent first.
+        facts: What was evaluated, when, and on which data, by name.
     """
 
     status: str

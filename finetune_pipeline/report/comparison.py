@@ -34,7 +34,7 @@ OTHERS = {
     **{f"{SIMPLE}{name}": model.title for name, model in SIMPLE_MODELS.items()},
     "champion": "champion in service",
 }
-"""How tables call what the candidate is compared with."""
+"""Names in tables of what the candidate is compared with."""
 
 
 def unsigned(value: Any) -> str:
@@ -42,7 +42,7 @@ def unsigned(value: Any) -> str:
 
 
 def models_section(evaluation: EvaluationResult) -> Blocks:
-    """All models side by side on the sealed test, with a plot."""
+    """Show all models side by side on the sealed test, with a plot."""
     yield models_plot(evaluation)
     yield models_table(evaluation, "test")
     in_plot = " in the table, bootstrap intervals of the deciding metric in the plot"
@@ -55,13 +55,13 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def prompts_section(evaluation: EvaluationResult) -> Blocks:
-    """The base model's prompts and the simple models on validation."""
+    """Show the base model's prompts and the simple models on validation."""
     yield models_table(evaluation, "validation")
     yield from notes("Prompts are chosen on validation, so the sealed test evaluates only the chosen one.")
 
 
 def models_table(evaluation: EvaluationResult, where: str) -> Table:
-    """All models of one set (`validation` or `test`)."""
+    """Return a table of all models on one set (`validation` or `test`)."""
     models = {name: model for name, model in evaluation.models.items() if model.set == where}
     labels, metric = evaluation.task.kind == "labels", evaluation.metric
     by_kind = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}
@@ -81,7 +81,7 @@ def models_table(evaluation: EvaluationResult, where: str) -> Table:
 
 
 def models_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Scores of all models on the sealed test with their intervals, in percent."""
+    """Plot the scores of all models on the sealed test with their intervals, in percent."""
     dots = []
     for name, model in evaluation.models.items():
         if model.set == "test" and model.value is not None and model.value_interval is not None:
@@ -99,15 +99,15 @@ def advice_sentences(advice: Advice | None) -> list[str]:
 
 
 def form_section(evaluation: EvaluationResult) -> Blocks:
-    """What free generation loses against answers restricted to the allowed forms, and whether that needed training."""
+    """Show what free generation loses against constrained answers, and whether training was needed for it."""
     gap = evaluation.format_gap
     if not gap:
         return
     base, tuned, closed = gap.base, gap.candidate, gap.closed_by_decoding
     yield (
-        "Free generation is what production receives: the raw text must be in the declared form. Restricting the answer to the "
-        f"allowed forms shows what a model could tell apart if form were no issue. The base model is right on "
-        f"{percent(base.free)} freely and {percent(base.restricted)} restricted, with {percent(base.valid_share)} of its "
+        "In production, generation is free: the raw text must be in the declared form. Constraining answers to the allowed "
+        f"forms shows how well a model could do if form did not matter. The base model is right on "
+        f"{percent(base.free)} freely and {percent(base.restricted)} constrained, with {percent(base.valid_share)} of its "
         f"answers valid; the fine-tuned model on {percent(tuned.free)} and {percent(tuned.restricted)}, with "
         f"{percent(tuned.valid_share)} valid."
     )
@@ -123,7 +123,7 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
-    """The candidate against every other model on the same sealed rows."""
+    """Compare the candidate with every other model on the same sealed rows."""
     others = (
         ("baseline", "the base model with its best prompt"),
         (API_MODEL, "the API model"),
@@ -147,7 +147,7 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def gains_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Gains of the candidate over the other models with their paired intervals."""
+    """Plot the gains of the candidate over the other models with their paired intervals."""
     dots = []
     for name, comparison in _compared(evaluation):
         if comparison.gain is not None and comparison.interval is not None:
@@ -159,7 +159,7 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
 
 
 def comparisons_table(evaluation: EvaluationResult) -> Table:
-    """Gain, rows won and lost, and tests, by other model."""
+    """Return a table of the gain, rows won and lost, and tests against each other model."""
     labels = evaluation.task.kind == "labels"
     columns: list[tuple[str, Format]] = [
         ("Fine-tuned against", text),
@@ -184,8 +184,8 @@ def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
 
 
 def pair_sentence(comparison: Comparison, other: str) -> str:
-    """Wins, losses and the exact test of one comparison."""
-    right = "answered word for word" if isinstance(METRICS.get(comparison.metric), Overlap) else "answered rightly"
+    """Return a sentence on the wins, losses and exact test of one comparison."""
+    right = "answered verbatim" if isinstance(METRICS.get(comparison.metric), Overlap) else "answered correctly"
     p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
     sentence = (
         f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {right} by the fine-tuned model "
@@ -197,7 +197,7 @@ def pair_sentence(comparison: Comparison, other: str) -> str:
 
 
 def visible_sentence(comparison: Comparison) -> str:
-    """What gain a test set of this size shows at all."""
+    """Return a sentence on the smallest gain that a test set of this size can show."""
     visible = comparison.smallest_detectable_gain
     share = f"exactly one of the two models is right on {percent(comparison.discordant_share)} of the rows"
     if visible is None:
@@ -210,7 +210,7 @@ def visible_sentence(comparison: Comparison) -> str:
 
 
 def design_sentences(evaluation: EvaluationResult) -> list[str]:
-    """What was planned about the size of the test, and whether its rows are independent."""
+    """Return sentences on the planned size of the test, and on whether its rows are independent."""
     power, sources = evaluation.baseline.power, evaluation.sources
     sentences = [f"Before training: {power.sentence}"] if power and power.sentence else []
     if sources.shared:
@@ -218,6 +218,6 @@ def design_sentences(evaluation: EvaluationResult) -> list[str]:
         sentences.append(
             f"The {number(sources.rows)} rows come from {number(sources.sources)} sources, the largest with "
             f"{counted(sources.largest, 'row')}; rows of one source tend to be right or wrong together, so intervals "
-            f"count sources: for the gain the rows are worth {number(worth)} independent ones."
+            f"count sources: for the gain, the rows are worth {number(worth)} independent ones."
         )
     return sentences

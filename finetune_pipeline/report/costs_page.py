@@ -1,4 +1,4 @@
-"""The page of `finetune costs`: training by trainer and method, serving, and the break-even volume."""
+"""Builds the page of `finetune costs`: training by trainer and method, serving, and the break-even volume."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN_APIS = 5
-"""Lines of the plot; the table has them all."""
+"""Maximum lines of the plot; the table has all of them."""
 
 
 def costs_page(costs: Costs) -> Page:
     return Page(
         f"{costs.task}: what it costs",
-        f"In US dollars by {costs.prices}, worked out on {costs.day}. {traffic_sentence(costs)}",
+        f"In US dollars from {costs.prices}, computed on {costs.day}. {traffic_sentence(costs)}",
         None,
         [
             Section.of("break-even", "Machine or API", _break_even(costs)),
-            Section.of("thumb", "A rule of thumb, worked out", [Items(costs.rule_of_thumb)]),
+            Section.of("thumb", "A rule of thumb, checked", [Items(costs.rule_of_thumb)]),
             Section.of("machines", "Every machine against every API", [break_even_table(costs)]),
             Section.of("serving", "Serving", _serving(costs)),
             Section.of("training", "Training", _training(costs)),
@@ -47,21 +47,21 @@ def traffic_sentence(costs: Costs) -> str:
 
 
 def millions(value: float) -> str:
-    """Millions of tokens, in three figures."""
+    """Format millions of tokens with three significant figures."""
     return f"{float(f'{value:.3g}'):,g}"
 
 
 def _break_even(costs: Costs) -> Blocks:
     yield (
-        f"A machine that is on all month ({HOURS:g} hours) costs the same whether it answers or waits; an API takes money for "
-        "each call. Below the break-even the API is cheaper. Where a machine would have to be in use for more than all of its "
-        "time, one machine cannot answer so many calls. Tokens are those of the fine-tuned model's calls."
+        f"A machine that is on all month ({HOURS:g} hours) costs the same whether busy or idle; an API charges for "
+        "each call. Below the break-even volume the API is cheaper. If a machine would have to be in use for more than 100% of "
+        "the time, one machine cannot answer so many calls. Tokens are those of the fine-tuned model's calls."
     )
     yield break_even_plot(costs)
 
 
 def break_even_table(costs: Costs) -> Table:
-    """Calls and tokens a month from which each machine is cheaper than each API that is still offered."""
+    """Return a table of the monthly calls and tokens from which each machine is cheaper than each API still offered."""
     figures = ("From million tokens a month", "From calls a month", "It is then in use")
     rows = []
     for of in costs.break_even:
@@ -88,8 +88,8 @@ def _serving(costs: Costs) -> Blocks:
         style="figures notes",
     )
     yield Text(
-        "API prices are without the service's cache. Machines read at twice their training speed and write at the listed "
-        "speed, both of the listed size of model; a smaller one is faster. Measure yours, and put it into the list.",
+        "API prices assume no caching. Machines read input at twice their training speed and write output at the listed "
+        "speed, both for the listed model size; a smaller model is faster. Measure yours and add it to the list.",
         note=True,
     )
 
@@ -131,7 +131,7 @@ def _training(costs: Costs) -> Blocks:
 
 
 def break_even_plot(costs: Costs) -> Plot | None:
-    """Draw the month's bill over the month's tokens, on scales of powers of ten. A machine is level up to what it can answer."""
+    """Plot the monthly bill over the monthly tokens, on logarithmic scales. A machine's line is flat up to its capacity."""
     even = [of for of in costs.break_even if costs.machines and of.machine == costs.machines[0].name]
     if not even:
         return None
@@ -147,7 +147,7 @@ def break_even_plot(costs: Costs) -> Plot | None:
         made, axes = canvas(width, 420, 66, 20 if narrow else 210, 28, 52)
         tops = []
         for of in chosen:
-            # nothing is clipped at the axes, so a line begins where it enters the plot
+            # lines are not clipped at the axes, so each begins where it enters the plot
             per_million = by_name[of.api].per_call / served * 1e6
             axes.plot([max(low, least / per_million), high], [max(low * per_million, least), high * per_million],
                       color=SOFT, linewidth=1.6)  # fmt: skip
@@ -176,14 +176,14 @@ def break_even_plot(costs: Costs) -> Plot | None:
 
 
 def _spread(even: list[BreakEven]) -> list[BreakEven]:
-    """A few of the lines, from the dearest API to the cheapest."""
+    """Select a few of the lines, from the most expensive API to the cheapest."""
     if len(even) <= SHOWN_APIS:
         return even
     return [even[round(i * (len(even) - 1) / (SHOWN_APIS - 1))] for i in range(SHOWN_APIS)]
 
 
 def _apart(values: list[float], least: float) -> list[float]:
-    """Ascending values, moved up until neighbours are `least` apart."""
+    """Move ascending values up until neighbours are at least `least` apart."""
     placed: list[float] = []
     for value in values:
         placed.append(max(value, placed[-1] + least) if placed else value)
@@ -191,7 +191,7 @@ def _apart(values: list[float], least: float) -> list[float]:
 
 
 def costs_lines(costs: Costs) -> list[str]:
-    """The same for the command line."""
+    """Return the costs as lines for the command line."""
     lines = [traffic_sentence(costs), "", "training, dollars"]
     for of in costs.training:
         flag = f" [{'; '.join(of.warnings)}]" if of.warnings else ""

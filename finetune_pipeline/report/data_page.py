@@ -1,4 +1,4 @@
-"""The data_quality report as a page."""
+"""Builds the page of the data_quality report."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def _verdict(report: Report) -> Verdict:
     rows = f"{counted(report['rows'], 'row')} after review."
     if report["blocked_by"]:
         names = ", ".join(TITLES[part].lower() for part in report["blocked_by"])
-        return Verdict("failed", "Training is stopped.", f"{rows} What stops it: {names}.")
+        return Verdict("failed", "Training is stopped.", f"{rows} It is stopped by: {names}.")
     if open_parts := [part for part in PARTS if not report[part]["passed"]]:
         names = ", ".join(TITLES[part].lower() for part in open_parts)
-        return Verdict("warned", "Training may begin.", f"{rows} Look first at: {names}.")
-    return Verdict("passed", "Training may begin.", f"{rows} Nothing stands out.")
+        return Verdict("warned", "Training may begin.", f"{rows} Check first: {names}.")
+    return Verdict("passed", "Training may begin.", f"{rows} Nothing was found.")
 
 
 def _glance(report: Report) -> Answers:
@@ -66,7 +66,7 @@ def _glance(report: Report) -> Answers:
         answer = {"passed": "yes", "not_asked": "not asked", "failed": "no, stops", "warned": "look"}[status]
         fixes = list(dict.fromkeys(_sentence(finding["fix"]) for finding in part["findings"]))[:SHOWN_FIXES]
         rows.append(Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name)))
-    return Answers(("Question", "Fine", "Measured, and what to do"), rows)
+    return Answers(("Check", "Result", "Measurement and fix"), rows)
 
 
 def _sentence(message: str) -> str:
@@ -115,17 +115,17 @@ def _noise(report: Report) -> Blocks:
     yield f"Too few rows to test: {', '.join(part['left_out'])}." if part["left_out"] else None
     for trigger in part["triggers"]:
         yield _places(f"Rows with the phrase “{trigger['phrase']}”", len(trigger["rows"]), trigger["rows"])
-    columns = [("Given label", text), ("Model is sure of", text), ("Rows", number)]
+    columns = [("Given label", text), ("Model predicts", text), ("Rows", number)]
     yield Table(columns, [[p["given"], p["suggested"], p["rows"]] for p in part["pairs"][:10]])
     yield from notes(
-        "By confident learning: a linear model, trained without the row and its duplicates, is surer of another label than "
-        "it usually is of that label's own rows. A suspicion, not a verdict: hard rows look the same. Nothing was changed."
+        "By confident learning: a linear model, trained without the row and its duplicates, is more confident in another label "
+        "than it usually is for that label's own rows. This is only a hint: hard rows look the same. Nothing was changed."
     )
     shown = part["suspects"][:SHOWN_SUSPECTS]
     if shown:
         some = f"The {len(shown)} most suspicious of {part['suspected']:,}"
         yield Heading(some if part["suspected"] > len(shown) else "All suspects")
-    titles = ("Given", "Model is sure of", "Sure of either", "Text", "Place", "Row")
+    titles = ("Given", "Model predicts", "Confidence in each", "Text", "Place", "Row")
     rows = [
         [
             *(s["given"], s["suggested"], f"{percent(s['self_confidence'])}, {percent(s['confidence'])}"),
@@ -144,8 +144,8 @@ def _scrubbed(report: Report) -> Blocks:
     rows = [[s["kind"].replace("_", " "), s["id"], s["place"], s["before"], s["after"]] for s in report["scrubbed"]]
     yield Table(columns, rows, style="figures forms")
     yield from notes(
-        "A few places of each kind, with different words before them where there are any. Is something here no personal data "
-        "and no secret? Then `data.scrub: warn` leaves the rows as they are."
+        "A few places of each kind, with different preceding words if possible. If these are neither personal data nor "
+        "secrets, set `data.scrub: warn`, which leaves the rows unchanged."
     )
 
 
@@ -171,4 +171,4 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[Report], Blocks]], ...] = (
     ("scrubbed", "Personal data and secrets", "scrubbed", _scrubbed),
     ("synthetic", "Review of synthetic rows", "synthetic", _synthetic),
 )
-"""Anchor, title, the part of the report that has to be there, and content."""
+"""Anchor, title, required part of the report, and content."""

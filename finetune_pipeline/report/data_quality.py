@@ -1,4 +1,4 @@
-"""Makes the data_quality artifact: the report as JSON, as a page, as Markdown, and what people have to review."""
+"""Makes the data_quality artifact: the report as JSON, HTML and Markdown, and the rows that people have to review."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def write_quality(
     stages: Mapping[str, Any],
     out: Path,
 ) -> dict[str, Any]:
-    """Judge the data of a task as a whole (see :func:`finetune_pipeline.data.quality.report.data_quality`).
+    """Assess the data of a task as a whole (see :func:`finetune_pipeline.data.quality.report.data_quality`).
 
     Arguments are folders of artifacts; `stages`: facts of the data steps by name. Writes ``quality.json`` (everything),
     ``findings.jsonl``, ``report.html``, ``report.md`` and ``to_review.jsonl`` (synthetic rows that wait for a decision:
-    fill in and put into the task's ``reviews/``). Returns facts.
+    fill it in and put it into the task's ``reviews/``). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = np.load(clean / TABLE)
@@ -60,7 +60,7 @@ def write_quality(
         counted_by(tokenizer, spec) if tokenizer else None,
         synthetic,
     )
-    # test rows are named in the report, but what they say is not shown before the test is opened
+    # the report names test rows, but does not show their texts before the test is opened
     for suspect in report["noise"].get("suspects", ()):
         if assignments.get(suspect["id"]) == "test":
             suspect["text"] = "(a row of the sealed test)"

@@ -1,4 +1,4 @@
-"""The drift report as a page: the latest result of every signal, and its effect size over time."""
+"""Builds the page of the drift report: the latest result of every signal, and its effect size over time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from finetune_pipeline.report.plots import signal_over_time
 
 
 def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page:
-    """Build the page of the facts of the step drift_report. false_alarms: accepted chance of any alarm over a whole watch though
-    nothing changed."""
+    """Build the page of the facts of the step drift_report. false_alarms: accepted probability of any alarm over a whole watch
+    without a change."""
     lead = (
         f"{facts['rows']:,} production rows, {facts['watched']:,} of them watched, {facts['waiting_rows']} waiting for a full "
         "window."
     )
     if facts["by_others"]:
-        lead += f" {facts['by_others']:,} were answered by other versions: only what was asked in them is judged."
+        lead += f" {facts['by_others']:,} were answered by other versions: only their inputs are tested."
     note = (
-        f"Compared with {facts['reference']}. A red dot is an alarm: the chance that a whole watch raises any of them "
-        f"though nothing changed is at most {false_alarms:.0%}, over all signals and all windows. A hollow dot was not "
-        "judged: too few rows, or no feedback yet."
+        f"Compared with {facts['reference']}. A red dot is an alarm: the probability of any false alarm over a whole "
+        f"watch is at most {false_alarms:.0%}, over all signals and windows. A hollow dot was not tested: too few rows, or no "
+        "feedback yet."
     )
     signals, history = facts["signals"], facts["history"]
     days = [str(window["last"])[:10] for window in history]
@@ -53,7 +53,7 @@ def _p_value(p: float | None) -> str:
 
 
 def _minute(time: str | None) -> str:
-    """An RFC 3339 time to the minute."""
+    """Format an RFC 3339 time to the minute."""
     return (time or "")[:16].replace("T", " ")
 
 

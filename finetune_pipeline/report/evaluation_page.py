@@ -1,4 +1,4 @@
-"""The report on a candidate: one list of sections, as a page and as JSON."""
+"""Builds the report on a candidate from one list of sections, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("seal", "The sealed test", background.seal_section),
     ("versions", "Lineage and hashes", background.versions_section),
 )
-"""Anchor, title and content of every section that rests on the evaluation, in the order of the page."""
+"""Anchor, title and content of every section on the evaluation, in the order of the page."""
 SHOW_ROWS = (failures.rows_section, failures.atlas_section)
-"""They show texts of rows and get them; no other section does."""
+"""Sections that receive and show texts of rows; no others do."""
 SCHEMA_VERSION = 4
-"""Of report.json. Raised when a key goes or changes its meaning; new keys may come at any time."""
+"""Version of report.json. It increases when a key is removed or changes its meaning; new keys may be added at any time."""
 _ELSEWHERE = {"task", "training", "versions", "gates", "baseline", "comparison", "sources"}
-"""Parts of the evaluation that report.json gives in another form, or not."""
+"""Parts of the evaluation that report.json has in another form or leaves out."""
 
 
 def evaluation_page(
@@ -54,8 +54,8 @@ def evaluation_page(
     rows: ShownRows | None = None,
     ladder: Ladder | None = None,
 ) -> Page:
-    """Build the page of an evaluation and its gates. rows: the texts it shows; without them rows are named by id. ladder: what was
-    measured before training, where it was."""
+    """Build the page of an evaluation and its gates. rows: the texts to show; without them only ids are shown. ladder:
+    measurements before training, if any."""
     shown = rows or ShownRows()
     sections = [
         *(
@@ -80,7 +80,7 @@ def evaluation_page(
 
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
-    """The plots as SVG documents by name, for Dagster's metadata and MLflow's artifacts."""
+    """Return the plots as SVG documents by name, for Dagster's metadata and MLflow's artifacts."""
     plots = (
         comparison.models_plot(evaluation),
         comparison.gains_plot(evaluation),
@@ -90,7 +90,7 @@ def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
 
 
 def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> dict[str, Any]:
-    """The report as plain JSON values, for programs; docs/report.md tells the keys."""
+    """Return the report as plain JSON values, for programs; docs/report.md lists the keys."""
     stored = evaluation.to_json()
     answer, sentence = verdict_sentences(evaluation, gates)
     training = stored["training"]

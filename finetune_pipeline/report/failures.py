@@ -1,4 +1,4 @@
-"""Report sections on single answers: the rows, the failure atlas, and the request for data."""
+"""Report sections on individual answers: the rows, the failure atlas, and the request for data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TEXT_SHOWN = 400
 
 
 def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """Every wrong answer and some fixed ones in one table, and how the rows fared under earlier versions."""
+    """Show every wrong answer and some fixed ones in one table, and the rows' results under earlier versions."""
     never, wrong = evaluation.never_break, evaluation.atlas.wrong
     yield (
         f"The fine-tuned model is wrong on {counted(wrong, 'row')} of {evaluation.n:,} "
         f"({percent(wrong / evaluation.n if evaluation.n else None)}). Of these the base model has "
-        f"{number(evaluation.regressions.total)} right; on {counted(evaluation.fixes.total, 'row')} it is the other way round."
+        f"{number(evaluation.regressions.total)} right; on {counted(evaluation.fixes.total, 'row')} it is the opposite."
     )
     if never.broken:
         yield Text(f"Must not break, and wrong: {', '.join(never.broken)}.", audience="team")
@@ -42,7 +42,7 @@ def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
 
 
 def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
-    # of labels the right and the given one say more than the kind of mistake
+    # for labels, the correct and given ones say more than the kind of mistake
     groups = [] if evaluation.task.labels else evaluation.atlas.groups
     mistakes = {i: kind_title(group) for group in groups for i in group.ids}
     broken = set(evaluation.never_break.broken or ())
@@ -73,27 +73,27 @@ def _outcome(row: ShownRow, broken: Collection[str]) -> str:
 
 
 def history_sentences(evaluation: EvaluationResult) -> list[str]:
-    """The test rows over all versions that were judged on them."""
+    """Return sentences on the test rows over all versions evaluated on them."""
     history = evaluation.history
     if not history.versions:
         return []
     rows = history.rows
     sentences = [
-        f"Over all versions judged so far {counted(rows.always_right, 'row')} were always right, "
-        f"{number(rows.never_right)} never (hard, or labelled wrongly: look at them first), and "
+        f"Over all versions evaluated so far {counted(rows.always_right, 'row')} were always right, "
+        f"{number(rows.never_right)} never (hard, or labelled wrongly: check them first), and "
         f"{number(rows.changing)} sometimes."
     ]
     if history.lost_total:
         left = history.lost_total - len(history.lost)
         sentences.append(
-            f"{counted(history.lost_total, 'row')} that every earlier version had right this one gets wrong: "
+            f"{counted(history.lost_total, 'row')} that every earlier version had right are wrong now: "
             f"{', '.join(history.lost)}{f' and {left} more' if left else ''}."
         )
     return sentences
 
 
 def history_table(evaluation: EvaluationResult) -> Table:
-    """This candidate against every earlier one, on the rows both answered."""
+    """Return a table of this candidate against every earlier one, on the rows both answered."""
     names = ("Rows", "Fixed", "Broken", "Both right", "Both wrong")
     rows = [
         [
@@ -106,7 +106,7 @@ def history_table(evaluation: EvaluationResult) -> Table:
 
 
 def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """Groups of wrong answers with their kind, what to do, and the nearest training rows."""
+    """Show groups of wrong answers with their kind, what to do, and the nearest training rows."""
     atlas = evaluation.atlas
     if not atlas.groups:
         return
@@ -128,14 +128,14 @@ def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
 
 
 def in_order(atlas: Atlas) -> list[AtlasGroup]:
-    """Groups of the atlas, those with rows to collect first."""
+    """Return the groups of the atlas, those with rows to collect first."""
     return sorted(atlas.groups, key=lambda group: (-group.collect, -group.count))
 
 
 def request_rows(atlas: Atlas, rows: ShownRows, task: str, version: str = "") -> list[dict[str, Any]]:
     """Build one row of the request for every group of the atlas, those with rows to collect first.
 
-    `like` holds the words that set the group apart. The texts of the sealed test are left out: whoever collects must not see them.
+    `like` has the group's distinctive words. The texts of the sealed test are left out: people who collect rows must not see them.
     """
     return [
         {
@@ -156,18 +156,18 @@ def request_rows(atlas: Atlas, rows: ShownRows, task: str, version: str = "") ->
 
 
 def kind_title(group: AtlasGroup) -> str:
-    """`another label: bug → billing`."""
+    """Return a group's kind, such as `another label: bug → billing`."""
     return group.title + (f": {group.detail}" if group.detail else "")
 
 
 def group_title(group: AtlasGroup) -> str:
-    """`another label: bug → billing; like “refund”, “card”`."""
+    """Return a group's title, such as `another label: bug → billing; like “refund”, “card”`."""
     terms = ", ".join(f"\u201c{term}\u201d" for term in group.terms)
     return f"{kind_title(group)}; like {terms}" if terms else kind_title(group)
 
 
 def share_sentence(group: AtlasGroup) -> str:
-    """How much of what looks like this fails; empty where nothing sets the group apart."""
+    """Return a sentence on how often similar rows fail; empty if the group has no distinctive words."""
     if group.share_with_term is None:
         return ""
     return (
@@ -177,20 +177,18 @@ def share_sentence(group: AtlasGroup) -> str:
 
 
 def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
-    """The request for data as a page for the people who collect. No text of the sealed test stands in it."""
+    """Build the page of the request for data, for people who collect rows. It contains no text of the sealed test."""
     groups = in_order(atlas)
     wanted = sum(group.collect for group in groups)
-    asked = (
-        f"{counted(wanted, 'new row')} are asked for." if wanted else "More rows would not help any of these groups."
-    )
+    asked = f"{counted(wanted, 'new row')} requested." if wanted else "More rows would not help any of these groups."
     lead = (
         f"The model is wrong on {counted(atlas.wrong, 'row')} of {atlas.n:,} in the sealed test. {asked} The failed rows "
-        "themselves are not shown, since they are the test; the training rows nearest to them are."
+        "are not shown, since they belong to the test; the nearest training rows are shown instead."
     )
     sections = []
     for i, group in enumerate(groups, 1):
         near = [f"{cut(near.text, TEXT_SHOWN)} (answer: {near.answer})" for near in rows.nearest_to(group)]
         answers = "; ".join(f"{row.candidate} for {row.gold}" for row in rows.of_group(group))
         title = f"{i}. {group_title(group)}: {counted(group.collect, 'row') if group.collect else 'no rows'}"
-        sections.append(Section.of(f"group-{i}", title, [group.advice, Items(near), f"Said in the test: {answers}"]))
+        sections.append(Section.of(f"group-{i}", title, [group.advice, Items(near), f"Answers in the test: {answers}"]))
     return Page(f"Data wanted for {task}", lead, None, sections)

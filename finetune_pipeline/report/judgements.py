@@ -21,7 +21,7 @@ from finetune_pipeline.report.blocks import Blocks, Table, Text, figure, text
 
 
 def ability_section(evaluation: EvaluationResult) -> Blocks:
-    """What training took from general ability, over all questions and by category."""
+    """Show what training cost in general ability, over all questions and by category."""
     ability = evaluation.ability
     if ability is None:
         return
@@ -47,11 +47,11 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def ability_sentences(ability: Ability) -> list[str]:
-    compared = "what tasks of lm-evaluation-harness compare is theirs" if ability.harness else "nothing is generated"
+    compared = "tasks of lm-evaluation-harness use their own metrics" if ability.harness else "nothing is generated"
     sentences = [
-        f"Of {counted(ability.n or 0, 'question')} that have nothing to do with the task, the base model has "
+        f"Of {counted(ability.n or 0, 'question')} unrelated to the task, the base model has "
         f"{percent(ability.before.accuracy)} right and the fine-tuned one {percent(ability.after.accuracy)}: "
-        f"{_lost(ability)}, exact McNemar p {p_value(ability.mcnemar_p)}). The likelihood of the right choice is "
+        f"{_lost(ability)}, exact McNemar p {p_value(ability.mcnemar_p)}). The likelihood of the correct choice is "
         f"compared; {compared}."
     ]
     if ability.harness:
@@ -62,26 +62,26 @@ def ability_sentences(ability: Ability) -> list[str]:
         sentences.append(f"Tasks of lm-evaluation-harness {ability.harness.lm_eval}, run offline: {tasks}.")
     if champion := ability.champion:
         sentences.append(
-            f"The present champion has {percent(champion.before.accuracy)} of {counted(champion.n or 0, 'question')} "
+            f"The current champion has {percent(champion.before.accuracy)} of {counted(champion.n or 0, 'question')} "
             f"right; against it {_lost(champion)})."
         )
     if ability.smallest_visible is not None:
         sentences.append(
-            f"So many questions show a loss of {points(ability.smallest_visible, sign=False)} points four times in five; a "
-            "smaller one may go unseen."
+            f"This many questions show a loss of {points(ability.smallest_visible, sign=False)} points four times in five; a "
+            "smaller one may be missed."
         )
     if (cost := ability.text) and cost.interval and None not in (cost.before, cost.after, cost.rise):
         sentences.append(
-            f"Plain text costs {cost.before:.3f} bits a byte before and {cost.after:.3f} after training "
+            f"Plain text costs {cost.before:.3f} bits per byte before and {cost.after:.3f} after training "
             f"(change {cost.rise:+.3f}, {cost.interval[0]:+.3f} to {cost.interval[1]:+.3f}; more is worse)."
         )
     if ability.failed:
-        sentences.append(f"{counted(len(ability.failed), 'item')} could not be scored and counts on neither side.")
+        sentences.append(f"{counted(len(ability.failed), 'item')} could not be scored and count for neither model.")
     return sentences
 
 
 def _lost(of: AbilityLoss) -> str:
-    """`6.0 points lost (change -11.2 to -1.0; 10 lost, 4 gained`, the bracket left open."""
+    """Return `6.0 points lost (change -11.2 to -1.0; 10 lost, 4 gained`, with the bracket left open."""
     drop = of.drop or 0.0
     size = f"{abs(100 * drop):.1f} points"
     lost = f"{size} lost" if drop > 0 else f"{size} gained" if drop < 0 else "nothing lost"
@@ -94,7 +94,7 @@ def _level(of: Category, value: float | None) -> str:
 
 
 def _change(of: Category) -> str:
-    """With its interval. A drop of accuracy is a negative change; the rise of a text's cost is what it is."""
+    """Format a change with its interval. A drop in accuracy is negative; an increase of a text's cost is positive."""
     if of.before is None or of.after is None:
         return NOTHING
     shares, interval = of.unit == "accuracy", of.interval
@@ -106,7 +106,7 @@ def _change(of: Category) -> str:
 
 
 def people_section(evaluation: EvaluationResult) -> Blocks:
-    """What people said of the answers."""
+    """Show people's ratings of the answers."""
     people = evaluation.people
     if people is None:
         return
@@ -123,17 +123,17 @@ def people_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def people_sentences(people: People, task: str) -> list[str]:
-    """Shares that people accept, and how far they agree with each other."""
+    """Return sentences on the shares that people accept, and on their agreement with each other."""
     if not people.rated:
         waiting = people.of_earlier_candidates
-        earlier = f" {counted(waiting, 'rating')} of earlier candidates stay where they are." if waiting else ""
+        earlier = f" {counted(waiting, 'rating')} of earlier candidates are kept." if waiting else ""
         return [
-            f"Nobody has reviewed these answers yet: `finetune review {task}` shows them, side by side and blind.{earlier}"
+            f"Nobody has reviewed these answers yet: `finetune review {task}` shows them side by side, blind.{earlier}"
         ]
     sentences = []
     if half := people.random:
         sentences.append(
-            f"Of {counted(half.n or 0, 'answer')} drawn at random people accept {percent(half.candidate.share)} of the "
+            f"Of {counted(half.n or 0, 'answer')} drawn at random, people accept {percent(half.candidate.share)} of the "
             f"fine-tuned model's ({percent_range(half.candidate.interval)}) and {percent(half.base.share)} of the base model's "
             f"({percent_range(half.base.interval)}); only the fine-tuned one's in {half.only_candidate} cases, only the "
             f"base's in {half.only_base} (gain {points(half.gain)} points, {points_range(half.interval)}, exact p "
@@ -143,26 +143,26 @@ def people_sentences(people: People, task: str) -> list[str]:
         sentences.append(
             f"Of {counted(half.n or 0, 'answer')} picked because they looked wrong or the models differed, "
             f"{half.only_candidate} are acceptable from the fine-tuned model alone, {half.only_base} from the base "
-            f"alone, {half.both} from both and {half.neither} from neither. They say how the model fails, not how often."
+            f"alone, {half.both} from both and {half.neither} from neither. They show how the model fails, not how often."
         )
     if agreement := people.agreement:
         kappa = agreement.kappa
         sentences.append(
             f"{counted(agreement.items, 'item')} were judged by more than one person; they agree on "
             f"{percent(agreement.share)}"
-            + (f" (Cohen's kappa {kappa:.2f})." if kappa is not None else ", always with the same answer.")
+            + (f" (Cohen's kappa {kappa:.2f})." if kappa is not None else ", but all gave the same answer.")
         )
     return sentences
 
 
 def judge_section(evaluation: EvaluationResult) -> Blocks:
-    """What a judging model and embeddings say, and how far they agree with people."""
+    """Show the results of a judge model and of embeddings, and their agreement with people."""
     if judge := evaluation.judge:
         yield from judge_sentences(judge)
         tests: list[tuple[str, Any]] = [
-            ("Contradicts itself towards the first place; towards the second", judge.place),
-            ("Wrong towards the longer answer; towards the shorter", judge.length),
-            ("Prefers the answer with empty words; the one without", judge.padding),
+            ("Inconsistent in favour of the first answer; of the second", judge.place),
+            ("Wrong in favour of the longer answer; of the shorter", judge.length),
+            ("Prefers the padded answer; the unpadded", judge.padding),
         ]
         columns = [("Bias of the judge", text), ("First", number), ("Second", number), ("Exact p", p_value)]
         yield Table(columns, [[title, of.wins, of.losses, of.p] for title, of in tests] if judge.rated else [])
@@ -171,11 +171,11 @@ def judge_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def judge_sentences(judge: JudgeFindings) -> list[str]:
-    """Whether the judge is believed, why, and what it says if so."""
+    """Return sentences on whether the judge is trusted, why, and its results if so."""
     sentences = [
         f"{judge.name} is trusted: it agrees with people."
         if judge.believed
-        else f"{judge.name} is not trusted, and its verdict does not count: {'; '.join(judge.refused)}."
+        else f"{judge.name} is not trusted, and its verdict is ignored: {'; '.join(judge.refused)}."
     ]
     if judge.rated:
         sentences.append(
@@ -193,14 +193,14 @@ def judge_sentences(judge: JudgeFindings) -> list[str]:
 
 def similarity_sentences(of: Similarity) -> list[str]:
     low, high = of.interval
-    agreement = "Nobody has rated these answers, so nothing is known of its agreement with people."
+    agreement = "Nobody has rated these answers, so its agreement with people is unknown."
     if of.rated:
         kappa = _kappa(of.kappa, of.kappa_interval)
-        agreement = f"Preferring the nearer answer agrees with people on {counted(of.rated, 'pair')}: {kappa}."
+        agreement = f"Preferring the more similar answer agrees with people on {counted(of.rated, 'pair')}: {kappa}."
     return [
-        f"Likeness to the reference answers (mean cosine similarity, {of.model}, {counted(of.n, 'row')}): base "
+        f"Similarity to the reference answers (mean cosine similarity, {of.model}, {counted(of.n, 'row')}): base "
         f"{of.base:.3f}, fine-tuned {of.candidate:.3f}, gain {of.gain:+.3f} ({low:+.3f} to {high:+.3f}). It "
-        "knows nothing of facts: a wrong number leaves it almost where it was.",
+        "does not check facts: a wrong number hardly changes it.",
         agreement,
     ]
 

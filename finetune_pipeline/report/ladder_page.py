@@ -1,4 +1,4 @@
-"""The page of `finetune ladder`: the answer, each rung's quality, cost and latency, the pilot, and what would change the answer."""
+"""Builds the page of `finetune ladder`: answer, quality, cost and latency of each rung, pilot, what would change the answer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def ladder_page(task: str, description: str, ladder: Ladder) -> Page:
 
 
 def ladder_section(ladder: Ladder) -> Blocks:
-    """The ladder as a part of another page: the answer, the plot, and what would have changed it."""
+    """Show the ladder as part of another page: the answer, the plot, and what would have changed the answer."""
     yield ladder.sentence
     yield quality_plot(ladder)
     yield "What would have changed this answer:" if ladder.flips else None
@@ -93,7 +93,7 @@ def _milliseconds(value: float | None) -> str:
 
 
 def quality_plot(ladder: Ladder) -> Plot | None:
-    """Draw the score of every rung with its interval, then the trainings of the pilot and what all rows should reach."""
+    """Plot the score of every rung with its interval, the pilot's trainings, and the extrapolation to all rows."""
     scored = [(rung.title, rung.value, rung.interval, rung.name == ladder.stands) for rung in ladder.rungs]
     scored += [(f"Trained on {percent(of.share)} of the rows", of.value, of.interval, False) for of in ladder.points]
     if ladder.expected is not None:
@@ -106,7 +106,7 @@ def quality_plot(ladder: Ladder) -> Plot | None:
 
 
 def frontier(ladder: Ladder) -> list[Rung]:
-    """The rungs that no cheaper or equally dear one equals, from the cheapest on."""
+    """Return the rungs that no rung of equal or lower cost matches, cheapest first."""
     rank, best = METRICS[ladder.metric].rank, list[Rung]()
     priced = [rung for rung in ladder.rungs if rung.dollars is not None]
     for rung in sorted(priced, key=lambda rung: (rung.dollars or 0.0, -rank(rung.value))):
@@ -116,7 +116,7 @@ def frontier(ladder: Ladder) -> list[Rung]:
 
 
 def cost_plot(ladder: Ladder) -> Plot | None:
-    """Draw quality over the dollars of 1,000 calls, with intervals and the frontier; rungs by their number in the table. None where
+    """Plot quality over dollars per 1,000 calls, with intervals and the frontier; rungs by their number in the table. None if
     fewer than two rungs have a cost."""
     priced = [(place, rung) for place, rung in enumerate(ladder.rungs, 1) if rung.dollars is not None]
     paid = [rung.dollars for _, rung in priced if rung.dollars]
@@ -126,7 +126,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
         10.0 ** round_(math.log10(end)) for round_, end in ((math.floor, min(paid) / 2), (math.ceil, max(paid) * 1.5))
     )
     edge = frontier(ladder)
-    spots: dict[tuple[float, float], list[int]] = {}  # rungs that coincide share one mark
+    spots: dict[tuple[float, float], list[int]] = {}  # coinciding rungs share one mark
     for place, rung in priced:
         spots.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(place)
     best = {ladder.rungs.index(rung) + 1 for rung in edge}
@@ -149,7 +149,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
             axes.annotate(label, (x, y), (9, 4), textcoords="offset pixels", color=INK, weight=weight)
         return made
 
-    title = "Quality over the cost of 1,000 calls; the line joins the rungs that nothing cheaper equals"
+    title = "Quality over the cost of 1,000 calls; the line joins the rungs that nothing cheaper matches"
     return draw("ladder_cost", title, figure_of)
 
 
@@ -165,12 +165,12 @@ def _pilot(ladder: Ladder) -> Blocks:
     if (of := ladder.expected) is not None:
         yield Text(
             f"All rows should reach {percent(of.value)} ({percent_range(of.interval)}): {points(of.gain)} points over the best "
-            f"simpler way ({points_range(of.gain_interval)})."
+            f"simpler rung ({points_range(of.gain_interval)})."
         )
 
 
 def ladder_lines(task: str, ladder: Ladder) -> list[str]:
-    """The same for the command line."""
+    """Return the ladder as lines for the command line."""
     lines = [f"{task}: {ladder.sentence}", ""]
     width = max(len(rung.title) for rung in ladder.rungs)
     for rung in ladder.rungs:

@@ -1,4 +1,4 @@
-"""The README.md of a model: a card in the Hugging Face format, from the manifest of an export and the report's sections."""
+"""Writes a model's README.md: a card in the Hugging Face format, from an export's manifest and the report's sections."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from finetune_pipeline.report.page import markdown_templates, tidy
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"
 _EVALUATION = ("models", "prompts", "paired", "form", "labels", "detail", "calibration", "seal", "gates", "people")
-"""Sections of the report that make up the card's evaluation. Only what everybody may read stands in a card."""
+"""Sections of the report in the card's evaluation. A card contains only public blocks."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*\Z")
 _LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
 
 
 def card_of(report: Artifact | None, manifest: Manifest) -> str:
-    """Write the card of a model and of the evaluation_report that judged it, if there is one."""
+    """Write the card of a model, with its evaluation_report, if any."""
     if report is None:
         return model_card(manifest)
     gates = [GateResult.from_dict(gate) for gate in read_json(report.path("gates.json"))]
@@ -35,9 +35,9 @@ def card_of(report: Artifact | None, manifest: Manifest) -> str:
 
 
 def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, gates: Sequence[GateResult] = ()) -> str:
-    """Write the card: Markdown behind a YAML header, without a row of the data. Texts of strangers start no markup.
+    """Write the card: a YAML header and Markdown, without any row of the data. Untrusted texts are escaped.
 
-    manifest: of models.export.describe. evaluation: that judged this very model, if any, with its gates.
+    manifest: from models.export.describe. evaluation: of exactly this model, if any, with its gates.
     """
     sections: dict[str, list[Block]] = {"data": []}
     titles: list[tuple[str, str]] = []
@@ -69,7 +69,7 @@ def _blocks(*blocks: Block | str | None) -> list[Block]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Settings as they were given, nested ones under dotted names."""
+    """Flatten settings; nested ones get dotted names."""
     rows: list[tuple[str, Any]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -80,7 +80,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:
-    """Hashes of everything this model was made from and judged by."""
+    """Return a table with the hashes of everything this model was made from and evaluated with."""
     base, artifacts = manifest["base_model"], manifest["artifacts"]
     versions = {**artifacts, **(evaluation.versions if evaluation else {}), **artifacts}
     rows = [["base model", base["id"] + (f" at {base['revision']}" if base["revision"] else "")]]
@@ -91,7 +91,7 @@ def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:
 
 
 def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelCardData:
-    """Metadata of the card, built and checked by huggingface_hub's own classes. Scores have their intervals in the metric's name,
+    """Build the card's metadata with huggingface_hub's classes, which validate it. Intervals of scores are in the metric's name,
     since the format has no other place for them."""
     base, card = manifest["base_model"], manifest["card"]
     adapter = manifest["what"] == "adapter"
@@ -113,7 +113,7 @@ def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelC
 
 
 def _licence(manifest: Manifest) -> dict[str, Any]:
-    """license, and for one that the Hub does not list license_name and license_link."""
+    """Return license; for one that the Hub does not list, also license_name and license_link."""
     base, card = manifest["base_model"], manifest["card"]
     link, known = card["license_link"], card["license"]
     if known and not link:

@@ -15,7 +15,7 @@ from finetune_pipeline.report.blocks import Page
 
 
 def page_html(page: Page) -> str:
-    """Render a page to one HTML file: nothing loaded, every text escaped, no script but its own (a policy in it says so)."""
+    """Render a page to one HTML file: no external resources, every text escaped, only its own script (enforced by a policy)."""
     return html_templates().get_template("page.html").render(page=page)
 
 
@@ -30,7 +30,7 @@ def tidy(markdown: str) -> str:
 
 @cache
 def html_templates() -> Environment:
-    """Templates of HTML pages: every value is escaped."""
+    """Return the environment for HTML templates, which escapes every value."""
     environment = _environment()
     environment.filters |= {"minus": minus, "code_parts": code_parts}
     assert environment.loader is not None
@@ -42,7 +42,7 @@ def html_templates() -> Environment:
 
 @cache
 def markdown_templates() -> Environment:
-    """Templates of Markdown: every value reads as itself and starts no markup, unless a filter wrote it as Markdown."""
+    """Return the environment for Markdown templates, which escapes every value that is not a filter's Markdown."""
     environment = _environment(finalize=_as_markdown)
     environment.filters |= {"fenced": fenced, "code": _code, "verbatim": Markup}
     return environment
@@ -53,7 +53,7 @@ def _as_markdown(value: Any) -> Markup:
 
 
 def _code(value: Any) -> Markup:
-    """A short text as code, in which nothing is markup."""
+    """Format a short text as code, in which nothing is markup."""
     return Markup("`" + " ".join(str(value).replace("`", "'").split()) + "`")  # noqa: S704
 
 
@@ -86,14 +86,14 @@ def code_parts(value: str) -> list[tuple[bool, str]]:
 
 
 def plain(value: str) -> str:
-    """One line of Markdown that reads as `value`: no markup, link or mention starts in it; line ends become blanks."""
+    """Escape a text to one line of Markdown without markup, links or mentions; line ends become spaces."""
     escaped = "".join(f"\\{c}" if c in _MARKUP else c for c in " ".join(value.split()))
     escaped = _LIST_START.sub(lambda start: f"{start[0][:-1]}\\{start[0][-1]}", escaped)
     return escaped.replace("://", ":\u200b//").replace("@", "@\u200b")
 
 
 def fenced(value: str, language: str = "text") -> Markup:
-    """Text as a code block, behind a fence longer than any in it."""
+    """Format text as a code block, with a fence longer than any in it."""
     longest = max((len(m) for m in re.findall(r"`+", value)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}{language}\n{value}\n{fence}")  # noqa: S704 - no text ends the fence

@@ -1,4 +1,4 @@
-"""Plots drawn by matplotlib as SVG: the same file for the same values, text as text, colours that follow the page."""
+"""Draws plots with matplotlib as SVG: reproducible files, text as text, colours that follow the page."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE, NARROW = 880, 400
-"""Widths in pixels: for a desk, and for a telephone."""
+"""Widths in pixels: for desktops, and for phones."""
 INK, SOFT, LINE, ACCENT, BAD = "#1d2126", "#5b6470", "#dcdfe3", "#1f5fae", "#a8281f"
-"""Colours on paper. On a page each is a variable of its style sheet, which has them for light and for dark."""
+"""Colours on paper. On a page each is a variable of its style sheet, which has light and dark values."""
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent", BAD: "bad"}
 WIDE_RANGE = 10.0
-"""Times the least loss from which on the greatest would press the rest of a curve flat: then the scale is logarithmic."""
+"""Ratio of the largest to the smallest loss above which the scale is logarithmic, so that the curve does not look flat."""
 APART = 0.07
-"""Least distance between the names of two curves, of the height of the plot."""
+"""Minimum distance between the names of two curves, as a share of the plot's height."""
 _LETTER = 7.2
-"""Mean width of a letter in pixels, amply."""
+"""Generous estimate of the mean width of a letter in pixels."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a dot plot: a value with its interval, and both in words. `strong`: the one to look at."""
+    """One line of a dot plot: a value with its interval, and both as text. `strong`: highlighted."""
 
     label: str
     value: float
@@ -43,13 +43,13 @@ class Dot:
 
 
 def draw(name: str, title: str, figure: Callable[[int], Figure], embedded: bool = False) -> Plot:
-    """Draw a plot at both widths. name: of its file; title: for who cannot see it; figure: draws it at a width in pixels;
-    embedded: whether Markdown holds the plot as well."""
+    """Draw a plot at both widths. name: of its file; title: its alternative text; figure: draws it at a width in pixels;
+    embedded: whether Markdown includes the plot."""
     return Plot(name, title, _svg(name, title, figure, WIDE), _svg(name, title, figure, NARROW), embedded)
 
 
 def draw_document(name: str, title: str, figure: Callable[[int], Figure], width: int = WIDE) -> str:
-    """Draw a plot at one width as a file of its own, on white."""
+    """Draw a plot at one width as a standalone file, on white."""
     return Plot(name, title, _svg(name, title, figure, width), "").document
 
 
@@ -68,7 +68,9 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
     }
     written = io.StringIO()
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # widths of letters the font lacks are guessed; the text stays
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # widths of letters that the font lacks are estimated; the text is unchanged
         made = figure(width)
         for artist in made.findobj():
             artist.set_clip_on(False)
@@ -76,7 +78,7 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
         height = made.get_figheight() * 72
     body = written.getvalue()
     body = body[body.index('<g id="figure_1">') :]
-    body = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", body)  # no XML may hold these
+    body = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", body)  # not allowed in XML
     body = re.sub(r'<g id="[^"]*"/>\s*', "", body)
     body = re.sub(r'<g id="[^"]*">', "<g>", body)
     body = re.sub(r'style="[^"]*"', lambda style: _styled(style[0]), body)
@@ -88,7 +90,7 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
 
 
 def _styled(style: str) -> str:
-    """A style whose colours are variables of the page and whose font is that of the page."""
+    """Convert a style to use the page's colour variables and font."""
     style = re.sub(r" ?font-family: [^;\"]*;?", "", style)
     return re.sub(
         r"#[0-9a-f]{6}", lambda c: f"var(--{_VARIABLES[c[0]]}, {c[0]})" if c[0] in _VARIABLES else c[0], style
@@ -96,7 +98,7 @@ def _styled(style: str) -> str:
 
 
 def canvas(width: int, height: int, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
-    """A figure with axes that leave these margins, all in pixels."""
+    """Create a figure with axes that leave these margins, all in pixels."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -112,7 +114,7 @@ def canvas(width: int, height: int, left: float, right: float, top: float, botto
 
 
 def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: str = "") -> None:
-    """Round ticks from at or below `low` to at or above `high`, with lines where `which` is the axis of values."""
+    """Set round ticks that cover `low` to `high`, with grid lines if `which` is the axis of values."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     high = high if high > low and math.isfinite(high - low) else low + 1
@@ -128,7 +130,7 @@ def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: st
 def log_scale(
     axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), nothing: bool = False
 ) -> None:
-    """A logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. nothing: its beginning stands for zero."""
+    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. nothing: its start stands for zero."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [tick for power in powers for n in times if low <= (tick := float(f"{n}e{power}")) <= high]
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -140,12 +142,12 @@ def log_scale(
 
 
 def caption(axes: Axes, words: str, x: float = -0.01, y: float = 1.04, side: str = "right") -> None:
-    """What the vertical scale measures, above it."""
+    """Write what the vertical scale measures above it."""
     axes.text(x, y, words, transform=axes.transAxes, ha=side, color=SOFT, fontsize=12)
 
 
 def mark(axes: Axes, x: float, words: str) -> None:
-    """A dashed vertical line with its name above."""
+    """Draw a dashed vertical line with its name above."""
     axes.axvline(x, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
     axes.annotate(words, (x, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels", ha="center",
                   color=SOFT, fontsize=12)  # fmt: skip
@@ -154,9 +156,9 @@ def mark(axes: Axes, x: float, words: str) -> None:
 def dot_plot(
     name: str, title: str, dots: Sequence[Dot], axis: str, limits: tuple[float, float] | None = None
 ) -> Plot | None:
-    """Draw values with intervals, one under the other. On narrow screens names and values stand above the dots.
+    """Draw values with intervals, one below the other. On narrow screens names and values are above the dots.
 
-    axis: title of the scale. limits: its ends; otherwise around all intervals and zero.
+    axis: title of the scale. limits: its ends; default: enclosing all intervals and zero.
     """
     if not dots:
         return None
@@ -192,7 +194,7 @@ def dot_plot(
 
 
 def learning_curve(history: Sequence[tuple[float | None, float | None, float | None]], kept: int | None) -> Plot | None:
-    """Draw training and validation loss over the steps; None without two points of either.
+    """Draw training and validation loss over the steps; return None if neither has two points.
 
     history: step, training loss and validation loss of every logged step. kept: the step whose checkpoint was kept.
     """
@@ -240,9 +242,9 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
 
 
 def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | None:
-    """Draw rows by number of tokens, with a line at training.max_tokens where it lies inside.
+    """Draw a histogram of tokens per row, with a line at training.max_tokens if it is in range.
 
-    bins: `from`, `to` and `count` of each; all of one width but the last, which may take the long tail.
+    bins: `from`, `to` and `count` of each; all of equal width except the last, which may hold the long tail.
     """
     if not bins:
         return None
@@ -273,7 +275,7 @@ def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | Non
 def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tuple[float, bool, bool]]) -> Plot:
     """Draw the size of a drift signal over the windows.
 
-    windows: the last day of each. sizes: by number of the window: size, whether it was judged, and whether it is an alarm.
+    windows: the last day of each. sizes: by window number: size, whether it was tested, and whether it is an alarm.
     """
 
     def figure(width: int) -> Figure:
@@ -295,7 +297,7 @@ def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tupl
 def stacked_bar(name: str, title: str, parts: Mapping[str, tuple[float, str]], mark: tuple[float, str]) -> Plot:
     """Draw one bar of parts with a legend, and a line at a limit.
 
-    parts: size and colour by name. mark: where the line stands, and what it means.
+    parts: size and colour by name. mark: the position of the line, and its meaning.
     """
 
     def figure(width: int) -> Figure:

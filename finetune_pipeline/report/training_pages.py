@@ -1,4 +1,4 @@
-"""The pages of the training plan and of the supervision audit."""
+"""Builds the pages of the training plan and of the supervision audit."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def plan_page(facts: Mapping[str, Any]) -> Page:
 
 
 def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
-    """What others ask for as many tokens, from the dated list that people keep."""
+    """Return a table of other trainers' prices for the same tokens, from the dated price list."""
     columns = [("Where, for a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
     rows = [
         [p["where"], dollars_range(p["low"], p["high"]), p["date"], "; ".join([*p["warnings"], p["note"]])]
@@ -98,19 +98,23 @@ def file_size(size: int) -> str:
 
 
 _LONG, _EDGE = 160, 60
-"""Tokens of context in a row from which their middle is folded away, and how many are shown at either end."""
+"""Length of a run of context tokens from which its middle is folded, and the number of tokens shown at either end."""
 FAULTS = {
     "rows_without_loss": "No token with loss",
     "rows_partly_learned": "Answer only partly learned",
     "rows_with_loss_on_prompt": "Loss outside the answers",
     "rows_without_eos": "End of turn not learned",
-    "answers_cut": "Answer not whole",
+    "answers_cut": "Answer incomplete",
     "rows_over_length": "Longer than max_tokens",
-    "template_mismatch": "Other text than in serving",
+    "template_mismatch": "Text differs from serving",
     "rows_refused": "Refused by the chat template",
-    "rows_with_special_tokens": "Marks of a template in the text",
+    "rows_with_special_tokens": "Control tokens in the text",
 }
-_DONE = {"rows_cut": "Examples with a cut user text", "tokens_cut": "Tokens cut", "rows_dropped": "Rows left out"}
+_DONE = {
+    "rows_cut": "Examples with truncated user text",
+    "tokens_cut": "Tokens removed",
+    "rows_dropped": "Rows left out",
+}
 
 
 def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Page:
@@ -121,13 +125,13 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
         "(training.rows)."
     )
     if settings.get("augment"):
-        note += " Training rows are learned as they are and perturbed in every way that can block (training.augment)."
+        note += " Training rows are used unchanged and with every perturbation that can block (training.augment)."
     sections = [Section.of("counters", "Counters", [counters(read), Text(note, note=True)])]
     for split, audit in read.items():
         rows = Tokens([_row(row) for row in audit.shown]) or Text("No rows to show.")
         key = Legend() if split == next(iter(read)) else None
         sections.append(Section.of(split, f"Rows of {split}", [key, rows]))
-    lead = "What the model is taught, token by token, before the first step."
+    lead = "What the model is trained on, token by token, before the first step."
     return Page("Supervision audit", lead, _verdict(read), sections, unfolded=2)
 
 
@@ -138,18 +142,18 @@ def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
 def _verdict(audits: Mapping[str, Audit]) -> Verdict:
     if problems := [problem for audit in audits.values() for problem in audit.problems]:
         faults = [(f"{p.place}: {p.message}.", f"What to do: {p.fix}.") for p in problems]
-        sentence = "It would teach something else than the answers:"
+        sentence = "It would train on something other than the answers:"
         return Verdict("failed", "Training is stopped.", sentence, faults=faults)
     rows, learned = learned_of(audits)
     sentence = (
-        f"In all {counted(rows, 'row')} every answer is learned as a whole, its end included, and nothing else is; the text is "
-        f"what serving sends, token for token. {learned} carry loss."
+        f"In all {counted(rows, 'row')} every answer is learned completely, including its end, and nothing else; the text equals "
+        f"that of serving, token for token. {learned} have loss."
     )
     return Verdict("passed", "Sound.", sentence)
 
 
 def learned_of(audits: Mapping[str, Audit]) -> tuple[int, str]:
-    """(rows, `2,000 of 50,000 tokens (4.0%)`): of all splits together, and how many tokens carry loss."""
+    """Return (rows, `2,000 of 50,000 tokens (4.0%)`): rows of all splits, and tokens with loss."""
     rows, learned, tokens = (sum(a.count(k) for a in audits.values()) for k in ("rows", "loss_tokens", "tokens"))
     share = percent(learned / tokens) if tokens else NOTHING
     return rows, f"{number(learned)} of {number(tokens)} tokens ({share})"
@@ -158,10 +162,10 @@ def learned_of(audits: Mapping[str, Audit]) -> tuple[int, str]:
 def counters(audits: Mapping[str, Audit]) -> Table:
     plain = {"rows": "Rows", "tokens": "Tokens", "loss_tokens": "Tokens with loss"}
     rows: list[list[Any]] = [[title, *(a.count(name) for a in audits.values())] for name, title in plain.items()]
-    for title, key in (("Tokens a row", "tokens_per_row"), ("Tokens with loss a row", "loss_tokens_per_row")):
+    for title, key in (("Tokens per row", "tokens_per_row"), ("Tokens with loss per row", "loss_tokens_per_row")):
         spreads = [getattr(a, key) for a in audits.values()]
         cells = [" … ".join(map(number, (s.min, s.p50, s.max))) if s else "–" for s in spreads]
-        rows.append([f"{title} (least, median, most)", *cells])
+        rows.append([f"{title} (minimum, median, maximum)", *cells])
     marks: dict[tuple[int, int], str] = {}
     for name, title in (FAULTS | _DONE).items():
         counts = [a.count(name) for a in audits.values()]
@@ -180,7 +184,7 @@ def _row(row: AuditedRow) -> TokenRow:
 
 
 def _runs(pieces: Sequence[tuple[str, str, bool]]) -> Iterator[tuple[bool, list[Span]]]:
-    """Tokens as spans, neighbours shaded in turn; of a long stretch without loss the middle is folded away."""
+    """Yield tokens as spans with alternating shades; the middle of a long run without loss is folded."""
     at = 0
     for kind, group in groupby(pieces, key=lambda piece: piece[1]):
         tokens = [(part, special) for text, _, special in group for part in _parts(text, kind)]
@@ -193,7 +197,7 @@ def _runs(pieces: Sequence[tuple[str, str, bool]]) -> Iterator[tuple[bool, list[
 
 
 def _parts(text: str, kind: str) -> list[str]:
-    """What was cut comes as one text; it is folded by its words."""
+    """Split removed text, which is one string, into words, so that it can be folded."""
     return re.findall(r"\s*\S+|\s+$", text) or [text] if kind == "lost" else [text]
 
 
@@ -202,7 +206,7 @@ def _span(text: str, kind: str, special: bool, odd: bool) -> Span:
 
 
 def _visible(text: str) -> Iterator[tuple[bool, str]]:
-    """The text in parts: signs for line breaks, and for blanks that are a whole token or end one."""
+    """Yield the text in parts, with symbols for line breaks, and for spaces that are or end a token."""
     body = text.rstrip(" ")
     for part in re.split(r"([\r\n])", body):
         if part in ("\r", "\n"):

@@ -1,4 +1,4 @@
-"""The verdict on a candidate in words, its gates, and what to do next."""
+"""Formats the verdict on a candidate, its gates, and the next steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from finetune_pipeline.report.failures import group_title
 from finetune_pipeline.training.history import MUCH_RISE
 
 MOST = 0.5
-"""From this share of the gain on, constrained decoding of the base model counts as bringing most of it."""
+"""Share of the gain from which constrained decoding of the base model counts as giving most of it."""
 SHOWN_GROUPS = 3
 ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
 _STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
@@ -38,7 +38,7 @@ def level(evaluation: EvaluationResult) -> str:
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
-    """The first screen of the page: ship or not, why, what next, when, and what was judged on which data."""
+    """Build the first screen of the page: ship or not, why, next steps, time, model and data."""
     decision = verdict(gates)
     answer = {"promote": "Ship it.", "refuse": "Do not ship it."}.get(decision)
     return Verdict(
@@ -52,7 +52,7 @@ def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> V
 
 
 def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
-    """When the candidate answered the sealed test, which model it is, and which data it learned from and answered."""
+    """Return when the candidate answered the sealed test, which model it is, and its training and test data."""
     task, versions, splits = evaluation.task, evaluation.versions, evaluation.data.get("splits")
     candidate = versions.get("merged_model")
     looks = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == candidate]
@@ -65,12 +65,12 @@ def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
 
 
 def total(rows: int | Mapping[str, int | None] | None) -> int:
-    """Rows of a split, given as a number or by label."""
+    """Return the number of rows of a split, given as a total or by label."""
     return sum(n or 0 for n in rows.values()) if isinstance(rows, Mapping) else rows or 0
 
 
 def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> tuple[str, str]:
-    """The answer in a few words (`Passed: …`), and the sentence with the gain and its interval."""
+    """Return the verdict in a few words (`Passed: …`), and the sentence with the gain and its interval."""
     comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
     best += MODE_TITLES[evaluation.base_at_its_best.mode]
@@ -85,21 +85,22 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
 
 
 def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
-    """The verdict in a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
+    """Return the verdict as a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
     failed, decision = [gate.name for gate in gates if not gate.passed], verdict(gates)
     titles = [inside(title) for title in tied_with(evaluation)]
     tied = joined(titles)
     if decision == "promote":
-        tie = f" It is a tie with {tied}, which gates.simple: not_worse takes." if tied else ""
+        tie = f" It ties with {tied}, which gates.simple: not_worse accepts." if tied else ""
         return f"Passed: {gate_counts(gates)}.{tie}"
     if decision == "use_simple":
         instead = "the best of them" if len(titles) > 1 else "that"
-        return f"Better than prompting, not surely better than {tied or 'a simple model'}: use {instead}, or train on."
-    return f"Refused by {joined(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was asked."
+        beaten = f"Better than prompting, but not significantly better than {tied or 'a simple model'}"
+        return f"{beaten}: use {instead}, or continue training."
+    return f"Refused by {joined(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was checked."
 
 
 def gate_counts(gates: Sequence[GateResult]) -> str:
-    """`7 passed, 1 failed, 6 not asked`; statuses no gate has are left out."""
+    """Return counts such as `7 passed, 1 failed, 6 not asked`; statuses without gates are left out."""
     counts = Counter(gate.status for gate in gates)
     statuses: tuple[GateStatus, ...] = ("passed", "failed", "warned", "not_asked")
     return ", ".join(f"{counts[status]} {status.replace('_', ' ')}" for status in statuses if counts[status])
@@ -114,12 +115,12 @@ def _difference(gain: float | None) -> str:
 
 
 def joined(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; nothing for nothing."""
+    """Join names as `a`, `a and b` or `a, b and c`; empty without names."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def caveats(evaluation: EvaluationResult) -> list[str]:
-    """What belongs directly under the verdict: the champion, simple models not beaten, a gain that is mostly form."""
+    """Return the sentences directly below the verdict: on the champion, simple models not beaten, and gains mostly in form."""
     sentences = []
     if champion := evaluation.comparisons.get("champion"):
         gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
@@ -130,30 +131,30 @@ def caveats(evaluation: EvaluationResult) -> list[str]:
             continue
         surely = simple.interval[1] < 0
         sentences.append(
-            f"{model.title} is {'' if surely else 'not surely worse; it is '}made in seconds"
-            f"{' and is surely better' if surely else ''}: the fine-tuned model stands at {points(simple.gain)} points "
-            f"against it ({points_range(simple.interval)})."
+            f"{model.title} is {'' if surely else 'not significantly worse; it is '}made in seconds"
+            f"{' and is significantly better' if surely else ''}: the fine-tuned model's gain over it is "
+            f"{points(simple.gain)} points ({points_range(simple.interval)})."
         )
     closed = closed_by_decoding(evaluation)
     return sentences + ([decoding_sentence(closed)] if closed >= MOST else [])
 
 
 def closed_by_decoding(evaluation: EvaluationResult) -> float:
-    """The share of the gain that restricting the base model's answers brings; 0 where that is unknown."""
+    """Return the share of the gain that constraining the base model's answers brings; 0 if unknown."""
     return (evaluation.format_gap.closed_by_decoding if evaluation.format_gap else None) or 0.0
 
 
 def decoding_sentence(closed: float) -> str:
-    """What constrained decoding would bring, where that is most of the gain."""
+    """Return a sentence if constrained decoding would bring most of the gain."""
     share = "all of the gain" if closed >= 1 else f"{percent(closed)} of the gain"
     return (
-        f"Constrained decoding of the untrained base model would bring {share}: most of what was gained is form, "
-        "and could be had without fine-tuning."
+        f"Constrained decoding of the untrained base model would bring {share}: most of the gain is in form, "
+        "and possible without fine-tuning."
     )
 
 
 def gates_section(gates: Sequence[GateResult]) -> Blocks:
-    """Every gate with what it measured and, where it says no, what to do; those that say no come first."""
+    """Show every gate with its measurement and, if it failed, what to do; failed gates come first."""
     order = ("failed", "warned", "passed", "not_asked")
     yield f"{gate_counts(gates)}." if gates else None
     yield Answers(
@@ -168,7 +169,7 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
 
 
 def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
-    """What to do next, the most pressing first, each with its reason."""
+    """Return the next steps, the most urgent first, each with its reason."""
     return [
         *_of_the_gates(evaluation, gates),
         *_of_training(evaluation),
@@ -180,7 +181,7 @@ def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> lis
 def _of_the_gates(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     decision = verdict(gates)
     if decision == "promote":
-        steps = ["Serve it: no gate said no, so the alias champion moves to this version when it is registered."]
+        steps = ["Serve it: no gate failed, so the alias champion moves to this version when it is registered."]
     elif decision == "use_simple":
         steps = _use_simple(evaluation)
     else:
@@ -189,30 +190,32 @@ def _of_the_gates(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> 
     closed = closed_by_decoding(evaluation)
     if decision != "promote" and closed >= MOST:
         steps.append(
-            "Consider restricting the base model's answers to the labels instead: that brings "
+            "Consider constraining the base model's answers to the labels instead: that brings "
             f"{percent(min(closed, 1.0))} of the gain without training."
         )
     return steps
 
 
 def _use_simple(evaluation: EvaluationResult) -> list[str]:
-    """The simple model that scores best, and what would have to happen for the language model to pass."""
+    """Return steps: use the best simple model, or what the language model would need to pass."""
     name, power = evaluation.task.name, evaluation.baseline.power
     steps = [
         f"Use {inside(_best_simple(evaluation))}: `finetune export {name} --simple --to DIR` writes it, with a card and an "
-        "example. It is made in seconds and serves for nothing."
+        "example. It is made in seconds and costs nothing to serve."
     ]
     if power and power.must_reach is not None:
         needed = percent(power.must_reach)
-        steps.append(f"Or train on: to be promoted, the model has to reach about {needed} on a test of this size.")
+        steps.append(
+            f"Or continue training: to be promoted, the model must reach about {needed} on a test of this size."
+        )
     steps.append(
-        f"Or, where you want one model for other reasons, write gates.simple: not_worse into {name}/task.yaml."
+        f"Or, if you want a language model for other reasons, set gates.simple: not_worse in {name}/task.yaml."
     )
     return steps
 
 
 def _best_simple(evaluation: EvaluationResult) -> str:
-    """Title of the simple model that scores best, of those the candidate does not surely beat."""
+    """Return the title of the best simple model among those the candidate does not significantly beat."""
     scores = {model.title: evaluation.scores.get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
     rank = METRICS[evaluation.metric].rank
     values = {title: rank(of.primary.value) for title, of in scores.items() if of and title in tied_with(evaluation)}
@@ -230,7 +233,7 @@ def _of_training(evaluation: EvaluationResult) -> list[str]:
     rose = f"the validation loss rose by {percent(fit.rise)} after step {number(fit.best_step)}"
     if fit.verdict == "overfitted":
         return [
-            f"Train less or on more rows: {rose}, so the model had begun to learn its training rows by heart. The best "
+            f"Train less or on more rows: {rose}, so the model had begun to memorise its training rows. The best "
             "checkpoint was kept."
         ]
     return [
@@ -252,7 +255,7 @@ def _of_data(evaluation: EvaluationResult) -> list[str]:
     never = evaluation.history.rows.never_right
     if never and evaluation.history.versions:
         steps.append(
-            f"Look at the {counted(never, 'row')} that no version ever had right: they are hard, or labelled wrongly."
+            f"Check the {counted(never, 'row')} that no version ever had right: they are hard, or labelled wrongly."
         )
     return steps
 
@@ -263,6 +266,6 @@ def _of_evidence(evaluation: EvaluationResult) -> list[str]:
         steps.append(f"Enlarge the test set: {power.sentence}")
     if people is not None and not people.rated:
         steps.append(
-            f"Have people look at the answers: `finetune review {evaluation.task.name}`. No score replaces that."
+            f"Have people review the answers: `finetune review {evaluation.task.name}`. No score replaces that."
         )
     return steps

@@ -1,4 +1,4 @@
-"""The fine-tuned model beside the API model of baseline.endpoint: quality, paired and with intervals, and price."""
+"""Compares the fine-tuned model with the API model of baseline.endpoint: quality, paired and with intervals, and price."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Side:
     """One of the two models on the sealed test.
 
     Attributes:
-        value: In the metric that decides.
+        value: In the deciding metric.
         call: Mean tokens of a request.
-        thousand: Dollars of 1,000 requests by what they depend on; empty where the list has no price.
-        month: Dollars a month at the traffic, likewise.
+        thousand: Dollars per 1,000 requests by offer; empty if the list has no price.
+        month: Dollars per month for the traffic, likewise.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Versus:
-    """Both, and the paired gain of the fine-tuned model. break_even: sentences. warnings: Prices that lack or are old."""
+    """Both sides, and the paired gain of the fine-tuned model. break_even: sentences. warnings: missing or old prices."""
 
     task: str
     rows: int
@@ -54,23 +54,23 @@ class Versus:
     warnings: list[str]
 
     def facts(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the comparison as plain JSON."""
         return asdict(self)
 
 
 def versus(
     spec: TaskSpec, evaluation: EvaluationResult, prices: PriceList, calls: int | None, today: datetime.date
 ) -> Versus | str:
-    """Put the two beside each other. calls: requests a month, where somebody said; today: by which prices are old.
+    """Compare the two models. calls: requests per month, if known; today: the date for the age of prices.
 
     Returns:
-        Why there is nothing to compare with, where no API model answered the sealed test.
+        The comparison; or why there is none, if no API model answered the sealed test.
     """
     name = API_MODEL if API_MODEL in evaluation.scores else "base"
     prompt = best_api_prompt(evaluation.baseline.model_dump().get("prompts") or {})
     if spec.baseline.endpoint is None or prompt is None or evaluation.cost is None:
         return (
-            f"{spec.name}: no API model was asked\nfix: set baseline.endpoint {{url, model, key_variable}}, and run "
+            f"{spec.name}: no API model was evaluated\nfix: set baseline.endpoint {{url, model, key_variable}}, and run "
             f"`finetune versus {spec.name}` again"
         )
     comparison = evaluation.comparisons[API_MODEL if name == API_MODEL else "baseline"]
@@ -85,10 +85,10 @@ def versus(
     own = _tuned_price(prices, hosted.base_model) if hosted else None
     warnings = [f"{p.name}: {w}" for p in (asked, own) if p for w in p.warnings(today)]
     if asked is None:
-        warnings.append(f"{prices.path.name} has no price of {model}: add a line with unit: million_served")
+        warnings.append(f"{prices.path.name} has no price for {model}: add a line with unit: million_served")
     if hosted and own is None:
         warnings.append(
-            f"{prices.path.name} has no price of a fine-tuned {hosted.base_model}: add a line with tuned: true"
+            f"{prices.path.name} has no price for a fine-tuned {hosted.base_model}: add a line with tuned: true"
         )
     machines = [] if hosted else [machine_cost(machine, traffic, today) for machine in prices.machines]
     tuned_thousand = {own.name: 1000 * call_price(own, traffic.tuned)} if own else {}
@@ -131,7 +131,7 @@ def versus(
 
 
 def _tuned_price(prices: PriceList, base_model: str) -> ApiPrice | None:
-    """The price of a fine-tuned model by the name of its base; dated names (`gpt-4o-mini-2024-07-18`) begin with it."""
+    """Find the price of a fine-tuned model by the name of its base; dated names (`gpt-4o-mini-2024-07-18`) begin with it."""
     fitting = [p for p in prices.apis if p.tuned and base_model.startswith(p.model.partition(",")[0])]
     return max(fitting, key=lambda p: len(p.model), default=None)
 
@@ -141,14 +141,14 @@ def _conclusion(comparison: Comparison) -> str:
         return "The gain has no interval."
     low, high = comparison.interval
     if low > 0:
-        return "The fine-tuned model is surely better."
+        return "The fine-tuned model is significantly better."
     if high < 0:
-        return "The API model is surely better."
-    return "Neither is surely better: the interval of the gain holds zero."
+        return "The API model is significantly better."
+    return "Neither is significantly better: the interval of the gain contains zero."
 
 
 def versus_lines(result: Versus) -> list[str]:
-    """The same for the command line."""
+    """Return the comparison as lines for the command line."""
     lines = [f"{result.task}, {counted(result.rows, 'sealed row')}, {metric_title(result.metric)}", ""]
     for side in (result.tuned, result.api):
         between = "" if side.interval is None else f" ({percent(side.interval[0])} to {percent(side.interval[1])})"

@@ -1,1 +1,1 @@
-"""Human review: the blind sheet, the decisions, and their statistics."""
+"""Human review: blind sheets, decisions and their statistics."""

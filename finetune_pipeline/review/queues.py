@@ -1,5 +1,5 @@
-"""Review queues: answers of two models, synthetic rows, and flagged production rows. A queue holds what is shown,
-checks which lines may come back, and names the file of the task folder they go into."""
+"""Review queues: answers of two models, synthetic rows, and flagged production rows. A queue contains the items to show,
+validates returned lines, and names the file of the task folder that stores them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ROW_CHOICES: list[dict[str, Any]] = [
     {"value": "relabel", "label": "another answer", "key": "3", "answer": True},
 ]
 _FLAG_CHOICES: list[dict[str, Any]] = [
-    {"value": "keep", "label": "the answer is right", "key": "1"},
+    {"value": "keep", "label": "the answer is correct", "key": "1"},
     {"value": "relabel", "label": "another answer", "key": "2", "answer": True},
     {"value": "drop", "label": "leave it out", "key": "3"},
 ]
@@ -42,12 +42,12 @@ class ReviewQueue:
     Attributes:
         sheet: Name under which browsers keep the decisions.
         mode: `outputs` (two answers side by side) or `rows`.
-        choices: What can be decided: value, label, key, and `answer` where another answer is asked for.
-        take: Checks one line that comes back. Gives the row to store, or the problems; neither: nothing was decided.
+        choices: Possible decisions: value, label, key, and `answer` if another answer must be given.
+        take: Validates one returned line. Returns the row to store, or the problems; neither if nothing was decided.
         target: The file for a rater's decisions.
-        table: The rows of a sheet to be filled in by file.
-        needed: The columns of it that must come back.
-        answers: The labels another answer must be one of.
+        table: The rows of a sheet to fill in as a file.
+        needed: Its columns that must be returned.
+        answers: The labels allowed as another answer.
     """
 
     title: str
@@ -64,7 +64,7 @@ class ReviewQueue:
     done: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     def page(self, rater: str = "", token: str = "") -> str:
-        """The page, to be served (with a token) or given to people as a file."""
+        """Return the page, to serve (with a token) or to give to people as a file."""
         names = ("sheet", "mode", "choices", "items", "done")
         data = {name: getattr(self, name) for name in names} | {"file": self.target("RATER").name}
         data |= {"rater": rater, "server": bool(token), "token": token}
@@ -73,19 +73,19 @@ class ReviewQueue:
 
 
 def safe_name(rater: str) -> str:
-    """A rater's name as part of a file's name."""
+    """Convert a rater's name to a part of a file name."""
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 
 def _item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
-    """What the page shows of one row: titles and texts."""
+    """Return the titles and texts that the page shows of one row."""
     return {"id": str(name), "blocks": [{"title": title, "text": text} for title, text in blocks]}
 
 
 def outputs_queue(
     task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Mapping[str, Any]] = ()
 ) -> ReviewQueue:
-    """Answers of base and candidate, blind."""
+    """Return the queue of blind answers of base and candidate."""
     known = {item.id for item in items}
 
     def take(row: Any) -> Parsed:
@@ -98,7 +98,7 @@ def outputs_queue(
 
     return ReviewQueue(
         f"Review: {task.name}",
-        "Two answers to the same input. Which of them would you accept? Which model wrote which is not shown, and changes "
+        "Two answers to the same input. Which of them would you accept? Which model wrote which is hidden, and changes "
         "from item to item.",
         sheet,
         "outputs",
@@ -123,9 +123,9 @@ def outputs_queue(
 
 
 def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
-    """A decision about a row of data, as data.review reads it."""
+    """Parse a decision about a row of data with data.review."""
     if not isinstance(row, Mapping):
-        return None, ["it is no object"]
+        return None, ["it is not an object"]
     keys = ("id", "decision", "label", "reviewer", "comment", "time")
     decision = {k: v.strip() if isinstance(v, str) else v for k in keys if (v := row.get(k))}
     if not decision.get("decision"):
@@ -141,8 +141,8 @@ def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
 def synthetic_queue(
     task: Task, rows: Sequence[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]] = ()
 ) -> ReviewQueue:
-    """Synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl; earlier: those of
-    earlier reports, about which decisions may still come back."""
+    """Return the queue of synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl;
+    earlier: those of earlier reports, for which decisions may still be returned."""
     known = {str(row["id"]): row for row in (*earlier, *rows)}
     return ReviewQueue(
         f"Synthetic rows: {task.name}",
@@ -171,10 +171,10 @@ def synthetic_queue(
 def flagged_queue(
     task: Task, rows: Sequence[Mapping[str, Any]], logged: Iterable[Mapping[str, Any]] = ()
 ) -> ReviewQueue:
-    """Production rows of production.choosing's queue, with `why`, that wait for people. A decision becomes feedback: a
-    log line with the same id and the correction, or with `left_out`, which the next run takes in.
+    """Return the queue of production rows for human review (production.choosing's queue, with `why`). A decision becomes
+    feedback for the next run: a log line with the same id and the correction, or with `left_out`.
 
-    logged: all rows of production: a sheet comes back, perhaps again or from a second reviewer, when its rows wait no more.
+    logged: all production rows, since a sheet may be returned, again or by a second reviewer, when its rows no longer wait.
     """
     known = {str(row["id"]): row for row in (*logged, *rows)}
 
@@ -188,7 +188,7 @@ def flagged_queue(
         if decision["decision"] == "drop":
             feedback = {"left_out": True}
         elif task.spec.labels and right not in task.spec.labels:
-            return None, [f"what was answered, {right!r}, is not a label of this task: give another answer"]
+            return None, [f"the logged answer {right!r} is not a label of this task: give another answer"]
         read, _ = read_decision(decision, task.spec, "")
         if read and decision.get("time"):
             feedback["decided"] = read.time.isoformat()
@@ -203,9 +203,9 @@ def flagged_queue(
         }, []
 
     return ReviewQueue(
-        f"Answers of production: {task.name}",
-        "Answers of production that failed, were drawn as a sample, or whose correction is held back. Say what the right one "
-        "is: it becomes a training example.",
+        f"Production answers: {task.name}",
+        "Production answers that failed, were sampled, or whose correction is held back. Give the correct "
+        "answer: it becomes a training example.",
         f"{task.name}-flagged",
         "rows",
         _FLAG_CHOICES,

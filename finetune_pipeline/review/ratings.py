@@ -1,5 +1,5 @@
-"""Reads ratings from JSON Lines and CSV files, and sums them up: shares of acceptable answers, their difference,
-agreement. Every faulty line is reported, and costs no other line."""
+"""Reads ratings from JSON Lines and CSV files, and summarises them: shares of acceptable answers, their difference, and
+agreement. Every faulty line is reported and affects no other line."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 
 FOLDER = RATINGS
-"""Folder of the ratings, below the task's reviews."""
+"""Folder of ratings below the task's reviews."""
 COLUMNS = ("sheet", "id", "text", "reference", "answer_a", "answer_b", "choice", "comment", "rater", "time")
-"""Columns of a sheet as CSV; the first two and the last four come back."""
+"""Columns of a CSV sheet; the first two and the last four are returned."""
 NEEDED = ("sheet", "id", "choice", "rater")
 LONGEST = 4000
 
@@ -49,7 +49,7 @@ class Rating:
 
 
 def rating_files(reviews: Path) -> list[tuple[str, Path]]:
-    """(name, path) of the rating files of a task's reviews folder, sorted."""
+    """Return (name, path) of the rating files in a task's reviews folder, sorted."""
     folder = reviews / FOLDER
     if not folder.is_dir():
         return []
@@ -57,14 +57,14 @@ def rating_files(reviews: Path) -> list[tuple[str, Path]]:
 
 
 def ratings_digest(reviews: Path) -> str:
-    """Hex SHA-256 over names and content of the rating files."""
+    """Return the hex SHA-256 of the rating files' names and contents."""
     return digest_files(rating_files(reviews))
 
 
 def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
-    """(the rating, or None; what is wrong with it). A choice that is empty is no fault: the row is not rated yet."""
+    """Parse a rating: (the rating or None, problems). An empty choice is not a problem: the row is not rated yet."""
     if not isinstance(row, Mapping):
-        return None, ["it is no object"]
+        return None, ["it is not an object"]
     wrong = [
         f"`{key}` must be text, found {row[key]!r}"
         for key in ("sheet", "id", "choice", "rater", "comment", "time")
@@ -91,8 +91,8 @@ def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
 
 
 def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
-    """(the last rating of each rater for each item of each sheet, findings). Files by name, lines in order; of several
-    ratings by one rater the one with the latest time holds, and one without a time is the oldest."""
+    """Read all ratings: (the last rating of each rater for each item of each sheet, findings). Files are read by name, lines
+    in order. If a rater rated an item repeatedly, the latest time is used; a rating without a time is the oldest."""
     last: dict[tuple[str, str, str], Rating] = {}
     findings: list[Finding] = []
     for name, path in rating_files(reviews):
@@ -120,17 +120,17 @@ def _instant(rating: Rating) -> datetime:
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
-    """(line number, row, what is wrong with it, if anything) of a file of JSON Lines or CSV. needed: columns without which
-    a CSV file says nothing. Raises OSError, or ValueError with what to do."""
+    """Yield (line number, row, its problem, if any) of a JSON Lines or CSV file. needed: columns that a CSV file must have.
+    Raises OSError, or ValueError with a fix."""
     if path.suffix == ".jsonl":
         yield from json_rows(path)
         return
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
+        text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells are kept
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not in UTF-8: save it as CSV in UTF-8") from error
+        raise ValueError(f"{path.name} is not UTF-8: save it as CSV in UTF-8") from error
     header = text.partition("\n")[0]
-    # spreadsheets write what their country writes between the columns
+    # spreadsheets use the separator of their locale
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     if missing := [column for column in needed if column not in (reader.fieldnames or [])]:
         raise ValueError(f"{path.name}: the columns {', '.join(missing)} are missing")
@@ -152,7 +152,7 @@ SHOWN = 40
 
 
 def acceptable(rating: Rating, secret: bytes) -> dict[str, bool]:
-    """Which models' answers the rater took: {candidate, base}."""
+    """Return which models' answers the rater accepted: {candidate, base}."""
     sides = {"A": rating.choice in ("A", "both"), "B": rating.choice in ("B", "both")}
     own = "A" if candidate_is_a(secret, rating.sheet, rating.id) else "B"
     return {"candidate": sides[own], "base": sides["B" if own == "A" else "A"]}
@@ -165,11 +165,11 @@ def summarise(
     confidence: float = 0.95,
     sources: SourceOf = None,
 ) -> dict[str, Any]:
-    """Facts about the ratings of one candidate.
+    """Summarise the ratings of one candidate.
 
-    drawn: per sheet, the examples on it and how each was drawn (:func:`.sheet.draw`). Ratings of other sheets and of
-    examples that are not on theirs are counted as `unknown`. An item rated by several people is acceptable when more
-    than half of them say so. sources: what each example was made from, by id; intervals and p count these.
+    drawn: per sheet, its examples and how each was drawn (:func:`.sheet.draw`). Ratings of other sheets, and of examples that
+    are not on their sheet, are counted as `unknown`. An item rated by several people is acceptable if more than half say
+    so. sources: the source of each example, by id; intervals and p count sources.
 
     Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base,
     both, neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign
@@ -184,7 +184,7 @@ def summarise(
         if on_sheet is None:
             unknown += 1
             continue
-        # an example that a later, larger sheet drew at random was not picked for its looks there either
+        # an example that a later, larger sheet drew at random was not selected as a likely failure there
         how[rating.id] = RANDOM if RANDOM in (on_sheet, how.get(rating.id)) else SELECTED
         votes[rating.id].append((rating, acceptable(rating, secret)))
     items = {
@@ -239,8 +239,7 @@ def _half(
 
 
 def _agreement(votes: Mapping[str, Sequence[tuple[Rating, dict[str, bool]]]]) -> dict[str, Any] | None:
-    """Over every answer two people judged: how often they agree, and Cohen's kappa (over pairs of raters, in order of
-    name)."""
+    """Return the agreement on all answers rated by two people, and Cohen's kappa (over pairs of raters, sorted by name)."""
     first: list[bool] = []
     second: list[bool] = []
     items = 0

@@ -1,4 +1,4 @@
-"""The review page over HTTP: every decision is appended to a file as it is made, and is on disk before it is confirmed."""
+"""Serves the review page over HTTP: every decision is appended to a file, and on disk before it is confirmed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Judge = Callable[[Any], tuple[dict[str, Any] | None, list[str]]]
 
 
 def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
-    """The application: GET / gives the page, POST /ratings appends what `judge` makes of one decision to a file. It
-    needs the page's token in the header X-Token, so that a web page from elsewhere open in the same browser cannot hand
-    one in."""
+    """Return the application: GET / returns the page, POST /ratings appends a decision to a file after validation by `judge`.
+    It requires the page's token in the header X-Token, so that other web pages open in the same browser cannot submit
+    decisions."""
     lock = Lock()
 
     async def show(_: Request) -> Response:

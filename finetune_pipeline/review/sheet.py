@@ -1,6 +1,7 @@
-"""The blind review sheet: answers of two models to the same inputs, half of them random, half likely failures.
+"""Makes the blind review sheet: answers of two models to the same inputs, half of them random, half likely failures.
 
-Only the random half gives a rate: what was picked because it looks wrong is wrong more often. The other half shows how.
+Only the random half gives an error rate, since answers selected because they look wrong are wrong more often. The other
+half shows how the model fails.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 RANDOM, SELECTED = "random", "selected"
 CHOICES = ("A", "B", "both", "neither")
-"""Which of the two answers is acceptable."""
+"""Possible ratings: which of the two answers is acceptable."""
 _SHEET_NAME = re.compile(r"^([0-9a-f]{16})-([1-9][0-9]{0,3})$")
 
 Row = Mapping[str, Any]
@@ -33,12 +34,12 @@ class SheetItem:
 
 
 def sheet_name(predictions: str, items: int) -> str:
-    """The name of the sheet of so many items on these predictions (their artifact's version)."""
+    """Return the name of a sheet with this number of items on these predictions (their artifact's version)."""
     return f"{predictions}-{items}"
 
 
 def read_sheet_name(name: str) -> tuple[str, int] | None:
-    """(predictions version, items) of a sheet's name; None for anything else."""
+    """Parse a sheet's name to (predictions version, items); None if it is not one."""
     match = _SHEET_NAME.match(name)
     return (match.group(1), int(match.group(2))) if match else None
 
@@ -46,11 +47,11 @@ def read_sheet_name(name: str) -> tuple[str, int] | None:
 def draw(
     base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool], items: int, secret: bytes
 ) -> dict[str, Any]:
-    """Which examples are shown: {example id: `random` or `selected`}, in the order in which they are shown.
+    """Choose the examples to show: {example id: `random` or `selected`}, in display order.
 
     base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of
-    `items` is drawn at random; the other half, from what is left, first where the candidate is wrong or the two models
-    say different things. Secret and ids decide, so the same sheet is drawn again, and the two halves are mixed.
+    `items` is drawn at random. The other half is drawn from the rest, first examples on which the candidate is wrong or the
+    two models differ. The secret and the ids determine the draw, so it is reproducible; the two halves are mixed.
     """
     base_texts = {row["example_id"]: row["text"].strip() for row in base}
     candidate_texts = {row["example_id"]: row["text"].strip() for row in candidate}
@@ -73,8 +74,7 @@ def make_sheet(
     texts: Mapping[str, str],
     secret: bytes,
 ) -> list[SheetItem]:
-    """The items of a sheet, in order, with each pair's sides exchanged as the secret says. A failed answer is shown as
-    what it is."""
+    """Return the items of a sheet, in order, with sides swapped according to the secret. Failed answers are shown as such."""
     by_id = [{row["example_id"]: row for row in rows} for rows in (base, candidate)]
     items = []
     for example, how in drawn.items():
@@ -85,17 +85,17 @@ def make_sheet(
 
 
 def shown(row: Row) -> str:
-    """An answer as the rater sees it."""
+    """Return an answer as the rater sees it."""
     if row["status"] == "error":
         return "(no answer: the generation failed)"
     return row["text"] if row["text"].strip() else "(an empty answer)"
 
 
 def keyed(secret: bytes, *parts: str) -> bytes:
-    """32 bytes that follow from the secret and the parts, and from which neither can be derived (HMAC-SHA-256)."""
+    """Derive 32 bytes from the secret and the parts; neither can be recovered from them (HMAC-SHA-256)."""
     return hmac.new(secret, "\0".join(parts).encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
 
 
 def candidate_is_a(secret: bytes, sheet: str, item: str) -> bool:
-    """Whether side A of this item shows the candidate. Half of the items, in no order anybody could see."""
+    """Whether side A of this item shows the candidate: for half of the items, in an unpredictable order."""
     return keyed(secret, "side", sheet, item)[0] % 2 == 0

@@ -18,7 +18,7 @@ from finetune_pipeline.review.ratings import table_rows
 
 @dataclass(frozen=True)
 class FilledSheet:
-    """A sheet that came back: the decisions to store, by rater, and the bad lines, each with its place."""
+    """A returned sheet: the decisions to store, by rater, and the bad lines with their places."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class FilledSheet:
 
 @dataclass(frozen=True)
 class Stored:
-    """How many decisions were added, how many were stored already, and the files they are in."""
+    """The numbers of added and already stored decisions, and their files."""
 
     added: int
     known: int
@@ -34,9 +34,8 @@ class Stored:
 
 
 def write_table(queue: ReviewQueue, path: Path) -> None:
-    """Write the sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix; ValueError for
-    another. A cell that a spreadsheet would take for a formula gets an apostrophe in front, which :func:`read_table`
-    takes away."""
+    """Write the sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix; others raise ValueError.
+    Cells that a spreadsheet would interpret as formulas get a leading apostrophe, which :func:`read_table` removes."""
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in queue.table), "utf-8")
     elif path.suffix == ".csv":
@@ -47,11 +46,11 @@ def write_table(queue: ReviewQueue, path: Path) -> None:
             writer.writerow({k: f"'{v}" if _is_formula(v) else v for k, v in row.items()})
         path.write_text("\ufeff" + text.getvalue(), "utf-8", newline="")
     else:
-        raise ValueError(f"{path.name}: a sheet is written as .csv or .jsonl")
+        raise ValueError(f"{path.name}: a sheet must be .csv or .jsonl")
 
 
 def _is_formula(cell: str) -> bool:
-    """Whether a spreadsheet would run the cell, or it is escaped text that must come back as it is."""
+    """Whether a spreadsheet would run the cell, or it is already escaped text that must be returned unchanged."""
     return cell.lstrip("'")[:1] in ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -60,10 +59,10 @@ def _unescaped(cell: Any) -> Any:
 
 
 def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
-    """Read a file that came back; ValueError when it is neither CSV nor JSON Lines, or no sheet. A bad line is reported
-    and costs no other line."""
+    """Read a returned file; raises ValueError if it is neither CSV nor JSON Lines, or not a sheet. Bad lines are reported and
+    affect no other line."""
     if path.suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
+        raise ValueError(f"{path.name}: a sheet must be .csv or .jsonl")
     sheet = FilledSheet()
     for number, read, wrong in table_rows(path, queue.needed):
         line = {k: _unescaped(v) for k, v in read.items()} if path.suffix == ".csv" else read
@@ -75,7 +74,7 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one JSON line to a file; on disk when it returns."""
+    """Append one JSON line to a file; it is on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as out:
         out.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -89,7 +88,7 @@ def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> S
     files = []
     for rater, decisions in rows.items():
         target = queue.target(rater)
-        # lines that are no JSON are reported when the ratings are read
+        # invalid JSON lines are reported when the ratings are read
         stored = [row for _, row, wrong in json_rows(target) if not wrong] if target.exists() else []
         for row in decisions:
             if row in stored:

@@ -1,4 +1,4 @@
-"""An HTTP server on 127.0.0.1 for a Starlette application: other hosts are refused, bodies are limited."""
+"""Runs an HTTP server on 127.0.0.1 for a Starlette application: refuses other hosts and limits bodies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from finetune_pipeline.faults import OutsideError
 
 HOST = "127.0.0.1"
 BODY_SECONDS = 30.0
-"""A body that takes longer is refused and its connection closed."""
+"""Time limit of a request body; slower ones are refused and the connection is closed."""
 NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Headers of every response."""
 CLOSE = {**NO_STORE, "Connection": "close"}
@@ -33,10 +33,10 @@ CLOSE = {**NO_STORE, "Connection": "close"}
 
 
 class HostGuard:
-    """ASGI middleware that refuses what a web page from elsewhere, open in a browser on this machine, could send.
+    """ASGI middleware that refuses requests from other sites' web pages, open in a browser on this machine.
 
-    Without the check of Host such a page could rebind its own name to 127.0.0.1 and read what this server answers; without
-    that of Origin (and of Sec-Fetch-Site, where a browser sends no Origin) it could send requests that change something.
+    Without the check of Host, such a page could rebind its own name to 127.0.0.1 and read this server's responses. Without the
+    check of Origin (and of Sec-Fetch-Site, if a browser sends no Origin), it could send requests that change something.
     """
 
     def __init__(self, app: ASGIApp, refuse: Callable[[int, str], Response]) -> None:
@@ -49,30 +49,30 @@ class HostGuard:
 
 
 def _foreign(scope: Scope) -> str | None:
-    """Why a request is refused; None: it comes from this machine, and from no other server's page."""
+    """Return why a request is refused; None if it comes from this machine and not from another server's page."""
     headers = Headers(scope=scope)
     host = headers.get("host", "").lower()
-    if host.rpartition(":")[0] not in (HOST, "localhost"):  # the port may be that of a tunnel
-        return "this server answers on 127.0.0.1 only"
+    if host.rpartition(":")[0] not in (HOST, "localhost"):  # the port may belong to a tunnel
+        return "this server only answers on 127.0.0.1"
     elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
     if headers.get("origin", f"http://{host}").lower() == f"http://{host}" and not elsewhere:
         return None
     is_link = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
     if is_link and "origin" not in headers and not scope["path"].startswith("/graphql"):
         return None
-    return "a web page from elsewhere may not ask this server"
+    return "web pages of other sites may not use this server"
 
 
 def host_guard(refuse: Callable[[int, str], Response]) -> Middleware:
-    """The guard as an entry of Starlette's middleware list; refuse: makes the response for a status and a message."""
+    """Return the guard as an entry of Starlette's middleware list; refuse: makes the response for a status and a message."""
     return Middleware(HostGuard, refuse=refuse)
 
 
 async def read_json(request: Request, limit: int) -> Any:
-    """The decoded body of a request.
+    """Read and decode a request's body.
 
-    Raises HTTPException as soon as it is known to have more than `limit` bytes (413), when it takes longer than
-    :data:`BODY_SECONDS` (408), when its client goes away, and when it is no JSON (400).
+    Raises HTTPException as soon as it exceeds `limit` bytes (413), if it takes longer than :data:`BODY_SECONDS` (408), if the
+    client disconnects, and if it is not JSON (400).
     """
     announced = request.headers.get("content-length", "0")
     body = b""
@@ -85,19 +85,19 @@ async def read_json(request: Request, limit: int) -> Any:
                 if len(body) > limit:
                     raise HTTPException(413, f"the body has more than {limit} bytes")
     except ValueError as error:
-        raise HTTPException(400, "Content-Length is no number") from error
+        raise HTTPException(400, "Content-Length is not a number") from error
     except TimeoutError as error:
         raise HTTPException(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
     except ClientDisconnect as error:
-        raise HTTPException(400, "the body is not whole") from error
+        raise HTTPException(400, "the body is incomplete") from error
     value, findings, _ = decode_line(body, "body")
     if findings:
-        raise HTTPException(400, f"the body is no JSON to be taken: {'; '.join(f.message for f in findings)}")
+        raise HTTPException(400, f"the body is not valid JSON: {'; '.join(f.message for f in findings)}")
     return value
 
 
 def port_problem(port: int, option: str = "--port") -> str | None:
-    """Why the port cannot be used, and what to do, in a sentence; None: it is free. option: chooses another port."""
+    """Return a sentence on why the port cannot be used and what to do; None if it is free. option: chooses another port."""
     try:
         socket.create_server((HOST, port)).close()
         return None
@@ -105,7 +105,7 @@ def port_problem(port: int, option: str = "--port") -> str | None:
         if error.errno != errno.EADDRINUSE:
             return f"port {port} cannot be used: {error.strerror}; choose another with {option}"
     holder = "another user's process"
-    with contextlib.suppress(psutil.Error):  # macOS shows other processes' connections to root alone
+    with contextlib.suppress(psutil.Error):  # macOS shows other processes' connections only to root
         listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
         if pid := next((c.pid for c in listening if c.pid and c.laddr and c.laddr.port == port), None):
             holder = f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:120]})"
@@ -113,9 +113,9 @@ def port_problem(port: int, option: str = "--port") -> str | None:
 
 
 class LocalServer:
-    """Serves an application on 127.0.0.1 from a thread of its own while its `with` block runs.
+    """Serves an application on 127.0.0.1 from a separate thread while its `with` block runs.
 
-    port: 0 takes any that is free; `self.port` says which. Raises OutsideError where the port cannot be used.
+    port: 0 chooses a free port, see `self.port`. Raises OutsideError if the port cannot be used.
     """
 
     def __init__(self, app: ASGIApp, port: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Validates requests: an OpenAI-style chat completion, and feedback to one. Every error says what to do."""
+"""Validates requests: OpenAI-style chat completions and feedback. Every error says what to do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _REFUSED = ("tools", "functions", "response_format", "logprobs", "tool_choice", 
 
 
 class BadRequest(ValueError):
-    """A request that cannot be answered: HTTP status, the field it is about, and what OpenAI would call it."""
+    """A request that cannot be answered: HTTP status, the field, and OpenAI's error code."""
 
     def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
         super().__init__(shortened(message))
         self.param, self.status, self.code = param and shortened(param), status, code
 
     def body(self) -> dict[str, Any]:
-        """The error in OpenAI's form."""
+        """Return the error in OpenAI's format."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
@@ -32,7 +32,7 @@ class BadRequest(ValueError):
 class Chat:
     """A conversation without its system turn.
 
-    max_tokens: None, or the client's own limit; store: whether it is logged; usage: whether a stream ends with the tokens.
+    max_tokens: the client's limit, or None; store: whether to log it; usage: whether a stream ends with the token counts.
     """
 
     messages: list[dict[str, str]]
@@ -44,28 +44,28 @@ class Chat:
 
 
 def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
-    """A chat completion request. system_prompt: the one the model was trained with; known: names of the model.
+    """Parse a chat completion request. system_prompt: the one the model was trained with; known: names of the model.
 
-    Sampling settings (temperature, top_p, seed, …) are taken and change nothing: answers are greedy, as in the evaluation.
-    Raises BadRequest for anything the answer would have to ignore otherwise.
+    Sampling settings (temperature, top_p, seed, …) are accepted but ignored: answers are greedy, as in the evaluation.
+    Raises BadRequest for other settings that the answer would have to ignore.
     """
     if not isinstance(body, Mapping):
         raise BadRequest("the body is not a JSON object")
     model = body.get("model")
     if model is not None and model not in known:
-        raise BadRequest(f"there is no model {model!r:.80}; ask for {known[0]!r}", "model", 404, "model_not_found")
+        raise BadRequest(f"there is no model {model!r:.80}; use {known[0]!r}", "model", 404, "model_not_found")
     for name in _REFUSED:
         if body.get(name):
             raise BadRequest(f"{name!r} is not supported by this server", name)
     if body.get("n") not in (None, 1):
-        raise BadRequest("answers are greedy, so there is only one: leave 'n' out", "n")
+        raise BadRequest("answers are greedy, so there is only one: omit 'n'", "n")
     for name in ("stream", "store"):
         if not isinstance(body.get(name), bool | None):
             raise BadRequest(f"{name!r} must be true or false", name)
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping):
         raise BadRequest("'stream_options' must be an object", "stream_options")
-    limit = body.get("max_completion_tokens")  # clients send null for what they leave out
+    limit = body.get("max_completion_tokens")  # clients send null for omitted values
     limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BadRequest("'max_tokens' must be a positive whole number", "max_tokens")
@@ -93,14 +93,14 @@ def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
         if message["role"] == "system":
             if i or content.strip() != system_prompt.strip():
                 raise BadRequest(
-                    "the model was trained with a system prompt of its own and gives good answers with that one only: "
-                    "leave the system turn out",
+                    "the model was trained with its own system prompt and gives good answers only with that: "
+                    "omit the system turn",
                     place,
                 )
             continue
         turns.append({"role": message["role"], "content": content})
     if not turns or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
-        raise BadRequest("the last message must be the user's, with some text in it", "messages")
+        raise BadRequest("the last message must be a user's non-empty text", "messages")
     return turns
 
 
@@ -109,7 +109,7 @@ def _is_text(part: Any) -> bool:
 
 
 def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str | None]:
-    """(id, feedback, user) of a feedback request. Raises BadRequest with every problem."""
+    """Parse a feedback request to (id, feedback, user). Raises BadRequest with every problem."""
     if not isinstance(body, Mapping):
         raise BadRequest("the body is not a JSON object")
     name, user = body.get("id"), body.get("user")
@@ -119,7 +119,7 @@ def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str 
         raise BadRequest("'user' must be text", "user")
     unknown = sorted(set(body) - {*FEEDBACK, "id", "user"})
     if unknown:
-        raise BadRequest(f"unknown: {', '.join(map(repr, unknown))}; there are {', '.join(FEEDBACK)}", unknown[0])
+        raise BadRequest(f"unknown: {', '.join(map(repr, unknown))}; known: {', '.join(FEEDBACK)}", unknown[0])
     feedback = {k: body[k] for k in FEEDBACK if body.get(k) is not None}
     if not feedback:
         raise BadRequest(f"no feedback: give one of {', '.join(FEEDBACK)}")

@@ -23,12 +23,12 @@ _METHODS = {"/v1/chat/completions": "POST", "/feedback": "POST", "/v1/models": "
 
 
 def chat_app(service: Service) -> Starlette:
-    """The application around a service.
+    """Return the application for a service.
 
-    Only JSON is accepted, so that a web page open in a browser on this machine cannot ask or teach the model: browsers
-    send cross-origin JSON only after asking the server, and this one does not permit it.
+    Only JSON is accepted, so that web pages open in a browser on this machine cannot query the model or give feedback: browsers
+    send cross-origin JSON only with the server's permission, which this one does not give.
     """
-    threads = ThreadPoolExecutor(2 * WAITING, "request")  # beyond WAITING the service itself refuses
+    threads = ThreadPoolExecutor(2 * WAITING, "request")  # the service refuses more than WAITING requests
 
     async def in_thread(call: Callable[[Any], Any], request: Request) -> Any:
         return await asyncio.get_running_loop().run_in_executor(threads, call, await _json(request))
@@ -58,9 +58,9 @@ def chat_app(service: Service) -> Starlette:
         assert isinstance(error, HTTPException)
         path, message = request.url.path, error.detail
         if error.status_code == 404:
-            message = f"there is no {path:.80}; there are {', '.join(_METHODS)}"
+            message = f"there is no {path:.80}; known paths: {', '.join(_METHODS)}"
         elif error.status_code == 405:
-            message = f"{path} wants {_METHODS[path]}"
+            message = f"{path} requires {_METHODS[path]}"
         return _refuse(error.status_code, message)
 
     endpoints = (chat, feedback, models, health)
@@ -76,14 +76,14 @@ def _refuse(status: int, message: str) -> Response:
 
 
 async def _json(request: Request) -> Any:
-    """The decoded body. Raises BadRequest or HTTPException."""
+    """Return the decoded body. Raises BadRequest or HTTPException."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise BadRequest("send JSON, with the header Content-Type: application/json", status=415)
     return await read_json(request, MAX_BODY)
 
 
 def _events(completion: dict[str, Any], usage: bool) -> Iterator[str]:
-    """A completion as server-sent events: the role, the whole text in one piece, why it ends, the tokens if asked for."""
+    """Yield a completion as server-sent events: role, whole text in one piece, finish reason, and token counts if requested."""
     choice = completion["choices"][0]
     shared = {**{k: completion[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
     deltas: list[tuple[dict[str, str], str | None]] = [

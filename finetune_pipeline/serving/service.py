@@ -1,4 +1,4 @@
-"""The chat service: the champion in memory, prompted as in the evaluation; answers, logs every answer, takes feedback, and
+"""The chat service: keeps the champion in memory, prompts it as in the evaluation, logs every answer, accepts feedback, and
 reloads when the champion changes."""
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, par
 from finetune_pipeline.spec.model import Task
 
 WAITING = 64
-"""Requests that may wait for the model; more are told to come again."""
+"""Maximum number of requests that wait for the model; more are refused with status 503."""
 _LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that serves.
+    """The model to serve.
 
     model, adapter: see models.identity.Served; precision: of evaluation.precision.
     """
@@ -47,16 +47,16 @@ class Champion:
 
     @property
     def name(self) -> str:
-        """How the model calls itself to clients and in the logs."""
+        """The model's name for clients and in the logs."""
         return f"{self.task}:{self.version}"
 
 
 class TooLong(ValueError):
-    """The conversation does not fit into the model's context."""
+    """Raised if a conversation does not fit into the model's context."""
 
 
 class LoadedModel:
-    """A champion in memory. One answer is made at a time; callers from several threads wait for each other."""
+    """A champion in memory. Only one answer is generated at a time; other threads wait."""
 
     def __init__(self, champion: Champion) -> None:
         from transformers.utils.logging import disable_progress_bar
@@ -65,15 +65,15 @@ class LoadedModel:
         from finetune_pipeline.models.loading import load_for_prediction, pick_device
 
         self.champion = champion
-        disable_progress_bar()  # an operator's terminal shows what was asked and what went wrong
+        disable_progress_bar()  # the operator's terminal is for requests and errors
         self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)
         self._tokenizer = load_tokenizer(champion.model)
         self._lock = Lock()
 
     def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Answer:
-        """Greedy answer to a conversation without its system turn; at most the length the evaluation allowed.
+        """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
 
-        Raises TooLong, FindingsError when the chat template refuses the turns, and RuntimeError when the model fails.
+        Raises TooLong, FindingsError if the chat template refuses the turns, and RuntimeError if the model fails.
         """
         from finetune_pipeline.models.chat import encode_prompt
         from finetune_pipeline.models.inference.generation import generate_and_score
@@ -93,9 +93,10 @@ class LoadedModel:
 
 
 class Service:
-    """One task's model and log. Safe to call from many threads.
+    """One task's model and log. Thread-safe.
 
-    find: gives the present champion, or raises LookupError (there is none, or it cannot be loaded). tell: for the operator.
+    find: returns the current champion, or raises LookupError (there is none, or it cannot be loaded). tell: informs the
+    operator.
     """
 
     def __init__(
@@ -123,17 +124,17 @@ class Service:
         return {"status": status, "task": self.task.name, "model": self.model, "problems": dict(self.problems)}
 
     def models(self) -> dict[str, Any]:
-        """The one model, as OpenAI lists models."""
+        """Return the one model in OpenAI's list format."""
         model = {"id": self.model, "object": "model", "created": self.since, "owned_by": self.task.spec.owner}
         return {"object": "list", "data": [model]}
 
     def chat(self, body: Any) -> tuple[Chat, dict[str, Any]]:
-        """The request and its completion, logged unless the client says ``store: false``. Raises BadRequest."""
-        loaded = self.loaded  # whatever becomes champion meanwhile: this request is answered by one model
+        """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
+        loaded = self.loaded  # one model answers this request, even if the champion changes meanwhile
         name = loaded.champion.name
         chat = parse_chat(body, loaded.champion.system_prompt, [name, self.task.name])
         if not self._places.acquire(blocking=False):
-            raise BadRequest(f"{WAITING} requests are waiting already: try again later", status=503, code="overloaded")
+            raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
         try:
             reply = loaded.answer(chat.messages, chat.max_tokens)
         except TooLong as error:
@@ -173,7 +174,7 @@ class Service:
         }
 
     def feedback(self, body: Any) -> dict[str, Any]:
-        """Feedback to an answer of this server, logged. Raises BadRequest, with status 404 for an id it never gave."""
+        """Log feedback to an answer of this server. Raises BadRequest, with status 404 for an unknown id."""
         name, feedback, user = parse_feedback(body, self.task.spec)
         with self._lock:
             known = name in self._ids
@@ -184,7 +185,7 @@ class Service:
         return {"id": name, "stored": feedback}
 
     def _log(self, row: dict[str, Any]) -> None:
-        """Write a row. What cannot be logged is an error to the client, too: nobody could learn from it."""
+        """Write a row to the log. A failure is also an error to the client, since the answer could not be used for training."""
         try:
             self._writer.write(row)
         except OSError as error:
@@ -194,8 +195,8 @@ class Service:
         self.problems.pop("log", None)
 
     def renew(self) -> bool:
-        """Load the present champion if it is another one. Returns whether it was. What cannot be loaded is told in
-        :meth:`health`, and the old one goes on."""
+        """Load the current champion if it has changed. Returns whether it has. If it cannot be loaded, :meth:`health` reports it
+        and the old one keeps serving."""
         try:
             champion = self._find()
             if champion.version == self.loaded.champion.version:
@@ -213,7 +214,7 @@ class Service:
         return True
 
     def watch(self) -> None:
-        """Look for another champion now and then, until :meth:`close`."""
+        """Check periodically for a new champion, until :meth:`close`."""
 
         def look() -> None:
             while not self._stop.wait(_LOOK_SECONDS):
@@ -243,9 +244,9 @@ class LogWriter:
         self._lock = Lock()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row; it is with the kernel when this returns. Raises OSError when it cannot be written.
+        """Append one row; the kernel has it when this returns. Raises OSError if it cannot be written.
 
-        What a process that died, or a full disk, left of a line is ended first, so that it spoils no other.
+        A partial line, left by a dead process or a full disk, is terminated first, so that it damages no other.
         """
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._lock, hold(self.path.with_name(SERVED_LOCK)):
@@ -260,13 +261,13 @@ class LogWriter:
                 os.close(handle)
 
     def ids(self) -> Iterator[str]:
-        """Ids of the answers in the file, and in what was made of it by rotation."""
+        """Yield the ids of the answers in the file and its rotated versions."""
         for path in sorted(p for p in self.path.parent.glob(f"{SERVED}*") if p.is_file()):
             with RawStream(path) as stream:
                 for line in read_lines(stream.buffered(), MAX_LINE_BYTES):
                     try:
                         row = msgspec.json.decode(line.data, type=_Id)
                     except (msgspec.DecodeError, UnicodeDecodeError):
-                        continue  # the intake tells what is wrong with it
+                        continue  # the intake reports it
                     if row.output is not None:
                         yield row.id

@@ -1,4 +1,4 @@
-"""The task spec: its schema, how it is loaded, and its rules."""
+"""The task spec: its schema, loading and rules."""
 
 from finetune_pipeline.spec.loading import check_task, find_tasks, load_task, parse_spec, read_spec
 from finetune_pipeline.spec.model import Task, TaskSpec

@@ -1,4 +1,4 @@
-"""Sections of task.yaml about the baseline and the advice before training, and about OpenAI-style chat endpoints."""
+"""Sections of task.yaml on the baseline, the advice before training, and OpenAI-style chat endpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class ChatEndpointSpec(Section):
-    """Where a model is asked, and how patiently. The key stays in the environment."""
+    """Address, timeouts and retries of a model's endpoint. The key stays in the environment."""
 
     url: str = Field(min_length=1, description="Address without /chat/completions; https, or http on this machine.")
     key_variable: str | None = Field(None, description="Environment variable that holds the key.")
@@ -27,7 +27,7 @@ class ChatEndpointSpec(Section):
 
 
 PATIENCE = {"key_variable", "timeout", "concurrency", "tries", "max_tokens", "max_requests"}
-"""Settings of an endpoint on which no answer depends."""
+"""Settings of an endpoint that do not affect answers."""
 
 
 def is_local(url: str) -> bool:
@@ -36,7 +36,7 @@ def is_local(url: str) -> bool:
 
 
 def address_problem(url: str) -> tuple[str, str] | None:
-    """(what is wrong with an address, what to do); None: nothing."""
+    """Return (the problem of an address, what to do), or None."""
     parts = urlsplit(url)
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_local(url))):
         message = f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted"
@@ -44,13 +44,13 @@ def address_problem(url: str) -> tuple[str, str] | None:
     if parts.username or parts.password:
         return (
             "the address contains credentials",
-            "put the key into an environment variable and name it in key_variable",
+            "put the key into an environment variable and set key_variable to its name",
         )
     return None
 
 
 def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -> list[Finding]:
-    """Findings about the address at a key of task.yaml. texts: what is sent there; private: whether it must stay here."""
+    """Return findings about the address at a key of task.yaml. texts: the texts sent there; private: whether they must stay."""
     place = f"task.yaml: {key}.url"
     if problem := address_problem(url):
         return [Finding(f"spec.{rule}", "error", place, *problem)]
@@ -62,8 +62,8 @@ def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -
 
 
 class ApiModelSpec(ChatEndpointSpec):
-    """An API model that is asked the same, through an OpenAI-style endpoint. It costs money, and the texts of the validation
-    and test rows go there."""
+    """An API model to compare with, at an OpenAI-style endpoint. It costs money, and receives the texts of the validation and
+    test rows."""
 
     model: str = Field(min_length=1)
     max_requests: int = Field(2000, ge=1, description="Maximum requests per run.")
@@ -71,19 +71,19 @@ class ApiModelSpec(ChatEndpointSpec):
 
 
 class BaselineSpec(Section):
-    """How the base model is prompted before anybody trains."""
+    """How the base model is prompted before training."""
 
     shots: list[int] = Field([0, 8], min_length=1, description="Numbers of in-context examples to try; 0 is zero-shot.")
     retrieved: int = Field(3, ge=0, description="Nearest training examples to show each row. 0: none.")
     embeddings: str | None = Field(
         None,
-        description="Static embeddings that find the nearest examples besides TF-IDF: `wordllama` (extra `semantic`), `hashed`, "
-        "or a folder as model2vec writes it.",
+        description="Static embeddings to find the nearest examples, besides TF-IDF: `wordllama` (extra `semantic`), `hashed`, "
+        "or a model2vec folder.",
     )
     documents: int = Field(
         3,
         ge=0,
-        description="Nearest passages of the folder `documents/` to show each row, where there is one. 0: none.",
+        description="Nearest passages of the folder `documents/`, if it exists, to show each row. 0: none.",
     )
     prompts: list[str] = Field(
         default_factory=list, description="Other system prompts to try, each with every number of `shots`."
@@ -92,12 +92,12 @@ class BaselineSpec(Section):
     endpoint: ApiModelSpec | None = Field(None, description="An API model to ask as well; none unless set.")
     seed: int = Field(0, ge=0)
     max_new_tokens: int = Field(12, ge=1, description="Longest free answer of a label task, in tokens.")
-    ceiling: Share = Field(0.9, description="If something simpler surely reaches this, do not fine-tune.")
+    ceiling: Share = Field(0.9, description="If something simpler significantly exceeds this, do not fine-tune.")
     batch_size: int = Field(16, ge=1, description="Rows per batch, the same for all compared models.")
 
 
 class AdviseSpec(Section):
-    """What `finetune advise` should know besides the data."""
+    """Facts for `finetune advise` besides the data."""
 
     calls_per_month: int | None = Field(None, ge=1, description="Expected calls in production.")
     dollars_per_million_tokens: float | None = Field(
@@ -111,12 +111,12 @@ class AdviseSpec(Section):
 
     @property
     def limited(self) -> bool:
-        """Whether cost or latency may exclude a way of answering."""
+        """Whether limits of cost or latency may exclude a rung."""
         return self.max_cost_per_1k is not None or self.max_latency_ms is not None
 
 
 class LadderSpec(Section):
-    """How far `finetune ladder` goes before anybody trains on all rows."""
+    """What `finetune ladder` tries before training on all rows."""
 
     calls: int = Field(
         1000,

@@ -1,4 +1,4 @@
-"""Sections of task.yaml about raw data, what a good example looks like, and the splits."""
+"""Sections of task.yaml on raw data, valid examples and the splits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from finetune_pipeline.spec.outputs import Section, Share
 
 
 class FieldsSpec(Section):
-    """Where things are in a raw row, as JMESPath expressions (jmespath.org); CSV and Parquet rows are flat objects.
+    """Paths of fields in a raw row, as JMESPath expressions (jmespath.org); CSV and Parquet rows are flat objects.
 
-    Besides the row's own keys an expression may be ``$file`` (the file's name), ``$key`` (for a JSON document that is
-    an object of lists: the key of the list the row stands in) or ``='text'`` (this very text). Elements of `each` that
-    are no objects are called ``element``. Texts that no field names (messages … output) are found by the format, and the
-    fields are filled in beside them: ``label: category`` alone keeps the column ``text``.
+    Besides the row's own keys, an expression may be ``$file`` (the file's name), ``$key`` (in a JSON document that is an
+    object of lists: the key of the row's list) or ``='text'`` (a literal text). Elements of `each` that are not objects are
+    called ``element``. Texts without a field (messages … output) are found by the format, and the given fields are added:
+    ``label: category`` alone keeps the column ``text``.
     """
 
     rows: str | None = Field(None, description="Path to the list of rows inside a JSON document.")
@@ -41,21 +41,21 @@ class FieldsSpec(Section):
 
 
 class CsvSpec(Section):
-    """The dialect of CSV and TSV files. What is declared is taken; anything else must follow from the file itself, or the
-    file is refused with the line to add here."""
+    """The dialect of CSV and TSV files. Declared values are used; others are detected, or the file is refused with the line to
+    add here."""
 
     delimiter: Literal[",", ";", "\t", "|"] | None = None
     quote: Literal['"', "'", "none"] | None = Field(None, description="`none`: quotes are ordinary characters.")
     header: bool | None = Field(None, description="Whether the first row names the columns.")
     encoding: str | None = Field(
         None,
-        description="Encoding of the text files that are not UTF-8, such as cp1252; JSON, too. Unset: it is detected, or the "
-        "file is refused.",
+        description="Encoding of text files (also JSON) that are not UTF-8, such as cp1252. Unset: it is detected, or the file is "
+        "refused.",
     )
 
 
 class SyntheticSpec(Section):
-    """What is asked of rows a model has written."""
+    """Requirements for rows that a model has written."""
 
     review_share: Share = Field(0.1, description="Share of synthetic rows to review before training.")
     intolerable_rejected: float = Field(0.10, gt=0, lt=1, description="Share of bad rows that must be rejected.")
@@ -63,12 +63,12 @@ class SyntheticSpec(Section):
 
 
 class DataSpec(Section):
-    """Where raw examples are and what a good one looks like."""
+    """Where raw examples are, and which ones are valid."""
 
     raw: list[str] = Field(
         ["raw/*"],
         min_length=1,
-        description="Globs relative to the task folder. One without a suffix takes files of the known ones: jsonl, json, csv, "
+        description="Globs relative to the task folder. Without a suffix, files with known suffixes match: jsonl, json, csv, "
         "tsv, parquet, xlsx, also gzipped.",
     )
     format: str = Field("auto", description="Name of the raw format; `auto` detects it row by row.")
@@ -88,7 +88,7 @@ class DataSpec(Section):
     min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label stop the pipeline.")
     max_imbalance: float = Field(10.0, ge=1, description="Largest label over smallest; a higher ratio warns.")
     max_suspects_of_a_file: Share = Field(
-        0.5, description="Stop if the other files contradict a larger share of a file's labels. 1: never."
+        0.5, description="Stop if other files contradict a larger share of a file's labels. 1: never."
     )
     max_label_noise: Share = Field(0.3, description="Stop if significantly more labels are wrong. 1: never.")
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
@@ -102,8 +102,8 @@ class DataSpec(Section):
     scrub_names: bool = Field(False, description="Also look for names and addresses of people; needs a spaCy model.")
     scrub_region: list[str] = Field(
         default_factory=list,
-        description="Countries (ISO 3166, such as GB or [DE, AT]) whose national telephone numbers are found without a word "
-        "before them.",
+        description="Countries (ISO 3166, such as GB or [DE, AT]) whose national telephone numbers are found without a "
+        "preceding keyword.",
     )
     benchmarks: list[str] = Field(
         default_factory=list, description="Globs of benchmark files; rows that repeat an item are removed."
@@ -125,13 +125,13 @@ class DataSpec(Section):
         if unknown:
             names = ", ".join(unknown)
             raise ValueError(
-                f"no telephone numbers known of {names}; give two-letter country codes in capitals (GB, US, DE)"
+                f"no telephone numbers are known for {names}; use two-letter country codes in capitals (GB, US, DE)"
             )
         return regions
 
 
 class SplitSpec(Section):
-    """Shares of clusters; the train share is the rest."""
+    """Shares of clusters; the rest is for training."""
 
     by: Literal["cluster", "time"] = Field(
         "cluster", description="`cluster`: by hash; `time`: the newest rows are the test."

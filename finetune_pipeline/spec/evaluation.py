@@ -1,4 +1,4 @@
-"""Sections of task.yaml about evaluation: what runs the models, a judge, general ability, robustness, and the gates."""
+"""Sections of task.yaml on evaluation: engine, judge, general ability, robustness and gates."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from finetune_pipeline.spec.baseline import PATIENCE, ChatEndpointSpec
 from finetune_pipeline.spec.outputs import Metric, Section, Share, is_outside
 
 VERSION = "{version}"
-"""Stands for the version of ``merged_model`` in the name of a served model."""
+"""Placeholder for the version of ``merged_model`` in the name of a served model."""
 
 
 class ServedModelsSpec(ChatEndpointSpec):
-    """An OpenAI-style endpoint that serves the models. Test rows are sent there."""
+    """An OpenAI-style endpoint that serves the models. It receives test rows."""
 
     base: str = Field(description="Served name of the base model.")
     candidate: str = Field(
         description="Served name of the candidate. It must contain {version}, the version of merged_model."
     )
-    champion: str | None = Field(None, description="Served name of the champion. Unset: as `candidate`.")
-    max_tokens: int | None = Field(None, ge=1, description="Tokens a run may spend, prompts included.")
+    champion: str | None = Field(None, description="Served name of the champion. Unset: like `candidate`.")
+    max_tokens: int | None = Field(None, ge=1, description="Maximum tokens per run, prompts included.")
 
 
 class JudgeSpec(ChatEndpointSpec):
-    """A model behind an OpenAI-style endpoint that says which of two answers is better. The texts of the test go there.
+    """A model at an OpenAI-style endpoint that decides which of two answers is better. It receives the texts of the test.
 
-    It is asked only once people have rated enough pairs (`finetune review`), and believed only if it agrees with them.
+    It is used only after people have rated enough pairs (`finetune review`), and trusted only if it agrees with them.
     """
 
     model: str = Field(min_length=1, description="Name of the judge model; pin a version.")
@@ -38,23 +38,23 @@ class JudgeSpec(ChatEndpointSpec):
     min_rated: int = Field(30, ge=10, description="Pairs of different answers people must rate first.")
     min_kappa: float = Field(0.6, gt=0, lt=1, description="Required agreement with people (Cohen's kappa).")
     min_kappa_bound: float = Field(0.4, ge=0, lt=1, description="Required lower bound of kappa.")
-    min_consistent: Share = Field(0.8, description="Share of pairs it must judge alike in both orders.")
-    max_tokens: int = Field(2_000_000, ge=1, description="Tokens a run may spend, prompts and answers.")
+    min_consistent: Share = Field(0.8, description="Share of pairs it must judge the same in both orders.")
+    max_tokens: int = Field(2_000_000, ge=1, description="Maximum tokens per run, prompts and answers.")
 
     def settings(self) -> dict[str, Any]:
-        """The part of this that the judge's answers and whether it is believed depend on."""
+        """Return the settings that affect the judge's answers and whether it is trusted."""
         return self.model_dump(exclude=PATIENCE)
 
 
 class EvaluationSpec(Section):
-    """How the answers to the test are made (base, candidate and champion all in the same way), and who compares them."""
+    """How answers to the test are generated (alike for base, candidate and champion) and compared."""
 
     engine: Literal["transformers", "endpoint"] = Field(
         "transformers", description="`transformers` (here) or `endpoint` (served by vLLM or any OpenAI-style server)."
     )
     precision: Literal["serving", "float32"] = Field(
         "serving",
-        description="With engine: transformers. `serving`: what the model is served in, bfloat16 where the hardware has it.",
+        description="With engine: transformers. `serving`: the precision of serving, bfloat16 if the hardware supports it.",
     )
     endpoint: ServedModelsSpec | None = Field(None, description="With engine: endpoint.")
     judge: JudgeSpec | None = Field(
@@ -68,7 +68,7 @@ class EvaluationSpec(Section):
     )
 
     def settings(self) -> list[Any]:
-        """The part of this that the answers depend on; nothing with the default engine."""
+        """Return the settings that affect answers; empty with the default engine."""
         if self.endpoint is None or self.engine != "endpoint":
             return []
         return [self.engine, self.endpoint.model_dump(include={"url", "base", "candidate", "champion", "body"})]
@@ -94,11 +94,11 @@ class AbilitySpec(Section):
 
 
 ENOUGH_ROWS = 60
-"""Rows on which a loss may hold a candidate back. On fewer it only warns."""
+"""Minimum rows for a loss to block a candidate; with fewer it only warns."""
 
 
 class RobustnessSpec(Section):
-    """The same sealed rows, lightly perturbed: does the model still answer them? Asked in the same opening of the test."""
+    """Whether the model still answers the sealed rows when lightly perturbed; asked in the same opening of the test."""
 
     rows: int = Field(
         ENOUGH_ROWS,
@@ -112,12 +112,12 @@ class RobustnessSpec(Section):
     seed: int = Field(0, ge=0)
 
     def asked(self) -> list[int]:
-        """The part of this that answers depend on; nothing where nothing is asked."""
+        """Return the settings that affect answers; empty if no rows are asked."""
         return [self.rows, self.seed] if self.rows else []
 
 
 class GatesSpec(Section):
-    """What a candidate must show before `champion` moves."""
+    """Requirements for a candidate to become `champion`."""
 
     worth_training: Literal["block", "warn"] = Field(
         "block", description="`block` or `warn` when something simpler is good enough (baseline.ceiling)."
@@ -137,7 +137,7 @@ class GatesSpec(Section):
     )
     parts: list[str] = Field(
         default_factory=list,
-        description="Raw files (globs) whose test rows must show the gain by themselves, too, such as rows by people beside "
+        description="Raw files (globs) whose test rows must also show the gain alone, such as rows by people among "
         "generated ones.",
     )
     wanted_gain: float = Field(0.05, gt=0, lt=1, description="Gain worth having; sets how many test rows are needed.")
@@ -165,7 +165,7 @@ class GatesSpec(Section):
     max_ability_loss: float = Field(
         0.1, gt=0, le=1, description="Loss of general ability (accuracy) that must be ruled out."
     )
-    max_text_loss: float = Field(0.5, gt=0, description="Allowed relative rise of the bits per byte on plain text.")
+    max_text_loss: float = Field(0.5, gt=0, description="Allowed relative increase of the bits per byte on plain text.")
     min_rated: int = Field(0, ge=0, description="Randomly drawn answers people must have rated. 0: none.")
     min_accepted: Share = Field(0.8, description="With min_rated: lower bound of the accepted share.")
     min_preferred: Share = Field(
@@ -178,7 +178,7 @@ class GatesSpec(Section):
     )
 
     def never_break_ids(self, folder: Path) -> list[str]:
-        """The ids of never_break, sorted, each once; in a file of the task folder one a line, `#` begins a comment.
+        """Return the distinct ids of never_break, sorted; in a file of the task folder, one per line, `#` begins a comment.
 
         Raises:
             FindingsError: The file is missing or not UTF-8.
@@ -192,7 +192,7 @@ class GatesSpec(Section):
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
                 message = f"{names} cannot be read: {reason}"
-                fix = "give a file of the task folder with one example id a line, or the ids themselves as a list"
+                fix = "name a file in the task folder with one example id per line, or list the ids"
                 place = "task.yaml: gates.never_break"
                 raise FindingsError([Finding("spec.never_break", "error", place, message, fix)]) from error
             names = [line.partition("#")[0] for line in lines]

@@ -1,4 +1,4 @@
-"""Cross-field rules about the output, what it is judged by, and what runs the models."""
+"""Cross-field rules on the output, its metrics, and the engine that runs the models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEST_ROWS = "the rows of the test"
 
 @rule
 def check_metric(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Each kind of output has metrics of its own. Where no code has registered any, nothing here could judge by one."""
+    """Check that the metrics fit the kind of output; skipped if no metrics are registered."""
     allowed = sorted(name for name, kinds in METRICS.items() if spec.output.kind in kinds)
     named = [("gates.metric", spec.gates.metric), *(("gates.more_metrics", name) for name in spec.gates.more_metrics)]
     for key, name in named:
@@ -36,13 +36,13 @@ def check_metric(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_patterns(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Patterns compile and match in no time; the one that finds the final answer has one group, which is that answer."""
+    """Check that patterns compile and match fast, and that output.extract has exactly one group, the final answer."""
     for name in ("pattern", "extract"):
         pattern = getattr(spec.output, name, None)
         if pattern is None:
             continue
         if why := pattern_problem(pattern):
-            yield problem("patterns", f"output.{name}", f"{pattern!r:.80}: {why}", "write a simpler one")
+            yield problem("patterns", f"output.{name}", f"{pattern!r:.80}: {why}", "simplify it")
             continue
         groups = regex.compile(pattern).groups
         if name == "extract" and groups != 1:
@@ -53,14 +53,14 @@ def check_patterns(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_answer_strings(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """No string can be required and forbidden at once; an empty one says nothing."""
+    """Check that no string is required and forbidden at once, or empty."""
     output = spec.output
     if not isinstance(output, WrittenOutput):
         return
     for required in output.required:
         clash = next((f for f in output.forbidden if f and f in required), None)
         if clash is not None:
-            message = f"{required!r} is required, and {clash!r} in it is forbidden: no answer could comply"
+            message = f"{required!r} is required, but contains the forbidden {clash!r}: no answer could be valid"
             yield problem("answer_strings", "output.required", message, "remove one of them")
     if "" in [*output.required, *output.forbidden]:
         yield problem("answer_strings", "output.required / forbidden", "a string is empty", "remove it")
@@ -68,11 +68,11 @@ def check_answer_strings(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """The schema is a valid one, refers to nothing outside itself, and knows the fields that are said to be lists."""
+    """Check that the schema is valid, has no outside references, and defines the fields of output.unordered as lists."""
     output, key = spec.output, "output.json_schema"
     if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, dict):
         return
-    from jsonschema import Draft202012Validator  # a tenth of a second that other tasks need not wait for
+    from jsonschema import Draft202012Validator  # takes a tenth of a second, which other tasks save
     from jsonschema.exceptions import SchemaError
 
     try:
@@ -85,7 +85,7 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         named = part.get("patternProperties")
         for pattern in (part.get("pattern"), *(named if isinstance(named, dict) else ())):
             if isinstance(pattern, str) and (why := pattern_problem(pattern)):
-                yield problem("json_schema", key, f"pattern {pattern!r:.80}: {why}", "write a simpler one")
+                yield problem("json_schema", key, f"pattern {pattern!r:.80}: {why}", "simplify it")
         ref = part.get("$ref")
         if isinstance(ref, str) and not ref.startswith("#"):
             message = f"{ref!r} refers to another document"
@@ -98,7 +98,7 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:
-    """Every JSON object within a value, itself included."""
+    """Yield every JSON object within a value, including itself."""
     if isinstance(value, dict):
         yield value
         value = list(value.values())
@@ -109,7 +109,7 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
 
 @rule
 def check_final_answer(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A base model cannot end its answer in a form it was never told."""
+    """Check that the system prompt shows the form of the final answer, which a base model cannot guess."""
     output = spec.output
     if not isinstance(output, TextOutput) or not output.extract:
         return
@@ -122,20 +122,22 @@ def check_final_answer(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """An endpoint is named where it is to answer, and can serve what the method leaves."""
+    """Check that the engine has an endpoint if needed, and that a server can load the method's result."""
     evaluation = spec.evaluation
     if evaluation.engine == "endpoint" and not TRAINING_METHODS[spec.training.method].kind.plain:
         fix = "set engine: transformers, or another training.method"
         yield problem("engine", "evaluation.engine", f"a server cannot load a trained {spec.training.method}", fix)
     if (evaluation.engine == "endpoint") != (evaluation.endpoint is not None):
-        state = "endpoint: {url, base, candidate} is missing" if evaluation.endpoint is None else "it is not asked"
-        message = f"engine is {evaluation.engine}, and {state}"
-        yield problem("engine", "evaluation.endpoint", message, "give both engine and endpoint")
+        state = (
+            "endpoint: {url, base, candidate} is missing" if evaluation.endpoint is None else "the endpoint is unused"
+        )
+        message = f"engine is {evaluation.engine}, but {state}"
+        yield problem("engine", "evaluation.endpoint", message, "set both engine and endpoint")
 
 
 @rule
 def check_endpoint(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A served model can be told from yesterday's; texts and keys do not travel in the clear."""
+    """Check that served names contain the version, and that texts and keys are sent encrypted."""
     endpoint = spec.evaluation.endpoint
     if endpoint is None:
         return
@@ -143,14 +145,14 @@ def check_endpoint(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     for key in ("candidate", "champion"):
         name = getattr(endpoint, key)
         if name is not None and VERSION not in name:
-            message = f"{name!r} is the same name for every version: the model of an earlier run could be measured"
+            message = f"{name!r} is the same name for every version: the model of an earlier run could be evaluated"
             fix = f"include {VERSION}, and serve each model under the name of its version"
             yield problem("endpoint", f"evaluation.endpoint.{key}", message, fix)
 
 
 @rule
 def check_private(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """An API model is asked safely, and not at all where texts must not leave."""
+    """Check that an API model's address is safe, and that there is none if texts must not leave."""
     if endpoint := spec.baseline.endpoint:
         texts = "the rows of the validation and test splits"
         yield from address_findings("private", "baseline.endpoint", endpoint.url, texts, spec.advise.private)
@@ -158,16 +160,16 @@ def check_private(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_judge(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A judge is asked safely, where it can be right, and a gate that needs one has one."""
+    """Check that a judge's address is safe, that the output needs a judge, and that a gate that needs one has one."""
     judge, key = spec.evaluation.judge, "evaluation.judge"
     if judge is None:
         if spec.gates.min_preferred:
-            message = f"gates.min_preferred is {spec.gates.min_preferred:g}, and no judge is asked"
-            yield problem("judge", key, message, "name a judge: {url, model}, or set it to 0")
+            message = f"gates.min_preferred is {spec.gates.min_preferred:g}, but there is no judge"
+            yield problem("judge", key, message, "set judge: {url, model}, or set it to 0")
         return
     yield from address_findings("judge", key, judge.url, TEST_ROWS, spec.advise.private)
     if spec.labels:
-        message = "an answer of a label task is right or wrong without a judge"
+        message = "answers of a label task are right or wrong without a judge"
         yield problem("judge", key, message, "omit it, unless labels overlap in meaning", "note")
     if judge.min_kappa_bound > judge.min_kappa:
         message = f"min_kappa_bound {judge.min_kappa_bound:g} is above min_kappa {judge.min_kappa:g}"
@@ -176,7 +178,7 @@ def check_judge(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_harness(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Tasks of lm-evaluation-harness need the extra that brings it."""
+    """Check that the optional extra `harness` is installed if lm-evaluation-harness tasks are used."""
     if spec.ability.harness.tasks and importlib.util.find_spec("lm_eval") is None:
         message = "lm_eval (lm-evaluation-harness) is not installed"
         yield problem("harness", "ability.harness", message, "run pip install 'finetune-pipeline[harness]'")
@@ -184,7 +186,7 @@ def check_harness(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_robustness_rows(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A loss on few perturbed rows cannot hold a candidate back."""
+    """Warn if there are too few perturbed rows for a loss to block a candidate."""
     rows = spec.robustness.rows
     if spec.robustness.action == "block" and 0 < rows < ENOUGH_ROWS:
         message = f"{rows} perturbed rows are too few to keep `champion` where it is, so a loss on them only warns"

@@ -1,4 +1,4 @@
-"""Reads ``task.yaml`` strictly: every problem at once, each with its key and the nearest valid one."""
+"""Reads ``task.yaml`` strictly and reports every problem at once, each with its key and the nearest valid key."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _DEEPEST = 50
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads less than YAML: no alias, whose copies could fill the memory, no key twice, no deep nesting, and no number or text
-    that later steps cannot write down."""
+    """Loads a subset of YAML: no aliases, whose copies could fill memory, no duplicate keys, no deep nesting, and no numbers or
+    texts that later steps cannot store."""
 
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            raise _refused(f"an alias (*{event.anchor}) is not supported; write out the value", event)
+            raise _refused(f"aliases (*{event.anchor}) are not supported; write out the value", event)
         self._depth += 1
         if self._depth > _DEEPEST:
             raise _refused(f"nested more than {_DEEPEST} deep", event)
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(value, float) and not math.isfinite(value):
             raise _refused(f"{value} is not a finite number", node)
         if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
-            raise _refused("a zero character, or half of a surrogate pair, is not text", node)
+            raise _refused("a NUL character or an unpaired surrogate is not text", node)
         return value
 
 
@@ -75,7 +75,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The section class a validation error's path lies in, so that the nearest key can be named."""
+    """Return the section class at a validation error's path, to suggest the nearest key."""
     section: type[BaseModel] | None = TaskSpec
     for part in path:
         if section is TaskSpec and part == "output":
@@ -94,7 +94,7 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
 
 def _explain(problem: Any) -> Finding:
     path = tuple(problem["loc"])
-    # pydantic puts the kind of output between `output` and its key; users never wrote it
+    # pydantic puts the kind of output between `output` and its key; users did not write it
     shown = ".".join(str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
     if problem["type"] == "extra_forbidden":
         section = _section_at(path[:-1])
@@ -123,9 +123,9 @@ def _explain(problem: Any) -> Finding:
 
 
 def parse_spec(text: str) -> TaskSpec:
-    """Spec from YAML text.
+    """Parse a spec from YAML text.
 
-    Raises FindingsError with every problem of syntax and type (not the cross-field ones).
+    Raises FindingsError with every problem of syntax and type (not of cross-field rules).
     """
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
@@ -141,11 +141,11 @@ def parse_spec(text: str) -> TaskSpec:
 
 
 def validated_spec(values: dict[str, Any]) -> TaskSpec:
-    """Spec from the values of its keys. Raises FindingsError with every problem of type."""
+    """Build a spec from the values of its keys. Raises FindingsError with every problem of type."""
     try:
         return TaskSpec.model_validate(values, strict=False)
     except ValidationError as error:
-        # where the method is wrong, the defaults that depend on it cannot be made: no problems of their own
+        # with a wrong method, defaults that depend on it fail too: these are not separate problems
         problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
         raise FindingsError([_explain(p) for p in problems]) from error
 
@@ -157,11 +157,11 @@ def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
 
 
 def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
-    """The spec in `folder`, even one that breaks rules, and all findings of the rules. None where it cannot be read."""
+    """Read the spec in `folder`, even if it breaks rules, and all findings of the rules. None if it cannot be read."""
     path = folder / "task.yaml"
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-            raise OSError(f"no file of at most {_MOST_BYTES >> 10} KiB")
+            raise OSError(f"not a file of at most {_MOST_BYTES >> 10} KiB")
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fix = "write a task.yaml in this folder (UTF-8)"
@@ -175,7 +175,7 @@ def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
 
 
 def load_task(folder: Path) -> Task:
-    """The task in `folder`. Raises FindingsError with every error in it."""
+    """Load the task in `folder`. Raises FindingsError with every error in it."""
     task, findings = check_task(folder)
     if task is None:
         raise FindingsError(errors(findings))
@@ -183,12 +183,12 @@ def load_task(folder: Path) -> Task:
 
 
 def find_tasks(data_root: Path) -> dict[str, Path]:
-    """Folders below `data_root` that hold a task.yaml, by folder name, sorted."""
+    """Return the folders below `data_root` with a task.yaml, by folder name, sorted."""
     return {p.parent.name: p.parent for p in sorted(data_root.glob("*/task.yaml"))}
 
 
 def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
-    """The spec with the schema itself in place of the name of its file: what is in it decides, not what it is called."""
+    """Replace a schema file's name in the spec by its content, so that the content decides, not the name."""
     output = spec.output
     if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, str):
         return spec, []
@@ -207,6 +207,6 @@ def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a task spec."""
+    """Return the JSON Schema (draft 2020-12) of a task spec."""
     schema = TaskSpec.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "finetune_pipeline task", **schema}

@@ -1,7 +1,7 @@
 """The schema of ``task.yaml``: types, defaults and single-field limits; its sections are in the modules beside this one.
 
-Rules that look at more than one field live in :mod:`finetune_pipeline.spec.rules`. Every field has a description; the
-JSON schema (``finetune schema``) and the guide's tables are made from these files.
+Rules on more than one field are in :mod:`finetune_pipeline.spec.rules`. Every field has a description; the JSON schema
+(``finetune schema``) and the reference's tables are generated from these files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length
 
 
 CHAT_TEMPLATES = ("chatml", "gemma", "llama3", "none")
-"""Names a spec may give as `chat_template`; their texts are in :mod:`finetune_pipeline.models.chat_templates`."""
+"""Built-in names for `chat_template`; their texts are in :mod:`finetune_pipeline.models.chat_templates`."""
 
 
 License = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.\-]*$", max_length=60)]
@@ -32,7 +32,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
 class CardSpec(Section):
-    """What the model card says that cannot be measured (docs/release.md)."""
+    """Facts of the model card that cannot be measured (docs/release.md)."""
 
     license: License | None = Field(
         None, description="Hub id of the model's licence (`apache-2.0`). Unset: the base model's, else `other`."
@@ -50,7 +50,7 @@ class CardSpec(Section):
 
 
 class ComputeSpec(Section):
-    """Where steps compute that train nothing. No result depends on it."""
+    """Where steps other than training run. Results do not depend on it."""
 
     data: Literal["local", "ray"] = Field(
         "local",
@@ -59,7 +59,7 @@ class ComputeSpec(Section):
 
 
 class TaskSpec(Section):
-    """One thing to learn, declared."""
+    """The declaration of one task."""
 
     name: Name
     description: str = Field(min_length=1)
@@ -95,7 +95,7 @@ class TaskSpec(Section):
 
     @property
     def labels(self) -> list[str]:
-        """The label set, empty for tasks whose answers are written freely."""
+        """The label set; empty for tasks with free-form answers."""
         return list(self.output.labels) if isinstance(self.output, LabelsOutput) else []
 
     @property
@@ -105,12 +105,12 @@ class TaskSpec(Section):
 
     @property
     def metric(self) -> str:
-        """The metric that decides: gates.metric, or the default of the kind of output."""
+        """The deciding metric: gates.metric, or the default of the kind of output."""
         return self.gates.metric or default_metric(self.output)
 
 
 class Task(BaseModel):
-    """A loaded spec together with the folder it was found in (absolute)."""
+    """A loaded spec and its folder (absolute)."""
 
     model_config = ConfigDict(frozen=True)
     spec: TaskSpec

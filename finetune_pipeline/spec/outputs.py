@@ -1,4 +1,4 @@
-"""Kinds of output: labels, JSON or free text, with the rules of form and the metrics of each."""
+"""Kinds of output: labels, JSON or free text, with their rules of form and metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LabelsOutput(Section):
 
 
 class WrittenOutput(Section):
-    """What may be asked of the form of any answer that is written freely."""
+    """Requirements for the form of free-form answers."""
 
     max_new_tokens: int = Field(256, ge=1, le=8192, description="Longest generated answer, in tokens.")
     pattern: str | None = Field(None, description="Regular expression the whole answer must match.")
@@ -62,7 +62,7 @@ class JsonOutput(WrittenOutput):
 
 AnyOutput = LabelsOutput | TextOutput | JsonOutput
 METRICS: dict[str, tuple[str, ...]] = {}
-"""Kinds of output by the metric that fits them. Importing :mod:`finetune_pipeline.evaluation.metrics` fills it."""
+"""Maps each metric to the kinds of output it fits. Importing :mod:`finetune_pipeline.evaluation.metrics` fills it."""
 DEFAULT_METRICS = {"labels": "accuracy", "json": "exact", "text": "rougeLsum"}
 
 
@@ -77,12 +77,12 @@ Metric = Annotated[str, _KnownMetric()]
 
 
 def default_metric(output: AnyOutput) -> str:
-    """What decides where the spec does not say: right answers where right can be told, else word overlap."""
+    """Return the default metric: correct answers if correctness is defined, else word overlap."""
     return "exact" if isinstance(output, TextOutput) and output.extract else DEFAULT_METRICS[output.kind]
 
 
 def schema_at(schema: Any, path: str) -> dict[str, Any] | None:
-    """The part of a schema that describes the field at a dotted path of properties; None where it names no such field."""
+    """Return the part of a schema for the field at a dotted path of properties; None if there is no such field."""
     part = schema
     for name in path.split("."):
         part = part.get("properties", {}).get(name) if isinstance(part, dict) else None
@@ -90,13 +90,13 @@ def schema_at(schema: Any, path: str) -> dict[str, Any] | None:
 
 
 def allowed_types(part: dict[str, Any] | None) -> set[str]:
-    """JSON types the schema of one field names; empty where it names none."""
+    """Return the JSON types in the schema of one field; empty if it has none."""
     named = (part or {}).get("type", [])
     return {named} if isinstance(named, str) else set(named)
 
 
 def is_outside(path: str, folder: Path | None) -> bool:
-    """Whether a path or glob of the spec, or a link it leads through, leaves the task folder. None: links may."""
+    """Whether a path or glob of the spec, or a link on it, leaves the task folder. folder None: links are not checked."""
     if Path(path).is_absolute() or ".." in Path(path).parts:
         return True
     if folder is None:
@@ -104,12 +104,12 @@ def is_outside(path: str, folder: Path | None) -> bool:
     try:
         paths = list(folder.glob(path)) if set("*?[") & set(path) else [folder / path]
         return any(not p.resolve().is_relative_to(folder.resolve()) for p in paths)
-    except (OSError, RuntimeError, ValueError):  # links in a circle, no pattern: told where the file is read
+    except (OSError, RuntimeError, ValueError):  # circular links or an invalid pattern: reported where the file is read
         return False
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether pathlib can look for it: it has a name, and `**` stands alone between slashes."""
+    """Whether pathlib supports the pattern: it has a name, and `**` is alone between slashes."""
     try:
         next(Path(os.devnull).glob(pattern), None)
     except (ValueError, IndexError):

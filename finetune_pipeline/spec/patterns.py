@@ -1,7 +1,7 @@
-"""Regular expressions from users: refused if they could run forever, and matched within a time limit.
+"""Regular expressions from users: refuses those that could run forever, and matches within a time limit.
 
-Whoever writes a task's patterns does not choose the texts: answers come from models and from logs. The `regex` package
-reads what `re` reads, and stops when its time is over.
+The texts are untrusted: they are answers from models and logs. The `regex` package supports the syntax of `re`, and stops
+at a timeout.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import prod
 import regex
 
 LIMIT_S = 1.0
-"""CPU seconds for one text. Sound patterns take microseconds."""
+"""CPU seconds for one text. Normal patterns take microseconds."""
 _LONGEST = 5_000
 _MOST_REPEATS = 100_000
 _COUNT = re.compile(r"\{(\d*),?(\d*)\}")
@@ -20,7 +20,7 @@ _PLAIN = re.compile(r"[^\\\[\](){}.*+?^$|]*")
 
 
 def search(pattern: str, text: str) -> bool:
-    """Whether the pattern matches anywhere in the text; no, where that cannot be told in time."""
+    """Whether the pattern matches anywhere in the text; False after a timeout."""
     try:
         return regex.search(pattern, text, timeout=LIMIT_S) is not None
     except TimeoutError:
@@ -28,7 +28,7 @@ def search(pattern: str, text: str) -> bool:
 
 
 def full_match(pattern: str, text: str) -> bool:
-    """Whether the pattern matches the whole text (`.` is any character); no, where that cannot be told in time."""
+    """Whether the pattern matches the whole text (`.` is any character); False after a timeout."""
     try:
         return regex.fullmatch(pattern, text, regex.DOTALL, timeout=LIMIT_S) is not None
     except TimeoutError:
@@ -36,7 +36,7 @@ def full_match(pattern: str, text: str) -> bool:
 
 
 def last_group(pattern: str, text: str) -> str | None:
-    """The first group of the last match, "" where it took no part in it; None without a match, or in time."""
+    """Return the first group of the last match, "" if it did not participate; None without a match or after a timeout."""
     try:
         matches = list(regex.finditer(pattern, text, timeout=LIMIT_S))
     except TimeoutError:
@@ -45,25 +45,25 @@ def last_group(pattern: str, text: str) -> str | None:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Why a pattern cannot be used; None: it can.
+    """Return why a pattern cannot be used, or None.
 
-    Exponential patterns are found by trying them: on 40 equal characters of each kind, which no repetition that the pattern
-    ends with can take in.
+    Exponential patterns are found by trying them on 40 equal characters of each kind that do not let the pattern end in a
+    match.
     """
     if len(pattern) > _LONGEST:
-        return f"it has {len(pattern)} characters, and may have {_LONGEST}"
+        return f"it has {len(pattern)} characters, but at most {_LONGEST} are allowed"
     counts = [max(hit, key=len) for hit in _COUNT.findall(pattern)]
     if any(len(count) > 6 for count in counts) or prod(int(c) for c in counts if c.strip("0")) > _MOST_REPEATS:
         return f"its counts in {{ }} multiply to more than {_MOST_REPEATS}"
     try:
         regex.compile(pattern)
     except (regex.error, RecursionError, ValueError, OverflowError) as error:
-        return f"it is no regular expression: {error}"
+        return f"it is not a regular expression: {error}"
     start = _PLAIN.match(pattern)
     letters = dict.fromkeys(["a", "A", "0", " ", "-", *re.findall(r"\w", pattern)[:20]])
     for letter in letters:
         try:
             regex.search(pattern, f"{start[0] if start else ''}{letter * 40}\0", timeout=LIMIT_S)
         except TimeoutError:
-            return f"on {letter * 3!r}… of 40 characters it takes more than {LIMIT_S:g} s, for it can match them in too many ways"
+            return f"on {letter * 3!r}… (40 characters) it takes more than {LIMIT_S:g} s, since it can match them in too many ways"
     return None

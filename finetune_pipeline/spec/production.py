@@ -1,4 +1,4 @@
-"""Sections of task.yaml about production: logs, drift, and when another training is worth its cost."""
+"""Sections of task.yaml on production: logs, drift and retraining."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from finetune_pipeline.spec.outputs import Section, Share
 
 
 class LogsSpec(Section):
-    """Production logs and what they start."""
+    """Production logs, and the runs they start."""
 
     path: str = Field(
         "logs", description="Folder of JSON Lines files, or an fsspec URL (s3://…), read besides the task's `logs/`."
     )
-    mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are read as logs, too.")
+    mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are also read as logs.")
     keep_days: int | None = Field(
-        None, ge=1, description="Older rows are removed, and files in `logs/` with nothing younger."
+        None, ge=1, description="Older rows are removed, and files in `logs/` with nothing newer."
     )
     low_score: float | None = Field(None, description="Lower scores count as failures.")
     sample_share: Share = Field(0.02, description="Share of unflagged answers that people review.")
@@ -28,16 +28,18 @@ class LogsSpec(Section):
         0.1, gt=0, le=1, description="Largest share of the corrected rows from one family of near-duplicates."
     )
     judging_share: float = Field(
-        0.2, ge=0, lt=1, description="Share of later corrected rows kept to compare models. 0: none."
+        0.2, ge=0, lt=1, description="Share of later corrected rows reserved to compare models. 0: none."
     )
-    judging_after: int = Field(100, ge=0, description="Corrected rows that all train before judging_share applies.")
+    judging_after: int = Field(
+        100, ge=0, description="Corrected rows used only for training before judging_share applies."
+    )
     min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor requests a run.")
-    settle_seconds: int = Field(60, ge=0, description="Seconds the files must have been unchanged.")
+    settle_seconds: int = Field(60, ge=0, description="Seconds for which the files must have been unchanged.")
     retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (off by default).")
 
 
 class DriftSpec(Section):
-    """How production is watched for drift. Drift is told; it stops nothing."""
+    """How production is monitored for drift. Drift is reported, but stops nothing."""
 
     window_rows: int = Field(100, ge=30, description="Production rows per window.")
     false_alarms: float = Field(0.05, gt=0, lt=1, description="Probability that a whole watch raises any false alarm.")
@@ -50,9 +52,9 @@ class DriftSpec(Section):
 
 
 class RetrainingSpec(Section):
-    """When another training is worth it."""
+    """When to train again."""
 
-    min_gain: float = Field(0.005, gt=0, lt=1, description="Smaller expected gains (accuracy) mean wait.")
+    min_gain: float = Field(0.005, gt=0, lt=1, description="With a smaller expected gain (accuracy), wait.")
     rows_after_drift: int = Field(20, ge=1, description="New rows with a known answer required after drift.")
     longest_wait_days: float = Field(
         14, gt=0, description="The sensor requests a run when the oldest new row is this old."

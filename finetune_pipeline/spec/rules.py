@@ -1,7 +1,8 @@
-"""Cross-field rules of a task spec, about the task, its data, its training and its gates; and the list of all rules.
+"""Cross-field rules of a task spec, on the task, its data, training and gates; and the list of all rules.
 
-A rule is a ``check_*`` function under :func:`rule`: writing one is enough. Those about evaluation are in
-:mod:`finetune_pipeline.spec.evaluation_rules`, what depends on the base model in :mod:`finetune_pipeline.planning.preflight`.
+A rule is a ``check_*`` function decorated with :func:`rule`. Rules on evaluation are in
+:mod:`finetune_pipeline.spec.evaluation_rules`, rules that depend on the base model in
+:mod:`finetune_pipeline.planning.preflight`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from finetune_pipeline.spec.outputs import is_glob, is_outside
 
 Rule = Callable[[TaskSpec, Path], list[Finding]]
 STUB = "# describe"
-"""Stands in a system prompt that `finetune init` drafted, for what only people know."""
+"""Placeholder in a system prompt drafted by `finetune init`, for facts only people know."""
 RULES: list[Rule] = []
-"""Every rule, in the order in which they are written."""
+"""Every rule, in order of definition."""
 
 
 def rule(check: Callable[[TaskSpec, Path], Iterator[Finding]]) -> Rule:
-    """Make a generator of findings (from a spec and its folder) a rule."""
+    """Register a generator of findings (from a spec and its folder) as a rule."""
 
     @wraps(check)
     def findings(spec: TaskSpec, folder: Path) -> list[Finding]:
@@ -37,27 +38,27 @@ def rule(check: Callable[[TaskSpec, Path], Iterator[Finding]]) -> Rule:
 
 
 def problem(name: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
-    """A finding of the rule `name` about a key of task.yaml."""
+    """Return a finding of the rule `name` about a key of task.yaml."""
     return Finding(f"spec.{name}", severity, f"task.yaml: {key}", message, fix)
 
 
 def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """All findings of all rules. A rule that fails on what somebody wrote is a finding, too: the other rules go on, and so do
-    the other tasks."""
+    """Return the findings of all rules. A rule that fails on a user's value gives a finding too, so that other rules and tasks
+    are not affected."""
     findings = []
     for check in RULES:
         try:
             findings += check(spec, folder)
         except Exception as error:  # noqa: BLE001 - one bad value stops this task alone
             name = check.__name__.removeprefix("check_")
-            message = f"the rule {name} cannot be asked: {type(error).__name__}: {error!s:.200}"
-            findings.append(problem("unusable", name, message, "write a simpler value for what this rule is about"))
+            message = f"the rule {name} failed: {type(error).__name__}: {error!s:.200}"
+            findings.append(problem("unusable", name, message, "use a simpler value for the key this rule checks"))
     return findings
 
 
 @rule
 def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """At least half of the rows are left to train on."""
+    """Check that at least half of the rows are left for training."""
     rest = 1 - spec.split.validation - spec.split.test
     if rest < 0.5:
         message = f"validation + test leave {rest:.2f} for training, under 0.50"
@@ -66,17 +67,17 @@ def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_labels_unique(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Labels that differ only in case or blanks cannot be told apart in answers."""
+    """Check that labels differ in more than case and whitespace, so that answers are unambiguous."""
     seen = Counter(" ".join(label.split()).casefold() for label in spec.labels)
     for name, n in seen.items():
         if n > 1:
-            message = f"{n} labels read as {name!r} once case and blanks are ignored"
+            message = f"{n} labels equal {name!r} when case and whitespace are ignored"
             yield problem("labels_unique", "output.labels", message, "rename or remove one of them")
 
 
 @rule
 def check_shots(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Shots are counts; zero-shot must be among them, since it is what users try first."""
+    """Check that shots are counts and include zero-shot, which users try first."""
     if any(k < 0 for k in spec.baseline.shots):
         yield problem("shots", "baseline.shots", "a number of shots is negative", "use 0 or more")
     if 0 not in spec.baseline.shots:
@@ -85,7 +86,7 @@ def check_shots(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """No prompt to try is empty or tried already: the same prompt twice costs its rows twice."""
+    """Check that no prompt to try is empty or a duplicate, which would cost its rows twice."""
     tried = {spec.system_prompt}
     for i, prompt in enumerate(spec.baseline.prompts):
         if not prompt.strip() or prompt in tried:
@@ -96,21 +97,21 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A spec reads only below its own folder: task folders are shared, and a glob is no way out of one."""
+    """Check that paths and globs stay in the task folder, since task folders are shared."""
     ability = [("ability.files", spec.ability.files), ("ability.harness.tasks", spec.ability.harness.tasks)]
     globs = [("data.raw", spec.data.raw), ("data.benchmarks", spec.data.benchmarks), *ability]
     for key, glob in [*((key, glob) for key, some in globs for glob in some), ("logs.path", spec.logs.path)]:
-        # logs may lie on a disk of their own
+        # logs may be on another disk
         if is_outside(glob, None if key == "logs.path" else folder):
             message = f"{glob!r} points outside the task folder"
             yield problem("raw_inside_folder", key, message, "copy the files into the task folder")
         elif key != "logs.path" and not is_glob(glob):
-            yield problem("glob", key, f"{glob!r} is no glob", "write one such as raw/*.jsonl, or raw/**/*.jsonl")
+            yield problem("glob", key, f"{glob!r} is not a glob", "write one such as raw/*.jsonl or raw/**/*.jsonl")
 
 
 @rule
 def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A link that points to a missing file, or in a circle, would read as "no logs" or "no reviews"."""
+    """Check for links that are circular or point to a missing file, which would look like "no logs" or "no reviews"."""
     for path in (folder / "logs", folder / "reviews"):
         if path.is_symlink() and not path.exists():
             yield problem(
@@ -120,7 +121,7 @@ def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_name_is_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """The name is the asset key prefix, and must be found again from the folder."""
+    """Check that the name, which is the asset key prefix, equals the folder's name."""
     if folder.name != spec.name:
         message = f"name {spec.name!r} differs from the folder's name {folder.name!r}"
         fix = f"rename the folder to {spec.name}, or set name: {folder.name}"
@@ -129,7 +130,7 @@ def check_name_is_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A built-in name, or a file of the task's own."""
+    """Check that the chat template is a built-in name or a file in the task folder."""
     template = spec.chat_template
     if template is None or template in CHAT_TEMPLATES:
         return
@@ -149,7 +150,7 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_owner(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Dagster shows an owner as a person or a team."""
+    """Check that the owner is an e-mail address or a team, as Dagster requires."""
     if not re.fullmatch(r"team:.+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", spec.owner):
         message = f"{spec.owner!r} is neither an e-mail address nor a team"
         yield problem("owner", "owner", message, "write `team:name` or an e-mail address")
@@ -157,7 +158,7 @@ def check_owner(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_cron(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Five cron fields, each within its range."""
+    """Check that the cron expression has five valid fields."""
     fields, limits = spec.logs.retrain_cron.split(), [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
 
     def is_sound(field: str, low: int, high: int) -> bool:
@@ -171,7 +172,7 @@ def check_cron(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A prompted base model cannot guess labels it was never told: the baseline would be unfair."""
+    """Check that the system prompt names the labels, which a base model cannot guess; the baseline would be unfair."""
     missing = [label for label in spec.labels if label not in spec.system_prompt]
     if missing:
         message = f"the system prompt does not name these labels: {', '.join(missing)}"
@@ -181,16 +182,16 @@ def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> Iterator[Finding]
 
 @rule
 def check_prompt_is_described(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A drafted prompt tells no model what its labels mean until somebody has written it."""
+    """Check that no placeholder is left in a drafted prompt, which would not explain its labels."""
     if stubs := spec.system_prompt.count(STUB):
-        message = f"the system prompt still holds `{STUB}` ({stubs} ×)"
+        message = f"the system prompt still contains `{STUB}` ({stubs} ×)"
         fix = "replace each with a description, or the prompted baseline is unfair"
         yield problem("prompt_is_described", "system_prompt", message, fix, "warning")
 
 
 @rule
 def check_never_break(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """The list of examples that must not break is there before anybody trains."""
+    """Check that the list of examples that must not break can be read."""
     try:
         spec.gates.never_break_ids(folder)
     except FindingsError as error:
@@ -199,19 +200,19 @@ def check_never_break(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_power(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A gain that is worth having but does not pass the gate would be found and refused."""
+    """Check that the wanted gain exceeds gates.min_gain; otherwise such a gain would be refused."""
     gates = spec.gates
     if gates.wanted_gain <= gates.min_gain:
         message = (
             f"the wanted gain {gates.wanted_gain:g} is not above gates.min_gain {gates.min_gain:g}, which a gain must "
-            "surely exceed"
+            "significantly exceed"
         )
         yield problem("wanted_gain", "gates.wanted_gain", message, "raise gates.wanted_gain, or lower gates.min_gain")
 
 
 @rule
 def check_batches(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """The optimiser step is made of whole micro-batches."""
+    """Check that an optimiser step consists of whole micro-batches."""
     batch, micro = spec.training.batch_size, spec.training.micro_batch_size
     if batch % micro:
         message = f"micro_batch_size {micro} does not divide batch_size {batch}"
@@ -220,17 +221,17 @@ def check_batches(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_epochs(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Past the third pass a small set is learned by heart more often than understood."""
+    """Warn above three epochs, after which small sets are mostly memorised."""
     total = spec.training.epochs + spec.training.unquantized_epochs
     if total > 3:
-        message = f"{total:g} epochs in all; after three, small sets are mostly learned by heart"
+        message = f"{total:g} epochs in total; after three, small sets are mostly memorised"
         fix = "lower training.epochs, and watch the check for overfitting"
         yield problem("epochs", "training.epochs", message, fix, "warning")
 
 
 @rule
 def check_second_phase(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Only an adapter trained on four bits has anywhere to move to."""
+    """Check that a second phase is set only for qlora, whose first phase trains on four bits."""
     method = METHODS[spec.training.method]
     if spec.training.unquantized_epochs and not method.default("unquantized_epochs").value:
         message = f"method {method.name} has no second phase: it trains on the unquantized base already"
@@ -240,17 +241,17 @@ def check_second_phase(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_gradient_checkpointing(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """A trained prefix lies in the cache of keys and values, which computing a layer twice would fill twice."""
+    """Check that gradient checkpointing is off for prefixes: computing a layer twice would fill its key-value cache twice."""
     method = METHODS[spec.training.method]
     if spec.training.gradient_checkpointing is True and not method.checkpointing:
-        message = f"{method.name} tuning does not work with gradient checkpointing: what it trains lies in the key-value cache"
+        message = f"{method.name} tuning does not work with gradient checkpointing: it trains the key-value cache"
         fix = "set training.gradient_checkpointing: false and lower training.micro_batch_size, or use method: prompt or lora"
         yield problem("gradient_checkpointing", "training.gradient_checkpointing", message, fix)
 
 
 @rule
 def check_method(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """What the method says of its own settings; sections of other methods do nothing, which a switch turned on hides."""
+    """Check the method's own settings; warn about sections of other methods, which have no effect."""
     training = spec.training
     yield from METHODS[training.method].check(training)
     for key in sorted(training.model_fields_set):

@@ -1,4 +1,4 @@
-"""Sections of ``training`` for single trainers: the service's address and settings."""
+"""Sections of ``training`` for individual trainers: address and settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from finetune_pipeline.spec.outputs import Section
 
 
 class TrainerSection(Section):
-    """Settings of one trainer. `without_effect` names those on which no trained model depends."""
+    """Settings of one trainer. `without_effect` names those that do not affect the trained model."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset()
 
 
 class RaySection(TrainerSection):
-    """The Ray cluster that `training.trainer: ray` trains on. No result depends on these settings."""
+    """The Ray cluster that `training.trainer: ray` trains on. Results do not depend on these settings."""
 
     without_effect = frozenset({"address", "storage", "workers", "resources", "max_failures", "runtime_env"})
 
@@ -25,24 +25,24 @@ class RaySection(TrainerSection):
     )
     storage: str | None = Field(
         None,
-        description="Shared folder, or fsspec URL (`s3://bucket/folder`), where inputs and results travel. Unset: below "
+        description="Shared folder, or fsspec URL (`s3://bucket/folder`), for inputs and results. Unset: below "
         "FINETUNE_HOME, for a cluster on this machine.",
     )
     workers: int = Field(1, ge=1, le=1024, description="Processes that train together; must divide batch_size.")
     resources: dict[str, float] = Field(
-        {"CPU": 1.0}, min_length=1, description="What each worker takes; with `GPU`, it trains on one."
+        {"CPU": 1.0}, min_length=1, description="Resources of each worker; with `GPU`, it trains on one."
     )
     max_failures: int = Field(
         3, ge=0, description="Lost workers that a job replaces, resuming from the last checkpoint."
     )
     runtime_env: dict[str, Any] = Field(
         default_factory=dict,
-        description="Added to Ray's runtime environment of the job, such as `pip` or `image_uri`; never secrets.",
+        description="Additions to the job's Ray runtime environment, such as `pip` or `image_uri`; never secrets.",
     )
 
 
 class HostedSection(TrainerSection):
-    """A service that trains for money. Its key stays in the environment."""
+    """A paid training service. Its key stays in the environment."""
 
     without_effect = frozenset({"api_key_env", "poll_seconds", "request_seconds", "settle_seconds", "concurrency"})
 
@@ -51,11 +51,13 @@ class HostedSection(TrainerSection):
         min_length=1,
         description="The service's name of the base model. Unset: `base_model`, if that is a Hub id.",
     )
-    base_url: str | None = Field(None, description="Address of the service, https or on this machine. Unset: its own.")
+    base_url: str | None = Field(
+        None, description="Address of the service, https or on this machine. Unset: its default."
+    )
     api_key_env: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable that holds the key. Unset: its usual one.",
+        description="Environment variable that holds the key. Unset: its default one.",
     )
     poll_seconds: float = Field(30.0, gt=0, description="Time between two polls of a running job.")
     request_seconds: float = Field(120.0, gt=0, description="Timeout of one request.")
@@ -63,8 +65,8 @@ class HostedSection(TrainerSection):
     settle_seconds: float = Field(
         90.0,
         ge=0,
-        description="A request for a job got no clear answer: the service is asked this long whether it has the job, before "
-        "it may be asked for it again.",
+        description="If a request for a job got no clear answer: how long to ask the service whether it has the job, before "
+        "requesting it again.",
     )
 
 
@@ -77,11 +79,11 @@ class OpenAiSection(HostedSection):
     learning_rate_multiplier: float | None = Field(
         None,
         gt=0,
-        description="openai, azure: factor on the service's own learning rate, about 0.1 to 10. Unset: `auto`. Where the "
-        "protocol takes an absolute rate, that is `training.learning_rate`.",
+        description="openai, azure: factor on the service's own learning rate, about 0.1 to 10. Unset: `auto`. If the "
+        "protocol takes an absolute rate, it is `training.learning_rate`.",
     )
     learning_rate_means: Literal["factor", "absolute"] | None = Field(
-        None, description="profile other: what the server takes `learning_rate_multiplier` for."
+        None, description="profile other: how the server interprets `learning_rate_multiplier`."
     )
     deployment: str | None = Field(
         None, min_length=1, description="azure: name of the deployment of the tuned model, made after training."
@@ -95,8 +97,8 @@ class TogetherSection(HostedSection):
 
     returns: Literal["weights", "endpoint"] = Field(
         "weights",
-        description="`weights`: the adapter is downloaded and evaluated here. `endpoint`: for bases that cannot be had; the "
-        "model is asked at a dedicated endpoint, paid by the minute while it runs.",
+        description="`weights`: the adapter is downloaded and evaluated here. `endpoint`: for bases whose weights are unavailable; "
+        "the model is used at a dedicated endpoint, paid by the minute.",
     )
     project: str | None = Field(
         None, min_length=1, description="endpoint: id of the project that pays. Unset: TOGETHER_PROJECT_ID."

@@ -1,4 +1,4 @@
-"""The section of task.yaml about training. Settings that depend on the method: :mod:`finetune_pipeline.spec.methods`."""
+"""The section of task.yaml on training. Settings that depend on the method: :mod:`finetune_pipeline.spec.methods`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 
 class TrainingSettings(Section):
-    """How the model is trained. Settings that are unset take the method's own value while the spec is built."""
+    """How the model is trained. Unset settings get the method's defaults when the spec is built."""
 
     method: MethodName = Field("qlora", description="A training method (docs/training.md).")
     trainer: str = Field("local", description="Where training runs: a name of the table of trainers below.")
@@ -26,7 +26,7 @@ class TrainingSettings(Section):
         None, gt=0, description="A hosted job with a higher or unknown estimate is not bought. Unset: no limit."
     )
     trainer_options: dict[str, Any] = Field(
-        default_factory=dict, description="Settings of a trainer that another package brings (docs/training.md)."
+        default_factory=dict, description="Settings of a trainer from another package (docs/training.md)."
     )
     ray: RaySection = RaySection()
     openai: OpenAiSection = OpenAiSection()
@@ -62,30 +62,30 @@ class TrainingSettings(Section):
     max_tokens: int = Field(1024, ge=16, description="Longest example in tokens.")
     over_length: Literal["fail", "drop", "truncate_prompt"] = Field(
         "fail",
-        description="Longer examples: `fail`, `drop`, or `truncate_prompt` (cut the start of the longest user text).",
+        description="Longer examples: `fail`, `drop`, or `truncate_prompt` (truncate the start of the longest user text).",
     )
     evals_per_epoch: int = Field(2, ge=1, description="Validation passes and checkpoints per epoch.")
     patience: int = Field(3, ge=1, description="Validation passes without improvement before training stops.")
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 where the hardware has it."
+        "auto", description="`auto`: bfloat16 if the hardware supports it."
     )
     augment: bool = Field(
         False,
-        description="Train on each row with typing errors, in another case, and with a greeting, too (see robustness): up to "
+        description="Also train on each row with typing errors, in another case, and with a greeting (see robustness): up to "
         "four times the rows.",
     )
     shared_prefix: bool = Field(True, description="Compute shared prefixes once per batch.")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         "auto",
-        description="About a third slower, far less memory. `auto`: for bases above 1B parameters, never with method "
+        description="About a third slower, but far less memory. `auto`: for bases above 1B parameters, never with method "
         "prefix.",
     )
 
 
 if TYPE_CHECKING:
     TrainingSpec = TrainingSettings
-else:  # with the section of every method that has one
+else:  # adds the section of every method that has one
     TrainingSpec = create_model(
         "TrainingSpec",
         __base__=TrainingSettings,
@@ -96,7 +96,7 @@ else:  # with the section of every method that has one
 
 
 def decisive_settings(training: TrainingSettings) -> dict[str, Any]:
-    """The settings that the trained model depends on: no limits on money and patience, no sections of other trainers."""
+    """Return the settings that affect the trained model: without limits on cost and time, and without other trainers' sections."""
     settings = training.model_dump(exclude={"budget_usd"})
     for name, section in training:
         if isinstance(section, TrainerSection):

@@ -19,13 +19,13 @@ from finetune_pipeline.worker.jobs import ability_job
 
 
 def asked_items(task: Task) -> list[Item]:
-    """The questions models are asked besides the task. Raises FindingsError for files that are not there or hold other things."""
+    """Return the questions models are asked besides the task. Raises FindingsError for missing or invalid files."""
     ability = task.spec.ability
     return load_items(ability_files(task), ability.rows_per_file, ability.suite)
 
 
 def ability_digest(task: Task) -> str:
-    """Digest of all that models are asked besides the task. Raises FindingsError for what cannot be asked."""
+    """Return the digest of everything models are asked besides the task. Raises FindingsError for invalid files."""
     harness = task.spec.ability.harness
     items, findings = [], []
     try:
@@ -44,7 +44,7 @@ def ability_digest(task: Task) -> str:
 def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
     harness = context.spec.ability.harness
     if not asked_items(context.task) and not harness.tasks:
-        return {"items": 0, "sentence": "nothing to ask: ability.suite is off, and there are no files or tasks"}
+        return {"items": 0, "sentence": "nothing to ask: ability.suite is false, and there are no files or tasks"}
     facts = context.launch(
         ability_job(
             model=model,
@@ -65,14 +65,14 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
 
 
 def make_base_ability(context: StepContext) -> dict[str, Any]:
-    """The base model's answers, made once for all candidates."""
+    """Compute the base model's answers, once for all candidates."""
     return _score(context, context.inputs["base_model"].folder, None, "base_ability", context.out)
 
 
 def make_general_ability(context: StepContext) -> dict[str, Any]:
-    """The candidate's answers, and what was lost against the base and the champion (evaluation.ability.drop.ability_drop)."""
+    """Compute the candidate's answers and its loss against the base and the champion (evaluation.ability.drop.ability_drop)."""
     if hosted := read_hosted(context.inputs["merged_model"].folder):
-        why = f"{hosted.place} gives no likelihoods, by which general ability is scored."
+        why = f"{hosted.place} returns no likelihoods, which scoring general ability needs."
         return {"items": 0, "not_asked": why, "sentence": why}
     model = served(context.inputs["merged_model"], context.inputs["base_model"])
     facts = _score(context, model.model, model.adapter, "general_ability", context.out)

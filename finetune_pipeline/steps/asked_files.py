@@ -1,4 +1,4 @@
-"""Benchmark files of the ability section. Training rows that repeat them are removed."""
+"""Finds the benchmark files of the ability section. Training rows that repeat them are removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_pipeline.spec.model import Task
 
 
 def ability_files(task: Task) -> list[Path]:
-    """The benchmark files of a task, sorted. Raises FindingsError for every glob that matches nothing."""
+    """Return the benchmark files of a task, sorted. Raises FindingsError for every glob without a match."""
     files, missing = [], []
     for pattern in task.spec.ability.files:
         paths = sorted(p for p in task.folder.glob(pattern) if p.is_file())
@@ -27,12 +27,14 @@ def ability_files(task: Task) -> list[Path]:
 
 
 def asked_files(task: Task) -> list[tuple[str, Path]]:
-    """(name, path) of the files with what models are asked besides the task, so that no row repeats it: the shipped suite,
-    ability.files, and what tasks of lm-evaluation-harness read, where it can be read as a benchmark."""
+    """Return (name, path) of the files with questions besides the task, which no row may repeat: the shipped suite,
+    ability.files, and data of lm-evaluation-harness tasks that can be read as a benchmark."""
     tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
     files = [*ability_files(task), *sorted({path for task_file in tasks for path in task_file.files})]
     folder = task.folder.resolve()
-    files = [path.parent.resolve() / path.name for path in files]  # a link keeps its name, which says how to read it
+    files = [
+        path.parent.resolve() / path.name for path in files
+    ]  # links keep their names, whose suffix determines the format
     named = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
     shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}
     return [(name, path) for name, path in sorted({**named, **shipped}.items()) if is_benchmark(path)]

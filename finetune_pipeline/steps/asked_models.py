@@ -1,4 +1,4 @@
-"""The models that answer the sealed test, and where each runs: here, at an own endpoint, at the trainer, or behind an API."""
+"""Selects the models for the sealed test, and where each runs: here, at your endpoint, at the trainer, or behind an API."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from finetune_pipeline.worker.jobs import perturbed_set, prompt_set
 
 
 def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """The base model under a prompt, its answers also restricted to the schema where answers are JSON."""
+    """Return the set of the base model with a prompt; for JSON, its answers are also constrained to the schema."""
     schema = schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
     served = _served_as(spec, "base", base)
     return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
 
 
 def other_prompt(context: StepContext) -> dict[str, Any] | None:
-    """The prompt that is best when answers are restricted, where it is not the best prompt."""
+    """Return the best prompt for constrained answers, if it differs from the best prompt."""
     baseline = context.inputs["few_shot_baseline"]
     name = baseline.facts["best_restricted"]
     if name is None or name == baseline.facts["best"]:
@@ -43,7 +43,7 @@ def other_prompt(context: StepContext) -> dict[str, Any] | None:
 
 
 def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
-    """A trained model of any kind, asked without shots; one that its trainer hosts is asked there."""
+    """Return the set of a trained model of any kind, without shots; a model hosted by its trainer answers there."""
     if hosted := read_hosted(merged.folder):
         return prompt_set(name=name, model=base.folder, hosted=hosted.model_dump())
     loaded = served(merged, base)
@@ -51,7 +51,7 @@ def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> 
 
 
 def perturbed_sets(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The candidate asked perturbed test rows."""
+    """Return the candidate's sets for perturbed test rows."""
     settings = spec.robustness
     if not settings.rows or answering["name"] != "candidate":
         return []
@@ -59,13 +59,13 @@ def perturbed_sets(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[st
 
 
 def endpoint_of(spec: TaskSpec) -> dict[str, Any] | None:
-    """The endpoint that answers, as jobs take it; None with the transformers engine."""
+    """Return the endpoint in the form of jobs; None with the transformers engine."""
     evaluation = spec.evaluation
     return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
 
 
 def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
-    """The name of a model at the endpoint; None where there is none."""
+    """Return the name of a model at the endpoint; None if there is none."""
     endpoint = spec.evaluation.endpoint
     if endpoint is None or spec.evaluation.engine != "endpoint":
         return None
@@ -74,7 +74,7 @@ def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
 
 
 def while_served(context: StepContext, sets: list[dict[str, Any]], services: ExitStack) -> list[dict[str, Any]]:
-    """The sets, hosted models at the endpoints that their trainers keep running until `services` is closed."""
+    """Return the sets, with hosted models at endpoints that their trainers keep running until `services` is closed."""
     running: dict[HostedModel, HostedModel] = {}
 
     def served(asked: dict[str, Any]) -> dict[str, Any]:
@@ -93,9 +93,9 @@ def while_served(context: StepContext, sets: list[dict[str, Any]], services: Exi
 
 
 def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | None:
-    """Put the answers of the API model with its best prompt before the others in predictions.parquet. Returns what was spent.
+    """Put the answers of the API model with its best prompt before the others in predictions.parquet. Returns the usage.
 
-    They are the model `base` where nothing was better on validation, else API_MODEL.
+    They are the model `base` if nothing was better on validation, else API_MODEL.
     """
     baseline = context.inputs["few_shot_baseline"]
     name = best_api_prompt(baseline.facts["prompts"])

@@ -1,4 +1,4 @@
-"""BASELINE: the base model, how well it does when it is only prompted, and whether training is worth it."""
+"""BASELINE: the base model, its scores with prompting only, and whether training is worth it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from finetune_pipeline.worker.jobs import base_job, baseline_job, predict_job
 
 
 def make_base_model(context: StepContext) -> dict[str, Any]:
-    """The base model, with the task's chat template where it gives one. Tasks with the same text of it share the result."""
+    """Prepare the base model, with the task's chat template, if set. Tasks with the same template text share the result."""
     spec, folder = context.spec, context.task.folder
     template = read_chat_template(spec.chat_template, folder)
     present, name = template_identity(spec.chat_template, folder), "chat_template"
@@ -65,7 +65,7 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
 
 
 def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
-    """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
+    """Run every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
     spec = context.spec
     train, validation = split_file(context, "train"), split_file(context, "validation")
     documents = context.run_inputs.documents
@@ -113,7 +113,7 @@ def simple_settings(spec: TaskSpec) -> dict[str, Any]:
 def _with_endpoint(
     context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows, and those of the API model on the same examples; and what it took. Rewrites both files."""
+    """Return the rows, with those of the API model on the same examples, and its usage. Rewrites both files."""
     prompts = read_json(context.out / "prompts.json")
     asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
@@ -133,10 +133,10 @@ def ask_api(
     gold: Mapping[str, str],
     **how: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Ask the spec's API model (endpoint_answers.ask_endpoint), through the cache of answers."""
+    """Get answers from the spec's API model (endpoint_answers.ask_endpoint), using the answer cache."""
     endpoint = context.spec.baseline.endpoint
     if endpoint is None:
-        raise RuntimeError("the best prompt was an API model's, and baseline.endpoint is gone from task.yaml")
+        raise RuntimeError("the best prompt belongs to an API model, but baseline.endpoint was removed from task.yaml")
     test = bool(how.pop("test", False))
     cache = api_answers(context, test=test)
     passages = read_passages(passages_file(context))
@@ -147,7 +147,7 @@ def ask_api(
 def asking_job(
     context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, **how: Any
 ) -> dict[str, Any]:
-    """A job that asks these sets the rows of a file, as the spec says. how: further arguments of predict_job."""
+    """Return a job in which these sets answer the rows of a file with the spec's settings. how: more predict_job arguments."""
     spec = context.spec
     return predict_job(
         sets=sets,
@@ -162,13 +162,13 @@ def asking_job(
 
 
 def passages_file(context: StepContext) -> Path:
-    """The passages of the task's documents, which the baseline writes."""
+    """Return the file of the documents' passages, which the baseline writes."""
     made = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in list(context.inputs) else context.out
     return made / PASSAGES
 
 
 def make_advice(context: StepContext) -> dict[str, Any]:
-    """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?"""
+    """Interpret the baseline: are the answers learnable, is training worth it, and can the test show the gain?"""
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path("predictions.parquet"))
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
@@ -189,9 +189,9 @@ def make_advice(context: StepContext) -> dict[str, Any]:
 
 
 def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:
-    """Fit the simple model with the best score again, on the training rows it was scored with; or say why there is none.
+    """Refit the best simple model on its training rows, or return why there is none.
 
-    The score is that on the sealed test where the newest baseline was evaluated, else that on validation.
+    The score is that on the sealed test if the newest baseline was evaluated, else that on validation.
     """
     spec = task.spec
     baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)
@@ -199,10 +199,10 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
         return f"{task.name} has no simple model yet: run `finetune advise {task.name}`"
     splits = store.find(task.name, "splits", baseline.inputs["train_split"])
     if splits is None:
-        return f"the splits {baseline.inputs['train_split']} are gone from the artifact store: run `finetune run {task.name}`"
+        return f"the splits {baseline.inputs['train_split']} are missing from the artifact store: run `finetune run {task.name}`"
     train = read_examples(examples_of(splits.folder, "train"))
     if any(example.messages[-1].get("tool_calls") for example in train):
-        return "answers that call tools are written by a chat template, which a simple model does not have"
+        return "answers with tool calls need a chat template, which a simple model does not have"
     reports = store.all_versions(task.name, "evaluation_report")
     report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
     tested = read_json(report.path("evaluation.json"))["scores"] if report else {}
@@ -223,7 +223,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
 
 
 def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec the answers and scores of the prompts depend on: not what is made of them afterwards."""
+    """Return the settings that affect the prompts' answers and scores, without those for later use of them."""
     return {
         **spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
         "system_prompt": spec.system_prompt if spec.baseline.prompts else None,
@@ -235,7 +235,7 @@ def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def answering_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec that how long answers may be and how they are made depend on."""
+    """Return the settings that affect the length and generation of answers."""
     return {
         "max_new_tokens": spec.answer_length,
         "batch_size": spec.baseline.batch_size,
@@ -244,13 +244,13 @@ def answering_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def output_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The declared output. The order of a JSON schema's keys, which digests ignore, is that of restricted answers."""
+    """Return the declared output, with the order of a JSON schema's keys, which digests ignore but constrained answers follow."""
     ordered = json.dumps(schema_of(spec.output)) if isinstance(spec.output, JsonOutput) else None
     return {"output": spec.output.model_dump(), "schema": ordered}
 
 
 def advice_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec that judging the baseline and planning the test depend on."""
+    """Return the settings that affect the interpretation of the baseline and the plan of the test."""
     judged = {"confidence", "wanted_gain", "min_gain", "power", "min_valid_share", "enough_test_rows"}
     return {
         **spec.gates.model_dump(include=judged),

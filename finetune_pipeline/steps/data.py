@@ -1,4 +1,4 @@
-"""DATA: raw files and production corrections become leak-free splits."""
+"""DATA: turns raw files and production corrections into leak-free splits."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def sealing_key(context: StepContext) -> bytes:
 
 
 def split_file(context: StepContext, split: str) -> Path:
-    """The rows of the train or validation split, which the step has to need."""
+    """Return the file of the train or validation split, which must be among the step's inputs."""
     return examples_of(context.inputs[f"{split}_split"].folder, split)
 
 
 def make_raw(context: StepContext) -> dict[str, Any]:
-    """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
+    """Copy the raw files and the corrected production rows. Fails if files change while being copied."""
     corrections = context.inputs["production_logs"].path("examples.jsonl")
     facts = collect_raw(context.task, context.out, corrections, asked_files(context.task))
     context.refuse_changed("raw files", facts["digest"], context.run_inputs.raw)
@@ -66,8 +66,8 @@ def make_reviewed(context: StepContext) -> dict[str, Any]:
 
 
 def make_splits(context: StepContext) -> dict[str, Any]:
-    """Splits by the ledger of earlier assignments, which then learns the new ones. It is written before the artifact is
-    published: should the process die in between, the rerun reads back the same assignments and makes the same artifact."""
+    """Split rows with the ledger of earlier assignments, then add new ones to it. The ledger is written before the artifact is
+    published: if the process dies in between, the rerun reads the same assignments and makes the same artifact."""
     ledger = context.store.state_folder(context.task.name) / context.run_inputs.split_ledger
     key = sealing_key(context)
     reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
@@ -98,7 +98,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def make_data_quality(context: StepContext) -> dict[str, Any]:
-    """What no single row shows: balance, label noise, synthetic rows, tokens."""
+    """Report properties of the whole data set: balance, label noise, synthetic rows, tokens."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
     folders = {name: context.inputs[name].folder for name in names}
     report = write_quality(

@@ -1,4 +1,4 @@
-"""Checks of the DATA stage and of what production wrote."""
+"""Checks of the DATA stage and of production logs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from finetune_pipeline.spec.model import TaskSpec
 PERSONAL_DATA_SAMPLE = 20_000
 SHOWN = 3
 FEW = 20
-"""With fewer rows a label's share in quarantine says nothing."""
+"""Minimum rows for testing a label's share in quarantine."""
 MOST_LEFT, TOO_MANY_LEFT = 0.05, 0.5
 LEAST_RECALL = 0.8
-"""Of each kind of edited copies, below which the check warns."""
+"""Recall of a kind of edited copies below which the check warns."""
 
 
 def _accounted(rows_in: int, **parts: int) -> CheckResult:
@@ -40,7 +40,7 @@ def _accounted(rows_in: int, **parts: int) -> CheckResult:
 
 
 def _rows_accounted(description: str, *parts: str) -> Check:
-    """That the rows that came in are the sum of these facts."""
+    """Return a check that the number of input rows is the sum of these facts."""
 
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         return _accounted(artifact.facts["rows_in"], **{part: artifact.facts[part] for part in parts})
@@ -56,7 +56,7 @@ clean_accounted = _rows_accounted(
 
 @check("Every raw file was read, to its end (or data.allow_truncated is set).", name="files_read")
 def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Every raw file was read to its end, and there were rows. A loss nobody can count is no matter of a share."""
+    """Check that every raw file was read to its end, and had rows. An unknown loss cannot be judged by its share."""
     rows, unread = artifact.facts["rows_in"], artifact.facts["unread"]
     serious = [f for f in unread if f["severity"] == "error" or not rows]
     accepted = [f for f in serious if f["about"] == "rest" and spec.data.allow_truncated]
@@ -71,14 +71,14 @@ def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The share of bad rows is within data.max_quarantine_share, in all and for every label.")
 def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """The share of bad rows is small. One label may lose most of its rows where all of them together lose few."""
+    """Check the share of bad rows, in total and by label, since one label may lose most of its rows while few are lost in total."""
     f, limit = artifact.facts, spec.data.max_quarantine_share
     if f["rows_in"] == 0:
         return CheckResult(True, "there are no rows")
     share = f["quarantined"] / f["rows_in"]
     rows = {label: (lost, lost + f["labels"][label]) for label, lost in f["labels_lost"].items()}
     thinned = [f"{lost} of {n} rows of {label}" for label, (lost, n) in rows.items() if n >= FEW and lost > limit * n]
-    message = f"{share:.1%} of the rows are in quarantine, at most {limit:.0%} allowed"
+    message = f"{share:.1%} of the rows are in quarantine, at most {limit:.0%} are allowed"
     if thinned:
         message += f"; by label: {', '.join(thinned)}"
     return CheckResult(share <= limit and not thinned, message, {"share": share, "limit": limit})
@@ -86,8 +86,8 @@ def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Every example begins with the declared system prompt.")
 def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Every line begins with the declared system turn. Counted in the bytes: quotes inside a text are escaped, so that
-    what is looked for cannot stand in one."""
+    """Check that every line begins with the declared system turn. The bytes are compared: quotes inside texts are escaped, so
+    texts cannot contain the searched bytes."""
     turn = msgspec.json.encode({"role": "system", "content": spec.system_prompt})
     rows, without = 0, []
     file = examples_file(artifact.folder)
@@ -106,7 +106,7 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("No personal data or secret is left.", blocking=lambda spec: spec.data.scrub != "warn")
 def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Looks again, at all rows or at a sample of a large set chosen by id."""
+    """Search again, in all rows or in a sample of a large set, chosen by id."""
     total = artifact.facts["kept"]
     every = -(-total // PERSONAL_DATA_SAMPLE)
     looked, left = 0, []
@@ -128,9 +128,7 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("At least data.min_examples examples.")
 def enough_examples(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     kept, needed = artifact.facts["kept"], spec.data.min_examples
-    return CheckResult(
-        kept >= needed, f"{kept} examples, at least {needed} asked for", {"kept": kept, "needed": needed}
-    )
+    return CheckResult(kept >= needed, f"{kept} examples, at least {needed} required", {"kept": kept, "needed": needed})
 
 
 @check("At least data.min_per_label examples of each label.")
@@ -144,7 +142,7 @@ def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         not few,
         f"every label has {spec.data.min_per_label} or more"
         if not few
-        else f"under {spec.data.min_per_label} examples: {listed}",
+        else f"fewer than {spec.data.min_per_label} examples: {listed}",
         {"counts": counts},
     )
 
@@ -160,8 +158,8 @@ def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    "No exact or near duplicate lies in two splits; planted leaks are found, and most edited copies. Blocks unless it is only "
-    f"that surely fewer than {LEAST_RECALL:.0%} of a kind of edited copies are found: that warns."
+    "No exact or near duplicates are in two splits; planted leaks and most edited copies are found. Only warns if just the "
+    f"recall of a kind of edited copies is significantly below {LEAST_RECALL:.0%}."
 )
 def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     report = leakage_report(artifact.folder)
@@ -179,7 +177,9 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if report["changed"]:
         message += f"; changed since they were certified: {', '.join(report['changed'])}"
     if report["alike"]:
-        message += f"; {report['alike']} alike pairs lie in different splits (too long a chain, or held by the ledger)"
+        message += (
+            f"; {report['alike']} similar pairs are in different splits (too long a chain, or fixed by the ledger)"
+        )
     sound = leaks == 0 and proven and not report["changed"]
     return CheckResult(sound and not few, message, report, warns=sound)
 
@@ -202,8 +202,8 @@ def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    f"At most {MOST_LEFT:.0%} of the training and validation rows leave, since a changed setting joins them with rows the "
-    f"ledger holds in another split. Above {TOO_MANY_LEFT:.0%} it blocks."
+    f"At most {MOST_LEFT:.0%} of the training and validation rows are dropped because a changed setting groups them with rows "
+    f"that the ledger assigns to another split. Above {TOO_MANY_LEFT:.0%} it blocks."
 )
 def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     left, counts = artifact.facts["left"], artifact.facts["counts"]
@@ -212,8 +212,8 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     message = f"{rows} rows left training or validation ({share:.1%})"
     if artifact.facts["ledger"] != LEDGER:
         message += (
-            f"; all rows were split anew (ledger {artifact.facts['ledger']}): scores and comparisons made on an earlier test, "
-            "the champion's too, say nothing about this one"
+            f"; all rows were split anew (ledger {artifact.facts['ledger']}): scores and comparisons on an earlier test, "
+            "including the champion's, do not apply to this one"
         )
     if share > MOST_LEFT:
         message += f": a changed setting makes them similar to rows of another split. Revert the setting, or {RESTART}"
@@ -236,9 +236,9 @@ def _quality(part: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
 
 
 @check(
-    "Few labels are wrong, by a cross-validated model. Blocks when surely more than data.max_label_noise are, when the other "
-    "files contradict most labels of a raw file (the test would judge by such labels, too), or when a phrase decides the label "
-    "against the rest of the text."
+    "Few labels are wrong, according to a cross-validated model. Blocks if significantly more than data.max_label_noise are, if "
+    "other files contradict most labels of a raw file (the test would contain such labels too), or if a phrase determines "
+    "the label against the rest of the text."
 )
 def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     noise = artifact.facts["parts"]["noise"]
@@ -252,7 +252,7 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     parts = {"kept": f["rows"], **{name: f[name] for name in ("quarantined", "duplicates", "feedback")}}
     counted = _accounted(f["lines"], **parts)
-    lost = f"; {f['unmatched']} of the feedback is to answers that have not come" if f.get("unmatched") else ""
+    lost = f"; {f['unmatched']} lines of feedback are for answers not logged yet" if f.get("unmatched") else ""
     return replace(counted, message=counted.message + lost)
 
 
@@ -267,7 +267,7 @@ def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(
         not rules and artifact.facts["held"] == 0,
         f"{artifact.facts['held']} corrected rows are held back{f' ({by_rule})' if by_rule else ''}; "
-        f"{artifact.facts['corrections']} train a model",
+        f"{artifact.facts['corrections']} are used for training",
         dict(rules),
     )
 
@@ -291,4 +291,4 @@ QUALITY_CHECKS = (
         )
     ),
 )
-"""One for each part of the report on data quality."""
+"""One check for each part of the data quality report."""

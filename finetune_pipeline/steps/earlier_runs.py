@@ -1,4 +1,4 @@
-"""Results that steps reuse from earlier runs: cached answers, and the champion's artifacts."""
+"""Finds results of earlier runs that steps reuse: cached answers, and the champion's artifacts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ OPEN = "everything but tests"
 
 
 def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | None:
-    """The cache of answers for an API model, which is asked in this process so that its key stays here."""
+    """Return the answer cache for an API model, which is called in this process so that its key stays here."""
     return AnswerCache.of(answers_of(context, test=test))
 
 
 def answers_of(context: StepContext, *, test: bool = False) -> dict[str, Any] | None:
-    """The cache for a job of this step. test: the job answers the sealed test, so its answers are for that step alone."""
+    """Return the cache for a job of this step. test: the job answers the sealed test, so its answers are for that step only."""
     return kept_in(context.store, context.task.name if test else None)
 
 
 def kept_in(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
-    """The cache for a job, for answers to the sealed test of this task, or (None) for those to anything else."""
+    """Return the cache for a job: of answers to the sealed test of this task, or (None) of all other answers."""
     return kept_answers(
         folder=store.root / FOLDER,
         key_file=store.root / SCRUBBING_KEY,
@@ -35,9 +35,9 @@ def kept_in(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
 
 
 def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
-    """The champion's model, and the base it was made from, which need not be the candidate's.
+    """Return the champion's model and its base, which may differ from the candidate's.
 
-    Raises RuntimeError where one of the two is gone.
+    Raises RuntimeError if one of them is missing.
     """
     assert context.run_inputs.champion is not None
     version = str(context.run_inputs.champion["merged"])
@@ -46,7 +46,7 @@ def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
     if champion is None or base is None:
         gone = "merged model" if champion is None else "base model"
         raise RuntimeError(
-            f"the {gone} of the present champion (merged_model {version}) is gone from the artifact store, so the "
+            f"the {gone} of the current champion (merged_model {version}) is missing from the artifact store, so the "
             "candidate cannot be compared with it; restore it, or remove the alias `champion` in MLflow"
         )
     return context.store.check(champion), context.store.check(base)

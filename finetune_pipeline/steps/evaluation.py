@@ -1,4 +1,4 @@
-"""EVALUATION: predictions on the sealed test, once for all models, and the report with its gates."""
+"""EVALUATION: predictions of all models on the sealed test, and the report with its gates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_
 
 
 def make_test_predictions(context: StepContext) -> dict[str, Any]:
-    """Base (best prompt), candidate, champion and the simple models answer the same sealed rows, in the same order."""
+    """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order."""
     spec = context.spec
     candidate, base = context.inputs["merged_model"], context.inputs["base_model"]
     sealed = context.inputs["test_split"]
@@ -94,7 +94,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
 
 
 def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The sets of all models on recent production rows, and production.json about these rows."""
+    """Return the sets of all models for recent production rows, and write production.json on these rows."""
     learned = learned_by(context.store, context.task.name, context.run_inputs.champion)
     kept = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
     rows = judging_rows(context.spec, kept, learned)
@@ -116,7 +116,7 @@ def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> lis
 
 
 def make_evaluation_report(context: StepContext) -> dict[str, Any]:
-    """Scores, comparisons, gates and pages, as a pure function of the predictions and of the facts of earlier steps."""
+    """Compute scores, comparisons, gates and pages as a pure function of the predictions and earlier steps' facts."""
     predictions = context.inputs["test_predictions"]
     recent = predictions.folder / RECENT_FACTS
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
@@ -171,7 +171,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 
 def _climbed(context: StepContext) -> Ladder | None:
-    """The ladder that was climbed on the same baseline, if one was."""
+    """Return the ladder on the same baseline, if there is one."""
     version, baseline = context.run_inputs.ladder, context.inputs["few_shot_baseline"].version
     made = context.store.find(context.task.name, "ladder", version) if version else None
     if made is None or made.inputs["few_shot_baseline"] != baseline:
@@ -180,7 +180,7 @@ def _climbed(context: StepContext) -> Ladder | None:
 
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
-    """What earlier steps found. rows: predictions, for the tokens of a request."""
+    """Collect the facts of earlier steps. rows: predictions, for the tokens of a request."""
     inputs = context.inputs
     adapter, quality, judge = inputs["adapter"], inputs["data_quality"].facts, inputs["judge_review"].facts
     return StepFacts.model_validate(
@@ -201,7 +201,7 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
 
 
 def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was spent, and what requests cost by the prices the training plan was made with."""
+    """Return the costs so far, and the cost of requests at the training plan's prices."""
     plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
     made = costs(rows, _measured(context), plan)
     asked = API_MODEL if API_MODEL in made["tokens"] else "base"
@@ -211,13 +211,13 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:
-    """The counters of the audit per split. Its rows are on the page beside the adapter."""
+    """Return the audit's counters per split. Its rows are on the page beside the adapter."""
     audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
     return {split: {key: of for key, of in audit.items() if key != "shown"} for split, audit in audits.items()}
 
 
 def _measured(context: StepContext) -> dict[str, Any]:
-    """Times and memory that the child processes of earlier steps measured."""
+    """Return the times and memory measured by the child processes of earlier steps."""
     steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
     files = {name: context.inputs[name].folder / "measured.json" for name in steps}
     return {name: read_json(file) for name, file in files.items() if file.exists()}

@@ -60,25 +60,25 @@ def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("Every rating people handed in was read and belongs to this sheet.", blocking=False, advisory=True)
+@check("Every submitted rating was read and belongs to this sheet.", blocking=False, advisory=True)
 def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     bad = sum(f["by_rule"].values())
-    judged = f"{f['rated']} answers judged by {len(f['raters'])} people"
+    judged = f"{f['rated']} answers rated by {len(f['raters'])} people"
     return CheckResult(
         not bad and not f["unknown"], f"{judged}; {bad} lines unreadable, {f['unknown']} of unknown items"
     )
 
 
 @check(
-    "The judge model agrees with people and is not biased by position or length; or the spec asks for none.",
+    "The judge model agrees with people and is not biased by position or length; or the spec has none.",
     blocking=False,
     advisory=True,
 )
 def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     findings = artifact.facts["judge"]
     if findings is None:
-        return CheckResult(spec.evaluation.judge is None, "the spec asks for no judge")
+        return CheckResult(spec.evaluation.judge is None, "the spec has no judge")
     figures = {k: findings[k] for k in ("kappa", "interval", "consistent", "rated")}
     believed = findings["believed"] is True and not findings["refused"]
     return CheckResult(believed, " ".join(judge_sentences(JudgeFindings.model_validate(findings))), figures)
@@ -94,7 +94,7 @@ def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("The model was trained on no row that people had removed (finetune forget).")
+@check("The model was trained on no forgotten row (finetune forget).")
 def nothing_forgotten(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     version = artifact.facts["model_version"]
     if artifact.facts["forgotten"]:
@@ -110,11 +110,11 @@ def drift(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), blocking=False) for gate in GATES.values())
-"""One for each gate. They stop nothing: the registry's part decides by the verdict."""
+"""One check for each gate. They stop nothing: the registry step decides by the verdict."""
 
 
 @check(
-    "In production the champion's answers fail no more often than those of the champion before.",
+    "In production, the champion's answers do not fail significantly more often than the previous champion's.",
     blocking=False,
     live=True,
 )

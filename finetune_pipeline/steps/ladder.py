@@ -1,4 +1,4 @@
-"""BASELINE, for `finetune ladder`: all rungs together, with costs and latencies, and the answer."""
+"""BASELINE, for `finetune ladder`: combines all rungs, with costs and latencies, into the answer."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ TUNED = {
 
 
 def make_ladder(context: StepContext) -> dict[str, Any]:
-    """Put all rungs together: scores, costs, latencies, the answer and what would change it."""
+    """Combine all rungs: scores, costs, latencies, the answer and what would change it."""
     spec, inputs = context.spec, context.inputs
     answered, pilot = climbed(context), inputs["pilot"]
-    # the asset `advice` says this, too, and stops what comes after it in Dagster where it is a no: the ladder goes on
+    # the asset `advice` also says this, and a negative result stops later assets in Dagster; the ladder continues
     baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
     rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
@@ -85,7 +85,7 @@ def _written(context: StepContext, made: Ladder) -> dict[str, Any]:
 
 
 def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
-    """The last rung on the same rows: the tuned model, with the nearest examples, and under the prompt that was found."""
+    """Evaluate the last rung on the same rows: the tuned model, also with the nearest examples, and with the searched prompt."""
     spec, inputs = context.spec, context.inputs
     before = Ladder.model_validate(inputs["ladder"].facts)
     plain = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"])
@@ -120,7 +120,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
 def rung_terms(
     context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
 ) -> Terms:
-    """Costs and latencies of the rungs. model: folder of the model that is timed under its `prompts` by rung; None times none."""
+    """Compute costs and latencies of the rungs. model: folder of the model to time with `prompts` by rung; None: not timed."""
     spec, train_rows = context.spec, read_examples(split_file(context, "train"))
     prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
     details = context.inputs["few_shot_baseline"].facts["prompt_details"]
@@ -140,7 +140,7 @@ def rung_terms(
 
 
 def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
-    """The base model's prompts by rung: the best fixed one, the one that retrieves, the one that was searched."""
+    """Return the base model's prompts by rung: the best fixed one, the retrieving one, and the searched one."""
     baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
     prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
     asked = {"prompt": prompts[best_fixed(baseline.facts)]}
@@ -153,9 +153,9 @@ def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
 
 
 def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
-    """Dollars of 1,000 calls of a rung."""
+    """Return the dollars per 1,000 calls of a rung."""
     if answered.call is None:
-        return 0.0  # a linear model answers a thousand calls within a second of a CPU
+        return 0.0  # a linear model answers a thousand calls within a CPU second
     if answered.kind != "api":
         return _own_dollars(spec, prices, answered.call)
     asked = spec.baseline.endpoint.model if spec.baseline.endpoint else None
@@ -164,7 +164,7 @@ def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | N
 
 
 def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
-    """Dollars of 1,000 calls on a machine of one's own: at the task's price of tokens, else on the cheapest machine of the list."""
+    """Return the dollars per 1,000 self-hosted calls: at the task's token price, else on the cheapest machine of the list."""
     if spec.advise.dollars_per_million_tokens is not None:
         return call.tokens * spec.advise.dollars_per_million_tokens / 1000
     return min(
@@ -183,7 +183,7 @@ def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
 def _model_latencies(
     context: StepContext, model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, tuple[float, float]]:
-    """(p50, p95) in milliseconds of one call under each prompt, measured in a child process. Restricted answers last as long."""
+    """Measure (p50, p95) in milliseconds of one call with each prompt, in a child process. Constrained answers take as long."""
     spec = context.spec
     if model is None:
         return {}
@@ -210,7 +210,7 @@ def _model_latencies(
 def _simple_latencies(
     context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]
 ) -> dict[str, tuple[float, float]]:
-    """The same of the simple models, in this process."""
+    """Measure the same for the simple models, in this process."""
     texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
     asked, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
     latencies = {}

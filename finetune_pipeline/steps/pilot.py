@@ -1,4 +1,4 @@
-"""BASELINE, for `finetune ladder`: trainings on growing shares of the rows, and what all of them should reach."""
+"""BASELINE, for `finetune ladder`: trains on growing shares of the rows, and extrapolates to all rows."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from finetune_pipeline.worker.jobs import merge_job, prompt_set
 
 Rows = Sequence[Row]
 PARITY_ROWS = 4
-"""Rows on which a pilot's merged model is compared with the trained one: the whole training has its own comparison."""
+"""Rows for comparing a pilot's merged model with the trained one; the full training has its own comparison."""
 
 
 def make_pilot(context: StepContext) -> dict[str, Any]:
-    """Train on growing shares of the rows and answer validation, until the curve answers the question."""
+    """Train on growing shares of the rows and answer validation rows, until the curve is conclusive."""
     spec, base = context.spec, context.inputs["base_model"].folder
     answered, sources = climbed(context), row_sources(context)
     why = good_enough(spec, answered, sources)
     if not TRAINERS[spec.training.trainer].on_this_machine:
-        why = f"the trainer {spec.training.trainer} charges for every share; a pilot trains on this machine"
+        why = f"the trainer {spec.training.trainer} charges for every share, and pilots train only on this machine"
     rows, points, stopped = read_examples(split_file(context, "train")), [], ""
     rival = score_rungs(spec, answered, Terms({}, {}), sources).rival_rows
     by_share: dict[float, Rows] = {}
@@ -57,7 +57,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
 
 
 def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], work: Path) -> None:
-    """Train as the task would, on these rows; merge, and let the result answer validation. Each part is done once."""
+    """Train with the task's settings on these rows, merge, and answer validation rows. Finished parts are reused."""
     spec, file = context.spec, work / "train.jsonl"
     trained, merged, answers = (work / name for name in ("trained", "merged", "answers"))
     if not (work / "training.json").exists():
@@ -99,7 +99,7 @@ def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], wo
     answers.mkdir()
     asked = prompt_set(name="trained", model=base if prefix else merged, adapter=prefix)
     context.launch(answers_job(context, [asked], split_file(context, "validation"), answers, "pilot"))
-    for folder in (trained, merged, work / "checkpoints"):  # a model may take as much disk as the base
+    for folder in (trained, merged, work / "checkpoints"):  # a model may need as much disk space as the base
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -124,12 +124,12 @@ def _enough(
     by_share: Mapping[float, Rows],
     sources: SourceOf,
 ) -> str:
-    """Why the curve needs no further point; empty where it does, and with limits of cost or latency, which exclude rungs later."""
+    """Return why the curve needs no more points; empty if it does, or if limits of cost or latency may exclude rungs later."""
     if spec.advise.limited:
         return ""
     if leads(spec, answered, best, by_share[max(by_share)], sources):
-        return "it significantly beats the best simpler way already"
+        return "it already beats the best simpler rung significantly"
     expected = extrapolate(spec, by_share, best, shared_sources(best, sources))
     if expected is not None and expected.gain_interval[1] < 0:
-        return "even all rows would not bring it to the best simpler way"
+        return "even with all rows it would not reach the best simpler rung"
     return ""

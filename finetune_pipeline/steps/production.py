@@ -1,4 +1,4 @@
-"""LOGS and PRODUCTION: logged answers, drift against the training data, and whether to train again."""
+"""LOGS and PRODUCTION: logged answers, drift from the training data, and the retraining decision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from finetune_pipeline.report.page import page_html
 
 
 def make_production_logs(context: StepContext) -> dict[str, Any]:
-    """The rows the run began with; what came in since waits for the next run."""
+    """Write the rows as of the run's start; later ones wait for the next run."""
     try:
         logs = merged(log_store(context.task, context.store).rows(context.run_inputs.logs))
     except LookupError as error:
@@ -31,12 +31,12 @@ def make_production_logs(context: StepContext) -> dict[str, Any]:
 
 
 def make_drift_report(context: StepContext) -> dict[str, Any]:
-    """Production since the champion's training data was taken, held against that data and the champion's answers on its
-    test."""
+    """Compare production since the collection of the champion's training data with that data and the champion's test
+    answers."""
     splits = context.store.find(context.task.name, "splits", context.run_inputs.trained_on)
     if splits is None:
         raise MissingInput(
-            f"the training data production is to be held against (splits {context.run_inputs.trained_on}) is not in the artifact "
+            f"the training data to compare production with (splits {context.run_inputs.trained_on}) is not in the artifact "
             f"store: run `finetune run {context.task.name}` first"
         )
     train = read_examples(examples_of(splits.folder, "train"))
@@ -46,7 +46,7 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
     whose = "the champion's training rows" if context.run_inputs.champion else "the training rows"
     reference_text = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
     reference = Reference([e.user_text for e in train], answers)
-    after = _taken_at(train, rows) if context.run_inputs.champion else None  # nothing trained serves: every row is news
+    after = _taken_at(train, rows) if context.run_inputs.champion else None  # without a champion every row is new
     learned = None if after is None else as_learned(context.spec, rows, after, *_learned_rows(context))
     facts = drift_report(
         context.spec, reference, rows, context.out, after, reference_text, learned, _other_versions(context)
@@ -58,7 +58,7 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
 
 
 def _other_versions(context: StepContext) -> set[str]:
-    """Numbers of the versions that are not the champion whose data production is held against."""
+    """Return the version numbers other than the champion's."""
     store, task = context.store, context.task.name
     of_this_data: set[str] = set()
     others: set[str] = set()
@@ -74,20 +74,20 @@ def _other_versions(context: StepContext) -> set[str]:
 
 
 def _learned_rows(context: StepContext) -> tuple[set[str], int]:
-    """Ids of the log rows in the champion's data, and how many of them it takes to have learned a drift."""
+    """Return the ids of the log rows in the champion's data, and how many are needed to have learned a drift."""
     used = rows_of_data(context.store, context.task.name, context.run_inputs.trained_on)
     examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
     return logged_as(e for e in examples if e.id in used), context.spec.retraining.rows_after_drift
 
 
 def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
-    """Time of the newest production row among the training rows; None where there is none."""
+    """Return the time of the newest production row among the training rows; None if there is none."""
     used = logged_as(e for e in train if e.origin == "production")
     return max((moment(r) for r in rows if r["id"] in used), default=None)
 
 
 def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
-    """What the champion answered on its own test; None without a champion or where its predictions are gone."""
+    """Return the champion's answers on its own test; None without a champion or its predictions."""
     wanted = ((context.run_inputs.champion or {}).get("merged"), context.run_inputs.trained_on)
     for artifact in context.store.all_versions(context.task.name, "test_predictions"):
         if (artifact.inputs["merged_model"], artifact.inputs["test_split"]) == wanted:
@@ -100,7 +100,7 @@ def make_retraining_decision(context: StepContext) -> dict[str, Any]:
 
 
 def _evidence(context: StepContext) -> Evidence:
-    """The evidence for the retraining decision. The learning curve is measured only where answers are labels and rows came in."""
+    """Collect the evidence for the retraining decision. The learning curve is measured only for labels and with new rows."""
     store, task, trained_on = context.store, context.task.name, context.run_inputs.trained_on
     examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
     used = rows_of_data(store, task, trained_on)

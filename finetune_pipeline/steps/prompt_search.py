@@ -1,4 +1,4 @@
-"""BASELINE, for `finetune ladder`: a search for a better prompt, scored on rows that had no part in it."""
+"""BASELINE, for `finetune ladder`: searches for a better prompt, scored on rows not used in the search."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from finetune_pipeline.steps.rungs import (
 from finetune_pipeline.worker.jobs import prompt_set
 
 WRITTEN = 4
-"""Instructions that the API model is asked to write."""
+"""Number of instructions that the API model writes."""
 
 
 def make_prompt_search(context: StepContext) -> dict[str, Any]:
-    """Search a better prompt for the base model, once for each fold; the winner of one fold answers the other."""
+    """Search for a better prompt for the base model, once per fold; the winner of one fold answers the other."""
     spec = context.spec
     train_rows, rows = read_examples(split_file(context, "train")), validation_rows(context)
     folds = {fold: [e for e in rows if fold_of(e.made_from) == fold] for fold in FOLDS}
@@ -86,7 +86,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
 
 
 class _Own:
-    """The prompts of task.yaml, which the baseline has asked: rows, tokens and prompts by name."""
+    """The prompts of task.yaml, which the baseline has run: rows, tokens and prompts by name."""
 
     def __init__(self, context: StepContext) -> None:
         baseline = context.inputs["few_shot_baseline"]
@@ -98,12 +98,12 @@ class _Own:
         self.prompts = read_json(baseline.path(PROMPTS))
 
     def answers(self, name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        """What a prompt answered to these rows."""
+        """Return a prompt's answers to these rows."""
         ids = {e.id for e in examples}
         return [row for row in self.rows[name] if row["example_id"] in ids]
 
     def best(self, examples: Sequence[Example]) -> str:
-        """The best prompt on these rows; the first of equals."""
+        """Return the best prompt on these rows; the first among equals."""
         return max(self.rows, key=lambda name: best_value(self.spec, self.answers(name, examples)))
 
 
@@ -114,12 +114,12 @@ def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Exa
     if min(map(len, folds.values())) < 4:
         return f"{rows} validation rows are too few to choose on one half and score on the other"
     if spec.ladder.calls < 2 * rows:
-        return f"ladder.calls is {spec.ladder.calls}: the winner alone answers {rows} rows, and choosing takes as many again"
+        return f"ladder.calls is {spec.ladder.calls}: the winner alone answers {rows} rows, and the search needs as many again"
     return good_enough(spec, climbed(context, searched=False), row_sources(context))
 
 
 class _Asker:
-    """Asks prompts in child processes; what came before a kill is read again. tokens: by prompt, of its last call."""
+    """Runs prompts in child processes; answers from before a kill are reused. tokens: by prompt, of its last call."""
 
     def __init__(self, context: StepContext, folder: Path) -> None:
         self.context, self.folder, self.number = context, folder, 0
@@ -136,7 +136,7 @@ class _Asker:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             write_examples(asked, rows)
-            say(f"prompt_search: {title}: {len(prompts)} prompts on {len(rows)} further rows each")
+            say(f"prompt_search: {title}: {len(prompts)} prompts on {len(rows)} more rows each")
             model = self.context.inputs["base_model"].folder
             sets = [prompt_set(name=name, model=model, prompt=p.to_dict()) for name, p in prompts.items()]
             facts = self.context.launch(answers_job(self.context, sets, asked, out, "prompt_search"))
@@ -145,7 +145,7 @@ class _Asker:
 
 
 def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -> list[str]:
-    """Instructions by the API model of baseline.endpoint, where there is one, in one request."""
+    """Return instructions written by the API model of baseline.endpoint, if there is one, in one request."""
     spec = context.spec
     if spec.baseline.endpoint is None:
         return []
@@ -168,12 +168,12 @@ def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -
     )
     written = texts_in(str(rows[0]["text"]))[:WRITTEN]
     if not written:
-        say("prompt_search: the API model wrote no list of instructions; the fixed edits alone are tried")
+        say("prompt_search: the API model returned no list of instructions; only the fixed edits are tried")
     return written
 
 
 def search_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec that the search for a prompt depends on."""
+    """Return the settings that affect the search for a prompt."""
     return {
         "calls": spec.ladder.calls,
         "minutes": spec.ladder.minutes,

@@ -1,4 +1,4 @@
-"""RELEASE: the candidate becomes a registered model; `champion` moves only if every gate passed."""
+"""RELEASE: registers the candidate; `champion` moves only if every gate passed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CARD = "README.md"
 
 
 def release_request(context: StepContext) -> dict[str, Any]:
-    """The request to register a candidate. `compared_with` lets a rerun find the same comparison again."""
+    """Return the request to register a candidate. `compared_with` lets a rerun find the same comparison."""
     report = context.inputs["evaluation_report"]
     candidate, merged = report.facts["models"]["candidate"], context.inputs["merged_model"]
     hosted = read_hosted(merged.folder)
@@ -51,7 +51,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
 
 
 def _card(context: StepContext) -> str:
-    """The model card that stands beside the registered model."""
+    """Return the model card of the registered model."""
     merged, base = context.inputs["merged_model"], context.inputs["base_model"]
     spec = context.spec
     source = Source(
@@ -68,11 +68,11 @@ def _card(context: StepContext) -> str:
 
 
 def make_model_version(context: StepContext) -> dict[str, Any]:
-    """Register, and promote if every gate passed. The registry's part is idempotent, so a killed release is repeated."""
+    """Register the candidate, and promote it if every gate passed. Registration is idempotent: a killed release is repeated."""
     request = release_request(context)
     outcome = context.release(request)
     (context.out / CARD).write_text(request.pop("card"), "utf-8")
-    for place in ("adapter", "merged", "base"):  # where they lie today; their versions stay true
+    for place in ("adapter", "merged", "base"):  # their current folders; their versions do not change
         del request[place]
     write_json(context.out / "model_version.json", {**request, **outcome})
     return {

@@ -1,4 +1,4 @@
-"""EVALUATION: what people said of the answers, and what a judge does that must first agree with them."""
+"""EVALUATION: people's ratings of the answers, and a judge model that must first agree with them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ KEY_FILE = "review.key"
 
 
 def secret_of(store: ArtifactStore) -> bytes:
-    """The secret that blinds all sheets of this store."""
+    """Return the secret that blinds all sheets of this store."""
     return load_key(store.root / KEY_FILE)
 
 
 def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) -> dict[str, str]:
-    """The examples of a sheet on these predictions, and how each was drawn."""
+    """Return the examples of a sheet on these predictions, and how each was drawn."""
     rows = read_predictions(predictions.path("predictions.parquet"))
     base, candidate = of_model(rows, "base"), of_model(rows, "candidate")
     right = {row["example_id"]: is_right(row, task.spec.output) for row in candidate}
@@ -36,7 +36,7 @@ def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) ->
 
 
 def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -> tuple[str, list[SheetItem]]:
-    """(name, items) of the sheet on these predictions."""
+    """Return (name, items) of the sheet on these predictions."""
     rows = read_predictions(predictions.path("predictions.parquet"))
     drawn = drawn_items(predictions, task, items, secret)
     name = sheet_name(predictions.version, len(drawn))
@@ -45,7 +45,7 @@ def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -
 
 
 def make_human_review(context: StepContext) -> dict[str, Any]:
-    """Ratings of the present candidate's answers; ratings of earlier ones are counted and left alone."""
+    """Summarise ratings of the current candidate's answers; ratings of earlier ones are only counted."""
     reviews = context.task.folder / "reviews"
     ratings, findings = read_ratings(reviews)
     predictions, secret = context.inputs["test_predictions"], secret_of(context.store)
@@ -63,8 +63,8 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
 
 
 def make_judge_review(context: StepContext) -> dict[str, Any]:
-    """{judge, similarity}: see evaluation.preferences.qualify; each None where the spec asks for none. Raises
-    FindingsError where the judge's endpoint or the model of embeddings cannot be used."""
+    """Return {judge, similarity} (see evaluation.preferences.qualify); each None if not in the spec. Raises FindingsError if
+    the judge's endpoint or the embedding model cannot be used."""
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
         return {"judge": None, "similarity": None}
@@ -80,9 +80,7 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
             model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
             judge = judged_pairs(model, pairs, people, asked, context.spec.gates.confidence, test.sources)
         except (EndpointError, ValueError) as error:
-            fix = (
-                "check the endpoint and its key, and run again (received replies are kept); or remove evaluation.judge"
-            )
+            fix = "check the endpoint and its key, and run again (received replies are cached); or remove evaluation.judge"
             raise _problem("judge", error, fix) from error
     if settings.similarity is not None:
         try:

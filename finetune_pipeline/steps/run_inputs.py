@@ -22,20 +22,20 @@ from finetune_pipeline.steps.asked_files import asked_files
 
 
 def base_of(task: Task) -> dict[str, Any]:
-    """Identity of the task's base model and of the chat template the task gives it; equal for equal weights and template.
+    """Return the identity of the task's base model and chat template; equal for equal weights and template.
 
-    Raises FindingsError when the model or the template's file cannot be found.
+    Raises FindingsError if the model or the template's file cannot be found.
     """
     spec = task.spec
     return {**base_identity(spec.base_model, spec.base_revision), **template_identity(spec.chat_template, task.folder)}
 
 
 def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
-    """Collect the inputs of a run as they are now; new log lines are taken into the store.
+    """Collect the current inputs of a run; new log lines are ingested into the store.
 
-    champion: the model a candidate must be compared with, or None.
+    champion: the model to compare a candidate with, or None.
 
-    Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
+    Raises FindingsError if there are no raw files, or if the base model or the never-break list cannot be found.
     """
     logs = read_logs(task, store)
     return RunInputs(

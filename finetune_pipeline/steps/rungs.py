@@ -1,4 +1,4 @@
-"""Shared by the rungs of the ladder: rows, answers, and whether one is already good enough."""
+"""Functions shared by the rungs of the ladder: rows, answers, and whether a rung is already good enough."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PREDICTIONS, PROMPTS = "predictions.parquet", "prompts.json"
 
 
 def validation_rows(context: StepContext) -> list[Example]:
-    """The validation rows that every rung answers, those of the baseline."""
+    """Return the validation rows that every rung answers, which are the baseline's."""
     rows = sorted(read_examples(split_file(context, "validation")), key=lambda e: e.id)
     return rows[: context.spec.baseline.rows]
 
 
 def row_sources(context: StepContext) -> dict[str, str]:
-    """What each validation row was made from, by its id."""
+    """Return the source of each validation row, by its id."""
     return {e.id: e.made_from for e in read_examples(split_file(context, "validation"))}
 
 
 def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
-    """The rungs below training with their answers."""
+    """Return the rungs below training with their answers."""
     baseline = context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path(PREDICTIONS))
     tokens = {name: call_of(of) for name, of in baseline.facts["prompt_details"].items()}
@@ -45,30 +45,30 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
 
 
 def call_of(asked: Mapping[str, Any]) -> Call:
-    """The mean tokens of what a set or a prompt was asked."""
+    """Return the mean tokens of a call with a set or prompt."""
     return Call(asked["mean_prompt_tokens"], asked["mean_new_tokens"])
 
 
 def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> str:
-    """Why no further rung need be climbed: one of these surely reaches baseline.ceiling, and no limit of cost or latency may yet
-    exclude it. Else empty."""
+    """Return why no further rung is needed: one significantly exceeds baseline.ceiling, and no limit of cost or latency can
+    exclude it. Otherwise empty."""
     metric = METRICS[spec.metric]
     for of in () if spec.advise.limited else answered:
         clusters = shared_sources(of.rows, sources)
         interval = metric.interval(of.rows, spec.output, spec.gates.confidence, clusters)
         if surely_enough(spec, interval):
-            return f"{of.title} surely reaches baseline.ceiling"
+            return f"{of.title} significantly exceeds baseline.ceiling"
     return ""
 
 
 def answers_job(
     context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, stage: str
 ) -> dict[str, Any]:
-    """A job that asks these sets the validation rows of a file, as the baseline asks them."""
+    """Return a job in which these sets answer the validation rows of a file, as in the baseline."""
     kept, limit = answers_of(context), context.spec.baseline.rows
     return asking_job(context, sets, examples, out, answers=kept, limit=limit, stage=stage)
 
 
 def ladder_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec on which it depends whether further rungs are climbed."""
+    """Return the settings that determine whether further rungs are needed."""
     return {"ceiling": spec.baseline.ceiling, "limited": spec.advise.limited}

@@ -36,7 +36,7 @@ def make_training_plan(context: StepContext) -> dict[str, Any]:
 
 def make_adapter(context: StepContext) -> dict[str, Any]:
     plan = context.inputs["training_plan"].facts
-    planned = plan["memory_mib"]["needed"] * 2**20  # by which several devices choose how to share it
+    planned = plan["memory_mib"]["needed"] * 2**20  # used to choose how to share it among several devices
     order = TrainingOrder(
         context.spec,
         base=context.inputs["base_model"].folder,
@@ -52,14 +52,14 @@ def make_adapter(context: StepContext) -> dict[str, Any]:
     facts = train(order)
     if hosted := read_hosted(context.out):
         return {**facts, "endpoint": hosted.model_dump()}
-    if TRAINERS[context.spec.training.trainer].on_this_machine:  # so that the next plan knows how fast it trains
+    if TRAINERS[context.spec.training.trainer].on_this_machine:  # so that the next plan knows the speed
         measured = read_json(context.out / "measured.json")
         record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)
     return facts
 
 
 def make_merged_model(context: StepContext) -> dict[str, Any]:
-    """Merge the adapter and compare the result with what was trained; a hosted model is passed on."""
+    """Merge the adapter and compare the result with the trained model; a hosted model is passed on unchanged."""
     adapter, spec = context.inputs["adapter"], context.spec
     if hosted := read_hosted(adapter.folder):
         asked = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": spec.answer_length}

@@ -18,9 +18,9 @@ from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline.training.history import MUCH_RISE
 
 FOUR_BIT_LIMIT = 0.45
-"""Largest share of their 16-bit size that the linear layers of a base in four bits may take: NF4 with double quantization
-takes 0.258 (4 bits and 0.127 bit of constants a parameter; Dettmers et al. 2023), more where layers are tiny; 8 bits would
-take over 0.5. Embeddings stay in 16 bits."""
+"""Maximum size of a 4-bit base's linear layers as a share of their 16-bit size: NF4 with double quantization takes 0.258
+(4 bits and 0.127 bits of constants per parameter; Dettmers et al. 2023), more with tiny layers; 8 bits would take over 0.5.
+Embeddings stay in 16 bits."""
 
 
 @check("Weights are safetensors; nothing in the folder can run code.")
@@ -89,7 +89,7 @@ def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f, trainer = artifact.facts, TRAINERS[spec.training.trainer]
     if not trainer.on_this_machine:
-        return CheckResult(True, f"the trainer {trainer.name} does not take this machine's memory")
+        return CheckResult(True, f"the trainer {trainer.name} does not use this machine's memory")
     shown = {k: f.get(k) for k in ("memory_mib", "available_mib", "nearest", "others")}
     return CheckResult(f["fits"], f["sentence"], shown)
 
@@ -98,8 +98,8 @@ def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     over, limit = artifact.facts["over_length"], spec.training.max_tokens
     if spec.training.over_length != "fail":
-        done = {"drop": "dropped", "truncate_prompt": "cut at their user text"}[spec.training.over_length]
-        return CheckResult(True, f"{over} examples over {limit} tokens will be {done}, as training.over_length says")
+        done = {"drop": "dropped", "truncate_prompt": "truncated in their user text"}[spec.training.over_length]
+        return CheckResult(True, f"{over} examples over {limit} tokens will be {done} (training.over_length)")
     return CheckResult(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
 
 
@@ -108,13 +108,13 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if place := artifact.facts.get("service"):
         rows = sum(artifact.facts["rows"].values())
         return CheckResult(
-            True, f"trained by {place}: {rows} rows follow the rules of its files; its loss is not seen here"
+            True, f"trained by {place}: {rows} rows follow the rules of its files; its loss is not visible here"
         )
     audit = artifact.facts["audit"]
     bad = {k: audit[k] for k in COUNTS if audit[k] != 0}
     return CheckResult(
         not bad and audit["rows"] > 0,
-        f"{audit['rows']} rows: all have loss on the answer and on its end" if not bad else f"wrong supervision: {bad}",
+        f"{audit['rows']} rows: all have loss on the answer and its end" if not bad else f"wrong supervision: {bad}",
         {k: audit[k] for k in ("rows", *COUNTS)},
     )
 
@@ -125,7 +125,7 @@ def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if place := f.get("service"):
         reported = [value for row in f["history"] for name, value in row.items() if name in ("loss", "eval_loss")]
         if not reported:
-            return CheckResult(False, f"{place} gave no loss", warns=True)
+            return CheckResult(False, f"{place} reported no loss", warns=True)
         return CheckResult(
             all(map(math.isfinite, reported)), f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
         )
@@ -139,16 +139,16 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if place := artifact.facts.get("service"):
         losses = [row["eval_loss"] for row in artifact.facts["history"] if "eval_loss" in row]
         fell = len(losses) > 1 and min(losses) < losses[0]
-        sentence = f"{place} does not give the validation loss before training, only {len(losses)} later ones"
+        sentence = f"{place} does not report the validation loss before training, only {len(losses)} later ones"
         return CheckResult(fell, sentence, {"losses": losses}, warns=True)
     return CheckResult(
         best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best}
     )
 
 
-@check("Validation loss has not turned up by more than 10%.", blocking=False, advisory=True)
+@check("Validation loss has not risen by more than 10% above its best.", blocking=False, advisory=True)
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Last validation loss MUCH_RISE or more above the best one: the kept checkpoint is an earlier one."""
+    """Check that the last validation loss is less than MUCH_RISE above the best one; the kept checkpoint is an earlier one."""
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
     if not evals:
         return CheckResult(False, "no validation loss was recorded")
@@ -156,17 +156,17 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     rise = last / best - 1 if best else math.inf
     return CheckResult(
         rise < MUCH_RISE,
-        f"last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
+        f"the last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
         f"{artifact.facts['best_step']}) is kept",
         {"rise": rise},
     )
 
 
-@check("The saved files hold only the method's own tensors.")
+@check("The saved files contain only the method's own tensors.")
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
     if artifact.facts.get("returns") == "endpoint":
-        return CheckResult(True, f"no weights came back: the model stays at {artifact.facts['service']}")
+        return CheckResult(True, f"no weights were returned: the model stays at {artifact.facts['service']}")
     other = [name for name in names if not re.search(kind.tensors, name)]
     return CheckResult(
         bool(names) and not other,
@@ -176,15 +176,15 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("QLoRA: the base model is really in 4 bits.", name="four_bit_weights")
+@check("QLoRA: the base model is actually stored in 4 bits.", name="four_bit_weights")
 def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if METHODS[spec.training.method].holds != "four_bit":
         return CheckResult(True, f"method {spec.training.method} does not quantize the base")
     if place := artifact.facts.get("service"):
-        return CheckResult(True, f"trained by {place}, which chooses how the base lies in memory")
+        return CheckResult(True, f"trained by {place}, which chooses how the base is stored in memory")
     w = artifact.facts["weights"]
     quantized, other = w["by_kind"]["quantized"], w["by_kind"]["other"]
-    parameters = w["parameters"] - other / 2  # what is not quantized takes two bytes a parameter
+    parameters = w["parameters"] - other / 2  # unquantized weights take two bytes per parameter
     share = quantized / (2 * parameters) if parameters > 0 else 1.0
     good = w["quantized_modules"] > 0 and 0 < share < FOUR_BIT_LIMIT
     return CheckResult(
@@ -200,10 +200,8 @@ def merge_parity(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     parity = artifact.facts["parity"]
     gate = GATES["merge_parity"](spec, Parity.model_validate(parity))
     message = gate.message
+    message += f" {len(parity['weights_off'])} stored tensors are wrong." if parity.get("weights_off") else ""
     message += (
-        f" {len(parity['weights_off'])} stored tensors are not what they should be."
-        if parity.get("weights_off")
-        else ""
+        f" {parity['new_tokens_chosen']} answers contain an added token." if parity.get("new_tokens_chosen") else ""
     )
-    message += f" {parity['new_tokens_chosen']} answers hold an added token." if parity.get("new_tokens_chosen") else ""
     return CheckResult(gate.passed, message, dict(parity))

@@ -1,1 +1,1 @@
-"""MLflow: its store, the runs that mirror Dagster's, and the registry of models."""
+"""MLflow: its store, runs that mirror Dagster's, and the model registry."""

@@ -1,6 +1,6 @@
 """The MLflow model code of a hosted model. MLflow stores this file and runs it without this package.
 
-``model.json`` beside it says where the model answers and which environment variable holds the key. Weights are nowhere here.
+``model.json`` beside it has the model's endpoint and the environment variable with the key. There are no weights.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mlflow.pyfunc import PythonModel
 
 
 class HostedModel(PythonModel):
-    """Asks the service with the system prompt the model was trained with: at temperature 0, as its evaluation did."""
+    """Queries the service with the system prompt of training, at temperature 0, as in the evaluation."""
 
     def load_context(self, context: Any) -> None:
-        """Open the client. Raises KeyError where the key's variable is not set."""
+        """Open the client. Raises KeyError if the key's variable is not set."""
         from openai import OpenAI
 
         self.description = json.loads(Path(context.artifacts["model"]).read_text("utf-8"))
@@ -27,13 +27,13 @@ class HostedModel(PythonModel):
         variable = endpoint["api_key_env"]
         if variable and not os.environ.get(variable):
             raise KeyError(f"set {variable} to the key of {endpoint['base_url']}, where {endpoint['model']} answers")
-        # a request costs money: the SDK must not repeat one that may have been worked on
+        # requests cost money: the SDK must not repeat one that may have been processed
         self.client = OpenAI(
             base_url=endpoint["base_url"], api_key=os.environ[variable] if variable else "none", max_retries=0
         )
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
-        """One answer (a string) per row of the data frame's column ``text``."""
+        """Return one answer (a string) per row of the data frame's column ``text``."""
         return [self._answer(str(text)) for text in model_input["text"]]
 
     def _answer(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Opens MLflow: sets its environment, migrates its database under a lock, and keeps secrets out of what is recorded."""
+"""Opens MLflow: sets its environment, migrates its database under a lock, and removes secrets from recorded texts."""
 
 from __future__ import annotations
 
@@ -27,60 +27,60 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle workers otherwise
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # bars of one file each, in every step's log
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # otherwise a progress bar per file in every step's log
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # about half a minute in all, instead of four
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # about half a minute in total, instead of four
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 EXPERIMENT_KIND, KIND_OF_MODELS = "mlflow.experimentKind", "custom_model_development"
-"""The tag by which MLflow's pages of an experiment show its models, and its value."""
+"""The tag (and its value) that makes MLflow's experiment pages show models."""
 _UNREACHABLE = ("failed with exception", "Max retries", "could not connect", "Connection refused", *SQLITE)
-"""Of a database or a connection; what servers answer is in :data:`_ANSWERS`."""
+"""Error texts of databases and connections; servers' error responses are in :data:`_ANSWERS`."""
 _LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-_RIGHTS = "ask its owner for the right to read and write, or correct the login"
-_NO_MLFLOW = "this address is no MLflow server: correct MLFLOW_TRACKING_URI"
-_AGAIN = "see the server's log, and run it again"
+_RIGHTS = "ask its owner for read and write access, or correct the login"
+_NO_MLFLOW = "this address is not an MLflow server: correct MLFLOW_TRACKING_URI"
+_AGAIN = "see the server's log, and run this again"
 _ANSWERS = {
     "error code 401": _LOGIN,
     "UNAUTHENTICATED": _LOGIN,
     "error code 403": _RIGHTS,
     "PERMISSION_DENIED": _RIGHTS,
     "error code 404": _NO_MLFLOW,
-    "ENDPOINT_NOT_FOUND": "this address is no MLflow server, or an older one: correct MLFLOW_TRACKING_URI",
+    "ENDPOINT_NOT_FOUND": "this address is not an MLflow server, or an older one: correct MLFLOW_TRACKING_URI",
     "not in a valid JSON format": _NO_MLFLOW,
     "error code": _AGAIN,
     "INTERNAL_ERROR": _AGAIN,
     "TEMPORARILY_UNAVAILABLE": _AGAIN,
 }
-"""What an answer that is no answer has in it, and what to do; the first that fits."""
+"""Texts in servers' error responses, with fixes; the first match is used."""
 
 _QUIET = (
     "alembic",
     "mlflow.store.model_registry",
     "mlflow.utils.environment",
-)  # no news in all their lines
+)  # none of their lines is useful
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
 _FIX_FILE = "correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 
 
 class TrackingError(OutsideError):
-    """MLflow cannot be used: said with its address and what to do. Never swallowed: a run nobody recorded is no run."""
+    """MLflow cannot be used; the message has its address and a fix. It is never ignored, since every run must be recorded."""
 
 
 def set_environment() -> None:
-    """Set what MLflow reads at import; a value somebody chose stays."""
+    """Set the environment variables that MLflow reads at import; existing values are kept."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(
         logging.CRITICAL
-    )  # it also raises what it logs with a traceback
+    )  # errors that it logs with a traceback are also raised
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client of the tracking server and registry at `uri`. The store must be prepared."""
+    """Return a client of the tracking server and registry at `uri`. The store must be prepared."""
     set_environment()
     from mlflow import MlflowClient
 
@@ -94,10 +94,10 @@ def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Turn errors that mean "cannot be reached" or "does not answer like MLflow" into a TrackingError; all others pass.
+    """Convert errors that mean "cannot be reached" or "does not answer like MLflow" to TrackingError; others pass through.
 
-    With a SQLite file, signals wait for the end of the block: an interrupt that is raised inside of SQLAlchemy loses the
-    connection with its transaction open, and the file stays locked for everybody until this process ends.
+    With a SQLite file, signals are delayed until the end of the block: an interrupt inside SQLAlchemy loses the connection with
+    its transaction open, and the file stays locked for all until this process ends.
     """
     import requests
     from google.protobuf.json_format import ParseError
@@ -112,7 +112,7 @@ def reaching(uri: str) -> Iterator[None]:
     except (json.JSONDecodeError, ParseError) as error:
         if not uri.startswith("http"):
             raise
-        raise _unusable(uri, error, "does not answer in MLflow's form", _NO_MLFLOW) from None
+        raise _unusable(uri, error, "does not answer in MLflow's format", _NO_MLFLOW) from None
     except (MlflowException, DatabaseError, sqlite3.DatabaseError) as error:
         if any(sign in str(error) for sign in _UNREACHABLE):
             fix = _fix_file(error) if uri.startswith("sqlite:") else _FIX_SERVER
@@ -125,8 +125,8 @@ def reaching(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """SIGINT and SIGTERM are answered, as they would have been, when the block ends; the second one at once."""
-    if threading.current_thread() is not threading.main_thread():  # no other thread is interrupted
+    """Delay the handling of SIGINT and SIGTERM until the block ends; a second signal is handled at once."""
+    if threading.current_thread() is not threading.main_thread():  # other threads are never interrupted
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -161,7 +161,7 @@ def _unusable(uri: str, error: Exception, how: str, fix: str) -> TrackingError:
 
 
 def without_credentials(uri: str) -> str:
-    """The address without user name and password."""
+    """Return the address without user name and password."""
     parts = urlsplit(uri)
     if "@" not in parts.netloc:
         return uri
@@ -169,23 +169,23 @@ def without_credentials(uri: str) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite address, or None. Raises ValueError if it is not absolute."""
+    """Return the database file of a SQLite address, or None. Raises ValueError if it is not absolute."""
     if not uri.startswith("sqlite:"):
         return None
     path = Path(uri.partition("///")[2].partition("?")[0])
     if not path.is_absolute():
         raise ValueError(
-            f"MLflow database {uri!r} is relative to a working folder, and every process has its own: "
-            "write sqlite:////absolute/path/mlflow.db"
+            f"MLflow database {uri!r} is relative to the working folder, which differs between processes: "
+            "use sqlite:////absolute/path/mlflow.db"
         )
     return path
 
 
 def migrate(uri: str) -> None:
-    """Create a database, or bring a SQLite file to this MLflow's schema. Call it under a lock.
+    """Create a database, or migrate a SQLite file to this MLflow's schema. Call it under a lock.
 
-    Both happen in a second file that is renamed into place when it is whole, so a kill leaves the old state; an old
-    database is kept as `<name>.before-<revision>`. Databases of other kinds are left to their owner, servers need nothing.
+    Both use a second file that is renamed when complete, so a kill leaves the old state; an old database is kept as
+    `<name>.before-<revision>`. Other kinds of databases are left to their owner, and servers need nothing.
     """
     set_environment()
     file = sqlite_file(uri)
@@ -208,7 +208,7 @@ def migrate(uri: str) -> None:
 
 
 def _revision(file: Path) -> str | None:
-    """Schema revision of a database file; None if there is no file or no table in it; "" if it has tables but none."""
+    """Return the schema revision of a database file; None without a file or tables; "" if it has tables but no revision."""
     if not file.exists():
         return None
     with contextlib.closing(sqlite3.connect(file)) as database:
@@ -222,14 +222,14 @@ def _revision(file: Path) -> str | None:
 
 
 def read_database(file: Path, query: str, *values: object) -> list[tuple[Any, ...]] | None:
-    """Rows of a query that changes nothing; none if there is no file. None: the database has no such table or column.
+    """Return the rows of a read-only query, empty without a file. None: the database has no such table or column.
 
-    Raises TrackingError where it cannot be opened.
+    Raises TrackingError if it cannot be opened.
     """
     if not file.exists():
         return []
     try:
-        # not mode=ro: what a killed process left half written is rolled back by whoever reads next, if it may write
+        # not mode=ro: the next reader rolls back a killed process's partial write, which requires write access
         with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=60)) as database:
             return database.execute(query, values).fetchall()
     except sqlite3.DatabaseError as error:
@@ -257,9 +257,9 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str:
-    """The experiment's id; it is created if missing. artifact_location: None leaves it to the server.
+    """Return the experiment's id, creating it if missing. artifact_location: None leaves it to the server.
 
-    Raises TrackingError if somebody deleted the experiment.
+    Raises TrackingError if the experiment was deleted.
     """
     from mlflow.exceptions import MlflowException
 
@@ -269,7 +269,7 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
             place = artifact_location.as_uri() if artifact_location else None
             return str(client.create_experiment(name, place, tags={EXPERIMENT_KIND: KIND_OF_MODELS}))
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another machine meanwhile
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # created by another machine meanwhile
                 raise
             experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.lifecycle_stage != "active":
@@ -292,10 +292,10 @@ _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """`text` with every value of a secret environment variable, and every login in an address, replaced.
+    """Replace the values of secret environment variables and logins in addresses in `text`.
 
     A variable is secret if its name ends in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS and its value has 8 characters
-    or more (shorter ones would hit ordinary words).
+    or more (shorter ones would match ordinary words).
     """
     env = os.environ if environment is None else environment
     secrets = {v: n for n, v in env.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
@@ -305,7 +305,7 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def redact_field(name: str, value: object) -> str:
-    """A field's value as text; all of it is replaced if the field's name says that it is a secret."""
+    """Return a field's value as redacted text; replaced completely if the field's name indicates a secret."""
     if isinstance(value, str) and value and _SECRET_NAME.search(name):
         return "[redacted]"
     return redact(str(value))

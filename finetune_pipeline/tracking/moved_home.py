@@ -1,6 +1,6 @@
 """Repairs MLflow's records and registered models after FINETUNE_HOME was moved or copied.
 
-MLflow stores absolute paths: of artifacts, of what a version was made from, in tags. Left alone, new runs would write into
+MLflow stores absolute paths: of artifacts, of a version's source, and in tags. Without a repair, new runs would write to
 the old place, and models would be loaded from there.
 """
 
@@ -17,15 +17,15 @@ from finetune_pipeline.settings import PROJECT_HOME
 
 log = logging.getLogger(__name__)
 _WITH_PATHS = ("model.json", "MLmodel")
-"""Files of a registered model that name folders."""
+"""Files of a registered model that contain paths."""
 
 
 def follow_home(database: Path, experiment: str, home: Path) -> None:
-    """Let everything in a SQLite database of MLflow, and beside it, that names the old place name the present one.
+    """Replace the old place by the current one in a SQLite database of MLflow and in files beside it.
 
-    database: `<place>/mlflow.db`, whose artifacts lie in `<place>/artifacts`. Where `place` is in `home`, all of the home
-    has moved with it, and where home was and is a project's `.finetune`, all of the project, if it is gone from the old
-    place. An experiment that somebody gave another place of its own is left alone. Killed in between, the next call goes on.
+    database: `<place>/mlflow.db`, with artifacts in `<place>/artifacts`. If `place` is in `home`, the whole home has moved; if
+    home is and was a project's `.finetune`, the whole project, if the old place no longer exists. Experiments with a custom
+    artifact location are not changed. If it is killed, the next call continues.
     """
     place = database.parent
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
@@ -34,16 +34,16 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
         if old is None or old == place / "artifacts" or old.parts[-2:] != (place.name, "artifacts"):
             return
         if old.exists() and old.samefile(place / "artifacts"):
-            return  # the same folder by another name
+            return  # the same folder under another name
         before, after = (old.parent.parent, home) if place.parent == home else (old.parent, place)
         if before.name == after.name == PROJECT_HOME and not before.parent.exists():
-            before, after = before.parent, after.parent  # a base model in the project, for one
+            before, after = before.parent, after.parent  # such as a base model in the project
         log.warning("%s was moved to %s: MLflow's records follow it", before, after)
         changes = [(f"{before}/", f"{after}/"), (f"{before.as_uri()}/", f"{after.as_uri()}/")]
         for path in (p for name in _WITH_PATHS for p in (place / "artifacts").rglob(name)):
             text = replaced = path.read_text("utf-8")
             for stale, present in changes:
-                if stale in present:  # an earlier try, which was killed, may have replaced it
+                if stale in present:  # an earlier attempt, which was killed, may have replaced it
                     replaced = replaced.replace(present, stale)
                 replaced = replaced.replace(stale, present)
             if replaced != text:

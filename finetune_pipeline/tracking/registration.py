@@ -1,4 +1,4 @@
-"""Registers a trained model: the served model, its tags and its model card, as a version in MLflow."""
+"""Registers a trained model as a version in MLflow: the served model, its tags and its model card."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _HOSTED_MODEL = Path(__file__).with_name("hosted_model.py")
 _NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
 _NEEDED_TO_ASK = ("mlflow", "openai")
 _DESCRIBED = ("kind", "adapter_version", "system_prompt", "max_new_tokens", "dtype", "precision")
-"""What whoever serves a model must know of its request."""
+"""Parts of a request that are needed to serve a model."""
 
 
 def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tags: Mapping[str, Any]) -> int:
-    """Register what was trained as a version of its model and give it the alias `candidate`. Returns the version.
+    """Register a trained model as a version and give it the alias `candidate`. Returns the version.
 
-    The adapter is copied, a fully trained model is not. The model folder that answers (`merged` for the kinds full and
-    prompt, else `base`) is never copied, but referred to by path and digests; of a hosted one only its endpoint is known.
-    The same adapter_version again returns the version it has already, with its tags brought up to date.
+    Adapters are copied, fully trained models are not. The model folder to serve (`merged` for the kinds full and prompt, else
+    `base`) is never copied, but referred to by path and digests; for a hosted model only the endpoint is stored. Registering
+    an adapter_version again returns its existing version, with updated tags.
 
     Args:
-        request: Of steps.release.release_request.
-        tags: Of the version; gates="passed" lets it be promoted.
+        request: From steps.release.release_request.
+        tags: Of the version; gates="passed" allows promotion.
     """
     name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
@@ -67,12 +67,12 @@ def _endpoint(hosted: HostedModel) -> dict[str, Any]:
 
 
 def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What answers, of a model whose weights are here: a folder and the digests of its files."""
+    """Return the folder to serve, with digests of its files, for a model with local weights."""
     whole, identity = KINDS[kind].stored_whole, request["base_identity"]
     folder = model_folder(merged if whole else Path(request["base"]))
     files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
     if not any(name.endswith(".safetensors") for name in files):
-        raise ValueError(f"{folder} holds no safetensors file: the served model would have no weights")
+        raise ValueError(f"{folder} contains no safetensors file: the served model would have no weights")
     return {
         "base_model": str(identity.get("base_model") or identity.get("name") or folder.name),
         "base_identity": dict(identity),
@@ -82,10 +82,10 @@ def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, A
 
 
 def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str, about: str = "") -> None:
-    """Put the model card as README.md into the registered model's folder, the verdict on the version's page, and what the
-    model is for on its own.
+    """Store the model card as README.md in the registered model's folder, the verdict on the version's page, and the model's
+    purpose on the model's page.
 
-    Repeated with another text, the later one stands. Raises ValueError if there is no such version.
+    A later call replaces the text. Raises ValueError if there is no such version.
     """
     with open_registry(tracking) as client, tempfile.TemporaryDirectory(prefix="finetune-card-") as folder:
         registered = find_version(client, name, version)
@@ -105,7 +105,7 @@ def _create(
     run_id: str,
     tags: Mapping[str, str],
 ) -> int:
-    """Log the served model and make it a version. Through the client: MLflow's log_model would set global state."""
+    """Log the served model and make it a version. Uses the client, since MLflow's log_model would set global state."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
@@ -133,7 +133,9 @@ def _create(
         description_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
         write_json(description_file, dict(description))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is
+            warnings.filterwarnings(
+                "ignore", message=".*An input example was not provided"
+            )  # the signature is provided
             save_model(
                 str(saved),
                 python_model=str(_HOSTED_MODEL if hosted else _SERVED_MODEL),
@@ -155,7 +157,7 @@ def _create(
     client.finalize_logged_model(logged.model_id, "READY")
     for each in filter(None, (run_id, run.data.tags.get("mlflow.parentRunId"))):
         client.log_outputs(each, [LoggedModelOutput(logged.model_id, step=0)])
-    # the place itself as source: MLflow resolves "models:/…" sources with its global tracking address
+    # the path itself as source, since MLflow resolves "models:/…" sources with its global tracking address
     made = client.create_model_version(
         name,
         source=logged.artifact_location,
@@ -167,15 +169,15 @@ def _create(
 
 
 def _decides(path: Path, whole: bool) -> bool:
-    """Whether a served model's answers depend on this file. An export writes the two configurations anew, so that a model
-    served from there has others."""
+    """Whether a served model's answers depend on this file. An export rewrites the two configurations, so a model served from
+    an export has different ones."""
     if not path.is_file():
         return False
     return path.suffix == ".safetensors" or (whole and path.name not in ("config.json", "generation_config.json"))
 
 
 def _requirements(names: Sequence[str]) -> list[str]:
-    """What serving needs, as installed here. Named outright: MLflow would import everything to find out."""
+    """Return the installed versions of packages that serving needs. MLflow would import everything to infer them."""
     return [f"{n}=={importlib.metadata.version(n).partition('+')[0]}" for n in names]
 
 

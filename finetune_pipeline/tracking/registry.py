@@ -1,8 +1,8 @@
-"""Registered models: versions, and the aliases that say which one serves.
+"""Manages registered models: versions, and aliases that determine which one serves.
 
-The latest registered version is `candidate`; `champion` serves, and moves only to a version whose gates passed;
-`previous_champion` is what a rollback returns to. Every rollback is told, with its reason, by the tags of the registered
-model; the version it took out of service says so itself, and no release promotes it again.
+The latest registered version is `candidate`. `champion` serves, and moves only to a version whose gates passed. A rollback
+returns to `previous_champion`. Tags of the registered model record every rollback with its reason. The version taken out of
+service is tagged too, and no release promotes it again.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
 GATES, PASSED = "gates", "passed"
 FORGOTTEN, FORGOTTEN_REASON = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
 ROLLED_BACK = "rolled_back"
-"""Tag of a version that a rollback took out of service: when and why."""
+"""Tag of a version that a rollback took out of service, with time and reason."""
 
 
 def champion(tracking: Tracking, name: str) -> int | None:
-    """The version that serves, or None (also when no model of that name was ever registered)."""
+    """Return the version that serves, or None (also if no model of that name was ever registered)."""
     return aliases(tracking, name).get(CHAMPION)
 
 
 def aliases(tracking: Tracking, name: str) -> dict[str, int]:
-    """All aliases of a model and the versions they name; empty when it was never registered."""
+    """Return all aliases of a model and their versions; empty if it was never registered."""
     rows = _look_up(tracking, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", name)
     if rows is not None:
         return {alias: int(version) for alias, version in rows}
@@ -47,7 +47,7 @@ def aliases(tracking: Tracking, name: str) -> dict[str, int]:
 
 
 def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
-    """Tags of a version. Raises ValueError if there is no such version."""
+    """Return the tags of a version. Raises ValueError if there is no such version."""
     rows = _look_up(
         tracking,
         "SELECT key, value FROM model_versions LEFT JOIN model_version_tags USING (name, version) "
@@ -64,17 +64,17 @@ def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
 
 
 def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any, ...]] | None:
-    """See Tracking.look_up; while no move of an alias is half done."""
+    """Run Tracking.look_up while no move of an alias is in progress."""
     with locked(tracking.place(), "registry"):
         return tracking.look_up(query, *values)
 
 
 def promote(tracking: Tracking, name: str, version: int) -> int | None:
-    """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None: there was none).
+    """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None if there was none).
 
-    Raises ValueError unless the version exists and carries the tag gates="passed", or when a rollback took it out of
-    service or it was trained on rows that were forgotten since. Promoting the champion again changes nothing and returns the
-    same. Killed in between, `champion` still names the old version; a second call completes it.
+    Raises ValueError unless the version exists and has the tag gates="passed", and also if a rollback took it out of service
+    or if it was trained on rows forgotten since. Promoting the champion again changes nothing and returns the same. If it is
+    killed, `champion` still names the old version, and a second call completes the move.
     """
     with open_registry(tracking) as client:
         tags = find_version(client, name, version).tags
@@ -92,7 +92,7 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
         if old != version and ROLLED_BACK in tags:
             raise ValueError(
                 f"{name} version {version} was taken out of service ({tags[ROLLED_BACK]}) and is not promoted again. "
-                f"If that was wrong: `finetune rollback {name}` once more"
+                f"To undo that, run `finetune rollback {name}` again"
             )
         if old == version:
             return known.get(PREVIOUS)
@@ -103,12 +103,12 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
 
 
 def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
-    """Exchange `champion` and `previous_champion`; returns the new champion.
+    """Swap `champion` and `previous_champion`; return the new champion.
 
-    reason: for people; kept (secrets removed) as the tag `rolled_back` of the version that served until now, and, one tag
-    a rollback (`rollback.TIME`), with the registered model. A second rollback returns to the version of before, and takes
-    its mark away. Raises ValueError when there is no previous one, or it was trained on forgotten rows. Killed in between,
-    either nothing has moved (call it again), or the new champion serves already.
+    reason: stored, without secrets, as the tag `rolled_back` of the version that served until now, and as a tag of the
+    registered model (`rollback.TIME`). A second rollback returns to that version and removes its tag. Raises ValueError if
+    there is no previous champion, or if it was trained on forgotten rows. If it is killed, either nothing has changed (call
+    it again), or the new champion already serves.
     """
     with open_registry(tracking) as client:
         known = _aliases(client, name)
@@ -133,9 +133,9 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
 
 
 def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> list[int]:
-    """Mark every version trained on one of these splits as not to be promoted: people's rows in them were forgotten.
+    """Block the promotion of every version trained on one of these splits, which contain forgotten rows.
 
-    Returns the versions, also those marked before. May be repeated.
+    Returns the versions, including those blocked earlier. It may be repeated.
     """
     blocked = []
     with open_registry(tracking) as client:
@@ -156,7 +156,7 @@ def _refuse_forgotten(name: str, version: int, tags: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def open_registry(tracking: Tracking) -> Iterator[MlflowClient]:
-    """The registry, with its moves made one at a time."""
+    """Open the registry under a lock, so that moves of aliases are serialised."""
     client = tracking.client()
     with reaching(tracking.uri()), locked(tracking.place(), "registry"):
         yield client
@@ -185,9 +185,9 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
 
 
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
-    """The model the alias `champion` names, with the system prompt and the answer length it was evaluated with.
+    """Return the model with the alias `champion`, with the system prompt and answer length of its evaluation.
 
-    Raises LookupError when there is none, its trainer hosts it, or its files are gone from the artifact store.
+    Raises LookupError if there is none, if its trainer hosts it, or if its files are missing from the artifact store.
     """
     version = champion(tracking, task.name)
     if version is None:
@@ -201,7 +201,7 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     if merged is None or base is None or not released:
         gone = "model" if merged is None else "base model" if base is None else "release record"
         raise LookupError(
-            f"the {gone} of {task.name} version {version} is gone from {store.root}; restore it, or run "
+            f"the {gone} of {task.name} version {version} is missing from {store.root}; restore it, or run "
             f"`finetune run {task.name}`"
         )
     if hosted := read_hosted(store.check(merged).folder):

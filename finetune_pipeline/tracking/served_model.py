@@ -1,10 +1,10 @@
 """The MLflow model code of a served model. MLflow stores this file and runs it without this package.
 
-``model.json`` beside it says what it is; ``control_tokens.py`` writes its prompts, ``hardware.py`` knows the CPU. Kinds
-``lora`` and ``prefix``: the adapter lies beside it, too, and the unquantized base stays where it was. Kinds ``full`` and
-``prompt``: the whole model stays where it was. Weights that stay are known by path and by the SHA-256 of each file. On
-another machine set FINETUNE_BASE_MODEL (lora, prefix) or FINETUNE_MODEL (full, prompt) to a folder with the same files;
-others are refused.
+``model.json`` beside it describes the model; ``control_tokens.py`` writes its prompts, ``hardware.py`` detects the CPU. For
+the kinds ``lora`` and ``prefix``, the adapter is beside it too, and the unquantized base stays in its place. For the kinds
+``full`` and ``prompt``, the whole model stays in its place. These weights are identified by path and by the SHA-256 of each
+file. On another machine, set FINETUNE_BASE_MODEL (lora, prefix) or FINETUNE_MODEL (full, prompt) to a folder with the same
+files; others are refused.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ WHOLE = ("full", "prompt")
 
 
 class TrainedModel(PythonModel):
-    """Answers user texts with the system prompt the model was trained with: greedily, as its evaluation did."""
+    """Answers user texts greedily with the system prompt of training, as in the evaluation."""
 
     def load_context(self, context: Any) -> None:
-        """Load what answers, in the precision it was evaluated in.
+        """Load the model in the precision of its evaluation.
 
-        Raises FileNotFoundError or ValueError for missing or other files.
+        Raises FileNotFoundError or ValueError for missing or different files.
         """
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
         import torch
@@ -51,15 +51,18 @@ class TrainedModel(PythonModel):
             from peft import PeftModel
 
             self.model = PeftModel.from_pretrained(self.model, context.artifacts["adapter"]).merge_and_unload().eval()
-        if (stored := self.description["dtype"]) in ("bfloat16", "float16"):  # as the merged model was stored and asked
+        if (stored := self.description["dtype"]) in (
+            "bfloat16",
+            "float16",
+        ):  # the dtype of the stored and evaluated merged model
             precision = self._precision(context)
-            for weight in self.model.parameters():  # not the buffers: rounded RoPE frequencies are others
+            for weight in self.model.parameters():  # not the buffers: rounding would change the RoPE frequencies
                 weight.data = weight.data.to(getattr(torch, stored)).to(precision)
         if self.description["kind"] == "prefix":
             self.prefix = _keys_and_values(Path(context.artifacts["adapter"]))
 
     def _precision(self, context: Any) -> Any:
-        """The dtype to compute in: bfloat16 where the evaluation was to use it and this machine has it, else float32."""
+        """Return the compute dtype: bfloat16 if the evaluation was to use it and this machine supports it, else float32."""
         import torch
 
         if self.description["precision"] != "serving":
@@ -71,7 +74,7 @@ class TrainedModel(PythonModel):
         return torch.bfloat16 if native else torch.float32
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
-        """One answer (a string) per row of the data frame's column ``text``, greedily generated."""
+        """Return one greedy answer (a string) per row of the data frame's column ``text``."""
         return [self._answer(str(text)) for text in model_input["text"]]
 
     def _answer(self, text: str) -> str:
@@ -84,7 +87,7 @@ class TrainedModel(PythonModel):
         for layer, (keys, values) in enumerate(self.prefix):
             cache.update(keys.to(self.model.dtype), values.to(self.model.dtype), layer)
         read, made = torch.tensor([self.control_tokens.token_ids(self.tokenizer, conversation)]), list[int]()
-        # no generate(): the base's generation config may hold penalties that the evaluation did not have
+        # not generate(): the base's generation config may have penalties that the evaluation did not use
         with torch.inference_mode():
             while len(made) < int(self.description["max_new_tokens"]):
                 logits = self.model(input_ids=read, cache=cache, use_cache=True, logits_to_keep=1).logits
@@ -97,17 +100,17 @@ class TrainedModel(PythonModel):
 
 
 def _module(path: Path) -> Any:
-    """The module in a file, which no package holds."""
+    """Import a module from a file outside any package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # its dataclasses look their module up
+    sys.modules[path.stem] = module  # its dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
 
 def _keys_and_values(adapter: Path) -> list[Any]:
-    """A prefix as each layer's (keys, values), both [1, heads, tokens, width of a head]."""
+    """Return a prefix as each layer's (keys, values), both [1, heads, tokens, width of a head]."""
     from safetensors.torch import load_file
 
     config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
@@ -118,23 +121,23 @@ def _keys_and_values(adapter: Path) -> list[Any]:
 
 
 def _folder(description: dict[str, Any]) -> Path:
-    """The folder of the weights, its files checked against the recorded digests."""
+    """Return the folder of the weights after checking its files against the recorded digests."""
     whole = description["kind"] in WHOLE
     variable = "FINETUNE_MODEL" if whole else "FINETUNE_BASE_MODEL"
-    what = f"this very model ({description['adapter_version']})" if whole else str(description["base_model"])
+    what = f"exactly this model ({description['adapter_version']})" if whole else str(description["base_model"])
     folder, wanted = Path(os.environ.get(variable) or description["folder"]), dict(description["files"])
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
             f"the {'' if whole else 'base '}model is not in {folder} (missing: {', '.join(missing)}); set {variable} to a "
-            f"folder that holds {what}"
+            f"folder that contains {what}"
         )
     other = [name for name, digest in wanted.items() if _digest(folder / name) != digest]
     if other:
-        was = "was registered" if whole else "the adapter was trained on"
+        was = "that were registered" if whole else "the adapter was trained on"
         raise ValueError(
-            f"{folder} holds other files than what {was} ({', '.join(other)}); set {variable} to a folder that holds "
-            f"{what} as it was"
+            f"{folder} contains different files than those {was} ({', '.join(other)}); set {variable} to a folder that contains "
+            f"{what} unchanged"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""The MLflow run of one materialization. Everything logged into it may be logged again by a retry."""
+"""The MLflow run of one materialization. A retry may log everything again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
-_PARAMS, _METRICS, _TAGS = 100, 1000, 100  # most of each in one request
+_PARAMS, _METRICS, _TAGS = 100, 1000, 100  # maximum of each in one request
 
 
 class StepRun:
-    """The nested MLflow run of one materialization. `parent`: the run of the whole Dagster run; of a run without one, itself."""
+    """The nested MLflow run of one materialization. `parent`: the run of the whole Dagster run, or itself if there is none."""
 
     def __init__(self, client: MlflowClient, uri: str, run_id: str, url: str, parent: StepRun | None = None) -> None:
         self.client, self.uri, self.run_id, self.url = client, uri, run_id, url
@@ -30,9 +30,9 @@ class StepRun:
         self._logged_before: set[str] | None = None
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters. Nested mappings become dotted names; a value too long for MLflow says so and carries its hash.
+        """Log parameters. Nested mappings get dotted names; values too long for MLflow are truncated and marked with their hash.
 
-        MLflow's parameters never change: raises ValueError naming each one that has another value already.
+        MLflow's parameters cannot change: raises ValueError naming each one that already has a different value.
         """
         from mlflow.entities import Param
 
@@ -43,21 +43,21 @@ class StepRun:
             if changed:
                 raise ValueError(
                     f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
-                    "A parameter must follow from the artifact's version; what is measured is a metric"
+                    "Parameters must depend only on the artifact's version; log measurements as metrics"
                 )
             new = [Param(n, v) for n, v in values.items() if n not in known]
             for i in range(0, len(new), _PARAMS):
                 self.client.log_batch(self.run_id, params=new[i : i + _PARAMS])
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Finite numbers; nested mappings become dotted names, None is no measurement and is left out.
+        """Log finite numbers; nested mappings get dotted names, None values are skipped.
 
-        Raises ValueError naming every value that is no finite number.
+        Raises ValueError naming every value that is not a finite number.
         """
         self._send([(name, value, 0) for name, value in _flat(metrics) if value is not None])
 
     def log_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows of {"step", numbers...}. Call it with a growing list as often as you like: only new values are sent."""
+        """Log rows of {"step", numbers...}. It may be called repeatedly with a growing list: only new values are sent."""
         self._send(
             [
                 (name, value, row["step"])
@@ -68,9 +68,9 @@ class StepRun:
         )
 
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
-        """An input data set, so that runs can be searched by it.
+        """Log an input data set, so that runs can be searched by it.
 
-        digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest does not see chat messages).
+        digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest ignores chat messages).
         context: what it was used for (training, validation, test). profile: counts, shown in the UI.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -102,7 +102,7 @@ class StepRun:
                 self.client.log_artifact(self.run_id, str(path), folder)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Tags of the run; they may change. ``mlflow.note.content`` is the description shown on the run's page."""
+        """Set tags of the run; they may change. ``mlflow.note.content`` is the description on the run's page."""
         from mlflow.entities import RunTag
 
         new = [RunTag(name, _shorten(redact_field(name, value), _TAG_LENGTH)) for name, value in _flat(tags)]
@@ -115,7 +115,7 @@ class StepRun:
 
         wrong = [f"{name}={value!r:.40}" for name, value, _ in values if not _is_finite(value)]
         if wrong:
-            raise ValueError(f"not finite numbers, and so no metrics: {', '.join(wrong)}")
+            raise ValueError(f"metrics must be finite numbers: {', '.join(wrong)}")
         now = int(time.time() * 1000)
         with reaching(self.uri):
             new = []
@@ -127,7 +127,7 @@ class StepRun:
                 self.client.log_batch(self.run_id, metrics=new[i : i + _METRICS])
 
     def _known(self, name: str) -> set[tuple[int, float]]:
-        """What the store holds of a metric: an earlier attempt may have logged it already."""
+        """Return the stored values of a metric, which an earlier attempt may have logged."""
         if self._logged_before is None:
             self._logged_before = set(self.client.get_run(self.run_id).data.metrics)
         if name not in self._sent:

@@ -1,4 +1,4 @@
-"""MLflow traces as production's log: each finished trace is a row, each assessment of it is feedback."""
+"""Reads MLflow traces as production logs: each finished trace is a row, each of its assessments is feedback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Trace
 
 WINDOW_DAYS = 30
-"""How long after an answer its assessments are looked for."""
+"""Days after an answer during which its assessments are read."""
 _PAGE = 200
 _ASKED = ("input", "question", "prompt", "query", "text", "message")
 _ANSWERED = ("output", "answer", "response", "content", "text", "label", "result")
@@ -27,10 +27,10 @@ _TRUTHS = ("correction", "label", "expected_response", "expected_output", "expec
 
 
 def take_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
-    """Take in the traces of the experiment ``logs.mlflow_experiment`` names. Returns the rows; 0 without an experiment.
+    """Ingest the traces of the experiment ``logs.mlflow_experiment``. Returns the number of rows; 0 without an experiment.
 
-    A trace is taken once it has ended; assessments made within 30 days of it come as feedback.
-    Raises FindingsError when there is no such experiment.
+    A trace is ingested once it has ended; assessments within 30 days become feedback.
+    Raises FindingsError if there is no such experiment.
     """
     name = task.spec.logs.mlflow_experiment
     if name is None:
@@ -67,7 +67,7 @@ def take_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
 
 
 def _records(trace: Trace) -> Iterator[tuple[str, float, dict[str, Any]]]:
-    """A trace as the log lines it stands for. One that failed has no output, and is quarantined for that."""
+    """Yield a trace's log lines. A failed trace has no output and is therefore quarantined."""
     info = trace.info
     name, moment = info.client_request_id or info.trace_id, info.request_time / 1000
     root = next((span for span in trace.data.spans if span.parent_id is None), None)
@@ -92,7 +92,7 @@ def _rfc3339(moment: float) -> str:
 
 
 def _question(inputs: Any) -> dict[str, Any]:
-    """The messages or the one text a call was given."""
+    """Return the messages or the text of a call."""
     if isinstance(inputs, str):
         return {"input": inputs}
     if not isinstance(inputs, Mapping):
@@ -105,7 +105,7 @@ def _question(inputs: Any) -> dict[str, Any]:
 
 
 def _answer(outputs: Any) -> str | None:
-    """What was answered: a text, a field of an object, or the first choice of a chat completion."""
+    """Return the answer: a text, a field of an object, or the first choice of a chat completion."""
     if isinstance(outputs, str):
         return outputs
     if not isinstance(outputs, Mapping):
@@ -119,10 +119,10 @@ def _answer(outputs: Any) -> str | None:
 
 
 def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
-    """(feedback as log lines have it, seconds since 1970 of the last word).
+    """Return (feedback in the format of log lines, time of the latest assessment in seconds since 1970).
 
-    An expectation, or feedback called correction or label, is the right answer; a number is the score; False, or feedback
-    called flag, is a flag.
+    An expectation, or feedback named correction or label, is the correct answer; a number is the score; False, or feedback
+    named flag, is a flag.
     """
     feedback: dict[str, Any] = {}
     last = 0.0

@@ -34,49 +34,49 @@ __all__ = ["StepRun", "Tracking"]
 
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
 _STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
-"""Dagster's words and MLflow's."""
+"""Maps Dagster's statuses to MLflow's."""
 VIEW = "workflowType=machine_learning"
-"""MLflow's pages then show runs, models and metrics; without it those for agents and prompts."""
+"""Makes MLflow's pages show runs, models and metrics instead of agents and prompts."""
 _OF_A_PROCESS = ("finetune/pid", "finetune/process_started")
 _SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
 _PREPARED: set[tuple[str, str]] = set()
 
 
 class Tracking(dg.ConfigurableResource[Any]):
-    """MLflow through its client only: no global state, no active run."""
+    """MLflow, used only through its client: no global state, no active run."""
 
     tracking_uri: str = Field(default="", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")
     experiment: str = Field(default="finetune", description="Name of the MLflow experiment.")
     folder: str = Field(
-        default="", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow."
+        default="", description="Folder of locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow."
     )
 
     def uri(self) -> str:
         return self.tracking_uri or read_settings().tracking_uri
 
     def place(self) -> Path:
-        """Folder of locks and, with a database, of artifacts (absolute)."""
+        """Absolute path of the folder of locks and, with a database, of artifacts."""
         if self.folder:
             return Path(self.folder).absolute()
         file = sqlite_file(self.uri())
         return file.parent if file else read_settings().home / "mlflow"
 
     def page(self) -> str:
-        """Base address of MLflow's pages: the tracking server's, or where `mlflow ui` serves a database by itself."""
+        """Base address of MLflow's pages: the tracking server's, or the default of `mlflow ui` for a database."""
         uri = without_credentials(self.uri())
         return (uri if uri.startswith("http") else "http://127.0.0.1:5000").rstrip("/")
 
     def prepare(self) -> None:
-        """Create or migrate the store and the experiment, under a lock of all processes. Does it once per process.
+        """Create or migrate the store and the experiment, under a lock for all processes. Runs once per process.
 
-        An empty database opened by several processes at once is corrupted by MLflow's own migration: call this before
-        anything starts in parallel. Raises TrackingError when the server cannot be reached.
+        MLflow's own migration corrupts an empty database that several processes open at once: call this before starting anything
+        in parallel. Raises TrackingError if the server cannot be reached.
         """
         uri = self.uri()
         file = sqlite_file(uri)
         made = file is None or (
             file.exists() and file.stat().st_size > 0
-        )  # once deleted, whoever opens it leaves it empty
+        )  # if it was deleted, opening it creates an empty file
         if (uri, self.experiment) in _PREPARED and made:
             return
         with locked(self.place(), "prepare"):
@@ -93,19 +93,19 @@ class Tracking(dg.ConfigurableResource[Any]):
         return open_client(self.uri())
 
     def look_up(self, query: str, *values: object) -> list[tuple[Any, ...]] | None:
-        """Rows of a SQLite database, read without MLflow, whose import and look at the schema take four seconds.
+        """Query a SQLite database without MLflow, whose import and schema check take four seconds.
 
-        Nothing is created: of a database that is not there, no rows. None: it must be asked through :meth:`client`, because
-        it is behind a server or of an MLflow with other tables.
+        Nothing is created: a missing database has no rows. None: use :meth:`client` instead, since the database is behind a
+        server or has other tables.
         """
         file = sqlite_file(self.uri())
         return None if file is None else read_database(file, query, *values)
 
     @contextmanager
     def step(self, context: Any, task: str, asset: str, version: str, reused: bool = False) -> Iterator[StepRun]:
-        """The nested run `<task>/<asset>` of this Dagster run; a retry continues it.
+        """Open the nested run `<task>/<asset>` of this Dagster run; a retry continues it.
 
-        context: any Dagster execution context. version: the artifact's; reused: it was found, not made.
+        context: any Dagster execution context. version: the artifact's; reused: whether it was found, not made.
         The run ends FINISHED when the block ends, KILLED when the Dagster run was cancelled, FAILED when it raises.
         """
         op = getattr(context, "op_execution_context", context)
@@ -131,10 +131,10 @@ class Tracking(dg.ConfigurableResource[Any]):
             client.set_terminated(run_id, "FINISHED")
 
     def finish(self, dagster_run_id: str, status: str) -> int:
-        """Close the parent run and the nested ones a killed process left open. Returns how many were closed.
+        """Close the parent run and nested runs left open by a killed process. Returns the number of closed runs.
 
-        status: Dagster's SUCCESS, FAILURE or CANCELED. Nested ones left open are FAILED even in a finished run: their
-        process never said that it was done. Again with the same status: nothing happens.
+        status: Dagster's SUCCESS, FAILURE or CANCELED. Open nested runs become FAILED even in a finished run, since
+        their process never reported success. Repeating it with the same status does nothing.
         """
         wanted = _STATUS[status]
         client = self.client()
@@ -151,7 +151,7 @@ class Tracking(dg.ConfigurableResource[Any]):
 
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
         parents = _runs_of(client, number, run.run_id, {KIND: "run"})
-        if parents:  # of several (made by hosts that share no lock) all agree on the oldest
+        if parents:  # if hosts without a common lock made several, all use the oldest
             if parents[0].info.status != "RUNNING":
                 client.update_run(parents[0].info.run_id, status="RUNNING")
             return str(parents[0].info.run_id)
@@ -183,7 +183,7 @@ class Tracking(dg.ConfigurableResource[Any]):
 
 
 def _commit(project: Path) -> str | None:
-    """The commit that the project's folder is at; None where it is in no Git repository, or there is no Git."""
+    """Return the commit of the project's folder; None without Git or a Git repository."""
     try:
         asked = ["git", "-C", str(project), "rev-parse", "HEAD"]
         return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -192,7 +192,7 @@ def _commit(project: Path) -> str | None:
 
 
 def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str) -> str:
-    """Id of the nested run, found (an earlier attempt made it) or created; running."""
+    """Return the id of the running nested run, found (from an earlier attempt) or created."""
     for run in _runs_of(client, number, dagster_run_id, {ASSET: name, VERSION: version}):
         client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
@@ -203,7 +203,7 @@ def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: s
 def _runs_of(
     client: MlflowClient, number: str, dagster_run_id: str, tags: Mapping[str, str] | None = None
 ) -> list[Run]:
-    """All runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
+    """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
     wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
     runs: list[Run] = []
     token = None

@@ -154,11 +154,11 @@ def test_the_sensor_waits_asks_once_gives_its_reason_and_tries_a_failed_batch_th
     world.project.write_spec(logs={**world.project.spec["logs"], "mlflow_experiment": None})
     assert tick().skip_message == "0 of 2 corrected new rows in logs/"
     world.log(2, rested=False)
-    assert "must rest" in tick().skip_message
+    assert "must be unchanged" in tick().skip_message
     world.log(2)
     asked = tick()
     assert isinstance(asked, dg.RunRequest)
-    assert asked.tags["finetune/why"] == "2 corrected new rows, 2 asked for"
+    assert asked.tags["finetune/why"] == "2 corrected new rows, 2 required"
     assert tick().run_key == asked.run_key, "the same rows ask for the same run, which Dagster starts once"
     keys = {asked.run_key}
     for attempt in (2, 3):
@@ -169,17 +169,17 @@ def test_the_sensor_waits_asks_once_gives_its_reason_and_tries_a_failed_batch_th
     assert len(keys) == 3, "each attempt is a run of its own"
     last = world.ended(FAILED)
     response = tick().skip_message
-    assert "a person must look" in response and last.run_id[:8] in response
+    assert "a person must act" in response and last.run_id[:8] in response
     world.ended(SUCCEEDED)
     assert isinstance(tick(), dg.RunRequest), "a run that succeeds opens the way again"
     world.ended(STARTED)
-    assert "is going on" in tick().skip_message
+    assert "is in progress" in tick().skip_message
 
 
 def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_for_ever(world: Automation) -> None:
     world.log(1)
     sentence = waiting_rows(world.task, world.store, FIRST + 3 * DAY).sentence
-    assert "the oldest waits 3.0 of at most 100000 days" in sentence
+    assert "the oldest has waited 3.0 of at most 100000 days" in sentence
     world.project.write_spec(retraining={"longest_wait_days": 3})
     waits = waiting_rows(world.task, world.store, time.time())
     assert (waits.ready, waits.usable) == (True, 1) and "longer than 3" in waits.sentence
@@ -193,9 +193,9 @@ def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(world: 
         world.project.write_spec(drift={"window_rows": 30, "action": action})
         return world.tick(drift_sensor)
 
-    assert "no candidate was made yet" in tick("start").skip_message
+    assert "there is no candidate yet" in tick("start").skip_message
     world.candidate(champion=None)
-    assert "no champion serves yet" in tick("start").skip_message
+    assert "there is no champion yet" in tick("start").skip_message
     world.serve(1)
     world.log(29)
     assert tick("start").skip_message == "29 production rows, a window has 30"
@@ -208,7 +208,7 @@ def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(world: 
     assert tick("propose").skip_message == "Drifted. Train again. Proposed: `finetune run colours`."
     assert tick("tell").skip_message == "Drifted. Train again."
     world.log(60)
-    assert tick("tell").tags["finetune/why"] == "30 new rows: looking at production"
+    assert tick("tell").tags["finetune/why"] == "30 new rows: checking production"
 
 
 def test_a_window_of_new_rows_is_looked_at_though_as_many_old_ones_were_removed(world: Automation) -> None:
@@ -218,7 +218,7 @@ def test_a_window_of_new_rows_is_looked_at_though_as_many_old_ones_were_removed(
     world.found_drift(rows=60, usable=2, newest="2026-05-01T09:59:59+00:00")
     world.project.write_spec(drift={"window_rows": 30, "action": "tell"})
     first = world.tick(drift_sensor)
-    assert first.tags["finetune/why"] == "30 new rows: looking at production"
+    assert first.tags["finetune/why"] == "30 new rows: checking production"
     later = [{**LINE, "id": str(i), "input": "fire", "timestamp": "2026-05-02T10:00:00Z"} for i in range(100, 130)]
     log_store(world.task, world.store).rewrite(lambda row: None)
     world.write(later)
@@ -236,7 +236,7 @@ def test_a_drift_starts_one_run_before_the_next_look_and_no_second_one(world: Au
     world.ended(FAILED)
     assert "attempt 2 of 3" in world.tick(drift_sensor).tags["finetune/why"]
     world.ended(SUCCEEDED)
-    assert world.tick(drift_sensor).tags["finetune/why"] == "30 new rows: looking at production"
+    assert world.tick(drift_sensor).tags["finetune/why"] == "30 new rows: checking production"
     world.project.write_spec(drift={"window_rows": 31, "action": "start"})
     message = world.tick(drift_sensor).skip_message
     assert message.startswith("Drifted. Train again. Run "), "and no second one for this drift"
@@ -257,7 +257,7 @@ def test_a_refused_candidate_is_not_made_again_until_as_many_rows_came_in_as_it_
     assert world.tick(drift_sensor).job_name == "colours__all"
     world.serve(2)
     why = world.tick(drift_sensor).tags["finetune/why"]
-    assert "not held against the data of version 2 yet" in why, "another champion, other data"
+    assert "not yet compared with the data of version 2" in why, "another champion, other data"
 
 
 def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automation, tmp_path: Path) -> None:

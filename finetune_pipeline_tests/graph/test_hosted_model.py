@@ -160,13 +160,13 @@ def test_a_dead_endpoint_is_an_error_and_no_answer(story: Story) -> None:
 def test_what_needs_weights_says_so(story: Story, command: str, tmp_path: Path) -> None:
     done = story.project.finetune(*command.format(tmp_path / "out").split(), timeout=120)
     assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert "has no weights here" in done.stderr and f"ask it at {story.server.url}" in done.stderr
+    assert "has no weights here" in done.stderr and f"query it at {story.server.url}" in done.stderr
 
 
 def test_report_and_card_say_where_it_answers(story: Story) -> None:
     report = (story.folders[GOOD]["evaluation_report"] / "report.md").read_text("utf-8")
     assert "Fine-tuned (toy-base by toy)" in report and "5,000 tokens, $0.02" in report
-    assert "gives no likelihoods" in report
+    assert "returns no likelihoods" in report
     card = (story.folders[GOOD]["model_version"] / "README.md").read_text("utf-8")
     assert "`toy-model-0`" in card and "nothing was merged" in card and story.server.url in card
 
@@ -200,7 +200,7 @@ def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
     assert comparison["api"]["thousand"] == {f"OpenAI, {LARGE}": pytest.approx(per_thousand)}
     assert comparison["api"]["month"] == {f"OpenAI, {LARGE}": pytest.approx(1000 * per_thousand)}
     assert comparison["warnings"] == [
-        "prices.yaml has no price of a fine-tuned toy-base: add a line with tuned: true"
+        "prices.yaml has no price for a fine-tuned toy-base: add a line with tuned: true"
     ]  # never guessed
     asked = [request for request in story.server.requests if request["model"] == LARGE]
     assert {request["key"] for request in asked} == {f"Bearer {KEY}"}

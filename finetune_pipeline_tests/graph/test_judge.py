@@ -148,7 +148,7 @@ def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], 
     assert judge["believed"] is False and judge["verdict"] is None
     assert any(bias in reason for reason in judge["refused"]), judge["refused"]
     assert not gate["passed"] and bias in gate["message"]
-    assert "long at 127.0.0.1 is not trusted, and its verdict does not count" in page(project)
+    assert "long at 127.0.0.1 is not trusted, and its verdict is ignored" in page(project)
     answer = next(c for _, c in CHECKS if c.name == "judge_believed").ask(
         Artifact("colours", "judge_review", "v", project.root, facts, {}), load_task(project.folder).spec
     )

@@ -22,7 +22,7 @@ from finetune_pipeline_tests.graph.project import Project
 
 METHODS = ["qlora", "prefix", "prompt", "full"]
 CHAINED = METHODS[1:]
-WORDS = dict(zip(METHODS, ("merged model", "base behind the prefix", "added tokens", "stored model"), strict=True))
+WORDS = dict(zip(METHODS, ("merged model", "base with the prefix", "added tokens", "stored model"), strict=True))
 """What the report says of a model's kind."""
 RATES = {"prefix": 0.05, "prompt": 0.05, "full": 0.003}
 

@@ -1,8 +1,8 @@
-"""Constrained decoding of JSON: at every step only tokens that can still lead to an answer that complies with the schema.
+"""Constrained decoding of JSON: at every step only tokens that can still lead to a valid answer are allowed.
 
-llguidance turns the schema into a mask over tokens. It writes keys in the order of the schema, on one line. A schema with a
-keyword it has no rule for is refused by name, but for two of them: `uniqueItems`, whose breach counts as an answer out of
-form like any other, and a `format` it does not know, as nothing here checks formats.
+llguidance turns the schema into a mask over tokens. It writes keys in the order of the schema, on one line. A schema with an
+unsupported keyword is refused, naming the keyword. There are two exceptions: `uniqueItems`, whose violation counts as an
+invalid answer, and an unknown `format`, since nothing here checks formats.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ import numpy as np
 CODE = "2"
 """Increase when the same model, prompt and schema give a different constrained answer than before."""
 _SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-"""Compact JSON, with a blank behind commas and colons or none."""
+"""Compact JSON, with an optional space after commas and colons."""
 _NAMES = ("properties", "patternProperties", "$defs", "definitions")
 _VALUES = ("enum", "const", "default", "examples")
 
 
 class UnsupportedSchema(ValueError):
-    """Answers cannot be constrained to this schema with this tokenizer; the message says why."""
+    """Raised if answers cannot be constrained to this schema with this tokenizer; the message says why."""
 
 
 class Grammar:
-    """A JSON schema, ready to choose tokens of one tokenizer.
+    """A JSON schema compiled for one tokenizer.
 
     Attributes:
-        identity: What a constrained answer follows from besides the model, the prompt and its length; plain JSON.
+        identity: What determines a constrained answer besides the model, the prompt and its length; plain JSON.
 
     Args:
-        schema: JSON schema (draft 2020-12). The order of its properties is that of the answers' keys.
+        schema: JSON schema (draft 2020-12). The keys of answers follow the order of its properties.
 
     Raises:
-        UnsupportedSchema: The schema uses what llguidance has no rule for, nothing can comply with it, or the tokenizer
-            is of a kind it cannot read.
+        UnsupportedSchema: llguidance does not support the schema or the tokenizer, or no answer can satisfy the schema.
     """
 
     def __init__(self, schema: Mapping[str, Any], tokenizer: Any) -> None:
@@ -47,7 +46,7 @@ class Grammar:
         self.identity = [CODE, importlib.metadata.version("llguidance"), rules, json.dumps(schema)]
 
     def begin(self) -> ConstrainedAnswer:
-        """An answer without any token yet."""
+        """Start an empty answer."""
         return ConstrainedAnswer(self.start.deep_copy())
 
 
@@ -58,12 +57,11 @@ class ConstrainedAnswer:
         self._matcher = matcher
 
     def choose(self, logits: np.ndarray, ends: Collection[int]) -> int:
-        """The most likely token the schema allows next; the answer grows by it. Where none leads on, the answer ends, out of
-        form.
+        """Append the most likely token that the schema allows, and return it. If none is possible, the answer ends, invalid.
 
         Args:
             logits: Of the next token, [vocabulary].
-            ends: Tokens that end an answer; they are allowed where it is complete, all other control tokens never.
+            ends: Tokens that end an answer, allowed once it is complete; all other control tokens are never allowed.
         """
         scores = np.where(self._allowed(len(logits), ends), logits, -np.inf)
         token = int(scores.argmax())
@@ -74,9 +72,9 @@ class ConstrainedAnswer:
         return token
 
     def _allowed(self, size: int, ends: Collection[int]) -> np.ndarray:
-        """Which of the model's tokens may come next, [size]; it may have more of them than its tokenizer.
+        """Return the mask of tokens that may come next, [size]; the model may have more tokens than its tokenizer.
 
-        llguidance's mask has no control tokens; those that end an answer are added where it is complete.
+        llguidance's mask excludes control tokens; those that end an answer are added once it is complete.
         """
         allowed = np.zeros(size, dtype=bool)
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")[:size]
@@ -87,17 +85,17 @@ class ConstrainedAnswer:
 
 @lru_cache(maxsize=1)
 def _vocabulary(tokenizer: Any) -> Any:
-    """llguidance's reading of a tokenizer, about half a second for 50,000 tokens. Raises UnsupportedSchema."""
+    """Load a tokenizer into llguidance (about half a second for 50,000 tokens). Raises UnsupportedSchema."""
     from llguidance.hf import from_tokenizer  # imports transformers
 
     try:
         return from_tokenizer(tokenizer)
-    except Exception as error:  # the library raises what it likes
+    except Exception as error:  # the library raises all kinds of errors
         raise UnsupportedSchema(f"the tokenizer cannot be read for constrained decoding: {error}") from error
 
 
 def _matcher(schema: Mapping[str, Any], vocabulary: Any) -> tuple[Any, str]:
-    """(the matcher of a schema, its rules as text). Raises UnsupportedSchema."""
+    """Return (the matcher of a schema, its rules as text). Raises UnsupportedSchema."""
     why = ""
     for left_out in ({"uniqueItems"}, {"uniqueItems", "format"}):
         text = json.dumps(_without(schema, left_out))
@@ -106,11 +104,11 @@ def _matcher(schema: Mapping[str, Any], vocabulary: Any) -> tuple[Any, str]:
         if not refused:
             return llguidance.LLMatcher(vocabulary, rules, log_level=0), rules
         why = why or " ".join(problems)
-    raise UnsupportedSchema(f"output.json_schema cannot be kept to while decoding: {why}")
+    raise UnsupportedSchema(f"decoding cannot be constrained to output.json_schema: {why}")
 
 
 def _without(schema: Any, words: Collection[str], names: bool = False) -> Any:
-    """A schema without some keywords, at any depth. names: the keys of this object are names, not keywords."""
+    """Remove some keywords from a schema, at any depth. names: the keys of this object are names, not keywords."""
     if isinstance(schema, list):
         return [_without(part, words) for part in schema]
     if not isinstance(schema, Mapping):

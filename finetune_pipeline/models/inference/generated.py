@@ -1,4 +1,4 @@
-"""A model's answer to one prompt, whichever engine produced it. No torch: assets and the command line import this."""
+"""The answer of any engine to one prompt. Imports no torch: assets and the command line use this."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Answer:
-    """status: ok, empty, truncated (no end-of-turn within max_new_tokens), error (nothing came; `error` says why).
+    """status: ok, empty, truncated (no end-of-turn within max_new_tokens), error (no answer; `error` says why).
 
     label_scores: log-likelihood in nats of each label with its end-of-turn token; empty without labels, on error, and
-    where an engine does not give them. new_ids: the generated tokens, end-of-turn included, where the engine tells.
+    if the engine does not provide them. new_ids: the generated tokens, end-of-turn included, if the engine returns them.
     """
 
     text: str = ""

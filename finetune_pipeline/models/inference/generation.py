@@ -1,9 +1,9 @@
-"""Greedy answers and label log-likelihoods for many prompts, with the common prefix computed once.
+"""Computes greedy answers and label log-likelihoods for many prompts, reading common prefixes once.
 
-Prompts of one task share their beginning (system prompt, shots). Its keys and values are computed once and repeated for
-every batch; prompts that begin otherwise are families of their own. The label scores go on from the same prefill: all
-labels of a row are packed behind its prompt in one pass, each seeing the prompt and itself. In float32 this gives the text
-and, to rounding, the scores of the plain way (one row at a time, every label encoded anew); a test compares them.
+Prompts of one task share a prefix (system prompt, shots). Its keys and values are computed once and reused for every batch;
+prompts with another prefix form separate families. Label scores use the same prefill: all labels of a row are packed after
+its prompt in one pass, each attending to the prompt and itself. In float32 the texts, and up to rounding the scores, equal
+those of the naive method (one row at a time, every label encoded separately); a test compares them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from finetune_pipeline.models.inference.shared_reading import (
 from finetune_pipeline.reporting import say
 
 _READ_AT_ONCE = 2048
-"""Tokens that a CPU reads in one pass: what a layer computes then stays in its caches, and in memory that the allocator
-keeps. Up to 1.7 times as many tokens a second as in a pass of 16,384 (two cores, 135M parameters)."""
+"""Tokens that a CPU reads in one pass: a layer's results then stay in its caches, and in memory that the allocator keeps.
+Up to 1.7 times as many tokens per second as a pass of 16,384 (two cores, 135M parameters)."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Token ids that end an answer: the tokenizer's EOS and those of the model's generation config."""
+    """Return the token ids that end an answer: the tokenizer's EOS and those of the model's generation config."""
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = ends if isinstance(ends, list) else [ends]
     return {int(t) for t in [*listed, tokenizer.eos_token_id] if t is not None}
@@ -44,8 +44,8 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 @dataclass
 class Prefilled:
-    """A batch of prompts, read. seen [rows, length]: which cached positions are real; logits [rows, vocabulary]: of the
-    token that comes next."""
+    """A prefilled batch of prompts. seen [rows, length]: which cached positions are real; logits [rows, vocabulary]: of the
+    next token."""
 
     cache: DynamicCache
     seen: torch.Tensor
@@ -53,7 +53,7 @@ class Prefilled:
 
 
 def _joined(parts: Sequence[Prefilled]) -> Prefilled:
-    """Join separately read batches into one, padded on the left to the longest."""
+    """Join separately read batches into one, left-padded to the longest."""
     seen = [part.seen for part in parts]
     longest = max(each.shape[1] for each in seen)
     cache = branch(parts[0].cache)
@@ -69,7 +69,7 @@ def _joined(parts: Sequence[Prefilled]) -> Prefilled:
 
 
 class Reader:
-    """A model that has read the prompts' common prefix. `prefix` 0: nothing is shared."""
+    """A model that has read the prompts' common prefix. `prefix` 0: no common prefix."""
 
     def __init__(self, model: Any, prefix: Ids) -> None:
         self.model = model
@@ -80,8 +80,7 @@ class Reader:
             self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=1)
 
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
-        """Read the rest of each prompt (whole prompts are given; they must begin with the prefix), on a CPU a few prompts
-        at a time."""
+        """Read the rest of each prompt, on a CPU a few prompts at a time. Pass whole prompts; they must begin with the prefix."""
         tails = [p[self.prefix :] for p in prompts]
         in_parts = self.model.device.type == "cpu" and grows_plainly(self.cache)
         rows = max(1, _READ_AT_ONCE // max(len(t) for t in tails)) if in_parts else len(tails)
@@ -111,9 +110,9 @@ class Reader:
         return Prefilled(cache, seen, logits)
 
     def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
-        """Logits [tokens, vocabulary] that predict each token of every continuation of every row.
+        """Return the logits [tokens, vocabulary] that predict each token of every continuation of every row.
 
-        texts[row] lists that row's continuations; each sees the row's prompt and itself. The batch stays as it is.
+        texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed.
         """
         same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
         trees = [same[id(row)] for row in texts]
@@ -148,7 +147,7 @@ class Reader:
     def greedy(
         self, batch: Prefilled, max_new_tokens: int, ends: set[int], grammar: Grammar | None = None
     ) -> list[Ids]:
-        """Decode greedily among the tokens `grammar` allows, until an end token (kept) or max_new_tokens."""
+        """Decode greedily among the tokens that `grammar` allows, until an end token (kept) or max_new_tokens."""
         answers: list[Ids] = [[] for _ in range(len(batch.logits))]
         active = list(range(len(answers)))
         cache, seen, logits = with_room(batch.cache, max_new_tokens - 1), batch.seen, batch.logits
@@ -196,13 +195,13 @@ def generate_and_score(
     keep: Callable[[Mapping[int, Answer]], None] | None = None,
     grammar: Grammar | None = None,
 ) -> list[Answer]:
-    """One :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
+    """Return one :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
     labels: per prompt, the token ids of every label after it, end-of-turn token included; None for free text. A batch
-    that raises is tried again row by row, so that one bad row loses no other; rows that still fail get status error.
-    known: answers by place that need not be computed; where they came of whole batches, as after a kill, the others are
-    computed in the batches they would have been in anyway, to the same bits. keep: called with the answers of each batch.
-    grammar: what every answer must comply with; None for free answers.
+    that raises is tried again row by row, so that one bad row affects no other; rows that still fail get status error.
+    known: answers by position that need not be computed. If they are whole batches, as after a kill, the others are
+    computed in their original batches, with bitwise equal results. keep: called with the answers of each batch.
+    grammar: constrains every answer; None for free answers.
     """
     model.eval()
     ends = end_tokens(model, tokenizer)
@@ -214,8 +213,8 @@ def generate_and_score(
         if not prompt or (limit and len(prompt) + max_new_tokens > limit):
             answers[i].status = "error"
             answers[i].error = (
-                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new ones that is more than "
-                f"the model's {limit}"
+                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens it exceeds the "
+                f"model's limit of {limit}"
                 if prompt
                 else "the prompt is empty"
             )
@@ -241,7 +240,9 @@ def generate_and_score(
             try:
                 work(reader, rows)
             except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
-                say(f"{stage}: a batch of {len(rows)} failed ({type(error).__name__}: {error}); trying them one by one")
+                say(
+                    f"{stage}: a batch of {len(rows)} failed ({type(error).__name__}: {error}); trying its rows one by one"
+                )
                 for i in rows:
                     try:
                         work(reader, [i])
@@ -257,7 +258,7 @@ def generate_and_score(
 
 
 def _batches(order: Sequence[int], size: int, known: Container[int]) -> list[list[int]]:
-    """Rows to compute, in batches: those of the full order where none is known in part, else of the missing rows alone."""
+    """Return the batches of rows to compute: the original batches if none is partly known, else batches of the missing rows."""
     full = [list(order[at : at + size]) for at in range(0, len(order), size)]
     missing = [[i for i in rows if i not in known] for rows in full]
     if all(not some or len(some) == len(rows) for some, rows in zip(missing, full, strict=True)):

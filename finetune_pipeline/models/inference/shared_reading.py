@@ -1,7 +1,7 @@
-"""Shared prefixes of several prompts, read once, and continuations of one prompt, with their key-value caches.
+"""Groups prompts by shared prefixes, which are read once, and manages key-value caches for continuations.
 
-Most prompts of a task begin with its system prompt. A single one that does not (a perturbed row without it, a chat of
-another origin) must not take the shared beginning away from all the others: prompts are put into families.
+Most prompts of a task begin with its system prompt. A single prompt that does not (a perturbed row without it, a chat from
+another source) must not cost all others their shared prefix. So prompts are grouped into families.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from transformers.cache_utils import DynamicLayer
 
 Ids = list[int]
 _WORTH = 0.9
-"""Prompts leave a family where at most this share of their tokens is then to be read: smaller batches cost something."""
+"""Prompts leave a family if at most this share of tokens then has to be read: smaller batches are less efficient."""
 _DEPTH = 8
-"""Beginnings within beginnings that are looked for."""
+"""Maximum depth of nested prefixes."""
 
 
 def common_prefix(prompts: Sequence[Ids]) -> int:
-    """Number of leading tokens all prompts share, at least one token of every prompt being left out."""
+    """Return the number of leading tokens that all prompts share, leaving at least one token of every prompt."""
     if not prompts:
         return 0
-    low, high = min(prompts), max(prompts)  # in lexical order, what these two share all share
+    low, high = min(prompts), max(prompts)  # the common prefix of the lexically first and last is common to all
     limit = min(len(p) for p in prompts) - 1
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if i >= limit or a != b), max(limit, 0))
 
 
 def families(prompts: Sequence[Ids]) -> list[list[int]]:
-    """Places of prompts that are read behind one beginning, ascending within each family; the largest family first.
+    """Group the indices of prompts by shared prefix, ascending within each family; the largest family first.
 
-    Prompts must not be empty. A family costs its beginning once, and what follows of each prompt. Where prompts part for the
-    first time, those that go on together leave the family if that costs clearly less, beginning and all.
+    Prompts must not be empty. A family costs its prefix once, plus the rest of each prompt. Where prompts first differ, those
+    that continue alike leave the family if that costs clearly less, their prefix included.
     """
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
     groups = _parted(prompts, order, _DEPTH)[1] if order else []
@@ -44,7 +44,7 @@ def families(prompts: Sequence[Ids]) -> list[list[int]]:
 
 
 def _parted(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int, list[list[int]]]:
-    """(tokens to read, families) of the prompts at `places`, which are in lexical order."""
+    """Return (tokens to read, families) of the prompts at `places`, which are in lexical order."""
     ends = (places[0], places[-1], min(places, key=lambda i: len(prompts[i])))
     shared = common_prefix([prompts[i] for i in ends])
     left: list[int] = []
@@ -65,8 +65,8 @@ def _parted(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int,
 
 @dataclass
 class Tree:
-    """tokens; depth: how far behind the prompt each stands, from 0; sees [tokens, tokens]: which others each comes behind,
-    and itself; paths: of every text the places of its tokens but the last."""
+    """Continuations as a prefix tree. tokens; depth: the distance of each token from the prompt, from 0; sees
+    [tokens, tokens]: each token's ancestors and itself; paths: the positions of every text's tokens except the last."""
 
     tokens: list[int]
     depth: list[int]
@@ -75,7 +75,7 @@ class Tree:
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]]) -> Tree:
-        places: dict[tuple[int, int], int] = {}  # by the place before and the token
+        places: dict[tuple[int, int], int] = {}  # by (parent position, token)
         tokens: list[int] = []
         depth: list[int] = []
         paths: list[list[int]] = []
@@ -97,21 +97,21 @@ class Tree:
 
 
 def branch(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows on its own: layers replace their tensors when they grow, so these need no copy."""
+    """Return a cache that grows independently: layers replace their tensors when they grow, so no copy is needed."""
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     return own
 
 
 def grows_plainly(cache: DynamicCache) -> bool:
-    """Whether every layer keeps all keys and values in order, so that batches can be joined and copied."""
+    """Whether every layer stores all keys and values in order, so that batches can be joined and copied."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def with_room(cache: DynamicCache, room: int) -> DynamicCache:
-    """A copy with room for `room` more tokens; transformers' own copies everything whenever a token is added.
+    """Copy a cache with room for `room` more tokens; the default cache of transformers copies everything for each new token.
 
-    A cache of other layers than plain ones (sliding windows, states) is only branched.
+    Caches with other layer types (sliding windows, states) are only branched.
     """
     own = branch(cache)
     if room and grows_plainly(cache) and cache.get_seq_length():
@@ -136,7 +136,7 @@ class _RoomyLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write behind what is there. Raises RuntimeError when there is no more room."""
+        """Append keys and values. Raises RuntimeError if there is no room left."""
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         for whole, states in zip(self._whole, (key_states, value_states), strict=True):

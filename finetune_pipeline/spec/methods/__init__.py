@@ -1,4 +1,4 @@
-"""Training methods. Every module of this package that registers a :class:`~.base.Method` adds one to task.yaml."""
+"""Training methods. Each module that registers a :class:`~.base.Method` adds a method to task.yaml."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -8,7 +8,7 @@ A method is one module of this package with one class::
         trains, gives, when = "low-rank matrices of attention", "an adapter", "memory is very short"
         defaults = {"learning_rate": Default(1e-3, "where the value comes from")}
 
-Nothing here imports torch, since ``task.yaml`` is read everywhere; what builds a model imports it where it is called.
+Nothing here imports torch at import time, since ``task.yaml`` is read everywhere; functions that build a model import it.
 """
 
 from __future__ import annotations
@@ -24,49 +24,47 @@ from finetune_pipeline.spec.outputs import Section
 Settings = Mapping[str, Any]
 """``spec.training.model_dump()``."""
 Added = tuple[Any, dict[str, Any]]
-"""The loaded base with what is trained, and facts about the first values."""
+"""The loaded base with its trainable weights, and facts about their initial values."""
 CHECKPOINT_ABOVE = 1_000_000_000
-"""Parameters of the base from which gradient_checkpointing: auto switches it on."""
+"""Parameters of the base from which gradient_checkpointing: auto enables it."""
 COMPARISON = "PEFT's method comparison (Llama-3.2-3B, MetaMathQA, 5000 steps of 4 rows, AdamW)"
 
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """A value and where it comes from, in one sentence."""
+    """A value and its source, as a phrase."""
 
     value: Any
     source: str
 
 
 COMMON = {
-    "learning_rate": Default(5e-4, "what suits low-rank adapters of bases under 1B parameters"),
+    "learning_rate": Default(5e-4, "suits low-rank adapters of bases under 1B parameters"),
     "scheduler": Default("cosine", f"the schedule of {COMPARISON}"),
-    "warmup_share": Default(0.05, "a twentieth of the steps; Adam's second moments are not settled before"),
-    "batch_size": Default(
-        8, "small enough for several steps an epoch with 500 examples, the fewest the pipeline trains on"
-    ),
-    "micro_batch_size": Default(8, "the whole step at once: rows with a common prefix cost little memory"),
+    "warmup_share": Default(0.05, "a twentieth of the steps, until Adam's second moments have settled"),
+    "batch_size": Default(8, "small enough for several steps per epoch with 500 examples, the default minimum"),
+    "micro_batch_size": Default(8, "a whole step at once: rows with a common prefix need little memory"),
     "unquantized_epochs": Default(
         0.0, "only qlora has a second phase: the other methods train on the unquantized base anyway"
     ),
 }
-"""Values that hold for every method that does not say otherwise."""
+"""Defaults of all methods that do not override them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a training leaves, and how it is served.
+    """The result of a training, and how it is served.
 
     Attributes:
-        name: As in the facts of ``merged_model``; models.merging knows how each kind is made servable.
-        tensors: Regular expression that finds something in the name of every tensor it may save.
-        contents: What these tensors are, for people.
-        trained: One side of merge_parity.
-        served: The other side.
-        sentence: The served model, as a sentence about it begins.
-        adapter: It is an adapter folder; else a whole model, or one at an endpoint.
-        stored_whole: The registry refers to the stored model; else it keeps the adapter and refers to the base.
-        plain: Any server can load what is served.
+        name: As in the facts of ``merged_model``; models.merging makes each kind servable.
+        tensors: Regular expression that matches in the names of all tensors it may save.
+        contents: Description of these tensors.
+        trained: Name of the trained model in merge_parity.
+        served: Name of the served model in merge_parity.
+        sentence: Beginning of a sentence on the served model.
+        adapter: Whether it is an adapter folder; else a whole model, or one at an endpoint.
+        stored_whole: Whether the registry refers to the stored model; else it stores the adapter and refers to the base.
+        plain: Whether any server can load the served model.
     """
 
     name: str
@@ -81,7 +79,7 @@ class Kind:
 
 
 class Shape(Protocol):
-    """What the memory formulas ask of planning.shape.ModelShape."""
+    """The part of planning.shape.ModelShape that the memory formulas use."""
 
     @property
     def layers(self) -> int: ...
@@ -101,23 +99,23 @@ class Shape(Protocol):
 
 
 class Method(ABC):
-    """One way to train.
+    """A training method.
 
     Attributes:
-        name: As ``training.method`` calls it.
-        order: Place in tables.
+        name: Its name in ``training.method``.
+        order: Position in tables.
         trains: What is trained.
         gives: What the user gets.
-        when: When to take it.
+        when: When to use it.
         section: The section of ``training`` with its own settings; methods may share one.
         options: The model of that section.
-        defaults: Values of settings that task.yaml leaves unset, where they differ from :data:`COMMON`.
-        holds: How the base lies in memory: in 4 bits, in the compute type, or (where all of it is trained) in float32.
-        kind: What it leaves.
-        checkpointing: Gradient checkpointing works with it.
-        trains_inputs: Gradients reach the embeddings, so the first layer keeps what others do.
-        smaller: The method to go to when memory is short.
-        on_quantized: Why a base that is quantized already cannot be taken.
+        defaults: Defaults of unset settings that differ from :data:`COMMON`.
+        holds: How the base is stored in memory: in 4 bits, in the compute dtype, or (if all of it is trained) in float32.
+        kind: The kind of its result.
+        checkpointing: Whether gradient checkpointing works with it.
+        trains_inputs: Whether gradients reach the embeddings, so that the first layer saves what others do.
+        smaller: The method to use instead when memory is short.
+        on_quantized: Why an already quantized base cannot be used.
     """
 
     name: ClassVar[str]
@@ -133,45 +131,45 @@ class Method(ABC):
     checkpointing: ClassVar[bool] = True
     trains_inputs: ClassVar[bool] = False
     smaller: ClassVar[str | None] = "qlora"
-    on_quantized: ClassVar[str] = "what is trained on rounded weights would have to be served with the same rounding"
+    on_quantized: ClassVar[str] = "a model trained on rounded weights would have to be served with the same rounding"
 
     def default(self, key: str) -> Default:
-        """The value of a setting that task.yaml leaves unset."""
+        """Return the default of a setting that is unset in task.yaml."""
         return {**COMMON, **self.defaults}[key]
 
     def check(self, training: Any) -> list[Finding]:
-        """What is wrong with ``spec.training``, of the settings that are this method's alone."""
+        """Return the problems of this method's own settings in ``spec.training``."""
         return []
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
-        """What speaks against training this base.
+        """Return the problems of training this base.
 
         Args:
             config: The base's config.json.
-            layers: Gives the names of its linear layers, and whether that is all there are.
+            layers: Returns the names of its linear layers, and whether the list is complete.
         """
         return []
 
     def phases(self, settings: Settings) -> list[Settings]:
-        """The settings of each training, one after the other; a later one goes on from the adapter of the one before."""
+        """Return the settings of each training phase; each phase continues from the previous phase's adapter."""
         return [settings]
 
     def adopt(self, settings: Settings) -> dict[str, Any]:
-        """The settings of another method, changed as far as this one wants."""
+        """Adapt the settings of another method to this one."""
         same = METHODS[settings["method"]].kind is self.kind
         rate = settings["learning_rate"] if same else self.default("learning_rate").value
         return {**settings, "method": self.name, "learning_rate": rate}
 
     def virtual_tokens(self, settings: Settings) -> tuple[int, int]:
-        """(virtual tokens in the sequence before every row, virtual tokens that are only keys and values)."""
+        """Return (virtual tokens before every row's sequence, virtual tokens that are only keys and values)."""
         return 0, 0
 
     @abstractmethod
     def trainable(self, settings: Settings, shape: Shape) -> int:
-        """Number of trained parameters."""
+        """Return the number of trained parameters."""
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
-        """Bytes one block keeps for the backward pass of what is trained in it; width: bytes of the compute type."""
+        """Return the bytes one block saves for the backward pass of its trained weights; width: bytes of the compute dtype."""
         return 0
 
     def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
@@ -180,13 +178,13 @@ class Method(ABC):
 
     @abstractmethod
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
-        """Put what is trained beside or into the loaded base.
+        """Add the trainable weights to the loaded base.
 
         Args:
-            task_text: What the training rows say of the task (training.rows.task_text).
+            task_text: The training rows' text about the task (training.rows.task_text).
 
         Raises:
-            JobError: The settings cannot be used with this base or these rows.
+            JobError: The settings do not fit this base or these rows.
         """
 
 
@@ -198,18 +196,18 @@ ENDPOINT = Kind(
     contents="",
     trained="the hosted model",
     served="the hosted model",
-    sentence="A model that answers at an endpoint",
+    sentence="A model at an endpoint",
     adapter=False,
     plain=False,
 )
-"""What a trainer leaves that returns no weights, whatever the method."""
+"""The kind of result of trainers that return no weights, for any method."""
 KINDS: dict[str, Kind] = {ENDPOINT.name: ENDPOINT}
 """Every kind of result by name."""
 M = TypeVar("M", bound=type[Method])
 
 
 def kind_of(name: str | None) -> Kind:
-    """A kind of result by name; low-rank where it is not known."""
+    """Return a kind of result by name; low-rank if unknown."""
     return KINDS.get(str(name), METHODS["lora"].kind)
 
 
@@ -223,19 +221,19 @@ def register(cls: M) -> M:
 
 
 def by_method(key: str) -> Callable[[dict[str, Any]], Any]:
-    """A pydantic default factory: the value of `key` for the method the spec has chosen."""
+    """Return a pydantic default factory: the default of `key` for the spec's method."""
     return lambda settings: METHODS[settings["method"]].default(key).value
 
 
 def largest_micro_batch(settings: dict[str, Any]) -> int:
-    """Default of micro_batch_size: the largest divisor of the batch size up to the method's own value."""
+    """Return the default of micro_batch_size: the largest divisor of the batch size up to the method's value."""
     most = METHODS[settings["method"]].default("micro_batch_size").value
     batch = settings.get("batch_size", most)
     return max(n for n in range(1, min(most, batch) + 1) if batch % n == 0)
 
 
 def default_table() -> list[tuple[str, str, str, str]]:
-    """(key, methods, value, source) of every default, methods with the same one together."""
+    """Return (key, methods, value, source) of every default, grouping methods with the same default."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for key in COMMON:
         for method in METHODS.values():
@@ -245,7 +243,7 @@ def default_table() -> list[tuple[str, str, str, str]]:
 
 
 def described(key: str, meaning: str = "") -> str:
-    """A field's description, with what it is for each method when unset."""
+    """Return a field's description, with its default for each method."""
     methods: dict[Any, list[str]] = {}
     for method in METHODS.values():
         methods.setdefault(method.default(key).value, []).append(method.name)

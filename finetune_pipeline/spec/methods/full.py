@@ -15,21 +15,21 @@ class Full(Method):
     trains = "every weight"
     gives = "a model"
     when = (
-        "low-rank training has stopped improving, the data are many, and memory is ample (16 bytes a parameter); "
+        "low-rank training has stopped improving, the data are many, and memory is ample (16 bytes per parameter); "
         "forgets most easily"
     )
-    holds = "float32"  # its steps are smaller than what 16 bits can tell apart
+    holds = "float32"  # its steps are smaller than the resolution of 16 bits
     trains_inputs = True
     smaller = "lora"
-    on_quantized = "full fine-tuning trains the weights, and those are stored in too few bits to be trained"
+    on_quantized = "full fine-tuning trains the weights, but these have too few bits for training"
     defaults = {"learning_rate": Default(1e-5, f"47.2% on GSM8K in {COMPARISON}")}  # noqa: RUF012
     kind = Kind(
         "full",
         r"^(?!.*(lora_|prompt_embeddings))",
-        "tensors, all of them the model's own",
+        "tensors, all of them part of the model",
         "trained weights",
         "stored model",
-        "The trained weights, taken over without a merge",
+        "The trained weights, used without a merge",
         adapter=False,
         stored_whole=True,
     )
@@ -38,7 +38,7 @@ class Full(Method):
         return shape.parameters
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
-        """What each linear layer reads; under autocast each of those that read the same has a copy of its own."""
+        """Return the bytes of each linear layer's input; under autocast, layers with the same input have separate copies."""
         heads = shape.heads * shape.head_dim
         shared = 1 if width == 4 else 3, 1 if width == 4 else 2
         return tokens * width * (shape.hidden * shared[0] + heads + shape.hidden * shared[1] + shape.inner)

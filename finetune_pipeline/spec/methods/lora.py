@@ -8,7 +8,7 @@ from finetune_pipeline.spec.methods.low_rank import LowRank
 
 @register
 class Lora(LowRank):
-    """Low-rank matrices beside a base in 16 (or 32) bits."""
+    """Low-rank matrices on a base in 16 (or 32) bits."""
 
     name, order = "lora", 20
     trains = "the same matrices; the base in 16 (or 32) bits"
@@ -16,6 +16,6 @@ class Lora(LowRank):
     when = "the base fits into memory unquantized: faster than qlora, and one phase instead of two"
     defaults = {  # noqa: RUF012
         "learning_rate": Default(
-            5e-4, f"as qlora, whose second phase it is; for bases from 3B take 1e-4: 47.8% on GSM8K in {COMPARISON}"
+            5e-4, f"like qlora, whose second phase it is; for bases from 3B use 1e-4: 47.8% on GSM8K in {COMPARISON}"
         )
     }

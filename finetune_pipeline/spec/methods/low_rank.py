@@ -1,4 +1,4 @@
-"""Shared by qlora and lora: low-rank adapters."""
+"""Low-rank adapters, shared by qlora and lora."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_pipeline.spec.methods.base import Added, Kind, Method, Settings, S
 from finetune_pipeline.spec.outputs import Section
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out")
-"""Embeddings and output heads, which low-rank adapters leave alone."""
+"""Embeddings and output heads, which low-rank adapters do not change."""
 _INPUTS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "up", "up": "up", "down": "down"}
 _JOINED = {"qkv_proj": "qkv", "gate_up_proj": "up"}
 LOW_RANK = Kind(
@@ -38,14 +38,14 @@ class LoraSpec(Section):
 
 
 class LowRank(Method):
-    """Matrices of low rank beside the base's linear layers."""
+    """Low-rank matrices for the base's linear layers."""
 
     section = "lora"
     options = LoraSpec
     kind = LOW_RANK
 
     def check(self, training: Any) -> list[Finding]:
-        """The output head shares its weight with the embedding in many bases, and is computed only where there is loss."""
+        """Check the targets. The output head is excluded: many bases tie it to the embedding, and it is computed only for loss."""
         lora, key = getattr(training, self.section), f"training.{self.section}"
         findings = []
         if lora.target_modules == []:
@@ -54,7 +54,7 @@ class LowRank(Method):
         if not isinstance(lora.target_modules, str):
             findings += [
                 (
-                    f"{name!r} is the embedding or the output head, which adapters here leave alone",
+                    f"{name!r} is the embedding or the output head, which adapters here do not change",
                     f"remove {name}; method: full trains everything",
                 )
                 for name in lora.target_modules
@@ -64,12 +64,12 @@ class LowRank(Method):
         return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in findings]
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
-        """Every named layer must be there; PEFT takes a name for every module that ends with it."""
+        """Check that every named layer exists; PEFT matches all modules whose names end with it."""
         wanted = getattr(training, self.section).target_modules
         if isinstance(wanted, str):
             return []
         names, complete = layers()
-        known = {*names, *NOT_ADAPTED}  # about the latter `check` has spoken
+        known = {*names, *NOT_ADAPTED}  # `check` reports the latter
         missing = [name for name in wanted if name.rpartition(".")[2] not in known and not re.search(r"[*\\]", name)]
         if not missing or not complete:
             return []
@@ -79,7 +79,7 @@ class LowRank(Method):
         return [Finding("training.target_modules", "error", place, message, fix)]
 
     def trainable(self, settings: Settings, shape: Shape) -> int:
-        """r (in + out) a layer (Hu et al. 2021, section 4.1), with DoRA one number an output more (Liu et al. 2024,
+        """Return r (in + out) per layer (Hu et al. 2021, section 4.1); with DoRA one more number per output (Liu et al. 2024,
         section 4.1)."""
         lora = settings[self.section]
         return sum(
@@ -88,7 +88,7 @@ class LowRank(Method):
         )
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
-        """One tensor for all layers that read the same, with the mask of its dropout, and both matrices' products."""
+        """Return the bytes of one input tensor per group of layers that share it, its dropout mask, and both matrices' products."""
         lora = settings[self.section]
         layers = list(shape.targeted(lora["target_modules"]))
         if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
@@ -103,12 +103,12 @@ class LowRank(Method):
         return "o" in self._inputs(settings, shape)
 
     def _inputs(self, settings: Settings, shape: Shape) -> set[str]:
-        """Which of a block's four inputs an adapter reads."""
+        """Return which of a block's four inputs the adapter reads."""
         names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
-        """A PEFT model with float32 weights; the output head is left out, as PEFT's all-linear does."""
+        """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear."""
         from peft import LoraConfig, get_peft_model
 
         lora = settings[self.section]

@@ -40,13 +40,13 @@ class Prefix(SoftPrompt):
         r"^prompt_embeddings$",
         "tensor, the trained prefix",
         "prefix under PEFT",
-        "base behind the prefix",
-        "The prefix as an adapter in front of the base",
+        "base with the prefix",
+        "The prefix as an adapter on the base",
         plain=False,
     )
     defaults = {  # noqa: RUF012
         "learning_rate": Default(
-            5e-3, f"41.6% on GSM8K in {COMPARISON} with 50 tokens begun from a real text, 1e-3: 18.6%"
+            5e-3, f"41.6% on GSM8K in {COMPARISON} with 50 tokens initialised from a real text, 1e-3: 18.6%"
         )
     }
 
@@ -55,7 +55,7 @@ class Prefix(SoftPrompt):
         tokens = training.prefix.tokens
         if not window or tokens < window:
             return []
-        message = f"a prefix of {tokens} tokens does not fit into the sliding window of {window} of some layers"
+        message = f"a prefix of {tokens} tokens does not fit into the sliding window of {window} tokens of some layers"
         fix = f"set training.prefix.tokens: {window // 2} or less, or use method: prompt"
         return [Finding("training.prefix_window", "error", "task.yaml: training.prefix.tokens", message, fix)]
 
@@ -63,7 +63,7 @@ class Prefix(SoftPrompt):
         return 0, int(settings["prefix"]["tokens"])
 
     def trainable(self, settings: Settings, shape: Shape) -> int:
-        """Tokens x layers x keys and values (Li and Liang 2021, section 4.2)."""
+        """Return tokens x layers x keys and values (Li and Liang 2021, section 4.2)."""
         return int(settings["prefix"]["tokens"]) * shape.layers * 2 * shape.key_heads * shape.head_dim
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
@@ -82,7 +82,7 @@ class Prefix(SoftPrompt):
 
 
 def _keys_and_values(base: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
-    """What each layer of the base model keeps of a text: (keys, values) of shape [1, heads, tokens, d], in float32."""
+    """Return each base layer's (keys, values) for a text, of shape [1, heads, tokens, d], in float32."""
     import torch
     from transformers import DynamicCache
 

@@ -29,7 +29,7 @@ class Prompt(SoftPrompt):
     name, order = "prompt", 50
     trains = "embeddings before every input"
     gives = "a file of some hundred KiB"
-    when = "the same, smaller still, or a server that only knows plain models: the vectors can become tokens"
+    when = "as for prefix, but even smaller, or for servers of plain models only: the vectors can become tokens"
     section = "prompt"
     options = PromptTuningSpec
     trains_inputs = True
@@ -45,8 +45,8 @@ class Prompt(SoftPrompt):
     defaults = {  # noqa: RUF012
         "learning_rate": Default(
             3e-3,
-            f"between 1e-3, which gave 34.3% on GSM8K in {COMPARISON} begun from vocabulary tokens (1e-4 and random: 5.7%), "
-            "and what small bases and few steps want: after one epoch of ticket_triage (93 steps, 135M parameters) "
+            f"between 1e-3, which gave 34.3% on GSM8K in {COMPARISON} initialised from vocabulary tokens (1e-4 and random: 5.7%), "
+            "and the optimum of small bases and few steps: after one epoch of ticket_triage (93 steps, 135M parameters) "
             "validation loss 0.71 with 1e-3, 0.50 with 3e-3, 0.47 with 1e-2",
         )
     }
@@ -55,7 +55,7 @@ class Prompt(SoftPrompt):
         return int(settings["prompt"]["tokens"]), 0
 
     def trainable(self, settings: Settings, shape: Shape) -> int:
-        """Tokens x hidden width (Lester et al. 2021, section 2)."""
+        """Return tokens x hidden width (Lester et al. 2021, section 2)."""
         return int(settings["prompt"]["tokens"]) * shape.hidden
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:

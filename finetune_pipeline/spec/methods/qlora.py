@@ -1,7 +1,7 @@
 """QLoRA (Dettmers et al. 2023), in two phases: on the base in 4 bits, then on the base as it is served.
 
-An adapter trained on 4-bit weights corrects their rounding errors too. Merged into the unquantized base those corrections
-are errors themselves. Large models hardly notice; a small one loses much of what it learned.
+An adapter trained on 4-bit weights also corrects their rounding errors. Merged into the unquantized base, these corrections
+are errors. Large models are hardly affected; small ones lose much of the training.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from finetune_pipeline.spec.methods.low_rank import LowRank
 
 @register
 class QLora(LowRank):
-    """Low-rank matrices beside a base in 4 bits."""
+    """Low-rank matrices on a base in 4 bits."""
 
     name, order = "qlora", 10
-    trains = "low-rank matrices beside every linear layer; the base lies in 4 bits"
+    trains = "low-rank matrices for every linear layer; the base is stored in 4 bits"
     gives = "adapter, merged into a model"
-    when = "**start here.** Memory is short, or you do not know yet"
+    when = "**start here.** Memory is short, or you are not sure"
     holds = "four_bit"
     smaller = None
     on_quantized = "qlora quantizes the base itself, and merges into the unquantized one"
     defaults = {  # noqa: RUF012
         "learning_rate": Default(
             5e-4,
-            "for bases well under 1B parameters and a few hundred steps; the QLoRA paper takes 2e-4 for 7B and 13B, 1e-4 "
+            "for bases well under 1B parameters and a few hundred steps; the QLoRA paper uses 2e-4 for 7B and 13B, 1e-4 "
             "above (Dettmers et al. 2023)",
         ),
         "unquantized_epochs": Default(
             1.0,
-            "measured with the bundled 135M model: validation loss 0.38 on the 4-bit base, 0.63 once moved to the "
+            "measured with the bundled 135M model: validation loss 0.38 on the 4-bit base, 0.63 after moving to the "
             "unquantized one, 0.23 after one epoch there",
         ),
     }

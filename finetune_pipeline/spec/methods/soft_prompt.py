@@ -1,5 +1,5 @@
-"""Shared by prompt and prefix tuning: soft prompts. PEFT keeps and saves them; what is added here is their
-beginning, and packed batches."""
+"""Soft prompts, shared by prompt and prefix tuning. PEFT stores and saves them; this module adds their initialisation and
+packed batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from finetune_pipeline.spec.methods.base import Added, Method, Settings
 
 
 class SoftPrompt(Method):
-    """Trained virtual tokens before every row; the section is named as the method."""
+    """Trained virtual tokens before every row; the section has the method's name."""
 
     def check(self, training: Any) -> list[Finding]:
-        """A text to begin from must be there, and be used."""
+        """Check that an initial text is given if and only if it is used."""
         section = getattr(training, self.section)
         if (section.init == "text") == (section.text is not None):
             return []
@@ -28,10 +28,10 @@ class SoftPrompt(Method):
         return [Finding("spec.soft_prompt_options", "error", f"task.yaml: {key}.text", message, fix)]
 
     def first_text(self, settings: Settings, task_text: str) -> str | None:
-        """The text a soft prompt begins from; None for those that begin from none.
+        """Return the text that initialises a soft prompt; None if no text does.
 
         Raises:
-            JobError: init is ``task``, and there is no task_text.
+            JobError: init is ``task``, but there is no task_text.
         """
         section = settings[self.section]
         if section["init"] == "text":
@@ -46,21 +46,21 @@ class SoftPrompt(Method):
         return task_text
 
     def begun(self, model: Any, settings: Settings, text: str | None) -> Added:
-        """The model, ready for packed batches."""
+        """Return the model, prepared for packed batches."""
         accept_packed(model, self.virtual_tokens(settings))
         section = settings[self.section]
         return model, {"virtual_tokens": section["tokens"], "init": section["init"], "text": text}
 
 
 def repeated(ids: Sequence[int], number: int) -> list[int]:
-    """`number` tokens: the given ones again and again."""
+    """Repeat the given tokens up to `number` tokens."""
     return (list(ids) * -(-number // len(ids)))[:number]
 
 
 def accept_packed(model: Any, virtual_tokens: tuple[int, int]) -> None:
-    """Have a PEFT model's forward take packed batches (argument ``shared_prefix``), in which the soft prompt stands once.
+    """Make a PEFT model's forward accept packed batches (argument ``shared_prefix``), which contain the soft prompt once.
 
-    PEFT's own forward, which repeats it for every row and makes the mask anew, goes on to serve all other calls.
+    All other calls use PEFT's own forward, which repeats it for every row and rebuilds the mask.
     """
     import torch
 

@@ -204,7 +204,7 @@ def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
     assert [made.stands for made in held] == ["retrieval", "linear"] and held[1].decision == "fine_tune"
     assert gains[0] < 0 and gains[1] > 0.1, "held against the best rung that is allowed"
     good = [rung("prompt", 0.99)]
-    assert "surely reaches baseline.ceiling" in good_enough(spec(), good)
+    assert "significantly exceeds baseline.ceiling" in good_enough(spec(), good)
     assert good_enough(spec(), [rung("prompt", 0.6)]) == ""
     assert good_enough(limited(max_latency_ms=10.0), good) == "", "its latency is not known yet"
 

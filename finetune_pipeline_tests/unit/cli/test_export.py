@@ -160,7 +160,7 @@ def test_nothing_is_overwritten(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "deep").mkdir(parents=True)
     error = run("--to", out).exception
-    assert isinstance(error, FindingsError) and "is there already and is no empty folder" in str(error)
+    assert isinstance(error, FindingsError) and "already exists and is not an empty folder" in str(error)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "project"]
     assert run("--to", tmp_path / "other", "--for", "ollama", "--adapter").return_value == 1, "Ollama takes no adapter"
 

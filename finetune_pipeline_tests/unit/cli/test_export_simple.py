@@ -74,7 +74,7 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
             for name, share in (evaluated or {}).items()
         }
         write_json(builder.folder / "evaluation.json", {"scores": scores})
-        builder.facts["verdict"] = "Better than prompting, not surely better than that."
+        builder.facts["verdict"] = "Better than prompting, but not significantly better than that."
 
     splits = store.build("demo", "splits", code_version="1", inputs={}, settings=None, make=split)
     inputs = {"train_split": splits.version}
@@ -116,4 +116,4 @@ def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) ->
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# demo: TF-IDF and logistic regression" in card and "60 training rows" in card
     assert "| the sealed test | 40 | accuracy | 0.850 | 0.100 to 0.900 |" in card and "| validation | 20 |" in card
-    assert "Better than prompting, not surely better than that." in card
+    assert "Better than prompting, but not significantly better than that." in card

@@ -87,7 +87,7 @@ TOOL_TEMPLATE = (
 
 
 def test_tools_and_their_calls_are_written_as_objects_or_a_finding_names_the_example(tokenizer: Any) -> None:
-    for tools, place, lost in ((TOOLS, "example e1", "list of tools"), (None, "example e1, turn 2", "call of a tool")):
+    for tools, place, lost in ((TOOLS, "example e1", "list of tools"), (None, "example e1, turn 2", "tool call")):
         finding = refused(tokenizer, WITH_TOOLS, tools)  # the template knows no tools
         assert (finding.rule, finding.place) == ("chat.content_lost", place) and lost in finding.message
     tokenizer.chat_template = TOOL_TEMPLATE

@@ -82,7 +82,7 @@ def test_a_model_in_several_packages_is_the_file_its_pieces_make(tmp_path, monke
     assert base_identity(BUNDLED)["sha256"] == sha256
     (tmp_path / "piece_1" / "data" / "m.gguf.part1").write_bytes(b"twO")
     for use in (lambda: base_identity(BUNDLED), lambda: prepare_base(BUNDLED, None, tmp_path / "out")):
-        with pytest.raises(FindingsError, match=f"are not those this program knows.*not {sha256}"):
+        with pytest.raises(FindingsError, match=f"are not the expected ones.*not {sha256}"):
             use()
     (tmp_path / "piece_1" / "data" / "m.gguf.part1").unlink()
     with pytest.raises(FindingsError, match="piece_1 holds no data/m.gguf.part1"):

@@ -82,7 +82,7 @@ def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tm
         merge(many, adapter, tmp_path / "out")
     for name in ("../model-00001.safetensors", "model.bin"):
         (one / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
-        with pytest.raises(JobError, match="which is no file of this folder"):
+        with pytest.raises(JobError, match="which is not a file of this folder"):
             merge(one, adapter, tmp_path / "out")
 
 
@@ -94,7 +94,7 @@ def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> Non
     assert digest_file(tmp_path / "out/model/model.safetensors") == digest_file(trained / "model.safetensors")
     assert digest_file(tmp_path / "out/model/tokenizer.json") == digest_file(base / "tokenizer.json")
     smaller = make_model(tmp_path / "smaller", "llama")
-    with pytest.raises(JobError, match=r"another shape than the base's\nfix"):
+    with pytest.raises(JobError, match=r"a different shape than the base's\nfix"):
         merge(smaller, trained, tmp_path / "out")
 
 
@@ -103,7 +103,7 @@ def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
     config = json.loads((quantized / "config.json").read_text())
     (quantized / "config.json").write_text(json.dumps({**config, "quantization_config": {"load_in_4bit": True}}))
     adapter = make_adapter(base, tmp_path / "adapter")
-    with pytest.raises(JobError, match="is quantized.*\nfix: name the unquantized model"):
+    with pytest.raises(JobError, match="is quantized.*\nfix: set base_model to the unquantized model"):
         merge(quantized, adapter, tmp_path / "out")
     # and where only the files show it
     (quantized / "config.json").write_text(json.dumps(config))
@@ -121,7 +121,7 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> N
     ):
         merge(base, make_adapter(deeper, tmp_path / "a"), tmp_path / "out")
     wider = make_model(tmp_path / "wider", "llama")
-    with pytest.raises(JobError, match=r"up_proj\.weight has shape \(96, 64\), the base's weight \(128, 64\)"):
+    with pytest.raises(JobError, match=r"up_proj\.weight has shape \(96, 64\), but the base's weight has \(128, 64\)"):
         merge(base, make_adapter(wider, tmp_path / "b", size=0.15), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
@@ -143,13 +143,13 @@ def write_adapter(folder: Path, tensors: dict[str, tuple[int, ...]] = SHAPES, **
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [
-        (SHAPES, {"r": 2}, r"q_proj.*which is not rank 2"),
+        (SHAPES, {"r": 2}, r"q_proj.*which do not match rank 2"),
         (SHAPES, {"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
         (SHAPES, {"init_lora_weights": "loftq"}, "path_initial_model_for_weight_conversion"),
         (SHAPES, {"use_dora": True}, "use_dora is True, but .* has no magnitude"),
         (DORA, {}, "use_dora is False, but .* has a magnitude"),
-        (SHAPES, {"peft_type": "PROMPT_TUNING"}, "changes no weight.*\n.*added tokens"),
-        (SHAPES, {"peft_type": "PREFIX_TUNING"}, "changes no weight.*\n.*export"),
+        (SHAPES, {"peft_type": "PROMPT_TUNING"}, "changes no weights.*\n.*added tokens"),
+        (SHAPES, {"peft_type": "PREFIX_TUNING"}, "changes no weights.*\n.*export"),
         (SHAPES, {"peft_type": "LOHA"}, "of the type LOHA"),
     ],
 )
@@ -169,7 +169,7 @@ def test_everything_that_is_not_understood_is_named_at_once(tmp_path: Path) -> N
         read_adapter(write_adapter(tmp_path / "a", tensors, **config))
     for part in (
         "trainable_token_indices = [3]", "alora_invocation_tokens", "rank_pattern = {'q_proj': 2}",
-        "lm_head.weight', which is no LoRA matrix", "trainable_tokens_delta",
+        "lm_head.weight', which is not a LoRA matrix", "trainable_tokens_delta",
         "only one of the two matrices for 'model.layers.0.self_attn.q_proj'", "fix: ",
     ):  # fmt: skip
         assert part in str(caught.value)
@@ -185,7 +185,7 @@ def test_kinds(tmp_path: Path) -> None:
         adapter_kind(full)
     save_file({"w": torch.zeros(1)}, full / "model.safetensors")
     assert adapter_kind(full) == "full"
-    with pytest.raises(JobError, match="is a whole model, no adapter"):
+    with pytest.raises(JobError, match="is a whole model, not an adapter"):
         read_adapter(full)
 
 

@@ -81,16 +81,16 @@ def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:
     for line in (
         "Shop, tuning: 330 days old: confirm it",
         "Shop, gone: no longer offered since 2026-11-26",
-        "prices.yaml has no training price for the trainer ray",
+        "prices.yaml has no price for the trainer ray",
     ):
         assert line in said
     assert any("--calls-per-month" in line for line in said)
     assert not any("trainer shop" in line for line in made(prices, trainer="shop").warnings)
-    assert rule_of_thumb(prices) == ["rented A10G is not in prices.yaml, so the rule of thumb cannot be worked out."]
+    assert rule_of_thumb(prices) == ["rented A10G is not in prices.yaml, so the rule of thumb cannot be checked."]
     shipped = " ".join(rule_of_thumb(load_prices()))
-    for part in ("$3.75", "$365 to $1,095", "93 to 278 tokens every second"):
+    for part in ("$3.75", "$365 to $1,095", "93 to 278 tokens in every paid second"):
         assert part in shipped
-    assert "973 million tokens a month, up to 2,920 million: 97 to 584 times" in shipped
+    assert "973 million tokens per month, up to 2,920 million: 97 to 584 times" in shipped
 
 
 def test_the_page_shows_all_of_it(prices: PriceList) -> None:

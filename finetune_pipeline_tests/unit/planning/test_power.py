@@ -62,7 +62,7 @@ def test_what_the_scores_of_a_rival_cannot_tell_is_not_told() -> None:
     )
     nearly = [("the parcel comes", "the parcel comes" if i % 20 else "the parcel") for i in range(60)]
     full = _plan(text_spec(), 100, rows(nearly))
-    assert full["rows_needed"] is None and "cannot be gained" in full["sentence"], "99 of 100 points"
+    assert full["rows_needed"] is None and "is impossible" in full["sentence"], "99 of 100 points"
     few = _plan(text_spec(), 3, rows([("one two three", "one" if i % 2 else "one two three") for i in range(60)]))
     assert few["detectable_gain"] is None, "not a gain of 60 points where 25 are left"
 

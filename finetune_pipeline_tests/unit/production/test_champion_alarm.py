@@ -21,7 +21,7 @@ def history(seed: int, right: float, rows: int = 400) -> list[dict]:
 def test_a_worse_champion_raises_the_alarm_and_the_sentence_says_by_how_much() -> None:
     alarm = champion_alarm(history(0, 0.6), 2, 1)
     assert alarm.raised and alarm.figures["failed"] > 2 * alarm.figures["failed_before"]
-    assert "serves worse than the champion before" in alarm.sentence
+    assert "is worse than the previous champion" in alarm.sentence
     assert not champion_alarm(history(0, 1.0), 2, 1).raised
 
 

@@ -87,7 +87,7 @@ def test_one_user_cannot_give_more_than_a_share() -> None:
     kept = [e for e in chosen.examples if int(e.tags[0][5:]) >= 900]
     assert len(kept) <= 0.1 * len(chosen.examples) and len(kept) >= 5
     assert len(chosen.held) + len(kept) == 40, "and nobody else loses a row"
-    assert "one user gave 40 of 100" in chosen.held[0].reason
+    assert "one user wrote 40 of 100" in chosen.held[0].reason
     waiting = {r["id"] for r, why in chosen.queue if why.startswith("held back: one user")}
     assert waiting == {h.id for h in chosen.held}
 

@@ -50,7 +50,7 @@ def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Pat
     steep = decide_retraining(spec, STILL, Evidence(500, 0.2, law(1, 0.5, 0)), tmp_path)
     assert steep["retrain"]
     assert steep["gain"][1] == pytest.approx(0.2 * (1 - 1.5**-0.5), abs=1e-4)
-    assert steep["sentence"].startswith("Train again: 500 new rows are expected to bring 3.7 points")
+    assert steep["sentence"].startswith("Train again: 500 new rows are expected to add 3.7 points")
     few = decide_retraining(spec, STILL, Evidence(50, 0.2, law(1, 0.5, 0)), tmp_path)
     assert not few["retrain"]
     # 1.01 / 0.19 ^ 2 of the rows: 0.2 (1 - (1 + m / 1000) ^ -0.5) = 0.01 at m = 108.03

@@ -42,7 +42,7 @@ def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: C
     assert facts["sentence"] == "No drift found in 8 windows of 100 production rows."
     alike = report([{**row, "input": "ping"} for row in served(random.Random(1), 100)])["sentence"]
     assert alike.endswith(
-        "too few different texts or answers to judge vocabulary, input_length, unseen_words, languages."
+        "too few distinct texts or answers to test vocabulary, input_length, unseen_words, languages."
     )
     assert all(s["p_watch"] is None or s["p_watch"] > 0.05 for s in facts["signals"].values())
     rows = served(random.Random(0), 300, new_words=1.0)

@@ -260,7 +260,7 @@ def test_nothing_is_removed_while_a_run_makes_something(task: Task, store: Artif
     run = made_of(task, store, ["row-0001"])
 
     def asks(_: Path) -> None:
-        with pytest.raises(StillWritten, match="a run of demo is making advice-[0-9a-f]{16}\nfix: let it end"):
+        with pytest.raises(StillWritten, match="a run of demo is making advice-[0-9a-f]{16}\nfix: wait for it"):
             forget(task, store, users=["ann"])
 
     made(task, store, "advice", {}, asks)

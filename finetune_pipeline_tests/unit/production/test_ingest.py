@@ -140,7 +140,7 @@ def test_the_question_of_the_sensor(task: Task, store: ArtifactStore) -> None:
     assert waiting_rows(task, store).sentence == "0 of 2 corrected new rows in logs/"
     written = write(task, [row(n, feedback={"label": "a"}) for n in (1, 2)] + [row(3)]).stat().st_mtime
     young, waits = (waiting_rows(task, store, now=written + seconds) for seconds in (5, 61))
-    assert not young.ready and "must rest for 60 s" in young.sentence
+    assert not young.ready and "must be unchanged for 60 s" in young.sentence
     assert waits.ready and waits.usable == 2
 
     def make(builder: Builder) -> None:

@@ -72,7 +72,7 @@ def test_what_was_cut_is_struck_out_and_counted(tokenizer: Any) -> None:
     page = _page(tokenizer, [Example("e0", tiny_messages(0)), Example("long", long)])
     text = spans(page)
     assert "Sound." in page and "its user text was cut" in page and text["lost"].startswith("ancient history.")
-    assert "my invoice is wrong" in text["context"] and "Examples with a cut user text 1 0" in Parsed(page).words
+    assert "my invoice is wrong" in text["context"] and "Examples with truncated user text 1 0" in Parsed(page).words
 
 
 def test_a_fault_stops_and_says_where_and_what_to_do(tokenizer: Any) -> None:
@@ -82,4 +82,4 @@ def test_a_fault_stops_and_says_where_and_what_to_do(tokenizer: Any) -> None:
     assert "Training is stopped." in page and "Sound." not in page
     assert "1 of 2 rows hold marks of a chat template" in page and "for example forged" in page
     assert "What to do: remove them from the data" in page
-    assert '<h3 class="bad-count">Marks of a template in the text</h3>' in page
+    assert '<h3 class="bad-count">Control tokens in the text</h3>' in page

@@ -58,7 +58,7 @@ def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> No
 
 def test_it_says_what_stops_and_what_to_look_at(faulty: dict[str, Any]) -> None:
     words = page_of(faulty, "post", "d", STAGES, LABELS).words
-    assert "Training is stopped." in words and "no, stops" in words and "What stops it: synthetic rows" in words
+    assert "Training is stopped." in words and "no, stops" in words and "It is stopped by: synthetic rows" in words
     for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet"):
         assert text in words, text
     assert faulty["noise"]["suspects"][0]["id"] in words
@@ -68,4 +68,4 @@ def test_a_clean_report_says_so(base: Path) -> None:
     rows, spec = requests(600), make_spec(LABELS)
     report = data_quality(rows, dealt(rows), {}, {}, spec, counted_by(base, spec))
     words = page_of(report, "post", "d").words
-    assert "Nothing stands out." in words and "no, stops" not in words and "not asked" in words
+    assert "Nothing was found." in words and "no, stops" not in words and "not asked" in words

@@ -89,8 +89,8 @@ def test_facts_of_data_training_and_cost(good: tuple[str, str]) -> None:
         "raw/a<b>.jsonl ab12ab12ab12ab12", "No test row repeats or resembles a training row.",
         "Found over all rows (balance): the largest label is 12 times the smallest.",
         "Trainable parameters 1,000 (1.0% of all)", "fell from 2.000 before training to 0.500 at step 20",
-        "2,000 of 50,000 tokens (4.0%) carry loss", "Examples with a cut user text 3",
-        "Training 1 min 15 s 1 min 14 s 1,234 MiB", "took 1 min 10 s; the plan had said 1 min 0 s to 1 min 40 s",
+        "2,000 of 50,000 tokens (4.0%) have loss", "Examples with truncated user text 3",
+        "Training 1 min 15 s 1 min 14 s 1,234 MiB", "took 1 min 10 s; the plan estimated 1 min 0 s to 1 min 40 s",
         "A request takes 75.0% fewer tokens",
     ):  # fmt: skip
         assert fact in words, fact
@@ -162,7 +162,7 @@ def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheape
     for words in (Parsed(page).words, markdown.replace("\\", "")):
         assert "Do not ship it." in words and "Refused by beats_baseline, " in words and "merge_parity: " in words
     form = changed(result, {"format_gap.closed_by_decoding": 0.7})
-    assert "restricting the base model's answers to the labels instead: that brings 70.0% of the gain" in steps(form)
+    assert "constraining the base model's answers to the labels instead: that brings 70.0% of the gain" in steps(form)
 
 
 def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> None:
@@ -175,9 +175,12 @@ def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> Non
     assert first.startswith("Use TF-IDF and logistic regression: `finetune export triage --simple --to DIR` writes it")
     assert not [step for step in (first, *others) if step.startswith(("Serve it", "beats_simple:"))]
     page, markdown = pages(result)
-    assert "Better than prompting, not surely better than the nearest training row's answer and TF-IDF" in markdown
-    assert ": use the best of them, or train on." in markdown
-    assert 'class="verdict warned"' in page and "is surely better" in page
+    assert (
+        "Better than prompting, but not significantly better than the nearest training row's answer and TF-IDF"
+        in markdown
+    )
+    assert ": use the best of them, or continue training." in markdown
+    assert 'class="verdict warned"' in page and "is significantly better" in page
 
 
 def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:

@@ -33,7 +33,7 @@ def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
         "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"]},
         "labels": ["bug", "billing", "other"], "dtype": "bfloat16", "endpoint": None, "stored_float32_because": None,
         "base_model": {"id": "acme/tiny", "revision": "0123abc", "identity": {"kind": "hub"}, "licence": None,
-            "licence_note": "The licence of acme/tiny goes on to hold.", "weights": {"model.safetensors": "cd" * 32}},
+            "licence_note": "The licence of acme/tiny also applies.", "weights": {"model.safetensors": "cd" * 32}},
         "artifacts": {"merged_model": "m1", "adapter": "a1", "base_model": "b1", "dataset": "d1",
             "adapter_sha256": "e1"},
         "training": {"method": "lora", "epochs": 2.0, "learning_rate": 2e-4, "lora": {"r": 16, "alpha": 32}},
@@ -98,7 +98,7 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
     text = good.text
     titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
-        "What it is", "How to ask it", "How to serve it", "Training data", "Training", "Evaluation", "Limits",
+        "What it is", "How to prompt it", "How to serve it", "Training data", "Training", "Evaluation", "Limits",
         "General ability", "Cost", "Lineage", "Licence",
     ]  # fmt: skip
     for fact in (
@@ -185,8 +185,8 @@ def test_what_the_spec_tells() -> None:
     result = usual()
     made = read(model_card(manifest(card=card.model_dump()), result, decide(spec(), result)))
     assert made.data.language == ["en", "multilingual"] and made.data.datasets == ["acme/tickets"]
-    assert "Licences of the rows: CC BY 4.0." in made.text and "Not meant for: Medical advice." in made.text
-    assert "Made from acme/tickets." in made.text and "Meant for: Routing." in made.text
+    assert "Licences of the rows: CC BY 4.0." in made.text and "Out of scope: Medical advice." in made.text
+    assert "Made from acme/tickets." in made.text and "Intended use: Routing." in made.text
     with pytest.raises(ValueError, match="language"):
         CardSpec(language=["English"])
     with pytest.raises(ValueError, match="license"):

@@ -53,7 +53,7 @@ def test_rows_over_all_versions() -> None:
     (only,) = history_sentences(result)
     assert "50 rows were always right, 0 never" in only and "150 sometimes" in only
     lost = history_sentences(evaluation(earlier={"v1": dict.fromkeys(ids, True)}))[1]
-    assert lost.startswith("40 rows that every earlier version had right this one gets")
+    assert lost.startswith("40 rows that every earlier version had right are wrong now")
     assert lost.endswith(" and 20 more.")
     assert not history_table(usual()) and history_sentences(usual()) == []
 
@@ -89,7 +89,7 @@ def test_the_loss_of_ability_is_told_with_its_interval() -> None:
     result = evaluation(ability={"items": 102, **ability_drop(before, after)})
     sentences = words(section("ability", result))
     assert "the base model has 60.0% right and the fine-tuned one 54.0%: 6.0 points lost" in sentences
-    assert "10 lost, 4 gained" in sentences and "1.000 bits a byte before and 1.250 after" in sentences
+    assert "10 lost, 4 gained" in sentences and "1.000 bits per byte before and 1.250 after" in sentences
     row = ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250 (-0.375 to +0.875)"]  # two texts: Student's t
     assert row in tables(section("ability", result))[0].cells
     nothing = section("ability", evaluation(ability={"items": 0}))
@@ -102,7 +102,7 @@ def test_ratings_are_told_and_their_absence_too() -> None:
     ratings = [said(f"e{i}", candidate=i < 8, base=i < 2) for i in range(14)]
     people = section("people", evaluation(people=summarise(ratings, drawn, SECRET)))
     sentences = words(people)
-    assert "Of 10 answers drawn at random people accept 80.0% of the fine-tuned model's" in sentences
+    assert "Of 10 answers drawn at random, people accept 80.0% of the fine-tuned model's" in sentences
     assert "gain +60.0 points" in sentences and "4 from neither" in sentences and "Raters: Ada (14)." in sentences
     assert not tables(people) and "Ada" not in " ".join(getattr(block, "text", "") for block in people.public())
     nobody = people_sentences(People(of_earlier_candidates=3), "demo")
@@ -126,7 +126,7 @@ def test_a_judge_is_told_with_its_kappa_and_gives_an_opinion_only_where_it_is_be
     faulty: dict[str, Any] = {"believed": False, "refused": ["it prefers whatever comes first"], "verdict": None}
     refused = {**BELIEVED, **faulty, "kappa": None, "interval": None}
     first, second = judge_sentences(JudgeFindings.model_validate(refused))
-    assert first == "m <b> at h is not trusted, and its verdict does not count: it prefers whatever comes first."
+    assert first == "m <b> at h is not trusted, and its verdict is ignored: it prefers whatever comes first."
     assert "kappa is undefined" in second
     unasked = section("judge", evaluation(judge={**refused, "rated": 0}))
     assert len(unasked.blocks) == 1, "no table of biases"
@@ -143,6 +143,6 @@ def test_perturbed_rows_stand_beside_plain_ones_with_the_verdict() -> None:
     (table,) = tables(shown)
     assert table.cells[0][:4] == ["Typing errors", "60", "100%", "80.0%"] and table.cells[0][4].startswith("-20.0 (")
     assert [cells[-1] for cells in table.cells] == ["yes", "yes", "yes", "no, informs"]
-    assert "60 test rows a perturbation at most" in words(shown) and measured.verdict.sentence in words(shown)
+    assert "60 test rows per perturbation at most" in words(shown) and measured.verdict.sentence in words(shown)
     assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in words(shown)
     assert not section("robustness", changed(usual(), {"robustness": None})).blocks

@@ -44,7 +44,7 @@ def test_both_answered_the_same_sealed_rows() -> None:
     comparison = compared()
     assert comparison.rows == 200 and comparison.tuned.value == 160 / 200 and comparison.api.value == 135 / 200
     assert comparison.gain == pytest.approx(25 / 200) and comparison.gain_interval and comparison.gain_interval[0] > 0
-    assert comparison.conclusion == "The fine-tuned model is surely better."
+    assert comparison.conclusion == "The fine-tuned model is significantly better."
     assert comparison.api.name == "gpt-6.1-terra, 8-shot", "of the API model's prompts the best"
 
 
@@ -68,7 +68,7 @@ def test_a_hosted_model_has_the_price_of_its_base() -> None:
 def test_a_price_or_a_model_that_lacks_is_named_and_not_guessed() -> None:
     comparison = compared(model="unheard-of")
     assert comparison.api.thousand == {} and comparison.api.month == {} and comparison.break_even == []
-    assert comparison.warnings == ["prices.yaml has no price of unheard-of: add a line with unit: million_served"]
-    assert "to confirm: prices.yaml has no price of unheard-of" in "\n".join(versus_lines(comparison))
+    assert comparison.warnings == ["prices.yaml has no price for unheard-of: add a line with unit: million_served"]
+    assert "to confirm: prices.yaml has no price for unheard-of" in "\n".join(versus_lines(comparison))
     said = versus(spec(), usual(), load_prices(), None, TODAY)
     assert isinstance(said, str) and "set baseline.endpoint" in said

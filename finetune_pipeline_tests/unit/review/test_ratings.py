@@ -68,7 +68,7 @@ def put(folder: Path, name: str, text: str) -> None:
     ("row", "message"),
     [(line(choice="C"), "`choice` is 'C'"), (line(sheet="x"), "not the name of a sheet"),
         (line(rater=" "), "`rater` is missing"), (line(time="noon"), "not an RFC 3339 time"),
-        (line(comment="x" * 5000), "more than 4000 characters"), ("A", "no object")],
+        (line(comment="x" * 5000), "more than 4000 characters"), ("A", "not an object")],
 )  # fmt: skip
 def test_faults_are_named(row: object, message: str) -> None:
     rating, wrong = parse_rating(row)

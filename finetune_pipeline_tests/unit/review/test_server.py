@@ -51,7 +51,7 @@ def test_what_is_wrong_is_told_and_not_stored(server: tuple) -> None:
     made, file = server
     assert ask(made, "/ratings", b"{}", X_Token=TOKEN) == (400, "it is not good")
     status, answer = ask(made, "/ratings", b"\xff{", X_Token=TOKEN)
-    assert status == 400 and "no JSON" in answer
+    assert status == 400 and "not valid JSON" in answer
     assert ask(made, "/ratings", b"x" * (MAX_BODY + 1), X_Token=TOKEN)[0] == 413
     assert ask(made, "/elsewhere", b'{"good": 1}', X_Token=TOKEN)[0] == 404 and ask(made, "/elsewhere")[0] == 404
     assert not file.exists()

@@ -118,7 +118,7 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     assert events[-2] == "data: [DONE]" and json.loads(events[-3].removeprefix("data: "))["usage"] == plain["usage"]
     turns[0]["content"] = "Speak like a pirate."
     status, refused = running.ask("/v1/chat/completions", {"messages": turns})
-    assert status == 400 and "leave the system turn out" in refused["error"]["message"]
+    assert status == 400 and "omit the system turn" in refused["error"]["message"]
 
 
 ASKED = {"messages": [{"role": "user", "content": "x"}]}
@@ -126,8 +126,8 @@ ASKED = {"messages": [{"role": "user", "content": "x"}]}
 
 def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(task: Task, running: Running) -> None:
     requests: list[tuple[Any, int, str]] = [
-        (b"{not json", 400, "no JSON"),
-        (b"\xff\xfe", 400, "no JSON"),
+        (b"{not json", 400, "not valid JSON"),
+        (b"\xff\xfe", 400, "not valid JSON"),
         ([1], 400, "not a JSON object"),
         (b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}]}', 400, "surrogate"),
         ({}, 400, "'messages' must be a list"),
@@ -153,7 +153,7 @@ def test_bad_feedback(running: Running) -> None:
     name = running.chat()[1]["id"]
     for more, status, message in (
         ({"id": "chatcmpl-unknown", "flag": "x"}, 404, "no answer has the id"),
-        ({"label": "Billing"}, 400, "no label of this task"),
+        ({"label": "Billing"}, 400, "not a label of this task"),
         ({"score": "good"}, 400, "not a finite number"),
         ({"score": float("nan")}, 400, "not a finite number: NaN"),
         ({"score": float("inf")}, 400, "not a finite number: Infinity"),

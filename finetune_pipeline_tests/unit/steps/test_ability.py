@@ -68,7 +68,7 @@ def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -
         assert against["drop"] == pytest.approx((right["champion"] - right["own"]) / n)
         assert against["interval"][0] <= against["drop"] <= against["interval"][1]
     assert rows["base"] != rows["champion"] != rows["own"]
-    assert "The present champion has" in " ".join(ability_sentences(Ability.model_validate(general)))
+    assert "The current champion has" in " ".join(ability_sentences(Ability.model_validate(general)))
 
 
 def test_without_a_champion_nothing_is_compared_and_a_lost_one_is_named(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_clean_facts_pass_and_each_planted_fault_is_caught(key: Any, spec: TaskS
 def test_feedback_to_answers_that_never_came_is_told(spec: TaskSpec, tmp_path: Path) -> None:
     facts = {**FACTS["production_logs", "logs_accounted_for"][0], "unmatched": 1}
     said = find("production_logs", "logs_accounted_for").ask(artifact(facts, tmp_path), spec)
-    assert said.passed and "1 of the feedback is to answers that have not come" in said.message
+    assert said.passed and "1 lines of feedback are for answers not logged yet" in said.message
 
 
 @pytest.mark.parametrize("check", gates(), ids=lambda c: c.name)

@@ -131,7 +131,7 @@ def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.Monk
     assert "fix: start it, correct MLFLOW_TRACKING_URI" in message and "hunter2secret" not in message
 
 
-NO_SERVER = "fix: this address is no MLflow server"
+NO_SERVER = "fix: this address is not an MLflow server"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ NO_SERVER = "fix: this address is no MLflow server"
         (
             403,
             '{"error_code": "PERMISSION_DENIED", "message": "no"}',
-            "fix: ask its owner for the right to read and write",
+            "fix: ask its owner for read and write access",
         ),
         (404, "<html>not here</html>", NO_SERVER),
         (500, "oops", "too many 500 error responses"),
@@ -189,7 +189,7 @@ def test_rows_are_looked_up_without_mlflow_and_nothing_is_made(tmp_path: Path) -
 
 def test_addresses() -> None:
     assert sqlite_file("sqlite:////a/b.db?timeout=3") == Path("/a/b.db") and sqlite_file("http://host") is None
-    with pytest.raises(ValueError, match="relative to a working folder"):
+    with pytest.raises(ValueError, match="relative to the working folder"):
         sqlite_file("sqlite:///b.db")
     assert without_credentials("https://u:p@host:1/x") == "https://host:1/x"
     assert without_credentials("sqlite:////a@b.db") == "sqlite:////a@b.db"

@@ -214,7 +214,9 @@ def test_a_moved_base_is_named_and_another_one_refused(
     with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
         load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_tiny_model(tmp_path / "other", seed=5)))
-    with pytest.raises(ValueError, match=r"other files than what the adapter was trained on \(model\.safetensors\)"):
+    with pytest.raises(
+        ValueError, match=r"different files than those the adapter was trained on \(model\.safetensors\)"
+    ):
         load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
     assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == [
@@ -235,14 +237,14 @@ def test_a_whole_model_is_registered_by_its_place_and_its_files(
     assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == expected
     moved = (tmp_path / "base").rename(tmp_path / "exported")
     with pytest.raises(
-        FileNotFoundError, match=r"the model is not in .*set FINETUNE_MODEL to a folder that holds this very"
+        FileNotFoundError, match=r"the model is not in .*set FINETUNE_MODEL to a folder that contains exactly this"
     ):
         load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_MODEL", str(moved))
     (moved / "generation_config.json").write_text('{"eos_token_id": [1], "repetition_penalty": 3.0}')
     assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == expected
     (moved / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
-    with pytest.raises(ValueError, match=r"other files than what was registered \(chat_template\.jinja\)"):
+    with pytest.raises(ValueError, match=r"different files than those that were registered \(chat_template\.jinja\)"):
         load(tracking, "models:/tickets/1")
 
 

@@ -86,7 +86,7 @@ def test_the_graphs_checks_know_what_a_service_cannot_tell(
     artifact = Artifact("demo", "adapter", "0", tmp_path / "out", facts, {})
     results = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
     assert {name: r.passed for name, r in results.items() if not r.passed} == {"not_overfitted": False}
-    assert "16 rows" in results["supervision"].message and "does not give" in results["learned"].message
+    assert "16 rows" in results["supervision"].message and "does not report" in results["learned"].message
     assert Training.model_validate({**facts, "measured": json.loads((tmp_path / "out/measured.json").read_text())})
     unfit = Artifact("demo", "plan", "0", tmp_path, {"fits": False}, {})
     plan = PIPELINE.steps["training_plan"].checks[0].ask(unfit, spec)

@@ -80,7 +80,7 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
     assert "another case" in shown["case"]
     assert not [row for row in audit["validation"]["shown"] if kind_of(row["id"])]
     page = (tmp_path / "augmented/out/audit.html").read_text().lower()
-    assert "a perturbed copy (typing errors)" in page and "perturbed in every way that can block" in page
+    assert "a perturbed copy (typing errors)" in page and "with every perturbation that can block" in page
     assert "perturbed" not in (tmp_path / "plain/out/audit.html").read_text()
 
 
