@@ -1,5 +1,6 @@
 """Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
-is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself."""
+is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself. A text that holds JSON is
+read where an expression looks into it."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
+from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.data import FieldsSpec
@@ -128,12 +130,32 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
 
     if not text:
         raise ValueError("the expression is empty")
-    compiled = jmespath.compile(text)  # its ParseError is a ValueError
-    return lambda row, file, key: compiled.search(row), _roots(compiled.parsed)
+    parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
+    roots, looking, interpreter = _roots(parsed), _looking_into_texts(parsed), _interpreter()
+    return lambda row, file, key: interpreter.visit(looking, row), roots
+
+
+@cache
+def _interpreter() -> Any:
+    from jmespath.visitor import TreeInterpreter
+
+    class Interpreter(TreeInterpreter):  # type: ignore[misc]
+        def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
+            return unpacked(self.visit(node["children"][0], value))
+
+    return Interpreter()
 
 
 _LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")
 """Nodes whose first child reads the row and whose other children read the first one's result."""
+
+
+def _looking_into_texts(node: dict[str, Any]) -> dict[str, Any]:
+    """The expression, made to decode texts in JSON that it looks into."""
+    children = [_looking_into_texts(c) if isinstance(c, dict) else c for c in node.get("children", ())]
+    if node.get("type") in _LED and node["type"] != "pipe":
+        children[0] = {"type": "unpacked", "children": children[:1]}
+    return {**node, "children": children}
 
 
 def _roots(node: dict[str, Any]) -> frozenset[str] | None:

@@ -7,12 +7,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.formats import format_of
+from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import is_known_name, key_path
 from finetune_pipeline.data.quoting import quoted
@@ -98,7 +99,23 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
         if errors(reading.problems):
             continue
         _add_rows(path, name, reading)
+    reading.rows = with_json_texts(reading.rows)
     return reading
+
+
+def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
+    """The rows with those columns decoded whose every text is a JSON object or list: that is how `data.fields` sees them."""
+    plain: set[str] = set()
+    for row in rows:
+        for key, text in row.value.items() if isinstance(row.value, dict) else ():
+            if isinstance(text, str) and key not in plain and text.strip() and isinstance(unpacked(text), str):
+                plain.add(key)
+    return [
+        replace(row, value={key: value if key in plain else unpacked(value) for key, value in row.value.items()})
+        if isinstance(row.value, dict)
+        else row
+        for row in rows
+    ]
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
