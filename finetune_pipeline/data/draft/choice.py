@@ -176,7 +176,7 @@ def _answers(
         first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
         second = [last] if asked == first.path else [first]
     found = {c.path: c for c in [*written, *named, *unnamed, *structured, *second, *unpredictable]}
-    return sorted(found.values(), key=lambda c: c.is_guess)
+    return sorted(found.values(), key=lambda c: c.is_guess or c.is_decision)
 
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:

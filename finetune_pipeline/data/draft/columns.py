@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.formats.messages import REASONING_PARTS, TEXT_PARTS
-from finetune_pipeline.data.names import GUESSES, IDS, REJECTED, key_path, plain_name
+from finetune_pipeline.data.names import GUESSES, IDS, LEFT_OUT, REJECTED, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
 _DEEPEST = 6
@@ -88,6 +88,11 @@ class Column:
     def is_guess(self) -> bool:
         """Whether the column is, or lies in, what a machine proposed to the people who labelled."""
         return not GUESSES.isdisjoint(plain_name(self.path).split("_"))
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether the column says which rows annotators accepted."""
+        return self.path in LEFT_OUT and self.values.keys() <= {*LEFT_OUT[self.path], "accept", "submitted"}
 
     @property
     def is_top(self) -> bool:

@@ -16,6 +16,7 @@ from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of, read_time
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
+from finetune_pipeline.data.names import LEFT_OUT
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
@@ -219,7 +220,18 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
     if record.flat:
         rows = [replace(row, row=_from_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
-    return [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
+    validated = [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
+    return [_without_rejected(row, value, place) for row in validated]
+
+
+def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
+    """The row; without its example if an annotator left it out, by a key that nothing else reads."""
+    for key in LEFT_OUT.keys() & row.ignored if isinstance(value, dict) and row.example else ():
+        if value[key] in LEFT_OUT[key]:
+            message = f"an annotator left the row out: `{key}` is {quoted(value[key])}"
+            problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
+            return replace(row, example=None, findings=[*row.findings, problem])
+    return row
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:

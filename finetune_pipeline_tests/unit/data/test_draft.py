@@ -16,7 +16,7 @@ from finetune_pipeline.data.draft.draft import Draft, draft
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
-from finetune_pipeline_tests.unit.data.raw_rows import table, workbook
+from finetune_pipeline_tests.unit.data.raw_rows import row_rules, table, workbook
 
 THINGS = {
     "billing": "invoice payment refund charge receipt",
@@ -278,6 +278,20 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
         assert set(made[name].answers.values) == {"", *(chat[3]["content"] for chat in own)}
     assert made["anthropic"].system_prompt == "Be kind." and "</think>" in made["anthropic"].answers.values[0]
     assert sorted(made["responses"].answers.labels) == sorted({chat[3]["content"] for chat in own})
+
+
+def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None:
+    decided = [
+        {"text": t, "label": y, "answer": ("accept", "reject", "ignore")[i % 10 // 8]} for i, (t, y) in enumerate(PAIRS)
+    ]
+    file = of(tmp_path, "a.jsonl", lines(decided))
+    made = drafted(file)
+    assert (sorted(made.answers.labels), made.answers.rows) == (sorted(THINGS), 192)
+    assert row_rules(decided[8], made.spec) == ["rejected_row"]
+    judged = drafted(of(tmp_path, "b.jsonl", lines([row | {"label": 1} for row in decided])))
+    assert judged.data["fields"]["label"] == "answer" and judged.answers.rows == 240
+    questions = [{"question": t, "answer": "ignore" if i % 2 else f"It is {i}"} for i, (t, _) in enumerate(PAIRS)]
+    assert drafted(of(tmp_path, "c.jsonl", lines(questions))).answers.rows == 240
 
 
 def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:
