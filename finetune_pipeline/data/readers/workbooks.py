@@ -18,7 +18,7 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import ZIP
 from finetune_pipeline.data.readers.records import CUT_FIX, Record, about_file, too_large, unreadable
-from finetune_pipeline.data.readers.tables import Dialect, header_again, title_rows
+from finetune_pipeline.data.readers.tables import Dialect, no_row, title_rows
 from finetune_pipeline.spec import TaskSpec
 
 _LOOKED_AT = 1000
@@ -117,8 +117,8 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
         yield title_rows(file, dialect.titles)
     header = first[dialect.titles][1] if dialect.header else []
     for number, cells in chain(first[dialect.titles + dialect.header :], rows):
-        if cells == header:
-            yield header_again(file, number, msgspec.json.encode(cells))
+        if odd := no_row(cells, header, file, number, msgspec.json.encode(cells)):
+            yield odd
             continue
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:
