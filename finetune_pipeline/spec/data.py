@@ -36,7 +36,7 @@ class FieldsSpec(Section):
     group: str | None = Field(None, description="Rows of one group (dialogue, customer, document) share a split.")
     origin: str | None = Field(None, description="human, production or synthetic.")
     generator: str | None = Field(None, description="Model that wrote a synthetic row.")
-    time: str | None = Field(None, description="RFC 3339, or seconds since 1970.")
+    time: str | None = Field(None, description="RFC 3339, or a number since 1970.")
     tags: str | None = None
 
 
