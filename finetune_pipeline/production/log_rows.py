@@ -2,8 +2,8 @@
 
 One JSON object a line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
 ``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional
-``metadata`` (not taken in). What `finetune review` writes may say ``left_out`` and ``decided`` (a time) in the feedback. A line with
-``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
+``metadata`` (not taken in). What `finetune review` writes may say ``left_out`` and ``decided`` (a time) in the feedback.
+A line with ``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
 """
 
 from __future__ import annotations

@@ -95,6 +95,15 @@ def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: Artifact
     assert sorted(ids(task, store)) == [f"r{i}" for i in range(1, 7)]
 
 
+def test_logs_are_known_by_their_names(task: Task, store: ArtifactStore) -> None:
+    names = ("a.ndjson", "app.log.1", "b.json.gz", "c.log-20260501", "notes.txt", "x.login.csv", "d.ndjson.part")
+    for n, name in enumerate(names):
+        (task.folder / "logs" / name).write_bytes(line(n).encode())
+    assert sorted(ids(task, store)) == ["r0", "r1", "r2", "r3"]
+    shown = {row["source"]["file"] for row in intake.log_store(task, store).rows()}
+    assert shown == {"logs/a.ndjson", "logs/app.log", "logs/b.json", "logs/c.log"}
+
+
 def test_files_that_begin_alike_are_told_apart(task: Task, store: ArtifactStore) -> None:
     logs = task.folder / "logs"
     (logs / "a.jsonl").write_text(line(0) + line(1) + line(2))
