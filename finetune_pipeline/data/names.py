@@ -32,20 +32,21 @@ WRITTEN = (
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
 ASSISTANTS = (
-    *("assistant", "agent", "bot", "gpt", "chatgpt", "model", "ai", "system", "support", "operator", "advisor"),
     *(
+        "assistant",
+        "agent",
+        "bot",
+        "gpt",
+        "chatgpt",
+        "model",
+        "ai",
+        "system",
+        "support",
+        "operator",
+        "advisor",
         "staff",
-        "representative",
-        "rep",
-        "helpdesk",
-        "service",
-        "employee",
-        "seller",
-        "doctor",
-        "tutor",
-        "teacher",
-        "berater",
     ),
+    *("representative", "rep", "helpdesk", "service", "employee", "seller", "doctor", "tutor", "teacher", "berater"),
 )
 USERS = ("user", "human", "customer", "client", "kunde", "visitor", "guest", "patient", "student", "buyer", "caller")
 GROUPS = (

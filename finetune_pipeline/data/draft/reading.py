@@ -105,17 +105,13 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
 
 def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
     """The rows with those columns decoded whose every text is a JSON object or list: that is how `data.fields` sees them."""
-    plain: set[str] = set()
-    for row in rows:
-        for key, text in row.value.items() if isinstance(row.value, dict) else ():
-            if isinstance(text, str) and key not in plain and text.strip() and isinstance(unpacked(text), str):
-                plain.add(key)
-    return [
-        replace(row, value={key: value if key in plain else unpacked(value) for key, value in row.value.items()})
-        if isinstance(row.value, dict)
-        else row
-        for row in rows
-    ]
+    cells = (cell for row in rows if isinstance(row.value, dict) for cell in row.value.items())
+    plain = {key for key, text in cells if isinstance(text, str) and text.strip() and isinstance(unpacked(text), str)}
+
+    def decoded_in(value: Any) -> Any:
+        return {k: v if k in plain else unpacked(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return [replace(row, value=decoded_in(row.value)) for row in rows]
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
@@ -245,6 +241,10 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
     if _is_columns(document):
         message = "the document holds one list per column, not one object per row"
         reading.refuse("columns", name, message, "write it row by row (pandas: to_json(orient='records'))")
+    elif _is_map(document):
+        message = "the document is one object of texts and their answers, not a list of rows"
+        fix = f"write them as rows: jq 'to_entries | map({{text: .key, label: .value}})' {quoted(path.name)}"
+        reading.refuse("map", name, message, fix)
     elif expression:
         fields = reading.data.setdefault("fields", {})
         if fields.get("rows", expression) != expression:
@@ -252,6 +252,12 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
             reading.refuse("rows_differ", name, message, "make a separate task of each, or give all the same structure")
         fields["rows"] = expression
         reading.notes.append(f"{name}: the rows are at {expression}")
+
+
+def _is_map(document: Any) -> bool:
+    """Whether a document gives an answer to each of its keys."""
+    plain = isinstance(document, dict) and len(document) >= _ENOUGH and not any(map(is_known_name, document))
+    return plain and all(isinstance(value, str) for value in document.values())
 
 
 def _is_columns(document: Any) -> bool:

@@ -339,6 +339,7 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
             "draft.unreadable",
             {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
         ),
+        ("draft.map", {"b.json": json.dumps(dict(PAIRS))}),
         ("draft.columns", {"b.json": json.dumps({"text": ["a b", "c d"], "label": ["x", "y"]})}),
     ],
 )
