@@ -77,7 +77,9 @@ class DataSpec(Section):
         default_factory=dict, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
     )
     csv: CsvSpec = CsvSpec()
-    sheet: str | None = Field(None, description="Sheet of the workbooks (.xlsx); unset: the first one.")
+    sheet: str | list[str] | None = Field(
+        None, description="Sheet or sheets of the workbooks (.xlsx); unset: the first."
+    )
     max_unpacked_gib: float = Field(10.0, gt=0, description="Files that unpack to more are refused.")
     allow_truncated: bool = Field(False, description="Continue with the readable part of a broken or truncated file.")
     inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")

@@ -20,7 +20,7 @@ from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
 from finetune_pipeline.data.readers.records import RawStream, Record
-from finetune_pipeline.data.readers.workbooks import sheet_names
+from finetune_pipeline.data.readers.workbooks import sheet_names, sheets_of
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.loading import validated_spec
 from finetune_pipeline.spec.model import TaskSpec
@@ -213,17 +213,21 @@ def _is_number(text: str) -> bool:
 
 
 def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
-    """Choose the sheet with the most rows of two or more cells, and whether its first row is a header."""
-    sheets = [reading.data["sheet"]] if "sheet" in reading.data else sheet_names(path)
+    """Choose the sheet with the most rows of two or more cells and those of the same header, and whether there is one."""
+    sheets = sheets_of(reading.data.get("sheet")) or sheet_names(path)
     rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
     sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)
     if sheet is None or not rows_of[sheet]:
         return  # the reader says what is wrong
+    header = _header(rows_of[sheet], name, reading)
     if len(sheets) > 1:
-        reading.data["sheet"] = sheet
-        others = ", ".join(quoted(s) for s in sheets if s != sheet)
-        reading.notes.append(f"{name}: sheet {quoted(sheet)} is read, and not {others}")
-    reading.data["csv"] = {**reading.data.get("csv", {}), "header": _header(rows_of[sheet], name, reading)}
+        alike = [s for s in sheets if s == sheet or (header and rows_of[s][:1] == rows_of[sheet][:1])]
+        reading.data["sheet"] = alike if len(alike) > 1 else sheet
+        others = ", ".join(quoted(s) for s in sheets if s not in alike)
+        verb = "sheets {} are read" if len(alike) > 1 else "sheet {} is read"
+        note = verb.format(", ".join(map(quoted, alike))) + (f", and not {others}" if others else "")
+        reading.notes.append(f"{name}: {note}")
+    reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}
 
 
 # --- JSON documents ---------------------------------------------------------------------------------------------------

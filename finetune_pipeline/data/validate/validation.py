@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.examples import Example, example_id, place_of
 from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of, read_time
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
@@ -203,7 +203,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
-    place = f"{file}:{record.line}" + (f", item {record.item}" if record.item else "")
+    place = place_of(_source(record, file))
     value, findings = record.value, list(record.findings)
     if record.encoded:
         value, problems, readable = decode_line(record.raw, place, record.at)
@@ -283,7 +283,8 @@ def _validate(
 
 
 def _source(record: Record, file: str) -> dict[str, Any]:
-    return {"file": file, "line": record.line} | ({"item": record.item} if record.item else {})
+    source = {"file": file, "line": record.line, "item": record.item, "sheet": record.key if record.flat else None}
+    return {key: value for key, value in source.items() if value is not None}
 
 
 def _shown(data: bytes, find: Finder) -> str:

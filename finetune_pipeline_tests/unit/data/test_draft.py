@@ -114,6 +114,10 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "joined files": ("a.csv", table([*HEADED[:121], *HEADED[:1], *HEADED[121:]])),
     "title above commas": ("a.csv", "Tickets,\n" + table([["Message", "Topic"], *PAIRS])),
     "delimiter for Excel": ("a.csv", "sep=;\n" + table([["Message", "Topic"], *PAIRS], ";")),
+    "sheets of months": (
+        "a.xlsx",
+        workbook({"Notes": [["x"]], **{f"M{i}": [["Message", "Topic"], *PAIRS[i::3]] for i in range(3)}}),
+    ),
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
 }
 LABELS = {"numbers": "012", "ratings": "12345", "booleans": ["false", "true"], "patterns": ["greet", "leave"]}
