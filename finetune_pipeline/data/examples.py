@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
+from finetune_pipeline.data.quoting import quoted
 
 _ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
 _WHERE_ANY = ("tools", "time", "generator")
@@ -81,9 +82,7 @@ class Example:
 
     @property
     def place(self) -> str:
-        """``file:line`` of the source, and in a document of one line the number of the row."""
-        item = f", item {self.source['item']}" if "item" in self.source else ""
-        return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}{item}"
+        return place_of(self.source)
 
     @property
     def made_from(self) -> str:
@@ -98,6 +97,12 @@ class Example:
         row = {name: getattr(self, name) for name in _ALWAYS}
         row.update({name: value for name in _WHERE_ANY if (value := getattr(self, name)) is not None})
         return row
+
+
+def place_of(source: Mapping[str, Any]) -> str:
+    """``file:line`` of a source; in a document of one line also the number of the row, in a workbook of several sheets theirs."""
+    within = "".join(f", {key} {quoted(source[key])}" for key in ("item", "sheet") if key in source)
+    return f"{source.get('file', '?')}:{source.get('line', '?')}{within}"
 
 
 def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:

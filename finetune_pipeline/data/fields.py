@@ -1,18 +1,21 @@
 """Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
-is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself."""
+is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself. A text that holds JSON is
+read where an expression looks into it."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
+from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.data import FieldsSpec
@@ -30,6 +33,8 @@ EXPRESSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError
 
 _LATEST = 32_503_680_000
 """The year 3000, in seconds since 1970: a larger number counts something smaller than seconds."""
+_SINCE_1970 = re.compile(r"\d{10}(\d{3}){0,3}(\.\d+)?")
+_LEAP_SECOND = re.compile(r"(:\d\d):60")
 
 Getter = Callable[[Any, str, str | None], Any]
 
@@ -128,12 +133,32 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
 
     if not text:
         raise ValueError("the expression is empty")
-    compiled = jmespath.compile(text)  # its ParseError is a ValueError
-    return lambda row, file, key: compiled.search(row), _roots(compiled.parsed)
+    parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
+    roots, looking, interpreter = _roots(parsed), _looking_into_texts(parsed), _interpreter()
+    return lambda row, file, key: interpreter.visit(looking, row), roots
+
+
+@cache
+def _interpreter() -> Any:
+    from jmespath.visitor import TreeInterpreter
+
+    class Interpreter(TreeInterpreter):  # type: ignore[misc]
+        def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
+            return unpacked(self.visit(node["children"][0], value))
+
+    return Interpreter()
 
 
 _LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")
 """Nodes whose first child reads the row and whose other children read the first one's result."""
+
+
+def _looking_into_texts(node: dict[str, Any]) -> dict[str, Any]:
+    """The expression, made to decode texts in JSON that it looks into."""
+    children = [_looking_into_texts(c) if isinstance(c, dict) else c for c in node.get("children", ())]
+    if node.get("type") in _LED and node["type"] != "pipe":
+        children[0] = {"type": "unpacked", "children": children[:1]}
+    return {**node, "children": children}
 
 
 def _roots(node: dict[str, Any]) -> frozenset[str] | None:
@@ -250,31 +275,34 @@ def is_row_key(key: str, spec: TaskSpec) -> bool:
     return key in ROW_KEYS or key in named_in_fields(spec)
 
 
+def parsed_time(value: Any) -> datetime:
+    """The moment of RFC 3339 text, of a number since 1970 (seconds, or thousandths of them by its size), or of a date of
+    Python's own. Raises ValueError."""
+    try:
+        if isinstance(value, str) and not _SINCE_1970.fullmatch(value.strip()):
+            return datetime.fromisoformat(_LEAP_SECOND.sub(r"\1:59", value.strip().upper()))
+        if isinstance(value, date):
+            return value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
+        number = float(value) if not isinstance(value, bool) else math.nan
+        for _ in range(3):
+            number /= 1000 if abs(number) > _LATEST else 1
+        return datetime.fromtimestamp(number, UTC)
+    except (TypeError, OverflowError, OSError) as error:
+        raise ValueError(str(error)) from error
+
+
 def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
-    """(RFC 3339 in UTC or None, findings) of RFC 3339 text, of seconds since 1970, or of a date of Python's own. A time
-    without a zone is read as UTC, with a warning."""
+    """(RFC 3339 in UTC or None, findings) of a time. One without a zone is read as UTC, with a warning."""
     if value is None or value == "":
         return None, []
     fix, findings = "write RFC 3339, such as 2026-05-01T12:00:00Z", []
     try:
-        if isinstance(value, datetime):
-            moment = value
-        elif isinstance(value, date):
-            moment = datetime(value.year, value.month, value.day, tzinfo=UTC)
-        elif isinstance(value, str):
-            moment = datetime.fromisoformat(value.strip())
-        elif not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError
-        elif abs(value) > _LATEST:
-            fix = "give seconds since 1970; divide milliseconds by 1000"
-            raise ValueError
-        else:
-            moment = datetime.fromtimestamp(value, UTC)
+        moment = parsed_time(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
             message = f"`time` is {quoted(value)}, without a time zone; it was read as UTC"
             add = "add Z, or the offset from UTC, such as +02:00"
             findings.append(row_finding("time_without_zone", place, message, add, "warning"))
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
-    except (ValueError, OverflowError, OSError):  # also an offset that leads out of the years 1 to 9999
+    except (ValueError, OverflowError):  # also an offset that leads out of the years 1 to 9999
         return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a timestamp", fix)]

@@ -227,6 +227,8 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
         fix = (
             "keys and strings need double quotes, and no comma may follow the last pair; use a JSON library to write it"
         )
+    elif rest.startswith(("//", "/*", "#")):
+        fix = "JSON has no comments: remove them"
     elif "control character" in error.msg:
         fix = "write line breaks and tabs inside a text as \\n and \\t"
     elif text.startswith("\ufeff"):

@@ -32,20 +32,21 @@ WRITTEN = (
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
 ASSISTANTS = (
-    *("assistant", "agent", "bot", "gpt", "chatgpt", "model", "ai", "system", "support", "operator", "advisor"),
     *(
+        "assistant",
+        "agent",
+        "bot",
+        "gpt",
+        "chatgpt",
+        "model",
+        "ai",
+        "system",
+        "support",
+        "operator",
+        "advisor",
         "staff",
-        "representative",
-        "rep",
-        "helpdesk",
-        "service",
-        "employee",
-        "seller",
-        "doctor",
-        "tutor",
-        "teacher",
-        "berater",
     ),
+    *("representative", "rep", "helpdesk", "service", "employee", "seller", "doctor", "tutor", "teacher", "berater"),
 )
 USERS = ("user", "human", "customer", "client", "kunde", "visitor", "guest", "patient", "student", "buyer", "caller")
 GROUPS = (
@@ -58,6 +59,8 @@ GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "su
 """Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""
 REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
 """Columns with the rejected answer of preference data."""
+LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",)}
+"""Columns in which annotation tools say that a row is none, and the values that do."""
 IDS = (
     *("id", "uid", "uuid", "index", "idx", "key", "nr", "no", "row", "date", "time", "timestamp", "created_at", "url"),
     *("split", "fold"),

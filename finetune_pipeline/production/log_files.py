@@ -26,7 +26,8 @@ SERVED, SERVED_LOCK = "served.jsonl", ".served.lock"
 """The file that `finetune serve` writes, and the lock it takes for each row."""
 
 _GZIP = b"\x1f\x8b"
-_ROTATED = re.compile(r"(\.jsonl)(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")
+_NAMED = re.compile(r"\.(jsonl|jsonlines|ndjson)\b")
+_ROTATED = re.compile(rf"({_NAMED.pattern})(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")
 TAIL = 1024
 
 
@@ -49,8 +50,8 @@ class LogFile:
 
 
 def log_files(task: Task) -> list[LogFile]:
-    """List the JSON Lines files of the task's log folders and their subfolders, by name. Hidden and partial files (.tmp, .part)
-    are left out."""
+    """List the log files of the task's log folders and their subfolders, by name. Hidden and partial files (.tmp, .part) and other
+    suffixes are left out."""
     own, configured = task.folder / OWN_FOLDER, task.spec.logs.path
     places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
     files = []
@@ -62,7 +63,7 @@ def log_files(task: Task) -> list[LogFile]:
         for path in sorted(fs.find(root)):
             within = path[len(root) :].lstrip("/")
             name = PurePosixPath(path).name
-            if ".jsonl" not in name or "/." in f"/{within}" or name.endswith((".tmp", ".part")):
+            if not _NAMED.search(name) or "/." in f"/{within}" or name.endswith((".tmp", ".part")):
                 continue
             with contextlib.suppress(FileNotFoundError):  # rotated since: found under its new name next time
                 info = fs.info(path)

@@ -1,7 +1,7 @@
 """Parses one line of a production log strictly, names every problem, scrubs it and hashes its user.
 
-One JSON object a line: ``id``, ``timestamp`` (RFC 3339), ``messages`` or ``input``, ``output``, ``model_version``,
-optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata``
+One JSON object a line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
+``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata``
 (ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with
 ``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback.
 """
@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeGuard
 import msgspec
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
+from finetune_pipeline.data.fields import parsed_time
 from finetune_pipeline.data.quoting import keys_shown
 from finetune_pipeline.data.scrub import Scrubber, finder_of, load_key, scrub_text
 from finetune_pipeline.engine.store import ArtifactStore
@@ -98,16 +99,16 @@ def _names_user(user: Any) -> bool:
     return isinstance(user, str | int | float) and user != ""
 
 
-def _read_time(text: str) -> datetime:
-    """Parse a time into UTC. Raises ValueError with the problem of the text."""
+def _read_time(value: Any) -> datetime:
+    """Parse a time into UTC. Raises ValueError with the problem of the value."""
     try:
-        moment = datetime.fromisoformat(text)
+        moment = parsed_time(value)
     except ValueError:
-        raise ValueError(f"{text!r:.60} is not a time") from None
+        raise ValueError(f"{value!r:.60} is not a time") from None
     if moment.tzinfo is None:
-        raise ValueError(f"{text!r:.60} has no time zone")
+        raise ValueError(f"{value!r:.60} has no time zone")
     if moment.year not in _YEARS:
-        raise ValueError(f"{text!r:.60} is not between the years {_YEARS.start} and {_YEARS.stop}")
+        raise ValueError(f"{value!r:.60} is not between the years {_YEARS.start} and {_YEARS.stop}")
     return moment.astimezone(UTC)
 
 
@@ -127,7 +128,7 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
         if not isinstance(value, str) or not (value.strip() or key == "output"):
             message = f"{key!r} is missing, empty or not text"
             findings.append(_bad(place, "missing_field", message, f"log {key} with every answer, as text"))
-    if isinstance(row.get("timestamp"), str):
+    if isinstance(row.get("timestamp"), str | int | float):
         try:
             _read_time(row["timestamp"])
         except ValueError as error:
@@ -202,7 +203,7 @@ def _decided(time: Any) -> dict[str, str]:
     """Return the time of a reviewer's decision; empty without a valid time."""
     try:
         return {"decided": _read_time(time).isoformat()}
-    except (TypeError, ValueError):
+    except ValueError:
         return {}
 
 

@@ -36,7 +36,7 @@ class FieldsSpec(Section):
     group: str | None = Field(None, description="Rows of one group (dialogue, customer, document) share a split.")
     origin: str | None = Field(None, description="human, production or synthetic.")
     generator: str | None = Field(None, description="Model that wrote a synthetic row.")
-    time: str | None = Field(None, description="RFC 3339, or seconds since 1970.")
+    time: str | None = Field(None, description="RFC 3339, or a number since 1970.")
     tags: str | None = None
 
 
@@ -77,7 +77,9 @@ class DataSpec(Section):
         default_factory=dict, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
     )
     csv: CsvSpec = CsvSpec()
-    sheet: str | None = Field(None, description="Sheet of the workbooks (.xlsx); unset: the first one.")
+    sheet: str | list[str] | None = Field(
+        None, description="Sheet or sheets of the workbooks (.xlsx); unset: the first."
+    )
     max_unpacked_gib: float = Field(10.0, gt=0, description="Files that unpack to more are refused.")
     allow_truncated: bool = Field(False, description="Continue with the readable part of a broken or truncated file.")
     inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")

@@ -75,7 +75,7 @@ def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f, limit = artifact.facts, spec.data.max_quarantine_share
     if f["rows_in"] == 0:
         return CheckResult(True, "there are no rows")
-    share = f["quarantined"] / f["rows_in"]
+    share = (f["quarantined"] - f["by_rule"].get("data.rejected_row", 0)) / f["rows_in"]
     rows = {label: (lost, lost + f["labels"][label]) for label, lost in f["labels_lost"].items()}
     thinned = [f"{lost} of {n} rows of {label}" for label, (lost, n) in rows.items() if n >= FEW and lost > limit * n]
     message = f"{share:.1%} of the rows are in quarantine, at most {limit:.0%} are allowed"

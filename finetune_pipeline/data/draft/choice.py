@@ -12,6 +12,7 @@ from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, leaves
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.quality.linear_model import features, predicted
 
 SAMPLE = 2_000
@@ -49,6 +50,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
     if not text and not answer and (chat := chat_of(rows, columns)):
         chat = with_answer(chat, rows, columns)
+    if not text and not answer and chat:
         used = {*chat.columns, *chat.fields.values()}
         unused = [c.path for c in columns.values() if c.is_top and c.path not in used]
         return Choice(chat.fields, chat=chat, unused=unused)
@@ -119,8 +121,8 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
-    tops = (c.path for c in columns.values() if c.is_top and c.path not in used)
-    unused = [path for path in tops if not any(u.startswith((f"{path}.", f"{path}[")) for u in used)]
+    read = frozenset[str]().union(*(compile_expression(expression)[1] or () for expression in used))
+    unused = [c.path for c in columns.values() if c.is_top and c.path not in used and c.name not in read]
     possible = [
         text_column.path if text_column else expression,
         *(c.path for c in texts if c.path != answer_column.path),
@@ -174,7 +176,7 @@ def _answers(
         first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
         second = [last] if asked == first.path else [first]
     found = {c.path: c for c in [*written, *named, *unnamed, *structured, *second, *unpredictable]}
-    return sorted(found.values(), key=lambda c: c.is_guess)
+    return sorted(found.values(), key=lambda c: c.is_guess or c.is_decision)
 
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:

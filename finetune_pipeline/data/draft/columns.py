@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import GUESSES, IDS, REJECTED, key_path, plain_name
+from finetune_pipeline.data.formats.messages import REASONING_PARTS, TEXT_PARTS
+from finetune_pipeline.data.names import GUESSES, IDS, LEFT_OUT, REJECTED, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
-_DEEPEST = 4
+_DEEPEST = 6
 _MOST_VALUES = 5_000
 MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
 """A column with more values, or longer ones, is not a label."""
@@ -87,6 +88,11 @@ class Column:
     def is_guess(self) -> bool:
         """Whether the column is, or lies in, what a machine proposed to the people who labelled."""
         return not GUESSES.isdisjoint(plain_name(self.path).split("_"))
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether the column says which rows annotators accepted."""
+        return self.path in LEFT_OUT and self.values.keys() <= {*LEFT_OUT[self.path], "accept", "submitted"}
 
     @property
     def is_top(self) -> bool:
@@ -172,7 +178,10 @@ def as_text(value: Any) -> str:
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
     """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, by its places
-    where the row itself is one, and by its element where it has one alone."""
+    where the row itself is one, and by its element where it has one alone; what a model said as its text alone."""
+    if path and (said := _answer_in(value, path)):
+        yield said[0], name, said[1]
+        return
     if path and not isinstance(value, dict):
         yield path, name, value
     if isinstance(value, dict):
@@ -189,6 +198,25 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
         yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:
         yield "@", "text", value
+
+
+_ITEMS = frozenset((*TEXT_PARTS, *REASONING_PARTS, "message", "redacted_thinking"))
+
+
+def _answer_in(value: Any, path: str) -> tuple[str, str] | None:
+    """(expression, text) of what a model said: in a response with choices, in content parts, or in items of such parts."""
+    if isinstance(value, dict) and isinstance(choices := value.get("choices"), list):
+        said = [
+            c["message"].get("content") for c in choices if isinstance(c, dict) and isinstance(c.get("message"), dict)
+        ]
+        return (f"{path}.choices[0].message.content", said[0]) if said and isinstance(said[0], str) else None
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        return None
+    if not all(item.get("type") in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
+        return None
+    inner = [part for item in value if isinstance(parts := item.get("content"), list) for part in parts]
+    texts = [text for part in inner or value if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
+    return (f"join('', {path}{'[].content' if inner else ''}[].text)", "".join(texts)) if texts else None
 
 
 def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:

@@ -14,7 +14,9 @@ from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import Column, as_text, leaves
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.examples import ROLES
+from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of
+from finetune_pipeline.data.formats.messages import SHAREGPT_ROLES
 
 _CHATS = ("messages", "sharegpt")
 _MOST_SPEAKERS = 200
@@ -22,6 +24,8 @@ _SPEAKER_COLUMNS = ("role", "speaker", "sender", "from", "author")
 _ANSWERS = (*names.WRITTEN, "choices", "chosen")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
+_BESIDES = {"system": "system", "instructions": "system", "tools": "tools"}
+"""What may stand beside a list of turns, and the field it is."""
 _LISTED = ("content", "parts")
 """Keys of a turn whose value may be a list of content parts."""
 _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
@@ -36,7 +40,7 @@ class Chat:
         fields, roles: For task.yaml.
         columns: The columns they read.
         speaker, said: Keys of a turn, or columns of a table with one turn per row.
-        turns: Key of the list of turns; empty for a table of turns.
+        turns: Expression of the list of turns; empty for a table of turns.
         thread: Column with the conversation id, in a table of turns.
         answer: Column of the answer, where the turns end with the user's.
     """
@@ -59,41 +63,69 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
     if native == "openai_preference":
         return Chat({}, columns=("input", "preferred_output"), turns="input")
-    for column in (c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_rejected):
-        lists = [row[column.name] for row in objects[:500] if isinstance(row.get(column.name), list)]
-        turns = [turn for turns in lists for turn in turns]
+    lists = [c for c in columns.values() if c.kind == "list" and not c.is_rejected]
+    for column in sorted(lists, key=lambda c: not c.is_top):
+        turns = [turn for turns in _turns(objects[:500], column.path) for turn in turns]
         keys = _turn_keys(turns) if turns and all(isinstance(turn, dict) for turn in turns) else None
         if keys is None:
             continue
         speaker, text_key = keys
-        roles = _roles(str(turn.get(speaker)) for turn in turns)
-        if native in _CHATS and (speaker, text_key) in (("role", "content"), ("from", "value")):
+        speakers = dict.fromkeys(str(turn.get(speaker)) for turn in turns)
+        if (not column.is_top or len(speakers) == 1) and all(
+            names.rank(name, names.USERS) is None for name in speakers
+        ):
+            continue
+        roles = _roles(speakers)
+        if native in _CHATS and column.is_top and (speaker, text_key) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
-            return Chat({}, {} if known else roles, (column.path,), speaker, text_key, column.name)
+            return Chat({}, {} if known else roles, (column.path,), speaker, text_key, column.path)
         fields = {"messages": column.path + _each(speaker, text_key)}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
-        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, text_key, column.name)
+        beside = column.path.rpartition(".")[0]
+        for key, name in _BESIDES.items():
+            path = f"{beside}.{key}" if beside else key
+            if {path, f"join('', {path}[].text)"} & columns.keys():
+                fields[name] = path
+        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, text_key, column.path)
     return _table_of_turns(columns)
 
 
-def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat:
-    """The chat; where its turns end with the user's, as logs of requests do, with the answer that stands beside them."""
-    lists = [row.value.get(chat.turns) for row in rows if isinstance(row.value, dict)]
-    turns = [[turn for turn in some if isinstance(turn, dict)] for some in lists if isinstance(some, list)]
+def _turns(objects: Iterable[Any], path: str) -> list[list[Any]]:
+    """The lists that an expression finds in these rows."""
+    find = compile_expression(path)[0]
+    return [turns for row in objects if isinstance(turns := find(row, "", None), list)]
+
+
+def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
+    """The chat; where its turns end with the user's, as logs of requests do, with the answer that stands beside them. None
+    where there is none, and only the user speaks."""
+    lists = _turns((row.value for row in rows), chat.turns) if chat.turns else []
+    turns = [[turn for turn in some if isinstance(turn, dict)] for some in lists]
     spoken = [[str(turn.get(chat.speaker)) for turn in some] for some in turns]
     roles = _roles(name for speakers in spoken for name in speakers)
     asking = [speakers for speakers in spoken if speakers and roles[speakers[-1]] == "user"]
     beside = [
-        c for c in columns.values() if not c.path.startswith(chat.columns) and not c.is_rejected and not c.is_guess
+        c
+        for c in columns.values()
+        if not any(of in c.path for of in chat.columns) and not c.is_rejected and not c.is_guess
     ]
     answers = [c for c in beside if c.kind == "text" and len(c.values) > 1 and c.filled >= 0.5 * c.rows and not c.is_id]
     answers = [c for c in answers if any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))]
     if len(asking) < _ASKING * len(lists) or not answers:
-        return chat
+        return None if len(roles) == 1 else chat
     answer = min(answers, key=lambda c: (names.rank(c.name, (*_ANSWERS, *names.TEXTS)) is None, -c.longest))
     asked = chat.fields.get("messages", chat.columns[0] + _each(chat.speaker, chat.text_key))
-    messages = f"[{asked}, [{{role: 'assistant', content: {answer.expression}}}]][]"
+    asked = asked if asked.endswith("}") else f"{asked}[]"  # decodes a text in JSON
+    said = re.sub(
+        r"join\('', (.+)\.text\)", r"\1", answer.expression
+    )  # turns and parts as they are: they may hold calls
+    turn = answer.path.removesuffix(".content")
+    whole = turn.endswith(".message") or (
+        f"{turn}.role" in columns and {*columns[f"{turn}.role"].values} == {"assistant"}
+    )
+    last = turn if whole else f"{{role: 'assistant', content: {said}}}"
+    messages = f"[{asked}, [{last}]][]"
     roles = {name: role for name, role in roles.items() if name not in ROLES}
     return replace(chat, fields={**chat.fields, "messages": messages}, roles=roles, answer=answer.path)
 
@@ -123,6 +155,7 @@ def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     texts = {key: values for key, values in texts.items() if len(values) >= 0.8 * len(turns)}
     some = {key: len(set(values)) for key, values in texts.items()}
     few = [k for k, n in some.items() if 1 < n <= _MOST_SPEAKERS and (len(texts[k]) < 8 or n <= len(texts[k]) / 2)]
+    few += [k for k in some if k not in few and set(texts[k]) <= {*ROLES}]
     speaker = names.by_name(few, names.SPEAKERS)
     rest = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
     if speaker is None or not rest:
@@ -131,7 +164,7 @@ def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     return speaker, text_key
 
 
-def _roles(speakers: Iterator[str]) -> dict[str, str]:
+def _roles(speakers: Iterable[str]) -> dict[str, str]:
     """The role of each speaker by name; if names are unknown, the first speaker is the user."""
     roles: dict[str, str] = {}
     for speaker in dict.fromkeys(speakers):
@@ -175,11 +208,10 @@ def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> 
     the user and ends with an answer. Other turns are dropped and counted in `left_out` by reason."""
     if chat.turns:
         for row in rows:
-            turns = row.value.get(chat.turns) if isinstance(row.value, dict) else None
-            if isinstance(turns, list):
-                yield from _conversation(turns, chat, None, left_out)
-            else:
-                left_out["rows without turns"] += 1
+            found = _turns([row.value], chat.turns)
+            left_out["rows without turns"] += not found
+            for some in found:
+                yield from _conversation(some, chat, None, left_out)
         return
     threads: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -194,7 +226,8 @@ def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out
     unanswered = 0
     for turn in turns:
         text = said_in(turn.get(chat.text_key)) if isinstance(turn, dict) else ""
-        role = chat.roles.get(str(turn.get(chat.speaker)), "") if text else ""
+        name = str(turn.get(chat.speaker)) if text else ""
+        role = chat.roles.get(name, SHAREGPT_ROLES.get(name))
         if role not in ("user", "assistant"):
             left_out["turns of neither side, or without text"] += 1
             continue

@@ -16,7 +16,7 @@ import msgspec
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
-from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of
+from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
@@ -156,7 +156,7 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
         for name, path in files:
             records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")
             values = [RawRow(name, r.key, decoded(r)) for r in records]
-            readable = [row for row in values if row.value is not None]
+            readable = with_json_texts([row for row in values if row.value is not None])
             left_out["rows that cannot be read"] += len(values) - len(readable)
             made.converted[name] = b"".join(joined_turns(readable, chat, left_out))
         made.data = {"inject": True}
@@ -172,10 +172,14 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     if systems and common[1] >= _CONSTANT * len(rows):
         made.system_prompt = common[0]
         made.notes.append("the system prompt is taken from the conversations")
-    elif systems and "messages" not in chat.fields:
+    elif systems:
         made.notes.append("the conversations start with different system turns; the task's system prompt replaces them")
         tools = {"tools": "tools"} if any("tools" in value for value in first) else {}
-        data = _with(data, {"messages": f"{chat.columns[0]}[?{chat.speaker} != 'system']", **tools})
+        messages, speaker = chat.columns[0], chat.speaker
+        if "messages" in chat.fields:
+            messages, speaker = f"{chat.fields['messages']} | ", "role"
+        data = _with(data, {"messages": f"{messages}[?{speaker} != 'system']", **tools})
+        data["fields"].pop("system", None)
     made.data = {**data, "inject": True}
     return _with_unused(files, made)
 

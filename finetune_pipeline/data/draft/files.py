@@ -183,6 +183,8 @@ def _output(draft: Draft) -> list[str]:
 def _flow(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_scalar(k)}: {_flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
     if isinstance(value, str) and set(value) & set("{}[],"):
         return _quoted(value)
     return _scalar(value)

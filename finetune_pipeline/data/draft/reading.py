@@ -7,20 +7,21 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats import format_of
+from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import is_known_name, key_path
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
 from finetune_pipeline.data.readers.records import RawStream, Record
-from finetune_pipeline.data.readers.workbooks import sheet_names
+from finetune_pipeline.data.readers.workbooks import sheet_names, sheets_of
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.loading import validated_spec
 from finetune_pipeline.spec.model import TaskSpec
@@ -102,7 +103,19 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
         if errors(reading.problems):
             continue
         _add_rows(path, name, reading)
+    reading.rows = with_json_texts(reading.rows)
     return reading
+
+
+def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
+    """The rows with those columns decoded whose every text is a JSON object or list: that is how `data.fields` sees them."""
+    cells = (cell for row in rows if isinstance(row.value, dict) for cell in row.value.items())
+    plain = {key for key, text in cells if isinstance(text, str) and text.strip() and isinstance(unpacked(text), str)}
+
+    def decoded_in(value: Any) -> Any:
+        return {k: v if k in plain else unpacked(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return [replace(row, value=decoded_in(row.value)) for row in rows]
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
@@ -204,17 +217,21 @@ def _is_number(text: str) -> bool:
 
 
 def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
-    """Choose the sheet with the most rows of two or more cells, and whether its first row is a header."""
-    sheets = [reading.data["sheet"]] if "sheet" in reading.data else sheet_names(path)
+    """Choose the sheet with the most rows of two or more cells and those of the same header, and whether there is one."""
+    sheets = sheets_of(reading.data.get("sheet")) or sheet_names(path)
     rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
     sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)
     if sheet is None or not rows_of[sheet]:
         return  # the reader says what is wrong
+    header = _header(rows_of[sheet], name, reading)
     if len(sheets) > 1:
-        reading.data["sheet"] = sheet
-        others = ", ".join(quoted(s) for s in sheets if s != sheet)
-        reading.notes.append(f"{name}: sheet {quoted(sheet)} is read, and not {others}")
-    reading.data["csv"] = {**reading.data.get("csv", {}), "header": _header(rows_of[sheet], name, reading)}
+        alike = [s for s in sheets if s == sheet or (header and rows_of[s][:1] == rows_of[sheet][:1])]
+        reading.data["sheet"] = alike if len(alike) > 1 else sheet
+        others = ", ".join(quoted(s) for s in sheets if s not in alike)
+        verb = "sheets {} are read" if len(alike) > 1 else "sheet {} is read"
+        note = verb.format(", ".join(map(quoted, alike))) + (f", and not {others}" if others else "")
+        reading.notes.append(f"{name}: {note}")
+    reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}
 
 
 # --- JSON documents ---------------------------------------------------------------------------------------------------
@@ -232,6 +249,10 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
     if _is_columns(document):
         message = "the document holds one list per column, not one object per row"
         reading.refuse("columns", name, message, "write it row by row (pandas: to_json(orient='records'))")
+    elif _is_map(document):
+        message = "the document is one object of texts and their answers, not a list of rows"
+        fix = f"write them as rows: jq 'to_entries | map({{text: .key, label: .value}})' {quoted(path.name)}"
+        reading.refuse("map", name, message, fix)
     elif expression:
         fields = reading.data.setdefault("fields", {})
         if fields.get("rows", expression) != expression:
@@ -239,6 +260,12 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
             reading.refuse("rows_differ", name, message, "make a separate task of each, or give all the same structure")
         fields["rows"] = expression
         reading.notes.append(f"{name}: the rows are at {expression}")
+
+
+def _is_map(document: Any) -> bool:
+    """Whether a document gives an answer to each of its keys."""
+    plain = isinstance(document, dict) and len(document) >= _ENOUGH and not any(map(is_known_name, document))
+    return plain and all(isinstance(value, str) for value in document.values())
 
 
 def _is_columns(document: Any) -> bool:

@@ -17,15 +17,15 @@ from finetune_pipeline.data.quoting import key_name, quoted
 from finetune_pipeline.spec import TaskSpec
 
 _SAME_ROLE = {"developer": "system", "function": "tool"}
-_SHAREGPT = {
+SHAREGPT_ROLES = {
     "human": "user",
     **dict.fromkeys(("gpt", "chatgpt", "bard", "bing", "ai", "bot", "model"), "assistant"),
     **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
     **{role: role for role in (*ROLES, *_SAME_ROLE)},
 }
-_TEXT_PARTS = ("text", "input_text", "output_text")
-_REASONING_PARTS = ("reasoning", "thinking")
+TEXT_PARTS = ("text", "input_text", "output_text")
+REASONING_PARTS = ("reasoning", "thinking")
 _REFUSED = ("audio", "refusal")
 _KNOWN = {"role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "reasoning_content"}
 _KNOWN |= {"weight", "loss_weight", *_REFUSED}
@@ -60,7 +60,7 @@ def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, turns: Turns, l
         turns.say(rule, message, 'write [{"role": "user", "content": "…"}, …]')
         return {key}
     reader = _ChatReader(turns, spec.data.roles, loose)
-    messages = [reader.read(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
+    messages = [reader.read(unpacked(turn), f"{key}[{i}]") for i, turn in enumerate(value)]
     read = {key}
     if row.get("system") and not any(m["role"] == "system" for m in messages if m is not None):
         read.add("system")
@@ -151,10 +151,10 @@ class _ChatReader:
             return None
         if role in self._roles:
             return self._roles[role]
-        known = _SHAREGPT.get(role.casefold()) if loose else role if role in ROLES else None
+        known = SHAREGPT_ROLES.get(role.casefold()) if loose else role if role in ROLES else None
         known = _SAME_ROLE.get(known or role, known)
         if known is None:
-            meant = _SHAREGPT.get(role.casefold())
+            meant = SHAREGPT_ROLES.get(role.casefold())
             near = [meant] if meant in ROLES else difflib.get_close_matches(role.casefold(), ROLES, 1, 0.6)
             fix = f"use one of {', '.join(ROLES)}, or data.roles"
             fix = f"write {near[0]!r}, or name it in data.roles" if near else fix
@@ -213,11 +213,11 @@ class _ChatReader:
             own = part.get("text", part.get("value", part.get(kind, part.get("content"))))
             if kind in ("tool_call", "function_call"):
                 calls += read_calls(own if own is not None else part, where, self._say)
-            elif kind not in (*_TEXT_PARTS, *_REASONING_PARTS):
+            elif kind not in (*TEXT_PARTS, *REASONING_PARTS):
                 message = f"`{where}` has the type {quoted(kind)}: only text is supported"
                 self._say("unsupported_part", message, "remove the row, or describe in text what the part shows")
             elif not isinstance(own, str):
                 self._say("wrong_type", f"`{where}` must hold text, found {quoted(own)}", "write it as text")
             else:
-                (texts if kind in _TEXT_PARTS else thoughts).append(own)
+                (texts if kind in TEXT_PARTS else thoughts).append(own)
         return clean_text("".join(texts)), "\n".join(thoughts)

@@ -4,6 +4,7 @@ open. What can be read in two ways is refused with the line of spec to add."""
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -166,6 +167,7 @@ def _is_header(
 
 
 _LINES = 50
+_NEXT = re.compile(rb"\}\s*\{")
 _TABLE_LINES = 1000
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
@@ -225,6 +227,8 @@ def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:
         line = (lines or [body.lstrip(BLANKS)])[0]
         if line[:1] == b"[":
             return "json", "JSON array on one line"
+        if _NEXT.search(line) and not _is_value(line):
+            return "json", "JSON values one after the other on one line"
         pair = FIRST_PAIR.match(line.decode("utf-8", "replace"))
         if spec.data.fields.rows or (pair and pair[2] == "[" and not is_row_key(pair[1], spec)):
             return "json", "JSON object on one line"

@@ -46,6 +46,7 @@ _ODD = re.compile(
     r"|(?<![^\W\d_])[^\x00-\x7fàáåéèêóòöÀÁÅÉÈÊÓÖ\W](?![^\W\d_])"  # a letter by itself that is no word
 )
 _IN_WORD = re.compile(rf"[A-Za-z][{_LETTERS}]|[{_LETTERS}][a-z]|[a-z]’[a-z]")
+_QUOTED = re.compile(rb'"[^"]*"?')
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _ALPHABETS = tuple(
     frozenset(letters)
@@ -158,7 +159,8 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
         if head.startswith(_BINARY) or other_container(head):
             return Survey(stream.compressed, path.stat().st_size)
     wide = _wide(head)
-    returns = not wide and b"\r" in head and b"\n" not in head
+    outside = _QUOTED.sub(b"", head)
+    returns = not wide and b"\r" in outside and b"\n" not in outside
     counts, size, rest = _Lines(), 0, b""
     with RawStream(path, wide or "utf-8", returns, limit) as stream:
         source = stream.buffered()

@@ -53,7 +53,7 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
     has_rows = False
     in_one_line = "\n" not in document.text.strip(" \t\r\n")
     try:
-        for item, record in enumerate(_rows(document, file, spec, path), 1):
+        for item, record in enumerate(_rows_of_all(document, file, spec, path), 1):
             record = replace(record, item=item) if in_one_line else record  # noqa: PLW2901
             yield record if has_rows or not notes else replace(record, findings=(*notes, *record.findings))
             has_rows = True
@@ -126,6 +126,13 @@ class _Document:
             yield key
             if self.take(f",{end}") == end:
                 return
+
+
+def _rows_of_all(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:
+    """The rows of a document, and of those that follow it in the file."""
+    yield from _rows(document, file, spec, path)
+    while document.peek() in ("[", "{"):
+        yield from _rows(document, file, spec, path)
 
 
 def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:

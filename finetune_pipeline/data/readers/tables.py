@@ -35,6 +35,10 @@ _AHEAD_LINES = 5000
 _AHEAD_CHARACTERS = 1 << 20
 _SEPARATOR = re.compile(r"sep=.\s*", re.IGNORECASE)
 """A first line that tells Excel the delimiter."""
+_TOTAL = re.compile(
+    r"((grand|sub)[ -]?)?total:?|sums?:?|(gesamt)?summe:?|gesamt:?|totale:?|suma:?|somme:?", re.IGNORECASE
+)
+_LETTER = re.compile(r"[^\W\d_]")
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
@@ -143,9 +147,16 @@ def title_rows(file: str, number: int) -> Record:
     return about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
 
 
-def header_again(file: str, line: int, raw: bytes, at: int | None = None) -> Record:
-    """A row that repeats the header, as files joined end to end have it."""
-    return unreadable("header_again", file, line, "the row names the columns once more", "remove it", raw, at)
+def no_row(
+    cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
+) -> Record | None:
+    """The record for what is no row of a table: the header once more, as files joined end to end have it, or a sum."""
+    if cells == header:
+        return unreadable("header_again", file, line, "the row names the columns once more", "remove it", raw, at)
+    first, *others = [bare(cell) for cell in cells if cell.strip()] or [""]
+    if _TOTAL.fullmatch(first) and others and not any(map(_LETTER.search, others)):
+        return unreadable("total_row", file, line, f"the row holds a sum: {quoted(first)}", "remove it", raw, at)
+    return None
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
@@ -174,9 +185,9 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
             above -= 1
             header = row.cells if dialect.header and not above else []
             continue
-        again = row.cells == header and not row.problem
         line = row.first
-        yield header_again(file, line.number, line.data, line.at) if again else _record(row, file, dialect, notes)
+        odd = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
+        yield odd or _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
         yield (broken_stream(stream, file, last.number, last.data, last.at) if last else broken_stream(stream, file, 1))

@@ -1,4 +1,4 @@
-"""Reads one sheet of a workbook (.xlsx) as objects of text keyed by column name. openpyxl reads row by
+"""Reads sheets of a workbook (.xlsx) as objects of text keyed by column name. openpyxl reads row by
 row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV export would hold; a
 formula the value that was stored for it, or nothing."""
 
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import ZIP
 from finetune_pipeline.data.readers.records import CUT_FIX, Record, about_file, too_large, unreadable
-from finetune_pipeline.data.readers.tables import Dialect, header_again, title_rows
+from finetune_pipeline.data.readers.tables import Dialect, no_row, title_rows
 from finetune_pipeline.spec import TaskSpec
 
 _LOOKED_AT = 1000
@@ -29,7 +30,8 @@ Row = tuple[int, list[str]]
 
 
 def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of the sheet that `data.sheet` names, or of the first one; `line` is the sheet's own number of the row."""
+    """The rows of the sheets that `data.sheet` names, or of the first one; `line` is the sheet's own number of the row, `key`
+    its name where several are read."""
     with path.open("rb") as handle:
         if handle.read(len(ZIP)) != ZIP:
             message = "it is an old or password-protected Office file"
@@ -56,6 +58,11 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
         else:
             fix = "open it in the program that wrote it, and save it as .xlsx or as CSV in UTF-8"
             yield about_file("bad_workbook", file, f"it cannot be read as a workbook: {reason}", fix)
+
+
+def sheets_of(declared: str | list[str] | None) -> list[str]:
+    """The sheets that `data.sheet` names."""
+    return [declared] if isinstance(declared, str) else declared or []
 
 
 def sheet_names(path: Path) -> list[str]:
@@ -91,16 +98,18 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     with path.open("rb") as handle:
         values = openpyxl.load_workbook(handle, read_only=True, data_only=True)
         sheets = [sheet.title for sheet in values.worksheets]
-        name = spec.data.sheet or (sheets[0] if sheets else "")
-        if name not in sheets:
-            message = f"it has no sheet {quoted(name)}; it has {', '.join(map(quoted, sheets)) or 'none'}"
+        names = sheets_of(spec.data.sheet) or sheets[:1] or [""]
+        if missing := [name for name in names if name not in sheets]:
+            message = f"it has no sheet {quoted(missing[0])}; it has {', '.join(map(quoted, sheets)) or 'none'}"
             yield about_file("no_sheet", file, message, "correct data.sheet in task.yaml")
             return
         if len(sheets) > 1 and spec.data.sheet is None:
-            others = ", ".join(map(quoted, [s for s in sheets if s != name]))
-            message = f"the first sheet {quoted(name)} is read, and not {others}"
-            yield about_file("other_sheets", file, message, f"name the sheet: `data: {{sheet: {name}}}`", "warning")
-        yield from _rows(_cells(values[name]), file, spec)
+            message = f"the first sheet {quoted(sheets[0])} is read, and not {', '.join(map(quoted, sheets[1:]))}"
+            fix = f"name the sheet, or all of one header: `data: {{sheet: [{', '.join(map(quoted, sheets))}]}}`"
+            yield about_file("other_sheets", file, message, fix, "warning")
+        for name in names:
+            key = name if len(names) > 1 else None
+            yield from (replace(record, key=key) for record in _rows(_cells(values[name]), file, spec))
 
 
 def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -117,8 +126,8 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
         yield title_rows(file, dialect.titles)
     header = first[dialect.titles][1] if dialect.header else []
     for number, cells in chain(first[dialect.titles + dialect.header :], rows):
-        if cells == header:
-            yield header_again(file, number, msgspec.json.encode(cells))
+        if odd := no_row(cells, header, file, number, msgspec.json.encode(cells)):
+            yield odd
             continue
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:

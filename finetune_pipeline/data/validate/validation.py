@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.examples import Example, example_id, place_of
 from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of, read_time
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
+from finetune_pipeline.data.names import LEFT_OUT
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
@@ -202,7 +203,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
-    place = f"{file}:{record.line}" + (f", item {record.item}" if record.item else "")
+    place = place_of(_source(record, file))
     value, findings = record.value, list(record.findings)
     if record.encoded:
         value, problems, readable = decode_line(record.raw, place, record.at)
@@ -219,7 +220,18 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
     if record.flat:
         rows = [replace(row, row=_from_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
-    return [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
+    validated = [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
+    return [_without_rejected(row, value, place) for row in validated]
+
+
+def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
+    """The row; without its example if an annotator left it out, by a key that nothing else reads."""
+    for key in LEFT_OUT.keys() & row.ignored if isinstance(value, dict) and row.example else ():
+        if value[key] in LEFT_OUT[key]:
+            message = f"an annotator left the row out: `{key}` is {quoted(value[key])}"
+            problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
+            return replace(row, example=None, findings=[*row.findings, problem])
+    return row
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +283,8 @@ def _validate(
 
 
 def _source(record: Record, file: str) -> dict[str, Any]:
-    return {"file": file, "line": record.line} | ({"item": record.item} if record.item else {})
+    source = {"file": file, "line": record.line, "item": record.item, "sheet": record.key if record.flat else None}
+    return {key: value for key, value in source.items() if value is not None}
 
 
 def _shown(data: bytes, find: Finder) -> str:

@@ -16,7 +16,7 @@ from finetune_pipeline.data.draft.draft import Draft, draft
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
-from finetune_pipeline_tests.unit.data.raw_rows import table, workbook
+from finetune_pipeline_tests.unit.data.raw_rows import row_rules, table, workbook
 
 THINGS = {
     "billing": "invoice payment refund charge receipt",
@@ -114,6 +114,10 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "joined files": ("a.csv", table([*HEADED[:121], *HEADED[:1], *HEADED[121:]])),
     "title above commas": ("a.csv", "Tickets,\n" + table([["Message", "Topic"], *PAIRS])),
     "delimiter for Excel": ("a.csv", "sep=;\n" + table([["Message", "Topic"], *PAIRS], ";")),
+    "sheets of months": (
+        "a.xlsx",
+        workbook({"Notes": [["x"]], **{f"M{i}": [["Message", "Topic"], *PAIRS[i::3]] for i in range(3)}}),
+    ),
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
 }
 LABELS = {"numbers": "012", "ratings": "12345", "booleans": ["false", "true"], "patterns": ["greet", "leave"]}
@@ -230,8 +234,68 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     made = drafted(of(tmp_path, "i.jsonl", lines(asked)))
     assert (made.answers.rows, made.system_prompt) == (60, "Be kind.")
     assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
+    greeted = [{"messages": [{"role": "assistant", "content": "Hello"}, *chat]} for chat in own]
+    assert drafted(of(tmp_path, "k.jsonl", lines(greeted))).answers.rows == 60
     preferred = [{"prompt": c[:3], "chosen": c[3:], "rejected": c[1:2]} for c in own]
     assert sorted(drafted(of(tmp_path, "j.jsonl", lines(preferred))).answers.values) == sorted(made.answers.values)
+
+
+def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
+    """Exports of tracing services: whole chats in the cells of a table. They were learnt as JSON, or refused."""
+    own = turns("role", "content", {"q": "user", "a": "assistant"})
+    traced = [[json.dumps({"messages": c[:3]}), json.dumps({"output": c[3]["content"]})] for c in own]
+    generated = [[json.dumps(c[:3]), json.dumps(c[3])] for c in own]
+    for rows in (traced, generated):
+        made = drafted(of(tmp_path, "a.csv", table([["input", "output"], *rows])))
+        assert (made.answers.kind, made.answers.rows) == ("text", 60)
+        assert set(made.answers.values) == {c[3]["content"] for c in own}
+    whole = drafted(of(tmp_path, "b.jsonl", lines([{"id": i, "dialog": json.dumps(c)} for i, c in enumerate(own)])))
+    assert whole.data["fields"] == {"messages": "dialog"} and whole.answers.rows == 60
+    cells = [[json.dumps({"text": t, "label": y}), "{}" if i else "{broken"] for i, (t, y) in enumerate(PAIRS)]
+    made = drafted(of(tmp_path, "c.csv", table([["payload", "note"], *cells])))
+    assert made.data["fields"] == {"text": "payload.text", "label": "payload.label"} and made.choice.unused == ["note"]
+
+
+def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
+    own = turns("role", "content", {"q": "user", "a": "assistant"})
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    rows: dict[str, list[Any]] = {name: [] for name in ("openai", "batch", "anthropic", "responses")}
+    for i, chat in enumerate(own):
+        asked, said, text = [{"role": "system", "content": f"It is {i}."}, *chat[:3]], chat[3], chat[3]["content"]
+        choices = [{"index": 0, "message": said if i else call}]
+        rows["openai"].append({"request": {"messages": asked}, "response": {"id": f"r{i}", "choices": choices}})
+        rows["batch"].append({"body": {"messages": asked[:2]}, "response": {"code": 200, "body": {"choices": choices}}})
+        parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text}]
+        parts += [] if i else [{"type": "tool_use", "name": "f"}]
+        request = {"system": [{"type": "text", "text": "Be kind."}], "messages": chat[:3]}
+        rows["anthropic"].append({"request": request, "response": {"role": "assistant", "content": parts}})
+        items = [
+            {"type": "reasoning", "summary": []},
+            {"type": "message", "content": [{"type": "output_text", "text": text}]},
+        ]
+        rows["responses"].append({"request": {"input": chat[2]["content"]}, "response": {"output": items}})
+    made = {name: drafted(of(tmp_path, f"{name}.jsonl", lines(some))) for name, some in rows.items()}
+    assert {name: of.answers.rows for name, of in made.items()} == {**dict.fromkeys(rows, 60), "anthropic": 59}
+    for name in ("openai", "batch"):
+        answer = "response.choices[0].message" if name == "openai" else "response.body.choices[0].message"
+        assert answer in made[name].data["fields"]["messages"] and made[name].choice.unused == []
+        assert set(made[name].answers.values) == {"", *(chat[3]["content"] for chat in own)}
+    assert made["anthropic"].system_prompt == "Be kind." and "</think>" in made["anthropic"].answers.values[0]
+    assert sorted(made["responses"].answers.labels) == sorted({chat[3]["content"] for chat in own})
+
+
+def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None:
+    decided = [
+        {"text": t, "label": y, "answer": ("accept", "reject", "ignore")[i % 10 // 8]} for i, (t, y) in enumerate(PAIRS)
+    ]
+    file = of(tmp_path, "a.jsonl", lines(decided))
+    made = drafted(file)
+    assert (sorted(made.answers.labels), made.answers.rows) == (sorted(THINGS), 192)
+    assert row_rules(decided[8], made.spec) == ["rejected_row"]
+    judged = drafted(of(tmp_path, "b.jsonl", lines([row | {"label": 1} for row in decided])))
+    assert judged.data["fields"]["label"] == "answer" and judged.answers.rows == 240
+    questions = [{"question": t, "answer": "ignore" if i % 2 else f"It is {i}"} for i, (t, _) in enumerate(PAIRS)]
+    assert drafted(of(tmp_path, "c.jsonl", lines(questions))).answers.rows == 240
 
 
 def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:
@@ -281,6 +345,7 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
             "draft.unreadable",
             {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
         ),
+        ("draft.map", {"b.json": json.dumps(dict(PAIRS))}),
         ("draft.columns", {"b.json": json.dumps({"text": ["a b", "c d"], "label": ["x", "y"]})}),
     ],
 )

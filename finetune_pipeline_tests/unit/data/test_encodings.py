@@ -88,6 +88,8 @@ def test_one_spec_reads_two_encodings_and_old_mac_line_ends(tmp_path: Path) -> N
         assert validate_bytes(tmp_path, table("Russian", encoding), spec, "a.csv").texts[1:4] == SAID["Russian"]
     data = table("French", "cp1252").replace(b"\r\n", b"\r")
     assert validate_bytes(tmp_path, data, make_spec(), "a.csv").texts[1:4] == SAID["French"]
+    data = data.replace(b"It broke", b'"It broke\nagain"')
+    assert validate_bytes(tmp_path, data, make_spec(), "a.csv").texts[:2] == ["It broke\nagain", SAID["French"][0]]
 
 
 def test_two_encodings_in_one_file_are_named_and_stray_bytes_cost_their_own_row_only(tmp_path: Path) -> None:

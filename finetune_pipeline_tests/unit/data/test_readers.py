@@ -147,6 +147,14 @@ def test_blank_lines_cost_nothing_and_unpacking_has_a_limit(tmp_path: Path) -> N
         assert (refused.rows_in, refused.rules) == (0, {"unpacked_too_large": 1})
 
 
+def test_documents_that_follow_one_another_are_read(tmp_path: Path) -> None:
+    for indent, rest in ((None, b""), (1, b"\n")):
+        data = rest.join(json.dumps(row, indent=indent).encode() for row in ROWS)
+        assert validate_bytes(tmp_path, data, SPEC, "a.json").texts == [row["text"] for row in ROWS]
+    commented = validate_bytes(tmp_path, b'// made by hand\n{"text": "a"}\n', SPEC, "a.json")
+    assert commented.findings[0]["fix"] == "JSON has no comments: remove them"
+
+
 def test_what_is_wrong_between_rows_is_named(tmp_path: Path) -> None:
     rows = [json.dumps(r).encode() for r in ROWS]
     for text, kept, line in (

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_pipeline.data.raw_files import container_facts
-from finetune_pipeline_tests.unit.data.raw_rows import records_of, table, validate_bytes, validate_file
+from finetune_pipeline_tests.unit.data.raw_rows import records_of, table, validate_bytes, validate_file, workbook
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, chat, make_spec
 
 SPEC = make_spec()
@@ -67,6 +67,13 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
     assert result.texts[-2:] == ['closed"', "Ticket"]
     free = make_spec(TEXT_OUTPUT, csv={"quote": "none"})
     assert [r["text"] for r in values(tmp_path, data, free, "a.tsv")][-3:] == ['"stray', 'closed"', "Ticket"]
+
+
+def test_a_sum_below_a_table_is_no_row(tmp_path: Path) -> None:
+    rows = [["text", "label"], ["Total failure", "404"], ["Sum", "of all"], ["Total", "240"], ["Summe:", "1.204,50 €"]]
+    for name, data in (("a.csv", table(rows).encode()), ("a.xlsx", workbook({"A": rows}))):
+        result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), name)
+        assert result.by_line == [("total_row", 4), ("total_row", 5)] and result.kept == 2
 
 
 def test_a_header_once_more_is_no_row_and_blanks_may_stand_before_a_quote(tmp_path: Path) -> None:

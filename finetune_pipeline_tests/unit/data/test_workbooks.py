@@ -59,6 +59,11 @@ def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
     assert first.kept == 1 and first.rules == {"other_sheets": 1} and "'New'" in first.unread[0]["message"]
     chosen = read(tmp_path, data, make_spec(sheet="New"))
     assert (chosen.kept, chosen.findings) == (3, [])
+    both = read(tmp_path, data, make_spec(sheet=["Old", "New"]))
+    assert [(e["source"]["sheet"], e["source"]["line"]) for e in both.rows] == [
+        ("Old", 2),
+        *(("New", n) for n in (2, 3, 4)),
+    ]
     none = read(tmp_path, data, make_spec(sheet="new"))
     assert (none.rows_in, none.rules) == (0, {"no_sheet": 1}) and "'Old', 'New'" in none.unread[0]["message"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -73,6 +74,14 @@ def test_a_byte_order_mark_and_an_answer_of_nothing_are_no_faults(task, store, t
     assert (facts["rows"], facts["corrections"], facts["by_rule"]) == (1, 1, {})
 
 
+def test_times_are_read_as_programs_write_them(task, store, tmp_path) -> None:
+    times: list[Any] = ["2026-06-30t23:59:60z", 1782863999, 1782863999.5, 1782863999000, "1782863999000000"]
+    write(task, [row(n, timestamp=time) for n, time in enumerate(times)])
+    assert take(task, store, tmp_path / "out")["rows"] == len(times)
+    read = [r["timestamp"] for r in read_rows(tmp_path / "out" / "rows.jsonl")]
+    assert {time[:19] for time in read} == {"2026-06-30T23:59:59"} and all(time.endswith("+00:00") for time in read)
+
+
 FAULTS: list[tuple[str, dict | str]] = [
     ("bad_json", "{broken"),
     ("missing_field", without("id")),
@@ -80,6 +89,8 @@ FAULTS: list[tuple[str, dict | str]] = [
     ("missing_field", row(1, messages=[{"role": "human", "content": "hello"}])),
     ("missing_field", row(1, messages=[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "a"}])),
     ("timestamp", row(1, timestamp="yesterday")),
+    ("timestamp", row(1, timestamp=True)),
+    ("timestamp", row(1, timestamp=10**400)),
     ("timestamp", row(1, timestamp="0001-01-01T00:00:00+14:00")),
     ("timestamp", row(1, timestamp="9999-12-31T23:59:59-14:00")),
     ("wrong_type", row(1, feedback="bad")),

@@ -95,6 +95,15 @@ def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: Artifact
     assert sorted(ids(task, store)) == [f"r{i}" for i in range(1, 7)]
 
 
+def test_logs_are_known_by_their_names(task: Task, store: ArtifactStore) -> None:
+    names = ("a.ndjson", "app.jsonl.1", "b.jsonlines.gz", "c.ndjson-20260501", "notes.log", "x.jsonless", "d.ndjson.part")
+    for n, name in enumerate(names):
+        (task.folder / "logs" / name).write_bytes(line(n).encode())
+    assert sorted(ids(task, store)) == ["r0", "r1", "r2", "r3"]
+    shown = {row["source"]["file"] for row in intake.log_store(task, store).rows()}
+    assert shown == {"logs/a.ndjson", "logs/app.jsonl", "logs/b.jsonlines", "logs/c.ndjson"}
+
+
 def test_files_that_begin_alike_are_told_apart(task: Task, store: ArtifactStore) -> None:
     logs = task.folder / "logs"
     (logs / "a.jsonl").write_text(line(0) + line(1) + line(2))
