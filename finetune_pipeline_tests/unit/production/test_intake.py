@@ -96,7 +96,15 @@ def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: Artifact
 
 
 def test_logs_are_known_by_their_names(task: Task, store: ArtifactStore) -> None:
-    names = ("a.ndjson", "app.jsonl.1", "b.jsonlines.gz", "c.ndjson-20260501", "notes.log", "x.jsonless", "d.ndjson.part")
+    names = (
+        "a.ndjson",
+        "app.jsonl.1",
+        "b.jsonlines.gz",
+        "c.ndjson-20260501",
+        "notes.log",
+        "x.jsonless",
+        "d.ndjson.part",
+    )
     for n, name in enumerate(names):
         (task.folder / "logs" / name).write_bytes(line(n).encode())
     assert sorted(ids(task, store)) == ["r0", "r1", "r2", "r3"]
