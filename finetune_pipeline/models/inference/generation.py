@@ -213,8 +213,8 @@ def generate_and_score(
         if not prompt or (limit and len(prompt) + max_new_tokens > limit):
             answers[i].status = "error"
             answers[i].error = (
-                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens it exceeds the "
-                f"model's limit of {limit}"
+                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens that is more than "
+                f"the model's {limit}"
                 if prompt
                 else "the prompt is empty"
             )

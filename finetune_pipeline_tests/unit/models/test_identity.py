@@ -85,7 +85,7 @@ def test_a_model_in_several_packages_is_the_file_its_pieces_make(tmp_path, monke
         with pytest.raises(FindingsError, match=f"are not the expected ones.*not {sha256}"):
             use()
     (tmp_path / "piece_1" / "data" / "m.gguf.part1").unlink()
-    with pytest.raises(FindingsError, match="piece_1 holds no data/m.gguf.part1"):
+    with pytest.raises(FindingsError, match="piece_1 lacks data/m.gguf.part1"):
         bundled_files(BUNDLED)
 
 
