@@ -224,9 +224,7 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     if error.msg == "Extra data":
         fix = "write one JSON object per line: move the rest to its own line"
     elif rest.startswith("'") or "property name" in error.msg:
-        fix = (
-            "keys and strings need double quotes, and no comma may follow the last pair; use a JSON library to write it"
-        )
+        fix = "keys and strings need double quotes, and no comma may follow the last pair; use a JSON library"
     elif rest.startswith(("//", "/*", "#")):
         fix = "JSON has no comments: remove them"
     elif "control character" in error.msg:

@@ -121,18 +121,16 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
     if not isinstance(row, dict):
         return [_bad(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
     findings = []
-    needed = ("id", "timestamp") if is_feedback(row) else ("id", "timestamp", "output", "model_version")
-    for key in needed:
+    for key in ("id",) if is_feedback(row) else ("id", "output", "model_version"):
         value = row.get(key)
         # an empty answer is possible, and people may give feedback to it
         if not isinstance(value, str) or not (value.strip() or key == "output"):
             message = f"{key!r} is missing, empty or not text"
             findings.append(_bad(place, "missing_field", message, f"log {key} with every answer, as text"))
-    if isinstance(row.get("timestamp"), str | int | float):
-        try:
-            _read_time(row["timestamp"])
-        except ValueError as error:
-            findings.append(_bad(place, "timestamp", str(error), "write it as in RFC 3339"))
+    try:
+        _read_time(row.get("timestamp"))
+    except ValueError as error:
+        findings.append(_bad(place, "timestamp", f"the timestamp {error}", "log it with every line, as in RFC 3339"))
     if row.get("user") not in (None, "") and not _names_user(row["user"]):
         findings.append(_bad(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text"))
     if not is_feedback(row) and (problem := _question_problem(row)):
@@ -153,14 +151,9 @@ def _question_problem(row: dict[str, Any]) -> str | None:
 
 
 def _sound_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-            for m in messages
-        )
-    )
+    turns = messages if isinstance(messages, list) else []
+    sound = [isinstance(m, dict) and {type(m.get("role")), type(m.get("content"))} == {str} for m in turns]
+    return bool(sound) and all(sound)
 
 
 def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding]:

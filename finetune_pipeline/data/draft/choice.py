@@ -48,18 +48,14 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
-    if not text and not answer and (chat := chat_of(rows, columns)):
-        chat = with_answer(chat, rows, columns)
-    if not text and not answer and chat:
-        used = {*chat.columns, *chat.fields.values()}
-        unused = [c.path for c in columns.values() if c.is_top and c.path not in used]
-        return Choice(chat.fields, chat=chat, unused=unused)
+    chat = None if text or answer else chat_of(rows, columns)
+    if chat and (chat := with_answer(chat, rows, columns)):
+        return Choice(chat.fields, chat=chat, unused=_unused(columns, {*chat.columns, *chat.fields.values()}))
     choice = _pair(rows, columns, text, answer)
     if choice is not None and (answer or _is_answer(columns[choice.answer].name)):
         return choice
-    for column in (
-        c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["
-    ):
+    lists = (c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "[")
+    for column in lists:
         inner = exploded(rows, column.path)
         own = {path: c for path, c in columns_of(inner).items() if path != column.path}
         pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
@@ -92,11 +88,12 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     """The columns of text and answer; None if none look like it."""
     segments = _segments(rows, columns)
     useful = {path: c for path, c in columns.items() if not c.is_rejected}
-    texts = _texts(useful)
+    texts = _texts(useful) or [c for c in useful.values() if c.kind == "object" and c.is_top and segments is None]
     answers = _answers(rows, useful, texts, segments)
-    if not answer:  # an object that holds the text is no answer to it
+    if not answer:  # an object that holds the text is no answer to it, nor is what the text holds
         said = _column(columns, text) if text else texts[0] if texts else None
-        answers = [c for c in answers if said is None or not said.path.startswith(f"{c.path}.")]
+        pairs = [(c, f"{c.path}.", f"{said.path if said else ''}.") for c in answers]
+        answers = [c for c, a, b in pairs if a == b or not (a.startswith(b) or b.startswith(a))]
     answer_column = _column(columns, answer) if answer else answers[0] if answers else None
     if answer_column is None:
         return None
@@ -121,8 +118,6 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
-    read = frozenset[str]().union(*(compile_expression(expression)[1] or () for expression in used))
-    unused = [c.path for c in columns.values() if c.is_top and c.path not in used and c.name not in read]
     possible = [
         text_column.path if text_column else expression,
         *(c.path for c in texts if c.path != answer_column.path),
@@ -133,8 +128,14 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         answer=answer_column.path,
         texts=list(dict.fromkeys(possible)),
         answers=list(dict.fromkeys([answer_column.path, *(c.path for c in answers)])),
-        unused=unused,
+        unused=_unused(columns, used),
     )
+
+
+def _unused(columns: Mapping[str, Column], used: set[str]) -> list[str]:
+    """The keys of the rows that none of these expressions reads."""
+    read = frozenset[str]().union(*(compile_expression(expression)[1] or () for expression in used))
+    return [c.path for c in columns.values() if c.is_top and c.path not in used and c.name not in read]
 
 
 def _texts(columns: Mapping[str, Column]) -> list[Column]:

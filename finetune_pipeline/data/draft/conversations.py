@@ -40,8 +40,7 @@ class Chat:
         fields, roles: For task.yaml.
         columns: The columns they read.
         speaker, said: Keys of a turn, or columns of a table with one turn per row.
-        turns: Expression of the list of turns; empty for a table of turns.
-        thread: Column with the conversation id, in a table of turns.
+        thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
         answer: Column of the answer, where the turns end with the user's.
     """
 
@@ -50,7 +49,6 @@ class Chat:
     columns: tuple[str, ...] = ()
     speaker: str = "role"
     text_key: str = "content"
-    turns: str = ""
     thread: str = ""
     answer: str = ""
 
@@ -62,7 +60,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         return None
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
     if native == "openai_preference":
-        return Chat({}, columns=("input", "preferred_output"), turns="input")
+        return Chat({}, columns=("input", "preferred_output"))
     lists = [c for c in columns.values() if c.kind == "list" and not c.is_rejected]
     for column in sorted(lists, key=lambda c: not c.is_top):
         turns = [turn for turns in _turns(objects[:500], column.path) for turn in turns]
@@ -71,14 +69,12 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
             continue
         speaker, text_key = keys
         speakers = dict.fromkeys(str(turn.get(speaker)) for turn in turns)
-        if (not column.is_top or len(speakers) == 1) and all(
-            names.rank(name, names.USERS) is None for name in speakers
-        ):
+        if (len(speakers) == 1 or not column.is_top) and not names.by_name(speakers, names.USERS):
             continue
         roles = _roles(speakers)
         if native in _CHATS and column.is_top and (speaker, text_key) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
-            return Chat({}, {} if known else roles, (column.path,), speaker, text_key, column.path)
+            return Chat({}, {} if known else roles, (column.path,), speaker, text_key)
         fields = {"messages": column.path + _each(speaker, text_key)}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
@@ -87,7 +83,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
             path = f"{beside}.{key}" if beside else key
             if {path, f"join('', {path}[].text)"} & columns.keys():
                 fields[name] = path
-        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, text_key, column.path)
+        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, text_key)
     return _table_of_turns(columns)
 
 
@@ -100,32 +96,26 @@ def _turns(objects: Iterable[Any], path: str) -> list[list[Any]]:
 def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
     """The chat; where its turns end with the user's, as logs of requests do, with the answer that stands beside them. None
     where there is none, and only the user speaks."""
-    lists = _turns((row.value for row in rows), chat.turns) if chat.turns else []
+    lists = _turns((row.value for row in rows), chat.columns[0]) if not chat.thread else []
     turns = [[turn for turn in some if isinstance(turn, dict)] for some in lists]
     spoken = [[str(turn.get(chat.speaker)) for turn in some] for some in turns]
     roles = _roles(name for speakers in spoken for name in speakers)
     asking = [speakers for speakers in spoken if speakers and roles[speakers[-1]] == "user"]
-    beside = [
-        c
-        for c in columns.values()
-        if not any(of in c.path for of in chat.columns) and not c.is_rejected and not c.is_guess
-    ]
-    answers = [c for c in beside if c.kind == "text" and len(c.values) > 1 and c.filled >= 0.5 * c.rows and not c.is_id]
+    beside = [c for c in columns.values() if c.kind == "text" and not any(of in c.path for of in chat.columns)]
+    beside = [c for c in beside if not (c.is_rejected or c.is_guess or c.is_id)]
+    answers = [c for c in beside if len(c.values) > 1 and c.filled >= 0.5 * c.rows]
     answers = [c for c in answers if any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))]
     if len(asking) < _ASKING * len(lists) or not answers:
         return None if len(roles) == 1 else chat
     answer = min(answers, key=lambda c: (names.rank(c.name, (*_ANSWERS, *names.TEXTS)) is None, -c.longest))
     asked = chat.fields.get("messages", chat.columns[0] + _each(chat.speaker, chat.text_key))
     asked = asked if asked.endswith("}") else f"{asked}[]"  # decodes a text in JSON
-    said = re.sub(
-        r"join\('', (.+)\.text\)", r"\1", answer.expression
-    )  # turns and parts as they are: they may hold calls
-    turn = answer.path.removesuffix(".content")
-    whole = turn.endswith(".message") or (
-        f"{turn}.role" in columns and {*columns[f"{turn}.role"].values} == {"assistant"}
-    )
-    last = turn if whole else f"{{role: 'assistant', content: {said}}}"
-    messages = f"[{asked}, [{last}]][]"
+    turn = answer.path.removesuffix(".content")  # a turn, or its parts, are taken as they are: they may hold calls
+    roles_there = columns[f"{turn}.role"].values.keys() if f"{turn}.role" in columns else set()
+    if not turn.endswith(".message") and roles_there != {"assistant"}:
+        said = re.sub(r"join\('', (.+)\.text\)", r"\1", answer.expression)
+        turn = f"{{role: 'assistant', content: {said}}}"
+    messages = f"[{asked}, [{turn}]][]"
     roles = {name: role for name, role in roles.items() if name not in ROLES}
     return replace(chat, fields={**chat.fields, "messages": messages}, roles=roles, answer=answer.path)
 
@@ -206,9 +196,9 @@ def _are_speakers(column: Column) -> bool:
 def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> Iterator[bytes]:
     """Conversations in OpenAI's format, one per line: consecutive turns of one role are joined, and each starts with
     the user and ends with an answer. Other turns are dropped and counted in `left_out` by reason."""
-    if chat.turns:
+    if not chat.thread:
         for row in rows:
-            found = _turns([row.value], chat.turns)
+            found = _turns([row.value], chat.columns[0])
             left_out["rows without turns"] += not found
             for some in found:
                 yield from _conversation(some, chat, None, left_out)
@@ -226,8 +216,7 @@ def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out
     unanswered = 0
     for turn in turns:
         text = said_in(turn.get(chat.text_key)) if isinstance(turn, dict) else ""
-        name = str(turn.get(chat.speaker)) if text else ""
-        role = chat.roles.get(name, SHAREGPT_ROLES.get(name))
+        role = {**SHAREGPT_ROLES, **chat.roles}.get(str(turn.get(chat.speaker))) if text else None
         if role not in ("user", "assistant"):
             left_out["turns of neither side, or without text"] += 1
             continue

@@ -143,15 +143,15 @@ def _validated(
 def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     """Complete the draft of a conversation task: roles, and the treatment of system turns."""
     data = _with(made.reading.data, chat.fields)
-    if chat.roles and chat.turns:
+    if chat.roles and not chat.thread:
         data["roles"] = dict(chat.roles)
     if chat.answer:
         made.notes.append(f"the conversations end with the user: {chat.answer} is the answer")
-    rows = list(_validated(files, data)) if chat.turns else []
+    rows = list(_validated(files, data)) if not chat.thread else []
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
     first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]
     has_calls = any("tools" in value or "tool_calls" in str(value)[:5_000] for value in first)
-    if not chat.turns or (len(broken) > 0.2 * len(rows) and not has_calls):
+    if chat.thread or (len(broken) > 0.2 * len(rows) and not (has_calls or chat.answer)):
         left_out: Counter[str] = Counter()
         for name, path in files:
             records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")
@@ -160,10 +160,8 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
             left_out["rows that cannot be read"] += len(values) - len(readable)
             made.converted[name] = b"".join(joined_turns(readable, chat, left_out))
         made.data = {"inject": True}
-        note = (
-            f"{_names(files)}: written as conversations of turns in order, one a line; turns of one side that follow "
-        )
-        made.notes.append(f"{note}each other are joined, and each ends with an answer")
+        note = "written as conversations, one a line: turns of one side are joined, and each ends with an answer"
+        made.notes.append(f"{_names(files)}: {note}")
         if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
             made.notes.append(f"left out: {reasons}")
         return made

@@ -87,12 +87,8 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
 
     if not _NAME.fullmatch(name):
         plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") or "my_task"
-        say(
-            "name",
-            "--name",
-            f"{name!r} is not a valid task name",
-            f"use lowercase letters, digits and _, such as {plain}",
-        )
+        fix = f"use lowercase letters, digits and _, such as {plain}"
+        say("name", "--name", f"{name!r} is not a valid task name", fix)
     if (folder / "task.yaml").exists():
         fix = f"choose another --name, or edit {folder / 'task.yaml'}; nothing was changed"
         say("task_exists", str(folder), f"there is a task {name!r} already", fix)

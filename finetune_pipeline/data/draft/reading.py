@@ -228,9 +228,8 @@ def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
         alike = [s for s in sheets if s == sheet or (header and rows_of[s][:1] == rows_of[sheet][:1])]
         reading.data["sheet"] = alike if len(alike) > 1 else sheet
         others = ", ".join(quoted(s) for s in sheets if s not in alike)
-        verb = "sheets {} are read" if len(alike) > 1 else "sheet {} is read"
-        note = verb.format(", ".join(map(quoted, alike))) + (f", and not {others}" if others else "")
-        reading.notes.append(f"{name}: {note}")
+        unread = f", and not {others}" if others else ""
+        reading.notes.append(f"{name}: {', '.join(map(quoted, alike))} of its sheets read{unread}")
     reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}
 
 

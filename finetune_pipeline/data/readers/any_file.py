@@ -98,8 +98,7 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
     if name := {"parquet": "Parquet", "workbook": "a workbook"}.get(container.kind):
-        why = f"it is {name} inside gzip, which cannot be streamed"
-        return about_file("unknown_container", file, f"the file was not read: {why}", "unpack it")
+        return about_file("unknown_container", file, f"the file was not read: it is {name} inside gzip", "unpack it")
     head = stream.buffered().read(SHOWN)
     if stream.problem:
         return broken_stream(stream, file, 1, head, 0)

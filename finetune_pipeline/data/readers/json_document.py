@@ -50,13 +50,16 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
             yield from _rows_of_expression(data, begin, file, expression or "", notes)
         return
     document = _Document(data.decode("latin-1"), begin)
-    has_rows = False
+    rows = 0
     in_one_line = "\n" not in document.text.strip(" \t\r\n")
     try:
-        for item, record in enumerate(_rows_of_all(document, file, spec, path), 1):
-            record = replace(record, item=item) if in_one_line else record  # noqa: PLW2901
-            yield record if has_rows or not notes else replace(record, findings=(*notes, *record.findings))
-            has_rows = True
+        while True:
+            for record in _rows(document, file, spec, path):
+                rows += 1
+                named = replace(record, item=rows) if in_one_line else record
+                yield named if rows > 1 or not notes else replace(named, findings=(*notes, *named.findings))
+            if document.peek() not in ("[", "{"):  # else another document follows
+                break
         if document.peek():
             raise json.JSONDecodeError("text follows the end of the document", document.text, document.position)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -64,10 +67,10 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
         return
     if stream.problem:
         yield broken_stream(stream, file, document.line)
-    elif not has_rows and path:
+    elif not rows and path:
         message = f"data.fields.rows: {expression!r} finds no rows in this document"
         yield unreadable("missing_field", file, document.line, message, "correct the expression")
-    elif not has_rows:
+    elif not rows:
         yield about_file("no_rows", file, "the document holds no rows", "fill or remove the file", "warning")
 
 
@@ -126,13 +129,6 @@ class _Document:
             yield key
             if self.take(f",{end}") == end:
                 return
-
-
-def _rows_of_all(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:
-    """The rows of a document, and of those that follow it in the file."""
-    yield from _rows(document, file, spec, path)
-    while document.peek() in ("[", "{"):
-        yield from _rows(document, file, spec, path)
 
 
 def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:

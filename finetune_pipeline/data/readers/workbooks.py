@@ -72,10 +72,9 @@ def sheet_names(path: Path) -> list[str]:
     try:
         with warnings.catch_warnings(action="ignore"), path.open("rb") as handle:
             book = openpyxl.load_workbook(handle, read_only=True)  # of a path it wants to see a suffix
-            names = [sheet.title for sheet in book.worksheets]
+            return [sheet.title for sheet in book.worksheets]
     except Exception:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises; the reader says what is wrong
         return []
-    return names
 
 
 def _unpacked(path: Path, limit: int) -> int | None:

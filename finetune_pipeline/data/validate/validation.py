@@ -187,9 +187,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
             if row.example is None:
-                result.quarantine.append(
-                    {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
-                )
+                bad = {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
+                result.quarantine.append(bad)
                 if row.label is not None:
                     (result.lost if row.label in spec.labels else result.unknown)[row.label] += 1
                 continue

@@ -251,6 +251,11 @@ def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
         assert set(made.answers.values) == {c[3]["content"] for c in own}
     whole = drafted(of(tmp_path, "b.jsonl", lines([{"id": i, "dialog": json.dumps(c)} for i, c in enumerate(own)])))
     assert whole.data["fields"] == {"messages": "dialog"} and whole.answers.rows == 60
+    events = [[json.dumps({"code": f"{y[:2]}{i % 7}", "n": i}), y] for i, (_, y) in enumerate(PAIRS)]
+    assert (
+        drafted(of(tmp_path, "d.csv", table([["event", "label"], *events]))).data["fields"]["text"]
+        == "to_string(event)"
+    )
     cells = [[json.dumps({"text": t, "label": y}), "{}" if i else "{broken"] for i, (t, y) in enumerate(PAIRS)]
     made = drafted(of(tmp_path, "c.csv", table([["payload", "note"], *cells])))
     assert made.data["fields"] == {"text": "payload.text", "label": "payload.label"} and made.choice.unused == ["note"]
@@ -263,7 +268,8 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
     for i, chat in enumerate(own):
         asked, said, text = [{"role": "system", "content": f"It is {i}."}, *chat[:3]], chat[3], chat[3]["content"]
         choices = [{"index": 0, "message": said if i else call}]
-        rows["openai"].append({"request": {"messages": asked}, "response": {"id": f"r{i}", "choices": choices}})
+        failed = [{"request": {"messages": asked}, "response": None}] if i % 2 else []
+        rows["openai"] += [{"request": {"messages": asked}, "response": {"id": f"r{i}", "choices": choices}}, *failed]
         rows["batch"].append({"body": {"messages": asked[:2]}, "response": {"code": 200, "body": {"choices": choices}}})
         parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text}]
         parts += [] if i else [{"type": "tool_use", "name": "f"}]
