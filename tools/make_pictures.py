@@ -1,6 +1,6 @@
 """Takes the pictures in docs/pictures with a headless Chromium, from the history of a finished `make demo`.
 
-    python tools/make_pictures.py                  # starts both web servers itself
+    python tools/make_pictures.py                  # starts the web servers itself
     python tools/make_pictures.py ladder TASK …    # only the pages of ladders that were climbed, as ladder_TASK.png
 
 Needs `chromium` on the PATH.
@@ -23,7 +23,7 @@ from finetune_pipeline.settings import read_settings
 
 TASK = "order_intake"
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "pictures"
-DAGSTER, MLFLOW = "http://127.0.0.1:3000", "http://127.0.0.1:5000"
+DAGSTER = "http://127.0.0.1:3000"
 
 
 def shoot(name: str, url: str, width: int, height: int, wait_ms: int = 25000) -> None:
@@ -67,7 +67,6 @@ def main() -> None:
     servers = subprocess.Popen([sys.executable, "-m", "finetune_pipeline.cli.main", "ui"])
     try:
         wait_for(DAGSTER)
-        wait_for(MLFLOW)
         time.sleep(25)  # the code location is loading
         # the lineage of the last asset shows all groups open
         shoot(
@@ -76,9 +75,6 @@ def main() -> None:
             2400,
             1250,
         )
-        shoot("asset.png", f"{DAGSTER}/assets/{TASK}/evaluation_report", 1600, 1100)
-        shoot("checks.png", f"{DAGSTER}/assets/{TASK}/adapter?view=checks", 1600, 1000)
-        shoot("mlflow.png", f"{MLFLOW}/#/experiments/1/runs?workflowType=machine_learning", 1700, 1000)
     finally:
         servers.send_signal(2)
         servers.wait(timeout=60)

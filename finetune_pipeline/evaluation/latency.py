@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline import progress
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.predict import retriever_of
@@ -32,6 +33,7 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             ids = encode_prompt(asked.tokenizer, choices[0], example.tools)
             asked.answers([ids], None, job["max_new_tokens"], 1)
             taken.append(1000 * (time.perf_counter() - began))
+            progress.tell(job["stage"], f"{name}, one call at a time", step=len(taken), of=len(examples))
         p50, p95 = np.quantile(taken[1:] or taken, (0.5, 0.95))
         milliseconds[name] = {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
         say(f"{job['stage']}: {name}: one call alone takes {p50:,.0f} ms (95%: {p95:,.0f} ms)")

@@ -254,7 +254,8 @@ def generate_and_score(
                             status="error", error=f"{type(reason).__name__}: {reason}", prompt_tokens=len(prompts[i])
                         )
             done += len(rows)
-            progress.tell(stage, name, step=done, of=len(order))
+            if len(order) > 1:
+                progress.tell(stage, name, step=done, of=len(order))
             if keep is not None:
                 keep({i: answers[i] for i in rows})
     return answers
