@@ -76,14 +76,17 @@ class LoadedModel:
         Raises TooLong, FindingsError if the chat template refuses the turns, and RuntimeError if the model fails.
         """
         from finetune_pipeline.models.chat import encode_prompt
-        from finetune_pipeline.models.inference.generation import generate_and_score, unanswerable
+        from finetune_pipeline.models.inference.generation import generate_and_score
 
         turns = [{"role": "system", "content": self.champion.system_prompt}, *(dict(m) for m in messages)]
         most = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
         with self._lock:
             prompt = encode_prompt(self._tokenizer, turns)
-            if problem := unanswerable(self._model, prompt, most):
-                raise TooLong(problem)
+            context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+            if context and len(prompt) + most > context:
+                raise TooLong(
+                    f"the prompt has {len(prompt)} tokens and the answer up to {most}: more than the model's {context}"
+                )
             (made,) = generate_and_score(
                 self._model, self._tokenizer, [prompt], None, most, 1, stage="serve", name=self.champion.name
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -93,10 +94,12 @@ def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(
     while kills < KILLS:
         run = start(task, store, kills % 2 == 1)
         run.join(rng.uniform(0.3, 0.95) * takes)
-        if run.exitcode is None:
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end at this moment
             children = psutil.Process(run.pid).children(recursive=True)
-            run.kill()
-            run.join()
+        run.kill()
+        run.join()
+        if run.exitcode:
             kills += 1
             psutil.wait_procs(children, timeout=20)
             assert not any(c.is_running() and c.status() != psutil.STATUS_ZOMBIE for c in children), "orphans"

@@ -182,16 +182,6 @@ class Reader:
 
 
 @torch.no_grad()
-def unanswerable(model: Any, prompt: Sequence[int], max_new_tokens: int) -> str:
-    """Return why a prompt cannot be answered: it is empty or does not fit into the model's context. Empty if it can."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not prompt:
-        return "the prompt is empty"
-    if limit and len(prompt) + max_new_tokens > limit:
-        return f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens that is more than the model's {limit}"
-    return ""
-
-
 def generate_and_score(
     model: Any,
     tokenizer: Any,
@@ -217,10 +207,17 @@ def generate_and_score(
     ends = end_tokens(model, tokenizer)
     answered = known or {}
     answers = [answered.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     order = []
     for i, prompt in enumerate(prompts):
-        if problem := unanswerable(model, prompt, max_new_tokens):
-            answers[i].status, answers[i].error = "error", problem
+        if not prompt or (limit and len(prompt) + max_new_tokens > limit):
+            answers[i].status = "error"
+            answers[i].error = (
+                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens that is more than "
+                f"the model's {limit}"
+                if prompt
+                else "the prompt is empty"
+            )
         else:
             order.append(i)
 

@@ -29,7 +29,7 @@ def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path, finetune
     assert "3 labels: 'billing' × 234" in done.stdout and "copied raw/Support Mails_.csv" in done.stdout
     assert "TF-IDF and logistic regression: accuracy" in done.stdout and "always answering" in done.stdout
     described = finetune("check", "support_mails")
-    assert described.returncode == 0 and "still holds `# describe`" in described.stdout
+    assert described.returncode == 0 and "still contains `# describe`" in described.stdout
     again = finetune("init", file, "--json")
     assert again.returncode == 1 and "there is a task 'support_mails' already" in again.json["error"]
     assert yaml.safe_load((folder / "task.yaml").read_text()) == spec

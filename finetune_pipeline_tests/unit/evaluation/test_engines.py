@@ -136,7 +136,7 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
     ("evaluation", "training", "scored"),
     [
         ({"engine": "endpoint"}, {}, "endpoint: {url, base, candidate} is missing"),
-        ({"endpoint": GOOD}, {}, "engine is transformers, and it is not asked"),
+        ({"endpoint": GOOD}, {}, "engine is transformers, but the endpoint is unused"),
         ({"engine": "endpoint", "endpoint": {**GOOD, "url": "http://models.example/v1"}}, {}, "sent unencrypted"),
         (
             {"engine": "endpoint", "endpoint": {**GOOD, "url": "https://u:p@models.example/v1"}},

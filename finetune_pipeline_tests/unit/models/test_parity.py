@@ -129,7 +129,7 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
     assert rounded["right"] and not rounded["passed"] and rounded["mean_kl"] > 2 * MEAN_KL_LIMIT
     facts = made.compared(tmp_path / "out", base=base, adapter=adapter)
     parity = facts["parity"]
-    assert facts["dtype"] == "bfloat16+float32" and "nats a token" in facts["stored_float32_because"]
+    assert facts["dtype"] == "bfloat16+float32" and "nats per token" in facts["stored_float32_because"]
     assert parity["passed"] and parity["mean_kl"] < MEAN_KL_LIMIT / 1000 and parity["same_greedy_share"] == 1.0
     assert parity["rounding"]["mean_kl"] == pytest.approx(rounded["mean_kl"], rel=1e-3)
     assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"

@@ -109,5 +109,5 @@ def test_the_champion_is_found_and_served_until_another_takes_its_place(project:
 def test_a_champion_whose_files_are_gone_is_told(project: Project) -> None:
     task, store, tracking = opened(project)
     shutil.move(store.root / "colours" / "merged_model", project.root / "away")
-    with pytest.raises(LookupError, match="model of colours version 2 is gone"):
+    with pytest.raises(LookupError, match="model of colours version 2 is missing"):
         present_champion(task, store, tracking)

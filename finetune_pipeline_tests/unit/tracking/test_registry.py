@@ -211,7 +211,7 @@ def test_a_moved_base_is_named_and_another_one_refused(
     shutil.copytree(models, tmp_path / "models")
     register(tracking, tmp_path / "models")
     shutil.rmtree(tmp_path / "models")
-    with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
+    with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that contains tiny"):
         load(tracking, "models:/tickets/1")
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_tiny_model(tmp_path / "other", seed=5)))
     with pytest.raises(

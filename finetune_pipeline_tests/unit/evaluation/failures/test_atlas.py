@@ -153,4 +153,4 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     assert asked[0]["examples"][0]["said"] == "billing" and len(asked[0]["nearest_training"]) == 3
     lines, page = json.dumps(asked), page_markdown(request_page(atlas, shown, "triage"))
     assert "sealede" not in lines and "sealede" not in page
-    assert page.startswith("# Data wanted for triage") and "new rows are asked for" in page
+    assert page.startswith("# Data wanted for triage") and "new rows requested" in page
