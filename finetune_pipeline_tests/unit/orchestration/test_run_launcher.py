@@ -1,0 +1,100 @@
+"""A run started by Dagster's own launcher in a code server, as the UI and the daemon start them, whose worker is killed.
+Cancelling one: end_to_end/test_dagster_dev.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import pytest
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+
+from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline_tests.unit.orchestration import jobs
+from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, environment
+from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
+
+
+class Launched:
+    """A run of the test job that trains, with its processes."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance, workspace: Any) -> None:
+        self.folder, self.instance = folder, instance
+        request = workspace.create_request_context()
+        (location,) = request.code_locations
+        (repository,) = location.get_repositories().values()
+        remote = repository.get_full_job("in_many_processes")
+        plan = location.get_execution_plan(remote, {}, None, None, None)
+        self.run = instance.create_run(
+            job_name="in_many_processes",
+            run_id=None,
+            run_config={},
+            status=dg.DagsterRunStatus.NOT_STARTED,
+            tags={},
+            root_run_id=None,
+            parent_run_id=None,
+            step_keys_to_execute=None,
+            execution_plan_snapshot=plan.execution_plan_snapshot,
+            job_snapshot=remote.job_snapshot,
+            parent_job_snapshot=None,
+            asset_selection=None,
+            asset_check_selection=None,
+            resolved_op_selection=None,
+            op_selection=None,
+            remote_job_origin=remote.get_remote_origin(),
+            job_code_origin=remote.get_python_origin(),
+            asset_graph=repository.asset_graph,
+        )
+        instance.launch_run(self.run.run_id, request)
+        wait_until((folder / "child").exists, 120)
+        self.child, self.grandchild = number_in(folder / "child"), number_in(folder / "grandchild")
+
+    def worker(self) -> psutil.Process:
+        """The process that runs the run; Dagster tells its number in the run's log."""
+        (number,) = {
+            int(found.group(1))
+            for entry in self.instance.all_logs(self.run.run_id)
+            if (found := re.search(r"Started process for run \(pid: (\d+)\)", entry.message))
+        }
+        return psutil.Process(number)
+
+    def status(self) -> dg.DagsterRunStatus:
+        found = self.instance.get_run_by_id(self.run.run_id)
+        assert found is not None
+        return found.status
+
+    def assert_nothing_left(self) -> None:
+        wait_until(lambda: not is_running(self.child) and not is_running(self.grandchild), 30)
+        with lease(["cpu"], lambda _: self.folder / "locks", timeout_s=10, poll_s=0.05):
+            pass
+        assert (self.folder / "attempts").read_text() == "x", "it was tried again"
+
+
+@pytest.fixture
+def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    target = ModuleTarget(jobs.__name__, attribute=None, working_directory=str(ROOT), location_name="test")
+    with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as workspace:
+        made = Launched(tmp_path, instance, workspace)
+        yield made
+        for pid in (made.child, made.grandchild):
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_run_worker_leaves_no_training(launched: Launched) -> None:
+    worker = launched.worker()
+    worker.kill()
+    launched.assert_nothing_left()
+    assert launched.status() in (
+        dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.FAILURE,
+    )  # or run monitoring will say so
