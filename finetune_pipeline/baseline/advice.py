@@ -63,7 +63,7 @@ OF_FORM = ("error", "empty", "refusal", "repetition", "truncated", "wrong_langua
 """Failures of form or style, which fine-tuning fixes first."""
 GAINS = Path(__file__).with_name("measured_gains.yaml")
 AS_GOOD = 0.1
-"""Tolerance: a measured result applies if its simple model scored at least this much below the simple model here."""
+"""Tolerance: a measured result applies if its simple model scored at most this much below the simple model here."""
 
 
 def advise(

@@ -96,7 +96,7 @@ def prompted_evidence(
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
     sources: SourceOf = None,
 ) -> Evidence | None:
-    """How the base model at its best does against always the commonest answer, on validation. sources: of each row, by id.
+    """Compares the base model at its best with always giving the most common answer, on validation. sources: of each row, by id.
 
     None if the most common answer was not scored, or the metric is not a mean over rows.
     """

@@ -103,7 +103,7 @@ def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]
     counts = Counter(str(e.label) for e in rows if e.label not in noise["left_out"])
     n, (commonest, most) = int(noise.get("sampled") or counts.total()), counts.most_common(1)[0]
     accuracy, share = float(noise["accuracy"]), most / counts.total()
-    worth = min(n, int(effective_sources([e.made_from for e in rows])))  # it is not told which rows it had right
+    worth = min(n, int(effective_sources([e.made_from for e in rows])))  # which rows were right is unknown
     interval = wilson_interval(accuracy * worth, worth, spec.gates.confidence)
     answer = f"always answering {commonest}"
     return SimpleScore(TfidfLogistic.title, "accuracy", accuracy, interval, n, worth, answer, share)

@@ -19,8 +19,8 @@ from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.models.hardware import cpu_model
 
 FILE = "throughput.json"
-Rates = dict[str, Any]
-"""[tokens per second, date] of the last phase of each kind."""
+Rates = dict[str, tuple[float, str]]
+"""Tokens per second and date of the last phase of each kind of training."""
 _SPREAD = (0.8, 1.3)
 """Assumed relative error of a time estimate."""
 _LEAST = 0.2
@@ -46,8 +46,9 @@ def read_rates(home: Path) -> Rates:
     """Read the rates stored in a folder; an unreadable file counts as empty."""
     path = home / FILE
     try:
-        return dict(read_json(path)) if path.exists() else {}
-    except (ValueError, TypeError):
+        stored = read_json(path) if path.exists() else {}
+        return {kind: (float(rate), str(date)) for kind, (rate, date) in stored.items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -66,7 +67,7 @@ def record_training(
         seconds = run.get("train_seconds") or 0
         if share >= _LEAST and seconds > 0 and phase["tokens"] > 0:
             kind = kind_of_training(model, phase["method"], facts["precision"])
-            rates[kind] = [phase["tokens"] * share / seconds, today]
+            rates[kind] = (phase["tokens"] * share / seconds, today)
     write_json(home / FILE, rates)
 
 

@@ -122,7 +122,7 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
         header, reason = _is_header([bare(c) for c in cells], rows[1:], numbered, spec)
     if header is None:
         first = ", ".join(quoted(c) for c in cells[:4])
-        problem = f"whether the first row names the columns cannot be told: it holds {first}, which is no known or declared name"
+        problem = f"it is unclear whether the first row names the columns: it holds {first}, which is no known or declared name"
         fix = _declare("header", "true", "false; and name columns in data.fields")
         return replace(dialect, problem=problem, fix=fix)
     why = f"the first row {'names the columns' if header else 'is data'}: {reason}"
