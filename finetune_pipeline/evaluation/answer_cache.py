@@ -118,8 +118,10 @@ class AnswerCache:
         if sealed is None:
             return None
         try:
-            return Answer(**json.loads(self._cipher.decrypt(sealed, [key])))
-        except (InvalidTag, ValueError, TypeError):
+            fields = json.loads(self._cipher.decrypt(sealed, [key]))
+            restricted = fields["restricted"] and Answer(**fields["restricted"])
+            return Answer(**{**fields, "restricted": restricted})
+        except (InvalidTag, ValueError, TypeError, KeyError):
             return None  # changed by somebody, or of another version: asked again, and written over
 
     def _do(self, work: Callable[[sqlite3.Connection], T], transaction: bool = True) -> T | None:

@@ -13,14 +13,14 @@ from finetune_pipeline.engine.store import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import TEXTS, model_folder
-from finetune_pipeline.models.inference.constrained import Grammar
+from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.shared_reading import Ids
 from finetune_pipeline.models.loading import asked_in, load_for_prediction, pick_device
 from finetune_pipeline.reporting import say
 
-CODE = "6"
+CODE = "7"
 """Increase when the same model, prompt and settings give a different answer than before."""
 _SEEN = "seen_models.json"
 
@@ -89,10 +89,10 @@ class Answerer:
         batch_size: int,
         stage: str = "predictions",
         name: str = "",
-        grammar: Grammar | None = None,
+        restriction: Restriction | None = None,
     ) -> list[Answer]:
         """Like :func:`.generation.generate_and_score`, but with cached answers reused."""
-        keys = self._keys(prompts, labels, max_new_tokens, batch_size, grammar)
+        keys = self._keys(prompts, labels, max_new_tokens, batch_size, restriction)
         known = self.cache.find(keys) if self.cache else {}
         if known:
             say(f"{stage}: {name}: {len(known)} of {len(prompts)} answers are known already")
@@ -106,7 +106,17 @@ class Answerer:
                 self.cache.keep({keys[i]: answer for i, answer in batch.items()})
 
         answers = generate_and_score(
-            self.model, self.tokenizer, prompts, labels, max_new_tokens, batch_size, stage, name, known, keep, grammar
+            self.model,
+            self.tokenizer,
+            prompts,
+            labels,
+            max_new_tokens,
+            batch_size,
+            stage,
+            name,
+            known,
+            keep,
+            restriction,
         )
         self.seconds["answer"] += time.monotonic() - began
         return answers
@@ -117,7 +127,7 @@ class Answerer:
         labels: Sequence[Sequence[Ids]] | None,
         max_new_tokens: int,
         batch_size: int,
-        grammar: Grammar | None,
+        restriction: Restriction | None,
     ) -> list[bytes]:
         if self.cache is None:
             return []
@@ -130,7 +140,7 @@ class Answerer:
             "model": self.digest,
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
-        } | ({"restricted": grammar.identity} if grammar else {})
+        } | ({"restricted": restriction.grammar.identity} if restriction else {})
         common = digest_json(settings)
         digests: dict[int, str] = {}  # most rows share one list of labels
         keys = []

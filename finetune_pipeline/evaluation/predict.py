@@ -30,7 +30,7 @@ from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
-from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedSchema
+from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction, UnsupportedSchema
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.reporting import say
@@ -59,20 +59,22 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         before, asked_examples = dict(asked.seconds), _rows_of(model_set, examples, job["labels"])
         choices = conversations(asked_examples, model_set["prompt"], retriever)
         settings = job if model_set.get("likelihoods", True) else {**job, "labels": []}
-        answers, facts["sets"][model_set["name"]] = _answer(settings, model_set["name"], asked, asked_examples, choices)
+        complies, grammar, why_free = _restriction(model_set.get("restricted"), asked)
+        restriction = Restriction(grammar, complies) if grammar else None
+        answers, of_set = _answer(settings, model_set["name"], asked, asked_examples, choices, restriction)
+        facts["sets"][model_set["name"]] = of_set
         measured["seconds_by_set"][model_set["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
         if isinstance(asked, EndpointAnswerer):
-            facts["sets"][model_set["name"]]["asked"] = asked.endpoint.name
+            of_set["asked"] = asked.endpoint.name
             measured["spent"][model_set["name"]] = asked.spent.to_dict()
         gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
         rows += prediction_rows(asked_examples, model_set["name"], answers, gold)
         if model_set.get("restricted") is not None:
-            name, before = restricted_name(model_set["name"]), dict(asked.seconds)
-            restricted, facts["sets"][model_set["name"]]["restricted"] = _restricted(
-                job, name, model_set["restricted"], asked, asked_examples, choices, answers
-            )
-            measured["seconds_by_set"][name] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
-            if restricted is not None:
+            name = restricted_name(model_set["name"])
+            restricted, of_set["restricted"] = _restricted(answers, complies, why_free)
+            if restricted is None:
+                say(f"{job['stage']}: {name}: not available: {why_free}")
+            else:
                 rows += prediction_rows(asked_examples, name, restricted, gold)
     if job.get("simple"):
         assert asked is not None  # a job asks at least one model
@@ -90,41 +92,38 @@ def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -
     return Retriever(read_examples(Path(job["train"])), passages)
 
 
+def _restriction(schema: Mapping[str, Any] | None, asked: Asked) -> tuple[Complies, Grammar | None, str]:
+    """Whether an answer is finished and fits the schema; the grammar that makes one fit, or None; and why there is none."""
+    output = JsonOutput(json_schema=dict(schema or {}))
+
+    def complies(answer: Answer) -> bool:
+        return is_valid(vars(answer), output)
+
+    if schema is None:
+        return complies, None, ""
+    if isinstance(asked, EndpointAnswerer):
+        return complies, None, "answers of an endpoint cannot be restricted to a schema here"
+    try:
+        return complies, Grammar(schema, asked.tokenizer), ""
+    except UnsupportedSchema as error:
+        return complies, None, str(error)
+
+
 def _restricted(
-    job: Mapping[str, Any],
-    name: str,
-    schema: Mapping[str, Any],
-    asked: Asked,
-    examples: Sequence[Example],
-    choices: Sequence[Sequence[list[dict[str, Any]]]],
-    answers: Sequence[Answer],
+    answers: Sequence[Answer], complies: Complies, why_free: str
 ) -> tuple[list[Answer] | None, dict[str, Any]]:
-    """The same answers, with unfinished or invalid ones generated again by constrained decoding.
+    """The same answers, with those that do not comply replaced by the restricted ones; None where there are none.
+
+    why_free: Why the model could not be restricted; empty if it was.
 
     Returns:
-        One answer per example, or None if unavailable, and the facts {asked (answers generated again), available, why
-        (not available), statuses}.
+        The answers, and the facts {asked (answers generated again), available, why (not available), statuses}.
     """
-    output, restricted = JsonOutput(json_schema=dict(schema)), list(answers)
-    invalid = [i for i, a in enumerate(answers) if not is_valid({"status": a.status, "text": a.text}, output)]
-    try:
-        if invalid and isinstance(asked, EndpointAnswerer):
-            raise UnsupportedSchema("answers of an endpoint cannot be restricted to a schema here")
-        if invalid:
-            grammar, settings = Grammar(schema, asked.tokenizer), {**job, "labels": []}
-            rows, prompts = [examples[i] for i in invalid], [choices[i] for i in invalid]
-            constrained, _ = _answer(settings, name, asked, rows, prompts, grammar)
-            for i, answer in zip(invalid, constrained, strict=True):
-                restricted[i] = answer
-    except UnsupportedSchema as error:
-        say(f"{job['stage']}: {name}: not available: {error}")
-        return None, {"asked": 0, "available": False, "why": str(error), "statuses": {}}
-    return restricted, {
-        "asked": len(invalid),
-        "available": True,
-        "why": "",
-        "statuses": count_statuses(a.status for a in restricted),
-    }
+    if why_free and not all(map(complies, answers)):
+        return None, {"asked": 0, "available": False, "why": why_free, "statuses": {}}
+    restricted = [answer.restricted or answer for answer in answers]
+    again, statuses = sum(a.restricted is not None for a in answers), count_statuses(a.status for a in restricted)
+    return restricted, {"asked": again, "available": True, "why": "", "statuses": statuses}
 
 
 def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -229,7 +228,7 @@ def _answer(
     asked: Asked,
     examples: Sequence[Example],
     choices: Sequence[Sequence[list[dict[str, Any]]]],
-    grammar: Grammar | None = None,
+    restriction: Restriction | None = None,
 ) -> tuple[list[Answer], dict[str, Any]]:
     if not examples:
         return [], {"rows": 0, "statuses": count_statuses([])}
@@ -246,7 +245,9 @@ def _answer(
         labels = encode_labels(asked.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
-        answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name, grammar)
+        answers = asked.answers(
+            prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name, restriction
+        )
     return answers, {**answered(answers), "shared_prefix_tokens": shared, "rows_shown_fewer": fewer}
 
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import llguidance
 import numpy as np
 
+from finetune_pipeline.models.inference.generated import Answer
+
 CODE = "2"
 """Increase when the same model, prompt and schema give a different constrained answer than before."""
 _SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """Compact JSON, with an optional space after commas and colons."""
+Complies = Callable[[Answer], bool]
 _NAMES = ("properties", "patternProperties", "$defs", "definitions")
 _VALUES = ("enum", "const", "default", "examples")
 
@@ -48,6 +52,14 @@ class Grammar:
     def begin(self) -> ConstrainedAnswer:
         """Start an empty answer."""
         return ConstrainedAnswer(self.start.deep_copy())
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """A grammar for the answers that do not comply when written freely."""
+
+    grammar: Grammar
+    complies: Complies
 
 
 class ConstrainedAnswer:

@@ -11,6 +11,7 @@ class Answer:
 
     label_scores: log-likelihood in nats of each label with its end-of-turn token; empty without labels, on error, and
     if the engine does not provide them. new_ids: the generated tokens, end-of-turn included, if the engine returns them.
+    restricted: the answer under a grammar, if one was asked for and this one does not comply.
     """
 
     text: str = ""
@@ -20,3 +21,4 @@ class Answer:
     new_tokens: int = 0
     prompt_tokens: int = 0
     new_ids: list[int] = field(default_factory=list)
+    restricted: Answer | None = None

@@ -1,9 +1,10 @@
 """Computes greedy answers and label log-likelihoods for many prompts, reading common prefixes once.
 
 Prompts of one task share a prefix (system prompt, shots). Its keys and values are computed once and reused for every batch;
-prompts with another prefix form separate families. Label scores use the same prefill: all labels of a row are packed after
-its prompt in one pass, each attending to the prompt and itself. In float32 the texts, and up to rounding the scores, equal
-those of the naive method (one row at a time, every label encoded separately); a test compares them.
+prompts with another prefix form separate families. Constrained answers and label scores use the same prefill: all labels of
+a row are packed after its prompt in one pass, each attending to the prompt and itself. In float32 the texts, and up to
+rounding the scores, equal those of the naive method (one row at a time, every label encoded separately); a test compares
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline import progress
-from finetune_pipeline.models.inference.constrained import Grammar
+from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.shared_reading import (
     Ids,
@@ -50,6 +51,13 @@ class Prefilled:
     cache: DynamicCache
     seen: torch.Tensor
     logits: torch.Tensor
+
+    def rows(self, chosen: Sequence[int]) -> Prefilled:
+        """Return some rows as a batch of their own."""
+        keep = torch.tensor(chosen, device=self.seen.device)
+        cache = branch(self.cache)
+        cache.batch_select_indices(keep)
+        return Prefilled(cache, self.seen[keep], self.logits[keep])
 
 
 def _joined(parts: Sequence[Prefilled]) -> Prefilled:
@@ -193,7 +201,7 @@ def generate_and_score(
     name: str = "",
     known: Mapping[int, Answer] | None = None,
     keep: Callable[[Mapping[int, Answer]], None] | None = None,
-    grammar: Grammar | None = None,
+    restriction: Restriction | None = None,
 ) -> list[Answer]:
     """Return one :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
@@ -201,7 +209,7 @@ def generate_and_score(
     that raises is tried again row by row, so that one bad row affects no other; rows that still fail get status error.
     known: answers by position that need not be computed. If they are whole batches, as after a kill, the others are
     computed in their original batches, with bitwise equal results. keep: called with the answers of each batch.
-    grammar: constrains every answer; None for free answers.
+    restriction: every answer that does not comply gets a second one, `Answer.restricted`; None for free answers only.
     """
     model.eval()
     ends = end_tokens(model, tokenizer)
@@ -223,11 +231,18 @@ def generate_and_score(
 
     def work(reader: Reader, rows: list[int]) -> None:
         batch = reader.read([prompts[i] for i in rows])
-        texts = reader.greedy(batch, max_new_tokens, ends, grammar)
+        texts = reader.greedy(batch, max_new_tokens, ends)
         wanted = [labels[i] if labels is not None else [] for i in rows]
         scores = _scores(reader.continuations(batch, wanted), wanted)
         for i, ids, score in zip(rows, texts, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
+        again = [place for place, i in enumerate(rows) if restriction and not restriction.complies(answers[i])]
+        if restriction and again:
+            for place, ids in zip(
+                again, reader.greedy(batch.rows(again), max_new_tokens, ends, restriction.grammar), strict=True
+            ):
+                restricted = answers[rows[place]].restricted = Answer(prompt_tokens=len(prompts[rows[place]]))
+                _fill(restricted, tokenizer, ids, [], ends)
 
     done = len(answered)
     for family in families([prompts[i] for i in order]):
