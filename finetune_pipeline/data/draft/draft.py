@@ -17,7 +17,6 @@ from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.quoting import key_name
@@ -124,10 +123,6 @@ def _with(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     return {**{k: v for k, v in data.items() if k != "fields"}, **({"fields": merged} if merged else {})}
 
 
-def _examples(files: Files, data: Mapping[str, Any]) -> list[Example]:
-    return [row.example for row in _validated(files, data) if row.example]
-
-
 def _validated(
     files: Files, data: Mapping[str, Any], limit: int | None = _TRIED, prompt: str = "-"
 ) -> Iterator[ValidatedRow]:
@@ -224,7 +219,8 @@ def _has_turns(files: Files, made: Draft) -> bool:
         lines = [line for data in made.converted.values() for line in data.splitlines()[:_TRIED]]
         turns = [len(msgspec.json.decode(line)["messages"]) for line in lines]
     else:
-        turns = [sum(m["role"] != "system" for m in e.messages) for e in _examples(files, made.data)]
+        examples = (row.example for row in _validated(files, made.data, prompt=made.system_prompt or "-"))
+        turns = [sum(m["role"] != "system" for m in example.messages) for example in examples if example]
     return sum(n > 2 for n in turns) > len(turns) / 2
 
 

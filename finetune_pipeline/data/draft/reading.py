@@ -104,11 +104,25 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             continue
         _add_rows(path, name, reading)
     reading.rows = with_json_texts(reading.rows)
+    if _is_half_a_batch([row.value for row in reading.rows]):
+        message = "requests of a batch API and their responses stand in rows of their own"
+        fix = "join them by id: jq -c -s 'group_by(.custom_id)[] | add' requests.jsonl responses.jsonl > joined.jsonl"
+        reading.refuse("batch", ", ".join(name for name, _ in files[:3]), message, fix)
     return reading
 
 
+def _is_half_a_batch(rows: Sequence[Any]) -> bool:
+    """Whether each row is a request or a response of a batch API, and none is both."""
+
+    def is_half(row: Mapping[str, Any]) -> bool:
+        held = {key for key, value in row.items() if isinstance(value, dict)}
+        return held.isdisjoint(("body", "params")) != held.isdisjoint(("response", "result"))
+
+    return bool(rows) and all(isinstance(row, dict) and "custom_id" in row and is_half(row) for row in rows)
+
+
 def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
-    """The rows with those columns decoded whose every text is a JSON object or list: that is how `data.fields` sees them."""
+    """The rows with those columns decoded whose every text is an object or a list: that is how `data.fields` sees them."""
     cells = (cell for row in rows if isinstance(row.value, dict) for cell in row.value.items())
     plain = {key for key, text in cells if isinstance(text, str) and text.strip() and isinstance(unpacked(text), str)}
 

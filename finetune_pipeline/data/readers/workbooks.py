@@ -4,6 +4,7 @@ formula the value that was stored for it, or nothing."""
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from finetune_pipeline.spec import TaskSpec
 
 _LOOKED_AT = 1000
 _PIECE = 1 << 20
+_ESCAPED = re.compile("_x(00[01][0-9A-Fa-f]|005[Ff])_")
+"""A control character, or an underscore, as workbooks write it: a line end of Windows is _x000D_ and a line feed."""
 
 Row = tuple[int, list[str]]
 """A row: its number in the sheet, and its cells as text."""
@@ -161,4 +164,4 @@ def _text(value: Any) -> str:
         return value.date().isoformat() if midnight else value.isoformat(sep=" ")
     if isinstance(value, date | time):
         return value.isoformat()
-    return str(value)
+    return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), str(value))
