@@ -17,7 +17,7 @@ from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import is_known_name, key_path
-from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
 from finetune_pipeline.data.readers.records import RawStream, Record
@@ -147,7 +147,8 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
             else:
                 unread.append(record)
     if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):
-        first = [*unread[0].findings, *decode_line(unread[0].raw, "")[1]][0]
+        nothing = row_finding("not_an_object", name, "the row is null", "write one object per row")
+        first = [*unread[0].findings, *decode_line(unread[0].raw, "")[1], nothing][0]
         message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first.message}"
         reading.refuse("unreadable", name, message, f"{first.fix}; or export it as {_FORMS}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import random
@@ -341,6 +342,9 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     moments = [["id", "when"], *([str(i), f"2026-01-{1 + i % 28:02d}"] for i in range(90))]
     made, problems = draft([of(tmp_path, "a.csv", table(moments))])
     assert made is None and "id (90 values" in problems[-1].message and "--answer" in problems[-1].fix
+    when = [dt.datetime(2026, 1, 1) + dt.timedelta(minutes=i) for i in range(240)]
+    made, problems = draft([of(tmp_path, "a.parquet", parquet({"text": [t for t, _ in PAIRS], "when": when}))])
+    assert made is None and "when (240 values" in problems[-1].message
     odd = [{"a b": t, "c-d": y, "other": "xy"[i % 2]} for i, (t, y) in enumerate(PAIRS)]
     file = of(tmp_path, "c.jsonl", lines(odd))
     assert drafted(file, text="a b", answer="other").data["fields"] == {"text": '"a b"', "label": "other"}
@@ -370,6 +374,7 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
             "draft.unreadable",
             {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
         ),
+        ("draft.unreadable", {"a.jsonl": "null\n" * 9}),
         ("draft.batch", {"a.jsonl": lines(ASKED[:9]), "b.jsonl": lines(SAID_IN_BATCH)}),
         ("draft.map", {"b.json": json.dumps(dict(PAIRS))}),
         ("draft.columns", {"b.json": json.dumps({"text": ["a b", "c d"], "label": ["x", "y"]})}),
