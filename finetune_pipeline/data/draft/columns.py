@@ -214,7 +214,7 @@ def _answer_in(value: Any, path: str) -> tuple[str, str] | None:
         return (f"{path}.choices[0].message.content", said[0]) if said and isinstance(said[0], str) else None
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return None
-    if not all(item.get("type") in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
+    if not all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
         return None
     inner = [part for item in value if isinstance(parts := item.get("content"), list) for part in parts]
     texts = [text for part in inner or value if isinstance(part, dict) and isinstance(text := part.get("text"), str)]

@@ -46,9 +46,9 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             if "[Content_Types].xml" not in archive.namelist():
                 yield about_file("unknown_container", file, "it is a zip archive, not a workbook", "unpack it")
                 return
-        if (size := _unpacked(path, int(spec.data.max_unpacked_gib * (1 << 30)))) is not None:
-            yield too_large(file, size)
-            return
+            if (size := _unpacked(archive, int(spec.data.max_unpacked_gib * (1 << 30)))) is not None:
+                yield too_large(file, size)
+                return
         with warnings.catch_warnings(action="ignore"):  # styles and extensions that openpyxl leaves out
             for record in _records(path, file, spec):
                 number = record.line if record.about == "row" else number
@@ -80,17 +80,16 @@ def sheet_names(path: Path) -> list[str]:
         return []
 
 
-def _unpacked(path: Path, limit: int) -> int | None:
+def _unpacked(archive: zipfile.ZipFile, limit: int) -> int | None:
     """Bytes the parts unpack to, as soon as they are more than the limit; None where they are not. What the archive says
     about itself is not trusted."""
     size = 0
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            with archive.open(name) as part:
-                while piece := part.read(_PIECE):
-                    size += len(piece)
-                    if size > limit:
-                        return size
+    for name in archive.namelist():
+        with archive.open(name) as part:
+            while piece := part.read(_PIECE):
+                size += len(piece)
+                if size > limit:
+                    return size
     return None
 
 

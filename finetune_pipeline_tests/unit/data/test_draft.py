@@ -14,12 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from finetune_pipeline.data.draft.draft import Draft, draft
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import row_rules, table, workbook
+from finetune_pipeline_tests.unit.data.test_stage_properties import BOUNDED, JSON, KEY
 
 THINGS = {
     "billing": "invoice payment refund charge receipt",
@@ -108,6 +111,7 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     ),
     "one value for all": ("a.jsonl", lines([{"text": t, "intent": y, "entities": []} for t, y in PAIRS])),
     "tags": ("a.csv", table([["text", "tags"], *PAIRS])),
+    "accents in names": ("a.csv", table([["Lösung", "catégorie"], *PAIRS])),
     "lists as Python shows them": ("a.csv", table([["text", "labels"], *([t, str([y])] for t, y in PAIRS)])),
     "quotes behind a backslash": ("a.csv", "text,label\n" + "".join(f'"a \\"{t}\\", ok",{y}\n' for t, y in PAIRS)),
     "no blanks": ("a.jsonl", lines([{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS])),
@@ -420,3 +424,24 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     assert problems == {"draft.name", "draft.other_files", "draft.other_content"}
     (folder / "task.yaml").write_text("name: mine\n")
     assert "there is a task 'mine' already" in name_problems("mine", folder, given_files([file]))[0].message
+
+
+SOME_ROWS = st.lists(st.dictionaries(KEY, JSON, min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+@settings(BOUNDED, max_examples=100)
+@given(SOME_ROWS, st.lists(JSON, min_size=1, max_size=4), st.integers(1, 40), st.sampled_from(["jsonl", "json", "csv"]))
+@example([{"text": "a", "turns": 1}], [[{"type": ["text"]}]], 9, "jsonl")
+def test_rows_of_any_shape_end_as_a_task_or_findings(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], values: list[Any], times: int, suffix: str
+) -> None:
+    """Rows of a few shapes, in which every second value repeats."""
+    rng = random.Random(times)
+
+    def value(before: Any) -> Any:
+        return rng.choice(values) if rng.random() < 0.5 else f"{before} word {rng.randint(0, 9)}"
+
+    some = [{key: value(before) for key, before in row.items()} for row in rows * times]
+    data = json.dumps(some) if suffix == "json" else "\n".join(map(json.dumps, some))
+    made, problems = draft([of(tmp_path_factory.getbasetemp(), f"a.{suffix}", data)])
+    assert problems or parse_spec(task_yaml("some_task", made, "a file")).data == made.spec.data
