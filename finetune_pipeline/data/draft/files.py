@@ -112,8 +112,14 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
 
 def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes]) -> list[str]:
     """Copy the files below `folder` atomically; write the rows of `converted` as JSON Lines in place of their
-    file. Returns the names written, without those that existed already."""
-    written = []
+    file. Returns the names written, without those that existed already. Raises FindingsError for files in `folder` whose
+    rows are converted: both would be read."""
+    there = [file for file in files if file.name in converted and file.path.resolve() == (folder / file.name).resolve()]
+    if there:
+        message = "its rows have to be rewritten as conversations, and from here it would be read beside them"
+        fix = "move it out of the task's folder, and name it there"
+        raise FindingsError([Finding("draft.in_place", "error", str(file.path), message, fix) for file in there])
+    written: list[str] = []
     for file in files:
         name = str(PurePath(file.name).with_suffix(".jsonl")) if file.name in converted else file.name
         name = f"{file.name}.jsonl" if name in written else name

@@ -75,14 +75,7 @@ _PATTERNS = (
         re.compile(r"<<[^<>\n=]{0,80}\d[^<>\n=]{0,20}=[^<>\n=]{0,20}\d[^<>\n=]{0,20}>>"),
     ),
 )
-_WARNINGS = {
-    "html_entity",
-    "mojibake",
-    "prompt_boilerplate",
-    "calculator_annotation",
-    "invisible_characters",
-    "replacement_character",
-}
+_WARNINGS = {p.rule for p in _PATTERNS} - {"template_residue"} | {"invisible_characters", "replacement_character"}
 """Rules whose findings only warn."""
 
 Problems = Iterator[tuple[str, str, str]]

@@ -338,6 +338,9 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     assert [m["role"] for m in first["messages"]] == ["user", "assistant", "user", "assistant"]
     assert first["messages"][0]["content"].endswith("\nquick") and first["group"] == "c0"
     assert made.answers.rows == 60 and "written as conversations" in " ".join(made.notes)
+    placed = place_files(given_files([file[1]]), tmp_path / "other", {})
+    with pytest.raises(FindingsError, match="read beside them"):
+        place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", made.converted)
     lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns behind the last answer"
     assert made.notes[-1] == f"left out: {lost}"
 
