@@ -95,10 +95,6 @@ class Mapping:
             elif name in CONTENT and name != "input":
                 findings.append(self._nothing(name, row, place, "nothing"))
         if not isinstance(row, dict):
-            if not self.content:
-                message = f"the row is {quoted(row)}, not an object"
-                fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
-                findings.append(row_finding("not_an_object", place, message, fix))
             return Mapped(made, findings)
         rest = {k: v for k, v in row.items() if k not in (self.names or ())}
         if not self.content:  # the texts are found by the format

@@ -245,5 +245,5 @@ def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
         elements = outer.get(name)
         for element in elements if isinstance(elements, list) else ():
             own = element if isinstance(element, dict) else {ELEMENT: element}
-            made.append(RawRow(row.file, row.key, {**outer, **own}))
+            made.append(RawRow(row.key, {**outer, **own}))
     return made

@@ -155,7 +155,7 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
         left_out: Counter[str] = Counter()
         for name, path in files:
             records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")
-            values = [RawRow(name, r.key, decoded(r)) for r in records]
+            values = [RawRow(r.key, decoded(r)) for r in records]
             readable = with_json_texts([row for row in values if row.value is not None])
             left_out["rows that cannot be read"] += len(values) - len(readable)
             made.converted[name] = b"".join(joined_turns(readable, chat, left_out))

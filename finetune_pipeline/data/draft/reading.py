@@ -7,10 +7,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats import format_of
@@ -37,11 +37,9 @@ _SINGLE = 0.8
 """If fewer of a table's lines are complete rows, other delimiters and quoting are tried."""
 
 
-@dataclass(frozen=True)
-class RawRow:
+class RawRow(NamedTuple):
     """A decoded row from a reader. key: of its list, in a JSON document with several lists."""
 
-    file: str
     key: str | None
     value: Any
 
@@ -129,7 +127,7 @@ def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
     def decoded_in(value: Any) -> Any:
         return {k: v if k in plain else unpacked(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    return [replace(row, value=decoded_in(row.value)) for row in rows]
+    return [RawRow(row.key, decoded_in(row.value)) for row in rows]
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
@@ -143,7 +141,7 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
         reading.counts[name] += 1
         if reading.counts[name] <= MOST_ROWS:
             if (value := decoded(record)) is not None:
-                reading.rows.append(RawRow(name, record.key, value))
+                reading.rows.append(RawRow(record.key, value))
             else:
                 unread.append(record)
     if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):

@@ -211,9 +211,9 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
             return [ValidatedRow(None, findings)]
     elif value is None:
         return [ValidatedRow(None, findings)]
-    if mapping is None and not isinstance(value, dict):
+    if not isinstance(value, dict) and not (mapping and (mapping.content or "each" in mapping.getters)):
         message = f"the row is {quoted(value)}, not an object"
-        fix = 'write one object per row: {"text": "…", "label": "…"}'
+        fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
     if record.flat:
