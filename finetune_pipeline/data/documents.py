@@ -34,10 +34,15 @@ class Passage:
 
 
 def document_files(folder: Path, known: bool = True) -> list[Path]:
-    """Readable files of a documents folder, sorted, without hidden ones. known False: those of unsupported types."""
+    """Readable files of a documents folder, sorted, without hidden ones. known False: the unsupported files."""
     files = (path for path in folder.rglob("*") if path.is_file())
     shown = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     return [path for path in shown if (path.suffix.lower() in (*TEXTS, ".pdf")) == known]
+
+
+def left_out(folder: Path) -> list[str]:
+    """Names of the files of unsupported types."""
+    return [str(path.relative_to(folder)) for path in document_files(folder, known=False)]
 
 
 def documents_digest(task_folder: Path) -> str:
@@ -88,8 +93,10 @@ def read_documents(folder: Path) -> list[Passage]:
 def document_findings(folder: Path) -> list[Finding]:
     """Findings about files of a documents folder that cannot be read or have an unsupported type."""
     fix = "convert it to text, Markdown or PDF, or remove it"
-    places = (f"{FOLDER}/{path.relative_to(folder)}" for path in document_files(folder, known=False))
-    others = [Finding("documents.kind", "warning", place, "has an unsupported type", fix) for place in places]
+    others = [
+        Finding("documents.kind", "warning", f"{FOLDER}/{name}", "has an unsupported type", fix)
+        for name in left_out(folder)
+    ]
     try:
         read_documents(folder)
     except FindingsError as error:
