@@ -31,6 +31,8 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_DEEPEST = 100
+"""Levels of a JSON answer. What compares answers, or holds them to a schema, takes some calls a level."""
 STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
@@ -38,11 +40,20 @@ def read_strict(text: str) -> tuple[Any, str]:
     """(value, "") of a text that is one JSON value and nothing else (RFC 8259), or (NOT_JSON, why not). Equal keys in
     one object, NaN and infinities are refused: readers disagree about them."""
     try:
-        return STRICT.decode(text), ""
+        value = STRICT.decode(text)
+        return (NOT_JSON, "it is nested too deeply") if _is_too_deep(value) else (value, "")
     except RecursionError:
         return NOT_JSON, "it is nested too deeply"
     except ValueError as error:
         return NOT_JSON, str(error)
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
+        level = [item for items in inner for item in items]
+    return bool(level)
 
 
 def strict(text: str) -> Any:
@@ -61,7 +72,7 @@ def repaired(text: str) -> Any:
         value = repair_json(text, return_objects=True)
     except (ValueError, RecursionError):
         return NOT_JSON
-    return value if isinstance(value, dict | list) and value else NOT_JSON
+    return value if isinstance(value, dict | list) and value and not _is_too_deep(value) else NOT_JSON
 
 
 @lru_cache(maxsize=16)

@@ -24,8 +24,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import quoted
 
-_ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
-_WHERE_ANY = ("tools", "time", "generator")
 EXAMPLES = "examples.jsonl"
 SPLIT_FILES = {"train": "train/examples.jsonl", "validation": "validation/examples.jsonl", "test": "test/sealed.jsonl"}
 """File of each split in a splits artifact."""
@@ -94,9 +92,8 @@ class Example:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, in the order of the fields; `tools`, `time` and `generator` only where there are any."""
-        row = {name: getattr(self, name) for name in _ALWAYS}
-        row.update({name: value for name in _WHERE_ANY if (value := getattr(self, name)) is not None})
-        return row
+        values = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        return {name: value for name, value in values if value is not None or name in ("label", "group")}
 
 
 def place_of(source: Mapping[str, Any]) -> str:

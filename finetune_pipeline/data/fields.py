@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
-from finetune_pipeline.data.formats.tool_calls import unpacked
+from finetune_pipeline.data.formats.tool_calls import as_json_text, unpacked
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.data import FieldsSpec
@@ -95,10 +95,6 @@ class Mapping:
             elif name in CONTENT and name != "input":
                 findings.append(self._nothing(name, row, place, "nothing"))
         if not isinstance(row, dict):
-            if not self.content:
-                message = f"the row is {quoted(row)}, not an object"
-                fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
-                findings.append(row_finding("not_an_object", place, message, fix))
             return Mapped(made, findings)
         rest = {k: v for k, v in row.items() if k not in (self.names or ())}
         if not self.content:  # the texts are found by the format
@@ -140,13 +136,20 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
 
 @cache
 def _interpreter() -> Any:
+    from jmespath import Options
+    from jmespath.functions import Functions, signature
     from jmespath.visitor import TreeInterpreter
+
+    class OwnFunctions(Functions):  # type: ignore[misc]
+        @signature({"types": []})  # type: ignore[untyped-decorator]
+        def _func_to_string(self, value: Any) -> str:
+            return as_json_text(value)  # JMESPath's own writes é as \u00e9, which a model would learn
 
     class Interpreter(TreeInterpreter):  # type: ignore[misc]
         def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
             return unpacked(self.visit(node["children"][0], value))
 
-    return Interpreter()
+    return Interpreter(Options(custom_functions=OwnFunctions()))
 
 
 _LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")

@@ -32,21 +32,9 @@ WRITTEN = (
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
 ASSISTANTS = (
-    *(
-        "assistant",
-        "agent",
-        "bot",
-        "gpt",
-        "chatgpt",
-        "model",
-        "ai",
-        "system",
-        "support",
-        "operator",
-        "advisor",
-        "staff",
-    ),
-    *("representative", "rep", "helpdesk", "service", "employee", "seller", "doctor", "tutor", "teacher", "berater"),
+    *("assistant", "agent", "bot", "gpt", "chatgpt", "model", "ai", "system", "support", "operator"),
+    *("advisor", "staff", "representative", "rep", "helpdesk", "service", "employee", "seller"),
+    *("doctor", "tutor", "teacher", "berater"),
 )
 USERS = ("user", "human", "customer", "client", "kunde", "visitor", "guest", "patient", "student", "buyer", "caller")
 GROUPS = (
@@ -98,7 +86,7 @@ def by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:
     return min(ranked, key=lambda of: of[0])[1] if ranked else None
 
 
-_PLAIN = re.compile(r"[A-Za-z_]\w*")
+_PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _KNOWN = frozenset((*TEXTS, *LABELS, *WRITTEN, *SPEAKERS, *GROUPS, *IDS))
 _NUMBERED = re.compile(r"c\d+")
 

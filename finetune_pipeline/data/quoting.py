@@ -32,7 +32,7 @@ def key_name(key: Any) -> str:
     return quoted(key)[1:-1] if isinstance(key, str) else quoted(key)
 
 
-def keys_shown(row: dict[Any, Any], limit: int = 12) -> str:
-    """The keys of a row for a message, sorted."""
+def keys_shown(row: dict[Any, Any]) -> str:
+    """The first keys of a row for a message, sorted."""
     keys = sorted(str(k) for k in row)
-    return (", ".join(quoted(k) for k in keys[:limit]) or "none") + (", …" if len(keys) > limit else "")
+    return (", ".join(quoted(k) for k in keys[:12]) or "none") + (", …" if len(keys) > 12 else "")

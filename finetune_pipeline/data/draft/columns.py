@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.reading import RawRow
@@ -22,7 +22,7 @@ MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
 _SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data|rows|items|examples)(_?\w{0,4})?")
 
 Kind = Literal["text", "number", "bool", "object", "list", "mixed"]
-_KINDS: dict[type, Kind] = {bool: "bool", int: "number", float: "number", str: "text", dict: "object"}
+_KINDS: dict[type, Kind] = {bool: "bool", int: "number", float: "number", str: "text", dict: "object", list: "list"}
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Column:
         if value is None or (isinstance(value, str) and not value.strip()):
             return
         self.filled += 1
-        self.kinds[_KINDS.get(type(value), "list")] += 1
+        self.kinds[_KINDS.get(type(value), "mixed")] += 1
         text = as_text(value)
         if text in self.values or len(self.values) < _MOST_VALUES:
             self.values[text] += 1
@@ -172,8 +172,10 @@ def _is_moment(text: str) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """A value as text, like JMESPath's to_string."""
-    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """A value as text, like `to_string` of `data.fields`; a date as its own."""
+    if isinstance(value, str | date):
+        return str(value).strip()
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
@@ -212,7 +214,7 @@ def _answer_in(value: Any, path: str) -> tuple[str, str] | None:
         return (f"{path}.choices[0].message.content", said[0]) if said and isinstance(said[0], str) else None
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return None
-    if not all(item.get("type") in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
+    if not all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
         return None
     inner = [part for item in value if isinstance(parts := item.get("content"), list) for part in parts]
     texts = [text for part in inner or value if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
@@ -243,5 +245,5 @@ def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
         elements = outer.get(name)
         for element in elements if isinstance(elements, list) else ():
             own = element if isinstance(element, dict) else {ELEMENT: element}
-            made.append(RawRow(row.file, row.key, {**outer, **own}))
+            made.append(RawRow(row.key, {**outer, **own}))
     return made

@@ -21,7 +21,7 @@ from finetune_pipeline.data.formats.messages import SHAREGPT_ROLES
 _CHATS = ("messages", "sharegpt")
 _MOST_SPEAKERS = 200
 _SPEAKER_COLUMNS = ("role", "speaker", "sender", "from", "author")
-_ANSWERS = (*names.WRITTEN, "choices", "chosen")
+_ANSWERS = (*names.WRITTEN, "choices", "chosen", "result")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
 _BESIDES = {"system": "system", "instructions": "system", "tools": "tools"}

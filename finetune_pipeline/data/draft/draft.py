@@ -17,7 +17,7 @@ from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.quoting import key_name
@@ -83,7 +83,11 @@ def draft(
         reading.refuse("no_columns", _names(files), choice, "name them with --text COLUMN --answer COLUMN")
         return None, reading.problems
     made = _with_fields(files, reading, choice)
-    made.answers = Answers(_answers(files, made), written=_has_turns(files, made))
+    turns = [sum(m["role"] != "system" for m in messages) for messages in _conversations(files, made, _TRIED)]
+    chats = (
+        choice.chat is not None and sum(n > 2 for n in turns) > len(turns) / 2
+    )  # the last of many answers is no label
+    made.answers = Answers((messages[-1]["content"] for messages in _conversations(files, made)), written=chats)
     if not made.answers.rows:  # why none can be read, once for each rule
         findings = errors([f for row in _validated(files, made.data) for f in row.findings])
         return None, [*reading.problems, *{f.rule: f for f in reversed(findings)}.values()]
@@ -124,10 +128,6 @@ def _with(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     return {**{k: v for k, v in data.items() if k != "fields"}, **({"fields": merged} if merged else {})}
 
 
-def _examples(files: Files, data: Mapping[str, Any]) -> list[Example]:
-    return [row.example for row in _validated(files, data) if row.example]
-
-
 def _validated(
     files: Files, data: Mapping[str, Any], limit: int | None = _TRIED, prompt: str = "-"
 ) -> Iterator[ValidatedRow]:
@@ -155,7 +155,7 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
         left_out: Counter[str] = Counter()
         for name, path in files:
             records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")
-            values = [RawRow(name, r.key, decoded(r)) for r in records]
+            values = [RawRow(r.key, decoded(r)) for r in records]
             readable = with_json_texts([row for row in values if row.value is not None])
             left_out["rows that cannot be read"] += len(values) - len(readable)
             made.converted[name] = b"".join(joined_turns(readable, chat, left_out))
@@ -206,26 +206,14 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def _answers(files: Files, made: Draft) -> Iterator[str]:
-    if made.converted:
-        for data in made.converted.values():
-            yield from (msgspec.json.decode(line)["messages"][-1]["content"] for line in data.splitlines())
-        return
-    whole = {**made.data, "max_chars": 1 << 30, "min_chars": 0}
-    rows = _validated(files, whole, None, made.system_prompt or "-")
-    yield from (row.example.answer for row in rows if row.example is not None)
-
-
-def _has_turns(files: Files, made: Draft) -> bool:
-    """Whether most conversations have several answers: the last one is then not a label, however often it repeats."""
-    if not made.choice.chat:
-        return False
-    if made.converted:
-        lines = [line for data in made.converted.values() for line in data.splitlines()[:_TRIED]]
-        turns = [len(msgspec.json.decode(line)["messages"]) for line in lines]
-    else:
-        turns = [sum(m["role"] != "system" for m in e.messages) for e in _examples(files, made.data)]
-    return sum(n > 2 for n in turns) > len(turns) / 2
+def _conversations(files: Files, made: Draft, limit: int | None = None) -> Iterator[list[Message]]:
+    """The messages of all examples, or of the first ones of each file."""
+    for data in made.converted.values():
+        yield from (msgspec.json.decode(line)["messages"] for line in data.splitlines()[:limit])
+    if not made.converted:
+        whole = {**made.data, "max_chars": 1 << 30, "min_chars": 0}
+        rows = _validated(files, whole, limit, made.system_prompt or "-")
+        yield from (row.example.messages for row in rows if row.example is not None)
 
 
 def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -10,7 +10,8 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import count
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -41,16 +42,16 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     """The raw files of these paths; a folder stands for all files below it with known suffixes. Raises FindingsError
     naming every unusable path."""
     problems: list[Finding] = []
-    files: dict[Path, None] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and is_known(p))
             if not inside:
                 message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
                 problems.append(Finding("draft.no_files", "error", str(path), message, "name the files"))
-            files |= dict.fromkeys(inside)
+            files |= {os.path.abspath(file): file for file in inside}
         elif path.is_file():
-            files[path] = None
+            files[os.path.abspath(path)] = path
         elif os.path.lexists(path):
             message = "it is neither a file nor a folder, and no link to one"
             problems.append(Finding("draft.no_file", "error", str(path), message, "copy what it holds into a file"))
@@ -61,13 +62,15 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
             problems.append(Finding("draft.no_file", "error", str(path), "the file does not exist", fix))
     if problems:
         raise FindingsError(problems)
-    times = Counter(path.name for path in files)
-    given = []
-    for path in files:
+    times = Counter(path.name for path in files.values())
+    given: dict[str, GivenFile] = {}
+    for path in files.values():
         name = path.name if times[path.name] == 1 else f"{path.resolve().parent.name}_{path.name}"
         printable = "".join(c if c.isprintable() else "_" for c in name).lstrip(".~$") or "rows"
-        given.append(GivenFile(f"raw/{printable}", path))
-    return given
+        same = (f"raw/{number}_{printable}" for number in count(2))
+        name = f"raw/{printable}" if f"raw/{printable}" not in given else next(n for n in same if n not in given)
+        given[name] = GivenFile(name, path)
+    return list(given.values())
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
@@ -109,10 +112,17 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
 
 def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes]) -> list[str]:
     """Copy the files below `folder` atomically; write the rows of `converted` as JSON Lines in place of their
-    file. Returns the names written, without those that existed already."""
-    written = []
+    file. Returns the names written, without those that existed already. Raises FindingsError for files in `folder` whose
+    rows are converted: both would be read."""
+    there = [file for file in files if file.name in converted and file.path.resolve() == (folder / file.name).resolve()]
+    if there:
+        message = "its rows have to be rewritten as conversations, and from here it would be read beside them"
+        fix = "move it out of the task's folder, and name it there"
+        raise FindingsError([Finding("draft.in_place", "error", str(file.path), message, fix) for file in there])
+    written: list[str] = []
     for file in files:
-        name = f"{file.name.split('.')[0]}.jsonl" if file.name in converted else file.name
+        name = str(PurePath(file.name).with_suffix(".jsonl")) if file.name in converted else file.name
+        name = f"{file.name}.jsonl" if name in written else name
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():

@@ -7,17 +7,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import is_known_name, key_path
-from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
 from finetune_pipeline.data.readers.records import RawStream, Record
@@ -37,11 +37,9 @@ _SINGLE = 0.8
 """If fewer of a table's lines are complete rows, other delimiters and quoting are tried."""
 
 
-@dataclass(frozen=True)
-class RawRow:
+class RawRow(NamedTuple):
     """A decoded row from a reader. key: of its list, in a JSON document with several lists."""
 
-    file: str
     key: str | None
     value: Any
 
@@ -104,18 +102,32 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             continue
         _add_rows(path, name, reading)
     reading.rows = with_json_texts(reading.rows)
+    if _is_half_a_batch([row.value for row in reading.rows]):
+        message = "requests of a batch API and their responses stand in rows of their own"
+        fix = "join them by id: jq -c -s 'group_by(.custom_id)[] | add' requests.jsonl responses.jsonl > joined.jsonl"
+        reading.refuse("batch", ", ".join(name for name, _ in files[:3]), message, fix)
     return reading
 
 
+def _is_half_a_batch(rows: Sequence[Any]) -> bool:
+    """Whether each row is a request or a response of a batch API, and none is both."""
+
+    def is_half(row: Mapping[str, Any]) -> bool:
+        held = {key for key, value in row.items() if isinstance(value, dict)}
+        return held.isdisjoint(("body", "params")) != held.isdisjoint(("response", "result"))
+
+    return bool(rows) and all(isinstance(row, dict) and "custom_id" in row and is_half(row) for row in rows)
+
+
 def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
-    """The rows with those columns decoded whose every text is a JSON object or list: that is how `data.fields` sees them."""
+    """The rows with those columns decoded whose every text is an object or a list: that is how `data.fields` sees them."""
     cells = (cell for row in rows if isinstance(row.value, dict) for cell in row.value.items())
     plain = {key for key, text in cells if isinstance(text, str) and text.strip() and isinstance(unpacked(text), str)}
 
     def decoded_in(value: Any) -> Any:
         return {k: v if k in plain else unpacked(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    return [replace(row, value=decoded_in(row.value)) for row in rows]
+    return [RawRow(row.key, decoded_in(row.value)) for row in rows]
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
@@ -129,11 +141,12 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
         reading.counts[name] += 1
         if reading.counts[name] <= MOST_ROWS:
             if (value := decoded(record)) is not None:
-                reading.rows.append(RawRow(name, record.key, value))
+                reading.rows.append(RawRow(record.key, value))
             else:
                 unread.append(record)
     if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):
-        first = [*unread[0].findings, *decode_line(unread[0].raw, "")[1]][0]
+        nothing = row_finding("not_an_object", name, "the row is null", "write one object per row")
+        first = [*unread[0].findings, *decode_line(unread[0].raw, "")[1], nothing][0]
         message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first.message}"
         reading.refuse("unreadable", name, message, f"{first.fix}; or export it as {_FORMS}")
 

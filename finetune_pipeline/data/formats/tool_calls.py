@@ -6,6 +6,9 @@ A tool is ``{"type": "function", "function": {"name", "description", "parameters
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,17 +20,47 @@ Say = Callable[[str, str, str], None]
 """Reports a problem: rule, message, fix."""
 
 _CALL_FIX = 'write {"type": "function", "function": {"name": "…", "arguments": "{…}"}}'
+_LONGEST = 1 << 20
+_TEXT_IN_PYTHON = re.compile(r"'(?:[^'\\]|\\.)*+(?:'|\Z)|\"(?:[^\"\\]|\\.)*+(?:\"|\Z)", re.DOTALL)
+_PLAIN_IN_PYTHON = re.compile(r"\s*[\[{](?:[\s\[\]{},:]|_(?!\s*_)|True|False|None|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)*+")
+"""Lists and dictionaries of plain values whose texts are replaced by `_`: no operators, and no two texts side by side, which
+Python would join."""
 _TOOL_FIX = 'write [{"type": "function", "function": {"name": "…", "parameters": {…}}}]'
 
 
 def unpacked(value: Any) -> Any:
-    """Decode a value given as JSON text; return anything else unchanged."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return msgspec.json.decode(value.encode("utf-8", "surrogatepass"))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    """Decode a list or an object given as text: in JSON, or as Python shows it, which is how pandas writes them into tables.
+    Anything else is returned unchanged."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    decoded = _from_json(value)
+    return _from_python(value) if decoded is value else decoded
+
+
+def as_json_text(value: Any) -> str:
+    """A value as JSON text, letters beyond ASCII as they are. A text is returned unchanged, unless it is a list or a dictionary
+    as Python shows it."""
+    if isinstance(value, str):
+        value = value if _from_json(value) is not value else _from_python(value)
+        if isinstance(value, str):
             return value
-    return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "surrogatepass"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return text
+
+
+def _from_python(text: str) -> Any:
+    """The list or dictionary that a text shows as Python does; the text where it is none, or holds what JSON cannot."""
+    plain = len(text) <= _LONGEST and _PLAIN_IN_PYTHON.fullmatch(_TEXT_IN_PYTHON.sub("_", text))
+    try:
+        return msgspec.json.decode(json.dumps(ast.literal_eval(text.strip()))) if plain else text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # msgspec's DecodeError is a ValueError
+        return text
 
 
 def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:

@@ -66,7 +66,7 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
         for delimiter in ([declared.delimiter] if declared.delimiter else _DELIMITERS)
         if any(delimiter in line.text for line in lines)
     ]
-    fitting = [r for r in readings if r.fields >= 2 and (declared.delimiter or r.good >= _FIT * r.lines)]
+    fitting = [r for r in readings if r.fields >= 2 and r.rows and (declared.delimiter or r.good >= _FIT * r.lines)]
     if not fitting:
         fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
         problem = (
@@ -76,7 +76,7 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
             seen = "; ".join(str(r) for r in readings[:2])
             problem = f"no delimiter splits most rows into the same number of fields (at least two): {seen}"
         return Dialect(problem=problem, fix=fix)
-    names = _plain_names(spec) | {name.casefold() for name in ROW_KEYS}
+    names = {name.casefold() for name in (*named_in_fields(spec), *ROW_KEYS)}
     tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
 
     def rank(reading: _Reading) -> tuple[int, bool]:
@@ -104,10 +104,6 @@ def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[s
     good = [row for row in rows if not row.problem and len(row.cells) == fields]
     sound = [row.cells for row in rows if not row.problem]
     return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), sound)
-
-
-def _plain_names(spec: TaskSpec) -> set[str]:
-    return {name.casefold() for name in named_in_fields(spec)}
 
 
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
@@ -151,7 +147,7 @@ def _is_header(
     cells: list[str], behind: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
 ) -> tuple[bool | None, str]:
     """(whether the first row names the columns, why); None if ambiguous."""
-    declared, labels = _plain_names(spec), frozenset(spec.labels)
+    declared, labels = {name.casefold() for name in named_in_fields(spec)}, frozenset(spec.labels)
     if names := [c for c in cells if c.casefold() in declared]:
         return True, f"it holds {quoted(names[0])}, which data.fields names"
     if own := [c for c in cells if c in labels]:

@@ -76,6 +76,7 @@ def split_rows(
     """Split non-blank lines into rows. quote: empty if quotes have no meaning; fields: cells of a complete row,
     if known; labels: lines that hold one each are separate rows."""
     source = iter(lines)
+    escaped_quote = re.compile(rf"(?<!\\)((?:\\\\)*)\\{re.escape(quote)}")  # as Spark and MySQL write
     ahead: deque[Line] = deque()  # read beyond the row
     while line := ahead.popleft() if ahead else next(source, None):
         if not line.text.strip() or (line.number == 1 and _SEPARATOR.fullmatch(line.text)):
@@ -84,8 +85,14 @@ def split_rows(
             yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
             continue
         problem, cells = "", []
-        for spaced in (False,) if delimiter == "\t" else (True, False):  # whether blanks may stand before a quote
+        tried = [(False, False)] if delimiter == "\t" else [(True, False), (False, False)]
+        for spaced, escaped in [
+            *tried,
+            (False, True),
+        ]:  # whether blanks may stand before a quote, and \" inside a field
             following = _following(line, ahead, source)
+            if escaped:
+                following = (escaped_quote.sub(lambda match: match[1] + quote * 2, text) for text in following)
             reader = csv.reader(following, delimiter=delimiter, quotechar=quote, strict=True, skipinitialspace=spaced)
             try:
                 problem, cells = "", next(reader)

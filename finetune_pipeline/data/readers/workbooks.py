@@ -4,6 +4,7 @@ formula the value that was stored for it, or nothing."""
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from finetune_pipeline.spec import TaskSpec
 
 _LOOKED_AT = 1000
 _PIECE = 1 << 20
+_ESCAPED = re.compile("_x(00[01][0-9A-Fa-f]|005[Ff])_")
+"""A control character, or an underscore, as workbooks write it: a line end of Windows is _x000D_ and a line feed."""
 
 Row = tuple[int, list[str]]
 """A row: its number in the sheet, and its cells as text."""
@@ -43,9 +46,9 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             if "[Content_Types].xml" not in archive.namelist():
                 yield about_file("unknown_container", file, "it is a zip archive, not a workbook", "unpack it")
                 return
-        if (size := _unpacked(path, int(spec.data.max_unpacked_gib * (1 << 30)))) is not None:
-            yield too_large(file, size)
-            return
+            if (size := _unpacked(archive, int(spec.data.max_unpacked_gib * (1 << 30)))) is not None:
+                yield too_large(file, size)
+                return
         with warnings.catch_warnings(action="ignore"):  # styles and extensions that openpyxl leaves out
             for record in _records(path, file, spec):
                 number = record.line if record.about == "row" else number
@@ -77,17 +80,16 @@ def sheet_names(path: Path) -> list[str]:
         return []
 
 
-def _unpacked(path: Path, limit: int) -> int | None:
+def _unpacked(archive: zipfile.ZipFile, limit: int) -> int | None:
     """Bytes the parts unpack to, as soon as they are more than the limit; None where they are not. What the archive says
     about itself is not trusted."""
     size = 0
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            with archive.open(name) as part:
-                while piece := part.read(_PIECE):
-                    size += len(piece)
-                    if size > limit:
-                        return size
+    for name in archive.namelist():
+        with archive.open(name) as part:
+            while piece := part.read(_PIECE):
+                size += len(piece)
+                if size > limit:
+                    return size
     return None
 
 
@@ -161,4 +163,4 @@ def _text(value: Any) -> str:
         return value.date().isoformat() if midnight else value.isoformat(sep=" ")
     if isinstance(value, date | time):
         return value.isoformat()
-    return str(value)
+    return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), str(value))

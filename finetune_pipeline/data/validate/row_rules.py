@@ -75,14 +75,7 @@ _PATTERNS = (
         re.compile(r"<<[^<>\n=]{0,80}\d[^<>\n=]{0,20}=[^<>\n=]{0,20}\d[^<>\n=]{0,20}>>"),
     ),
 )
-_WARNINGS = {
-    "html_entity",
-    "mojibake",
-    "prompt_boilerplate",
-    "calculator_annotation",
-    "invisible_characters",
-    "replacement_character",
-}
+_WARNINGS = {p.rule for p in _PATTERNS} - {"template_residue"} | {"invisible_characters", "replacement_character"}
 """Rules whose findings only warn."""
 
 Problems = Iterator[tuple[str, str, str]]
@@ -169,7 +162,8 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
     """The answer of a label task is one of the labels, letter by letter."""
     answer = _answer(turns)
     declared = None if turns.shape == "text_label" else row.get("label")
-    if declared is not None and not isinstance(declared, str):
+    judged = isinstance(declared, bool) and not spec.labels  # whether the answer is a good one, as data for KTO have it
+    if declared is not None and not isinstance(declared, str) and not judged:
         problem = f"`label` must be text or null, found {quoted(declared)}"
         yield "wrong_type", problem, "write it as text, in double quotes"
     elif declared and answer is not None and spec.labels and declared.strip() != answer:

@@ -211,9 +211,9 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
             return [ValidatedRow(None, findings)]
     elif value is None:
         return [ValidatedRow(None, findings)]
-    if mapping is None and not isinstance(value, dict):
+    if not isinstance(value, dict) and not (mapping and (mapping.content or "each" in mapping.getters)):
         message = f"the row is {quoted(value)}, not an object"
-        fix = 'write one object per row: {"text": "…", "label": "…"}'
+        fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
     if record.flat:
@@ -224,13 +224,19 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
 
 
 def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
-    """The row; without its example if an annotator left it out, by a key that nothing else reads."""
-    for key in LEFT_OUT.keys() & row.ignored if isinstance(value, dict) and row.example else ():
-        if value[key] in LEFT_OUT[key]:
-            message = f"an annotator left the row out: `{key}` is {quoted(value[key])}"
-            problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
-            return replace(row, example=None, findings=[*row.findings, problem])
-    return row
+    """The row; without its example if an annotator left it out, by a key that nothing else reads, or if a written answer is
+    labelled as a bad one."""
+    if not isinstance(value, dict) or row.example is None:
+        return row
+    left_out = [key for key in LEFT_OUT.keys() & row.ignored if value[key] in LEFT_OUT[key]]
+    if value.get("label") is False and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
+        left_out.append("label")
+    if not left_out:
+        return row
+    said = "false" if value[left_out[0]] is False else quoted(value[left_out[0]])
+    message = f"an annotator left the row out: `{left_out[0]}` is {said}"
+    problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
+    return replace(row, example=None, findings=[*row.findings, problem])
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from finetune_pipeline.data.draft.draft import Draft, draft
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import row_rules, table, workbook
+from finetune_pipeline_tests.unit.data.test_stage_properties import BOUNDED, JSON, KEY
 
 THINGS = {
     "billing": "invoice payment refund charge receipt",
@@ -105,6 +111,9 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     ),
     "one value for all": ("a.jsonl", lines([{"text": t, "intent": y, "entities": []} for t, y in PAIRS])),
     "tags": ("a.csv", table([["text", "tags"], *PAIRS])),
+    "accents in names": ("a.csv", table([["Lösung", "catégorie"], *PAIRS])),
+    "lists as Python shows them": ("a.csv", table([["text", "labels"], *([t, str([y])] for t, y in PAIRS)])),
+    "quotes behind a backslash": ("a.csv", "text,label\n" + "".join(f'"a \\"{t}\\", ok",{y}\n' for t, y in PAIRS)),
     "no blanks": ("a.jsonl", lines([{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS])),
     "title": ("a.xlsx", workbook({"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]})),
     "notes above": (
@@ -178,15 +187,15 @@ def test_two_columns_of_texts_are_a_request_and_its_answer(tmp_path: Path) -> No
     assert drafted(of(tmp_path, "b.jsonl", lines(marked))).output["extract"].startswith("####")
 
 
-@pytest.mark.parametrize("as_text", [True, False])
-def test_answers_in_json_get_a_schema(tmp_path: Path, as_text: bool) -> None:
-    values: list[Any] = [{"item": f"thing {i}", "size": "SML"[i % 3], "count": i} for i in range(240)]
+@pytest.mark.parametrize("written", [lambda value: value, json.dumps, str], ids=["plain", "JSON", "Python"])
+def test_answers_in_json_get_a_schema(tmp_path: Path, written: Callable[[Any], Any]) -> None:
+    values: list[Any] = [{"item": f"thing é {i}", "size": "SML"[i % 3], "count": i} for i in range(240)]
     values[3]["note"] = None
-    rows = [
-        {"message": t, "extraction": json.dumps(values[i]) if as_text else values[i]} for i, (t, _) in enumerate(PAIRS)
-    ]
+    rows = [{"message": t, "extraction": written(values[i])} for i, (t, _) in enumerate(PAIRS)]
     made = drafted(of(tmp_path, "a.jsonl", lines(rows)))
     assert made.answers.kind == "json" and made.schema is not None
+    assert [json.loads(answer) for answer in made.answers.values] == values
+    assert written is json.dumps or not any("\\u" in answer for answer in made.answers.values)
     assert made.schema["required"] == ["item", "size", "count"]
     assert made.schema["properties"]["size"] == {"enum": ["S", "M", "L"]}
     assert "size: # describe (one of" in made.system_prompt
@@ -219,7 +228,8 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     assert made.data["roles"] == {"model": "assistant"} and made.answers.rows == 60
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     kind = [{"messages": [{"role": "system", "content": "Be kind."}, *chat]} for chat in own]
-    assert drafted(of(tmp_path, "c.jsonl", lines(kind))).system_prompt == "Be kind."
+    made = drafted(of(tmp_path, "c.jsonl", lines(kind)))
+    assert (made.system_prompt, made.answers.kind) == ("Be kind.", "text")
     differing = [{"messages": [{"role": "system", "content": f"Be {i}."}, *chat]} for i, chat in enumerate(own)]
     made = drafted(of(tmp_path, "d.jsonl", lines(differing)))
     assert made.data["fields"] == {"messages": "messages[?role != 'system']"} and made.answers.rows == 60
@@ -245,7 +255,8 @@ def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     traced = [[json.dumps({"messages": c[:3]}), json.dumps({"output": c[3]["content"]})] for c in own]
     generated = [[json.dumps(c[:3]), json.dumps(c[3])] for c in own]
-    for rows in (traced, generated):
+    shown = [[str(c[:3]), str(c[3])] for c in own]  # pandas writes Python's notation
+    for rows in (traced, generated, shown):
         made = drafted(of(tmp_path, "a.csv", table([["input", "output"], *rows])))
         assert (made.answers.kind, made.answers.rows) == ("text", 60)
         assert set(made.answers.values) == {c[3]["content"] for c in own}
@@ -264,7 +275,7 @@ def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
 def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    rows: dict[str, list[Any]] = {name: [] for name in ("openai", "batch", "anthropic", "responses")}
+    rows: dict[str, list[Any]] = {name: [] for name in ("openai", "batch", "anthropic", "anthropic batch", "responses")}
     for i, chat in enumerate(own):
         asked, said, text = [{"role": "system", "content": f"It is {i}."}, *chat[:3]], chat[3], chat[3]["content"]
         choices = [{"index": 0, "message": said if i else call}]
@@ -275,6 +286,8 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
         parts += [] if i else [{"type": "tool_use", "name": "f"}]
         request = {"system": [{"type": "text", "text": "Be kind."}], "messages": chat[:3]}
         rows["anthropic"].append({"request": request, "response": {"role": "assistant", "content": parts}})
+        result = {"type": "succeeded", "message": {"role": "assistant", "content": parts[1:2]}}
+        rows["anthropic batch"].append({"custom_id": f"r{i}", "params": {"messages": chat[:3]}, "result": result})
         items = [
             {"type": "reasoning", "summary": []},
             {"type": "message", "content": [{"type": "output_text", "text": text}]},
@@ -286,6 +299,7 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
         answer = "response.choices[0].message" if name == "openai" else "response.body.choices[0].message"
         assert answer in made[name].data["fields"]["messages"] and made[name].choice.unused == []
         assert set(made[name].answers.values) == {"", *(chat[3]["content"] for chat in own)}
+    assert set(made["anthropic batch"].answers.values) == {chat[3]["content"] for chat in own}
     assert made["anthropic"].system_prompt == "Be kind." and "</think>" in made["anthropic"].answers.values[0]
     assert sorted(made["responses"].answers.labels) == sorted({chat[3]["content"] for chat in own})
 
@@ -300,6 +314,12 @@ def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None
     assert row_rules(decided[8], made.spec) == ["rejected_row"]
     judged = drafted(of(tmp_path, "b.jsonl", lines([row | {"label": 1} for row in decided])))
     assert judged.data["fields"]["label"] == "answer" and judged.answers.rows == 240
+    good = [{"prompt": t, "completion": f"{y} {i}", "label": i % 3 > 0} for i, (t, y) in enumerate(PAIRS)]
+    asked = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in good]
+    for name, rows in (("d.jsonl", good), ("e.jsonl", asked)):  # data for KTO
+        made = drafted(of(tmp_path, name, lines(rows)))
+        assert set(made.answers.values) == {row["completion"] for row in good if row["label"]}
+    assert row_rules({**asked[0], "label": 0}, made.spec) == [] and row_rules(asked[0], made.spec) == ["rejected_row"]
     questions = [{"question": t, "answer": "ignore" if i % 2 else f"It is {i}"} for i, (t, _) in enumerate(PAIRS)]
     assert drafted(of(tmp_path, "c.jsonl", lines(questions))).answers.rows == 240
 
@@ -318,6 +338,9 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     assert [m["role"] for m in first["messages"]] == ["user", "assistant", "user", "assistant"]
     assert first["messages"][0]["content"].endswith("\nquick") and first["group"] == "c0"
     assert made.answers.rows == 60 and "written as conversations" in " ".join(made.notes)
+    placed = place_files(given_files([file[1]]), tmp_path / "other", {})
+    with pytest.raises(FindingsError, match="read beside them"):
+        place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", made.converted)
     lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns behind the last answer"
     assert made.notes[-1] == f"left out: {lost}"
 
@@ -326,6 +349,9 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     moments = [["id", "when"], *([str(i), f"2026-01-{1 + i % 28:02d}"] for i in range(90))]
     made, problems = draft([of(tmp_path, "a.csv", table(moments))])
     assert made is None and "id (90 values" in problems[-1].message and "--answer" in problems[-1].fix
+    when = [dt.datetime(2026, 1, 1) + dt.timedelta(minutes=i) for i in range(240)]
+    made, problems = draft([of(tmp_path, "a.parquet", parquet({"text": [t for t, _ in PAIRS], "when": when}))])
+    assert made is None and "when (240 values" in problems[-1].message
     odd = [{"a b": t, "c-d": y, "other": "xy"[i % 2]} for i, (t, y) in enumerate(PAIRS)]
     file = of(tmp_path, "c.jsonl", lines(odd))
     assert drafted(file, text="a b", answer="other").data["fields"] == {"text": '"a b"', "label": "other"}
@@ -333,6 +359,10 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     assert made is None and "no column 'nothing'" in problems[-1].message
     made, problems = draft([of(tmp_path, "d.csv", "text,label\nschön,x\n".encode("cp1252"))], encoding="cp125")
     assert made is None and "'cp125' is not a known text encoding" in problems[-1].message
+
+
+ASKED = [{"custom_id": t, "body": {"messages": [{"role": "user", "content": t}]}} for t, _ in PAIRS]
+SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, _ in PAIRS]
 
 
 @pytest.mark.parametrize(
@@ -351,6 +381,8 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
             "draft.unreadable",
             {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
         ),
+        ("draft.unreadable", {"a.jsonl": "null\n" * 9}),
+        ("draft.batch", {"a.jsonl": lines(ASKED[:9]), "b.jsonl": lines(SAID_IN_BATCH)}),
         ("draft.map", {"b.json": json.dumps(dict(PAIRS))}),
         ("draft.columns", {"b.json": json.dumps({"text": ["a b", "c d"], "label": ["x", "y"]})}),
     ],
@@ -360,6 +392,19 @@ def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, 
     made, problems = draft([of(tmp_path, name, content) for name, content in files.items()], **options)
     assert made is None and rule in {finding.rule for finding in problems}
     assert all(finding.fix for finding in problems)
+
+
+def test_no_file_takes_the_name_of_another(tmp_path: Path) -> None:
+    """The second one was left out without a word."""
+    for folder in ("de/train", "en/train"):
+        (tmp_path / folder).mkdir(parents=True)
+        of(tmp_path / folder, "a.1.csv", folder)
+    first, second = given_files([tmp_path])
+    assert (first.name, second.name) == ("raw/train_a.1.csv", "raw/2_train_a.1.csv")
+    assert given_files([first.path, first.path.parent / ".." / "train" / "a.1.csv"])[0].name == "raw/a.1.csv"
+    given = [first, replace(first, name="raw/train_a.2.csv"), replace(first, name="raw/train_a.2.tsv")]
+    names = place_files(given, tmp_path / "task", {file.name: file.name.encode() for file in given})
+    assert names == ["raw/train_a.1.jsonl", "raw/train_a.2.jsonl", "raw/train_a.2.tsv.jsonl"]
 
 
 def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Path) -> None:
@@ -382,3 +427,24 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     assert problems == {"draft.name", "draft.other_files", "draft.other_content"}
     (folder / "task.yaml").write_text("name: mine\n")
     assert "there is a task 'mine' already" in name_problems("mine", folder, given_files([file]))[0].message
+
+
+SOME_ROWS = st.lists(st.dictionaries(KEY, JSON, min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+@settings(BOUNDED, max_examples=100)
+@given(SOME_ROWS, st.lists(JSON, min_size=1, max_size=4), st.integers(1, 40), st.sampled_from(["jsonl", "json", "csv"]))
+@example([{"text": "a", "turns": 1}], [[{"type": ["text"]}]], 9, "jsonl")
+def test_rows_of_any_shape_end_as_a_task_or_findings(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], values: list[Any], times: int, suffix: str
+) -> None:
+    """Rows of a few shapes, in which every second value repeats."""
+    rng = random.Random(times)
+
+    def value(before: Any) -> Any:
+        return rng.choice(values) if rng.random() < 0.5 else f"{before} word {rng.randint(0, 9)}"
+
+    some = [{key: value(before) for key, before in row.items()} for row in rows * times]
+    data = json.dumps(some) if suffix == "json" else "\n".join(map(json.dumps, some))
+    made, problems = draft([of(tmp_path_factory.getbasetemp(), f"a.{suffix}", data)])
+    assert problems or parse_spec(task_yaml("some_task", made, "a file")).data == made.spec.data

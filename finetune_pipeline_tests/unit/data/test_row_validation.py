@@ -229,6 +229,7 @@ def test_gold_answers_and_corrections_are_held_to_their_form() -> None:
         ('{"guests": 4, "day": "2026-05-01"}', {}, []),
         ('{"day": "2026-05-01", "guests": 4', {}, ["answer_not_json"]),
         ("```json\n{}\n```", {}, ["answer_not_json"]),
+        ("[" * 400 + "]" * 400, {"kind": "json", "json_schema": {"items": {"$ref": "#"}}}, ["answer_not_json"]),
         ('{"day": "1 May", "guests": 4}', {}, ["answer_schema"]),
         ('{"day": "2026-05-01", "guests": 4, "note": ""}', {}, ["answer_schema"]),
         ('{"day": "2026-05-01", "guests": NaN}', {}, ["answer_not_json"]),

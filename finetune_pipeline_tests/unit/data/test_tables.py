@@ -111,6 +111,7 @@ def test_a_missing_header_does_not_eat_row_one(tmp_path: Path, first: str, data:
         (b"wort,queue\nIt broke,a\n", {}, "data: {csv: {header: true}}`, or false"),
         (b"It broke;slow, a\nIt broke;again, b\n", {"header": False}, "data: {csv: {delimiter: ','}}`, or ';'"),
         (b"a,b\nc\nd,e,f\ng,h,i,j\nk\nl;m\n", {}, "same number of fields"),
+        (b'"x;bug_report\n";bug_report\n', {"delimiter": ";"}, "same number of fields"),
         (b"text,text\na,b\nc,d\n", {}, "two columns have the name 'text'"),
         (b"text,label,more\na,b\nc,d\ne,f\n", {}, "names 3 columns, the rows have 2 fields"),
     ],

@@ -89,6 +89,12 @@ def test_a_formula_is_its_stored_value(tmp_path: Path) -> None:
     assert read(tmp_path, stored).kept == 3
 
 
+def test_characters_that_workbooks_escape_are_read(tmp_path: Path) -> None:
+    """A line end of Windows is _x000D_ and a line feed, which would be learnt."""
+    written = changed(SOUND, "xl/worksheets/sheet1.xml", b"two\nlines", b"two_x000D_\nlines, _x005F_x000A_")
+    assert read(tmp_path, written).texts[2] == "two\nlines, _x000A_"
+
+
 def test_the_size_a_sheet_claims_costs_nothing(tmp_path: Path) -> None:
     for claim in (b'<dimension ref="A1:XFD1048576"', b'<dimension ref="A1"'):
         wrong = changed(SOUND, "xl/worksheets/sheet1.xml", b'<dimension ref="A1:B4"', claim)
