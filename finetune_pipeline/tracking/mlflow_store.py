@@ -35,7 +35,17 @@ ENVIRONMENT = {
 }
 EXPERIMENT_KIND, KIND_OF_MODELS = "mlflow.experimentKind", "custom_model_development"
 """The tag (and its value) that makes MLflow's experiment pages show models."""
-_UNREACHABLE = ("failed with exception", "Max retries", "could not connect", "Connection refused", *SQLITE)
+_UNREACHABLE = (
+    *(
+        "failed with exception",
+        "Max retries",
+        "could not connect",
+        "Connection refused",
+        "unsupported URI",
+        "Invalid url",
+    ),
+    *("Databricks credential configuration failed", *SQLITE),
+)
 """Error texts of databases and connections; servers' error responses are in :data:`_ANSWERS`."""
 _LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _RIGHTS = "ask its owner for read and write access, or correct the login"
@@ -85,7 +95,11 @@ def open_client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     with reaching(uri):
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        except ModuleNotFoundError as error:
+            fix = "install the Python package of this database's driver, or correct MLFLOW_TRACKING_URI"
+            raise _unusable(uri, error, "cannot be reached", fix) from None
 
 
 def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
@@ -169,10 +183,17 @@ def without_credentials(uri: str) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """Return the database file of a SQLite address, or None. Raises ValueError if it is not absolute."""
+    """Return the database file of a SQLite address, or None. Raises ValueError if it is not absolute, and TrackingError if a
+    folder's name cannot be part of an address."""
     if not uri.startswith("sqlite:"):
         return None
-    path = Path(uri.partition("///")[2].partition("?")[0])
+    name, _, options = uri.partition("///")[2].partition("?")
+    if "/" in options:
+        raise TrackingError(
+            f"MLflow database {uri!r}: an address ends at '?', so its folder cannot have one in its name\n"
+            "fix: rename the folder, or set FINETUNE_HOME to another one"
+        )
+    path = Path(name)
     if not path.is_absolute():
         raise ValueError(
             f"MLflow database {uri!r} is relative to the working folder, which differs between processes: "
@@ -185,7 +206,8 @@ def migrate(uri: str) -> None:
     """Create a database, or migrate a SQLite file to this MLflow's schema. Call it under a lock.
 
     Both use a second file that is renamed when complete, so a kill leaves the old state; an old database is kept as
-    `<name>.before-<revision>`. Other kinds of databases are left to their owner, and servers need nothing.
+    `<name>.before-<revision>`. Other kinds of databases are left to their owner, and servers need nothing. Raises
+    TrackingError, and changes nothing, if the file is not MLflow's or of a newer MLflow.
     """
     set_environment()
     file = sqlite_file(uri)
@@ -193,11 +215,18 @@ def migrate(uri: str) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with reaching(uri):
+        from alembic.script import ScriptDirectory
         from mlflow.store.db import utils
 
         wanted, present = str(utils._get_latest_schema_revision()), _revision(file)
         if present == wanted:
             return
+        known = {each.revision for each in ScriptDirectory.from_config(utils._get_alembic_config("")).walk_revisions()}
+        if present not in {None, *known}:
+            raise TrackingError(
+                f"{file} is not a database of MLflow, or of a newer MLflow than the installed one\n"
+                "fix: correct MLFLOW_TRACKING_URI, or update MLflow"
+            )
         making = file.with_name(f".making-{file.name}")
         making.unlink(missing_ok=True)
         if present is not None:
@@ -208,7 +237,7 @@ def migrate(uri: str) -> None:
 
 
 def _revision(file: Path) -> str | None:
-    """Return the schema revision of a database file; None without a file or tables; "" if it has tables but no revision."""
+    """Return the schema revision of a database file; None without a file or tables; "" if it has only tables."""
     if not file.exists():
         return None
     with contextlib.closing(sqlite3.connect(file)) as database:
@@ -298,6 +327,7 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     or more (shorter ones would match ordinary words).
     """
     env = os.environ if environment is None else environment
+    text = text.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are no text
     secrets = {v: n for n, v in env.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]} redacted]")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sqlite3
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from finetune_pipeline.engine.store import replace_text
 from finetune_pipeline.settings import PROJECT_HOME
@@ -33,29 +34,39 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
         old = Path(unquote(urlsplit(row[0]).path)) if row and row[0].startswith(("file:", "/")) else None
         if old is None or old == place / "artifacts" or old.parts[-2:] != (place.name, "artifacts"):
             return
-        if old.exists() and old.samefile(place / "artifacts"):
-            return  # the same folder under another name
+        present = place / "artifacts"
+        if old.exists() and not (present.exists() and not present.samefile(old)):
+            return  # the artifacts did not move, or are in the same folder under another name
         before, after = (old.parent.parent, home) if place.parent == home else (old.parent, place)
         if before.name == after.name == PROJECT_HOME and not before.parent.exists():
             before, after = before.parent, after.parent  # such as a base model in the project
         log.warning("%s was moved to %s: MLflow's records follow it", before, after)
-        changes = [(f"{before}/", f"{after}/"), (f"{before.as_uri()}/", f"{after.as_uri()}/")]
+        connection.create_function("moved", 1, lambda text: _moved(text, before, after))
         for path in (p for name in _WITH_PATHS for p in (place / "artifacts").rglob(name)):
-            text = replaced = path.read_text("utf-8")
-            for stale, present in changes:
-                if stale in present:  # an earlier attempt, which was killed, may have replaced it
-                    replaced = replaced.replace(present, stale)
-                replaced = replaced.replace(stale, present)
-            if replaced != text:
+            text = path.read_text("utf-8")
+            if (replaced := _moved(text, before, after)) != text:
                 replace_text(path, replaced)
         with connection:  # one transaction
             tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             for table in tables:
                 for _, column, kind, *_rest in connection.execute(f'PRAGMA table_info("{table}")').fetchall():
                     if "CHAR" in kind.upper() or "TEXT" in kind.upper():
-                        for change in changes:
-                            connection.execute(
-                                f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) '  # noqa: S608
-                                f'WHERE instr("{column}", ?)',
-                                (*change, change[0]),
-                            )
+                        connection.execute(
+                            f'UPDATE "{table}" SET "{column}" = moved("{column}") '  # noqa: S608
+                            f'WHERE instr("{column}", ?) OR instr("{column}", ?)',
+                            (str(before), quote(str(before))),
+                        )
+
+
+def _moved(text: str, before: Path, after: Path) -> str:
+    """Replace the old place at the start of paths and file addresses; it may also be the middle of a path to elsewhere.
+
+    What an earlier attempt, which was killed, has replaced stays, even if the old place is the start of the new one.
+    """
+    for begin, old, new in (
+        (r"(?<=file://)", quote(str(before)), quote(str(after))),
+        (r"(?<![\w.~%/-])", str(before), str(after)),
+    ):
+        replaced = f"(?!{re.escape(new.removeprefix(old))}/)" if new.startswith(f"{old}/") else ""
+        text = re.sub(f"{begin}{re.escape(old)}{replaced}(?=/)", lambda _, new=new: new, text)
+    return text

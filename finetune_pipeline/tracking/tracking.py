@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["StepRun", "Tracking"]
 
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
+ERROR = "finetune.error"
 _STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 """Maps Dagster's statuses to MLflow's."""
 VIEW = "workflowType=machine_learning"
@@ -176,7 +177,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         cancelled = isinstance(error, interrupts) or isinstance(error.__cause__, interrupts)
         try:
             with reaching(self.uri()):
-                client.set_tag(run_id, "finetune.error", redact(f"{type(error).__name__}: {error}")[:4000])
+                client.set_tag(run_id, ERROR, redact(f"{type(error).__name__}: {error}")[:4000])
                 client.set_terminated(run_id, "KILLED" if cancelled else "FAILED")
         except Exception as second:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either
             error.add_note(f"its MLflow run {run_id} could not be closed: {second}")
@@ -195,6 +196,8 @@ def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: s
     """Return the id of the running nested run, found (from an earlier attempt) or created."""
     for run in _runs_of(client, number, dagster_run_id, {ASSET: name, VERSION: version}):
         client.update_run(run.info.run_id, status="RUNNING")
+        if ERROR in run.data.tags:
+            client.delete_tag(run.info.run_id, ERROR)
         return str(run.info.run_id)
     tags = {"mlflow.parentRunId": parent, RUN: dagster_run_id, KIND: "asset", ASSET: name, VERSION: version}
     return str(client.create_run(number, run_name=name, tags=tags).info.run_id)

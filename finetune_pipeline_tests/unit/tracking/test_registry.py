@@ -315,6 +315,26 @@ def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
     assert register(moved, new / "models", "bbbb") == 2 and not old.exists()
 
 
+def test_only_what_lies_in_the_old_place_moves(tmp_path: Path) -> None:
+    old, home = tmp_path / "old", tmp_path / "new #1"
+    (home / "mlflow").mkdir(parents=True)
+
+    def stored() -> list[str]:
+        follow_home(home / "mlflow/mlflow.db", "demo", home)
+        with sqlite3.connect(home / "mlflow/mlflow.db") as database:
+            return [value for row in database.execute("SELECT * FROM experiments") for value in row]
+
+    note = f"{old}/base, not /backup{old}/base or {old}er/base"
+    with sqlite3.connect(home / "mlflow/mlflow.db") as database:
+        database.execute("CREATE TABLE experiments (name TEXT, artifact_location TEXT, note TEXT)")
+        database.execute("INSERT INTO experiments VALUES ('demo', ?, ?)", (f"file://{old}/mlflow/artifacts", note))
+    (old / "mlflow/artifacts").mkdir(parents=True)
+    assert stored() == ["demo", f"file://{old}/mlflow/artifacts", note], "a copy of the database alone: nothing moved"
+    shutil.rmtree(old)
+    note = f"{home}/base, not /backup{old}/base or {old}er/base"
+    assert stored() == ["demo", (home / "mlflow/artifacts").as_uri(), note]
+
+
 def test_a_move_into_a_folder_of_a_longer_path_goes_on_after_a_kill(tmp_path: Path) -> None:
     home = tmp_path / "home"
     old = Path("/", *home.parts[2:])  # the new path ends with it
