@@ -12,18 +12,15 @@ import dagster as dg
 from pydantic import Field
 
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline.tracking.database import follow_home, migrate, read_database, sqlite_file
 from finetune_pipeline.tracking.mlflow_store import (
     experiment_id,
     locked,
-    migrate,
     open_client,
     reaching,
-    read_database,
     redact,
-    sqlite_file,
     without_credentials,
 )
-from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.step_run import StepRun
 
 if TYPE_CHECKING:
@@ -75,9 +72,8 @@ class Tracking(dg.ConfigurableResource[Any]):
         """
         uri = self.uri()
         file = sqlite_file(uri)
-        made = file is None or (
-            file.exists() and file.stat().st_size > 0
-        )  # if it was deleted, opening it creates an empty file
+        # if the file was deleted, opening it creates an empty one
+        made = file is None or (file.exists() and file.stat().st_size > 0)
         if (uri, self.experiment) in _PREPARED and made:
             return
         with locked(self.place(), "prepare"):
@@ -162,13 +158,8 @@ class Tracking(dg.ConfigurableResource[Any]):
             tags["mlflow.source.git.commit"] = commit
         if run.root_run_id:
             tags["dagster.root_run_id"] = run.root_run_id
-        tags.update(
-            {
-                f"dagster.tag.{k}": redact(v)
-                for k, v in run.tags.items()
-                if k.startswith(_SHOWN_RUN_TAGS) and k not in _OF_A_PROCESS
-            }
-        )
+        shown = {k: v for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS) and k not in _OF_A_PROCESS}
+        tags |= {f"dagster.tag.{k}": redact(v) for k, v in shown.items()}
         made = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
         return str(made.info.run_id)
 
@@ -208,16 +199,10 @@ def _runs_of(
 ) -> list[Run]:
     """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
     wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
+    order, token = ["attributes.start_time ASC", "attributes.run_id ASC"], None
     runs: list[Run] = []
-    token = None
     while True:
-        page = client.search_runs(
-            [number],
-            wanted,
-            max_results=1000,
-            page_token=token,
-            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-        )
+        page = client.search_runs([number], wanted, max_results=1000, page_token=token, order_by=order)
         runs += page
         token = page.token
         if not token:

@@ -16,14 +16,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.tracking import mlflow_store
-from finetune_pipeline.tracking.mlflow_store import (
-    TrackingError,
-    migrate,
-    redact,
-    redact_field,
-    sqlite_file,
-    without_credentials,
-)
+from finetune_pipeline.tracking.database import migrate, read_database, sqlite_file
+from finetune_pipeline.tracking.mlflow_store import TrackingError, redact, redact_field, without_credentials
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -79,7 +73,7 @@ def test_a_database_whose_writer_was_killed_in_the_middle_is_read_as_it_was_befo
         writer.execute("UPDATE runs SET status = 'half'")
         for suffix in ("", "-journal"):  # as a SIGKILL would leave them
             shutil.copy(f"{database}{suffix}", tmp_path / f"killed.db{suffix}")
-    rows = mlflow_store.read_database(tmp_path / "killed.db", "SELECT count(*) FROM runs WHERE status != 'half'")
+    rows = read_database(tmp_path / "killed.db", "SELECT count(*) FROM runs WHERE status != 'half'")
     assert rows == [(1000,)]
 
 

@@ -16,7 +16,7 @@ import pytest
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
-from finetune_pipeline.tracking.moved_home import follow_home
+from finetune_pipeline.tracking.database import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import make_tiny_model

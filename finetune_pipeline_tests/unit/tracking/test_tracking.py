@@ -162,6 +162,32 @@ def test_an_interrupt_while_mlflow_writes_leaves_its_database_unlocked(tracking:
     assert (run.info.status, run.data.metrics) == ("KILLED", {"rows": 1.0})
 
 
+def test_a_full_disk_is_told_and_the_next_attempt_logs_what_is_missing(tracking: Tracking) -> None:
+    rows = [{"step": i, "loss": 1.0} for i in range(3000)]
+    said: list[str] = []
+
+    def fill(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # not below the pages that the file has
+
+    def body(step: StepRun, attempt: int) -> None:
+        if attempt == 0:
+            sqlalchemy.event.listen(sqlalchemy.Engine, "connect", fill)
+        try:
+            step.log_history(rows)
+        except TrackingError as error:
+            said.append(str(error))
+            raise
+        finally:
+            if attempt == 0:
+                sqlalchemy.event.remove(sqlalchemy.Engine, "connect", fill)
+
+    result = run_asset(tracking, body, retries=1)
+    assert result.success
+    (message,) = said
+    assert "database or disk is full\nfix: make space" in message
+    assert tracking.look_up("SELECT count(*), count(DISTINCT step) FROM metrics") == [(3000, 3000)]
+
+
 def test_a_database_that_is_deleted_in_use_is_told_and_made_anew(
     tracking: Tracking, capfd: pytest.CaptureFixture[str]
 ) -> None:
