@@ -38,7 +38,7 @@ class Shared:
 def copy_database(folder: Path) -> str:
     """Put an MLflow database without experiments into a folder. Returns its address. Making one takes seconds, so it is
     copied."""
-    from finetune_pipeline.tracking.mlflow_store import migrate
+    from finetune_pipeline.tracking.database import migrate
 
     shared = Shared.get().folder
     with hold(shared / "database.lock"):

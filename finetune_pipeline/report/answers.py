@@ -21,6 +21,8 @@ MODELS = {
     "champion": "Champion",
 }
 SHOWN_WRONG = 10
+SHOWN_LABELS = 50
+"""Most labels of a matrix: its cells are their square, and a page of 300 labels has 15 MB."""
 _RATES = {
     "strict": "Valid JSON without repair",
     "schema_rate": "Complies with the schema",
@@ -37,6 +39,12 @@ def _models(evaluation: EvaluationResult) -> Mapping[str, Scores]:
 
 def confusion_section(evaluation: EvaluationResult) -> Blocks:
     """Show confusion matrices of reference and given labels, for the candidate and the base model."""
+    if (n := len(evaluation.task.labels)) > SHOWN_LABELS:
+        yield (
+            f"A matrix of {n} labels is too large to read: the section Labels lists the most common mistakes, and report.json "
+            "has all counts (scores.candidate.confusion)."
+        )
+        return
     for title, name in (("Fine-tuned", "candidate"), ("Base, best prompt", "base")):
         if confusion := evaluation.scores[name].confusion:
             yield Matrix(title, confusion.labels, confusion.columns, confusion.counts, INVALID)

@@ -58,10 +58,8 @@ def evaluation_page(
     measurements before training, if any."""
     shown = rows or ShownRows()
     sections = [
-        *(
-            [Section.of("ladder", "Before training: prompt, retrieve or fine-tune?", ladder_section(ladder))]
-            if ladder
-            else []
+        Section.of(
+            "ladder", "Before training: prompt, retrieve or fine-tune?", ladder_section(ladder) if ladder else []
         ),
         Section.of("gates", "Gates", gates_section(gates)),
         *(

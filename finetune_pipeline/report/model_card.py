@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import number
-from finetune_pipeline.report.blocks import Block, Section, Table, figure, text
+from finetune_pipeline.report.blocks import Block, Table, figure, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import markdown_templates, tidy
 
@@ -47,8 +47,8 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
         by_id = {section.id: section.title for section in page.sections}
         titles = [(id_, by_id[id_]) for id_ in _EVALUATION]
     shown = [[name, f"{of:g}" if isinstance(of, float) else number(of)] for name, of in _flat(manifest["training"])]
-    sections["settings"] = _blocks(Table([("Setting", text), ("", figure)], shown, style=""))
-    sections["lineage"] = _blocks(_lineage(manifest, evaluation))
+    sections["settings"] = [Table([("Setting", text), ("", figure)], shown, style="")]
+    sections["lineage"] = [_lineage(manifest, evaluation)]
     return tidy(
         markdown_templates()
         .get_template("card.md")
@@ -62,10 +62,6 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
             labels=json.dumps(manifest["labels"], ensure_ascii=False),
         )
     )
-
-
-def _blocks(*blocks: Block | str | None) -> list[Block]:
-    return list(Section.of("", "", blocks).blocks)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

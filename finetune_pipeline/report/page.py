@@ -89,7 +89,7 @@ def plain(value: str) -> str:
     """Escape a text to one line of Markdown without markup, links or mentions; line ends become spaces."""
     escaped = "".join(f"\\{c}" if c in _MARKUP else c for c in " ".join(value.split()))
     escaped = _LIST_START.sub(lambda start: f"{start[0][:-1]}\\{start[0][-1]}", escaped)
-    return escaped.replace("://", ":\u200b//").replace("@", "@\u200b")
+    return escaped.replace("://", ":\u200b//").replace("www.", "www\u200b.").replace("@", "@\u200b")
 
 
 def fenced(value: str, language: str = "text") -> Markup:

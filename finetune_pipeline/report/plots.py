@@ -212,7 +212,8 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
         made, axes = canvas(width, 320, 48, 92, 28, 52)
         scale(axes, "x", 0, max(step for step, _ in points), 7 if width == WIDE else 4, "optimiser step")
         if wide:
-            ticks = [float(f"{n}e{power}") for power in range(-12, 13) for n in (1, 2, 5)]
+            powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+            ticks = [float(f"{n}e{power}") for power in powers for n in (1, 2, 5)]
             low, high = max(tick for tick in ticks if tick <= least), min(tick for tick in ticks if tick >= most)
             log_scale(axes, "y", low, high, (1, 2, 5))
             caption(axes, "loss (logarithmic)", -0.06, side="left")

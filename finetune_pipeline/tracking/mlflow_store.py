@@ -1,4 +1,4 @@
-"""Opens MLflow: sets its environment, migrates its database under a lock, and removes secrets from recorded texts."""
+"""Opens MLflow: sets its environment, says what is wrong with a server or database, and removes secrets from texts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,17 @@ ENVIRONMENT = {
 }
 EXPERIMENT_KIND, KIND_OF_MODELS = "mlflow.experimentKind", "custom_model_development"
 """The tag (and its value) that makes MLflow's experiment pages show models."""
-_UNREACHABLE = ("failed with exception", "Max retries", "could not connect", "Connection refused", *SQLITE)
+_UNREACHABLE = (
+    *(
+        "failed with exception",
+        "Max retries",
+        "could not connect",
+        "Connection refused",
+        "unsupported URI",
+        "Invalid url",
+    ),
+    *("Databricks credential configuration failed", *SQLITE),
+)
 """Error texts of databases and connections; servers' error responses are in :data:`_ANSWERS`."""
 _LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _RIGHTS = "ask its owner for read and write access, or correct the login"
@@ -55,11 +65,7 @@ _ANSWERS = {
 }
 """Texts in servers' error responses, with fixes; the first match is used."""
 
-_QUIET = (
-    "alembic",
-    "mlflow.store.model_registry",
-    "mlflow.utils.environment",
-)  # none of their lines is useful
+_QUIET = ("alembic", "mlflow.store.model_registry", "mlflow.utils.environment")  # none of their lines is useful
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
 _FIX_FILE = "correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 
@@ -74,9 +80,8 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(
-        logging.CRITICAL
-    )  # errors that it logs with a traceback are also raised
+    # errors that it logs with a traceback are also raised
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -85,7 +90,11 @@ def open_client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     with reaching(uri):
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        except ModuleNotFoundError as error:
+            fix = "install the Python package of this database's driver, or correct MLFLOW_TRACKING_URI"
+            raise unusable(uri, error, "cannot be reached", fix) from None
 
 
 def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
@@ -108,19 +117,19 @@ def reaching(uri: str) -> Iterator[None]:
         with _signals_wait() if uri.startswith("sqlite:") else contextlib.nullcontext():
             yield
     except requests.RequestException as error:  # before ValueError: its JSONDecodeError is both
-        raise _unusable(uri, error, "cannot be reached", _FIX_SERVER) from None
+        raise unusable(uri, error, "cannot be reached", _FIX_SERVER) from None
     except (json.JSONDecodeError, ParseError) as error:
         if not uri.startswith("http"):
             raise
-        raise _unusable(uri, error, "does not answer in MLflow's format", _NO_MLFLOW) from None
+        raise unusable(uri, error, "does not answer in MLflow's format", _NO_MLFLOW) from None
     except (MlflowException, DatabaseError, sqlite3.DatabaseError) as error:
         if any(sign in str(error) for sign in _UNREACHABLE):
-            fix = _fix_file(error) if uri.startswith("sqlite:") else _FIX_SERVER
-            raise _unusable(uri, error, "cannot be reached", fix) from None
+            fix = fix_file(error) if uri.startswith("sqlite:") else _FIX_SERVER
+            raise unusable(uri, error, "cannot be reached", fix) from None
         fixes = [fix for sign, fix in _ANSWERS.items() if sign in str(error)]
         if not fixes or not uri.startswith("http"):
             raise
-        raise _unusable(uri, error, "cannot be used", fixes[0]) from None
+        raise unusable(uri, error, "cannot be used", fixes[0]) from None
 
 
 @contextlib.contextmanager
@@ -151,13 +160,15 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
-def _fix_file(error: Exception) -> str:
+def fix_file(error: Exception) -> str:
     return next((fix for sign, (_, fix) in SQLITE.items() if sign in str(error)), _FIX_FILE)
 
 
-def _unusable(uri: str, error: Exception, how: str, fix: str) -> TrackingError:
-    reason = (str(error).replace(uri, without_credentials(uri)).strip().splitlines() or [type(error).__name__])[0][:300]
-    return TrackingError(f"MLflow at {without_credentials(uri)} {how}: {reason}\nfix: {fix}")
+def unusable(uri: str, error: Exception, how: str, fix: str) -> TrackingError:
+    lines = str(error).replace(uri, without_credentials(uri)).strip().splitlines() or [type(error).__name__]
+    # SQLAlchemy may put advice to programmers first
+    reason = next((line for line in lines if any(sign in line for sign in _UNREACHABLE)), lines[0])
+    return TrackingError(f"MLflow at {without_credentials(uri)} {how}: {reason[:300]}\nfix: {fix}")
 
 
 def without_credentials(uri: str) -> str:
@@ -166,94 +177,6 @@ def without_credentials(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Return the database file of a SQLite address, or None. Raises ValueError if it is not absolute."""
-    if not uri.startswith("sqlite:"):
-        return None
-    path = Path(uri.partition("///")[2].partition("?")[0])
-    if not path.is_absolute():
-        raise ValueError(
-            f"MLflow database {uri!r} is relative to the working folder, which differs between processes: "
-            "use sqlite:////absolute/path/mlflow.db"
-        )
-    return path
-
-
-def migrate(uri: str) -> None:
-    """Create a database, or migrate a SQLite file to this MLflow's schema. Call it under a lock.
-
-    Both use a second file that is renamed when complete, so a kill leaves the old state; an old database is kept as
-    `<name>.before-<revision>`. Other kinds of databases are left to their owner, and servers need nothing.
-    """
-    set_environment()
-    file = sqlite_file(uri)
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with reaching(uri):
-        from mlflow.store.db import utils
-
-        wanted, present = str(utils._get_latest_schema_revision()), _revision(file)
-        if present == wanted:
-            return
-        making = file.with_name(f".making-{file.name}")
-        making.unlink(missing_ok=True)
-        if present is not None:
-            _copy_database(file, file.with_name(f"{file.name}.before-{wanted}"))
-            _copy_database(file, making)
-        _upgrade(making, fresh=present is None)
-        os.replace(making, file)
-
-
-def _revision(file: Path) -> str | None:
-    """Return the schema revision of a database file; None without a file or tables; "" if it has tables but no revision."""
-    if not file.exists():
-        return None
-    with contextlib.closing(sqlite3.connect(file)) as database:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables:
-            return None
-        if "alembic_version" not in tables:
-            return ""
-        row = database.execute("SELECT version_num FROM alembic_version").fetchone()
-        return str(row[0]) if row else ""
-
-
-def read_database(file: Path, query: str, *values: object) -> list[tuple[Any, ...]] | None:
-    """Return the rows of a read-only query, empty without a file. None: the database has no such table or column.
-
-    Raises TrackingError if it cannot be opened.
-    """
-    if not file.exists():
-        return []
-    try:
-        # not mode=ro: the next reader rolls back a killed process's partial write, which requires write access
-        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=60)) as database:
-            return database.execute(query, values).fetchall()
-    except sqlite3.DatabaseError as error:
-        if "no such" in str(error):
-            return None
-        raise _unusable(f"sqlite:///{file}", error, "cannot be read", _fix_file(error)) from None
-
-
-def _upgrade(file: Path, fresh: bool) -> None:
-    from mlflow.store.db import utils
-
-    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{file}")
-    try:
-        if fresh:
-            utils._initialize_tables(engine)
-        else:
-            utils._upgrade_db(engine)
-    finally:
-        engine.dispose()
-
-
-def _copy_database(source: Path, target: Path) -> None:
-    with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(target)) as new:
-        old.backup(new)
 
 
 def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str:
@@ -298,6 +221,7 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     or more (shorter ones would match ordinary words).
     """
     env = os.environ if environment is None else environment
+    text = text.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are no text
     secrets = {v: n for n, v in env.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]} redacted]")

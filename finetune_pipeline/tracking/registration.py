@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.models import control_tokens, hardware
-from finetune_pipeline.models.hosted import HostedModel, read_hosted
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field
@@ -46,12 +46,15 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
         version = _version_of_adapter(client, name, request["adapter_version"])
         if version is None:
             hosted = read_hosted(merged)
-            origin = _endpoint(hosted) if hosted else _weights(kind, merged, request)
+            endpoint = {"base_model": hosted.base_model, "endpoint": hosted.model_dump()} if hosted else None
             version = _create(
                 client,
                 name,
                 adapter=None if hosted or kind == "full" else Path(request["adapter"]),
-                description={**{key: request[key] for key in _DESCRIBED}, **origin},
+                description={
+                    **{key: request[key] for key in _DESCRIBED},
+                    **(endpoint or _weights(kind, merged, request)),
+                },
                 run_id=run_id,
                 tags={**_texts(tags), ADAPTER_VERSION: request["adapter_version"]},
             )
@@ -60,10 +63,6 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
                 client.set_model_version_tag(name, str(version), key, value)
         client.set_registered_model_alias(name, CANDIDATE, str(version))
         return version
-
-
-def _endpoint(hosted: HostedModel) -> dict[str, Any]:
-    return {"base_model": hosted.base_model, "endpoint": hosted.model_dump()}
 
 
 def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import math
 import numbers
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +82,7 @@ class StepRun:
             name=name,
             digest=short,
             source_type="local",
-            source=json.dumps({"uri": redact(source)}),
+            source=json.dumps({"uri": redact(source)}, ensure_ascii=False),
             schema=None,
             profile=redact(json.dumps(dict(profile), sort_keys=True, default=str)),
         )
@@ -141,7 +143,22 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield _accepted(f"{prefix}{name}"), value
+
+
+@cache
+def _accepted(name: str) -> str:
+    """Return a name as MLflow accepts it. Keys of users, such as `$defs` of a JSON schema, keep their letters and get a hash."""
+    from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, path_not_unique, validate_param_and_metric_name
+
+    if validate_param_and_metric_name(name) and not path_not_unique(name) and len(name) <= MAX_ENTITY_KEY_LENGTH:
+        return name
+    letters = re.sub(r"[^\w.-]+", "_", name).strip("._")
+    return f"{letters[: MAX_ENTITY_KEY_LENGTH - 20]}-{_sha256(name)[:8]}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _is_finite(value: Any) -> bool:
@@ -151,5 +168,5 @@ def _is_finite(value: Any) -> bool:
 def _shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
-    mark = f" … [{len(text)} characters, sha256 {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}]"
+    mark = f" … [{len(text)} characters, sha256 {_sha256(text)[:16]}]"
     return text[: limit - len(mark)] + mark

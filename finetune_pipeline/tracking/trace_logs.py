@@ -113,7 +113,8 @@ def _answer(outputs: Any) -> str | None:
     choices = outputs.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         message = choices[0].get("message")
-        return str(message["content"]) if isinstance(message, Mapping) and message.get("content") else None
+        content = message.get("content") if isinstance(message, Mapping) else None
+        return content if isinstance(content, str) else None
     text = next((outputs[k] for k in _ANSWERED if isinstance(outputs.get(k), str)), None)
     return text if text is not None else json.dumps(outputs, ensure_ascii=False, sort_keys=True)
 
@@ -139,7 +140,7 @@ def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
         elif value is False:
             feedback["flag"] = assessment.rationale or assessment.name
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            feedback["score"] = float(value)
+            feedback["score"] = value
         else:
             continue
         last = max(last, (assessment.last_update_time_ms or 0) / 1000)

@@ -12,18 +12,15 @@ import dagster as dg
 from pydantic import Field
 
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline.tracking.database import follow_home, migrate, read_database, sqlite_file
 from finetune_pipeline.tracking.mlflow_store import (
     experiment_id,
     locked,
-    migrate,
     open_client,
     reaching,
-    read_database,
     redact,
-    sqlite_file,
     without_credentials,
 )
-from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.step_run import StepRun
 
 if TYPE_CHECKING:
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["StepRun", "Tracking"]
 
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
+ERROR = "finetune.error"
 _STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 """Maps Dagster's statuses to MLflow's."""
 VIEW = "workflowType=machine_learning"
@@ -74,9 +72,8 @@ class Tracking(dg.ConfigurableResource[Any]):
         """
         uri = self.uri()
         file = sqlite_file(uri)
-        made = file is None or (
-            file.exists() and file.stat().st_size > 0
-        )  # if it was deleted, opening it creates an empty file
+        # if the file was deleted, opening it creates an empty one
+        made = file is None or (file.exists() and file.stat().st_size > 0)
         if (uri, self.experiment) in _PREPARED and made:
             return
         with locked(self.place(), "prepare"):
@@ -161,13 +158,8 @@ class Tracking(dg.ConfigurableResource[Any]):
             tags["mlflow.source.git.commit"] = commit
         if run.root_run_id:
             tags["dagster.root_run_id"] = run.root_run_id
-        tags.update(
-            {
-                f"dagster.tag.{k}": redact(v)
-                for k, v in run.tags.items()
-                if k.startswith(_SHOWN_RUN_TAGS) and k not in _OF_A_PROCESS
-            }
-        )
+        shown = {k: v for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS) and k not in _OF_A_PROCESS}
+        tags |= {f"dagster.tag.{k}": redact(v) for k, v in shown.items()}
         made = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
         return str(made.info.run_id)
 
@@ -176,7 +168,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         cancelled = isinstance(error, interrupts) or isinstance(error.__cause__, interrupts)
         try:
             with reaching(self.uri()):
-                client.set_tag(run_id, "finetune.error", redact(f"{type(error).__name__}: {error}")[:4000])
+                client.set_tag(run_id, ERROR, redact(f"{type(error).__name__}: {error}")[:4000])
                 client.set_terminated(run_id, "KILLED" if cancelled else "FAILED")
         except Exception as second:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either
             error.add_note(f"its MLflow run {run_id} could not be closed: {second}")
@@ -195,6 +187,8 @@ def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: s
     """Return the id of the running nested run, found (from an earlier attempt) or created."""
     for run in _runs_of(client, number, dagster_run_id, {ASSET: name, VERSION: version}):
         client.update_run(run.info.run_id, status="RUNNING")
+        if ERROR in run.data.tags:
+            client.delete_tag(run.info.run_id, ERROR)
         return str(run.info.run_id)
     tags = {"mlflow.parentRunId": parent, RUN: dagster_run_id, KIND: "asset", ASSET: name, VERSION: version}
     return str(client.create_run(number, run_name=name, tags=tags).info.run_id)
@@ -205,16 +199,10 @@ def _runs_of(
 ) -> list[Run]:
     """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
     wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
+    order, token = ["attributes.start_time ASC", "attributes.run_id ASC"], None
     runs: list[Run] = []
-    token = None
     while True:
-        page = client.search_runs(
-            [number],
-            wanted,
-            max_results=1000,
-            page_token=token,
-            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-        )
+        page = client.search_runs([number], wanted, max_results=1000, page_token=token, order_by=order)
         runs += page
         token = page.token
         if not token:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.report.blocks import Page, Section, Table, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.review.queues import ReviewQueue, outputs_queue, synthetic_queue
@@ -148,6 +149,15 @@ def test_headers_have_a_scope_and_rows_can_be_filtered(tmp_path: Path) -> None:
     assert measured["counts"] == ["120 of 120 rows", 120, "14 of 120 rows", 14, "1 of 120 rows", 1, "1 of 120 rows", 1,
                               "0 of 120 rows", 0]  # fmt: skip
     assert measured["open"] is True
+
+
+def test_a_right_to_left_text_is_shown_in_its_order(tmp_path: Path) -> None:
+    table = Table([("Text", text)], [["\u05e9\u05dc\u05d5\u05dd!"]], style="rows", audience="page")
+    script = """const place = i => { const range = document.createRange(), words = document.querySelector("td").firstChild;
+      range.setStart(words, i); range.setEnd(words, i + 1); return range.getBoundingClientRect().left; };
+    const measured = [place(0), place(4)];"""
+    first, mark = browse(page_html(Page("t", "l", None, [Section.of("s", "S", [table])])), tmp_path, script)
+    assert mark < first, "the exclamation mark ends the word, so it is left of it"
 
 
 def test_the_policy_lets_the_pages_own_script_run_and_no_other(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The audit's page: every token in its colour, every text escaped, the verdict that the counters give."""
+"""The audit's page: every token in its colour, the verdict that the counters give."""
 
 from __future__ import annotations
 
@@ -54,16 +54,6 @@ def test_tokens_with_loss_are_the_answer_and_its_end(tokenizer: Any) -> None:
     assert "Sound." in page and "Training is stopped" not in page
     assert text["loss"] == "billing<|im_end|>" * 2, "one row a split"
     assert SYSTEM in text["context"] and text["lost"] == "" and text["special"].count("<|im_end|>") == 2 * 3
-
-
-def test_everything_from_the_data_is_escaped(tokenizer: Any) -> None:
-    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>&amp;"
-    messages = [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]
-    page = _page(tokenizer, [Example('"><b>id', messages, source={"file": "<i>f", "line": 1})], max_tokens=400)
-    assert {"img", "b"} & set(Parsed(page).tags) == set()
-    assert evil in spans(page)["loss"] and evil in spans(page)["context"]
-    assert '"><b>id, <i>f:1' in Parsed(page).words
-    Parsed(page).assert_inert()
 
 
 def test_what_was_cut_is_struck_out_and_counted(tokenizer: Any) -> None:

@@ -50,14 +50,11 @@ def faulty(base: Path) -> dict[str, Any]:
     return data_quality(rows, dealt(rows), {}, decisions, spec, counted_by(base, spec))
 
 
-def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> None:
+def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[str, Any]) -> None:
     page = page_of(faulty, HOSTILE, HOSTILE, STAGES, LABELS)
     page.assert_inert()
+    words = page.words
     assert HOSTILE in page.text
-
-
-def test_it_says_what_stops_and_what_to_look_at(faulty: dict[str, Any]) -> None:
-    words = page_of(faulty, "post", "d", STAGES, LABELS).words
     assert "Training is stopped." in words and "no, stops" in words and "It is stopped by: synthetic rows" in words
     for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet"):
         assert text in words, text

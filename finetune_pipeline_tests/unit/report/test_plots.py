@@ -90,3 +90,4 @@ def test_a_curve_that_falls_far_has_a_logarithmic_scale() -> None:
     ticks = [texts(far.wide)[tick][1] for tick in ("0.5", "1", "2")]
     assert ticks[0] - ticks[1] == pytest.approx(ticks[1] - ticks[2], abs=0.1) and "loss" in texts(near.wide)
     assert learning_curve([(0, 5.0, None), (9, 0.0, None)], None), "zero has no logarithm"
+    assert learning_curve([(0, 5.0, None), (9, 3e14, None)], None), "a training that diverged"

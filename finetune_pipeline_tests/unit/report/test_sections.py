@@ -74,6 +74,12 @@ def test_the_rows_are_one_table_by_what_became_of_them() -> None:
     assert not tables(section("rows", evaluation(never_break=["e0000"])))
 
 
+def test_a_matrix_of_hundreds_of_labels_is_told_and_left_out() -> None:
+    many = changed(usual(), {"task.labels": [f"label {i}" for i in range(300)]})
+    assert len(section("confusion", many).blocks) == 1
+    assert "A matrix of 300 labels is too large" in words(section("confusion", many))
+
+
 def test_shared_sources_are_told() -> None:
     sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in arguments()["predictions"]}
     result = evaluation(sources=sources)

@@ -16,14 +16,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.tracking import mlflow_store
-from finetune_pipeline.tracking.mlflow_store import (
-    TrackingError,
-    migrate,
-    redact,
-    redact_field,
-    sqlite_file,
-    without_credentials,
-)
+from finetune_pipeline.tracking.database import migrate, read_database, sqlite_file
+from finetune_pipeline.tracking.mlflow_store import TrackingError, redact, redact_field, without_credentials
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -79,7 +73,7 @@ def test_a_database_whose_writer_was_killed_in_the_middle_is_read_as_it_was_befo
         writer.execute("UPDATE runs SET status = 'half'")
         for suffix in ("", "-journal"):  # as a SIGKILL would leave them
             shutil.copy(f"{database}{suffix}", tmp_path / f"killed.db{suffix}")
-    rows = mlflow_store.read_database(tmp_path / "killed.db", "SELECT count(*) FROM runs WHERE status != 'half'")
+    rows = read_database(tmp_path / "killed.db", "SELECT count(*) FROM runs WHERE status != 'half'")
     assert rows == [(1000,)]
 
 
@@ -115,6 +109,36 @@ def test_an_old_database_is_migrated_and_kept(tmp_path: Path) -> None:
     assert revision(kept) == before and not (tmp_path / ".making-mlflow.db").exists()
     names = {e.name for e in Tracking(tracking_uri=f"sqlite:///{path}").client().search_experiments()}
     assert {"kept", "finetune"} <= names
+
+
+@pytest.mark.parametrize("revision", [None, "ffffffffffff"])
+def test_a_database_of_another_program_or_a_newer_mlflow_is_refused_unchanged(
+    tmp_path: Path, revision: str | None
+) -> None:
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE customers (name TEXT)")
+        if revision:
+            database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            database.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    before = path.read_bytes()
+    with pytest.raises(TrackingError, match="is not a database of MLflow, or of a newer MLflow"):
+        migrate(f"sqlite:///{path}")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("mssql://ann:hunter2secret@host/runs", "fix: install the Python package of this database's driver"),
+        ("ftp://host/runs", "unsupported URI"),
+        ("http://ho st", "Invalid url"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, uri: str, message: str) -> None:
+    with pytest.raises(TrackingError) as caught:
+        Tracking(tracking_uri=uri, folder=str(tmp_path)).prepare()
+    assert message in str(caught.value) and "hunter2secret" not in str(caught.value)
 
 
 def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -191,6 +215,8 @@ def test_addresses() -> None:
     assert sqlite_file("sqlite:////a/b.db?timeout=3") == Path("/a/b.db") and sqlite_file("http://host") is None
     with pytest.raises(ValueError, match="relative to the working folder"):
         sqlite_file("sqlite:///b.db")
+    with pytest.raises(TrackingError, match="rename the folder"):
+        sqlite_file("sqlite:////home/what?/mlflow.db")
     assert without_credentials("https://u:p@host:1/x") == "https://host:1/x"
     assert without_credentials("sqlite:////a@b.db") == "sqlite:////a@b.db"
 

@@ -16,7 +16,7 @@ import pytest
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
-from finetune_pipeline.tracking.moved_home import follow_home
+from finetune_pipeline.tracking.database import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -313,6 +313,26 @@ def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
     said = load(moved, "models:/tickets@candidate").predict(texts(TEXT))
     assert said == [answer(new / "models/base", new / "models/adapter", PROMPT, TEXT, 8)]
     assert register(moved, new / "models", "bbbb") == 2 and not old.exists()
+
+
+def test_only_what_lies_in_the_old_place_moves(tmp_path: Path) -> None:
+    old, home = tmp_path / "old", tmp_path / "new #1"
+    (home / "mlflow").mkdir(parents=True)
+
+    def stored() -> list[str]:
+        follow_home(home / "mlflow/mlflow.db", "demo", home)
+        with sqlite3.connect(home / "mlflow/mlflow.db") as database:
+            return [value for row in database.execute("SELECT * FROM experiments") for value in row]
+
+    note = f"{old}/base, not /backup{old}/base or {old}er/base"
+    with sqlite3.connect(home / "mlflow/mlflow.db") as database:
+        database.execute("CREATE TABLE experiments (name TEXT, artifact_location TEXT, note TEXT)")
+        database.execute("INSERT INTO experiments VALUES ('demo', ?, ?)", (f"file://{old}/mlflow/artifacts", note))
+    (old / "mlflow/artifacts").mkdir(parents=True)
+    assert stored() == ["demo", f"file://{old}/mlflow/artifacts", note], "a copy of the database alone: nothing moved"
+    shutil.rmtree(old)
+    note = f"{home}/base, not /backup{old}/base or {old}er/base"
+    assert stored() == ["demo", (home / "mlflow/artifacts").as_uri(), note]
 
 
 def test_a_move_into_a_folder_of_a_longer_path_goes_on_after_a_kill(tmp_path: Path) -> None:

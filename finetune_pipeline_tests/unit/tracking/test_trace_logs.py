@@ -21,7 +21,8 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow's set_tracking_uri changes it
     folder = make_task(tmp_path)
     spec = yaml.safe_load((folder / "task.yaml").read_text())
     (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": {"mlflow_experiment": "served"}}))
@@ -87,6 +88,23 @@ def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking:
     assert take_traces(task, store, tracking) == 0
     assert not [p for p in store.root.rglob("*") if p.is_file() and first.encode() in p.read_bytes()]
     assert {row["id"] for row in read_logs(task, store).rows} == {second}
+
+
+def test_what_a_trace_may_not_say_is_quarantined_and_stops_no_other(
+    task: Task, tracking: Tracking, tmp_path: Path
+) -> None:
+    import mlflow
+
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+    parts = [{"type": "text", "text": "a"}]
+    traced(tracking, {"question": "is it on?"}, {"choices": [{"message": {"content": parts}}]})
+    scored = traced(tracking, {"question": "is it off?"}, "b")
+    mlflow.log_feedback(trace_id=scored, name="score", value=10**400)
+    assert take_traces(task, store, tracking) == 3
+    logs = read_logs(task, store)
+    assert [(row["id"], row["score"]) for row in logs.rows] == [(scored, None)]
+    reasons = json.dumps([bad["findings"] for bad in logs.quarantine])
+    assert "'output' is missing" in reasons and "the score is not a finite number" in reasons
 
 
 def test_a_death_before_the_ledger_takes_nothing_twice(

@@ -109,21 +109,39 @@ def test_a_retry_continues_its_run_and_parameters_cannot_change(tracking: Tracki
     assert result.success
     run = runs_of(tracking, result)["tickets/adapter"]
     assert run.info.status == "FINISHED" and run.data.tags["dagster.attempt"] == "1"
+    assert "finetune.error" not in run.data.tags, "that of the attempt before"
     assert len(run.inputs.dataset_inputs) == 1
     history = tracking.client().get_metric_history(run.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(1, 2.0), (2, 1.5)]
     assert len(tracking.client().get_metric_history(run.info.run_id, "rows")) == 1
 
 
+def test_keys_of_users_that_mlflow_refuses_are_logged_under_other_names(tracking: Tracking) -> None:
+    schema = {"$defs": {"price ($)": 1, "price (€)": 2, "größe": 3}, "a//b": 4, "x" * 300: 5}
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"schema": schema})
+        step.log_params({"schema": schema})
+        step.log_metrics({"schema": schema})
+
+    result = run_asset(tracking, body)
+    assert result.success
+    data = runs_of(tracking, result)["tickets/adapter"].data
+    assert sorted(data.params.values()) == [*"12345"] and sorted(data.metrics.values()) == [1, 2, 3, 4, 5]
+    begins = ("schema._defs.größe-", "schema._defs.price-", "schema.a_b-", "schema.xxx")
+    assert all(name.startswith(begins) for name in data.params)
+
+
 def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_TOKEN", "verysecretvalue")
 
     def body(step: StepRun, attempt: int) -> None:
-        raise dg.Failure("no more memory, token verysecretvalue", allow_retries=False)
+        raise dg.Failure("no more memory for caf\udce9.csv, token verysecretvalue", allow_retries=False)
 
     run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
     assert run.info.status == "FAILED"
-    assert run.data.tags["finetune.error"] == "Failure: no more memory, token [SERVICE_TOKEN redacted]"
+    said = "Failure: no more memory for caf\\udce9.csv, token [SERVICE_TOKEN redacted]"
+    assert run.data.tags["finetune.error"] == said
 
 
 def test_an_interrupt_while_mlflow_writes_leaves_its_database_unlocked(tracking: Tracking) -> None:
@@ -142,6 +160,32 @@ def test_an_interrupt_while_mlflow_writes_leaves_its_database_unlocked(tracking:
 
     run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
     assert (run.info.status, run.data.metrics) == ("KILLED", {"rows": 1.0})
+
+
+def test_a_full_disk_is_told_and_the_next_attempt_logs_what_is_missing(tracking: Tracking) -> None:
+    rows = [{"step": i, "loss": 1.0} for i in range(3000)]
+    said: list[str] = []
+
+    def fill(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # not below the pages that the file has
+
+    def body(step: StepRun, attempt: int) -> None:
+        if attempt == 0:
+            sqlalchemy.event.listen(sqlalchemy.Engine, "connect", fill)
+        try:
+            step.log_history(rows)
+        except TrackingError as error:
+            said.append(str(error))
+            raise
+        finally:
+            if attempt == 0:
+                sqlalchemy.event.remove(sqlalchemy.Engine, "connect", fill)
+
+    result = run_asset(tracking, body, retries=1)
+    assert result.success
+    (message,) = said
+    assert "database or disk is full\nfix: make space" in message
+    assert tracking.look_up("SELECT count(*), count(DISTINCT step) FROM metrics") == [(3000, 3000)]
 
 
 def test_a_database_that_is_deleted_in_use_is_told_and_made_anew(
