@@ -74,6 +74,7 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         return
     from jsonschema import Draft202012Validator  # takes a tenth of a second, which other tasks save
     from jsonschema.exceptions import SchemaError
+    from referencing.exceptions import Unresolvable
 
     try:
         Draft202012Validator.check_schema(output.json_schema)
@@ -86,10 +87,22 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         for pattern in (part.get("pattern"), *(named if isinstance(named, dict) else ())):
             if isinstance(pattern, str) and (why := pattern_problem(pattern)):
                 yield problem("json_schema", key, f"pattern {pattern!r:.80}: {why}", "simplify it")
-        ref = part.get("$ref")
-        if isinstance(ref, str) and not ref.startswith("#"):
+        ref = part.get("$ref", part.get("$dynamicRef"))
+        if not isinstance(ref, str):
+            continue
+        if not ref.startswith("#"):
             message = f"{ref!r} refers to another document"
             yield problem("json_schema", key, message, "put the definition into $defs")
+            continue
+        try:
+            list(Draft202012Validator(output.json_schema).evolve(schema=part).iter_errors(None))
+        except Unresolvable:
+            yield problem(
+                "json_schema", key, f"{ref!r} refers to nothing in the schema", "put the definition into $defs"
+            )
+        except RecursionError:
+            message = f"{ref!r} leads back to itself, so that it allows and forbids nothing"
+            yield problem("json_schema", key, message, "let a property or a list lie between a definition and itself")
     for path in output.unordered:
         listed = schema_at(output.json_schema, path)
         if listed is None or "array" not in allowed_types(listed):

@@ -234,6 +234,7 @@ SCHEMA = {"type": "object", "properties": {"items": {"type": "array"}, "name": {
 JSON = {"kind": "json", "json_schema": SCHEMA}
 SOUND: list[dict[str, Any]] = [
     JSON | {"unordered": ["items"]},
+    {"kind": "json", "json_schema": {"properties": {"inner": {"$ref": "#"}, "rest": {"items": {"$ref": "#"}}}}},
     {"kind": "json", "json_schema": "schema.json"},
     {"kind": "text", "extract": r"#### (\d+)", "pattern": ".*", "required": ["a"], "forbidden": ["b"], "max_chars": 9},
 ]
@@ -243,6 +244,8 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     (JSON | {"json_schema": "../schema.json"}, "json_schema", "outside the task folder"),
     (JSON | {"json_schema": {"type": "objekt"}}, "json_schema", "not a valid schema"),
     (JSON | {"json_schema": {"$ref": "http://x.org/a"}}, "json_schema", "another document"),
+    (JSON | {"json_schema": {"properties": {"a": {"$ref": "#/$defs/b"}}}}, "json_schema", "refers to nothing"),
+    (JSON | {"json_schema": {"anyOf": [{"$ref": "#"}]}}, "json_schema", "leads back to itself"),
     (JSON | {"unordered": ["name"]}, "unordered", "'name' is not a list"),
     ({"kind": "text", "pattern": "("}, "patterns", "not a regular expression"),
     ({"kind": "text", "extract": r"#### \d+"}, "patterns", "has 0 groups"),
