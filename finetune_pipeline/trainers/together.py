@@ -89,14 +89,24 @@ def running_endpoint(
     folder.mkdir(parents=True, exist_ok=True)
     stop_forgotten(service, home)
     record = folder / name
-    with record.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _held(record):
         sync_folder(folder)  # known before it costs anything
         try:
             yield hosted.model_copy(update={"model": _start(service, section, project, name)})
         finally:
             _stop(service, name)
             record.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(record: Path) -> Iterator[None]:
+    """Hold the lock of a record that exists: whoever held it before has removed the file that we waited for."""
+    while True:
+        with record.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if record.exists() and os.path.samestat(record.stat(), os.fstat(lock.fileno())):
+                yield
+                return
 
 
 def stop_forgotten(service: TogetherService, home: Path) -> list[str]:
