@@ -1,4 +1,4 @@
-"""Closes the runs whose process is gone, in Dagster and MLflow, and frees their slots of the pools."""
+"""Recognises runs whose process is gone: closes those of command lines, in Dagster and MLflow, and frees all their slots."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _BEGAN = re.compile(r"Process (\d+) began ([\d.]+) s after the machine")
 
 
 def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
-    """Mark as failed every run of a task whose process on this machine has ended without saying so.
+    """Mark as failed every run of a task that a command line on this machine started and whose process has ended.
 
-    `finish` ends the run in MLflow. Returns the run ids.
+    `finish` ends the run in MLflow. Returns the run ids. Dagster's daemon ends the runs it started, and tries them again.
     """
     closed = []
     for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
-        if is_abandoned(instance, run):
+        if _by_command_line(run) and is_abandoned(instance, run):
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
@@ -83,7 +83,7 @@ def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, 
     Raises:
         psutil.NoSuchProcess: It has ended before the first look.
     """
-    if _PID in run.tags and run.parent_run_id is None:  # a re-executed run has the tags of its parent
+    if _by_command_line(run):
         return int(run.tags[_PID]), float(run.tags[_STARTED])
     if "socket" not in run.tags.get(_SERVER, "socket"):
         return None
@@ -102,6 +102,10 @@ def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, 
         raise psutil.NoSuchProcess(pid)
     instance.report_engine_event(f"Process {pid} began {began:.2f} s after the machine", run)
     return pid, began
+
+
+def _by_command_line(run: dg.DagsterRun) -> bool:
+    return _PID in run.tags and run.parent_run_id is None  # a re-executed run has its parent's tags
 
 
 def process_start(pid: int) -> float:

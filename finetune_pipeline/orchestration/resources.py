@@ -17,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.progress import tell
 from finetune_pipeline.settings import WORKER_MODULE, read_settings
 from finetune_pipeline.worker.device_lease import lease, lock_folder
@@ -163,7 +164,7 @@ def _visible(device: str, already: str | None) -> str:
         return str(index)
     seen = [name.strip() for name in already.split(",") if name.strip()]
     if index >= len(seen):
-        raise ValueError(
+        raise OutsideError(
             f"device {device}: CUDA_VISIBLE_DEVICES={already!r} shows only {len(seen)}; "
             "correct FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES"
         )

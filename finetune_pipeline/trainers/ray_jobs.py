@@ -210,7 +210,7 @@ class RayJob:
             if log["lines"] and (log["worker"], len(log["lines"])) != (self.worker, self.lines):
                 with contextlib.suppress(OutsideError):  # there is none before the first step
                     place.get("history.jsonl", self.work / "history.jsonl")
-        except OSError:  # the storage is out of reach for a moment
+        except (OSError, OutsideError):  # the storage is out of reach for a moment
             return []
         if log["worker"] != self.worker:
             self.worker, self.lines = log["worker"], 0

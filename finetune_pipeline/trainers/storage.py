@@ -5,13 +5,14 @@ Credentials come from the environment of whoever opens it; nothing of them is pa
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.faults import OutsideError, outside_words
 from finetune_pipeline.findings import Finding
 
 if TYPE_CHECKING:
@@ -44,8 +45,30 @@ def storage_findings(key: str, address: str) -> list[Finding]:
     return [Finding("training.storage", "error", place, message, fix)]
 
 
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def _reaching(method: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
+    """Turn what the libraries of object stores raise, where one is out of reach or refuses, into OutsideError."""
+
+    @functools.wraps(method)
+    def reached(storage: Storage, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(storage, *args, **kwargs)
+        except Exception as error:
+            if "://" not in storage.address or outside_words(error, storage.address):
+                raise
+            raise OutsideError(
+                f"the storage {storage.address} cannot be used: {type(error).__name__}: {error!s:.300}\n"
+                "fix: see that it can be reached, and that the credentials in the environment are right"
+            ) from error
+
+    return reached
+
+
 class Storage:
-    """Files and folders below an address. A folder exists once it is complete."""
+    """Files and folders below an address. A folder exists once it is complete. Methods raise OutsideError where an object
+    store does not do what is asked."""
 
     def __init__(self, address: str) -> None:
         """Open a storage; nothing is made there yet. Raises OutsideError where the library for this kind of address is missing."""
@@ -67,6 +90,7 @@ class Storage:
         """A file's path in the file system."""
         return f"{self.root}/{name}"
 
+    @_reaching
     def put(self, file: Path, name: str) -> None:
         self._make_room(name)
         self.fs.put_file(str(file), self.path(name))
@@ -77,10 +101,12 @@ class Storage:
             self.put(file, f"{name}/{file.relative_to(folder).as_posix()}")
         self.write_json(name + _WHOLE, {})
 
+    @_reaching
     def has_folder(self, name: str) -> bool:
         """Whether a folder is complete."""
         return bool(self.fs.exists(self.path(name + _WHOLE)))
 
+    @_reaching
     def get(self, name: str, target: Path) -> None:
         """Download a file or a folder. Raises OutsideError if it does not exist."""
         path = self.path(name)
@@ -95,10 +121,12 @@ class Storage:
             local.parent.mkdir(parents=True, exist_ok=True)
             self.fs.get_file(file, str(local))
 
+    @_reaching
     def write_json(self, name: str, value: Any) -> None:
         self._make_room(name)
         self.fs.pipe_file(self.path(name), json.dumps(value, ensure_ascii=False).encode())
 
+    @_reaching
     def read_json(self, name: str) -> Any:
         """The value of a JSON file; None if it is missing or incomplete."""
         try:
@@ -106,6 +134,7 @@ class Storage:
         except (FileNotFoundError, ValueError):
             return None
 
+    @_reaching
     def delete(self, name: str = "") -> None:
         """Delete a file or a folder, or (without a name) all that is here."""
         path = self.path(name) if name else self.root

@@ -9,9 +9,11 @@ import pytest
 import ray
 import yaml
 
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.trainers.ray import cluster_findings
 from finetune_pipeline.trainers.ray_cluster import Cluster
+from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import RayJobsServer
 
 FILES = Path(__file__).resolve().parents[3] / "docs" / "clusters"
@@ -62,6 +64,29 @@ def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pyte
         assert not rules("cloudofmine://project/cluster", tmp_path)
         submitted = Cluster("cloudofmine://project/cluster").client().submit_job(entrypoint="true", submission_id="one")
         assert submitted == "one" and server.running() == ["one"]
+
+
+@pytest.mark.parametrize("key", ["somebody", None], ids=["out of reach", "no credentials"])
+def test_an_object_store_that_cannot_be_used_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, key) if key else monkeypatch.delenv(name, raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(OutsideError, match=r"storage s3://b/jobs cannot be used: (?s:.)*fix: .* credentials"):
+            Storage("s3://b/jobs").has_folder("result")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_the_files_of_the_docs_make_clusters_of_the_ray_that_is_pinned() -> None:
