@@ -77,7 +77,9 @@ def test_the_reason_for_which_no_job_was_made_is_told(server: OpenAiJobsServer, 
     """OpenAI answers 429 also where the account has no credit left."""
     usual = server.answer
     server.answer = lambda request: (  # type: ignore[method-assign]
-        refusal(429, "You exceeded your current quota") if request.path.endswith("/jobs") and request.body else usual(request)
+        refusal(429, "You exceeded your current quota")
+        if request.path.endswith("/jobs") and request.body
+        else usual(request)
     )
     section = {**GPT, "base_url": server.url, "settle_seconds": 0.0}
     with pytest.raises(OutsideError, match="3 times and has none .* answered 429 .* exceeded your current quota"):
