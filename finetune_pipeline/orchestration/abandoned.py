@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 import psutil
 
-LIVE = [
+LAUNCHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -28,7 +28,7 @@ def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callab
     `finish` ends the run in MLflow. Returns the run ids. Dagster's daemon ends the runs it started, and tries them again.
     """
     closed = []
-    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
+    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LAUNCHED)):
         if _by_command_line(run) and is_abandoned(instance, run):
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
             finish(run.run_id, "FAILURE")

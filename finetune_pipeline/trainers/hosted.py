@@ -168,7 +168,7 @@ class HostedTrainer(Trainer):
         spec, service = self.order.spec, self.service
         rules, findings = service.file_rules(), service.findings()
         for split, file in self.files.items():
-            findings += file_findings(split, file, rows[split], rules, rules.least_rows if split == "train" else 1)
+            findings += file_findings(split, file, rows[split], rules)
         estimate = listed_price(service, self.files["train"].tokens, self.order.home, self.order.task_folder)
         if not (self.estimates and estimate.dollars is None):  # else the service says it, once it has the files
             findings += budget_findings(spec.training.budget_usd, estimate, self.order.home)

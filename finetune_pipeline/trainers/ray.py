@@ -30,9 +30,7 @@ class RayTrainer(Trainer):
     name = "ray"
     where = "the Ray cluster of `training.ray`"
     poll_seconds = POLL_SECONDS
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, RayJob] = {}
+    job: RayJob
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
         section, batch = spec.training.ray, spec.training.batch_size
@@ -47,18 +45,18 @@ class RayTrainer(Trainer):
     def submit(self, order: TrainingOrder) -> str:
         """Find the job of this training, or submit a new attempt. Returns its name in the storage."""
         name = job_name(order)
-        job = self._jobs[name] = RayJob(name, order.spec.training.ray, "adapter", order.work)
-        job.begin(lambda place: _bring_inputs(order, place))
+        self.job = RayJob(name, order.spec.training.ray, "adapter", order.work)
+        self.job.begin(lambda place: _bring_inputs(order, place))
         return name
 
     def poll(self, training: str) -> Literal["running", "ended"]:
-        return "ended" if self._jobs[training].has_ended() else "running"
+        return "ended" if self.job.has_ended() else "running"
 
     def cancel(self, training: str) -> None:
-        self._jobs[training].stop()
+        self.job.stop()
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        self._jobs.pop(training).collect(order.out)
+        self.job.collect(order.out)
         return dict(read_json(order.out / "result.json"))
 
 

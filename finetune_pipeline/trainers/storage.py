@@ -45,14 +45,15 @@ def storage_findings(key: str, address: str) -> list[Finding]:
     return [Finding("training.storage", "error", place, message, fix)]
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _reaching(method: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
     """Turn what the libraries of object stores raise, where one is out of reach or refuses, into OutsideError."""
 
     @functools.wraps(method)
-    def reached(storage: Storage, *args: P.args, **kwargs: P.kwargs) -> R:
+    def reached(storage: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(storage, *args, **kwargs)
         except Exception as error:

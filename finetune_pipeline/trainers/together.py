@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import sync_folder
+from finetune_pipeline.engine.store import hold_if_free, sync_folder
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hosted import HostedModel
@@ -113,10 +113,8 @@ def stop_forgotten(service: TogetherService, home: Path) -> list[str]:
     """Stop endpoints whose process no longer runs. Returns their names."""
     stopped = []
     for record in sorted((home / "jobs" / "endpoints").glob("*")):
-        with record.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with hold_if_free(record) as free:
+            if not free:
                 continue  # somebody asks it now
             _stop(service, record.name)
             record.unlink(missing_ok=True)

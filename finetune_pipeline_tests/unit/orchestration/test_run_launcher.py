@@ -16,14 +16,14 @@ from typing import Any
 import dagster as dg
 import psutil
 import pytest
+from dagster._cli.job import _create_run
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 from finetune_pipeline.orchestration.abandoned import free_abandoned_slots, is_abandoned, process_start
-from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline_tests.unit.orchestration import jobs
-from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, environment
+from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, assert_ended, environment
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
 
@@ -36,27 +36,7 @@ class Launched:
         (location,) = request.code_locations
         (repository,) = location.get_repositories().values()
         remote = repository.get_full_job("in_many_processes")
-        plan = location.get_execution_plan(remote, {}, None, None, None)
-        self.run = instance.create_run(
-            job_name="in_many_processes",
-            run_id=None,
-            run_config={},
-            status=dg.DagsterRunStatus.NOT_STARTED,
-            tags={},
-            root_run_id=None,
-            parent_run_id=None,
-            step_keys_to_execute=None,
-            execution_plan_snapshot=plan.execution_plan_snapshot,
-            job_snapshot=remote.job_snapshot,
-            parent_job_snapshot=None,
-            asset_selection=None,
-            asset_check_selection=None,
-            resolved_op_selection=None,
-            op_selection=None,
-            remote_job_origin=remote.get_remote_origin(),
-            job_code_origin=remote.get_python_origin(),
-            asset_graph=repository.asset_graph,
-        )
+        self.run = _create_run(instance, location, repository, remote, {}, None, None, None)
         instance.launch_run(self.run.run_id, request)
         wait_until((folder / "child").exists, 120)
         self.child, self.grandchild = number_in(folder / "child"), number_in(folder / "grandchild")
@@ -80,9 +60,7 @@ class Launched:
         assert not any(execute_run_monitoring_iteration(self.workspace, logging.getLogger("daemon")))
 
     def assert_nothing_left(self) -> None:
-        wait_until(lambda: not is_running(self.child) and not is_running(self.grandchild), 30)
-        with lease(["cpu"], lambda _: self.folder / "locks", timeout_s=10, poll_s=0.05):
-            pass
+        assert_ended(self.folder, self.child, self.grandchild)
         assert (self.folder / "attempts").read_text() == "x", "it was tried again"
 
 
