@@ -79,6 +79,7 @@ def cluster_findings(section: RaySection) -> list[Finding]:
     if importlib.util.find_spec("ray") is None:
         message, fix = "the package ray is not installed", "pip install 'finetune-pipeline[ray]'"
         return [*findings, Finding("training.ray_missing", "error", "task.yaml: training.trainer", message, fix)]
+    findings += _environment_findings(section)
     cluster = cluster_of(section)
     if cluster and not any(f.severity == "error" for f in findings) and not answers(cluster.address):
         message = f"no Ray cluster answers at {cluster.address}"
@@ -87,9 +88,27 @@ def cluster_findings(section: RaySection) -> list[Finding]:
     return findings
 
 
+def _environment_findings(section: RaySection) -> list[Finding]:
+    if not section.runtime_env:
+        return []
+    from ray.runtime_env import RuntimeEnv
+
+    try:
+        RuntimeEnv(**section.runtime_env)
+    except (TypeError, ValueError) as error:
+        fix = "write it as Ray's documentation of runtime environments says"
+        return [Finding("training.ray_environment", "error", f"{_PLACE}.runtime_env", f"Ray refuses it: {error}", fix)]
+    return []
+
+
 def _address_findings(section: RaySection) -> list[Finding]:
     address, place = section.address, f"{_PLACE}.address"
-    parts = urlsplit(address or "")
+    try:
+        parts = urlsplit(address or "")
+        _ = parts.port
+    except ValueError as error:
+        message, fix = f"the address is no URL: {error}", "write http://HEAD:8265"
+        return [Finding("training.ray_address", "error", place, message, fix)]
     if address is None:
         if started_cluster(read_settings().home):
             return []

@@ -26,23 +26,23 @@ def storage_findings(key: str, address: str) -> list[Finding]:
     """What speaks against an address of a storage, found without opening it. key: where task.yaml has it."""
     from fsspec import get_filesystem_class
 
-    place, parts = f"task.yaml: {key}", urlsplit(address)
-    if "://" not in address:
-        if Path(address).is_absolute():
+    scheme, is_url, _ = address.partition("://")
+    try:
+        if not is_url:
+            if Path(address).is_absolute():
+                return []
+            message = f"{address!r} is a relative path, which means a different folder on each machine"
+            fix = "write an absolute path or a URL"
+        elif urlsplit(address).username or urlsplit(address).password:
+            message, fix = "the address contains credentials", "remove them, and set the credentials in the environment"
+        else:
+            get_filesystem_class(scheme.lower())
             return []
-        message = f"{address!r} is a relative path, which means a different folder on each machine"
-        fix = "write an absolute path or a URL"
-    elif parts.username or parts.password:
-        message, fix = "the address contains credentials", "remove them, and set the credentials in the environment"
-    else:
-        try:
-            get_filesystem_class(parts.scheme)
-            return []
-        except ImportError as error:
-            message, fix = str(error), f"install it for {parts.scheme}://"
-        except ValueError:
-            message, fix = f"fsspec knows no storage {parts.scheme}://", "write s3://…, gs://… or a folder"
-    return [Finding("training.storage", "error", place, message, fix)]
+    except ImportError as error:
+        message, fix = str(error), f"install it for {scheme}://"
+    except ValueError:
+        message, fix = f"fsspec knows no such storage as {scheme}://…", "write s3://…, gs://… or a folder"
+    return [Finding("training.storage", "error", f"task.yaml: {key}", message, fix)]
 
 
 P = ParamSpec("P")

@@ -25,9 +25,9 @@ def get_job_submission_client_cluster_info(address, **_):
 """
 
 
-def rules(address: str | None, storage: Path) -> dict[str, str]:
+def rules(address: str | None, storage: Path | str, **more: Any) -> dict[str, str]:
     """Rule and fix of every finding about a cluster at an address."""
-    section = RaySection(address=address, storage=str(storage))
+    section = RaySection(address=address, storage=str(storage), **more)
     return {f.rule: f"{f.message}; {f.fix}" for f in cluster_findings(section)}
 
 
@@ -37,6 +37,8 @@ def rules(address: str | None, storage: Path) -> dict[str, str]:
         (None, "training.ray_address", "finetune cluster up"),
         ("https://me:secret@head:8265", "training.ray_address", "RAY_AUTH_TOKEN"),
         ("head:8265", "training.ray_address", "http://HEAD:8265"),
+        ("http://127.0.0.1:99999", "training.ray_address", "Port out of range"),
+        ("https://me:secret@[head", "training.ray_address", "no URL"),
         ("nosuchplatform://project/cluster", "training.ray_address", "no package nosuchplatform is installed"),
         ("json://project/cluster", "training.ray_address", "finds Ray clusters"),
         ("http://head.invalid:8265", "training.ray_clear", "unencrypted"),
@@ -51,9 +53,12 @@ def test_an_address_that_will_not_do_is_told_before_anything_is_sent(
     assert message in found[rule] and "secret" not in str(found)
 
 
-def test_a_cluster_that_answers_is_well(tmp_path: Path) -> None:
+def test_a_cluster_that_answers_is_well_and_what_it_would_refuse_is_told(tmp_path: Path) -> None:
     with RayJobsServer() as server:
-        assert not rules(server.address, tmp_path)
+        assert not rules(server.address, tmp_path, runtime_env={"pip": ["numpy"], "env_vars": {"A": "1"}})
+        found = rules(server.address, "nosuch://[x", runtime_env={"env_vars": ["A=1"]})
+    assert set(found) == {"training.storage", "training.ray_environment"}
+    assert "must be of type Dict[str, str]" in found["training.ray_environment"]
 
 
 def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
