@@ -19,6 +19,8 @@ LAUNCHED = [
 _PID, _STARTED = "finetune/pid", "finetune/process_started"
 _SERVER = ".dagster/grpc_info"
 """Dagster's tag with the address of the code server that started a run: a socket file if it is on this machine."""
+_CLOCK_SECONDS = 5.0
+"""How much the clock may be set between a run's start and the first look at its process."""
 _BEGAN = re.compile(r"Process (\d+) began ([\d.]+) s after the machine")
 
 
@@ -98,7 +100,7 @@ def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, 
         return None
     pid, logged_at = first
     began = process_start(pid)
-    if began + psutil.boot_time() > logged_at + 1:
+    if began + psutil.boot_time() > logged_at + _CLOCK_SECONDS:
         raise psutil.NoSuchProcess(pid)
     instance.report_engine_event(f"Process {pid} began {began:.2f} s after the machine", run)
     return pid, began

@@ -117,16 +117,19 @@ def materialize(
 def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
     """Return the facts to show; for a view, those of its split."""
     if step.split is None:
-        measured = artifact.folder / "measured.json"
-        facts = {
-            k: v
-            for k, v in _without_quotes(artifact.facts).items()
-            if k not in ("history", "files") or step.name == "raw_examples"
-        }
-        return facts | ({"measured": read_json(measured)} if measured.exists() else {})
+        hidden = () if step.name == "raw_examples" else ("history", "files")
+        facts = {name: value for name, value in _without_quotes(artifact.facts).items() if name not in hidden}
+        measured = _measured(artifact)
+        return {**facts, "measured": measured} if measured else facts
     facts = {"rows": artifact.facts["counts"][step.split], "per_label": artifact.facts["labels"][step.split]}
     origins = artifact.facts["origins"][step.split]
     return {**facts, "summary_markdown": counts_as_markdown(facts["rows"], facts["per_label"], origins)}
+
+
+def _measured(artifact: Artifact) -> dict[str, Any]:
+    """Return the time and memory that a step of a child process took; empty for others."""
+    path = artifact.folder / "measured.json"
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[str, int]) -> str:
@@ -177,8 +180,7 @@ def _story(artifact: Artifact) -> dict[str, Any]:
 
 def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
     """Return numeric facts, nested numbers that the step names, and time and memory."""
-    measured = artifact.folder / "measured.json"
-    facts = {**artifact.facts, "measured": read_json(measured) if measured.exists() else {}}
+    facts = {**artifact.facts, "measured": _measured(artifact)}
     places = {name: name for name in facts} | dict(step.metrics)
     places |= {"seconds": "measured.seconds", "peak_memory_mib": "measured.peak_memory_mib"}
     values = {name: _at(facts, place) for name, place in places.items()}

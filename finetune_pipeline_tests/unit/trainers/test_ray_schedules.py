@@ -12,6 +12,7 @@ import pytest
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.trainers.ray import RayTrainer, job_name
+from finetune_pipeline.trainers.ray_job import _teller
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import FAULTS, RayJobsServer
 from finetune_pipeline_tests.service_server import Reply, Request
@@ -122,6 +123,16 @@ def test_a_failed_job_is_told_with_its_reason_and_where_to_look(inputs: Path, tm
             with pytest.raises(kind, match="the rows are too long"):
                 trainer.collect(name, order)
         assert len(server.jobs) == 2, "what failed is tried anew when it is asked for again"
+
+
+def test_a_worker_goes_on_while_the_storage_is_away_and_says_all_later(tmp_path: Path) -> None:
+    place = Storage(str(tmp_path / "place"))
+    (tmp_path / "place").touch()  # no folder can be there
+    keep = _teller(place, "worker 1", tmp_path / "history.jsonl")
+    keep("step 1")
+    (tmp_path / "place").unlink()
+    keep("step 2")
+    assert place.read_json("said.json") == {"worker": "worker 1", "lines": ["step 1", "step 2"]}
 
 
 @pytest.mark.parametrize(
