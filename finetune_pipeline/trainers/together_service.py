@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.faults import JobError
+from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
 from finetune_pipeline.trainers.hosted_settings import low_rank
-from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service, Unclear
+from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service
 
 ADDRESS = "https://api.together.ai"
 _STATES: dict[str, JobState] = {
@@ -130,7 +130,7 @@ class TogetherService(Service):
                     [Finding("hosted.file_refused", "error", place, message, "correct or remove the reported row")]
                 )
             if time.monotonic() > deadline:
-                raise Unclear(f"{self.place} is still checking the file {path.name}\nfix: run again later")
+                raise OutsideError(f"{self.place} is still checking the file {path.name}\nfix: run again later")
             time.sleep(min(self.training.together.poll_seconds, 5.0))
 
     def estimate(self, files: Files) -> Estimate:
