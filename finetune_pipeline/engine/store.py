@@ -130,6 +130,18 @@ def hold(path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def hold_if_free(path: Path) -> Iterator[bool]:
+    """As :func:`hold`, but without waiting: yields False if another holds it."""
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A complete artifact. `facts` are the step's own counts and scores (plain JSON); `reused`: found, not built."""
@@ -310,10 +322,8 @@ class ArtifactStore:
         """What processes make of the task at this moment, as STEP-VERSION."""
         busy = []
         for path in sorted((self.root / task / ".locks").glob(f"*-{'[0-9a-f]' * 16}")):
-            with path.open("w") as handle:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+            with hold_if_free(path) as free:
+                if not free:
                     busy.append(path.name)
         return busy
 
@@ -324,9 +334,9 @@ class ArtifactStore:
         """
         for left in (self.root / task / step).glob(f"{_MAKING}*"):
             lock = self.root / task / ".locks" / f"{step}-{left.name.removeprefix(_MAKING)}"
-            with lock.open("w") as handle, contextlib.suppress(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
+            with hold_if_free(lock) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _changed(folder: Path, what: str) -> ChangedArtifact:

@@ -1,30 +1,37 @@
-"""Cleans up after killed command lines: closes their runs in Dagster and MLflow, and frees their slots."""
+"""Recognises runs whose process is gone: closes those of command lines, in Dagster and MLflow, and frees all their slots."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 
 import dagster as dg
 import psutil
 
-LIVE = [
+LAUNCHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+_PID, _STARTED = "finetune/pid", "finetune/process_started"
+_SERVER = ".dagster/grpc_info"
+"""Dagster's tag with the address of the code server that started a run: a socket file if it is on this machine."""
+_CLOCK_SECONDS = 5.0
+"""How much the clock may be set between a run's start and the first look at its process."""
+_BEGAN = re.compile(r"Process (\d+) began ([\d.]+) s after the machine")
 
 
 def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
     """Mark as failed every run of a task that a command line on this machine started and whose process has ended.
 
-    `finish` ends the run in MLflow. Returns the run ids. Dagster's daemon monitors the runs it starts itself.
+    `finish` ends the run in MLflow. Returns the run ids. Dagster's daemon ends the runs it started, and tries them again.
     """
     closed = []
-    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
-        if "finetune/pid" in run.tags and not _process_runs(run):
+    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LAUNCHED)):
+        if _by_command_line(run) and is_abandoned(instance, run):
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
@@ -32,12 +39,12 @@ def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callab
 
 
 def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
-    """Free the GPU pool slots held by killed command lines of any task; otherwise others would wait forever."""
+    """Free the pool slots of all tasks' runs whose process is gone; otherwise others would wait forever."""
     storage = instance.event_log_storage
     for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
         for slot in storage.get_concurrency_info(key).claimed_slots:
             run = instance.get_run_by_id(slot.run_id)
-            if run is not None and "finetune/pid" in run.tags and not _process_runs(run):
+            if run is not None and is_abandoned(instance, run):
                 storage.free_concurrency_slots_for_run(slot.run_id)
 
 
@@ -60,15 +67,56 @@ def abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def _process_runs(run: dg.DagsterRun) -> bool:
-    """Whether a run's process is still running. After a restart of the machine or container, another may have its pid."""
+def is_abandoned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run's process on this machine is known to be gone."""
     try:
-        began = process_start(int(run.tags["finetune/pid"]))
+        known = _process_of(instance, run)
+        return known is not None and abs(process_start(known[0]) - known[1]) >= 1
     except psutil.NoSuchProcess:
-        return False
-    return abs(began - float(run.tags["finetune/process_started"])) < 1
+        return True
+
+
+def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, float] | None:
+    """Return the process that executes a run, and its start in seconds since boot; None if it is unknown or elsewhere.
+
+    A command line says both in the run's tags. Of a run that Dagster started, the log has the process only; the first look
+    adds the start, since another process may get the number after a restart of the machine or container.
+
+    Raises:
+        psutil.NoSuchProcess: It has ended before the first look.
+    """
+    if _by_command_line(run):
+        return int(run.tags[_PID]), float(run.tags[_STARTED])
+    if "socket" not in run.tags.get(_SERVER, "socket"):
+        return None
+    first = None
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.get_dagster_event()
+        if said := _BEGAN.fullmatch(event.message or ""):
+            return int(said[1]), float(said[2])
+        if first is None and "pid" in event.engine_event_data.metadata:
+            first = int(str(event.engine_event_data.metadata["pid"].value)), entry.timestamp
+    if first is None:
+        return None
+    pid, logged_at = first
+    began = process_start(pid)
+    if began + psutil.boot_time() > logged_at + _CLOCK_SECONDS:
+        raise psutil.NoSuchProcess(pid)
+    instance.report_engine_event(f"Process {pid} began {began:.2f} s after the machine", run)
+    return pid, began
+
+
+def _by_command_line(run: dg.DagsterRun) -> bool:
+    return _PID in run.tags and run.parent_run_id is None  # a re-executed run has its parent's tags
 
 
 def process_start(pid: int) -> float:
-    """Return a process's start in seconds since boot, since the clock may be changed while it runs."""
-    return psutil.Process(pid).create_time() - psutil.boot_time()
+    """Return a process's start in seconds since boot, since the clock may be changed while it runs.
+
+    Raises:
+        psutil.NoSuchProcess: It has ended; a zombie has, too: where nobody waits for it, as in containers, it stays one.
+    """
+    process = psutil.Process(pid)
+    if process.status() == psutil.STATUS_ZOMBIE:
+        raise psutil.ZombieProcess(pid)
+    return process.create_time() - psutil.boot_time()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import sqlalchemy
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
@@ -25,6 +26,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
 from finetune_pipeline.engine.store import hold, replace_text
+from finetune_pipeline.orchestration.abandoned import is_abandoned
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -110,6 +112,26 @@ class HomeComputeLogs(_BelowHome, LocalComputeLogManager):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeComputeLogs:
         return cls(str(dagster_folder() / "compute_logs"), inst_data=inst_data)
+
+
+class WatchingLauncher(_BelowHome, dg.DefaultRunLauncher):
+    """Starts runs as Dagster does by default, and lets run monitoring notice those whose process is gone.
+
+    Dagster's own leaves that to the code server. When both die, as when the machine loses its power, the run stays started
+    for ever, and keeps its slot of the pool.
+    """
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> WatchingLauncher:
+        return cls(inst_data)
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        gone = is_abandoned(self._instance, run)
+        return CheckRunHealthResult(WorkerStatus.NOT_FOUND if gone else WorkerStatus.RUNNING, "its process was killed")
 
 
 def sleep_while_waiting() -> None:

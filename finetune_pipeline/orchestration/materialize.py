@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from finetune_pipeline.findings import FindingsError, errors, most_first
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, made_base
-from finetune_pipeline.progress import tell
+from finetune_pipeline.progress import Reminders, tell
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.tracking.mlflow_store import TrackingError
 from finetune_pipeline.tracking.tracking import StepRun, Tracking
 from finetune_pipeline.trainers import preflight
 
@@ -67,9 +68,10 @@ def materialize(
     reused = existing is not None and step.whole(existing) and stands(existing)
     tell(name, "unchanged" if reused and not step.view_of else "begins")
     with tracking.step(context, task.name, name, version, reused=reused) as run:
+        follow = history_follower(run, context.log.warning)
 
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-            return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
+            return compute.launch(context, job, on_tick=lambda: follow(job))
 
         parameters = step.settings(task.spec, run_inputs)
         run.log_params({"version": version, **parameters})
@@ -82,7 +84,7 @@ def materialize(
                 launch,
                 lambda request: release(tracking, request, run.run_id),
                 stands,
-                lambda folder: _send_history(run, {"work": str(folder)}),
+                lambda folder: follow({"work": str(folder)}),
             )
         except (FindingsError, JobError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
@@ -115,16 +117,19 @@ def materialize(
 def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
     """Return the facts to show; for a view, those of its split."""
     if step.split is None:
-        measured = artifact.folder / "measured.json"
-        facts = {
-            k: v
-            for k, v in _without_quotes(artifact.facts).items()
-            if k not in ("history", "files") or step.name == "raw_examples"
-        }
-        return facts | ({"measured": read_json(measured)} if measured.exists() else {})
+        hidden = () if step.name == "raw_examples" else ("history", "files")
+        facts = {name: value for name, value in _without_quotes(artifact.facts).items() if name not in hidden}
+        measured = _measured(artifact)
+        return {**facts, "measured": measured} if measured else facts
     facts = {"rows": artifact.facts["counts"][step.split], "per_label": artifact.facts["labels"][step.split]}
     origins = artifact.facts["origins"][step.split]
     return {**facts, "summary_markdown": counts_as_markdown(facts["rows"], facts["per_label"], origins)}
+
+
+def _measured(artifact: Artifact) -> dict[str, Any]:
+    """Return the time and memory that a step of a child process took; empty for others."""
+    path = artifact.folder / "measured.json"
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[str, int]) -> str:
@@ -175,8 +180,7 @@ def _story(artifact: Artifact) -> dict[str, Any]:
 
 def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
     """Return numeric facts, nested numbers that the step names, and time and memory."""
-    measured = artifact.folder / "measured.json"
-    facts = {**artifact.facts, "measured": read_json(measured) if measured.exists() else {}}
+    facts = {**artifact.facts, "measured": _measured(artifact)}
     places = {name: name for name in facts} | dict(step.metrics)
     places |= {"seconds": "measured.seconds", "peak_memory_mib": "measured.peak_memory_mib"}
     values = {name: _at(facts, place) for name, place in places.items()}
@@ -204,6 +208,21 @@ def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
         lines = path.read_text("utf-8").splitlines(keepends=True)
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
         run.log_history([{**row, "step": row["step"] + job.get("steps_before", 0)} for row in rows])
+
+
+def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that logs the loss curves of a job so far. No training ends because MLflow is away for a while: each
+    call sends what those before it could not, and `warn` gets the reason now and then."""
+    reminders = Reminders()
+
+    def follow(job: Mapping[str, Any]) -> None:
+        try:
+            _send_history(run, job)
+        except TrackingError as error:
+            if reminders.due():
+                warn(f"the training goes on, and its losses will be logged later: {error}")
+
+    return follow
 
 
 def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, store: Store) -> None:

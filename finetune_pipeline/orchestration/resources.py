@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import dagster as dg
 from pydantic import Field
 
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.progress import tell
 from finetune_pipeline.settings import WORKER_MODULE, read_settings
 from finetune_pipeline.worker.device_lease import lease, lock_folder
@@ -66,12 +68,12 @@ class Compute(dg.ConfigurableResource[Any]):
                 devices = places(self.devices or list(read_settings().devices), job)
                 code, device = self._supervise(op, stage, devices, path, pipes_env, on_tick or (lambda: None))
         except (Stopped, TimeoutError) as stop:
-            raise _failure(op, f"{stage} was stopped: {stop}", {}, retry=False) from stop
+            raise _failure(op, f"{stage} was stopped: {stop}") from stop
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
             if op is not None and (is_stopping(op) or op.op_def.retry_policy is not None):
                 # re-raised, an interrupt would be answered with a new attempt by the retry policy
                 reason = "the run was cancelled" if is_stopping(op) else "the step was interrupted by a signal"
-                raise _failure(op, f"{stage} was stopped: {reason}", {}, retry=False) from interrupt
+                raise _failure(op, f"{stage} was stopped: {reason}") from interrupt
             raise
         if code != 0:
             raise exit_failure(op, stage, code, device, job)
@@ -81,12 +83,8 @@ class Compute(dg.ConfigurableResource[Any]):
                 f"{stage} succeeded (exit code 0) but wrote no result.json to {out}.\n"
                 "fix: this is a bug in the program, not in the data; see the step's output and report it",
                 {"exit_code": 0},
-                retry=False,
             )
-        facts = read_json(out / "result.json")
-        if not isinstance(facts, dict):
-            raise _failure(op, f"{stage} wrote a result.json that is not an object: {out}", {}, retry=False)
-        return facts
+        return dict(read_json(out / "result.json"))
 
     def _supervise(
         self,
@@ -97,7 +95,7 @@ class Compute(dg.ConfigurableResource[Any]):
         pipes_env: Mapping[str, str],
         on_tick: Callable[[], None],
     ) -> tuple[int, str]:
-        log = op.log.info if op is not None else _to_stderr
+        log = op.log.info if op is not None else partial(print, file=sys.stderr, flush=True)
         should_stop = _watch(op, self.watch_run_s)
 
         def waits(message: str) -> None:
@@ -163,7 +161,7 @@ def _visible(device: str, already: str | None) -> str:
         return str(index)
     seen = [name.strip() for name in already.split(",") if name.strip()]
     if index >= len(seen):
-        raise ValueError(
+        raise OutsideError(
             f"device {device}: CUDA_VISIBLE_DEVICES={already!r} shows only {len(seen)}; "
             "correct FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES"
         )
@@ -173,13 +171,9 @@ def _visible(device: str, already: str | None) -> str:
 @contextmanager
 def _job_file(job: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the job as a file, in its work folder or a temporary one."""
-    if job.get("work"):
-        path = Path(job["work"]).absolute() / "job.json"
-        write_json(path, dict(job))
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="finetune-job-") as folder:
-        path = Path(folder) / "job.json"
+    with contextlib.ExitStack() as stack:
+        folder = job.get("work") or stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-job-"))
+        path = Path(folder).absolute() / "job.json"
         write_json(path, dict(job))
         yield path
 
@@ -228,11 +222,6 @@ def _watch(op: Any, every_s: float) -> Callable[[], str | None]:
     return should_stop
 
 
-def _to_stderr(message: str) -> None:
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
-
-
 class Store(dg.ConfigurableResource[Any]):
     """Content-addressed artifacts below one folder."""
 
@@ -257,11 +246,9 @@ _FIXES = {
 _OTHERWISE = "read the step's output (stderr) for the first error; running again continues from the last checkpoint"
 
 
-def _failure(context: Any, message: str, metadata: Mapping[str, Any], *, retry: bool) -> Exception:
+def _failure(context: Any, message: str, metadata: dict[str, Any] | None = None, retry: bool = False) -> Exception:
     """Return a dg.Failure, or without a Dagster context a RuntimeError with the same message."""
-    if context is None:
-        return RuntimeError(message)
-    return dg.Failure(message, metadata=dict(metadata), allow_retries=retry)
+    return RuntimeError(message) if context is None else dg.Failure(message, metadata=metadata, allow_retries=retry)
 
 
 def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
@@ -277,7 +264,7 @@ def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[
     page = Path(str(job.get("work") or "")) / AUDIT_PAGE
     if job.get("work") and page.is_file():
         metadata["audit_page"] = dg.MetadataValue.path(page)
-    return _failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY and code != KILLED)
+    return _failure(context, "\n".join(lines), metadata, code not in NO_RETRY and code != KILLED)
 
 
 def _left_error(path: Path) -> tuple[str, str]:

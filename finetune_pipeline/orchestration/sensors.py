@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.orchestration.abandoned import close_abandoned_runs
+from finetune_pipeline.orchestration.abandoned import LAUNCHED, close_abandoned_runs
 from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
@@ -111,13 +111,6 @@ def mlflow_closers() -> list[dg.SensorDefinition]:
     return [closer(status) for status in ended]
 
 
-IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 _LOOKED_AT = 20
 
 
@@ -125,15 +118,15 @@ def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
     """Return a sentence naming an unfinished run of the task, or None. Runs of killed command lines are closed here, since
     otherwise no run would ever be started again."""
     close_abandoned_runs(instance, task.name, Tracking().finish)
-    running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=IN_FLIGHT), limit=1)
+    unfinished = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
+    running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=unfinished), limit=1)
     return f"run {running[0].run_id[:8]} of this task is in progress; checking again after it" if running else None
 
 
 def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
     """Return the full runs that failed since the last success, newest first. Cancelled runs count as neither."""
-    whole = dg.RunsFilter(tags={"finetune/task": task.name, "finetune/stage": "all"})
     failed = []
-    for run in instance.get_runs(whole, limit=_LOOKED_AT):
+    for run in _full_runs(instance, task):
         if run.status == dg.DagsterRunStatus.SUCCESS:
             break
         if run.status == dg.DagsterRunStatus.FAILURE:
@@ -143,12 +136,13 @@ def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]
 
 def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
     """Return the newest full run that anyone requested after a time (seconds since 1970) and that did not fail."""
-    whole = dg.RunsFilter(
-        tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=datetime.fromtimestamp(moment, UTC)
-    )
-    return next(
-        (run for run in instance.get_runs(whole, limit=_LOOKED_AT) if run.status != dg.DagsterRunStatus.FAILURE), None
-    )
+    runs = _full_runs(instance, task, datetime.fromtimestamp(moment, UTC))
+    return next((run for run in runs if run.status != dg.DagsterRunStatus.FAILURE), None)
+
+
+def _full_runs(instance: dg.DagsterInstance, task: Task, after: datetime | None = None) -> Sequence[dg.DagsterRun]:
+    whole = dg.RunsFilter(tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=after)
+    return instance.get_runs(whole, limit=_LOOKED_AT)
 
 
 def request_full_run(

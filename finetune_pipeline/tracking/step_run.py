@@ -120,13 +120,13 @@ class StepRun:
             raise ValueError(f"metrics must be finite numbers: {', '.join(wrong)}")
         now = int(time.time() * 1000)
         with reaching(self.uri):
-            new = []
-            for name, value, step in values:
-                if (step, float(value)) not in self._known(name):
-                    self._known(name).add((step, float(value)))
-                    new.append(Metric(name, float(value), now, step))
+            rows = dict.fromkeys((name, float(value), step) for name, value, step in values)
+            new = [Metric(n, value, now, step) for n, value, step in rows if (step, value) not in self._known(n)]
             for i in range(0, len(new), _METRICS):
-                self.client.log_batch(self.run_id, metrics=new[i : i + _METRICS])
+                sent = new[i : i + _METRICS]
+                self.client.log_batch(self.run_id, metrics=sent)
+                for metric in sent:
+                    self._known(metric.key).add((metric.step, metric.value))
 
     def _known(self, name: str) -> set[tuple[int, float]]:
         """Return the stored values of a metric, which an earlier attempt may have logged."""

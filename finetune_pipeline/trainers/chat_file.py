@@ -71,17 +71,13 @@ def _row_tokens(example: Example) -> int:
     return guessed_tokens("".join(m["content"] for m in example.messages)) + 4 * len(example.messages)
 
 
-def file_findings(
-    split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules, least_rows: int = 1
-) -> list[Finding]:
+def file_findings(split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules) -> list[Finding]:
     """Findings for everything in a file that the service would refuse or silently change, with line and source.
 
-    Args:
-        split: The split of the rows, for messages.
-        examples: The rows of `file`, line by line.
-        least_rows: Fewest rows of this file.
+    examples: the rows of `file`, line by line.
     """
     findings = []
+    least_rows = rules.least_rows if split == "train" else 1
     if file.rows < least_rows:
         message = f"{file.rows} rows; {rules.service} needs {least_rows} rows or more"
         findings.append(_finding("rows", f"the {split} split", message, "add rows, or set training.trainer: local"))

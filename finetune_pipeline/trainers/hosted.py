@@ -7,6 +7,7 @@ bought once.
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -86,7 +87,7 @@ class HostedTrainer(Trainer):
         if wrong := errors([*common_problems(self, spec), *self.problems(spec)]):
             raise FindingsError(wrong)
         self.service, self.order, self.poll_seconds = self.connect(spec), order, section.poll_seconds
-        self.ledger, self.began = Ledger(order.home / "jobs"), time.time()
+        self.ledger, self.began = Ledger(order.home / "jobs"), time.monotonic()
         train = training_examples(read_examples(order.train), spec.training.model_dump())
         validation = read_examples(order.validation)
         self.files = {
@@ -167,7 +168,7 @@ class HostedTrainer(Trainer):
         spec, service = self.order.spec, self.service
         rules, findings = service.file_rules(), service.findings()
         for split, file in self.files.items():
-            findings += file_findings(split, file, rows[split], rules, rules.least_rows if split == "train" else 1)
+            findings += file_findings(split, file, rows[split], rules)
         estimate = listed_price(service, self.files["train"].tokens, self.order.home, self.order.task_folder)
         if not (self.estimates and estimate.dollars is None):  # else the service says it, once it has the files
             findings += budget_findings(spec.training.budget_usd, estimate, self.order.home)
@@ -186,7 +187,7 @@ class HostedTrainer(Trainer):
         digest = self.digests[split]
         if digest not in entry.files:
             tell("adapter", f"uploads {file.rows} rows of {split} to {self.service.place}")
-            entry.files[digest] = self.service.upload(file.path)
+            entry.files[digest] = self._look(lambda: self.service.upload(file.path))
             self.ledger.write(entry)
         return entry.files[digest]
 
@@ -197,7 +198,7 @@ class HostedTrainer(Trainer):
             if event not in self._reported:
                 self._reported.add(event)
                 tell("adapter", self.service.plain(message))
-        rows = [json.dumps(row) for row in log.losses]
+        rows = [json.dumps(row) for row in log.losses if all(map(math.isfinite, row.values()))]
         fresh = [row for row in rows if row not in self._reported]
         for row in fresh:
             numbers = json.loads(row)

@@ -29,10 +29,15 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
     trained. Services do not give the loss before training: first_eval_loss is None.
 
     Raises:
-        JobError: What came back is no adapter of this base model.
+        JobError: The training diverged, or what came back is no adapter of this base model.
     """
     service, order = trainer.service, trainer.order
     rows = service.log(job.id).losses
+    if lost := [row["step"] for row in rows if not all(map(math.isfinite, row.values()))]:
+        raise JobError(
+            f"the loss was not finite at step {lost[0]} of the job {job.id} at {service.place}\n"
+            "fix: lower the learning rate, or look at the rows; with other settings or rows it is another job, to be paid"
+        )
     order.out.mkdir(parents=True, exist_ok=True)
     history.write(order.out / "history.jsonl", rows)
     evaluated = [row for row in rows if "eval_loss" in row]
@@ -75,7 +80,7 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
         )
         write_json(order.out / ENDPOINT_FILE, hosted.model_dump())
     measured = {
-        "seconds": round(time.time() - trainer.began, 2),
+        "seconds": round(time.monotonic() - trainer.began, 2),
         "billed_tokens": job.tokens,
         "dollars": job.dollars,
         "estimated_dollars": trainer.ledger.entry(trainer.bought).estimate_usd,

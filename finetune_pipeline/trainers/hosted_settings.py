@@ -41,8 +41,7 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
         )
     if section.base_url and (problem := address_problem(section.base_url)):
         findings.append(trainer.finding("address", "base_url", *problem))
-    local = bool(section.base_url and is_local(section.base_url))
-    if spec.advise.private and not local:
+    if spec.advise.private and not (section.base_url and is_local(section.base_url)):
         message = "advise.private says that texts must not leave this machine, and this trainer uploads them"
         fix = "set training.trainer: local, or remove advise.private"
         findings.append(trainer.finding("private", "training.trainer", message, fix))
@@ -69,10 +68,7 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
     lora = low_rank(spec.training)
     other = {"dora": lora.dora, "rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
-    message, fix = (
-        "the service trains only plain LoRA",
-        "remove it, or set training.trainer: local",
-    )
+    message, fix = "the service trains only plain LoRA", "remove it, or set training.trainer: local"
     return [trainer.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]
 
 
@@ -99,10 +95,8 @@ def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | 
             why = f"the price of {engine} for {service.model} in prices.yaml was valid until {price.until}"
             continue
         dollars = price.between[1] * tokens * service.epochs / 1e6
-        reckoned = (
-            f"about {tokens:,} tokens × {service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
-        )
-        return Estimate(dollars, f"{reckoned} (prices.yaml, {price.date})")
+        rate = f"{service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
+        return Estimate(dollars, f"about {tokens:,} tokens × {rate} (prices.yaml, {price.date})")
     return Estimate(None, why)
 
 

@@ -129,12 +129,25 @@ class Ledger:
     def _known_job(self, entry: Entry, service: Service, settle: float) -> Job | None:
         attempt = entry.attempt
         if attempt.job is not None:
-            job: Job | None = service.job(attempt.job)
+            job: Job | None = self._bought_job(entry, attempt.job, service)
         elif attempt.asked_at is not None and attempt.state != "refused":
             job = self._await_job(service, attempt, settle)
         else:  # the ledger may be new, and the job not
             job = _first_of(service.jobs_named(attempt.name), service)
         return self._noted(entry, job) if job is not None else None
+
+    def _bought_job(self, entry: Entry, job: str, service: Service) -> Job:
+        try:
+            return service.job(job)
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
+            raise Refused(
+                f"{service.place} does not know the job {job}, which this training has bought\n"
+                f"fix: use the key of the account that bought it; or, if it was deleted there, remove "
+                f"{self._path(entry.order)} and run again, which buys another",
+                refusal.status,
+            ) from None
 
     def _noted(self, entry: Entry, job: Job) -> Job:
         if (entry.attempt.job, entry.attempt.state) != (job.id, job.state):
@@ -154,12 +167,13 @@ class Ledger:
                 raise
             except Unclear as doubt:
                 say(f"adapter: {doubt}")
+                last = str(doubt).partition("\nfix: ")[0]
                 job = self._await_job(service, entry.attempt, settle)
             if job is not None:
                 return self._noted(entry, job)
         raise OutsideError(
-            f"{service.place} was asked for a job {MOST_REQUESTS} times and has none of the name {entry.attempt.name}\n"
-            "fix: check that the service works, and run again"
+            f"{service.place} was asked for a job {MOST_REQUESTS} times and has none of the name {entry.attempt.name}; the "
+            f"last time, {last}\nfix: check that the service works and the account may buy, and run again"
         )
 
     def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:

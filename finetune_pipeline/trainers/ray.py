@@ -30,9 +30,7 @@ class RayTrainer(Trainer):
     name = "ray"
     where = "the Ray cluster of `training.ray`"
     poll_seconds = POLL_SECONDS
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, RayJob] = {}
+    job: RayJob
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
         section, batch = spec.training.ray, spec.training.batch_size
@@ -47,18 +45,18 @@ class RayTrainer(Trainer):
     def submit(self, order: TrainingOrder) -> str:
         """Find the job of this training, or submit a new attempt. Returns its name in the storage."""
         name = job_name(order)
-        job = self._jobs[name] = RayJob(name, order.spec.training.ray, "adapter", order.work)
-        job.begin(lambda place: _bring_inputs(order, place))
+        self.job = RayJob(name, order.spec.training.ray, "adapter", order.work)
+        self.job.begin(lambda place: _bring_inputs(order, place))
         return name
 
     def poll(self, training: str) -> Literal["running", "ended"]:
-        return "ended" if self._jobs[training].has_ended() else "running"
+        return "ended" if self.job.has_ended() else "running"
 
     def cancel(self, training: str) -> None:
-        self._jobs[training].stop()
+        self.job.stop()
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        self._jobs.pop(training).collect(order.out)
+        self.job.collect(order.out)
         return dict(read_json(order.out / "result.json"))
 
 
@@ -81,6 +79,7 @@ def cluster_findings(section: RaySection) -> list[Finding]:
     if importlib.util.find_spec("ray") is None:
         message, fix = "the package ray is not installed", "pip install 'finetune-pipeline[ray]'"
         return [*findings, Finding("training.ray_missing", "error", "task.yaml: training.trainer", message, fix)]
+    findings += _environment_findings(section)
     cluster = cluster_of(section)
     if cluster and not any(f.severity == "error" for f in findings) and not answers(cluster.address):
         message = f"no Ray cluster answers at {cluster.address}"
@@ -89,9 +88,27 @@ def cluster_findings(section: RaySection) -> list[Finding]:
     return findings
 
 
+def _environment_findings(section: RaySection) -> list[Finding]:
+    if not section.runtime_env:
+        return []
+    from ray.runtime_env import RuntimeEnv
+
+    try:
+        RuntimeEnv(**section.runtime_env)
+    except (TypeError, ValueError) as error:
+        fix = "write it as Ray's documentation of runtime environments says"
+        return [Finding("training.ray_environment", "error", f"{_PLACE}.runtime_env", f"Ray refuses it: {error}", fix)]
+    return []
+
+
 def _address_findings(section: RaySection) -> list[Finding]:
     address, place = section.address, f"{_PLACE}.address"
-    parts = urlsplit(address or "")
+    try:
+        parts = urlsplit(address or "")
+        _ = parts.port
+    except ValueError as error:
+        message, fix = f"the address is no URL: {error}", "write http://HEAD:8265"
+        return [Finding("training.ray_address", "error", place, message, fix)]
     if address is None:
         if started_cluster(read_settings().home):
             return []

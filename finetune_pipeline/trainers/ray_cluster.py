@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from finetune_pipeline.engine.store import read_json, replace_text, write_json
+from finetune_pipeline.engine.store import hold, read_json, replace_text, write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.worker.supervised import MARKER, end_marked
 
@@ -101,18 +101,18 @@ def started_cluster(home: Path) -> Cluster | None:
 def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
     """Start a head node on free ports of 127.0.0.1, or find the one that runs. It wants a token, which only this user reads,
     since whoever may submit a job may run any program. Raises OutsideError where Ray is missing, or does not start."""
-    if cluster := started_cluster(home):
-        return cluster
     if not _RAY.exists():
         raise OutsideError("the package ray is not installed; fix: pip install 'finetune-pipeline[ray]'")
-    fault = ""
-    for _ in range(_STARTS):
-        stop_cluster(home)
-        cluster = _start(home, cpus)
-        fault = _fault_until_ready(cluster)
-        if not fault:
+    with hold(_record(home).with_name(".lock")):
+        if cluster := started_cluster(home):
             return cluster
-    stop_cluster(home)
+        for _ in range(_STARTS):
+            stop_cluster(home)
+            cluster = _start(home, cpus)
+            fault = _fault_until_ready(cluster)
+            if not fault:
+                return cluster
+        stop_cluster(home)
     raise OutsideError(f"Ray does not start here: {fault}\nfix: free memory, or wait until this machine is less busy")
 
 

@@ -13,6 +13,7 @@ Folder of a job in the storage::
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.faults import JobError
+from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.identity import MODEL_FILE
 from finetune_pipeline.reporting import listen, mute, say
@@ -167,14 +168,16 @@ def _agree(choose: Callable[[], Any]) -> Any:
 
 
 def _teller(place: Storage, worker: str, history: Path) -> Callable[[str], None]:
-    """A listener that brings every line, and the history so far, to the storage, for those who follow the job."""
+    """A listener that brings every line, and the history so far, to the storage, for those who follow the job. Where the
+    storage is out of reach the training goes on, and the next line brings those before it."""
     lines: list[str] = []
 
     def keep(line: str) -> None:
         lines.append(line)
-        if history.exists():
-            place.put(history, "history.jsonl")
-        place.write_json("said.json", {"worker": worker, "lines": lines})
+        with contextlib.suppress(OSError, OutsideError):
+            if history.exists():
+                place.put(history, "history.jsonl")
+            place.write_json("said.json", {"worker": worker, "lines": lines})
 
     return keep
 

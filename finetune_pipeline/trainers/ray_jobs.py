@@ -10,6 +10,7 @@ neither looks for a job before it submits one nor gets one back that it has lost
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import shutil
 import time
@@ -198,7 +199,7 @@ class RayJob:
                 if _info(client, self.submission) is not None:
                     return
                 if "No available agent" not in str(error) or time.monotonic() > limit:
-                    raise OutsideError(f"the Ray cluster rejected the job: {_last_line(error)}") from error
+                    raise OutsideError(f"the Ray cluster rejected the job: {_reason(error)}") from error
                 time.sleep(1.0)
 
     def _new_lines(self) -> list[str]:
@@ -210,7 +211,7 @@ class RayJob:
             if log["lines"] and (log["worker"], len(log["lines"])) != (self.worker, self.lines):
                 with contextlib.suppress(OutsideError):  # there is none before the first step
                     place.get("history.jsonl", self.work / "history.jsonl")
-        except OSError:  # the storage is out of reach for a moment
+        except (OSError, OutsideError):  # the storage is out of reach for a moment
             return []
         if log["worker"] != self.worker:
             self.worker, self.lines = log["worker"], 0
@@ -251,7 +252,7 @@ def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
     except RuntimeError as error:
         if isinstance(error, OutsideError):
             raise
-        raise OutsideError(f"the Ray cluster at {cluster.address} reports an error: {_last_line(error)}") from error
+        raise OutsideError(f"the Ray cluster at {cluster.address} reports an error: {_reason(error)}") from error
 
 
 def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
@@ -274,6 +275,9 @@ def _info(client: JobSubmissionClient, submission: str) -> Any:
         raise
 
 
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """The line of an error of Ray's that says most: the last one, which a traceback ends with, or what comes before a web
+    page."""
+    text = re.split(r"<(?:!doctype|html)", str(error), maxsplit=1, flags=re.IGNORECASE)[0]
+    lines = [line for line in text.splitlines() if line.strip(" .")]
+    return lines[-1].strip(" :") if lines else type(error).__name__

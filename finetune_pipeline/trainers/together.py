@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import sync_folder
+from finetune_pipeline.engine.store import hold_if_free, sync_folder
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hosted import HostedModel
@@ -89,8 +89,7 @@ def running_endpoint(
     folder.mkdir(parents=True, exist_ok=True)
     stop_forgotten(service, home)
     record = folder / name
-    with record.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _held(record):
         sync_folder(folder)  # known before it costs anything
         try:
             yield hosted.model_copy(update={"model": _start(service, section, project, name)})
@@ -99,14 +98,23 @@ def running_endpoint(
             record.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _held(record: Path) -> Iterator[None]:
+    """Hold the lock of a record that exists: whoever held it before has removed the file that we waited for."""
+    while True:
+        with record.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if record.exists() and os.path.samestat(record.stat(), os.fstat(lock.fileno())):
+                yield
+                return
+
+
 def stop_forgotten(service: TogetherService, home: Path) -> list[str]:
     """Stop endpoints whose process no longer runs. Returns their names."""
     stopped = []
     for record in sorted((home / "jobs" / "endpoints").glob("*")):
-        with record.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with hold_if_free(record) as free:
+            if not free:
                 continue  # somebody asks it now
             _stop(service, record.name)
             record.unlink(missing_ok=True)

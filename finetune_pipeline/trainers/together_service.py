@@ -10,23 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.faults import JobError
+from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
 from finetune_pipeline.trainers.hosted_settings import low_rank
-from finetune_pipeline.trainers.service import (
-    Estimate,
-    Files,
-    Job,
-    JobLog,
-    JobState,
-    Refused,
-    Service,
-    Unclear,
-)
+from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service
 
 ADDRESS = "https://api.together.ai"
 _STATES: dict[str, JobState] = {
@@ -98,19 +89,13 @@ class TogetherService(Service):
             fix = "choose a model from its list of fine-tuning models, or set training.trainer: local"
             return [self.trainer.finding("not_tunable", "model", message, fix)]
         with self.request(f"say what it allows for {self.model!r}"):
-            training, allowed = self.training, limits.lora_training
+            training, allowed, rate = self.training, limits.lora_training, self.training.learning_rate
             evals = training.evals_per_epoch * self.epochs
             bounds = [
                 ("rank", "lora.r", low_rank(training).r, 1, allowed.max_rank),
                 ("limit", "batch_size", training.batch_size, allowed.min_batch_size, allowed.max_batch_size),
                 ("limit", "epochs", self.epochs, 1, limits.max_num_epochs),
-                (
-                    "learning_rate",
-                    "learning_rate",
-                    training.learning_rate,
-                    limits.min_learning_rate,
-                    limits.max_learning_rate,
-                ),
+                ("learning_rate", "learning_rate", rate, limits.min_learning_rate, limits.max_learning_rate),
                 ("limit", "evals_per_epoch", evals, 0, limits.max_num_evals),
             ]
         findings = []
@@ -145,7 +130,7 @@ class TogetherService(Service):
                     [Finding("hosted.file_refused", "error", place, message, "correct or remove the reported row")]
                 )
             if time.monotonic() > deadline:
-                raise Unclear(f"{self.place} is still checking the file {path.name}\nfix: run again later")
+                raise OutsideError(f"{self.place} is still checking the file {path.name}\nfix: run again later")
             time.sleep(min(self.training.together.poll_seconds, 5.0))
 
     def estimate(self, files: Files) -> Estimate:

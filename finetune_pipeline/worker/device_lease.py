@@ -124,14 +124,14 @@ def _take(folder: Path, device: str, holder: str) -> int | None:
     handle = _open(folder, device)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{holder or 'a training'}, started by process {os.getpid()}".encode())
     except BlockingIOError:
         os.close(handle)
         return None
-    except BaseException:
+    except BaseException:  # a full disk: kept open, the file would lock out this process's own next try
         os.close(handle)
         raise
-    os.ftruncate(handle, 0)
-    os.write(handle, f"{holder or 'a training'}, started by process {os.getpid()}".encode())
     return handle
 
 

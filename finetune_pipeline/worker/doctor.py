@@ -21,6 +21,7 @@ import msgspec
 import psutil
 
 from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
 from finetune_pipeline.worker.kernels import Kernel, check_kernels
 
@@ -170,7 +171,7 @@ def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> De
                 text=True,
                 check=False,
             )
-        except ValueError as error:  # CUDA_VISIBLE_DEVICES hides it
+        except OutsideError as error:  # CUDA_VISIBLE_DEVICES hides it
             return _unusable(place, str(error))
         except subprocess.TimeoutExpired:
             return _unusable(place, f"its kernels did not end within {CHILD_SECONDS:g} s")

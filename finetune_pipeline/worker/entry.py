@@ -190,10 +190,11 @@ def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
     """Write error.json about what ended the job. Returns the exit code."""
     code, kind, message = judge(error, job)
     findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
-    write = launch.write_worker_error if is_worker() else launch.write_error
-    write(out, code, kind, message, findings)
-    if is_first():
+    if is_first():  # first: on a full disk nothing can be written
         say(f"{job.get('stage', job.get('action'))}: {message}")
+    write = launch.write_worker_error if is_worker() else launch.write_error
+    with contextlib.suppress(OSError):
+        write(out, code, kind, message, findings)
     return code
 
 

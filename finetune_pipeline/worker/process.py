@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -9,8 +10,9 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from types import FrameType
+
+import psutil
 
 PARENT_VARIABLE = "FINETUNE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
@@ -95,14 +97,10 @@ def sweep_group() -> None:
     """Kill what this process started and left in its own process group; only when it leads one for a parent."""
     if not os.environ.get(PARENT_VARIABLE) or os.getpgrp() != os.getpid():
         return
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if os.getpgid(int(entry.name)) == os.getpgrp():
-                os.kill(int(entry.name), signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # gone meanwhile, or not ours
-            continue
+    for pid in set(psutil.pids()) - {os.getpid()}:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone meanwhile, or not ours
+            if os.getpgid(pid) == os.getpgrp():
+                os.kill(pid, signal.SIGKILL)
 
 
 def end_by(number: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import dagster as dg
 
 from finetune_pipeline.orchestration.resources import Compute
+from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline_tests.unit.processes import is_running, wait_until
 
 CHILD = "finetune_pipeline_tests.unit.orchestration.child"
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,6 +30,13 @@ def environment(folder: Path, **behave: Any) -> dict[str, str]:
         "TEST_LOCKS": str(folder / "locks"),
         "TEST_JOB": json.dumps({"stage": "adapter", "out": str(folder / "out"), "behave": behave}),
     }
+
+
+def assert_ended(folder: Path, *pids: int) -> None:
+    """Assert that these processes end, and the device is free."""
+    wait_until(lambda: not any(map(is_running, pids)), 60)
+    with lease(["cpu"], lambda _: folder / "locks", timeout_s=10, poll_s=0.05):
+        pass
 
 
 def execute(job: str) -> None:

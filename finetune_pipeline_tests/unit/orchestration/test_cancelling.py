@@ -13,10 +13,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.orchestration import jobs
-from finetune_pipeline_tests.unit.orchestration.jobs import ROOT
+from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, assert_ended
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
 
@@ -59,10 +58,7 @@ class Run:
         return len((self.folder / "attempts").read_text())
 
     def assert_nothing_left(self) -> None:
-        grandchild = number_in(self.folder / "grandchild")
-        wait_until(lambda: not is_running(self.child) and not is_running(grandchild), 30)
-        with lease(["cpu"], lambda _: self.folder / "locks", timeout_s=10, poll_s=0.05):
-            pass
+        assert_ended(self.folder, self.child, number_in(self.folder / "grandchild"))
 
     def close(self) -> None:
         if self.process.poll() is None:

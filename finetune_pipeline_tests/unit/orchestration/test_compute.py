@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.orchestration.resources import Compute, child_environment, places
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM
 from finetune_pipeline_tests.unit.orchestration.jobs import CHILD
@@ -74,7 +75,7 @@ def test_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own == "/mine"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert child_environment("cuda:1", {})["CUDA_VISIBLE_DEVICES"] == "7"
-    with pytest.raises(ValueError, match="shows only 2"):
+    with pytest.raises(OutsideError, match="shows only 2"):
         child_environment("cuda:2", {})
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from finetune_pipeline.engine.step import Step
 from finetune_pipeline.engine.store import Artifact, write_json
-from finetune_pipeline.orchestration.materialize import as_metadata, metrics_of
+from finetune_pipeline.orchestration.materialize import as_metadata, history_follower, metrics_of
+from finetune_pipeline.tracking.step_run import StepRun
+from finetune_pipeline_tests.shared import copy_database
 
 
 def rows_of(value: dg.MetadataValue) -> list[dict]:
@@ -38,6 +42,25 @@ def test_other_containers_are_json_and_numbers_have_four_figures() -> None:
     assert shown["deep"].value == {"a": {"b": {"c": 0.1235}}}
     assert (shown["share"].value, shown["seconds"].value, shown["no"].value) == (0.3333, 12346.0, "nan")
     assert isinstance(as_metadata({"none": []})["none"], dg.JsonMetadataValue)
+
+
+def test_a_training_goes_on_while_mlflow_is_away_and_its_losses_are_logged_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri, said, path = copy_database(tmp_path / "mlflow"), list[str](), tmp_path / "history.jsonl"
+    here, away = MlflowClient(uri), MlflowClient("http://127.0.0.1:9")
+    run = StepRun(here, uri, here.create_run("0").info.run_id, "")
+    follow = history_follower(run, said.append)
+    for step, client in enumerate([here, away, away, here], 1):
+        run.client = client
+        with path.open("a") as history:
+            history.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
+        follow({"work": str(tmp_path)})
+    assert len(said) == 1 and "127.0.0.1" in said[0] and "cannot be reached" in said[0]
+    assert [m.step for m in here.get_metric_history(run.run_id, "loss")] == [1, 2, 3, 4]
 
 
 def test_metrics_are_few_and_named(tmp_path: Path) -> None:

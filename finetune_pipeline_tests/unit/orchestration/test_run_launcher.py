@@ -1,11 +1,14 @@
-"""A run started by Dagster's own launcher in a code server, as the UI and the daemon start them, whose worker is killed.
+"""A run that is started in a code server, as the UI and the daemon start them, and whose processes are killed.
 Cancelling one: end_to_end/test_dagster_dev.py."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,14 @@ from typing import Any
 import dagster as dg
 import psutil
 import pytest
+from dagster._cli.job import _create_run
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
-from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline.orchestration.abandoned import free_abandoned_slots, is_abandoned, process_start
 from finetune_pipeline_tests.unit.orchestration import jobs
-from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, environment
+from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, assert_ended, environment
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
 
@@ -26,32 +31,12 @@ class Launched:
     """A run of the test job that trains, with its processes."""
 
     def __init__(self, folder: Path, instance: dg.DagsterInstance, workspace: Any) -> None:
-        self.folder, self.instance = folder, instance
+        self.folder, self.instance, self.workspace = folder, instance, workspace
         request = workspace.create_request_context()
         (location,) = request.code_locations
         (repository,) = location.get_repositories().values()
         remote = repository.get_full_job("in_many_processes")
-        plan = location.get_execution_plan(remote, {}, None, None, None)
-        self.run = instance.create_run(
-            job_name="in_many_processes",
-            run_id=None,
-            run_config={},
-            status=dg.DagsterRunStatus.NOT_STARTED,
-            tags={},
-            root_run_id=None,
-            parent_run_id=None,
-            step_keys_to_execute=None,
-            execution_plan_snapshot=plan.execution_plan_snapshot,
-            job_snapshot=remote.job_snapshot,
-            parent_job_snapshot=None,
-            asset_selection=None,
-            asset_check_selection=None,
-            resolved_op_selection=None,
-            op_selection=None,
-            remote_job_origin=remote.get_remote_origin(),
-            job_code_origin=remote.get_python_origin(),
-            asset_graph=repository.asset_graph,
-        )
+        self.run = _create_run(instance, location, repository, remote, {}, None, None, None)
         instance.launch_run(self.run.run_id, request)
         wait_until((folder / "child").exists, 120)
         self.child, self.grandchild = number_in(folder / "child"), number_in(folder / "grandchild")
@@ -70,10 +55,12 @@ class Launched:
         assert found is not None
         return found.status
 
+    def monitor(self) -> None:
+        """What the daemon does every ten seconds."""
+        assert not any(execute_run_monitoring_iteration(self.workspace, logging.getLogger("daemon")))
+
     def assert_nothing_left(self) -> None:
-        wait_until(lambda: not is_running(self.child) and not is_running(self.grandchild), 30)
-        with lease(["cpu"], lambda _: self.folder / "locks", timeout_s=10, poll_s=0.05):
-            pass
+        assert_ended(self.folder, self.child, self.grandchild)
         assert (self.folder / "attempts").read_text() == "x", "it was tried again"
 
 
@@ -98,3 +85,57 @@ def test_a_killed_run_worker_leaves_no_training(launched: Launched) -> None:
         dg.DagsterRunStatus.STARTED,
         dg.DagsterRunStatus.FAILURE,
     )  # or run monitoring will say so
+
+
+@pytest.mark.parametrize("everything", [True, False], ids=["everything", "all but the step"])
+def test_a_run_whose_code_server_was_killed_with_it_is_ended_and_frees_its_slot(
+    launched: Launched, everything: bool
+) -> None:
+    """As when the machine loses its power: nobody is left who could tell how the run ended."""
+    storage, worker = launched.instance.event_log_storage, launched.worker()
+    storage.set_concurrency_slots("gpu", 1)
+    assert storage.claim_concurrency_slot("gpu", launched.run.run_id, "adapter").is_claimed
+    server = worker.parent()
+    assert server is not None
+    killed = [server, *server.children(recursive=True)]
+    if not everything:
+        killed = [server, worker]
+        launched.monitor()  # knows the process already
+    for process in killed:
+        process.kill()
+    psutil.wait_procs(killed, 30)
+    assert launched.status() == dg.DagsterRunStatus.STARTED
+    free_abandoned_slots(launched.instance)  # what a command line does that waits; the daemon's way is a setting
+    assert not storage.get_concurrency_info("gpu").claimed_slots
+    launched.monitor()
+    assert launched.status() == dg.DagsterRunStatus.FAILURE
+    launched.assert_nothing_left()
+
+
+def test_another_process_with_the_number_and_a_parents_tags_are_not_taken_for_the_runs_own(launched: Launched) -> None:
+    instance = launched.instance
+    run = instance.get_run_by_id(launched.run.run_id)
+    assert run is not None and not is_abandoned(instance, run)
+    (mark,) = [e.message for e in instance.all_logs(run.run_id) if "after the machine" in e.message]
+    number, began = re.findall(r"[\d.]+", mark)
+    assert int(number) == launched.worker().pid
+    assert float(began) == pytest.approx(process_start(int(number)), abs=0.1)
+
+    @dg.job
+    def nothing() -> None: ...
+
+    tags = {"finetune/pid": str(os.getpid()), "finetune/process_started": "1.00"}
+    killed = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert is_abandoned(instance, killed), "another process has its number now"
+    again = instance.create_run_for_job(
+        nothing, tags=tags, parent_run_id=killed.run_id, root_run_id=killed.run_id, status=dg.DagsterRunStatus.STARTED
+    )
+    assert not is_abandoned(instance, again), "these are the tags of the run that it repeats"
+
+
+def test_a_zombie_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.read() == b""
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        with pytest.raises(psutil.NoSuchProcess):
+            process_start(process.pid)

@@ -73,6 +73,42 @@ def test_a_refused_order_is_not_asked_for_again(server: OpenAiJobsServer, rows: 
     assert len(server.asked("POST", "/jobs")) == 1
 
 
+def test_the_reason_for_which_no_job_was_made_is_told(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+    """OpenAI answers 429 also where the account has no credit left."""
+    usual = server.answer
+    server.answer = lambda request: (  # type: ignore[method-assign]
+        refusal(429, "You exceeded your current quota")
+        if request.path.endswith("/jobs") and request.body
+        else usual(request)
+    )
+    section = {**GPT, "base_url": server.url, "settle_seconds": 0.0}
+    with pytest.raises(OutsideError, match="3 times and has none .* answered 429 .* exceeded your current quota"):
+        train(make_order(make_task("openai", section), rows, tmp_path))
+    assert len(server.asked("POST", "/jobs")) == 3 and not server.jobs
+
+
+def test_a_bought_job_that_the_account_does_not_have_is_told_with_its_record(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path
+) -> None:
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+    train(order)
+    server.jobs.clear()
+    (record,) = (tmp_path / "home/jobs").glob("*.json")
+    with pytest.raises(JobError, match=f"does not know the job ftjob-1.*(?s:.)*remove {record}"):
+        train(order)
+    assert not server.jobs, "only a person knows whether it was deleted"
+    record.unlink()
+    train(order)
+    assert len(server.jobs) == 1
+
+
+def test_an_upload_that_is_cut_off_is_repeated(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+    faults = ["drop", "refuse", "drop after", "busy"]
+    server.fault = lambda request: faults.pop() if faults and request.path.endswith("/files") else None
+    train(make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path))
+    assert not faults and len(server.jobs) == 1
+
+
 def test_processes_at_the_same_time_share_one_job(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
     server.fault = lambda request: "slow" if request.path.endswith("/jobs") and request.body else None
     section = {**GPT, "base_url": server.url}

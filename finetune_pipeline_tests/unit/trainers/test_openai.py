@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,17 @@ def test_the_graphs_checks_know_what_a_service_cannot_tell(
     facts["history"] = []
     silent = {check.name: check.ask(artifact, spec) for check in PIPELINE.steps["adapter"].checks}
     assert silent["loss_finite"].warns and silent["learned"].warns and not silent["learned"].passed
+
+
+def test_a_training_that_diverged_there_is_told_and_its_curve_is_kept(
+    server: OpenAiJobsServer, order: TrainingOrder
+) -> None:
+    server.losses = [(2.0, 1.9), (math.nan, math.inf)]
+    for _ in range(2):
+        with pytest.raises(JobError, match=r"not finite at step 2 of the job ftjob-1"):
+            train(order)
+    rows = [json.loads(line) for line in (order.work / "history.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.9}] and len(server.jobs) == 1
 
 
 def test_a_model_that_stays_there_is_an_endpoint(

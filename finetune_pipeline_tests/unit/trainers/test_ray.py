@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,16 @@ def test_what_the_workers_refuse_is_told_once(inputs: Path, home: Path, tmp_path
         train(order)
     (submission,) = attempts(home, order)
     assert "started again" not in cluster(home).client().get_job_logs(submission)
+
+
+@pytest.mark.ray
+def test_two_who_start_a_cluster_at_once_get_the_same(tmp_path: Path) -> None:
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(lambda _: start_cluster(tmp_path, cpus=1), range(2))
+        assert first == second == started_cluster(tmp_path)
+    finally:
+        stop_cluster(tmp_path)
 
 
 @pytest.mark.ray

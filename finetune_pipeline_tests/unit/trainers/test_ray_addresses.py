@@ -9,9 +9,11 @@ import pytest
 import ray
 import yaml
 
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.trainers.ray import cluster_findings
 from finetune_pipeline.trainers.ray_cluster import Cluster
+from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import RayJobsServer
 
 FILES = Path(__file__).resolve().parents[3] / "docs" / "clusters"
@@ -23,9 +25,9 @@ def get_job_submission_client_cluster_info(address, **_):
 """
 
 
-def rules(address: str | None, storage: Path) -> dict[str, str]:
+def rules(address: str | None, storage: Path | str, **more: Any) -> dict[str, str]:
     """Rule and fix of every finding about a cluster at an address."""
-    section = RaySection(address=address, storage=str(storage))
+    section = RaySection(address=address, storage=str(storage), **more)
     return {f.rule: f"{f.message}; {f.fix}" for f in cluster_findings(section)}
 
 
@@ -35,6 +37,8 @@ def rules(address: str | None, storage: Path) -> dict[str, str]:
         (None, "training.ray_address", "finetune cluster up"),
         ("https://me:secret@head:8265", "training.ray_address", "RAY_AUTH_TOKEN"),
         ("head:8265", "training.ray_address", "http://HEAD:8265"),
+        ("http://127.0.0.1:99999", "training.ray_address", "Port out of range"),
+        ("https://me:secret@[head", "training.ray_address", "no URL"),
         ("nosuchplatform://project/cluster", "training.ray_address", "no package nosuchplatform is installed"),
         ("json://project/cluster", "training.ray_address", "finds Ray clusters"),
         ("http://head.invalid:8265", "training.ray_clear", "unencrypted"),
@@ -49,9 +53,12 @@ def test_an_address_that_will_not_do_is_told_before_anything_is_sent(
     assert message in found[rule] and "secret" not in str(found)
 
 
-def test_a_cluster_that_answers_is_well(tmp_path: Path) -> None:
+def test_a_cluster_that_answers_is_well_and_what_it_would_refuse_is_told(tmp_path: Path) -> None:
     with RayJobsServer() as server:
-        assert not rules(server.address, tmp_path)
+        assert not rules(server.address, tmp_path, runtime_env={"pip": ["numpy"], "env_vars": {"A": "1"}})
+        found = rules(server.address, "nosuch://[x", runtime_env={"env_vars": ["A=1"]})
+    assert set(found) == {"training.storage", "training.ray_environment"}
+    assert "must be of type Dict[str, str]" in found["training.ray_environment"]
 
 
 def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +69,29 @@ def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pyte
         assert not rules("cloudofmine://project/cluster", tmp_path)
         submitted = Cluster("cloudofmine://project/cluster").client().submit_job(entrypoint="true", submission_id="one")
         assert submitted == "one" and server.running() == ["one"]
+
+
+@pytest.mark.parametrize("key", ["somebody", None], ids=["out of reach", "no credentials"])
+def test_an_object_store_that_cannot_be_used_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, key) if key else monkeypatch.delenv(name, raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(OutsideError, match=r"storage s3://b/jobs cannot be used: (?s:.)*fix: .* credentials"):
+            Storage("s3://b/jobs").has_folder("result")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_the_files_of_the_docs_make_clusters_of_the_ray_that_is_pinned() -> None:

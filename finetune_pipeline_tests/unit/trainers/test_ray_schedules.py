@@ -12,9 +12,10 @@ import pytest
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.trainers.ray import RayTrainer, job_name
+from finetune_pipeline.trainers.ray_job import _teller
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import FAULTS, RayJobsServer
-from finetune_pipeline_tests.service_server import Request
+from finetune_pipeline_tests.service_server import Reply, Request
 from finetune_pipeline_tests.unit.trainers.test_ray import order_of
 from finetune_pipeline_tests.unit.training.jobs import make_inputs
 
@@ -122,3 +123,35 @@ def test_a_failed_job_is_told_with_its_reason_and_where_to_look(inputs: Path, tm
             with pytest.raises(kind, match="the rows are too long"):
                 trainer.collect(name, order)
         assert len(server.jobs) == 2, "what failed is tried anew when it is asked for again"
+
+
+def test_a_worker_goes_on_while_the_storage_is_away_and_says_all_later(tmp_path: Path) -> None:
+    place = Storage(str(tmp_path / "place"))
+    (tmp_path / "place").touch()  # no folder can be there
+    keep = _teller(place, "worker 1", tmp_path / "history.jsonl")
+    keep("step 1")
+    (tmp_path / "place").unlink()
+    keep("step 2")
+    assert place.read_json("said.json") == {"worker": "worker 1", "lines": ["step 1", "step 2"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b"<html>\n<h1>502 Bad Gateway</h1>\n</html>\n", 502, "reports an error: Request failed with status code 502$"),
+        (b"<html>\nplease log in\n</html>\n", 200, "does not answer"),
+        (b"Traceback:\n  File <string>\nValueError: no room\n", 500, "reports an error: ValueError: no room"),
+    ],
+)
+def test_what_stands_before_a_cluster_or_fails_in_it_is_told_in_one_line(
+    inputs: Path, tmp_path: Path, content: bytes, status: int, message: str
+) -> None:
+    with RayJobsServer() as server:
+        usual = server.answer
+        server.answer = lambda request: (  # type: ignore[method-assign]
+            usual(request) if request.path == "/api/version" else Reply(content, status)
+        )
+        order = order_of(inputs, tmp_path, ray={"address": server.address, "storage": str(tmp_path / "storage")})
+        with pytest.raises(OutsideError, match=message) as told:
+            RayTrainer().submit(order)
+        assert "\n" not in str(told.value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
+from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.trainers.orders import (
     QUICK,
     interrupt,
@@ -184,6 +187,27 @@ def test_an_endpoint_runs_while_it_is_asked_and_is_stopped_whatever_happens(
         server.fault = lambda request: faults.pop() if faults and request.method == "DELETE" else None
         raise ZeroDivisionError
     assert not server.endpoints and not list((order.home / "jobs/endpoints").iterdir())
+
+
+def test_who_waited_for_an_endpoint_is_on_record_too(server: TogetherServer, rows: Path, tmp_path: Path) -> None:
+    spec = make_task("together", {**ENDPOINT, "base_url": server.address})
+    order = make_order(spec, rows, tmp_path)
+    train(order)
+    hosted = read_hosted(order.out)
+    assert hosted
+    known: list[int] = []
+
+    def second() -> None:
+        with TRAINERS["together"].serving(spec, hosted, order.home):
+            known.append(len(list((order.home / "jobs/endpoints").iterdir())))
+
+    waiting = threading.Thread(target=second)
+    with TRAINERS["together"].serving(spec, hosted, order.home):
+        waiting.start()
+        pending = re.compile(rf"-> FLOCK .* {os.getpid()} ")  # a thread of this process waits for a lock
+        wait_until(lambda: pending.search(Path("/proc/locks").read_text()))
+    waiting.join()
+    assert known == [1] and not server.endpoints
 
 
 def die_while_serving(spec: TaskSpec, out: Path, home: Path) -> None:

@@ -28,6 +28,22 @@ with lease(["cpu"], lambda device: Path(sys.argv[1]), holder="ticket_triage/adap
 """
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from finetune_pipeline.worker.device_lease import lease
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+try:
+    with lease(["cpu"], lambda device: Path(sys.argv[1])):
+        pass
+except OSError:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with lease(["cpu"], lambda device: Path(sys.argv[1]), timeout_s=0) as (device, _):
+        print(device)
+"""
+
+
 def taken(folder: Path, *devices: str, **more: Any) -> AbstractContextManager[tuple[str, Any]]:
     return lease(list(devices), lambda device: folder, poll_s=0.05, **more)
 
@@ -59,6 +75,11 @@ def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
     os.kill(child, signal.SIGKILL)
     with taken(tmp_path, "cpu", timeout_s=20) as (device, _):
         assert device == "cpu"
+
+
+def test_a_full_disk_holds_back_no_later_try_of_the_same_process(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "cpu\n", done.stderr
 
 
 def test_several_devices_are_taken_together_or_not_at_all(tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -
     assert "fix:" in error["message"] and not (tmp_path / "out" / "result.json").exists()
 
 
+def test_on_a_full_disk_the_reason_is_told_all_the_same(tiny: Path, tmp_path: Path) -> None:
+    job = base_job(base_model=str(tiny), revision=None, out=tmp_path / "out")
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    command = ["prlimit", "--fsize=20", sys.executable, "-m", entry.__name__, str(tmp_path / "job.json")]
+    done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "base_model: " in done.stderr and "limit of a file's size" in done.stderr
+
+
 ON = {"micro_batch_size": 1, "gradient_checkpointing": True}
 
 
