@@ -3,7 +3,6 @@ falls, and the regression ledger grows. The models are stand-ins; files, seal, l
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,11 +168,7 @@ def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Pa
     brittle = stage.judge("119-b")
     assert [g["name"] for g in brittle["gates"] if not g["passed"]] == ["robust"]
     assert "another case -" in stage.gate(brittle, "robust")["message"]
-    page = (tmp_path / "report/119-b/report.html").read_text()
-    assert "The same rows, perturbed" in page and "Another case cost more than 10.0 points" in page
-    stage.spec = spec(robustness={"rows": 59})
-    few = stage.judge("120-c")
-    assert few["passed"] is True and stage.gate(few, "robust")["status"] == "warned", "59 rows are too few to hold back"
+    assert "Another case cost more than 10.0 points" in (tmp_path / "report/119-b/report.html").read_text()
 
 
 def logged(i: int, **more: Any) -> dict[str, Any]:
@@ -186,8 +181,6 @@ def logged(i: int, **more: Any) -> dict[str, Any]:
 
 def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: Path) -> None:
     stage = Stage(tmp_path, robustness={"rows": 0})
-    stage.logged = [logged(i) for i in range(12)]
-    assert "12 recent production rows" in stage.gate(stage.judge("118-b"), "recent_production")["message"]
     stage.logged = [logged(i) for i in range(45)]
     stage.logged += [logged(50, input="Ticket  number 3"), logged(51, input="t 1")]
     better = stage.judge("119-c")
@@ -202,9 +195,6 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     worse = stage.judge("120-d")
     assert [g["name"] for g in worse["gates"] if not g["passed"]] == ["recent_production"]
     assert "-51.1 points against the base" in stage.gate(worse, "recent_production")["message"]
-    folder = tmp_path / "report/120-d"
-    assert json.loads((folder / "report.json").read_text())["production"]["scores"]["candidate"]["value"] == 0
-    assert "Recent production rows" in (folder / "report.html").read_text()
 
 
 def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:
