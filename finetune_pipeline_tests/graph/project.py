@@ -161,3 +161,7 @@ class Project:
 
     def facts(self, step: str) -> dict[str, Any]:
         return json.loads((self.artifact(step) / "artifact.json").read_text())["facts"]
+
+
+Finished = tuple[Project, int, dict[str, Any]]
+"""A project after its first run, the run's exit code, and its answer."""

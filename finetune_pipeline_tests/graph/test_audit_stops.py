@@ -8,11 +8,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 
 
 def test_the_page_is_to_be_had_where_the_training_was_stopped(
-    finished: tuple[Project, int, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project.continued(finished[0], tmp_path, "base_model")
     config = tmp_path / "base" / "tokenizer_config.json"

@@ -14,7 +14,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import load_task
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
@@ -30,7 +30,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def project(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run with all of them, which nobody has rated yet."""
     ability = {"suite": False, "files": ["items/*.jsonl"], "harness": {"tasks": ["bench"], "limit": 6}}
     folder = tmp_path_factory.mktemp("judged")

@@ -27,7 +27,7 @@ from finetune_pipeline_tests.graph.disturbed import (
     wait_for,
     whole,
 )
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 
@@ -49,7 +49,7 @@ def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psu
     return trainer
 
 
-def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, int, dict], tmp_path: Path) -> None:
+def test_a_kill_in_training_is_told_and_taken_up_again(finished: Finished, tmp_path: Path) -> None:
     """The real command; its workers are warm."""
     undisturbed, _, _ = finished
     project = Project.continued(undisturbed, tmp_path, "training_plan", cold=True)

@@ -18,7 +18,7 @@ import pytest
 from finetune_pipeline.evaluation.predictions import read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 
 METHODS = ["qlora", "prefix", "prompt", "full"]
 CHAINED = METHODS[1:]
@@ -59,7 +59,7 @@ def training(method: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def chain(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def chain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     import mlflow
     import pandas
 

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 from finetune_pipeline_tests import wheel
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished
 
 
-def test_the_wheel_runs_from_its_own_files_and_writes_none_there(finished: tuple[Project, int, dict]) -> None:
+def test_the_wheel_runs_from_its_own_files_and_writes_none_there(finished: Finished) -> None:
     environment = finished[0].root.parent / "wheel" / "environment"
     (package,) = environment.glob("lib/python*/site-packages/finetune_pipeline")
     python = [str(environment / "bin/python"), "-c", "import finetune_pipeline; print(finetune_pipeline.__file__)"]
@@ -26,7 +26,7 @@ def test_the_wheel_runs_from_its_own_files_and_writes_none_there(finished: tuple
     assert {name for name in there if "__pycache__" not in name} <= installed
 
 
-def test_the_state_of_a_project_is_in_its_folder(finished: tuple[Project, int, dict]) -> None:
+def test_the_state_of_a_project_is_in_its_folder(finished: Finished) -> None:
     root, steps = finished[0].root, finished[2]["steps"]
     assert {p.name for p in root.iterdir() if not p.suffix} == {".finetune", "base", "data"}
     for made in ("artifacts", "mlflow/mlflow.db", "dagster/history", "dagster/dagster.yaml"):

@@ -15,7 +15,7 @@ from finetune_pipeline.pipeline import CHECKS, PIPELINE, STEPS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 
 ASSETS = {step.name for step in STEPS if not step.asked_for}
 
@@ -64,12 +64,12 @@ def look() -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(finished: tuple[Project, int, dict]) -> dict:
+def seen(finished: Finished) -> dict:
     """What Dagster and MLflow hold after the run, read in a process of its own."""
     return json.loads(finished[0].call(look).splitlines()[-1])
 
 
-def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> None:
+def test_the_run_ends_with_a_verdict(finished: Finished) -> None:
     project, code, result = finished
     assert code in (0, 2), result
     assert result["passed"] is (code == 0)
@@ -77,7 +77,7 @@ def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> Non
     assert result["verdict"] and ("Do not ship it" if code else "Ship it.") in page
 
 
-def test_the_registered_model_has_its_card(finished: tuple[Project, int, dict]) -> None:
+def test_the_registered_model_has_its_card(finished: Finished) -> None:
     project, code, _ = finished
     written = project.artifact("model_version") / "README.md"
     (registered,) = [p for p in (project.home / "mlflow").rglob("README.md") if (p.parent / "MLmodel").is_file()]
@@ -90,7 +90,7 @@ def test_the_registered_model_has_its_card(finished: tuple[Project, int, dict]) 
     assert "models:/colours@champion" in card.text and project.artifact("splits").name in card.text
 
 
-def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int, dict], seen: dict) -> None:
+def test_dagster_knows_every_asset_and_every_check(finished: Finished, seen: dict) -> None:
     assert set(seen["assets"]) == ASSETS
     result = finished[2]["steps"]
     assert {k: v for k, v in seen["assets"].items() if k in result} == {k: v["version"] for k, v in result.items()}
@@ -100,7 +100,7 @@ def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int,
     assert [c for c in seen["checks"] if not c[2] and c[3]] == [], "what blocks would have ended the run"
 
 
-def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, int, dict], seen: dict) -> None:
+def test_mlflow_holds_the_same_names_under_one_parent(finished: Finished, seen: dict) -> None:
     nested = {name: run for name, run in seen["mlflow"].items() if run["parent"]}
     assert set(nested) == {f"colours/{asset}" for asset in ASSETS}
     assert {run["status"] for run in seen["mlflow"].values()} == {"FINISHED"}
@@ -125,15 +125,13 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert ("champion" in seen["model"]["aliases"]) is finished[2]["passed"]
 
 
-def test_the_sealed_test_was_opened_once(finished: tuple[Project, int, dict]) -> None:
+def test_the_sealed_test_was_opened_once(finished: Finished) -> None:
     ledger = finished[0].home / "artifacts" / "colours" / "state" / "test_openings.jsonl"
     (line,) = ledger.read_text().splitlines()
     assert json.loads(line)["candidate"] == finished[2]["steps"]["merged_model"]["version"]
 
 
-def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(
-    finished: tuple[Project, int, dict],
-) -> None:
+def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(finished: Finished) -> None:
     from safetensors import safe_open
 
     project = finished[0]
@@ -144,7 +142,7 @@ def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(
     assert len(names) == 28 and all("lora_A" in n or "lora_B" in n for n in names)
 
 
-def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, int, dict]) -> None:
+def test_the_plan_is_told_and_the_training_taught_it(finished: Finished) -> None:
     project = finished[0]
     plan, adapter = project.facts("training_plan"), project.facts("adapter")
     assert plan["steps"] == adapter["steps"] and [p["method"] for p in plan["phases"]] == ["qlora", "lora"]
@@ -161,7 +159,7 @@ def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, in
     assert again["seconds"]["low"] <= measured["train_seconds"] <= again["seconds"]["high"]
 
 
-def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, dict]) -> None:
+def test_training_gets_no_path_to_the_sealed_test(finished: Finished) -> None:
     """Only the predicting step's manifest and job know the sealed file."""
     project = finished[0]
     for step in ("adapter", "few_shot_baseline", "merged_model", "training_plan"):
@@ -170,7 +168,7 @@ def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, 
 
 
 def test_a_plan_that_does_not_fit_stops_everything_after_it(
-    finished: tuple[Project, int, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project.continued(finished[0], tmp_path, "training_plan")
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "0.3")
@@ -183,7 +181,7 @@ def test_a_plan_that_does_not_fit_stops_everything_after_it(
     assert not made & {"adapter", "merged_model", "test_predictions", "evaluation_report", "model_version"}
 
 
-def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple[Project, int, dict]) -> None:
+def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: Finished) -> None:
     project = finished[0]
     task, store = load_task(project.folder), ArtifactStore(project.home / "artifacts")
     outside = collect_run_inputs(task, None, store)
