@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = Request(self.command, unquote(parts.path), parse_qs(parts.query), dict(self.headers), body)
+        request = Request(self.command, unquote(parts.path), parse_qs(parts.query), self.headers, body)
         server = self.server
         with server.lock:
             server.note(request)

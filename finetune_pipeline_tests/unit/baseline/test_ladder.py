@@ -55,7 +55,7 @@ def limited(**advise: float) -> TaskSpec:
 def test_thirty_equal_prompts_have_no_sure_winner() -> None:
     """The best of thirty equally good prompts looks far better than it is; chosen on one half and scored on the other, it
     is not. Over many trials the first prompt is surely beaten no more often than the confidence allows."""
-    of, trials, naive, fair, optimism = spec(), 120, 0, 0, []
+    of, trials, naive, fair, optimism = spec(), 60, 0, 0, []
     metric = METRICS[of.metric]
     for trial in range(trials):
         prompts = {f"p{i}": answers(luck(0.6, 120, 1000 * trial + i)) for i in range(30)}
