@@ -113,9 +113,8 @@ class Project:
         (self.folder / "raw" / name).write_text("".join(json.dumps(r) + "\n" for r in made))
 
     def environment(self) -> dict[str, str]:
-        env = {
-            k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")
-        }
+        ours = ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")
+        env = {k: v for k, v in os.environ.items() if k not in ours}
         warm = {} if self.cold else warm_workers.start()
         places = {"FINETUNE_DATA": str(self.data), "FINETUNE_HOME": str(self.home)}
         return {**env, **warm, **places, "OMP_WAIT_POLICY": "PASSIVE"}
@@ -125,14 +124,8 @@ class Project:
         return [*start, *arguments]
 
     def finetune(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment(),
-            text=True,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
+        command, how = self.command(*arguments), {"text": True, "capture_output": True, "check": False}
+        return subprocess.run(command, env=self.environment(), timeout=timeout, **how)
 
     def run(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """``finetune run --json``: exit code and what it told. Asserts that it told something."""
@@ -142,22 +135,16 @@ class Project:
 
     def call(self, function: Callable[[], None]) -> str:
         """What a function of a test prints, called in a process of its own with the project's environment."""
-        done = subprocess.run(
-            [*warm_workers.CALL, f"{function.__module__}:{function.__name__}", "[]"],
-            env={**self.environment(), **warm_workers.start()},
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+        command = [*warm_workers.CALL, f"{function.__module__}:{function.__name__}", "[]"]
+        environment = {**self.environment(), **warm_workers.start()}
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
     def artifact(self, step: str) -> Path:
         """The folder of the newest artifact of a step."""
-        found = sorted(
-            (self.home / "artifacts" / "colours" / step).glob("*/artifact.json"), key=lambda p: p.stat().st_mtime
-        )
-        return found[-1].parent
+        found = self.home.glob(f"artifacts/colours/{step}/*/artifact.json")
+        return max(found, key=lambda p: p.stat().st_mtime).parent
 
     def facts(self, step: str) -> dict[str, Any]:
         return json.loads((self.artifact(step) / "artifact.json").read_text())["facts"]

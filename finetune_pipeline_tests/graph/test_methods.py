@@ -48,14 +48,8 @@ class Chain:
 
 
 def training(method: str) -> dict[str, Any]:
-    return {
-        "method": method,
-        "epochs": 2,
-        "learning_rate": RATES[method],
-        "precision": "float32",
-        "evals_per_epoch": 1,
-        **({method: {"tokens": 8}} if method in ("prefix", "prompt") else {}),
-    }
+    made = {"method": method, "epochs": 2, "learning_rate": RATES[method], "precision": "float32", "evals_per_epoch": 1}
+    return made | ({method: {"tokens": 8}} if method in ("prefix", "prompt") else {})
 
 
 @pytest.fixture(scope="module")

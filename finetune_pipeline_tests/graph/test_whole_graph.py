@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.pipeline import CHECKS, PIPELINE, STEPS
+from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
@@ -28,18 +28,12 @@ def look() -> None:
 
     home = str(read_settings().project)
     os.environ.setdefault("DAGSTER_HOME", home)
-    result: dict[str, Any] = {"assets": {}, "checks": [], "mlflow": {}}
+    result: dict[str, Any] = {"assets": {}, "mlflow": {}}
     with dg.DagsterInstance.from_config(home) as instance:
         for key in instance.all_asset_keys():
             event = instance.get_latest_materialization_event(key)
             if event:
                 result["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
-        for run in instance.get_runs():
-            for record in instance.all_logs(run.run_id):
-                if record.is_dagster_event and record.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION":
-                    e = record.dagster_event.event_specific_data
-                    stops = e.blocking and e.severity.value == "ERROR"
-                    result["checks"].append([e.asset_key.path[-1], e.check_name, e.passed, stops])
     client = Tracking().client()
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
@@ -90,14 +84,10 @@ def test_the_registered_model_has_its_card(finished: Finished) -> None:
     assert "models:/colours@champion" in card.text and project.artifact("splits").name in card.text
 
 
-def test_dagster_knows_every_asset_and_every_check(finished: Finished, seen: dict) -> None:
+def test_dagster_knows_every_asset_with_its_version(finished: Finished, seen: dict) -> None:
     assert set(seen["assets"]) == ASSETS
     result = finished[2]["steps"]
     assert {k: v for k, v in seen["assets"].items() if k in result} == {k: v["version"] for k, v in result.items()}
-    assert {(asset, check) for asset, check, *_ in seen["checks"]} == {
-        (step, c.name) for step, c in CHECKS if step in ASSETS
-    }
-    assert [c for c in seen["checks"] if not c[2] and c[3]] == [], "what blocks would have ended the run"
 
 
 def test_mlflow_holds_the_same_names_under_one_parent(finished: Finished, seen: dict) -> None:

@@ -308,11 +308,11 @@ def test_pages_show_the_frontier_and_a_report_shows_the_ladder_first() -> None:
     html = page_html(ladder_page("<tickets>", "Sort tickets.", made))
     assert "&lt;tickets&gt;" in html and "<tickets>" not in html
     assert any(line.startswith("→ The retrieval") for line in ladder_lines("tickets", made))
-    made = answer(0.5, {0.25: 0.7, 0.5: 0.8})
+    made, result = answer(0.5, {0.25: 0.7, 0.5: 0.8}), evaluation()
     assert "Trained on all rows, extrapolated" in page_html(ladder_page("tickets", "", made))
-    first = evaluation_page(evaluation(), [], ladder=made).shown[0]
+    first = evaluation_page(result, [], ladder=made).shown[0]
     assert first.id == "ladder" and made.sentence in getattr(first.blocks[0], "text", "")
-    assert all(section.id != "ladder" for section in evaluation_page(evaluation(), []).shown)
+    assert all(section.id != "ladder" for section in evaluation_page(result, []).shown)
 
 
 def test_a_metric_of_errors_gives_the_same_ladder_as_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
