@@ -265,7 +265,7 @@ def _answers(right):
     return {r["example_id"]: r["gold"] if i < right else "no label" for i, r in enumerate(BASE)}
 
 
-@pytest.mark.parametrize("name", ["commonest", "nearest", "linear"])
+@pytest.mark.parametrize("name", ["commonest", "linear"])
 def test_every_simple_model_must_surely_be_beaten(name):
     others = {other: _answers(40) for other in ("commonest", "nearest", "linear")}
     blind = name == "commonest"  # nothing is learned where this one is not beaten: that is no reason to use it
