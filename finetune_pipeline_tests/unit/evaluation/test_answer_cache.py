@@ -81,12 +81,12 @@ def _writer(folder: Path, who: str, batches: int) -> subprocess.Popen[str]:
 
 def test_writers_at_the_same_time_lose_nothing_and_a_killed_one_leaves_whole_batches(tmp_path: Path) -> None:
     killed, other = _writer(tmp_path, "a", 100_000), _writer(tmp_path, "b", 12)
-    assert killed.stdout is not None
-    for _ in range(5):
-        killed.stdout.readline()
-    other.communicate(timeout=120)
+    for writer in (killed, other):
+        for _ in range(5):
+            writer.stdout.readline()  # type: ignore[union-attr]
     killed.kill()
-    killed.communicate(timeout=60)
+    for writer in (killed, other):
+        writer.communicate(timeout=120)
     assert other.returncode == 0
     reader = cache(tmp_path)
 
