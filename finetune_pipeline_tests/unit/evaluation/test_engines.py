@@ -17,7 +17,7 @@ from finetune_pipeline.models.inference import generation
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
-from finetune_pipeline_tests.openai_server import completion, openai_server
+from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -83,25 +83,6 @@ def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_p
         assert server.requests == []
     with pytest.raises(JobError, match="start the server"):
         run(made, tmp_path, endpoint(server.url, tries=1), [served(made, "candidate", "small")])
-
-
-@pytest.mark.parametrize(
-    ("fault", "status", "scored"),
-    [((500, {}, b"broken"), "error", "refused: 500"), (completion("how_to and", "length"), "truncated", "")],
-    ids=["exception", "cut"],
-)
-def test_a_fault_of_the_endpoint_is_one_failed_row(made, tmp_path, fault, status, scored) -> None:
-    bad = read_examples(made / "rows.jsonl")[4].user_text
-    with openai_server(lambda body, _: fault if body["messages"][-1]["content"] == bad else "billing") as server:
-        engine, sets = endpoint(server.url), [served(made, "candidate", "small")]
-        facts, _, rows = run(made, tmp_path, engine, sets)
-        assert [r["status"] for r in rows] == ["ok"] * 4 + [status] + ["ok"] * 2
-        assert scored in rows[4]["error"] and facts["sets"]["candidate"]["statuses"][status] == 1
-        assert stopped(rows).passed == (status != "error")
-        # a failed row is tried again by the next run, and the others are not paid for again
-        before = len(server.requests)
-        run(made, tmp_path, engine, sets)
-        assert len(server.requests) - before == (status == "error")
 
 
 def test_a_raise_inside_the_model_is_one_failed_row(made, tmp_path, monkeypatch, capsys) -> None:
