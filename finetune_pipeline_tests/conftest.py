@@ -1,7 +1,5 @@
 """One finished run, shared by the tests that only look."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os

@@ -1,7 +1,5 @@
 """Random schedules of kills and failing servers for hosted trainers: however they fall, one job is bought."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """A server on this machine that speaks OpenAI's protocol for chats, and misbehaves on request."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

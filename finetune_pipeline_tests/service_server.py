@@ -1,7 +1,5 @@
 """What the protocol servers of training services share: real sockets, a key that is checked, and faults on request."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import socket

@@ -1,7 +1,5 @@
 """A tiny random Llama with a byte-pair tokenizer and ChatML template, made on the spot: every test's base model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

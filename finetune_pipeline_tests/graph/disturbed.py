@@ -1,7 +1,5 @@
 """A project that is disturbed, and what must hold whatever happened to it: nothing half made, nothing lost, same bytes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

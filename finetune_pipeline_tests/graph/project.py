@@ -1,7 +1,5 @@
 """A whole project on a tiny random model: real graph, real child processes, real Dagster and MLflow on SQLite."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -82,7 +80,7 @@ class Project:
             copy_database(self.home / "mlflow")
 
     @classmethod
-    def continued(cls, done: Project, root: Path, step: str, *, cold: bool = False, **spec: Any) -> Self:
+    def continued(cls, done: Self, root: Path, step: str, *, cold: bool = False, **spec: Any) -> Self:
         """A project like `done`, with the artifacts of its steps before `step`: what is not remade costs nothing."""
         base = shutil.copytree(done.spec["base_model"], root / "base")  # where artifacts lead, seen from their place
         made = cls(root, base=base, cold=cold, **{"split": done.spec["split"], **spec})

@@ -1,8 +1,6 @@
 """What ends before a model is made: a planted easy task is advised against, and a training is stopped by its supervision audit,
 whose page Dagster and `finetune report` point to."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

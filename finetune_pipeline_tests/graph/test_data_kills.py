@@ -1,7 +1,5 @@
 """The data stage is killed at random moments; what the reruns make is what an undisturbed run makes."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Test rows that got no answer stop the run; the next run asks them, and only them, and goes on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

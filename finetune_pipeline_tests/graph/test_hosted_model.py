@@ -1,7 +1,5 @@
 """A model that comes back as an endpoint goes through the whole graph: evaluated there, promoted or refused, rolled back."""
 
-from __future__ import annotations
-
 import json
 import os
 import zlib

@@ -1,8 +1,6 @@
 """What is asked besides the task, through the real graph: general ability, judgement by people and by a model that is believed
 once it agrees with them."""
 
-from __future__ import annotations
-
 import html
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Processes are killed half way; the rerun ends as the undisturbed run did, to the bit."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -1,7 +1,5 @@
 """The ladder on a tiny model: every rung in the real graph, its budget kept, killed and taken up again."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator

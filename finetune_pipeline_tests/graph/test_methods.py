@@ -4,8 +4,6 @@ champion of another kind.
 The run with qlora is that of ``finished``; its second phase and its merge are those of lora (lora alone: test_production.py).
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator

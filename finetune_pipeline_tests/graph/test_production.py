@@ -1,7 +1,5 @@
 """Corrected production rows through the real graph: some train, some judge all models, and a person's can be forgotten."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """Trainings elsewhere within the real graph: by a trainer that another installed package brings, and at a service."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -3,8 +3,6 @@
 `finetune ui` of the wheel is in end_to_end/test_ui.py.
 """
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The real graph on a tiny model: everything is made, told to Dagster and MLflow, and not made twice."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ladder: no false winner, an honest pilot, limits that are kept, and the answer that follows."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Whether training is worth it, from the prompted baseline alone."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The leakage certificate: no leak in clean splits, every planted one found, and its recall that of planted copies."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A whole evaluation made of invented predictions: for tests of the gates and the pages."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Answers kept by content: never for another key or scope, unreadable, safe under kills and many writers, bounded."""
 
-from __future__ import annotations
-
 import sqlite3
 import stat
 import subprocess

@@ -1,7 +1,5 @@
 """A model asked through the cache: a rerun asks nothing; whatever an answer follows from, when it changes, is asked anew."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

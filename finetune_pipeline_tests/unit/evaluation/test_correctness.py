@@ -1,7 +1,5 @@
 """Scores of single answers: what is right, what is only in form, and what a repaired answer is worth."""
 
-from __future__ import annotations
-
 import json
 import math
 

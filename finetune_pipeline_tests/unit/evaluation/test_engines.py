@@ -1,7 +1,5 @@
 """Each engine of ``evaluation.engine``: the same table, its own faults as failed rows, and no model of another version."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

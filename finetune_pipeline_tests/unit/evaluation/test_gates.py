@@ -1,7 +1,5 @@
 """Gates: each with a plant that must be refused and a clean case that must pass; nothing unmeasured passes."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

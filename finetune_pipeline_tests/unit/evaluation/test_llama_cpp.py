@@ -1,7 +1,5 @@
 """Exported GGUF files through llama.cpp: the right one of two passes, and the fault of the other is found and named."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """Metrics: what they see and do not see, and gains in them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

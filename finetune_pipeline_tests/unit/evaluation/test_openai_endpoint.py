@@ -1,7 +1,5 @@
 """An API model's answers over real HTTP: what fails is a failed row, what may have cost is not sent twice."""
 
-from __future__ import annotations
-
 import json
 import socket
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The baseline and predict actions: shots, sets, and a predictions table with nothing missing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

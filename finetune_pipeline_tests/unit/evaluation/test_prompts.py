@@ -1,7 +1,5 @@
 """The prompts that are tried: what a row is shown, and that it is never shown its own answer."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace

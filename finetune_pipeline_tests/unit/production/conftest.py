@@ -1,7 +1,5 @@
 """A task without rows and the store of its artifacts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

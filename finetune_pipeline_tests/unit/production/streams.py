@@ -1,7 +1,5 @@
 """A task without rows, and streams of production rows made by rule: a language of words with topics, and what may change."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

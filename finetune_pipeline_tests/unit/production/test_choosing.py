@@ -1,7 +1,5 @@
 """From logged rows to examples: corrections train, failures and a sample go to people, planted poison is held back."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

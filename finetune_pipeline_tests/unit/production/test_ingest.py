@@ -1,7 +1,5 @@
 """Production logs: complete lines only, every line accounted for, nothing personal kept."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

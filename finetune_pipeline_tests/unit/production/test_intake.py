@@ -1,7 +1,5 @@
 """Every complete line once: whatever rotation does to the files, and whenever the process dies."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

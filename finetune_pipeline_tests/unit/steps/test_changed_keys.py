@@ -1,8 +1,6 @@
 """Every key of the spec, changed after a run: what the data stage depends on is changed, and the stage is run again: it
 works, or says what to do. Of all others it is asked which steps run again; the split stays."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

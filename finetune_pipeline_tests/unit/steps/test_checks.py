@@ -1,7 +1,5 @@
 """Every check: a planted fault makes it say no, a clean artifact makes it say yes, and missing facts never pass."""
 
-from __future__ import annotations
-
 import copy
 import random
 from dataclasses import replace

@@ -1,8 +1,6 @@
 """The evaluation stage over several candidates: the test is opened on the record, its rows are gone afterwards, the level
 falls, and the regression ledger grows. The models are stand-ins; files, seal, ledgers, gates and pages are real."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace

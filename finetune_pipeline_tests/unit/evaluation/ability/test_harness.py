@@ -1,7 +1,5 @@
 """Tasks of lm-evaluation-harness on a tiny model, against lm_eval's own HFLM; and rows that cannot be asked are named."""
 
-from __future__ import annotations
-
 import math
 import socket
 from pathlib import Path
