@@ -58,7 +58,8 @@ class Server(ServiceServer):
         try:
             result = self.mind(body, seen)
             if isinstance(result, float):
-                return time.sleep(result)
+                time.sleep(result)
+                return None
         finally:
             with self.lock:
                 self.at_once -= 1
