@@ -1,7 +1,5 @@
 """One finished run, shared by the tests that only look."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os
@@ -14,7 +12,7 @@ import pytest
 
 from finetune_pipeline.engine.store import hold
 from finetune_pipeline_tests import warm_workers, wheel
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.shared import Shared
 
 # torch's compiler imports setuptools, which refuses a process that has imported distutils without it, as some test does
@@ -56,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, int, dict]:
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Finished:
     """A project after its first run, with the run's exit code and its answer. Tests must not change it: those of all
     test processes get the same one, made by the first that asks.
 

@@ -1,7 +1,5 @@
 """A real `dagster dev`: its processes, and what its UI would ask it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal

@@ -5,8 +5,6 @@ called ``gpu`` here: builds of PyTorch for the CPU end the process where a gradi
 and take gradients on a device that is registered in Python.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import struct

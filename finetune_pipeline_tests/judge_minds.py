@@ -1,7 +1,5 @@
 """Judging models of known character for a server of tests (openai_server): the name of the model says which one answers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 Requests and answers are validated by the SDK's own types, so that neither side can drift from the published protocol.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import time

@@ -3,9 +3,7 @@
 Only states and answers are made here; the client is Ray's own, and checks them by its own types.
 """
 
-from __future__ import annotations
-
-from typing import Any
+from typing import Any, Self
 
 from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer, serving
 
@@ -22,7 +20,7 @@ class RayJobsServer(ServiceServer):
         super().__init__()
         self.jobs: dict[str, dict[str, Any]] = {}
 
-    def __enter__(self) -> RayJobsServer:
+    def __enter__(self) -> Self:
         self._serving = serving(self)
         self._serving.__enter__()
         return self

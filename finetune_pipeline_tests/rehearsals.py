@@ -5,8 +5,6 @@
 A process of its own, since the device it registers would be taken for an accelerator by everything else in the process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys

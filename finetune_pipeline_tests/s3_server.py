@@ -1,7 +1,5 @@
 """An S3 server (moto's) in a process of its own, for tests of what travels through an object store."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """What the protocol servers of training services share: real sockets, a key that is checked, and faults on request."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import socket
@@ -37,7 +35,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answers: an object as JSON, or bytes as they are."""
+    """What a server answers: an object as JSON, bytes as they are, or a list of bytes to send with tenths of a second between
+    them, and nothing else."""
 
     content: Any
     status: int = 200
@@ -49,7 +48,7 @@ def refusal(status: int, message: str) -> Reply:
 
 
 class ServiceServer(ThreadingHTTPServer, ABC):
-    """Answers requests one at a time, as a database would.
+    """Answers requests, one at a time as a database would.
 
     Attributes:
         fault: Names a fault for a request, or None.
@@ -60,6 +59,7 @@ class ServiceServer(ThreadingHTTPServer, ABC):
     daemon_threads = True
     key: str | None = KEY
     """What whoever asks has to know; None: nothing."""
+    one_at_a_time = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -72,9 +72,12 @@ class ServiceServer(ThreadingHTTPServer, ABC):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def note(self, request: Request) -> None:
+        self.requests.append(request)
+
     @abstractmethod
-    def answer(self, request: Request) -> Reply:
-        """What the service answers."""
+    def answer(self, request: Request) -> Reply | None:
+        """What the service answers; None: nothing."""
 
     def asked(self, method: str, ending: str) -> list[Request]:
         """The requests of a method to paths with this ending."""
@@ -90,10 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = Request(self.command, unquote(parts.path), parse_qs(parts.query), dict(self.headers), body)
+        request = Request(self.command, unquote(parts.path), parse_qs(parts.query), self.headers, body)
         server = self.server
         with server.lock:
-            server.requests.append(request)
+            server.note(request)
             fault = server.fault(request)
         if fault == "refuse":
             return self._send(refusal(503, "overloaded"))
@@ -103,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._drop()
         if fault == "late":
             time.sleep(server.pause)
-        with server.lock:
+        with server.lock if server.one_at_a_time else contextlib.nullcontext():
             given = self.headers.get("Authorization")
             known = server.key is None or given == f"Bearer {server.key}" or request.path.startswith("/put/")
             reply = server.answer(request) if known else refusal(401, f"Incorrect API key provided: {given}")
@@ -115,11 +118,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._drop()
         if fault == "garbage after":
             return self._send(Reply(b"<html>please log in</html>"))
-        self._send(reply)
+        if reply is not None:
+            self._send(reply)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
     def _send(self, reply: Reply) -> None:
+        if isinstance(reply.content, list) and reply.content and isinstance(reply.content[0], bytes):
+            for piece in reply.content:
+                self.wfile.write(piece)
+                time.sleep(0.1)
+            return
         raw = isinstance(reply.content, bytes)
         data = reply.content if raw else json.dumps(reply.content).encode()
         kind = "application/octet-stream" if raw else "application/json"

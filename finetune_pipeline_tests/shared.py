@@ -1,8 +1,6 @@
 """What the processes of one test session make once and share: the server of warm workers, MLflow's migrated database, the
 bundled base model, and models that were taught something."""
 
-from __future__ import annotations
-
 import atexit
 import json
 import os
@@ -10,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from finetune_pipeline.engine.store import hold
 
@@ -25,7 +23,7 @@ class Shared:
     owner: int
 
     @classmethod
-    def get(cls) -> Shared:
+    def get(cls) -> Self:
         """The session's, which processes started from here find in their environment; made by whoever asks first."""
         if _VARIABLE not in os.environ:
             folder = tempfile.mkdtemp(prefix="finetune-tests-")

@@ -5,8 +5,6 @@ fine-tuning turns to the task, and knowledge that careless fine-tuning destroys.
 cannot do: both colours are named in every text, and the last one counts.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A tiny random Llama with a byte-pair tokenizer and ChatML template, made on the spot: every test's base model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,19 +70,10 @@ def make_tiny_model(
     make_tiny_tokenizer(folder, texts, vocabulary)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-        initializer_range=0.15,
-    )
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+        pad_token_id=2, initializer_range=0.15,
+    )  # fmt: skip
     model = LlamaForCausalLM(config).to(getattr(torch, dtype))
     model.save_pretrained(folder)
     return folder
@@ -103,12 +92,8 @@ def write_tiny_examples(path: Path, numbers: range) -> Path:
     """An examples file with one row per number."""
     from finetune_pipeline.data.examples import Example, example_id, write_examples
 
-    rows = [(tiny_messages(n), LABELS[n % len(LABELS)]) for n in numbers]
-    write_examples(
-        path,
-        [
-            Example(id=example_id(m), messages=m, label=label, source={"file": "t.jsonl", "line": i + 1})
-            for i, (m, label) in enumerate(rows)
-        ],
-    )
+    rows = [tiny_messages(n) for n in numbers]
+    sources = [{"file": "t.jsonl", "line": line} for line in range(1, len(rows) + 1)]
+    made = [Example(example_id(m), m, m[-1]["content"], source=s) for m, s in zip(rows, sources, strict=True)]
+    write_examples(path, made)
     return path

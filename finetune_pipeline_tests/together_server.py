@@ -1,8 +1,6 @@
 """A protocol server for Together's fine-tuning API and dedicated endpoints. Requests are parsed with the SDK's types, and
 answers are of them."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -10,8 +10,6 @@ environment and files, passes signals on, and ends as the worker ended; killed, 
 start or the death of a process is the point, tests leave the variables out and get the real entry.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

@@ -1,7 +1,5 @@
 """The wheel of this checkout, installed into an environment of its own that has nothing else of ours."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A project that is disturbed, and what must hold whatever happened to it: nothing half made, nothing lost, same bytes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -170,13 +168,9 @@ def grow_logs(project: Project, rows: int) -> None:
     for i in range(there, rows):
         if i and i % ROTATED_EVERY == 0:
             (folder / "live.jsonl").rename(folder / f"live-{i // ROTATED_EVERY}.jsonl")
-        row = {
-            "id": f"answer-{i}",
-            "timestamp": f"2026-05-01T10:{i % 60:02d}:00Z",
-            "input": f"{'fire' if i % 2 else 'water'} river stone {i}",
-            "output": "red" if i % 2 else "blue",
-            "model_version": "1",
-        }
+        cue, label = ("fire", "red") if i % 2 else ("water", "blue")
+        row = {"id": f"answer-{i}", "timestamp": f"2026-05-01T10:{i % 60:02d}:00Z", "model_version": "1"}
+        row |= {"input": f"{cue} river stone {i}", "output": label}
         with (folder / "live.jsonl").open("a") as handle:
             handle.write(json.dumps(row) + "\n")
 

@@ -1,7 +1,5 @@
 """A whole project on a tiny random model: real graph, real child processes, real Dagster and MLflow on SQLite."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -82,7 +80,7 @@ class Project:
             copy_database(self.home / "mlflow")
 
     @classmethod
-    def continued(cls, done: Project, root: Path, step: str, *, cold: bool = False, **spec: Any) -> Self:
+    def continued(cls, done: Self, root: Path, step: str, *, cold: bool = False, **spec: Any) -> Self:
         """A project like `done`, with the artifacts of its steps before `step`: what is not remade costs nothing."""
         base = shutil.copytree(done.spec["base_model"], root / "base")  # where artifacts lead, seen from their place
         made = cls(root, base=base, cold=cold, **{"split": done.spec["split"], **spec})
@@ -113,9 +111,8 @@ class Project:
         (self.folder / "raw" / name).write_text("".join(json.dumps(r) + "\n" for r in made))
 
     def environment(self) -> dict[str, str]:
-        env = {
-            k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")
-        }
+        ours = ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")
+        env = {k: v for k, v in os.environ.items() if k not in ours}
         warm = {} if self.cold else warm_workers.start()
         places = {"FINETUNE_DATA": str(self.data), "FINETUNE_HOME": str(self.home)}
         return {**env, **warm, **places, "OMP_WAIT_POLICY": "PASSIVE"}
@@ -125,14 +122,8 @@ class Project:
         return [*start, *arguments]
 
     def finetune(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment(),
-            text=True,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
+        command, how = self.command(*arguments), {"text": True, "capture_output": True, "check": False}
+        return subprocess.run(command, env=self.environment(), timeout=timeout, **how)
 
     def run(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """``finetune run --json``: exit code and what it told. Asserts that it told something."""
@@ -142,22 +133,20 @@ class Project:
 
     def call(self, function: Callable[[], None]) -> str:
         """What a function of a test prints, called in a process of its own with the project's environment."""
-        done = subprocess.run(
-            [*warm_workers.CALL, f"{function.__module__}:{function.__name__}", "[]"],
-            env={**self.environment(), **warm_workers.start()},
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+        command = [*warm_workers.CALL, f"{function.__module__}:{function.__name__}", "[]"]
+        environment = {**self.environment(), **warm_workers.start()}
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
     def artifact(self, step: str) -> Path:
         """The folder of the newest artifact of a step."""
-        found = sorted(
-            (self.home / "artifacts" / "colours" / step).glob("*/artifact.json"), key=lambda p: p.stat().st_mtime
-        )
-        return found[-1].parent
+        found = self.home.glob(f"artifacts/colours/{step}/*/artifact.json")
+        return max(found, key=lambda p: p.stat().st_mtime).parent
 
     def facts(self, step: str) -> dict[str, Any]:
         return json.loads((self.artifact(step) / "artifact.json").read_text())["facts"]
+
+
+Finished = tuple[Project, int, dict[str, Any]]
+"""A project after its first run, the run's exit code, and its answer."""

@@ -1,8 +1,6 @@
 """Sensors and schedule against a real Dagster instance: when they ask for a run, when they do not, and why; and a broken
 task that leaves its neighbours alone."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

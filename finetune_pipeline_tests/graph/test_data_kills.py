@@ -1,7 +1,5 @@
 """The data stage is killed at random moments; what the reruns make is what an undisturbed run makes."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -36,13 +34,8 @@ def write_task(folder: Path) -> Path:
     for i in range(4):
         lines = [json.dumps(row) for row in made[i::4]] + ["{broken", "", '{"text": ""}']
         (folder / "raw" / f"{i}.jsonl").write_text("\n".join(lines))
-    spec = {
-        "name": folder.name,
-        "description": "Killed again and again.",
-        "system_prompt": "Answer red or blue.",
-        "output": {"kind": "labels", "labels": LABELS},
-    }
-    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    spec = {"name": folder.name, "description": "Killed again and again.", "system_prompt": "Answer red or blue."}
+    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
     return folder
 
 

@@ -1,20 +1,16 @@
 """Test rows that got no answer stop the run; the next run asks them, and only them, and goes on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.sealed import openings
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.skilled_model import truth
 
 
-def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(
-    finished: tuple[Project, int, dict], tmp_path: Path
-) -> None:
+def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(finished: Finished, tmp_path: Path) -> None:
     project, asked, silent = Project.continued(finished[0], tmp_path, "test_predictions"), [], [True]
 
     def tuned() -> list[str]:

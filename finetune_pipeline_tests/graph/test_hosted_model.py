@@ -1,7 +1,5 @@
 """A model that comes back as an endpoint goes through the whole graph: evaluated there, promoted or refused, rolled back."""
 
-from __future__ import annotations
-
 import json
 import os
 import zlib
@@ -15,7 +13,7 @@ import pytest
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.graph.project import Project, install_trainer
+from finetune_pipeline_tests.graph.project import Finished, Project, install_trainer
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.skilled_model import other_label, truth
 
@@ -103,7 +101,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with openai_server(mind) as server:
         folder = tmp_path_factory.mktemp("hosted")
         project = HostedProject.continued(finished[0], folder, "training_plan", gates={"min_valid_share": 0.8})

@@ -1,22 +1,18 @@
-"""What is asked besides the task, through the real graph: general ability, perturbed rows, judgement by people and by a model
-that is believed once it agrees with them."""
-
-from __future__ import annotations
+"""What is asked besides the task, through the real graph: general ability, judgement by people and by a model that is believed
+once it agrees with them."""
 
 import html
-import importlib.metadata
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import load_task
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
@@ -32,11 +28,11 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def project(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run with all of them, which nobody has rated yet."""
     ability = {"suite": False, "files": ["items/*.jsonl"], "harness": {"tasks": ["bench"], "limit": 6}}
-    asked = {"ability": ability, "robustness": {"rows": 8}, "gates": GATES}
-    made = Project.continued(finished[0], tmp_path_factory.mktemp("judged"), "base_ability", **asked)
+    folder = tmp_path_factory.mktemp("judged")
+    made = Project.continued(finished[0], folder, "base_ability", ability=ability, gates=GATES)
     (made.folder / "items").mkdir()
     lines = [*ITEMS, {"text": "a plain sentence"}, {"text": "and another one"}]
     (made.folder / "items" / "some.jsonl").write_text("".join(json.dumps(i) + "\n" for i in lines))
@@ -67,8 +63,8 @@ def gates(project: Project) -> dict[str, dict[str, Any]]:
     return {g["name"]: g for g in project.facts("evaluation_report")["gates"]}
 
 
-def page(project: Project, name: str = "report.html") -> str:
-    return html.unescape((project.artifact("evaluation_report") / name).read_text("utf-8"))
+def page(project: Project) -> str:
+    return html.unescape((project.artifact("evaluation_report") / "report.html").read_text("utf-8"))
 
 
 def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict]:
@@ -83,33 +79,12 @@ def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict]:
 def test_general_ability_is_measured_and_people_are_asked_for(project: Project) -> None:
     result = project.facts("general_ability")
     assert (result["items"], result["n"], result["unscored"], result["text"]["n"]) == (20, 18, 0, 2)
-    assert result["harness"]["tasks"]["pick"] | {"results": {}} == {
-        "rows": 6,
-        "metric": "acc",
-        "shots": 0,
-        "results": {},
-    }
-    assert result["harness"]["lm_eval"] == importlib.metadata.version("lm_eval")
+    assert result["harness"]["tasks"]["pick"].items() >= {"rows": 6, "metric": "acc", "shots": 0}.items()
     assert result["categories"]["harness: pick"]["n"] == result["benchmarks"]["harness: pick"]["n"] == 6
-    assert -1 <= result["interval"][0] <= result["drop"] <= result["interval"][1] <= 1
     assert gates(project)["general_ability"]["measured"] == pytest.approx(result["interval"][1])
     asked = gates(project)["human_review"]
     assert not asked["passed"] and "0 of 5 answers" in asked["message"]
     assert "pick (acc, 6 rows, 0 shots)" in page(project)
-
-
-def test_perturbed_rows_were_asked_in_the_one_opening_and_stand_in_the_report(project: Project) -> None:
-    (opening,) = (project.home / "artifacts/colours/state/test_openings.jsonl").read_text().splitlines()
-    assert json.loads(opening)["candidate"] == project.artifact("merged_model").name
-    rows = read_predictions(project.artifact("test_predictions") / "predictions.parquet")
-    gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
-    result = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["robustness"]
-    for kind in KINDS:
-        own = of_model(rows, f"candidate:{kind}")
-        assert len(own) == 8 == result["kinds"][kind]["n"]
-        assert all(r["gold"] == gold[r["example_id"]] for r in own)
-    assert gates(project)["robust"]["threshold"] == 0.1
-    assert all("The same rows, perturbed" in page(project, name) for name in ("report.html", "report.md"))
 
 
 def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
@@ -153,13 +128,3 @@ def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], 
         Artifact("colours", "judge_review", "v", project.root, facts, {}), load_task(project.folder).spec
     )
     assert not answer.passed and bias in answer.message
-
-
-def test_benchmark_files_that_cannot_be_read_stop_the_run_at_once(project: Project) -> None:
-    bad = project.folder / "items" / "bad.jsonl"
-    bad.write_text('{"query": "q", "choices": ["a", "b"], "gold": 7}\n')
-    try:
-        done = project.finetune("run", "colours", "--json")
-    finally:
-        bad.unlink()
-    assert done.returncode == 1 and "bad.jsonl, line 1" in done.stderr and "gold is 7" in done.stderr

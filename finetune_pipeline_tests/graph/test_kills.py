@@ -1,7 +1,5 @@
 """Processes are killed half way; the rerun ends as the undisturbed run did, to the bit."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
@@ -24,9 +22,10 @@ from finetune_pipeline_tests.graph.disturbed import (
     last_output,
     logged,
     start,
+    wait_for,
     whole,
 )
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 
@@ -37,19 +36,18 @@ def adapter_digest(project: Project) -> str:
 
 def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psutil.Process:
     """Returns the trainer as soon as it has written a complete checkpoint and still trains."""
-    end, since = time.monotonic() + 300, time.time()
-    while time.monotonic() < end:
-        assert started.poll() is None, "the run ended before it could be killed"
-        work = project.home / "artifacts" / "colours" / ".work" / "adapter"
-        found = [p for p in work.glob(f"*/checkpoints/checkpoint-*/{MARK}") if p.stat().st_mtime > since]
-        trainer = heavy_child(started)
-        if found and trainer:
-            return trainer
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint within five minutes")
+    since, work = time.time(), project.home / "artifacts" / "colours" / ".work" / "adapter"
+
+    def look() -> psutil.Process | None:
+        saved = any(p.stat().st_mtime > since for p in work.glob(f"*/checkpoints/checkpoint-*/{MARK}"))
+        return heavy_child(started) if saved else None
+
+    trainer = wait_for(started, look, 300)
+    assert trainer, "the run ended before it could be killed"
+    return trainer
 
 
-def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, int, dict], tmp_path: Path) -> None:
+def test_a_kill_in_training_is_told_and_taken_up_again(finished: Finished, tmp_path: Path) -> None:
     """The real command; its workers are warm."""
     undisturbed, _, _ = finished
     project = Project.continued(undisturbed, tmp_path, "training_plan", cold=True)
@@ -58,9 +56,7 @@ def test_a_kill_in_training_is_told_and_taken_up_again(finished: tuple[Project, 
     assert running.wait(120) == 1
     output = last_output(project)
     assert "adapter failed" in output and "SIGKILL" in output and "goes on from there" in output
-    assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json")), (
-        "half an artifact is visible"
-    )
+    assert not [*project.home.glob("artifacts/colours/adapter/*/artifact.json")], "half an artifact is visible"
     project.cold = False
     code, result = project.run("--stage", "training")
     assert code == 0, result

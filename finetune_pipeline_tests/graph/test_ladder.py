@@ -1,7 +1,5 @@
 """The ladder on a tiny model: every rung in the real graph, its budget kept, killed and taken up again."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline_tests.graph.disturbed import kill_run, wait_for
-from finetune_pipeline_tests.graph.project import LORA, Project
+from finetune_pipeline_tests.graph.project import LORA, Finished, Project
 from finetune_pipeline_tests.openai_server import Server, openai_server
 
 CLIMBED = [step for step in STEPS if step.asked_for and step.name != "tuned_rungs"]
@@ -56,16 +54,14 @@ def api() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def climbed(
-    finished: tuple[Project, int, dict], api: Server, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Project, int, dict]:
+def climbed(finished: Finished, api: Server, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The ladder, undisturbed."""
     settings = {**SETTINGS, "baseline": {**BASELINE, "endpoint": {"url": api.url, "model": "large"}}}
     project = Project.continued(finished[0], tmp_path_factory.mktemp("ladder"), "few_shot_baseline", **settings)
     return project, *climb(project)
 
 
-def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: tuple[Project, int, dict]) -> None:
+def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: Finished) -> None:
     project, code, answer = climbed
     names = [rung["name"] for rung in answer["rungs"]]
     assert {"linear", "commonest", "prompt", "prompt_restricted", "optimised", "retrieve"} <= set(names)
@@ -81,9 +77,7 @@ def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: 
         assert set(record["opened"]) <= set(step.needs), "read, and not shown"
 
 
-def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
-    climbed: tuple[Project, int, dict],
-) -> None:
+def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(climbed: Finished) -> None:
     project, _, answer = climbed
     facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
     assert len(facts["searches"]) == 2
@@ -94,9 +88,7 @@ def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
     assert len({row["example_id"] for row in answered}) == len(answered) == answer["rows"]
 
 
-def test_the_api_model_writes_instructions_once_and_they_are_searched(
-    climbed: tuple[Project, int, dict], api: Server
-) -> None:
+def test_the_api_model_writes_instructions_once_and_they_are_searched(climbed: Finished, api: Server) -> None:
     project, _, _ = climbed
     assert sum(map(wants_instructions, api.requests)) == 1
     facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
@@ -107,7 +99,7 @@ def test_the_api_model_writes_instructions_once_and_they_are_searched(
 
 
 def test_the_tuned_model_stands_on_the_same_ladder_and_the_rest_is_not_asked_or_trained_again(
-    climbed: tuple[Project, int, dict], api: Server
+    climbed: Finished, api: Server
 ) -> None:
     project, _, before = climbed
     asked, made = len(api.requests), {step.name: project.artifact(step.name) for step in CLIMBED}
@@ -122,9 +114,7 @@ def test_the_tuned_model_stands_on_the_same_ladder_and_the_rest_is_not_asked_or_
     assert len(api.requests) == asked, "paid twice"
 
 
-def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(
-    climbed: tuple[Project, int, dict], api: Server, tmp_path: Path
-) -> None:
+def test_killed_in_each_rung_the_ladder_ends_as_if_undisturbed(climbed: Finished, api: Server, tmp_path: Path) -> None:
     """Killed in the search and in the pilot. What was answered and trained before a kill is not asked or trained again."""
     undisturbed, code, answer = climbed
     settings = {**SETTINGS, "baseline": undisturbed.spec["baseline"]}

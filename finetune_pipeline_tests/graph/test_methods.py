@@ -4,8 +4,6 @@ champion of another kind.
 The run with qlora is that of ``finished``; its second phase and its merge are those of lora (lora alone: test_production.py).
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ import pytest
 from finetune_pipeline.evaluation.predictions import read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 
 METHODS = ["qlora", "prefix", "prompt", "full"]
 CHAINED = METHODS[1:]
@@ -48,18 +46,12 @@ class Chain:
 
 
 def training(method: str) -> dict[str, Any]:
-    return {
-        "method": method,
-        "epochs": 2,
-        "learning_rate": RATES[method],
-        "precision": "float32",
-        "evals_per_epoch": 1,
-        **({method: {"tokens": 8}} if method in ("prefix", "prompt") else {}),
-    }
+    made = {"method": method, "epochs": 2, "learning_rate": RATES[method], "precision": "float32", "evals_per_epoch": 1}
+    return made | ({method: {"tokens": 8}} if method in ("prefix", "prompt") else {})
 
 
 @pytest.fixture(scope="module")
-def chain(finished: tuple[Project, int, dict], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def chain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     import mlflow
     import pandas
 
@@ -132,17 +124,3 @@ def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain
         assert evaluation["comparisons"]["champion"]["n"] == summary["rows"]
         right = evaluation["models"]["champion"]["correct"]
         assert right == chain.facts[before]["evaluation_report"]["models"]["candidate"]["correct"]
-
-
-def test_the_registry_tells_the_kinds_apart_and_keeps_the_weights_of_each(chain: Chain) -> None:
-    for method in CHAINED:
-        tags = registry.version_tags(chain.tracking, "colours", chain.number(method))
-        assert (tags["method"], tags["kind"]) == (method, method)
-        assert tags["merged_version"] == chain.folders[method]["merged_model"].name
-    records = {}
-    for path in (chain.project.home / "mlflow" / "artifacts").rglob("model.json"):
-        summary = json.loads(path.read_text())
-        place = "base" if summary["folder"] == chain.project.spec["base_model"] else Path(summary["folder"]).parts[-3]
-        records[summary["kind"]] = place, len(list((path.parent / "adapter").glob("*.safetensors")))
-    merged = "merged_model"
-    assert records == {"prefix": ("base", 1), "prompt": (merged, 1), "full": (merged, 0)}

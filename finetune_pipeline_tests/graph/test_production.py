@@ -1,7 +1,5 @@
 """Corrected production rows through the real graph: some train, some judge all models, and a person's can be forgotten."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
@@ -58,13 +57,14 @@ def test_rows_that_judge_are_asked_of_every_model_and_train_none(project: Projec
     predicted = read_predictions(folder / "predictions.parquet")
     both = [of_model(predicted, f"{name}:production") for name in ("base", "candidate")]
     assert [len(some) for some in both] == [len(asked)] * 2
-    assert len(of_model(predicted, "candidate:typos")) == 8
+    assert [len(of_model(predicted, f"candidate:{kind}")) for kind in KINDS] == [8] * len(KINDS)
     report = project.artifact("evaluation_report")
     production = json.loads((report / "report.json").read_text())["production"]
     assert production["judged"] and production["n"] == len(asked) and set(production["comparisons"]) == {"base"}
     gate = {g["name"]: g for g in project.facts("evaluation_report")["gates"]}["recent_production"]
     assert gate["passed"] and gate["measured"] == production["comparisons"]["base"]["interval"][1]
-    assert "Recent production rows" in (report / "report.html").read_text()
+    page = (report / "report.html").read_text()
+    assert "Recent production rows" in page and "The same rows, perturbed" in page
 
 
 def test_a_persons_rows_are_forgotten(project: Project) -> None:

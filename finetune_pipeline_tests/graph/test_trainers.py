@@ -1,7 +1,5 @@
 """Trainings elsewhere within the real graph: by a trainer that another installed package brings, and at a service."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline_tests.graph.disturbed import last_output, start
-from finetune_pipeline_tests.graph.project import LORA, Project, install_trainer
+from finetune_pipeline_tests.graph.project import LORA, Finished, Project, install_trainer
 from finetune_pipeline_tests.openai_jobs_server import STATES, OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
 from finetune_pipeline_tests.unit.trainers.orders import QUICK, RANK, files_below, tiny_adapter
@@ -20,7 +18,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 
 
 def test_the_documented_trainer_trains_and_its_options_are_checked(
-    finished: tuple[Project, int, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One file, as docs/training.md shows it."""
     source, entry_point = (
@@ -42,9 +40,7 @@ def test_the_documented_trainer_trains_and_its_options_are_checked(
     assert project.facts("adapter")["partition"] == "gpu" and project.facts("adapter")["steps"] > 0
 
 
-def test_a_service_trains_within_the_graph(
-    finished: tuple[Project, int, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_trains_within_the_graph(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled run cancels the job, the next one buys one more, and the key is nowhere."""
     monkeypatch.setenv("NEBIUS_API_KEY", KEY)
     server = OpenAiJobsServer(nebius=True)

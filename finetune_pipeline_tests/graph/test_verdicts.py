@@ -1,7 +1,5 @@
 """Worlds with a known answer on the real graph: stopped, refused, sent to a simple model, promoted, and then kept in service."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -3,24 +3,14 @@
 `finetune ui` of the wheel is in end_to_end/test_ui.py.
 """
 
-from __future__ import annotations
-
-import json
 import subprocess
 from pathlib import Path
 
-from finetune_pipeline_tests import warm_workers, wheel
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests import wheel
+from finetune_pipeline_tests.graph.project import Finished
 
 
-def check(folder: Path, task: str) -> subprocess.CompletedProcess[str]:
-    """``finetune check --json`` in a folder, with no variable set but those of warm workers."""
-    env = {**wheel.ENVIRONMENT, **warm_workers.start(), "PYTHONPATH": str(wheel.ROOT)}
-    command = [*warm_workers.COMMAND, "check", task, "--json"]
-    return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, check=False)
-
-
-def test_the_wheel_runs_from_its_own_files_and_writes_none_there(finished: tuple[Project, int, dict]) -> None:
+def test_the_wheel_runs_from_its_own_files_and_writes_none_there(finished: Finished) -> None:
     environment = finished[0].root.parent / "wheel" / "environment"
     (package,) = environment.glob("lib/python*/site-packages/finetune_pipeline")
     python = [str(environment / "bin/python"), "-c", "import finetune_pipeline; print(finetune_pipeline.__file__)"]
@@ -34,23 +24,9 @@ def test_the_wheel_runs_from_its_own_files_and_writes_none_there(finished: tuple
     assert {name for name in there if "__pycache__" not in name} <= installed
 
 
-def test_the_state_of_a_project_is_in_its_folder(finished: tuple[Project, int, dict]) -> None:
+def test_the_state_of_a_project_is_in_its_folder(finished: Finished) -> None:
     root, steps = finished[0].root, finished[2]["steps"]
     assert {p.name for p in root.iterdir() if not p.suffix} == {".finetune", "base", "data"}
     for made in ("artifacts", "mlflow/mlflow.db", "dagster/history", "dagster/dagster.yaml"):
         assert (root / ".finetune" / made).exists()
     assert all(Path(step["folder"]).is_relative_to(root / ".finetune/artifacts") for step in steps.values())
-
-
-def test_commands_find_their_project_from_below(finished: tuple[Project, int, dict]) -> None:
-    below = finished[0].folder / "raw"
-    done = check(below, "colours")
-    assert done.returncode == 0 and json.loads(done.stdout)["usable"]
-    assert done.stderr.splitlines()[0] == f"project: {finished[0].root}"
-    assert not list(below.glob(".*"))
-
-
-def test_an_empty_folder_is_told_what_to_do_and_stays_empty(tmp_path: Path) -> None:
-    done = check(tmp_path, "mine")
-    assert done.returncode == 1 and f"make {tmp_path}/data/mine/task.yaml" in done.stderr
-    assert not list(tmp_path.iterdir())

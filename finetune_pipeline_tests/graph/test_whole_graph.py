@@ -1,7 +1,5 @@
 """The real graph on a tiny model: everything is made, told to Dagster and MLflow, and not made twice."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -11,11 +9,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.pipeline import CHECKS, PIPELINE, STEPS
+from finetune_pipeline.pipeline import PIPELINE, STEPS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished, Project
 
 ASSETS = {step.name for step in STEPS if not step.asked_for}
 
@@ -28,18 +26,12 @@ def look() -> None:
 
     home = str(read_settings().project)
     os.environ.setdefault("DAGSTER_HOME", home)
-    result: dict[str, Any] = {"assets": {}, "checks": [], "mlflow": {}}
+    result: dict[str, Any] = {"assets": {}, "mlflow": {}}
     with dg.DagsterInstance.from_config(home) as instance:
         for key in instance.all_asset_keys():
             event = instance.get_latest_materialization_event(key)
             if event:
                 result["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
-        for run in instance.get_runs():
-            for record in instance.all_logs(run.run_id):
-                if record.is_dagster_event and record.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION":
-                    e = record.dagster_event.event_specific_data
-                    stops = e.blocking and e.severity.value == "ERROR"
-                    result["checks"].append([e.asset_key.path[-1], e.check_name, e.passed, stops])
     client = Tracking().client()
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
@@ -64,24 +56,20 @@ def look() -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(finished: tuple[Project, int, dict]) -> dict:
+def seen(finished: Finished) -> dict:
     """What Dagster and MLflow hold after the run, read in a process of its own."""
     return json.loads(finished[0].call(look).splitlines()[-1])
 
 
-def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> None:
+def test_the_run_ends_with_a_verdict(finished: Finished) -> None:
     project, code, result = finished
     assert code in (0, 2), result
     assert result["passed"] is (code == 0)
-    assert result["verdict"]
-    report = project.artifact("evaluation_report")
-    page = (report / "report.html").read_text("utf-8")
-    assert "Ship it." in page or "Do not ship it" in page
-    assert "TF-IDF" in page
-    assert (report / "report.md").read_text("utf-8").startswith("#")
+    page = (project.artifact("evaluation_report") / "report.html").read_text("utf-8")
+    assert result["verdict"] and ("Do not ship it" if code else "Ship it.") in page
 
 
-def test_the_registered_model_has_its_card(finished: tuple[Project, int, dict]) -> None:
+def test_the_registered_model_has_its_card(finished: Finished) -> None:
     project, code, _ = finished
     written = project.artifact("model_version") / "README.md"
     (registered,) = [p for p in (project.home / "mlflow").rglob("README.md") if (p.parent / "MLmodel").is_file()]
@@ -94,19 +82,13 @@ def test_the_registered_model_has_its_card(finished: tuple[Project, int, dict]) 
     assert "models:/colours@champion" in card.text and project.artifact("splits").name in card.text
 
 
-def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int, dict], seen: dict) -> None:
+def test_dagster_knows_every_asset_with_its_version(finished: Finished, seen: dict) -> None:
     assert set(seen["assets"]) == ASSETS
     result = finished[2]["steps"]
-    assert {k: v for k, v in seen["assets"].items() if k in result} == {
-        k: v["version"] for k, v in result.items() if k != "splits"
-    } | {"splits": result["splits"]["version"]}
-    assert {(asset, check) for asset, check, *_ in seen["checks"]} == {
-        (step, c.name) for step, c in CHECKS if step in ASSETS
-    }
-    assert [c for c in seen["checks"] if not c[2] and c[3]] == [], "what blocks would have ended the run"
+    assert {k: v for k, v in seen["assets"].items() if k in result} == {k: v["version"] for k, v in result.items()}
 
 
-def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, int, dict], seen: dict) -> None:
+def test_mlflow_holds_the_same_names_under_one_parent(finished: Finished, seen: dict) -> None:
     nested = {name: run for name, run in seen["mlflow"].items() if run["parent"]}
     assert set(nested) == {f"colours/{asset}" for asset in ASSETS}
     assert {run["status"] for run in seen["mlflow"].values()} == {"FINISHED"}
@@ -131,24 +113,13 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert ("champion" in seen["model"]["aliases"]) is finished[2]["passed"]
 
 
-def test_rows_are_accounted_for_through_all_stages(finished: tuple[Project, int, dict]) -> None:
-    project = finished[0]
-    assert project.facts("validated_examples")["rows_in"] == project.facts("validated_examples")["kept"] == 120
-    counts = project.facts("splits")["counts"]
-    assert sum(counts.values()) == project.facts("clean_examples")["kept"] == 120
-    predictions = project.facts("test_predictions")["sets"]
-    assert {s["rows"] for s in predictions.values()} == {counts["test"]}
-
-
-def test_the_sealed_test_was_opened_once(finished: tuple[Project, int, dict]) -> None:
+def test_the_sealed_test_was_opened_once(finished: Finished) -> None:
     ledger = finished[0].home / "artifacts" / "colours" / "state" / "test_openings.jsonl"
-    (opening,) = [json.loads(line) for line in ledger.read_text().splitlines()]
-    assert opening["candidate"] == finished[2]["steps"]["merged_model"]["version"]
+    (line,) = ledger.read_text().splitlines()
+    assert json.loads(line)["candidate"] == finished[2]["steps"]["merged_model"]["version"]
 
 
-def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(
-    finished: tuple[Project, int, dict],
-) -> None:
+def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(finished: Finished) -> None:
     from safetensors import safe_open
 
     project = finished[0]
@@ -156,11 +127,10 @@ def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(
     assert weights["quantized_modules"] == 14, "seven linear layers in each of two blocks"
     with safe_open(str(project.artifact("adapter") / "adapter" / "adapter_model.safetensors"), "pt") as tensors:
         names = list(tensors.keys())
-    assert len(names) == 28
-    assert all("lora_A" in n or "lora_B" in n for n in names)
+    assert len(names) == 28 and all("lora_A" in n or "lora_B" in n for n in names)
 
 
-def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, int, dict]) -> None:
+def test_the_plan_is_told_and_the_training_taught_it(finished: Finished) -> None:
     project = finished[0]
     plan, adapter = project.facts("training_plan"), project.facts("adapter")
     assert plan["steps"] == adapter["steps"] and [p["method"] for p in plan["phases"]] == ["qlora", "lora"]
@@ -177,7 +147,7 @@ def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, in
     assert again["seconds"]["low"] <= measured["train_seconds"] <= again["seconds"]["high"]
 
 
-def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, dict]) -> None:
+def test_training_gets_no_path_to_the_sealed_test(finished: Finished) -> None:
     """Only the predicting step's manifest and job know the sealed file."""
     project = finished[0]
     for step in ("adapter", "few_shot_baseline", "merged_model", "training_plan"):
@@ -186,7 +156,7 @@ def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, 
 
 
 def test_a_plan_that_does_not_fit_stops_everything_after_it(
-    finished: tuple[Project, int, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project.continued(finished[0], tmp_path, "training_plan")
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "0.3")
@@ -199,7 +169,7 @@ def test_a_plan_that_does_not_fit_stops_everything_after_it(
     assert not made & {"adapter", "merged_model", "test_predictions", "evaluation_report", "model_version"}
 
 
-def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple[Project, int, dict]) -> None:
+def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: Finished) -> None:
     project = finished[0]
     task, store = load_task(project.folder), ArtifactStore(project.home / "artifacts")
     outside = collect_run_inputs(task, None, store)

@@ -1,7 +1,5 @@
 """The advice before training: planted tasks of each kind get the decision they should."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Answers that can be told from inputs are shown to be so, by whatever tells them; random ones, and too few, are not."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Whether training is worth it, from the prompted baseline alone."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -49,12 +47,11 @@ def test_restricted_answers_that_close_most_of_the_gap_are_named() -> None:
         assert (found["closes_share"], found["enough_first"]) == (share, enough), why
 
 
-@pytest.mark.parametrize("name", ["commonest", "nearest", "linear"])
-def test_a_simple_model_surely_above_the_ceiling_is_enough(name: str) -> None:
-    verdict = worth_training(spec(), _facts(60, **{name: 0.97}))
-    assert verdict["passed"] is False and verdict["enough"] == name
+def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:
+    verdict = worth_training(spec(), _facts(60, commonest=0.3, nearest=0.97))
+    assert verdict["passed"] is False and verdict["enough"] == "nearest"
     assert "A language model is not needed" in verdict["reason"] and "right on 97.0%" in verdict["reason"]
-    assert worth_training(spec(), _facts(60, **{name: 0.92}))["passed"] is True
+    assert worth_training(spec(), _facts(60, nearest=0.92))["passed"] is True
 
 
 def test_without_numbers_nobody_trains() -> None:

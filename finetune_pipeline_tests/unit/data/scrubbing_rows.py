@@ -6,8 +6,6 @@ made-up key of a known issuer is a list of parts, so that no scanner takes the f
 Rows about `name and address` alone hold names of people; every other name would count as a false hit of a recogniser.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

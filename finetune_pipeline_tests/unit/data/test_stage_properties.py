@@ -1,7 +1,5 @@
 """Whatever comes in: no stage crashes, and every row is kept, quarantined, or the repeat of another."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

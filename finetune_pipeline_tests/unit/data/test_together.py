@@ -1,7 +1,5 @@
 """Edited copies share a split with their original; chains do not swallow a class; rows the ledger has torn leave training."""
 
-from __future__ import annotations
-
 import random
 import string
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A whole evaluation made of invented predictions: for tests of the gates and the pages."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.step_facts import StepFacts
+from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
@@ -26,12 +25,8 @@ ABILITY = {
     "text": {"n": 24, "before": 1.23, "after": 1.25, "rise": 0.02, "interval": [0.01, 0.03]},
     "categories": {"arithmetic": {"n": 36, "unit": "accuracy", "before": 0.33, "after": 0.31}},
 }  # fmt: skip
-COUNTERS = (
-    "rows_without_loss rows_partly_learned rows_with_loss_on_prompt rows_without_eos answers_cut rows_over_length "
-    "template_mismatch rows_refused rows_with_special_tokens rows_cut tokens_cut rows_dropped"
-).split()
 SUPERVISION = {"train": {
-    "rows": 700, "tokens": 50000, "loss_tokens": 2000, **dict.fromkeys(COUNTERS, 0), "rows_cut": 3,
+    "rows": 700, "tokens": 50000, "loss_tokens": 2000, **dict.fromkeys([*COUNTS, "tokens_cut", "rows_dropped"], 0), "rows_cut": 3,
     "tokens_per_row": {"min": 60, "p50": 70, "max": 90}, "loss_tokens_per_row": {"min": 3, "p50": 3, "max": 5},
 }}  # fmt: skip
 COST = {

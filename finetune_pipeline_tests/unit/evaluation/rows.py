@@ -1,7 +1,5 @@
 """Prediction rows and specs for tests of the plain evaluation functions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Answers kept by content: never for another key or scope, unreadable, safe under kills and many writers, bounded."""
 
-from __future__ import annotations
-
 import sqlite3
 import stat
 import subprocess
@@ -79,25 +77,22 @@ def _writer(folder: Path, who: str, batches: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
-    writers = [_writer(tmp_path, who, 12) for who in "ab"]
-    for one in writers:
-        one.communicate(timeout=120)
-    assert [one.returncode for one in writers] == [0, 0]
-    reader = cache(tmp_path)
-    keys = [reader.key([who, batch, n]) for who in "ab" for batch in range(12) for n in range(50)]
-    assert len(reader.find(keys)) == len(keys)
-
-
-def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
-    killed = _writer(tmp_path, "a", 100_000)
-    assert killed.stdout is not None
-    for _ in range(5):
-        killed.stdout.readline()
+def test_writers_at_the_same_time_lose_nothing_and_a_killed_one_leaves_whole_batches(tmp_path: Path) -> None:
+    killed, other = _writer(tmp_path, "a", 100_000), _writer(tmp_path, "b", 12)
+    for writer in (killed, other):
+        for _ in range(5):
+            writer.stdout.readline()  # type: ignore[union-attr]
     killed.kill()
-    killed.communicate(timeout=60)
+    for writer in (killed, other):
+        writer.communicate(timeout=120)
+    assert other.returncode == 0
     reader = cache(tmp_path)
-    batches = [len(reader.find([reader.key(["a", b, n]) for n in range(50)])) for b in range(400)]
+
+    def left(who: str, batches: int) -> list[int]:
+        return [len(reader.find([reader.key([who, b, n]) for n in range(50)])) for b in range(batches)]
+
+    assert left("b", 12) == [50] * 12
+    batches = left("a", 400)
     assert set(batches) <= {0, 50} and batches[:5] == [50] * 5
     reader.keep({reader.key("after"): answer()})
     assert reader.find([reader.key("after")]) and not reader.problem

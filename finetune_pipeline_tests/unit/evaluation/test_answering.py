@@ -1,7 +1,5 @@
 """A model asked through the cache: a rerun asks nothing; whatever an answer follows from, when it changes, is asked anew."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,16 +37,23 @@ def run(made: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[di
     return measured["answers"], read_predictions(root / "out" / "predictions.parquet")
 
 
-def test_a_rerun_loads_no_model_and_gives_the_same_table(made, tmp_path, monkeypatch) -> None:
+def test_a_rerun_loads_no_model_and_new_rows_alone_are_asked(made, tmp_path, monkeypatch) -> None:
     facts, rows = run(made, tmp_path)
     assert facts == {"known": 0, "asked": 18}
-    first = (tmp_path / "out" / "predictions.parquet").read_bytes()
-
-    monkeypatch.setattr(answering, "load_for_prediction", None)
-    facts, again = run(made, tmp_path)
-    assert facts == {"known": 18, "asked": 0}
-    assert again == rows and (tmp_path / "out" / "predictions.parquet").read_bytes() == first
     assert len({tuple(r["label_scores"]) for r in rows}) == 18, "base and candidate answer apart"
+    first = (tmp_path / "out" / "predictions.parquet").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "load_for_prediction", None)
+        assert run(made, tmp_path) == ({"known": 18, "asked": 0}, rows)
+    assert (tmp_path / "out" / "predictions.parquet").read_bytes() == first
+    facts, after = run(made, tmp_path, examples=made / "more.jsonl")
+    assert facts == {"known": 18, "asked": 6}
+    known = {(r["model"], r["example_id"]) for r in rows}
+    assert [r for r in after if (r["model"], r["example_id"]) in known] == rows
+    _, plain = run(made, tmp_path, examples=made / "more.jsonl", answers=None)  # what is new is as without a cache
+    for own, other in zip(after, plain, strict=True):
+        assert own["text"] == other["text"]
+        assert own["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)
 
 
 def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,18 +89,6 @@ def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatc
     assert known() == 0
     template.write_text("\n" + template.read_text())
     assert known() == 0
-
-
-def test_new_rows_alone_are_asked(made: Path, tmp_path: Path) -> None:
-    _, before = run(made, tmp_path)
-    facts, after = run(made, tmp_path, examples=made / "more.jsonl")
-    assert facts == {"known": 18, "asked": 6}
-    known = {(r["model"], r["example_id"]): r for r in before}
-    assert [r for r in after if (r["model"], r["example_id"]) in known] == before
-    _, plain = run(made, tmp_path, examples=made / "more.jsonl", answers=None)  # what is new is as without a cache
-    for own, other in zip(after, plain, strict=True):
-        assert own["text"] == other["text"]
-        assert own["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)
 
 
 def test_a_run_cut_off_goes_on_to_the_same_bits(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

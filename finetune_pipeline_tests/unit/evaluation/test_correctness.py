@@ -1,7 +1,5 @@
 """Scores of single answers: what is right, what is only in form, and what a repaired answer is worth."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -32,20 +30,12 @@ def said(text: str | dict, gold: dict = GOLD, **changes) -> dict:
     return row(1, json.dumps(gold), text if isinstance(text, str) else json.dumps(text), **changes)
 
 
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [
-        ({"total": 5.0, "items": ["milk", "tea"], "name": "Ada"}, True),  # order of keys and of unordered lists
-        (GOLD | {"items": ["tea"]}, False),
-        (GOLD | {"items": ["tea", "milk", "milk"]}, False),
-        (GOLD | {"name": "ada"}, False),
-        (GOLD | {"total": True}, False),
-        ('{"name": "Ada", "items": ["tea", "milk"], "total": 5,}', False),
-        ('{"name": "Ada", "name": "Ada", "items": ["tea", "milk"], "total": 5}', False),
-    ],
-)
-def test_an_extraction_is_right_as_a_value(text: str | dict, right: bool) -> None:
-    assert is_right(said(text), ORDER) is right
+def test_an_extraction_is_right_as_a_value() -> None:
+    assert is_right(said({"total": 5.0, "items": ["milk", "tea"], "name": "Ada"}), ORDER), "the order is no matter"
+    for change in ({"items": ["tea"]}, {"items": ["tea", "milk", "milk"]}, {"name": "ada"}, {"total": True}):
+        assert not is_right(said(GOLD | change), ORDER), change
+    for text in ('"total": 5,}', '"name": "Ada", "total": 5}'):  # no JSON; a key that is there twice
+        assert not is_right(said('{"name": "Ada", "items": ["tea", "milk"], ' + text), ORDER), text
 
 
 def test_a_repaired_answer_is_wrong_unless_the_spec_accepts_it() -> None:

@@ -1,7 +1,5 @@
 """When a gain is shown: levels over looks, Holm over metrics, margins, and rows that share a source."""
 
-from __future__ import annotations
-
 import pytest
 
 from finetune_pipeline.evaluation.compare import shared_sources

@@ -1,7 +1,5 @@
 """The evaluation: everything in it is plain JSON, and it refuses predictions that do not belong together."""
 
-from __future__ import annotations
-
 import json
 import math
 

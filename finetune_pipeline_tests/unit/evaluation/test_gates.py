@@ -1,7 +1,5 @@
 """Gates: each with a plant that must be refused and a clean case that must pass; nothing unmeasured passes."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -265,7 +263,7 @@ def _answers(right):
     return {r["example_id"]: r["gold"] if i < right else "no label" for i, r in enumerate(BASE)}
 
 
-@pytest.mark.parametrize("name", ["commonest", "nearest", "linear"])
+@pytest.mark.parametrize("name", ["commonest", "linear"])
 def test_every_simple_model_must_surely_be_beaten(name):
     others = {other: _answers(40) for other in ("commonest", "nearest", "linear")}
     blind = name == "commonest"  # nothing is learned where this one is not beaten: that is no reason to use it

@@ -1,7 +1,5 @@
 """Each gate beyond the task's own test: where it fires, where it does not, and that nothing missing passes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

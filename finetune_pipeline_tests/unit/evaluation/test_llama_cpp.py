@@ -1,6 +1,4 @@
-"""Exported GGUF files through llama.cpp: the right ones pass, and each fault of a wrong one is found and named."""
-
-from __future__ import annotations
+"""Exported GGUF files through llama.cpp: the right one of two passes, and the fault of the other is found and named."""
 
 import json
 import random
@@ -54,16 +52,10 @@ def proof(f16: Path, q8: Path, judged: list[JudgedRow], folder: Path, stop: int 
     return prove(*files, judged, output, LONGEST, control_tokens=marks, **limits)
 
 
-def test_the_judged_model_passes(skilled: Path, judged: list[JudgedRow], tmp_path: Path) -> None:
-    found = proof(skilled / "right", skilled / "right", judged, tmp_path)
-    assert found.passed and found.exact.same >= 39 and found.quantized.rows == 40
-    assert abs(found.quantized.gain) <= 0.05 and json.loads(json.dumps(found.to_dict()))["q8_0"]["passed"]
-
-
 def test_other_weights_in_eight_bits_are_found_by_their_score(skilled, judged, tmp_path) -> None:
     found = proof(skilled / "right", skilled / "other", judged, tmp_path)
-    assert found.exact.passed and not found.quantized.passed and not found.passed
-    assert found.quantized.gain < -0.2 and "-" in found.quantized.sentence
+    assert found.exact.passed and found.exact.same >= 39 and not found.quantized.passed and not found.passed
+    assert found.quantized.gain < -0.2 and json.loads(json.dumps(found.to_dict()))["q8_0"]["passed"] is False
 
 
 def test_a_wrong_template_is_found(skilled: Path, judged: list[JudgedRow], tmp_path: Path) -> None:
@@ -72,6 +64,7 @@ def test_a_wrong_template_is_found(skilled: Path, judged: list[JudgedRow], tmp_p
     template.write_text(template.read_text().replace("<|im_start|>", "> "))
     found = proof(wrong, skilled / "right", judged, tmp_path)
     assert not found.passed and "the chat template is lost" in str(found.exact.cause)
+    assert found.quantized.passed and found.quantized.rows == 40 and abs(found.quantized.gain) <= 0.05
 
 
 def test_without_llama_cpp_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

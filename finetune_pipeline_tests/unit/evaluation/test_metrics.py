@@ -1,7 +1,5 @@
 """Metrics: what they see and do not see, and gains in them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -47,8 +45,7 @@ def test_facts_of_a_text() -> None:
 
 
 def test_signs_of_a_text_gone_wrong() -> None:
-    for text in ("I'm sorry, but I can't help with that.", "As an AI language model, I have no opinion"):
-        assert is_refusal(text), text
+    assert is_refusal("As an AI language model, I have no opinion")
     for text in ("We can't find the parcel.", "I'm sorry for the delay; it ships today.", "The AI Act applies."):
         assert not is_refusal(text), text
     assert repetition("a b c d " * 6) == pytest.approx(1 - 4 / 21)

@@ -1,7 +1,5 @@
 """The baseline and predict actions: shots, sets, and a predictions table with nothing missing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -46,8 +44,7 @@ def test_baselines(folder: Path, tmp_path: Path) -> None:
     rows = read_predictions(tmp_path / "predictions.parquet")
     ids = [e.id for e in read_examples(folder / "validation.jsonl")]
     assert [(r["model"], r["example_id"]) for r in rows] == [(name, i) for name in ("zero_shot", "3_shot") for i in ids]
-    assert all(len(r["label_scores"]) == len(LABELS) and max(r["label_scores"]) < 0 for r in rows)
-    assert {r["gold"] for r in rows} == set(LABELS)
+    assert all(len(r["label_scores"]) == len(LABELS) and r["gold"] in LABELS for r in rows)
     prompts = json.loads((tmp_path / "prompts.json").read_text())
     train = {e.id: e for e in read_examples(folder / "train.jsonl")}
     chosen = [train[i] for i in prompts["3_shot"]["ids"]]

@@ -1,7 +1,5 @@
 """The predictions table: what goes in comes out, and what is not complete goes nowhere."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq

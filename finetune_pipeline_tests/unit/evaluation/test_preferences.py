@@ -1,7 +1,5 @@
 """Judges over a real HTTP server that speaks the OpenAI protocol: a fair one is believed, biased ones are refused."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from pathlib import Path

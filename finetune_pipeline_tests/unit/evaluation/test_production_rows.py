@@ -1,7 +1,5 @@
 """Production rows that judge a model: which are taken, and what they may say."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

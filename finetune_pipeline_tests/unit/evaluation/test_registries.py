@@ -1,7 +1,5 @@
 """A metric and a gate are one file each: spec, decision, checks, report and reference page follow."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Rivals: which answers of the base decide, which rival is the strongest, and which rows two models share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

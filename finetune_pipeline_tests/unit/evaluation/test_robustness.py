@@ -1,7 +1,5 @@
 """What perturbed rows cost: planted losses block, warn or inform as they should, and clean models raise no alarm."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scores against scikit-learn, sacrebleu and rouge-score, and the treatment of answers that are not in form."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

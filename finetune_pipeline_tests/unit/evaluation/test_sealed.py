@@ -1,7 +1,5 @@
 """The door to the sealed test: who went through is on record, nobody else gets in, and a used test stays used."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

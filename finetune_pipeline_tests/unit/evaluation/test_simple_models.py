@@ -1,7 +1,5 @@
 """Simple models learn what words tell, from the training rows alone, in every kind of answer."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,19 +1,17 @@
 """A task without rows and the store of its artifacts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
-from benchmarks.log_kills import make_task
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.spec import Task
+from finetune_pipeline_tests.unit.production.streams import task_of
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    return load_task(make_task(tmp_path))
+    return task_of(tmp_path)
 
 
 @pytest.fixture

@@ -1,19 +1,28 @@
-"""Streams of production rows made by rule: a language of words with topics, and what may change in it."""
-
-from __future__ import annotations
+"""A task without rows, and streams of production rows made by rule: a language of words with topics, and what may change."""
 
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.spec import TaskSpec
+import yaml
+
+from benchmarks.log_kills import make_task
+from finetune_pipeline.spec import Task, TaskSpec, load_task
 
 LABELS = ["billing", "bug", "howto"]
 _COMMON = [f"common{i}" for i in range(400)]
 _TOPICS = {label: [f"{label}{i}" for i in range(150)] for label in LABELS}
 _NEW = [f"novel{i}" for i in range(150)]
 START = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def task_of(folder: Path, **sections: Any) -> Task:
+    """A task in a folder, with these sections in its spec."""
+    path = make_task(folder) / "task.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **sections}))
+    return load_task(path.parent)
 
 
 def made(output: dict[str, Any] | None = None, **sections: Any) -> TaskSpec:
@@ -55,17 +64,10 @@ def served(
     for i, label in enumerate(labels(rng, n, shares)):
         good = rng.random() < right
         answer = label if good else rng.choice([x for x in LABELS if x != label])
-        rows.append(
-            {
-                "id": f"row-{start + i}",
-                "timestamp": (START + timedelta(days=(start + i) / per_day)).isoformat(),
-                "model_version": "1",
-                "input": text(rng, label, new_words, longer),
-                "output": answer,
-                "flag": "wrong" if not good and rng.random() < 0.5 else None,
-                "score": None,
-                "correction": label if rng.random() < corrected else None,
-                "user": None,
-            }
-        )
+        rows.append({
+            "id": f"row-{start + i}", "timestamp": (START + timedelta(days=(start + i) / per_day)).isoformat(),
+            "model_version": "1", "input": text(rng, label, new_words, longer), "output": answer,
+            "flag": "wrong" if not good and rng.random() < 0.5 else None, "score": None,
+            "correction": label if rng.random() < corrected else None, "user": None,
+        })  # fmt: skip
     return rows

@@ -1,7 +1,5 @@
 """The champion alarm: raised by a worse champion, silent for an equal one however often it is asked."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """From logged rows to examples: corrections train, failures and a sample go to people, planted poison is held back."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 
@@ -73,9 +71,8 @@ def test_a_sample_of_the_others_waits_too_and_stays_the_same() -> None:
 
 
 def test_an_honest_set_is_held_back_by_no_rule() -> None:
-    for seed in range(2):
-        chosen = choose(spec(), traffic(seed))
-        assert chosen.held == [] and len(chosen.examples) == 60
+    chosen = choose(spec(), traffic(seed=1))
+    assert chosen.held == [] and len(chosen.examples) == 60
 
 
 def test_one_user_cannot_give_more_than_a_share() -> None:

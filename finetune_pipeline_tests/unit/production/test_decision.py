@@ -1,7 +1,5 @@
 """The retraining decision: gain from a curve, cost, drift, and how long to wait."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Drift: found when planted, silent when there is none, never judged from a handful of rows or late feedback."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A person's rows go, nobody else's do, and a writer or a kill in between changes nothing."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """Hostile lines through every way in; benchmarks/fuzz_rows.py sends a million each."""
 
-from __future__ import annotations
-
 from benchmarks.fuzz_rows import fuzz
 
 

@@ -1,30 +1,23 @@
 """Production logs: complete lines only, every line accounted for, nothing personal kept."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from benchmarks.log_kills import make_task
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.ingest import ingest, read_logs
 from finetune_pipeline.production.used_rows import waiting_rows
-from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.spec import Task
+from finetune_pipeline_tests.unit.production.streams import task_of
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    folder = make_task(tmp_path)
-    result = yaml.safe_load((folder / "task.yaml").read_text())
-    more = {"logs": {"min_new_rows": 2, "settle_seconds": 60}, "data": {"scrub_region": "ES"}}
-    (folder / "task.yaml").write_text(yaml.safe_dump(result | more))
-    return load_task(folder)
+    return task_of(tmp_path, logs={"min_new_rows": 2, "settle_seconds": 60}, data={"scrub_region": "ES"})
 
 
 def row(n: int, **more: object) -> dict:

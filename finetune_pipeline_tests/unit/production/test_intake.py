@@ -1,30 +1,20 @@
 """Every complete line once: whatever rotation does to the files, and whenever the process dies."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
-import yaml
 
-from benchmarks.log_kills import make_task, play
+from benchmarks.log_kills import play
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import intake, log_store
-from finetune_pipeline.spec import Task, load_task
-
-
-def task_of(tmp_path: Path, **logs: Any) -> Task:
-    folder = make_task(tmp_path)
-    spec = yaml.safe_load((folder / "task.yaml").read_text())
-    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": logs}))
-    return load_task(folder)
+from finetune_pipeline.spec import Task
+from finetune_pipeline_tests.unit.production.streams import task_of
 
 
 def line(n: int, **more: object) -> str:
@@ -96,16 +86,8 @@ def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: Artifact
 
 
 def test_logs_are_known_by_their_names(task: Task, store: ArtifactStore) -> None:
-    names = (
-        "a.ndjson",
-        "app.jsonl.1",
-        "b.jsonlines.gz",
-        "c.ndjson-20260501",
-        "notes.log",
-        "x.jsonless",
-        "d.ndjson.part",
-    )
-    for n, name in enumerate(names):
+    taken = ("a.ndjson", "app.jsonl.1", "b.jsonlines.gz", "c.ndjson-20260501")
+    for n, name in enumerate((*taken, "notes.log", "x.jsonless", "d.ndjson.part")):
         (task.folder / "logs" / name).write_bytes(line(n).encode())
     assert sorted(ids(task, store)) == ["r0", "r1", "r2", "r3"]
     shown = {row["source"]["file"] for row in intake.log_store(task, store).rows()}
@@ -132,7 +114,7 @@ def test_a_line_that_is_too_long_is_told_and_the_next_one_counts(task: Task, sto
 
 def test_logs_behind_a_url(tmp_path: Path, store: ArtifactStore) -> None:
     url = f"memory://{tmp_path.name}/logs"
-    task = task_of(tmp_path, path=url)
+    task = task_of(tmp_path, logs={"path": url})
     assert ids(task, store) == [], "a place that does not exist yet holds nothing"
     fs, root = fsspec.core.url_to_fs(url)
     fs.makedirs(root, exist_ok=True)
@@ -143,7 +125,7 @@ def test_logs_behind_a_url(tmp_path: Path, store: ArtifactStore) -> None:
 
 
 def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: ArtifactStore) -> None:
-    task = task_of(tmp_path, keep_days=30)
+    task = task_of(tmp_path, logs={"keep_days": 30})
     old, new = task.folder / "logs" / "a.jsonl.1", task.folder / "logs" / "a.jsonl"
     first, second = "2026-05-01T00:00:00Z", "2026-05-20T00:00:00+02:00"
     old.write_text(line(1, timestamp=first))

@@ -1,7 +1,5 @@
 """General ability of base, champion and candidate: tiny models, real scoring, the store as a run leaves it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

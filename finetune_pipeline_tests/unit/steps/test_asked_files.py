@@ -1,7 +1,5 @@
 """Rows that repeat what models are asked besides the task are left out without being asked for."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

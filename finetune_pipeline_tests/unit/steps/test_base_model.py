@@ -1,7 +1,5 @@
 """The base model step with a chat template from the task: content decides, and tasks share what is the same."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every check: a planted fault makes it say no, a clean artifact makes it say yes, and missing facts never pass."""
 
-from __future__ import annotations
-
 import copy
 import random
 from dataclasses import replace
@@ -278,10 +276,12 @@ def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:
     for change in ({"near": 1}, {"exact": 1}, {"group": 1}, {"canaries": {**certificate["canaries"], "found": 1}}):
         write_json(tmp_path / "out/leakage.json", {**certificate, **change})
         assert not check.ask(artifact({}, tmp_path / "out"), spec).passed, change
-    few = {"tested": 40, "found": 20, "recall": 0.5, "interval": [0.35, 0.65]}
-    write_json(tmp_path / "out/leakage.json", {**certificate, "edited": {**certificate["edited"], "one typo": few}})
-    answer = check.ask(artifact({}, tmp_path / "out"), spec)
-    assert not answer.passed and answer.warns and "one typo 50% (35% to 65%)" in answer.message
+    kinds = certificate["edited"]
+    for found, interval, poor, warns in ((20, [0.35, 0.65], ["one typo"], True), (0, [0.0, 0.09], kinds, False)):
+        few = {"tested": 40, "found": found, "recall": found / 40, "interval": interval}
+        write_json(tmp_path / "out/leakage.json", {**certificate, "edited": {**kinds, **dict.fromkeys(poor, few)}})
+        answer = check.ask(artifact({}, tmp_path / "out"), spec)
+        assert not answer.passed and answer.warns is warns and f"one typo {found / 40:.0%}" in answer.message
     write_json(tmp_path / "out/leakage.json", certificate)
     train = tmp_path / "out/train/examples.jsonl"
     train.write_bytes(train.read_bytes() + (tmp_path / "out/test/sealed.jsonl").read_bytes())

@@ -1,9 +1,6 @@
 """The evaluation stage over several candidates: the test is opened on the record, its rows are gone afterwards, the level
 falls, and the regression ledger grows. The models are stand-ins; files, seal, ledgers, gates and pages are real."""
 
-from __future__ import annotations
-
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,7 +118,9 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     assert first["passed"] is True, first["verdict"]
     assert (first["seal"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
     assert not Path(stage.jobs[0]["examples"]).exists(), "the readable copy is gone"
-    second = stage.judge("100-b")
+    second = stage.judge("100-b", [stage.ids[0], stage.ids[110]])
+    assert [g["name"] for g in second["gates"] if not g["passed"]] == ["never_break"]
+    assert f"Of 2 listed examples 1 wrong: {stage.ids[110]}" in stage.gate(second, "never_break")["message"]
     assert (second["seal"]["look"], second["seal"]["count"]) == (2, 2)
     assert second["seal"]["level"]["confidence"] == pytest.approx(1 - 0.05 / 3)
     assert second["history"]["versions"] == [
@@ -138,26 +137,6 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     assert third["production"] is None and stage.jobs[-1]["endpoint"] is None
 
 
-def test_a_useless_candidate_and_a_broken_example_are_refused(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    useless = stage.judge("40-tie")
-    assert useless["passed"] is False and stage.gate(useless, "beats_baseline")["passed"] is False
-    listed = [stage.ids[0], stage.ids[110]]
-    broken = stage.judge("100-b", listed)
-    assert [g["name"] for g in broken["gates"] if not g["passed"]] == ["never_break"]
-    assert f"Of 2 listed examples 1 wrong: {stage.ids[110]}" in stage.gate(broken, "never_break")["message"]
-
-
-def test_served_models_are_asked_under_the_names_of_their_versions(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    served = {"url": "http://127.0.0.1:1/v1", "base": "plain", "candidate": "triage-{version}", "max_tokens": 9}
-    stage.spec = spec(evaluation={"engine": "endpoint", "endpoint": served})
-    stage.judge("91-b")
-    asked = [one for one in stage.jobs[0]["sets"] if "perturbed" not in one]
-    assert [one["served"] for one in asked] == ["plain", "triage-91-b"]
-    assert stage.jobs[0]["endpoint"].items() >= {"url": served["url"], "max_tokens": 9}.items()
-
-
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     clean = stage.judge("118-a")
@@ -169,11 +148,7 @@ def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Pa
     brittle = stage.judge("119-b")
     assert [g["name"] for g in brittle["gates"] if not g["passed"]] == ["robust"]
     assert "another case -" in stage.gate(brittle, "robust")["message"]
-    page = (tmp_path / "report/119-b/report.html").read_text()
-    assert "The same rows, perturbed" in page and "Another case cost more than 10.0 points" in page
-    stage.spec = spec(robustness={"rows": 59})
-    few = stage.judge("120-c")
-    assert few["passed"] is True and stage.gate(few, "robust")["status"] == "warned", "59 rows are too few to hold back"
+    assert "Another case cost more than 10.0 points" in (tmp_path / "report/119-b/report.html").read_text()
 
 
 def logged(i: int, **more: Any) -> dict[str, Any]:
@@ -186,8 +161,6 @@ def logged(i: int, **more: Any) -> dict[str, Any]:
 
 def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: Path) -> None:
     stage = Stage(tmp_path, robustness={"rows": 0})
-    stage.logged = [logged(i) for i in range(12)]
-    assert "12 recent production rows" in stage.gate(stage.judge("118-b"), "recent_production")["message"]
     stage.logged = [logged(i) for i in range(45)]
     stage.logged += [logged(50, input="Ticket  number 3"), logged(51, input="t 1")]
     better = stage.judge("119-c")
@@ -202,9 +175,6 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     worse = stage.judge("120-d")
     assert [g["name"] for g in worse["gates"] if not g["passed"]] == ["recent_production"]
     assert "-51.1 points against the base" in stage.gate(worse, "recent_production")["message"]
-    folder = tmp_path / "report/120-d"
-    assert json.loads((folder / "report.json").read_text())["production"]["scores"]["candidate"]["value"] == 0
-    assert "Recent production rows" in (folder / "report.html").read_text()
 
 
 def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:

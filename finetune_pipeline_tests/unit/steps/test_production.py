@@ -1,7 +1,5 @@
 """Drift and decision over real artifacts: the champion's data and answers are what production is held against."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from pathlib import Path

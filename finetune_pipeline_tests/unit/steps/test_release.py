@@ -1,7 +1,5 @@
 """What the registry is told of a candidate: whether every gate passed follows from the report, and from nothing else."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The steps of the training stage that need no model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

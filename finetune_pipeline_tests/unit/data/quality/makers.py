@@ -1,7 +1,5 @@
 """Specs and examples the tests of this folder share."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

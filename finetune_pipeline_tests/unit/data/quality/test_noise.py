@@ -1,7 +1,5 @@
 """Planted wrong labels are found, right ones pass, and duplicates do not help the model cheat."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

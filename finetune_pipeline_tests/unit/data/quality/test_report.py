@@ -1,7 +1,5 @@
 """The whole report: complete, plain JSON, deterministic, and with a verdict that follows from its parts."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Review of synthetic rows: who is sampled, when training waits, and that the plans are those of the textbooks."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tasks of lm-evaluation-harness, one of each kind, with rows of their own, for tests."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

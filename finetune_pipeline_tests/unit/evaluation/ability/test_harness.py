@@ -1,6 +1,4 @@
-"""Tasks of lm-evaluation-harness on a tiny model, against lm_eval's own HFLM; a planted loss; nothing asked twice."""
-
-from __future__ import annotations
+"""Tasks of lm-evaluation-harness on a tiny model, against lm_eval's own HFLM; and rows that cannot be asked are named."""
 
 import math
 import socket
@@ -10,18 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harness_version, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item
 from finetune_pipeline.evaluation.ability.scoring import close_ways_out, make_task, run_tasks, score_items
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.gates.general_ability import general_ability
-from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability import harness_files
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ROWS, WRITING, write_task
-from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 LIMIT = 12
 
@@ -75,8 +68,7 @@ def test_scores_equal_those_of_lm_evals_own_model(tiny, tasks, tmp_path, chat, m
         for metric, value in facts["tasks"][task.name]["results"].items():
             expected = measured.get(f"{metric},none", measured.get(metric))
             assert value == pytest.approx(expected, rel=1e-4), (task.name, metric)
-    assert facts["tasks"]["writing"]["shots"] == 2
-    assert set(facts["tasks"]["pick"]["results"]) == {"acc", "acc_norm"}
+    assert facts["tasks"]["writing"]["shots"] == 2 and set(facts["tasks"]["pick"]["results"]) == {"acc", "acc_norm"}
 
 
 def test_a_row_too_long_for_the_model_is_an_error_and_is_not_cut(tiny: Answerer, tmp_path: Path) -> None:
@@ -101,47 +93,6 @@ def test_rows_that_a_task_cannot_read_name_the_task(tiny: Answerer, tmp_path: Pa
         write_task(tmp_path, CHOICES | {"doc_to_text": text})
         with pytest.raises(ValueError, match=said):
             run_tasks(tiny, read_tasks(tmp_path, ["*.yaml"]), 10, False, 4, "test")
-
-
-def test_a_model_that_has_unlearned_a_task_is_stopped_and_an_equal_one_is_not(tmp_path: Path) -> None:
-    """Rows whose right choice is what the base model prefers; the candidate is taught the next one instead."""
-    asked = Answerer(make_tiny_model(tmp_path / "tiny"))
-    liked = _preferred(asked, tmp_path)
-    rows = [r | {"right": n} for r, n in zip(ROWS["pick"] * 2, liked * 2, strict=True)]
-    write_task(tmp_path / "bench", CHOICES, rows)
-    tasks = read_tasks(tmp_path, ["bench"])
-    before, facts = run_tasks(asked, tasks, 100, False, 8, "test")
-    assert all(r["right"] for r in before)
-
-    def gate() -> GateResult:
-        drop = ability_drop(before, run_tasks(asked, tasks, 100, False, 8, "test")[0])
-        return general_ability(spec(), Ability.model_validate({"items": len(before), "harness": facts, **drop}))
-
-    assert gate().passed
-    unlearn(asked, ROWS["pick"], liked)
-    assert not gate().passed and "harness: pick surely loses" in gate().message
-
-
-def unlearn(asked: Answerer, rows: list[dict[str, Any]], right: list[int]) -> None:
-    asked.model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(asked.model.parameters(), lr=3e-3)
-    texts = [f"{r['question']} {r['choices'][(n + 1) % 4]}" for r, n in zip(rows, right, strict=True)]
-    for _ in range(3):
-        for text in texts:
-            ids = torch.tensor([asked.tokenizer.encode(text)])
-            asked.model(input_ids=ids, labels=ids).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-
-def _preferred(asked: Answerer, folder: Path) -> list[int]:
-    """Which choice of each row the model finds likeliest."""
-    liked = []
-    for n in range(4):
-        write_task(folder / "bench", CHOICES, [r | {"right": n} for r in ROWS["pick"]])
-        rows, _ = run_tasks(asked, read_tasks(folder, ["bench"]), 100, False, 8, "test")
-        liked.append([r["right"] for r in rows])
-    return [next(n for n in range(4) if liked[n][i]) for i in range(len(ROWS["pick"]))]
 
 
 ITEMS = [

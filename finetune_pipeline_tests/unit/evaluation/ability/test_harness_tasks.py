@@ -1,7 +1,5 @@
 """Task files of lm-evaluation-harness: what is taken, and that what cannot be run here is named with its way out."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The failure atlas: every kind of mistake by its rule, and families of failures that were planted are found again."""
 
-from __future__ import annotations
-
 import json
 import random
 from typing import Any

@@ -1,7 +1,5 @@
 """Numbers of rows against published formulas, statsmodels and simulation."""
 
-from __future__ import annotations
-
 import math
 from unittest.mock import patch
 

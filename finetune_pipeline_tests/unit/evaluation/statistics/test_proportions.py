@@ -1,7 +1,5 @@
 """Paired right and wrong against scipy, statsmodels, published values and brute force."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """F1 and continuous scores against scikit-learn and scipy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats
