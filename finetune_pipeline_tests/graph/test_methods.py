@@ -124,3 +124,17 @@ def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain
         assert evaluation["comparisons"]["champion"]["n"] == summary["rows"]
         right = evaluation["models"]["champion"]["correct"]
         assert right == chain.facts[before]["evaluation_report"]["models"]["candidate"]["correct"]
+
+
+def test_the_registry_tells_the_kinds_apart_and_keeps_the_weights_of_each(chain: Chain) -> None:
+    for method in CHAINED:
+        tags = registry.version_tags(chain.tracking, "colours", chain.number(method))
+        assert (tags["method"], tags["kind"]) == (method, method)
+        assert tags["merged_version"] == chain.folders[method]["merged_model"].name
+    records = {}
+    for path in (chain.project.home / "mlflow" / "artifacts").rglob("model.json"):
+        summary = json.loads(path.read_text())
+        place = "base" if summary["folder"] == chain.project.spec["base_model"] else Path(summary["folder"]).parts[-3]
+        records[summary["kind"]] = place, len(list((path.parent / "adapter").glob("*.safetensors")))
+    merged = "merged_model"
+    assert records == {"prefix": ("base", 1), "prompt": (merged, 1), "full": (merged, 0)}
