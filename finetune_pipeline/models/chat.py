@@ -223,12 +223,26 @@ def load_tokenizer(folder: Path) -> Any:
 
     ``end_token_ids`` of the result: the end tokens of the folder's generation config. Instruct models often end a turn
     with a different token than the tokenizer's EOS (Gemma 3: ``<end_of_turn>``).
+    Raises FindingsError if its files cannot be read.
     """
     from transformers import AutoTokenizer
 
     source = model_folder(folder)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # libraries raise anything for files they do not understand
+        raise unusable("tokenizer", source, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.end_token_ids = generation_ends(source)
     return tokenizer
+
+
+def unusable(part: str, folder: Path, error: Exception) -> FindingsError:
+    """Return the error for the part (model, tokenizer) of a model folder that its library cannot load."""
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    message = f"the {part} in {folder.name!r} cannot be loaded: {why}"
+    fix = (
+        "fetch the model again, all its files; or use a model of a family that transformers knows without further code"
+    )
+    return FindingsError([Finding(f"model.{part}", "error", "task.yaml: base_model", message, fix)])

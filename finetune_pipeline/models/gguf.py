@@ -42,12 +42,12 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
         stop_ids: Tokens that end an answer, at most three: end of sequence, end of turn and end of message.
 
     Raises:
-        FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer.
+        FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer, or stop_ids are more.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
         raise refused(
             "architecture",
@@ -55,6 +55,9 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
             f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
         )
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
+    if len(stop_ids) > 3:
+        message = f"the model ends answers with {len(stop_ids)} tokens, and a GGUF file names at most three"
+        raise refused("end_tokens", message, "export it --for vllm or transformers")
     if problems := _problems(config):
         raise refused("settings", "; ".join(problems), "export it --for vllm or transformers")
     writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
@@ -89,6 +92,8 @@ def _problems(config: Any) -> list[str]:
         problems.append(f"RoPE of type {kind}")
     if not gemma and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         problems.append("sliding attention")
+    if not gemma and config.hidden_act != "silu":
+        problems.append(f"the activation {config.hidden_act}")
     scale = getattr(config, "query_pre_attn_scalar", None)
     if scale is not None and scale != config.head_dim:
         problems.append(f"query_pre_attn_scalar {scale} with heads of width {config.head_dim}")

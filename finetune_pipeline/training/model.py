@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
-from finetune_pipeline.models.checkpoint import INDEX
-from finetune_pipeline.models.identity import model_folder, name_base, tensor_header, text_files, weight_files
+from finetune_pipeline.models.identity import INDEX, model_folder, name_base, tensor_header, text_files, weight_files
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
