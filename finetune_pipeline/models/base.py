@@ -23,7 +23,7 @@ from finetune_pipeline.models.identity import (
     bundled_files,
     local_base,
     model_kind,
-    tensor_header,
+    stored_tensors,
     text_files,
     weight_files,
 )
@@ -74,7 +74,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
     from finetune_pipeline.models.loading import load_for_prediction
 
     weights = weight_files(folder)
-    dtypes = {tensor["dtype"] for file in weights for tensor in tensor_header(file)[0].values()}
+    dtypes = {tensor["dtype"] for tensor in stored_tensors(folder).values()}
     try:
         model = load_for_prediction(folder, torch.device("meta"))  # reads names and shapes only
     except (FindingsError, JobError, OutsideError):

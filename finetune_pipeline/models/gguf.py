@@ -7,6 +7,7 @@ multiplies by one plus the weight. Weights are read, converted and written one t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
         FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer, or stop_ids are more.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
+    from gguf.quants import quant_shape_to_byte_shape
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -68,7 +70,9 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
         add_tokenizer(writer, folder, config.vocab_size, stop_ids)
         writer.add_chat_template(own_template(folder) or "")
         for place, tensor in _tensors(folder, config, arch):
-            _declare(writer, place, tensor.shape, _stored_as(tensor.shape, place, kind))
+            stored = _stored_as(tensor.shape, place, kind)
+            shape = quant_shape_to_byte_shape(tensor.shape, stored)
+            writer.add_tensor_info(place, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=stored)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -189,18 +193,6 @@ def _stored_as(shape: Sequence[int], place: str, kind: Kind) -> Any:
     if len(shape) == 1 or "norm" in place or place == "rope_freqs.weight":
         return Type.F32
     return Type.Q8_0 if kind == "q8_0" and shape[-1] % 32 == 0 else Type.F16
-
-
-def _declare(writer: Any, place: str, shape: Sequence[int], stored: Any) -> None:
-    from gguf import GGMLQuantizationType as Type
-    from gguf.quants import quant_shape_to_byte_shape
-
-    if stored == Type.Q8_0:
-        rows = quant_shape_to_byte_shape(shape, stored)
-        writer.add_tensor_info(place, rows, np.dtype(np.uint8), int(np.prod(rows)), raw_dtype=stored)
-    else:
-        kind = np.dtype(np.float32 if stored == Type.F32 else np.float16)
-        writer.add_tensor_info(place, shape, kind, int(np.prod(shape)) * kind.itemsize)
 
 
 def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:

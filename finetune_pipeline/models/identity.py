@@ -232,6 +232,11 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
+def stored_tensors(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return dtype, shape and data_offsets of every tensor in a folder's weight files. Reads headers only."""
+    return {name: entry for file in weight_files(folder) for name, entry in tensor_header(file)[0].items()}
+
+
 def _weight_digest(path: Path) -> str:
     """Return the SHA-256 of a weight file. Files above 1 GiB are sampled (the header and 256 evenly spaced blocks of 64 KiB),
     since a retrained model differs in nearly all tensors."""

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16
-from finetune_pipeline.models.identity import model_folder, tensor_header, weight_files
+from finetune_pipeline.models.identity import model_folder, stored_tensors
 
 
 def pick_device() -> torch.device:
@@ -26,10 +26,9 @@ def device_with_room(folder: Path) -> torch.device:
     device = pick_device()
     if device.type == "cpu":
         return device
-    entries = [e for file in weight_files(model_folder(folder)) for e in tensor_header(file)[0].values()]
+    elements = sum(math.prod(tensor["shape"]) for tensor in stored_tensors(model_folder(folder)).values())
     free, _ = torch.cuda.mem_get_info(device)
-    fits = 4 * sum(math.prod(e["shape"]) for e in entries) <= GPU_SHARE * free
-    return device if fits else torch.device("cpu")
+    return device if 4 * elements <= GPU_SHARE * free else torch.device("cpu")
 
 
 def native_bfloat16(device: torch.device) -> bool:
