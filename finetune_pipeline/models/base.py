@@ -37,7 +37,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     place. Hub models are downloaded to the hub's cache. chat_template: text of a template that replaces the model's own;
     out/model is then a separate folder, which links to the weight files of local and hub models.
     Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat template or end-of-turn token,
-    or a template with control tokens that the vocabulary lacks.
+    or a template with control tokens that the vocabulary lacks; and like :func:`describe`.
     """
     kind = model_kind(base_model, revision)
     own = out / "model"
@@ -205,7 +205,7 @@ def _download(base_model: str, revision: str | None) -> Path:
 
     wanted = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
     try:
-        # the weights once more, in Mistral's own layout
+        # consolidated*: the same weights again, in the layout of Mistral's own code
         return Path(
             snapshot_download(base_model, revision=revision, allow_patterns=wanted, ignore_patterns="consolidated*")
         )

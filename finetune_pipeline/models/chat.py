@@ -242,7 +242,5 @@ def unusable(part: str, folder: Path, error: Exception) -> FindingsError:
     """Return the error for the part (model, tokenizer) of a model folder that its library cannot load."""
     why = (str(error).strip() or type(error).__name__).splitlines()[0]
     message = f"the {part} in {folder.name!r} cannot be loaded: {why}"
-    fix = (
-        "fetch the model again, all its files; or use an unquantized model of a family that transformers knows"
-    )
+    fix = "fetch the model again, all its files; or use an unquantized model of a family that transformers knows"
     return FindingsError([Finding(f"model.{part}", "error", "task.yaml: base_model", message, fix)])

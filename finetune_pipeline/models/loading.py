@@ -49,7 +49,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
     """Load a model's weights from safetensors. Raises JobError for tensors that are missing or have another shape, which
     transformers would fill with random numbers."""
     source = model_folder(folder)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
         use_safetensors=True,
@@ -61,6 +61,8 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
         ignore_mismatched_sizes=True,
         **more,
     )
+    model: PreTrainedModel = loaded[0]
+    info: dict[str, set[Any]] = loaded[1]
     if wrong := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
         raise JobError(
             f"{source.name!r} lacks {len(wrong)} of the tensors that its config.json asks for, or has them in another shape: "
