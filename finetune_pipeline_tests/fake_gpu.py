@@ -248,7 +248,7 @@ def _from_config(folder: Path, *, dtype: torch.dtype, device_map: Mapping[str, t
             if type(module) is torch.nn.Linear and name != "lm_head":
                 model.set_submodule(name, _four_bit(module, quantization))
         model.is_loaded_in_4bit = True
-    return model.eval()
+    return model.eval(), {"missing_keys": set(), "mismatched_keys": set()}
 
 
 def _four_bit(linear: torch.nn.Linear, settings: Any) -> Any:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.faults import JobError, OutsideError, outside_words
 from finetune_pipeline.findings import Finding, FindingsError, errors
-from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer
+from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer, unusable
 from finetune_pipeline.models.chat_templates import generation_ends, no_template, template_findings, usable
 from finetune_pipeline.models.identity import (
     MODEL_FILE,
+    TEXTS,
     base_identity,
     bundled_files,
     local_base,
     model_kind,
-    tensor_header,
+    stored_tensors,
     text_files,
     weight_files,
 )
@@ -34,7 +37,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     place. Hub models are downloaded to the hub's cache. chat_template: text of a template that replaces the model's own;
     out/model is then a separate folder, which links to the weight files of local and hub models.
     Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat template or end-of-turn token,
-    or a template with control tokens that the vocabulary lacks.
+    or a template with control tokens that the vocabulary lacks; and like :func:`describe`.
     """
     kind = model_kind(base_model, revision)
     own = out / "model"
@@ -64,18 +67,25 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     return facts
 
 
-def describe(folder: Path, name: str = "") -> dict[str, Any]:
-    """Facts about a model folder."""
-    from transformers import AutoConfig
+def describe(folder: Path, name: str) -> dict[str, Any]:
+    """Return facts about a model folder. Raises FindingsError, JobError or DamagedFile if it is no complete model."""
+    import torch
+
+    from finetune_pipeline.models.loading import load_for_prediction
 
     weights = weight_files(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    tokenizer = load_tokenizer(folder)
-    check_chat_template(tokenizer, name or folder.name)
-    tensors = [tensor for file in weights for tensor in tensor_header(file)[0].values()]
+    dtypes = {tensor["dtype"] for tensor in stored_tensors(folder).values()}
+    try:
+        model = load_for_prediction(folder, torch.device("meta"))  # reads names and shapes only
+    except (FindingsError, JobError, OutsideError):
+        raise
+    except Exception as error:  # libraries raise anything for a configuration they do not know
+        raise unusable("model", folder, error) from error
+    config, tokenizer = model.config, load_tokenizer(folder)
+    _check(tokenizer, model.get_input_embeddings().num_embeddings, name)
     return {
-        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
-        "dtype": "+".join(sorted({tensor["dtype"] for tensor in tensors})),
+        "parameters": model.num_parameters(),
+        "dtype": "+".join(sorted(dtypes)),
         "architecture": (config.architectures or [type(config).__name__])[0],
         "weight_bytes": sum(f.stat().st_size for f in weights),
         "context_length": getattr(config.get_text_config(), "max_position_embeddings", None),
@@ -86,8 +96,8 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
     }
 
 
-def check_chat_template(tokenizer: Any, name: str) -> None:
-    """Raise FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
+def _check(tokenizer: Any, rows: int, name: str) -> None:
+    """Raise FindingsError unless there are a chat template and end-of-answer tokens among the embedding's `rows`."""
     problems = []
     if not tokenizer.chat_template:
         problems.append(no_template(name, usable(tokenizer.get_vocab())))
@@ -95,6 +105,10 @@ def check_chat_template(tokenizer: Any, name: str) -> None:
         message = "the tokenizer has no end-of-sequence token"
         fix = "set eos_token in tokenizer_config.json"
         problems.append(Finding("model.no_eos", "error", f"model {name}", message, fix))
+    if beyond := sorted(token for token in end_ids(tokenizer) if not 0 <= token < rows):
+        message = f"the end-of-answer tokens {beyond} are none of the {rows} tokens that the model can write"
+        fix = "correct eos_token in tokenizer_config.json and eos_token_id in generation_config.json"
+        problems.append(Finding("model.end_token", "error", f"model {name}", message, fix))
     if problems:
         raise FindingsError(problems)
 
@@ -157,31 +171,47 @@ def _unpack_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
-    )
+    with _parsed_once():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
+        )
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     # the weights are dequantized, but save_pretrained refuses a model still marked as quantized
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.config.name_or_path = file.stem
     model.to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Halve the time of reading a GGUF file: transformers parses it three times, and lists all names anew for each module."""
+    import gguf
+
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    vars(gguf).update({name: functools.cache(function) for name, function in own.items()})
+    try:
+        yield
+    finally:
+        vars(gguf).update(own)
 
 
 def _download(base_model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    wanted = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
     try:
+        # consolidated*: the same weights again, in the layout of Mistral's own code
         return Path(
-            snapshot_download(
-                base_model, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-            )
+            snapshot_download(base_model, revision=revision, allow_patterns=wanted, ignore_patterns="consolidated*")
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if outside_words(error, "the hub's cache"):
+            raise  # the disk is full, for example
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         message = f"{base_model!r} could not be downloaded: {first}"
         fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or name a local folder"

@@ -109,8 +109,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
     if i < len(messages) - 1:
         until = _written(tokenizer, messages[: i + 1], False, tools)
         text, ids = until.text, token_ids(tokenizer, until)
-    if ids[: len(prompt)] != prompt or len(ids) <= len(prompt):
-        raise FindingsError([_mismatch(tokenizer, prompt, ids, i)])
+    end = _end_of_answer(tokenizer, prompt, ids, i)
     written = text[len(before.text) :]
     spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # templates format thoughts differently
     calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
@@ -118,7 +117,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
         raise FindingsError([_lost(f"turn {i + 1}", "the assistant's text")])
     if any(name not in written for name in calls):
         raise FindingsError([_lost(f"turn {i + 1}", "a tool call")])
-    return _Turn(ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
+    return _Turn(ids, len(prompt), end)
 
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
@@ -188,14 +187,15 @@ def encode_answer(
     message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
     prompt = encode_prompt(tokenizer, prompt_messages, tools)
     full = token_ids(tokenizer, _written(tokenizer, [*prompt_messages, message], False, tools))
-    if full[: len(prompt)] != prompt or len(full) <= len(prompt):
-        raise FindingsError([_mismatch(tokenizer, prompt, full, len(prompt_messages))])
-    return full[len(prompt) : _end_of_turn(tokenizer, full, len(prompt))]
+    return full[len(prompt) : _end_of_answer(tokenizer, prompt, full, len(prompt_messages))]
 
 
-def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:
-    """Return the end of the turn that begins at `start`: after its first end token, or the end of `ids` without one."""
-    ends = end_ids(tokenizer)
+def _end_of_answer(tokenizer: Any, prompt: list[int], ids: list[int], turn: int) -> int:
+    """Return the end of the answer in `ids`: after its first end token, or the end of `ids` without one. Raises FindingsError
+    if the prompt is not a proper prefix."""
+    start, ends = len(prompt), end_ids(tokenizer)
+    if ids[:start] != prompt or len(ids) <= start:
+        raise FindingsError([_mismatch(tokenizer, prompt, ids, turn)])
     return next((at + 1 for at in range(start, len(ids)) if ids[at] in ends), len(ids))
 
 
@@ -223,12 +223,24 @@ def load_tokenizer(folder: Path) -> Any:
 
     ``end_token_ids`` of the result: the end tokens of the folder's generation config. Instruct models often end a turn
     with a different token than the tokenizer's EOS (Gemma 3: ``<end_of_turn>``).
+    Raises FindingsError if its files cannot be read.
     """
     from transformers import AutoTokenizer
 
     source = model_folder(folder)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # libraries raise anything for files they do not understand
+        raise unusable("tokenizer", source, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.end_token_ids = generation_ends(source)
     return tokenizer
+
+
+def unusable(part: str, folder: Path, error: Exception) -> FindingsError:
+    """Return the error for the part (model, tokenizer) of a model folder that its library cannot load."""
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    message = f"the {part} in {folder.name!r} cannot be loaded: {why}"
+    fix = "fetch the model again, all its files; or use an unquantized model of a family that transformers knows"
+    return FindingsError([Finding(f"model.{part}", "error", "task.yaml: base_model", message, fix)])

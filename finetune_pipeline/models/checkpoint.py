@@ -14,10 +14,9 @@ import torch
 
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import MODEL_FILE, origin, text_files, weight_files
+from finetune_pipeline.models.identity import INDEX, MODEL_FILE, origin, text_files, weight_files
 from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors
 
-INDEX = "model.safetensors.index.json"
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 """Suffixes of the input embeddings' tensor names in transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -28,37 +27,19 @@ class Checkpoint:
     """The weights of a transformers folder. `files`: the files in use, in order; `place`: the file of each tensor."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises JobError for a broken file, an index that does not match, or a duplicate tensor."""
+        """Raises FindingsError and DamagedFile like weight_files and TensorFile, JobError for a tensor in two files."""
         self.folder = folder
         self.config: dict[str, Any] = read_json(folder / "config.json")
-        listed = read_json(folder / INDEX)["weight_map"] if (folder / INDEX).exists() else None
-        # without an index every file is used; with one, the folder may contain the same weights again in another layout
-        paths = [folder / n for n in sorted(set(listed.values()))] if listed else weight_files(folder)
-        outside = [n for n in set((listed or {}).values()) if Path(n).name != n or not n.endswith(".safetensors")]
-        if outside:
-            raise JobError(
-                f"{folder.name}: {INDEX} names {outside[0]!r}, which is not a file of this folder\nfix: do not use this model"
-            )
-        missing = [p.name for p in paths if not p.is_file()]
-        if missing:
-            raise JobError(f"{folder.name}: {INDEX} names {missing[0]}, which is missing\nfix: fetch the model again")
-        self.files = [TensorFile(p) for p in paths]
+        self.files = [TensorFile(p) for p in weight_files(folder)]
         self.place: dict[str, TensorFile] = {}
         for file in self.files:
             for name in file.entries:
-                if listed and listed.get(name) != file.path.name:
-                    continue
                 if name in self.place:
                     raise JobError(
                         f"{folder.name}: the tensor {name} is in {self.place[name].path.name} and in {file.path.name}\n"
-                        "fix: remove one of the files, or add the index that says which one to use"
+                        "fix: fetch the model again"
                     )
                 self.place[name] = file
-        lost = sorted(set(listed or {}) - set(self.place))
-        if lost:
-            raise JobError(
-                f"{folder.name}: {INDEX} names {lost[0]}, which its file does not contain\nfix: fetch the model again"
-            )
 
     def entry(self, name: str) -> Entry:
         """Return the dtype and shape of a tensor. Raises KeyError."""

@@ -7,7 +7,6 @@ so that it is complete when it appears.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,6 @@ MANIFEST = "export.json"
 _TOKENIZER = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "do_sample", "max_length")
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-_CHUNK = 1 << 22
 
 
 Card = Callable[[dict[str, Any]], str]
@@ -38,19 +36,13 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
     card: makes README.md from the manifest. target: the server whose command README.md shows.
-    Returns the manifest. Raises FindingsError for a prefix, files that do not match the artifact's digests, an `out` that is
-    not empty, and too little disk space.
+    Returns the manifest. Raises FindingsError for a prefix, an `out` that is not empty, and too little disk space.
     """
     _refuse_prefix(source)
-    folder, files = model_folder(source.merged.folder), dict(source.merged.facts["files"])
+    folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
     with unfinished(out, sum((folder / name).stat().st_size for name in files)) as making:
-        digests = {}
-        for name, digest in sorted(files.items()):
-            digests[name] = _copy(folder / name, making / name)
-            if digests[name] != digest:
-                message = f"{name} of the artifact {source.merged.version} has changed since it was made"
-                fix = f"remove the artifact's folder and run `finetune run {source.task}` again"
-                raise FindingsError([_finding("changed_file", message, fix)])
+        for name in files:
+            shutil.copyfile(folder / name, making / name)
         _greedy(making, source.serving)
         _without_paths(making / "config.json")
         manifest = _finish(source, making, "model", card, target)
@@ -106,11 +98,11 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as making:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
-            _copy(folder / name, making / name)
+            shutil.copyfile(folder / name, making / name)
         for path in sorted(tokenizer.iterdir()):
             own = folder / path.name
             if path.is_file() and path.name.startswith(_TOKENIZER):
-                _copy(own if own.is_file() else path, making / path.name)
+                shutil.copyfile(own if own.is_file() else path, making / path.name)
         config = read_json(making / "adapter_config.json")
         config |= {"base_model_name_or_path": base_model(source)["id"], "revision": base_model(source)["revision"]}
         write_json(making / "adapter_config.json", config)
@@ -143,7 +135,7 @@ def _finish(
     for pattern in _LICENCES:
         for path in sorted(base.glob(pattern)):
             if path.is_file():
-                _copy(path, making / path.name)
+                shutil.copyfile(path, making / path.name)
     (making / MODEL_FILE).unlink(missing_ok=True)
     described = making if gguf is None else model_folder(source.merged.folder)
     manifest = describe(source, described, what, target) | ({"gguf": gguf} if gguf else {})
@@ -155,18 +147,6 @@ def _finish(
     for path in making.iterdir():
         path.chmod(0o644)  # another user may serve it
     return manifest
-
-
-def _copy(source: Path, target: Path) -> str:
-    """Copy a file; returns its SHA-256."""
-    digest = hashlib.sha256()
-    with source.open("rb") as old, target.open("wb") as new:
-        while piece := old.read(_CHUNK):
-            digest.update(piece)
-            new.write(piece)
-        new.flush()
-        os.fsync(new.fileno())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

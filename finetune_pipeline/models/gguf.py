@@ -7,6 +7,7 @@ multiplies by one plus the weight. Weights are read, converted and written one t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,12 +43,13 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
         stop_ids: Tokens that end an answer, at most three: end of sequence, end of turn and end of message.
 
     Raises:
-        FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer.
+        FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer, or stop_ids are more.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
+    from gguf.quants import quant_shape_to_byte_shape
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
         raise refused(
             "architecture",
@@ -55,6 +57,9 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
             f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
         )
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
+    if len(stop_ids) > 3:
+        message = f"the model ends answers with {len(stop_ids)} tokens, and a GGUF file names at most three"
+        raise refused("end_tokens", message, "export it --for vllm or transformers")
     if problems := _problems(config):
         raise refused("settings", "; ".join(problems), "export it --for vllm or transformers")
     writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
@@ -65,7 +70,9 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
         add_tokenizer(writer, folder, config.vocab_size, stop_ids)
         writer.add_chat_template(own_template(folder) or "")
         for place, tensor in _tensors(folder, config, arch):
-            _declare(writer, place, tensor.shape, _stored_as(tensor.shape, place, kind))
+            stored = _stored_as(tensor.shape, place, kind)
+            shape = quant_shape_to_byte_shape(tensor.shape, stored)
+            writer.add_tensor_info(place, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=stored)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -89,6 +96,8 @@ def _problems(config: Any) -> list[str]:
         problems.append(f"RoPE of type {kind}")
     if not gemma and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         problems.append("sliding attention")
+    if not gemma and config.hidden_act != "silu":
+        problems.append(f"the activation {config.hidden_act}")
     scale = getattr(config, "query_pre_attn_scalar", None)
     if scale is not None and scale != config.head_dim:
         problems.append(f"query_pre_attn_scalar {scale} with heads of width {config.head_dim}")
@@ -184,18 +193,6 @@ def _stored_as(shape: Sequence[int], place: str, kind: Kind) -> Any:
     if len(shape) == 1 or "norm" in place or place == "rope_freqs.weight":
         return Type.F32
     return Type.Q8_0 if kind == "q8_0" and shape[-1] % 32 == 0 else Type.F16
-
-
-def _declare(writer: Any, place: str, shape: Sequence[int], stored: Any) -> None:
-    from gguf import GGMLQuantizationType as Type
-    from gguf.quants import quant_shape_to_byte_shape
-
-    if stored == Type.Q8_0:
-        rows = quant_shape_to_byte_shape(shape, stored)
-        writer.add_tensor_info(place, rows, np.dtype(np.uint8), int(np.prod(rows)), raw_dtype=stored)
-    else:
-        kind = np.dtype(np.float32 if stored == Type.F32 else np.float16)
-        writer.add_tensor_info(place, shape, kind, int(np.prod(shape)) * kind.itemsize)
 
 
 def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:

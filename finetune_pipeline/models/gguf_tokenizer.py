@@ -26,7 +26,8 @@ def refused(rule: str, message: str, fix: str) -> FindingsError:
 
 
 def add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence[int]) -> None:
-    """Write the tokenizer of a model folder. Raises FindingsError if llama.cpp has no tokenizer that splits text alike."""
+    """Write the tokenizer of a model folder; vocabulary: rows of the embedding. Tokens beyond it, which the model cannot read
+    (Gemma 3's for images), are left out. Raises FindingsError if llama.cpp has no tokenizer that splits text alike."""
     from gguf import TokenType
 
     stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
@@ -42,8 +43,9 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence
         is_byte = bytes_too and re.fullmatch(r"<0x[0-9A-F]{2}>", token)
         tokens[i], types[i] = token, int(TokenType.BYTE if is_byte else TokenType.NORMAL)
     for added in stored["added_tokens"]:
-        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+        if added["id"] < vocabulary:
+            kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+            tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
     writer.add_tokenizer_model("llama" if bytes_too else "gpt2")  # SentencePiece's pairs, or byte-level ones
     writer.add_tokenizer_pre("default" if bytes_too else _split(stored.get("pre_tokenizer")))
     writer.add_token_list(tokens)

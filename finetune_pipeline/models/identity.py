@@ -19,6 +19,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.settings import read_settings
 
 MODEL_FILE = "model.json"
+INDEX = "model.safetensors.index.json"
 TEXTS = (".json", ".jinja", ".model", ".txt")
 """Files of a model folder that hold configuration, tokenizer or template."""
 _LFS = b"version "
@@ -26,6 +27,7 @@ _LFS = b"version "
 _SAMPLED_ABOVE = 1 << 30
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 16
+_AGAIN = "fetch the model again"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
@@ -167,7 +169,11 @@ def bundled_digest(base_model: str) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder, sorted. Raises FindingsError if there are none."""
+    """Return the safetensors files that transformers loads, sorted: model.safetensors, else those that the index names.
+
+    A folder may also contain the same weights in another layout. Of a folder without a config.json (an adapter's), all count.
+    Raises FindingsError if there are none, if one is missing, or if the index is no index or names files elsewhere.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
@@ -177,28 +183,58 @@ def weight_files(folder: Path) -> list[Path]:
             "save the model with `save_pretrained`, which writes safetensors",
             "weights",
         )
-    return files
+    if (single := folder / "model.safetensors") in files:
+        return [single]
+    if (folder / INDEX).exists():
+        return _indexed(folder)
+    if not (folder / "config.json").exists():
+        return files
+    message = f"the folder {folder.name!r} contains {files[0].name}, but neither model.safetensors nor {INDEX}"
+    raise _error(message, "fetch the model again, all its files", "weights")
+
+
+def _indexed(folder: Path) -> list[Path]:
+    try:
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _error(
+            f"{INDEX} of {folder.name!r} does not say which file holds which tensor", _AGAIN, "index"
+        ) from error
+    if outside := [n for n in names if Path(str(n)).name != n or not n.endswith(".safetensors")]:
+        message = f"{INDEX} of {folder.name!r} names {outside[0]!r}, which is not a file of this folder"
+        raise _error(message, "do not use this model", "index")
+    if missing := [n for n in names if not (folder / n).is_file()]:
+        raise _error(f"{INDEX} of {folder.name!r} names {', '.join(missing)}, which is missing", _AGAIN, "index")
+    return [folder / n for n in names]
 
 
 def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
     """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets}, offset of the data).
 
-    Raises DamagedFile if the file is truncated, damaged or not a safetensors file.
+    Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file.
     """
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise DamagedFile(f"{file} is missing, or is no file\nfix: fetch it again")
     with file.open("rb") as handle:
-        start, whole = handle.read(8), file.stat().st_size
-        if start.startswith(_LFS):
+        if (start := handle.read(8)).startswith(_LFS):
             raise DamagedFile(f"{file} is a Git LFS pointer, not the weights\nfix: run `git lfs pull` in its folder")
-        size = int.from_bytes(start, "little")
         try:
-            header = json.loads(handle.read(size) if size <= whole else b"")
-            header.pop("__metadata__", None)
-            ends = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedFile(f"{file} is damaged or not a safetensors file\nfix: fetch it again") from error
-    if 8 + size + ends > whole:
-        raise DamagedFile(f"{file} is truncated: it has {whole:,} of {8 + size + ends:,} bytes\nfix: fetch it again")
-    return header, 8 + size
+            safe_open(file, framework="np")  # checks all of the header, and the file's length
+        except SafetensorError as error:
+            size = f"{file.stat().st_size:,} bytes"
+            message = f"{file} ({size}) is truncated, damaged or not a safetensors file: {error}"
+            raise DamagedFile(f"{message}\nfix: fetch it again") from error
+        length = int.from_bytes(start, "little")
+        header = json.loads(handle.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def stored_tensors(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return dtype, shape and data_offsets of every tensor in a folder's weight files. Reads headers only."""
+    return {name: entry for file in weight_files(folder) for name, entry in tensor_header(file)[0].items()}
 
 
 def _weight_digest(path: Path) -> str:
@@ -235,17 +271,18 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
     folder = local_base(base_model)
     for file in weight_files(folder):
         tensor_header(file)  # raises for an incomplete file before it is used
-    files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (*TEXTS, ".safetensors")}
+    suffixes = (*TEXTS, ".safetensors")
+    files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.is_file() and p.suffix in suffixes}
     return {"kind": kind, "base_model": folder.name, "files": files}
 
 
 def model_folder(folder: Path) -> Path:
-    """Return the transformers folder of a model: the target of an artifact's model.json, or `folder` itself.
+    """Return the transformers folder of a model: `folder` itself, or the target of an artifact's model.json.
 
     Raises FindingsError if neither is a folder with a config.json.
     """
     target = folder
-    if (folder / MODEL_FILE).exists():
+    if not (folder / "config.json").exists() and (folder / MODEL_FILE).exists():
         target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
     if not (target / "config.json").exists():
         raise _error(

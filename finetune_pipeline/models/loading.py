@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16
-from finetune_pipeline.models.identity import model_folder, tensor_header, weight_files
+from finetune_pipeline.models.identity import model_folder, stored_tensors
 
 
 def pick_device() -> torch.device:
@@ -25,10 +26,9 @@ def device_with_room(folder: Path) -> torch.device:
     device = pick_device()
     if device.type == "cpu":
         return device
-    entries = [e for file in weight_files(model_folder(folder)) for e in tensor_header(file)[0].values()]
+    elements = sum(math.prod(tensor["shape"]) for tensor in stored_tensors(model_folder(folder)).values())
     free, _ = torch.cuda.mem_get_info(device)
-    fits = 4 * sum(math.prod(e["shape"]) for e in entries) <= GPU_SHARE * free
-    return device if fits else torch.device("cpu")
+    return device if 4 * elements <= GPU_SHARE * free else torch.device("cpu")
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -46,16 +46,28 @@ def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
 
 
 def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(
-        model_folder(folder),
+    """Load a model's weights from safetensors. Raises JobError for tensors that are missing or have another shape, which
+    transformers would fill with random numbers."""
+    source = model_folder(folder)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
         attn_implementation="sdpa",
         device_map={"": device},
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
         **more,
     )
+    model: PreTrainedModel = loaded[0]
+    info: dict[str, set[Any]] = loaded[1]
+    if wrong := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
+        raise JobError(
+            f"{source.name!r} lacks {len(wrong)} of the tensors that its config.json asks for, or has them in another shape: "
+            f"{', '.join(wrong[:3])}\nfix: fetch the model again, all its files"
+        )
     model.requires_grad_(False)
     return model
 
@@ -66,7 +78,7 @@ def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
     ``serving`` is the dtype of a server: bfloat16 if the device supports it, but float32 for a model stored in float32, since
     bfloat16 would round its training away (see :mod:`.merging`).
     """
-    stored = AutoConfig.from_pretrained(model_folder(folder)).dtype
+    stored = AutoConfig.from_pretrained(model_folder(folder), local_files_only=True, trust_remote_code=False).dtype
     wide = precision == "float32" or stored in (None, torch.float32)
     return resolve_precision("float32" if wide else "auto", device)
 

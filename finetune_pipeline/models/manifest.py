@@ -89,7 +89,8 @@ def base_model(source: Source) -> dict[str, Any]:
 def describe(source: Source, folder: Path, what: str, target: str = "transformers") -> dict[str, Any]:
     """Return the manifest of a model, without its files. folder: contains tokenizer and template; what: model, adapter, or
     registered (in the model registry, which stores the adapter and refers to the rest by digest); target: the server."""
-    serving, settings, hosted = source.serving, _settings(source.adapter), read_hosted(source.merged.folder)
+    serving, hosted = source.serving, read_hosted(source.merged.folder)
+    settings = read_json(source.adapter.path("artifact.json"))["settings"]
     plain = what != "adapter" and source.kind == "prompt"
     template = folder / "chat_template.jinja"
     evaluated = None
@@ -155,12 +156,6 @@ def folder_control_tokens(folder: Path) -> list[str]:
         return []
     special, written = control_tokens(Tokenizer.from_file(str(path)), own_template(folder) or "")
     return sorted(special | written)
-
-
-def _settings(artifact: Artifact) -> dict[str, Any]:
-    """Return the settings an artifact was made with, from its manifest."""
-    settings = read_json(artifact.path("artifact.json"))["settings"]
-    return dict(settings) if isinstance(settings, dict) else {"settings": settings}
 
 
 def _versions() -> dict[str, str]:

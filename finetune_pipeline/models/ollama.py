@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import written
 
 CONTEXT = 4096
 """Ollama's context length in tokens, unless the training's prompts and answers need more."""
+_DIFFERENTLY = "it renders the same turn differently in different conversations"
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "Zsystem0", "Zuser1", "Zanswer2", "Zuser3"
 """Placeholders for the turns when the chat template is split into its parts."""
 
@@ -47,16 +50,13 @@ def go_template(folder: Path, begin: str = "") -> str:
     Raises:
         FindingsError: The template does more than put pieces between the turns, or Go would interpret a piece.
     """
-    system, first = {"role": "system", "content": _SYSTEM}, {"role": "user", "content": _FIRST}
-    more = [{"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _SECOND}]
-    with_system = written(folder, [system, first, *more])
-    if with_system is None:
-        raise _refused("the model has no chat template")
-    before_system, before_user, generation, between, end = _pieces(with_system, _SYSTEM, _FIRST, _ANSWER, _SECOND)
-    (alone, *rest) = _pieces(written(folder, [first, *more]) or "", _FIRST, _ANSWER, _SECOND)
-    single = _pieces(written(folder, [system, first]) or "", _SYSTEM, _FIRST)
-    if rest != [generation, between, end] or single != [before_system, before_user, end] or end != generation:
-        raise _refused("it renders the same turn differently in different conversations")
+    alone, generation, between = _parts(folder)
+    try:
+        before_system, before_user, *rest = _parts(folder, {"role": "system", "content": _SYSTEM})
+    except TemplateError:  # it refuses system turns, as Gemma 2's does
+        before_system, before_user, rest = "", "", [generation, between]
+    if rest != [generation, between]:
+        raise _refused(_DIFFERENTLY)
     before_system, alone = before_system.removeprefix(begin), alone.removeprefix(begin)
     if any("{{" in piece for piece in (before_system, before_user, generation, between, alone)):
         raise _refused("it contains double braces")
@@ -69,10 +69,22 @@ def go_template(folder: Path, begin: str = "") -> str:
     )
 
 
-def _pieces(text: str, *turns: str) -> list[str]:
-    """Return the template's pieces before, between and after the turns."""
-    pieces = []
-    for turn in turns:
+def _parts(folder: Path, *lead: Mapping[str, str]) -> list[str]:
+    """Return the pieces before each leading turn, before the first question, before an answer, and before the next question."""
+    first = [*lead, {"role": "user", "content": _FIRST}]
+    more = [{"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _SECOND}]
+    *parts, between, end = _pieces(folder, [*first, *more])
+    if _pieces(folder, first) != parts or parts[-1] != end:
+        raise _refused(_DIFFERENTLY)
+    return [*parts, between]
+
+
+def _pieces(folder: Path, messages: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the template's pieces before, between and after the turns' texts."""
+    text, pieces = written(folder, messages), []
+    if text is None:
+        raise _refused("the model has no chat template")
+    for turn in (message["content"] for message in messages):
         before, separator, text = text.partition(turn)
         if not separator or turn in text:
             raise _refused("it leaves out a turn, or repeats one")

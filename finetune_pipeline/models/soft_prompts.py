@@ -86,15 +86,12 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
     """Return (tensor name of the input embeddings, the factor the model multiplies its rows by)."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        layer = AutoModelForCausalLM.from_config(config, trust_remote_code=False).get_input_embeddings()
+    model = load_for_prediction(base.folder, torch.device("meta"))
+    layer, text = model.get_input_embeddings(), model.config.get_text_config()
     plain = type(layer) is torch.nn.Embedding
     scale = 1.0 if plain else getattr(layer, "scalar_embed_scale", None)
     name = base.embedding
-    if name is None or scale is None or getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
+    if name is None or scale is None or getattr(text, "hidden_size_per_layer_input", None):
         raise JobError(
             f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix that can get more rows"
             "\nfix: export the adapter alone (`finetune export --adapter`)"

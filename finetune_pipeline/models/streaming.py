@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import tensor_header
@@ -81,20 +81,15 @@ class TensorFile:
     """A safetensors file, read in pieces. `entries` maps names to :class:`Entry`; `metadata`: from the header."""
 
     def __init__(self, path: Path) -> None:
-        """Raises JobError if the file is not a complete safetensors file."""
+        """Raises DamagedFile if the file is not a complete safetensors file."""
         if sys.byteorder != "little":
             raise JobError("weights are read and written on little-endian machines only\nfix: use another machine")
-        try:
-            with safe_open(path, framework="pt") as checked:
-                self.metadata: dict[str, str] = dict(checked.metadata() or {})
-        except (SafetensorError, OSError) as error:
-            raise JobError(
-                f"{path.name} is not a readable safetensors file: {error}\nfix: fetch the file again; it may be truncated"
-            ) from error
         self.path = path
         self._file: BinaryIO | None = None
         self.entries: dict[str, Entry] = {}
         header, data = tensor_header(path)
+        with safe_open(path, framework="np") as checked:
+            self.metadata: dict[str, str] = dict(checked.metadata() or {})
         for name, entry in header.items():
             start, end = entry["data_offsets"]
             self.entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), end - start, data + start)

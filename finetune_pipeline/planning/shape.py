@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.models.identity import tensor_header
+from finetune_pipeline.models.identity import stored_tensors
 
 _EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
@@ -88,17 +88,9 @@ class ModelShape:
 
 
 def model_shape(folder: Path) -> ModelShape:
-    """Return the exact shape of the model in a transformers folder, from the tensor sizes in the file headers.
-
-    Raises:
-        FileNotFoundError: The folder contains no safetensors files.
-    """
+    """Return the exact shape of the model in a transformers folder, from the tensor sizes in the file headers."""
     config = read_json(folder / "config.json")
-    tensors: dict[str, tuple[str, list[int]]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors |= {name: (entry["dtype"], entry["shape"]) for name, entry in tensor_header(file)[0].items()}
-    if not tensors:
-        raise FileNotFoundError(f"no safetensors files in {folder.name}")
+    tensors = {name: (entry["dtype"], entry["shape"]) for name, entry in stored_tensors(folder).items()}
     text = config.get("text_config") or config
     kind = str(text.get("model_type", "llama"))
     hidden, heads = text["hidden_size"], text["num_attention_heads"]

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
-from finetune_pipeline.models.checkpoint import INDEX
-from finetune_pipeline.models.identity import model_folder, name_base, tensor_header, text_files, weight_files
+from finetune_pipeline.models.identity import INDEX, model_folder, name_base, stored_tensors, text_files, weight_files
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
@@ -108,12 +107,11 @@ def save_trained(
         tokenizer.save_pretrained(folder)
     else:
         _save_model(model, base, folder, gathered)
-    files = weight_files(folder)
-    names = [name for file in files for name in tensor_header(file)[0]]
-    foreign = sorted(n for n in names if not re.search(kind.tensors, n))
+    names = sorted(stored_tensors(folder))
+    foreign = [n for n in names if not re.search(kind.tensors, n)]
     if foreign:
         raise RuntimeError(f"the adapter file holds tensors that are no adapter's: {', '.join(foreign[:5])}")
-    return {"kind": kind.name, "bytes": sum(file.stat().st_size for file in files), "tensors": sorted(names)}
+    return {"kind": kind.name, "bytes": sum(file.stat().st_size for file in weight_files(folder)), "tensors": names}
 
 
 def _save_adapter(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
@@ -125,10 +123,9 @@ def _save_adapter(model: Any, base: Path, folder: Path, gathered: dict[str, torc
 def base_dtype(base: Path) -> torch.dtype:
     """The dtype most of the base model's weights are stored in."""
     sizes: dict[str, int] = {}
-    for file in weight_files(model_folder(base)):
-        for entry in tensor_header(file)[0].values():
-            first, last = entry["data_offsets"]
-            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + last - first
+    for tensor in stored_tensors(model_folder(base)).values():
+        first, last = tensor["data_offsets"]
+        sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + last - first
     commonest = max(sizes, key=lambda name: (sizes[name], name))
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(commonest, torch.float32)
 

@@ -44,8 +44,14 @@ class Prepared:
     findings: list[Finding] = field(default_factory=list)
 
     def plain_rows(self) -> list[dict[str, Any]]:
-        """The rows as collators expect them: {id, ids, loss}."""
-        return [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in self.rows]
+        """The rows as collators expect them: {id, ids, loss}. Further rows of one example have their number in their id."""
+        seen: Counter[str] = Counter()
+        plain = []
+        for row in self.rows:
+            seen[row.id] += 1
+            name = row.id if seen[row.id] == 1 else f"{row.id} (row {seen[row.id]})"
+            plain.append({"id": name, "ids": row.ids, "loss": row.loss})
+        return plain
 
     def length_facts(self) -> dict[str, Any]:
         """How many examples were dropped and cut for their length, and the ids of the first 20 of each."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from jinja2 import Environment
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
@@ -46,9 +47,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def gguf(folder: Path, kind: str = "f16") -> Path:
-    write_gguf(folder, folder.with_suffix(f".{kind}"), kind, name="m", stop_ids=[2])
-    return folder.with_suffix(f".{kind}")
+build_tensors = GGUFReader._build_tensors
+
+
+def gguf(folder: Path, stop_ids: Sequence[int] = (2,)) -> Path:
+    write_gguf(folder, folder.with_suffix(".f16"), "f16", name="m", stop_ids=stop_ids)
+    return folder.with_suffix(".f16")
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -87,10 +91,13 @@ def test_llama_cpp_answers_as_transformers(architecture: str, tmp_path: Path) ->
     ("architecture", "settings"), [("llama", {}), ("llama", {"tied": False}), ("gemma3", ARCHITECTURES["gemma3"])]
 )
 def test_a_file_is_unpacked_into_the_model_it_was_written_from(
-    architecture: str, settings: dict[str, Any], tmp_path: Path
+    architecture: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_model(tmp_path / "model", architecture, dtype=torch.float16, norms=0.2, **settings)
+    parsed: list[Any] = []
+    monkeypatch.setattr(GGUFReader, "_build_tensors", lambda *args: parsed.append(build_tensors(*args)))
     _unpack_gguf(gguf(folder), tmp_path / "back")
+    assert len(parsed) == 1, "a large vocabulary takes seconds each time"
     before, after = load(folder).state_dict(), load(tmp_path / "back").state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor.bfloat16().float()) for name, tensor in before.items())
@@ -127,6 +134,7 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
         ("gpt2", None, {}, "gguf.architecture"),
         ("gemma3", None, {}, "gguf.settings"),  # divides by the root of 256, with heads of 16
         ("llama", "config.json", {"rope_parameters": {**LLAMA3, "rope_type": "dynamic"}}, "gguf.settings"),
+        ("llama", "config.json", {"hidden_act": "gelu"}, "gguf.settings"),
         ("qwen2", "config.json", {"use_sliding_window": True, "sliding_window": 64}, "gguf.settings"),
         ("llama", "tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}, "gguf.tokenizer"),
     ],
@@ -140,8 +148,20 @@ def test_what_llama_cpp_would_compute_differently_is_refused(architecture, file,
     assert [f.rule for f in error.value.findings] == [rule] and error.value.findings[0].fix
 
 
-def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
+def test_a_token_that_the_model_cannot_read_is_left_out(tmp_path: Path) -> None:
+    """Gemma 3's tokenizer has a token for images, and models that read text only have no row for it."""
+    folder = make_model(tmp_path / "model", "llama", dtype=torch.float16)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    tokens = GGUFReader(gguf(folder)).fields["tokenizer.ggml.tokens"].contents()
+    assert len(tokens) == 400 and "<image>" not in tokens and tokens[2] == "<|im_end|>"
+
+
+def test_what_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", "llama")
+    with pytest.raises(FindingsError, match="ends answers with 4 tokens"):
+        gguf(folder, stop_ids=[0, 1, 2, 3])
     change_weights(folder, lambda weights: weights["model.layers.0.mlp.up_proj.weight"][0, 0].fill_(1e6))
     with pytest.raises(FindingsError, match="float16 cannot"):
         gguf(folder)
@@ -179,12 +199,13 @@ def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
 
 @pytest.mark.parametrize(
     ("template", "begin"),
-    [(None, ""), ("llama3", "<|begin_of_text|>"), ("gemma", "<|im_start|>")],  # the tokenizer's own begin token
+    [(None, ""), ("llama3", "<|begin_of_text|>"), ("gemma", "<|im_start|>"), ("refuses", "")],
 )
 def test_the_template_in_go_writes_the_same(template: str | None, begin: str, tmp_path: Path) -> None:
-    folder = tokenizer_with(tmp_path, template and NAMED[template])
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE
+    folder = tokenizer_with(tmp_path, template and {**NAMED, "refuses": refuses}[template])
     turns = [{"role": role, "content": text} for role, text in TURNS]
-    for system in ([{"role": "system", "content": SYSTEM}], []):
+    for system in ([], [{"role": "system", "content": SYSTEM}])[: 1 if template == "refuses" else 2]:
         for number in (1, 3, 5):
             messages = [*system, *turns[:number]]
             expected = written(folder, messages) or ""

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub.constants
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.engine.store import DamagedFile, digest_file
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind, weight_files
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 BUNDLED = "bundled/smollm2-135m-instruct"
@@ -39,10 +49,12 @@ def test_weights_that_are_not_whole_are_named_with_what_to_do(tiny: Path, tmp_pa
     base_identity(str(folder))
     bodies = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n": "git lfs pull",
-        whole[:-1]: f"{len(whole) - 1:,} of {len(whole):,} bytes",
+        whole[:-1]: f"{len(whole) - 1:,} bytes. is truncated",
         whole[:40]: "fetch it again",
         b"": "fetch it again",
         whole[:8] + b"[]" + whole[10:]: "fetch it again",
+        whole.replace(b'"shape":[64]', b'"shape":[65]'): "invalid shape",
+        whole.replace(b'"shape"', b'"shade"'): "missing field `shape`",
     }
     for body, words in bodies.items():
         weights.write_bytes(body)
@@ -169,8 +181,91 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(gemma, tmp_path
     assert not (gemma / "chat_template.jinja").exists()
 
 
+# --- a base model is whole, or refused before anything is computed with it
+
+
+def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def shard(folder: Path, index: Callable[[Any], Any] = lambda _: None) -> None:
+    model = load_for_prediction(folder, torch.device("cpu"))
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="60KB")
+    rewrite(folder / INDEX, index)
+
+
+def without(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+INDEX = "model.safetensors.index.json"
+NORM = "model.norm.weight"
+UNSOUND: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a tensor is lost": (lambda f: without(f, NORM), f"lacks 1 of the tensors.*: {NORM}"),
+    "another shape": (lambda f: rewrite(f / "config.json", lambda c: c.update(vocab_size=300)), "embed_tokens.weight"),
+    "a file is lost": (lambda f: (shard(f), (f / "model-00003-of-00008.safetensors").unlink()), "00003.*is missing"),
+    "no index": (lambda f: (shard(f), (f / INDEX).unlink()), f"neither model.safetensors nor {INDEX}"),
+    "no real index": (lambda f: shard(f, dict.clear), "does not say which file"),
+    "a file elsewhere": (
+        lambda f: shard(f, lambda i: i["weight_map"].update({NORM: "../model.safetensors"})),
+        "'../model.safetensors', which is not a file of this folder",
+    ),
+    "a link to nothing": (
+        lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").symlink_to("gone")),
+        "model.safetensors is missing",
+    ),
+    "an unknown kind": (lambda f: rewrite(f / "config.json", lambda c: c.update(model_type="new")), "the model in .*new"),
+    "its own code": (
+        lambda f: rewrite(f / "config.json", lambda c: c.update(model_type="n", auto_map={"AutoConfig": "c.C"})),
+        "custom code",
+    ),
+    "a tokenizer cut off": (
+        lambda f: (f / "tokenizer.json").write_bytes((f / "tokenizer.json").read_bytes()[:500]), "the tokenizer in"
+    ),
+    "an end that cannot be written": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [2, 400]}'), r"\[400\] are none of the 400"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_a_base_that_is_not_whole_is_refused_with_what_to_do(tiny: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    spoil, words = UNSOUND[name]
+    spoil(folder)
+    with pytest.raises((FindingsError, JobError, DamagedFile), match=words) as error:
+        prepare_base(str(folder), None, tmp_path / "out")
+    assert "fix: " in str(error.value)
+
+
+def test_other_files_beside_the_weights_do_not_count(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    shutil.copyfile(folder / "model.safetensors", folder / "model.fp16.safetensors")
+    save_file({"norm.weight": torch.ones(64)}, folder / "consolidated.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {NORM: "model-00001-of-00001.safetensors"}}))
+    (folder / "model.json").write_text(json.dumps({"format": "graph-model"}))  # another library's, not a record
+    (folder / "gone.json").symlink_to("nowhere")
+    facts, plain = (prepare_base(str(f), None, tmp_path / f.name) for f in (folder, tiny))
+    assert [facts[n] for n in ("parameters", "weight_bytes", "dtype")] == [99648, plain["weight_bytes"], "BF16"]
+    assert [p.name for p in weight_files(model_folder(tmp_path / "base"))] == ["model.safetensors"]
+    assert len(Checkpoint(folder).place) == len(Checkpoint(tiny).place)
+
+
+def test_a_full_disk_is_not_taken_for_an_absent_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "blob")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare_base("owner/name", None, tmp_path)
+
+
 def test_a_hub_model_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FindingsError, match="no-such-owner/no-such-model") as error:

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_pipeline.engine.store import digest_file
-from finetune_pipeline.faults import JobError
+from finetune_pipeline.engine.store import DamagedFile, digest_file
 from finetune_pipeline.models.streaming import TORCH_TYPES, Shape, TensorFile, write_tensors
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +40,7 @@ def test_rows_and_whole_tensors_are_read_and_written_as_the_library_does(tmp_pat
     whole = path.read_bytes()
     for cut in (4, -1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(JobError, match=r"x\.safetensors is not a readable safetensors file"):
+        with pytest.raises(DamagedFile, match=r"x\.safetensors .* is truncated"):
             TensorFile(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat import encode_example, load_tokenizer
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.training.sft import train
+from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
+from finetune_pipeline_tests.tiny_model import TEMPLATE
 from finetune_pipeline_tests.unit.training.jobs import job
 
 Trained = tuple[Path, dict[str, Any], dict[str, Any]]
@@ -102,3 +107,22 @@ def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_pa
     result["settings"]["lora"]["r"] = 8
     with pytest.raises(JobError, match="other tensors"):
         train({**result, "out": str(tmp_path / "r8"), "work": str(tmp_path / "r8work")})
+
+
+def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own(inputs: Path, tmp_path: Path) -> None:
+    """As with Qwen3's template, which leaves thoughts out of earlier turns."""
+    shutil.copytree(inputs, tmp_path / "inputs")
+    base = tmp_path / "inputs" / "base"
+    content = "(message['content'] if loop.last else message['content'].split('</think>')[-1])"
+    (base / "chat_template.jinja").write_text(TEMPLATE.replace("message['content']", content))
+    said = ["which one?", "<think>money</think>billing", "and now?", "<think>a long error</think>bug_report how_to"]
+    messages = [{"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, said, strict=True)]
+    write_examples(tmp_path / "inputs" / "validation.jsonl", [Example("talk", messages)])
+    rows = encode_example(load_tokenizer(base), messages, "talk")
+    assert len(rows) == 2
+    batch = PaddedCollator(2)([{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows])
+    with torch.no_grad():
+        logits = logits_to_learn(load_for_prediction(base, torch.device("cpu")), batch)
+    facts, _ = train(job(tmp_path / "inputs", tmp_path, method="lora", epochs=1))
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
+    assert facts["first_eval_loss"] == pytest.approx(expected, rel=1e-4)
