@@ -271,7 +271,7 @@ STEPS = [
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
         settings=lambda spec, outside: decisive_settings(spec.training),
-        code_version="4",
+        code_version="5",
         checks=(
             training_check.supervision,
             training_check.loss_finite,
