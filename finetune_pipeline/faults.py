@@ -39,7 +39,10 @@ _SYSTEM = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: ("the disk is full: {place} could not be written, the quota is used up", _SPACE),
     errno.EFBIG: ("{place} could not be written: it reached the limit of a file's size", "raise it (ulimit -f)"),
-    errno.EROFS: ("{place} is on a disk that cannot be written", "move FINETUNE_HOME to one that can"),
+    errno.EROFS: (
+        "{place} is on a disk that cannot be written",
+        "let FINETUNE_HOME and FINETUNE_DATA name folders that can",
+    ),
     errno.EACCES: ("{place} may not be read or written by this user", _RIGHTS),
     errno.EPERM: ("{place} may not be changed by this user", _RIGHTS),
     errno.ELOOP: ("{place} cannot be opened: its symbolic links lead in a circle", "remove or correct the link"),

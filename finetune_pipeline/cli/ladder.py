@@ -22,8 +22,8 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
     Stops at the rung that answers the question. Results are kept: after a kill, run it again to continue.
     Exit code 2: the answer is no or not certain.
     """
-    apply_environment()
     loaded = get_task(task)
+    apply_environment()
     step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
     made = open_project(loaded).artifacts()[step]
     if made is None:

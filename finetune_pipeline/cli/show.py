@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import yaml
 
-from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
+from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, emit, get_task, say
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import told_origin
@@ -59,7 +59,7 @@ def _tasks(as_json: bool) -> int:
         emit({"tasks": {name: {"broken": bool(wrong), "problems": as_rows(wrong)} for name, wrong in tasks.items()}})
         return DONE
     if not tasks:
-        say(f"there is no task in {read_settings().data_root}; `finetune schema` says what goes into a task.yaml")
+        say(f"there is no task in {read_settings().data_root}; {NO_TASK}")
     for name, wrong in tasks.items():
         say(f"{'BROKEN' if wrong else 'ok':6}  {name}")
         for finding in wrong[:3]:

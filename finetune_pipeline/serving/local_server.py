@@ -52,7 +52,7 @@ def _foreign(scope: Scope) -> str | None:
     """Return why a request is refused; None if it comes from this machine and not from another server's page."""
     headers = Headers(scope=scope)
     host = headers.get("host", "").lower()
-    if host.rpartition(":")[0] not in (HOST, "localhost"):  # the port may belong to a tunnel
+    if host.rsplit(":", 1)[0] not in (HOST, "localhost"):  # the port may belong to a tunnel, or be left out: 80
         return "this server only answers on 127.0.0.1"
     elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
     if headers.get("origin", f"http://{host}").lower() == f"http://{host}" and not elsewhere:
