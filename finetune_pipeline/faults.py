@@ -85,6 +85,8 @@ def outside_words(error: BaseException, place: object) -> str | None:
         error: The error; its causes are examined, too.
         place: Named if the error has no file name: the pipeline's home folder.
     """
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("finetune_pipeline"):
+        return f"the Python package {error.name} is not installed\nfix: install it beside finetune_pipeline"
     for link in _chain(error):
         if isinstance(link, OutsideError):
             return str(link)
@@ -97,6 +99,8 @@ def outside_words(error: BaseException, place: object) -> str | None:
                 return _sentence(_NO_PLACE, place)
             if link.errno in _SYSTEM and (file or named):
                 return _sentence(_SYSTEM[link.errno], file or place)
+        if type(link).__name__.startswith("UnsupportedModel"):  # of MLflow: no store has this address
+            return f"{link}\nfix: correct MLFLOW_TRACKING_URI, or unset it to use the local database"
         for number in _WRITING:  # as libraries that are not written in Python say it
             if os.strerror(number) in str(link):
                 return _sentence(_SYSTEM[number], place)

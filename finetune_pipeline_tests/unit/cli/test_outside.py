@@ -91,6 +91,15 @@ def damaged_database(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM events")
 
 
+def mlflow_at(address: str) -> Callable[[Path], object]:
+    def ask(tmp_path: Path) -> None:
+        from mlflow.tracking import MlflowClient
+
+        MlflowClient(address).search_registered_models()
+
+    return ask
+
+
 FAULTS: dict[Callable[[Path], object], str] = {
     lambda _: Path("/dev/full").write_text("x"): "the disk is full: ",
     copy_to_a_full_disk: "the disk is full: copy.jsonl could not be written",
@@ -103,6 +112,8 @@ FAULTS: dict[Callable[[Path], object], str] = {
     locked_database: "is locked by another process",
     deleted_database: "was deleted",
     damaged_database: "history.db is damaged",
+    mlflow_at("htp://127.0.0.1"): "unsupported URI 'htp://127.0.0.1'",
+    lambda _: __import__("psycopg_of_nobody"): "the Python package psycopg_of_nobody is not installed",
 }
 
 
