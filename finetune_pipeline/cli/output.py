@@ -82,6 +82,11 @@ def emit(value: Any) -> None:
         click.echo(text, file=_answers[-1].out if _answers else None)
 
 
+def tell(as_json: bool, facts: Any, *lines: str) -> None:
+    """Print the result of a command: one JSON document, or lines of text."""
+    emit(facts) if as_json else say(*lines)
+
+
 @contextlib.contextmanager
 def _standard_output() -> Iterator[None]:
     """Name standard output in its faults, which carry no file name. A closed pipe is none: its reader has enough."""

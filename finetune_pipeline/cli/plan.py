@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, say
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
@@ -84,9 +84,8 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
 def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
     if as_json:
         emit({"task": task.name, "fits": None, "findings": as_rows(findings)})
-    else:
-        problem(*map(str, findings))
-    return ERROR
+        return ERROR
+    raise click.ClickException("\n".join(map(str, findings)))
 
 
 def _launch(job: Any) -> dict[str, Any]:

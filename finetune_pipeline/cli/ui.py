@@ -39,8 +39,7 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     ports = {"dagster": dagster_port, "mlflow": mlflow_port}
     busy = [words for name in commands if (words := port_problem(ports[name], f"--{name}-port"))]
     if busy:
-        problem(*busy)
-        return ERROR
+        raise click.ClickException("\n".join(busy))
     tracking.prepare()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background jobs ignore SIGINT
         signal.signal(number, _stop)

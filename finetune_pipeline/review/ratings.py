@@ -26,8 +26,6 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 
-FOLDER = RATINGS
-"""Folder of ratings below the task's reviews."""
 COLUMNS = ("sheet", "id", "text", "reference", "answer_a", "answer_b", "choice", "comment", "rater", "time")
 """Columns of a CSV sheet; the first two and the last four are returned."""
 NEEDED = ("sheet", "id", "choice", "rater")
@@ -51,7 +49,7 @@ class Rating:
 
 def rating_files(reviews: Path) -> list[tuple[str, Path]]:
     """Return (name, path) of the rating files in a task's reviews folder, sorted."""
-    folder = reviews / FOLDER
+    folder = reviews / RATINGS
     if not folder.is_dir():
         return []
     return sorted((p.name, p) for p in folder.iterdir() if p.is_file() and p.suffix in (".jsonl", ".csv"))
@@ -97,7 +95,7 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
     last: dict[tuple[str, str, str], Rating] = {}
     findings: list[Finding] = []
     for name, path in rating_files(reviews):
-        file = f"reviews/{FOLDER}/{name}"
+        file = f"reviews/{RATINGS}/{name}"
         try:
             rows = list(table_rows(path, NEEDED))
         except (OSError, ValueError) as error:

@@ -8,7 +8,6 @@ import errno
 import socket
 from collections.abc import Callable
 from threading import Thread
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -144,9 +143,7 @@ class LocalServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
