@@ -39,7 +39,10 @@ _SYSTEM = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: ("the disk is full: {place} could not be written, the quota is used up", _SPACE),
     errno.EFBIG: ("{place} could not be written: it reached the limit of a file's size", "raise it (ulimit -f)"),
-    errno.EROFS: ("{place} is on a disk that cannot be written", "move FINETUNE_HOME to one that can"),
+    errno.EROFS: (
+        "{place} is on a disk that cannot be written",
+        "let FINETUNE_HOME and FINETUNE_DATA name folders that can",
+    ),
     errno.EACCES: ("{place} may not be read or written by this user", _RIGHTS),
     errno.EPERM: ("{place} may not be changed by this user", _RIGHTS),
     errno.ELOOP: ("{place} cannot be opened: its symbolic links lead in a circle", "remove or correct the link"),
@@ -82,6 +85,8 @@ def outside_words(error: BaseException, place: object) -> str | None:
         error: The error; its causes are examined, too.
         place: Named if the error has no file name: the pipeline's home folder.
     """
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("finetune_pipeline"):
+        return f"the Python package {error.name} is not installed\nfix: install it beside finetune_pipeline"
     for link in _chain(error):
         if isinstance(link, OutsideError):
             return str(link)
@@ -94,6 +99,8 @@ def outside_words(error: BaseException, place: object) -> str | None:
                 return _sentence(_NO_PLACE, place)
             if link.errno in _SYSTEM and (file or named):
                 return _sentence(_SYSTEM[link.errno], file or place)
+        if type(link).__name__.startswith("UnsupportedModel"):  # of MLflow: no store has this address
+            return f"{link}\nfix: correct MLFLOW_TRACKING_URI, or unset it to use the local database"
         for number in _WRITING:  # as libraries that are not written in Python say it
             if os.strerror(number) in str(link):
                 return _sentence(_SYSTEM[number], place)

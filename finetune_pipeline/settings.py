@@ -69,7 +69,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     default: the GPUs that are visible, else the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or
     ``fsdp2``), FINETUNE_WORKER_MODULE (module that runs a job file in a child process; the tests name one that starts
     workers from a warm process).
-    Raises OutsideError naming every device that is not of that form, and for a tracking address MLflow no longer knows.
+    Raises OutsideError naming every device that is not of that form, and for a home or a tracking address MLflow cannot use.
     """
     env = os.environ if environment is None else environment
 
@@ -82,6 +82,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
     project = project_root()
     home = folder("FINETUNE_HOME", project / PROJECT_HOME)
+    if re.search("[?]|%[0-9A-Fa-f]{2}", str(home)):
+        raise OutsideError(
+            f"{home}: addresses of databases cannot hold ? or %XX\nfix: rename the folder, or set FINETUNE_HOME to another"
+        )
     return Settings(
         project=project,
         home=home,
@@ -117,9 +121,7 @@ def _tracking_uri(uri: str, project: Path, home: Path) -> str:
 def _devices(value: str) -> tuple[str, ...]:
     """Places for a job: ``cpu``, ``cuda:N``, or several joined by ``+``, which one training takes together."""
     places = [place.replace(" ", "") for place in value.split(",") if place.strip()]
-    wrong = [
-        n for place in places for n in place.split("+") if n != "cpu" and not (n[:5] == "cuda:" and n[5:].isdigit())
-    ]
+    wrong = [n for place in places for n in place.split("+") if not re.fullmatch(r"cpu|cuda:[0-9]+", n)]
     if wrong:
         raise OutsideError(
             f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; write cpu, cuda:0, cuda:0,cuda:1 (one job a "

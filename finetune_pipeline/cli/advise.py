@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from finetune_pipeline.baseline.advice import DECISIONS
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, REFUSED, apply_environment, as_json, get_task, tell
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import run_job
 from finetune_pipeline.engine.store import Artifact
@@ -34,34 +34,25 @@ def advise(task: str, as_json: bool) -> int:
             continue
         stopped, failed = run_job(loaded, stage, quiet=as_json)
         if failed or (stopped and stage == "baseline" and open_project(loaded).artifacts()["advice"] is None):
-            problem(*failed, *stopped)
-            return ERROR
+            raise click.ClickException("\n".join([*failed, *stopped]))
         if stopped:
             break
     advice = open_project(loaded).artifacts()["advice"]
-    result = _without_evidence(stopped) if advice is None else _of(advice)
-    if as_json:
-        emit({"task": loaded.name, **result})
-    else:
-        say(f"{loaded.name}: {DECISIONS[result['decision']]}", "", *(f"  - {reason}" for reason in result["reasons"]))
-        if advice is not None:
-            say(f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures")
+    result = _result(advice, stopped)
+    where = [f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures"] if advice else []
+    headline = f"{loaded.name}: {DECISIONS[result['decision']]}"
+    reasons = (f"  - {reason}" for reason in result["reasons"])
+    tell(as_json, {"task": loaded.name, **result}, headline, "", *reasons, *where)
     return DONE if result["fine_tune"] else REFUSED
 
 
-def _of(advice: Artifact) -> dict[str, Any]:
-    facts = advice.facts
-    return {**facts["advice"], "power": facts["power"], "worth_training": facts["worth_training"]}
-
-
-def _without_evidence(stopped: list[str]) -> dict[str, Any]:
-    """The advice after the data stage stopped: nothing can be measured on these rows."""
+def _result(advice: Artifact | None, stopped: list[str]) -> dict[str, Any]:
+    if advice:
+        return {**advice.facts["advice"], **{key: advice.facts[key] for key in ("power", "worth_training")}}
+    first = "No model was asked yet: fix this first. `finetune check` lists every affected row."
     return {
         "decision": "collect",
         "fine_tune": False,
         "sentence": DECISIONS["collect"],
-        "reasons": [
-            *stopped,
-            "No model was asked yet: fix this first. `finetune check` lists every affected row.",
-        ],
+        "reasons": [*stopped, first],
     }

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.project import open_project
+from finetune_pipeline.cli.output import DONE, as_json, get_task, tell
+from finetune_pipeline.cli.project import NOT_EVALUATED, open_project
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
@@ -29,8 +29,7 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     project = open_project(loaded)
     artifact = project.latest("evaluation_report")
     if artifact is None:
-        problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
-        return ERROR
+        raise click.ClickException(NOT_EVALUATED.format(task=loaded.name))
     atlas = EvaluationResult.model_validate(read_json(artifact.path("evaluation.json"))).atlas
     shown = ShownRows.model_validate_json(artifact.path(SHOWN_ROWS).read_bytes())
     rows = request_rows(atlas, shown, loaded.name, artifact.version)
@@ -39,17 +38,12 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
     write_rows(lines, rows)
     page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
-    if as_json:
-        emit(
-            {"task": loaded.name, "version": artifact.version, "jsonl": str(lines), "markdown": str(page), "rows": rows}
-        )
-        return DONE
-    wanted = sum(row["collect"] for row in rows)
-    say(
-        f"{loaded.name}: {atlas.wrong} of {atlas.n} test rows wrong, in {len(rows)} groups; {wanted} new rows asked for"
-    )
+    facts = {"task": loaded.name, "version": artifact.version, "jsonl": str(lines), "markdown": str(page), "rows": rows}
+    wrong, wanted = f"{atlas.wrong} of {atlas.n} test rows wrong", sum(row["collect"] for row in rows)
+    groups = []
     for row in rows[:12]:
         like = f" like {', '.join(row['like'])}" if row["like"] else ""
-        say(f"  {row['collect'] or '–':>4}  {row['failed']} × {row['kind']} {row['detail']}{like}".rstrip())
-    say(f"for people    {page}\nfor programs  {lines}")
+        groups.append(f"  {row['collect'] or '–':>4}  {row['failed']} × {row['kind']} {row['detail']}{like}".rstrip())
+    headline = f"{loaded.name}: {wrong}, in {len(rows)} groups; {wanted} new rows asked for"
+    tell(as_json, facts, headline, *groups, f"for people    {page}\nfor programs  {lines}")
     return DONE

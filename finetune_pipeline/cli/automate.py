@@ -8,7 +8,7 @@ from typing import Any
 import click
 import dagster as dg
 
-from finetune_pipeline.cli.output import DONE, apply_environment, as_json, emit, get_task, say
+from finetune_pipeline.cli.output import DONE, apply_environment, as_json, get_task, tell
 from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, instigators
 
 
@@ -27,13 +27,12 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
     apply_environment()
     with dg.DagsterInstance.get() as instance:
         rows = switch(instance, WORKSPACE, name, wanted)
-    if as_json:
-        emit({"task": name, "automation": rows})
-        return DONE
-    for row in rows:
-        say(f"{row['name']:40} {'on' if row['on'] else 'off':4} {row['when'] or '':17} {row['reason'] or ''}".rstrip())
-    if wanted == "on":
-        say("They work while `finetune ui` (or your own Dagster daemon) runs.")
+    lines = [
+        f"{row['name']:40} {'on' if row['on'] else 'off':4} {row['when'] or '':17} {row['reason'] or ''}".rstrip()
+        for row in rows
+    ]
+    lines += ["They work while `finetune ui` (or your own Dagster daemon) runs."] * (wanted == "on")
+    tell(as_json, {"task": name, "automation": rows}, *lines)
     return DONE
 
 

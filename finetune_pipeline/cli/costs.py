@@ -8,7 +8,7 @@ from statistics import fmean
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
+from finetune_pipeline.cli.output import DONE, as_json, get_task, tell
 from finetune_pipeline.cli.plan import Inputs, base_folder, rows_to_plan
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
@@ -62,10 +62,8 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     page = settings.home / "costs" / f"{loaded.name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(page_html(costs_page(result)), "utf-8")
-    if as_json:
-        emit({**asdict(result), "page": str(page)})
-    else:
-        say(f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}")
+    lines = [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}"]
+    tell(as_json, {**asdict(result), "page": str(page)}, *lines)
     return DONE
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from finetune_pipeline.cli.output import DONE, REFUSED, as_json, emit, say
+from finetune_pipeline.cli.output import DONE, REFUSED, as_json, tell
 from finetune_pipeline.orchestration.resources import child_environment
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.worker.doctor import look, machine_lines
@@ -20,8 +20,5 @@ def doctor(as_json: bool) -> int:
     """
     settings = read_settings()
     machine = look(settings.devices, settings.home, lambda place: child_environment(place, {}))
-    if as_json:
-        emit({**asdict(machine), "right": machine.right})
-    else:
-        say(*machine_lines(machine))
+    tell(as_json, {**asdict(machine), "right": machine.right}, *machine_lines(machine))
     return DONE if machine.right else REFUSED

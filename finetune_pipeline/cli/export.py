@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,12 @@ import click
 
 from finetune_pipeline.baseline.simple_export import export_simple
 from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, REFUSED, as_json, emit, get_task, problem, tell
 from finetune_pipeline.engine.store import ArtifactStore, read_json
 from finetune_pipeline.evaluation.endpoint_client import EndpointError
 from finetune_pipeline.evaluation.llama_cpp import Unproven, prove, require_llama_cpp
 from finetune_pipeline.evaluation.verification import ROWS, required_share
 from finetune_pipeline.models.export import check_place, export_adapter, export_gguf, export_model, unfinished
-from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, folder_control_tokens
 from finetune_pipeline.models.ollama import CONTEXT
@@ -55,24 +54,16 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
     """
     loaded = get_task(task)
     if simple and (adapter or target != "transformers" or alias):
-        problem("--simple exports no language model: omit --adapter, --for and --alias")
-        return ERROR
+        raise click.UsageError("--simple exports no language model: omit --adapter, --for and --alias")
     if simple:
         return _export_simple(loaded, to, as_json)
     if adapter and target == "ollama":
-        problem("--for ollama needs the whole model: omit --adapter")
-        return ERROR
+        raise click.UsageError("--for ollama needs the whole model: omit --adapter")
     if target == "ollama":
         require_llama_cpp()
     check_place(to)
     store = Store().artifacts()
-    source = find_source(loaded, store, alias)
-    if isinstance(source, str):
-        problem(source)
-        return ERROR
-    if hosted := read_hosted(source.merged.folder):
-        problem(hosted.cannot("exported"))
-        return ERROR
+    source = find_source(loaded, store, alias, "exported")
     if not source.merged.facts["parity"]["passed"]:
         problem(
             f"the model {source.merged.version} differs from the trained model (check merge_parity), so it is not exported\n"
@@ -92,20 +83,17 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
             if as_json:
                 emit({"folder": None, "gguf": unproven.proof.to_dict()})
             return REFUSED
-        except (LookupError, EndpointError) as error:
-            problem(str(error.args[0]))
-            return ERROR
-    if as_json:
-        emit({"folder": str(to.absolute()), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest})
-    else:
-        _tell(source, manifest, to)
+        except EndpointError as error:
+            raise click.ClickException(str(error)) from error
+    facts = {"folder": str(to.absolute()), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest}
+    tell(as_json, facts, *_lines(source, manifest, to))
     return DONE
 
 
 def _export_gguf(
     task: Task, store: ArtifactStore, source: Source, to: Path, card: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any]:
-    """Write GGUF files that answer validation rows like the evaluated model. Raises Unproven, LookupError, EndpointError."""
+    """Write GGUF files that answer validation rows like the evaluated model. Raises Unproven, EndpointError."""
     rows, parity = judged_rows(task, store, source, ROWS), source.merged.facts["parity"]
     folder = model_folder(source.merged.folder)
     longest = max(row.answer.prompt_tokens for row in rows) + source.serving["max_new_tokens"]
@@ -135,39 +123,39 @@ def _export_simple(task: Task, to: Path, as_json: bool) -> int:
     """Refit the best simple model on the training rows and write it."""
     best = best_simple_model(task, Store().artifacts())
     if isinstance(best, str):
-        problem(best)
-        return ERROR
+        raise click.ClickException(best)
     model, source = best
     with unfinished(to, SIMPLE_BYTES) as folder:
         manifest = export_simple(model, source, folder)
-    if as_json:
-        emit({"folder": str(to.absolute()), "manifest": manifest})
-        return DONE
-    say(f"{task.name}: {model.title}, fitted on {source.rows:,} training rows, in {to.absolute()}")
-    for where, scores in source.scores.items():
-        say(f"  on {where}: {scores['primary']['name']} {scores['primary']['value']:.3f} on {scores['n']} rows")
-    say("  how to use it: README.md and predict.py; for programs: simple_model.json")
+    tell(
+        as_json,
+        {"folder": str(to.absolute()), "manifest": manifest},
+        f"{task.name}: {model.title}, fitted on {source.rows:,} training rows, in {to.absolute()}",
+        *(
+            f"  on {where}: {scores['primary']['name']} {scores['primary']['value']:.3f} on {scores['n']} rows"
+            for where, scores in source.scores.items()
+        ),
+        "  how to use it: README.md and predict.py; for programs: simple_model.json",
+    )
     return DONE
 
 
-def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
+def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
     size = sum(f["bytes"] for f in manifest["files"].values()) / 1e6
     what = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
     what = "GGUF in float16 and in 8 bits" if manifest["target"] == "ollama" else what
     version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
-    say(f"{source.task}{version}: {what}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}")
+    yield f"{source.task}{version}: {what}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}"
     evaluation = manifest["evaluation"]
     if evaluation is None:
-        say("  not yet evaluated on the sealed test")
+        yield "  not yet evaluated on the sealed test"
     elif evaluation["passed"]:
-        say("  every gate passed")
+        yield "  every gate passed"
     else:
-        say(f"  gates said no: {', '.join(name for name, status in evaluation['gates'].items() if status == 'failed')}")
+        yield f"  gates said no: {', '.join(name for name, status in evaluation['gates'].items() if status == 'failed')}"
     if manifest["what"] == "adapter":
-        say(f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}")
+        yield f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}"
     if gguf := manifest.get("gguf"):
-        exact = gguf["f16"]
-        say(
-            f"  through llama.cpp {exact['same']} of {exact['rows']} answers are the judged ones; {gguf['q8_0']['sentence']}"
-        )
-    say("  how to serve and use it: README.md; for programs: export.json")
+        same = f"{gguf['f16']['same']} of {gguf['f16']['rows']} answers are the judged ones"
+        yield f"  through llama.cpp {same}; {gguf['q8_0']['sentence']}"
+    yield "  how to serve and use it: README.md; for programs: export.json"

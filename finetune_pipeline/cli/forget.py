@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, as_json, get_task, problem, tell
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline.production.forget import trained_models
@@ -28,33 +28,31 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
     """
     loaded = get_task(task)
     if not users and not ids:
-        problem("give --user or --id")
-        return ERROR
+        raise click.UsageError("give --user or --id")
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
     done = remove(loaded, store, users, ids)
     blocked = registry.block_forgotten(tracking, loaded.name, done.splits)
     serving = registry.champion(tracking, loaded.name)
     models = trained_models(store, loaded.name, done.splits)
-    if as_json:
-        emit({"task": loaded.name, **asdict(done), "blocked": blocked, "champion": serving, "models": models})
-        return DONE
-    say(f"deleted: {', '.join(done.artifacts) or 'no artifact'}\n\nsearched")
-    for store_searched in done.searched:
-        say(f"  {store_searched.store}: {store_searched.found} found and removed, {store_searched.left} left")
-    for place in done.decisions:
-        say(f"  reviews/{place} still holds a decision about one of these rows: remove the line")
-    say("\nout of reach")
-    for place in done.out_of_reach:
-        say(f"  {place}")
-    say("")
-    if not done.adapters and not blocked:
-        say("no model was trained on them")
-        return DONE
+    lines = [
+        f"deleted: {', '.join(done.artifacts) or 'no artifact'}\n\nsearched",
+        *(f"  {of.store}: {of.found} found and removed, {of.left} left" for of in done.searched),
+        *(
+            f"  reviews/{place} still holds a decision about one of these rows: remove the line"
+            for place in done.decisions
+        ),
+        "\nout of reach",
+        *(f"  {place}" for place in done.out_of_reach),
+        "",
+    ]
     for adapter in done.adapters:
         version = next((m["model_version"] for m in models if m["adapter"] == adapter), None)
-        say(f"trained on them: adapter {adapter}" + (f", registered as version {version}" if version else ""))
-    say(f"blocked from promotion: {', '.join(f'version {v}' for v in blocked) or 'none registered'}")
+        lines.append(f"trained on them: adapter {adapter}" + (f", registered as version {version}" if version else ""))
+    numbers = ", ".join(f"version {v}" for v in blocked) or "none registered"
+    trained = f"blocked from promotion: {numbers}" if done.adapters or blocked else "no model was trained on them"
+    facts = {"task": loaded.name, **asdict(done), "blocked": blocked, "champion": serving, "models": models}
+    tell(as_json, facts, *lines, trained)
     if serving in blocked:
         problem(
             f"version {serving} of them is champion and serves still: `finetune run {loaded.name}` trains one without"

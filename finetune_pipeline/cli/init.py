@@ -18,16 +18,24 @@ if TYPE_CHECKING:
     from finetune_pipeline.data.draft.files import GivenFile
     from finetune_pipeline.engine.store import ArtifactStore
     from finetune_pipeline.findings import Finding
+    from finetune_pipeline.spec import Task
 
 LEAST_PER_LABEL = 10
 """Smallest data.min_per_label that `init` proposes: rarer labels cannot be learned, validated and tested."""
 _LABELS_SHOWN = 12
 
 
+def _path(text: str) -> Path:
+    """A path given by the user; an empty one, as an unset variable of a shell makes it, would be the working folder."""
+    if not text:
+        raise click.BadParameter("an empty name is no file; write . for the working folder")
+    return Path(text)
+
+
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The files, and options that override detection."""
     options = [
-        click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path)),
+        click.argument("files", metavar="FILE…", nargs=-1, required=True, type=_path),
         click.option("--text", help="Column with the user's text. Unset: detected."),
         click.option("--answer", help="Column with the label or answer. Unset: detected."),
         click.option("--sheet", help="Sheet of workbooks. Unset: the one with the most rows."),
@@ -46,8 +54,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **options: str | None) -> int:
     """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
-    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns; a folder stands for its files. Nothing is
-    overwritten. Asks at most three questions, and none with --yes or without a terminal.
+    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns; a folder stands for its files, hidden folders
+    aside. Nothing is overwritten. Asks at most three questions, and none with --yes or without a terminal.
 
     Exit code 2: the task was made, but the pipeline would stop at its data.
     """
@@ -116,14 +124,15 @@ def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: Art
     """
     from finetune_pipeline.data.draft.files import place_files, task_yaml
     from finetune_pipeline.engine.store import replace_text, write_json
+    from finetune_pipeline.spec import Task, parse_spec
 
     placed = place_files(given, folder, made.converted)
     if made.schema is not None:
         write_json(folder / "schema.json", made.schema)
     listed = _some([Path(file.name).name for file in given])
-    replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed))
-    if (least := least_per_label(folder, store)) is not None:
-        replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed, least))
+    task = Task(spec=parse_spec(task_yaml(folder.name, made, listed)), folder=folder.resolve())
+    # last, and once: where it is, `init` refuses to begin again
+    replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed, least_per_label(task, store)))
     return placed
 
 
@@ -151,16 +160,14 @@ def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
     return folder.parent.name if folder.name == "raw" and folder.parent.parent == data_root.resolve() else None
 
 
-def least_per_label(folder: Path, store: ArtifactStore) -> int | None:
+def least_per_label(task: Task, store: ArtifactStore) -> int | None:
     """The proposal for data.min_per_label: the rows of the rarest label after cleaning, unless too few to learn
     from; None if the default fits."""
     from finetune_pipeline.findings import FindingsError
     from finetune_pipeline.pipeline import PIPELINE
-    from finetune_pipeline.spec import load_task
     from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
     try:
-        task = load_task(folder)
         made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)
     except FindingsError:
         return None  # the check says why

@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
 from finetune_pipeline.cli.output import problem
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.verification import JudgedRow
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.manifest import Source
@@ -26,8 +29,10 @@ from finetune_pipeline.worker.jobs import predict_job, prompt_set
 ALIASES = ("candidate", "champion", "previous_champion")
 
 
-def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
-    """The artifacts of the requested model, or why there is none."""
+def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: str) -> Source:
+    """The artifacts of the requested model. purpose: `exported`, …, which a model that its trainer hosts cannot be.
+
+    Raises ClickException with the reason if there is no such model."""
     name, tracking = task.name, Tracking()
     tracking.prepare()
     aliases = registry.aliases(tracking, name)
@@ -36,32 +41,36 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None) -> Source |
     if number is not None:
         tags = registry.version_tags(tracking, name, number)
         if registry.FORGOTTEN in tags:
-            return (
+            raise click.ClickException(
                 f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"
                 f"fix: `finetune run {name}` trains a model without them"
             )
         version = tags["merged_version"]
         merged = store.find(name, "merged_model", version)
         if merged is None:
-            return f"the merged model {version} of {alias} (version {number}) is gone from the artifact store"
+            raise click.ClickException(
+                f"the merged model {version} of {alias} (version {number}) is gone from the artifact store"
+            )
     elif alias:
-        return (
+        raise click.ClickException(
             f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the model that is registered"
         )
     elif made := store.all_versions(name, "merged_model"):
         merged = made[-1]
         problem(f"no model of {name} is registered; using the one trained last ({merged.version})")
     else:
-        return f"{name} has no trained model yet: run `finetune run {name}`"
+        raise click.ClickException(f"{name} has no trained model yet: run `finetune run {name}`")
     adapter = store.find(name, "adapter", merged.inputs["adapter"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"])
     if adapter is None or base is None:
         lost = "adapter" if adapter is None else "base_model"
-        return (
+        raise click.ClickException(
             f"the {lost} {merged.inputs[lost]} of this model is gone from the artifact store: run `finetune run {name}`"
         )
     for artifact in (merged, adapter, base):
         store.check(artifact)
+    if hosted := read_hosted(merged.folder):
+        raise click.ClickException(hosted.cannot(purpose))
     released, report = (_made_from(merged, store, step) for step in ("model_version", "evaluation_report"))
     if number is None and released is not None:
         number = int(released.facts["model_version"])
@@ -77,19 +86,18 @@ def _made_from(merged: Artifact, store: ArtifactStore, step: str) -> Artifact | 
 def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
     """Validation rows of the model's run with its answers, from the cache or computed now as in the evaluation.
 
-    Raises:
-        LookupError: There are no such rows.
+    Raises ClickException if there are no such rows.
     """
     split = store.find(task.name, "splits", source.merged.inputs.get("validation_split", ""))
     if split is None:
-        raise LookupError(
+        raise click.ClickException(
             f"the validation rows of this model are gone from {store.root}: run `finetune run {task.name}`"
         )
     rows = read_examples(examples_of(store.check(split).folder, "validation"))
     texts = [e for e in rows if not e.tools and not any("tool_calls" in message for message in e.messages)]
     examples = sorted(texts, key=lambda e: e.id)[:most]
     if not examples:
-        raise LookupError(f"no validation row of {task.name} has a text answer: tool calls are not compared")
+        raise click.ClickException(f"no validation row of {task.name} has a text answer: tool calls are not compared")
     return [
         JudgedRow(example.prompt_messages, answer, example.answer)
         for example, answer in zip(examples, _answers(task, store, source, examples), strict=True)

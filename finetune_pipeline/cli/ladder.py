@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from finetune_pipeline.baseline.ladder import Ladder
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import run_job
 from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, TUNED_RUNGS
@@ -22,8 +22,8 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
     Stops at the rung that answers the question. Results are kept: after a kill, run it again to continue.
     Exit code 2: the answer is no or not certain.
     """
-    apply_environment()
     loaded = get_task(task)
+    apply_environment()
     step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
     made = open_project(loaded).artifacts()[step]
     if made is None:
@@ -33,8 +33,7 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
             problem(*failed, *stopped)
             return ERROR if failed else REFUSED
     answer = Ladder.model_validate(made.facts)
-    if as_json:
-        emit({"task": loaded.name, **answer.model_dump(), "page": str(made.path("ladder.html"))})
-    else:
-        say(*ladder_lines(loaded.name, answer), "", f"page: {made.path('ladder.html')}")
+    page = str(made.path("ladder.html"))
+    facts = {"task": loaded.name, **answer.model_dump(), "page": page}
+    tell(as_json, facts, *ladder_lines(loaded.name, answer), "", f"page: {page}")
     return DONE if answer.decision == "fine_tune" else REFUSED

@@ -26,6 +26,7 @@ DONE, ERROR, REFUSED = 0, 1, 2
 NOTICE_SECONDS, AGAIN_SECONDS = 0.5, 8.0
 """After this silence a command says on a terminal that it is working, then again at this interval."""
 
+NO_TASK = "`finetune init FILE…` makes a task of raw files, and `finetune schema` says what goes into its task.yaml"
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
@@ -57,8 +58,9 @@ def usable_streams() -> None:
 def say(*lines: str) -> None:
     """Print lines of text on standard output."""
     _first_line.set()
-    for line in lines:
-        click.echo(line)
+    with _standard_output():
+        for line in lines:
+            click.echo(line)
 
 
 def problem(*lines: str) -> None:
@@ -76,10 +78,24 @@ def emit(value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     for answer in _answers:
         answer.emitted = True
-        answer.out.write(f"{text}\n")
-        answer.out.flush()
-    if not _answers:
-        click.echo(text)
+    with _standard_output():
+        click.echo(text, file=_answers[-1].out if _answers else None)
+
+
+def tell(as_json: bool, facts: Any, *lines: str) -> None:
+    """Print the result of a command: one JSON document, or lines of text."""
+    emit(facts) if as_json else say(*lines)
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[None]:
+    """Name standard output in its faults, which carry no file name. A closed pipe is none: its reader has enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutsideError(f"standard output cannot be written: {error.strerror}\nfix: lead it elsewhere") from error
 
 
 @contextlib.contextmanager
@@ -92,21 +108,22 @@ def json_only(wanted: bool) -> Iterator[JsonAnswer]:
         yield JsonAnswer(sys.stdout)
         return
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace") as out:
-        os.dup2(2, 1)
-        answer = JsonAnswer(out)
-        _answers.append(answer)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                yield answer
-        except BaseException as error:
-            problem(f"{type(error).__name__}: {error}")
-            raise
-        finally:
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+    os.dup2(2, 1)
+    answer = JsonAnswer(out)
+    _answers.append(answer)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield answer
+    except BaseException as error:
+        problem(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        os.dup2(out.fileno(), 1)
+        with contextlib.suppress(OSError, OutsideError), out:  # where nobody reads, standard error has said it
             if not answer.emitted:
                 emit({"error": "\n".join(answer.problems) or None, "exit_code": answer.code})
-            _answers.remove(answer)
-            os.dup2(out.fileno(), 1)
+        _answers.remove(answer)
 
 
 @contextlib.contextmanager
@@ -131,7 +148,7 @@ def task_folder(name: str) -> Path:
 
     Raises ClickException naming the tasks there are.
     """
-    if (Path(name) / "task.yaml").is_file():
+    if name and (Path(name) / "task.yaml").is_file():
         return Path(name).resolve()
     from finetune_pipeline.spec import find_tasks
 
@@ -142,11 +159,8 @@ def task_folder(name: str) -> Path:
     known = find_tasks(root)
     if name in known:
         return known[name]
-    there = ", ".join(known) or "none"
-    folder = Path(name) if len(Path(name).parts) != 1 else root / name
     raise click.ClickException(
-        f"there is no task {name!r} in {root} (tasks: {there}); make {folder}/task.yaml, "
-        "`finetune schema` says what goes into it"
+        f"there is no task {name!r} in {root} (tasks: {', '.join(known) or 'none'})\nfix: correct the name; {NO_TASK}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, say
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
@@ -19,6 +19,7 @@ from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.planning.memory import bytes_of
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.training_pages import PARTS, file_size, time_range
@@ -41,11 +42,9 @@ class Inputs:
 
 @click.command()
 @click.argument("task")
-@click.option(
-    "--memory", type=click.FloatRange(min=0, min_open=True), help="Plan for this many GiB instead of the free memory."
-)
+@click.option("--memory", metavar="GIB", help="Plan for this many GiB instead of the free memory.")
 @as_json
-def plan(task: str, memory: float | None, as_json: bool) -> int:
+def plan(task: str, memory: str | None, as_json: bool) -> int:
     """Plan the training of TASK: tokens, steps, memory, cost, time if measured, and whether it fits.
 
     Uses the splits if they exist, else the raw data. Exit code 2: it does not fit; the nearest plan that fits is
@@ -69,7 +68,7 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
         inputs.validation,
         home=settings.home,
         task_folder=loaded.folder,
-        available=int(memory * 2**30) if memory else None,
+        available=bytes_of(memory, "--memory") if memory else None,
     ).facts()
     facts |= {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
     # by the measured baseline where there is one
@@ -85,9 +84,8 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
 def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
     if as_json:
         emit({"task": task.name, "fits": None, "findings": as_rows(findings)})
-    else:
-        problem(*map(str, findings))
-    return ERROR
+        return ERROR
+    raise click.ClickException("\n".join(map(str, findings)))
 
 
 def _launch(job: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
+NOT_EVALUATED = "{task} has not been evaluated yet: run `finetune run {task}`"
+
 
 @dataclass
 class Project:

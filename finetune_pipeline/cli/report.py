@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.project import Project, gate_line, open_project
+from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
+from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line, open_project
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 
@@ -30,36 +30,25 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
     loaded = get_task(task)
     project = open_project(loaded)
     artifact = project.latest("evaluation_report")
+    page = audit_page(project)
+    taught = [f"what it was taught, token by token: {page}"] if page else []
     if artifact is None:
-        problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
-        if page := audit_page(project):
-            problem(f"what it is taught, token by token: {page}")
-        return ERROR
+        raise click.ClickException("\n".join([NOT_EVALUATED.format(task=loaded.name), *taught]))
     if artifact.version != project.versions["evaluation_report"]:
         problem("data or spec changed since: this is the report of an earlier version")
     gates = read_json(artifact.path("gates.json"))
     passed = bool(artifact.facts["passed"])
-    if as_json:
-        emit(
-            {
-                "task": loaded.name,
-                "version": artifact.version,
-                "passed": passed,
-                "verdict": artifact.facts["verdict"],
-                "gates": gates,
-                "html": str(artifact.path("report.html")),
-                "audit": str(audit_page(project) or ""),
-                "markdown": str(artifact.path("report.md")),
-                "evaluation": read_json(artifact.path("evaluation.json")),
-            }
-        )
-    elif markdown:
-        say(artifact.path("report.md").read_text("utf-8"))
-    else:
-        say(artifact.facts["verdict"])
-        for gate in gates:
-            say(gate_line(gate))
-        say(f"page: {artifact.path('report.html')}")
-        if page := audit_page(project):
-            say(f"what it was taught, token by token: {page}")
+    facts = {
+        "task": loaded.name,
+        "version": artifact.version,
+        "passed": passed,
+        "verdict": artifact.facts["verdict"],
+        "gates": gates,
+        "html": str(artifact.path("report.html")),
+        "audit": str(page or ""),
+        "markdown": str(artifact.path("report.md")),
+        "evaluation": read_json(artifact.path("evaluation.json")),
+    }
+    lines = [facts["verdict"], *map(gate_line, gates), f"page: {facts['html']}", *taught]
+    tell(as_json, facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))
     return DONE if passed else REFUSED

@@ -12,7 +12,7 @@ from threading import Event
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, as_json, get_task, problem, say, tell
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.orchestration.resources import Store
@@ -68,40 +68,33 @@ def review(
         if table is not None:
             write_table(queue, table)
             result[table.suffix[1:]] = str(table.absolute())
-    except LookupError as error:
-        problem(str(error.args[0]))
-        return ERROR
     except (OSError, ValueError) as error:
-        problem(str(error))
-        return ERROR
+        raise click.ClickException(str(error)) from error
     if page is None and table is None:
         return _serve(queue, rater, port, browser, seconds)
-    if as_json:
-        emit(result)
-    else:
-        say(f"{len(queue.items)} items, in {', '.join(str(p) for p in (page, table) if p)}")
-        say(f"once it is filled in: finetune review {loaded.name} --what {what} --take FILE")
+    headline = f"{len(queue.items)} items, in {', '.join(str(p) for p in (page, table) if p)}"
+    tell(as_json, result, headline, f"once it is filled in: finetune review {loaded.name} --what {what} --take FILE")
     return DONE
 
 
 def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> ReviewQueue:
-    """The queue to review. Raises LookupError with the reason if it is empty. taking: a filled-in sheet is imported,
+    """The queue to review. Raises ClickException with the reason if it is empty. taking: a filled-in sheet is imported,
     whose rows may be decided already."""
     artifacts = Store().artifacts()
     if what == "flagged":
         logs = read_logs(task, artifacts)
         rows = [{**row, "why": why} for row, why in chosen(task.spec, logs).queue]
         if not rows and not taking:
-            raise LookupError("no production row is waiting: none is flagged, sampled or held back")
+            raise click.ClickException("no production row is waiting: none is flagged, sampled or held back")
         return flagged_queue(task, rows, logs.rows)
     step = "test_predictions" if what == "outputs" else "data_quality"
     versions: list[Artifact] = artifacts.all_versions(task.name, step)
     if not versions:
-        raise LookupError(f"{task.name} has no {step} yet: run `finetune run {task.name}`")
+        raise click.ClickException(f"{task.name} has no {step} yet: run `finetune run {task.name}`")
     if what == "synthetic":
         *earlier, rows = [read_rows(version.path("to_review.jsonl")) for version in versions]
         if not rows and not taking:
-            raise LookupError("no synthetic row is waiting for a decision")
+            raise click.ClickException("no synthetic row is waiting for a decision")
         return synthetic_queue(task, rows, chain.from_iterable(earlier))
     name, sheet = output_sheet(versions[-1], task, items, secret_of(artifacts))
     done = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
@@ -111,13 +104,12 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
 def _take(queue: ReviewQueue, file: Path, result: dict[str, object], as_json: bool) -> int:
     sheet = read_table(queue, file)
     stored = store(queue, sheet.rows)
-    if as_json:
-        emit({**result, "taken": stored.added, "known": stored.known, "files": stored.files, "wrong": sheet.problems})
-    else:
-        again = f", {stored.known} were there already" if stored.known else ""
-        say(f"{stored.added} decisions taken in{again}" + (f", in {', '.join(stored.files)}" if stored.files else ""))
-        for line in sheet.problems:
-            problem(f"  {line}")
+    if not as_json:
+        problem(*(f"  {line}" for line in sheet.problems))
+    again = f", {stored.known} were there already" if stored.known else ""
+    places = f", in {', '.join(stored.files)}" if stored.files else ""
+    facts = {"taken": stored.added, "known": stored.known, "files": stored.files, "wrong": sheet.problems}
+    tell(as_json, {**result, **facts}, f"{stored.added} decisions taken in{again}{places}")
     return ERROR if sheet.problems or not stored.added + stored.known else DONE
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
+from finetune_pipeline.cli.output import DONE, as_json, get_task, tell
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -25,11 +25,11 @@ def rollback(task: str, reason: str, as_json: bool) -> int:
         now = registry.rollback(tracking, name, reason)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    if as_json:
-        emit({"task": name, "champion": now, "previous_champion": before, "reason": reason or None})
-        return DONE
-    say(f"{name}: version {now} is champion again; version {before} is retired, and no run promotes it again.")
-    say("`finetune serve` changes over by itself, a server that loads the alias at its next start; one that was given")
-    say("a folder needs")
-    say(f"  finetune export {name} --to DIR --alias champion")
+    tell(
+        as_json,
+        {"task": name, "champion": now, "previous_champion": before, "reason": reason or None},
+        f"{name}: version {now} is champion again; version {before} is retired, and no run promotes it again.",
+        "`finetune serve` changes over by itself, a server that loads the alias at its next start; one that was given",
+        f"a folder needs\n  finetune export {name} --to DIR --alias champion",
+    )
     return DONE

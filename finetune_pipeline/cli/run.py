@@ -21,7 +21,7 @@ import dagster as dg
 # The watcher asks Dagster's database while this thread loads MLflow, which loads this. Half loaded, it fails the question.
 import sqlalchemy.orm  # noqa: F401
 
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, say, tell
 from finetune_pipeline.cli.project import Project, open_project, unfinished, verdict_lines
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
@@ -66,10 +66,8 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     if not result.success:
         return _failed(result, loaded, as_json)
     if stage is not None:
-        if as_json:
-            emit({"task": loaded.name, "run_id": result.run_id, "stage": stage, "passed": True})
-        else:
-            say(f"{loaded.name}: stage {stage} done.")
+        facts = {"task": loaded.name, "run_id": result.run_id, "stage": stage, "passed": True}
+        tell(as_json, facts, f"{loaded.name}: stage {stage} done.")
         return DONE
     headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
     return _finish(open_project(loaded), as_json, headline, result.run_id)
@@ -191,20 +189,16 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
     made = project.artifacts()
     report = made["evaluation_report"]
     passed = bool(report and report.facts["passed"])
-    if as_json:
-        emit(
-            {
-                "task": project.task.name,
-                "run_id": run_id,
-                "worked": run_id is not None,
-                "passed": passed,
-                "decision": report.facts["decision"] if report else None,
-                "verdict": report.facts["verdict"] if report else None,
-                "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in made.items() if a},
-            }
-        )
-    else:
-        say(headline, "", *verdict_lines(project))
+    facts = {
+        "task": project.task.name,
+        "run_id": run_id,
+        "worked": run_id is not None,
+        "passed": passed,
+        "decision": report.facts["decision"] if report else None,
+        "verdict": report.facts["verdict"] if report else None,
+        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in made.items() if a},
+    }
+    tell(as_json, facts, headline, "", *verdict_lines(project))
     return DONE if passed else REFUSED
 
 
@@ -212,25 +206,20 @@ def _failed(result: Any, task: Task, as_json: bool) -> int:
     """Blocking checks that said no (exit code 2), or steps that failed (exit code 1), each with its message."""
     refused, real = refusals_and_failures(result)
     code = ERROR if real or not refused else REFUSED
-    if as_json:
-        emit(
-            {
-                "task": task.name,
-                "run_id": result.run_id,
-                "passed": False,
-                "refused": [{"asset": a, "check": c, "message": m} for a, c, m in refused],
-                "failed": [{"step": s, "message": t} for s, t in real],
-            }
-        )
-        return code
-    for asset, check, message in refused:
-        problem(f"stopped by the check {check} of {asset}: {message}")
-    for step, text in real:
-        problem(f"{step.rpartition('__')[2]} failed: {text}")
     problem(
+        *(f"stopped by the check {check} of {asset}: {message}" for asset, check, message in refused),
+        *(f"{_asset(step)} failed: {text}" for step, text in real),
         f"run {result.run_id} of {task.name} did not finish; what was made is kept, and "
-        f"`finetune run {task.name}` goes on from there"
+        f"`finetune run {task.name}` goes on from there",
     )
+    facts = {
+        "task": task.name,
+        "run_id": result.run_id,
+        "passed": False,
+        "refused": [{"asset": a, "check": c, "message": m} for a, c, m in refused],
+        "failed": [{"step": s, "message": t} for s, t in real],
+    }
+    tell(as_json, facts)
     return code
 
 
@@ -238,11 +227,13 @@ def run_job(task: Task, job: str, *, quiet: bool) -> tuple[list[str], list[str]]
     """Run a job of a task. Returns the messages of blocking checks that stopped it, and of failed steps."""
     with dg.DagsterInstance.get() as instance:
         result = execute(task, job, instance, open_project(task), quiet=quiet)
-    if result.success:
-        return [], []
     refused, failed = refusals_and_failures(result)
-    messages = [f"{step.rpartition('__')[2]} failed: {text}" for step, text in failed]
-    return [message for _, _, message in refused], messages
+    return [message for _, _, message in refused], [f"{_asset(step)} failed: {text}" for step, text in failed]
+
+
+def _asset(step: str) -> str:
+    """The asset that a Dagster step makes."""
+    return step.rpartition("__")[2]
 
 
 def refusals_and_failures(result: Any) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
@@ -285,7 +276,7 @@ def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:
             pid = run.tags.get("finetune/pid") if run else None
             began = since.get((slot.run_id, slot.step_key))
             waiting_for.append(
-                f"{slot.step_key.rpartition('__')[2]}{f' of {task}' if task else ''} (run {slot.run_id[:8]}"
+                f"{_asset(slot.step_key)}{f' of {task}' if task else ''} (run {slot.run_id[:8]}"
                 f"{f', process {pid}' if pid else ''})"
                 f"{f', for {spell(time.time() - began.timestamp())}' if began else ''}"
             )

@@ -7,7 +7,7 @@ from threading import Event
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, get_task, problem, say
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.serving.local_server import LocalServer
@@ -37,8 +37,7 @@ def serve(task: str, port: int) -> int:
         service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem)
         server = LocalServer(chat_app(service), port)
     except LookupError as error:
-        problem(str(error.args[0]))
-        return ERROR
+        raise click.ClickException(str(error.args[0])) from error
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

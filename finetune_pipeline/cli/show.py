@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import yaml
 
-from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
+from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, get_task, tell
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import told_origin
@@ -33,37 +33,26 @@ def show(task: str | None, as_json: bool) -> int:
     }
     spec = loaded.spec.model_dump(mode="json")
     template = told_origin(loaded.spec.chat_template, loaded.folder)
-    if as_json:
-        emit(
-            {
-                "spec": spec,
-                "folder": str(loaded.folder),
-                "chat_template": template,
-                "steps": steps,
-                "champion": project.serving,
-            }
-        )
-        return DONE
-    say(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=120).rstrip())
-    say("")
-    for name, state in steps.items():
-        say(f"{'made   ' if state['made'] else 'missing'}  {state['version']}  {name}")
-    say(f"\nchat template: {template}")
-    say(f"champion: {'version ' + str(project.serving) if project.serving else 'none'}")
+    facts = {"spec": spec, "folder": str(loaded.folder), "chat_template": template, "steps": steps}
+    tell(
+        as_json,
+        {**facts, "champion": project.serving},
+        yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=120),
+        *(f"{'made   ' if s['made'] else 'missing'}  {s['version']}  {name}" for name, s in steps.items()),
+        f"\nchat template: {template}",
+        f"champion: {f'version {project.serving}' if project.serving else 'none'}",
+    )
     return DONE
 
 
 def _tasks(as_json: bool) -> int:
-    tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(read_settings().data_root).items()}
-    if as_json:
-        emit({"tasks": {name: {"broken": bool(wrong), "problems": as_rows(wrong)} for name, wrong in tasks.items()}})
-        return DONE
-    if not tasks:
-        say(f"there is no task in {read_settings().data_root}; `finetune schema` says what goes into a task.yaml")
+    root = read_settings().data_root
+    tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
+    lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
     for name, wrong in tasks.items():
-        say(f"{'BROKEN' if wrong else 'ok':6}  {name}")
-        for finding in wrong[:3]:
-            say(f"        {finding}")
+        lines += [f"{'BROKEN' if wrong else 'ok':6}  {name}", *(f"        {finding}" for finding in wrong[:3])]
         if len(wrong) > 3:
-            say(f"        … and {len(wrong) - 3} more: finetune check {name}")
+            lines.append(f"        … and {len(wrong) - 3} more: finetune check {name}")
+    facts = {name: {"broken": bool(wrong), "problems": as_rows(wrong)} for name, wrong in tasks.items()}
+    tell(as_json, {"tasks": facts}, *lines)
     return DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -58,6 +59,6 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
             return checked.code
         show_check(checked, brief=True, kept=False)
         say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))
-    some = " ".join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
+    some = shlex.join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
     say(f"nothing was kept; `finetune init {some}` makes a task")
     return checked.code

@@ -17,10 +17,12 @@ from finetune_pipeline.serving.local_server import HOST, port_problem
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
 
+_PORT = click.IntRange(1, 65535)
+
 
 @click.command()
-@click.option("--dagster-port", default=3000, show_default=True, help="Port of the Dagster UI.")
-@click.option("--mlflow-port", default=5000, show_default=True, help="Port of the MLflow UI.")
+@click.option("--dagster-port", type=_PORT, default=3000, show_default=True, help="Port of the Dagster UI.")
+@click.option("--mlflow-port", type=_PORT, default=5000, show_default=True, help="Port of the MLflow UI.")
 @click.option("--seconds", default=0, help="Stop by itself after so many seconds; 0: run until Ctrl-C.")
 def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     """Start Dagster's UI with its daemon, and MLflow's UI, on 127.0.0.1. Ctrl-C stops both."""
@@ -37,8 +39,7 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     ports = {"dagster": dagster_port, "mlflow": mlflow_port}
     busy = [words for name in commands if (words := port_problem(ports[name], f"--{name}-port"))]
     if busy:
-        problem(*busy)
-        return ERROR
+        raise click.ClickException("\n".join(busy))
     tracking.prepare()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background jobs ignore SIGINT
         signal.signal(number, _stop)

@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 import click
 
 from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, tell
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.verification import CHANGES, ROWS, required_share
 from finetune_pipeline.evaluation.verification import verify as ask_rows
-from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.models.manifest import Source, folder_control_tokens
 from finetune_pipeline.orchestration.resources import Store
@@ -38,13 +37,7 @@ def verify(
     validation rows are sent there several times. Exit code 2: it is not, or this could not be shown.
     """
     loaded, store = get_task(task), Store().artifacts()
-    source = find_source(loaded, store, alias)
-    if isinstance(source, str):
-        problem(source)
-        return ERROR
-    if hosted := read_hosted(source.merged.folder):
-        problem(hosted.cannot("compared with another server"))
-        return ERROR
+    source = find_source(loaded, store, alias, "compared with another server")
     try:
         address = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
         name = name or _name_there(Endpoint(address, loaded.name, key_variable), loaded, source)
@@ -60,27 +53,24 @@ def verify(
             required=required_share(loaded.spec.gates.parity_min_agreement, same),
             changes=max(CHANGES, 1 - same),
         )
-    except (ValueError, LookupError, EndpointError) as error:
-        problem(str(error.args[0]))
-        return ERROR
-    if as_json:
-        emit({"task": loaded.name, "merged_model": source.merged.version, "passed": result.passed, **asdict(result)})
-    else:
-        say(
-            f"{result.endpoint}, against {loaded.name}'s model {source.merged.version} on {result.rows} validation rows"
-        )
-        for question in result.questions:
-            say(f"  {'ok ' if question.passed else 'NO '} {question.name:<8} {question.message}")
-        for note in result.notes:
-            say(f"  note: {note}")
-        say("this is the evaluated model" if result.passed else f"not verified: {result.cause}")
+    except (ValueError, EndpointError) as error:
+        raise click.ClickException(str(error.args[0])) from error
+    version = source.merged.version
+    tell(
+        as_json,
+        {"task": loaded.name, "merged_model": version, "passed": result.passed, **asdict(result)},
+        f"{result.endpoint}, against {loaded.name}'s model {version} on {result.rows} validation rows",
+        *(f"  {'ok ' if q.passed else 'NO '} {q.name:<8} {q.message}" for q in result.questions),
+        *(f"  note: {note}" for note in result.notes),
+        "this is the evaluated model" if result.passed else f"not verified: {result.cause}",
+    )
     return DONE if result.passed else REFUSED
 
 
 def _name_there(endpoint: Endpoint, task: Task, source: Source) -> str:
-    """The default model name. Raises LookupError listing the served models."""
+    """The default model name. Raises ValueError listing the served models."""
     listed = models_of(endpoint)
     for name in (f"{task.name}:{source.model_version}", task.name, *(listed if len(listed) == 1 else [])):
         if name in listed:
             return name
-    raise LookupError(f"the server lists several models, or none ({', '.join(listed[:20])}): choose one with --model")
+    raise ValueError(f"the server lists several models, or none ({', '.join(listed[:20])}): choose one with --model")

@@ -6,7 +6,7 @@ import datetime
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, apply_environment, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, apply_environment, as_json, get_task, tell
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import run_job
 from finetune_pipeline.engine.store import read_json
@@ -29,26 +29,21 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
     loaded, settings = get_task(task), read_settings()
     apply_environment()
     if loaded.spec.baseline.endpoint is None:
-        problem(
+        raise click.ClickException(
             f"{loaded.name} names no API model\nfix: set baseline.endpoint {{url, model, key_variable}}; see docs/planning.md"
         )
-        return ERROR
     report = open_project(loaded).artifacts()["evaluation_report"]
     if report is None:
         stopped, failed = run_job(loaded, "all", quiet=as_json)
         report = open_project(loaded).artifacts()["evaluation_report"]
         if report is None:
-            problem(*stopped, *failed)
-            return ERROR
+            raise click.ClickException("\n".join([*stopped, *failed]))
     evaluation = EvaluationResult.model_validate(read_json(report.path("evaluation.json")))
     prices = load_prices(home=settings.home, task_folder=loaded.folder)
     calls = calls_per_month or loaded.spec.advise.calls_per_month
     compared = put_side_by_side(loaded.spec, evaluation, prices, calls, datetime.datetime.now(datetime.UTC).date())
     if isinstance(compared, str):
-        problem(compared)
-        return ERROR
-    if as_json:
-        emit({**compared.facts(), "report": str(report.path("report.html"))})
-    else:
-        say(*versus_lines(compared), f"page: {report.path('report.html')}")
+        raise click.ClickException(compared)
+    page = str(report.path("report.html"))
+    tell(as_json, {**compared.facts(), "report": page}, *versus_lines(compared), f"page: {page}")
     return DONE

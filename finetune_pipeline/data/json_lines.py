@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,23 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             out.write(msgspec.json.encode(row) + b"\n")
             count += 1
     return count
+
+
+def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: bool) -> None:
+    """Append one JSON line; mode: of a new file; sync: it is on disk, not just in the kernel, when this returns.
+
+    A last line without its end, left by a dead process, a full disk or an editor, is ended first, so that it damages no other.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    with open(path, "a+b", opener=lambda name, flags: os.open(name, flags, mode)) as out:
+        if out.tell():
+            out.seek(-1, os.SEEK_END)
+            line = line if out.read(1) == b"\n" else b"\n" + line
+        out.write(line)
+        out.flush()
+        if sync:
+            os.fsync(out.fileno())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from finetune_pipeline.planning.serving_costs import (
     Traffic,
     api_cost,
     break_even,
+    call_price,
     machine_cost,
     rule_of_thumb,
 )
@@ -69,7 +70,9 @@ def task_costs(
     """Compute all costs of a task; epoch_tokens: tokens of the training rows."""
     apis = [api_cost(price, traffic, today) for price in prices.apis]
     machines = [machine_cost(price, traffic, today) for price in prices.machines]
-    offered = [price for price in prices.apis if price.until is None or price.until >= today]
+    # nothing is cheaper than an API that costs nothing, such as one's own
+    paid = [price for price in prices.apis if call_price(price, traffic.tuned)]
+    offered = [price for price in paid if price.until is None or price.until >= today]
     even = [
         of
         for machine in prices.machines

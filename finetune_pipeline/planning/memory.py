@@ -202,16 +202,21 @@ def available_memory(device: str, group: Path = _GROUP) -> int:
         OutsideError: The variable is not a number, or a GPU's memory cannot be read.
     """
     if gib := os.environ.get(VARIABLE, "").strip():
-        try:
-            free = int(float(gib) * 2**30)
-        except (ValueError, OverflowError):
-            free = 0
-        if free <= 0:
-            raise OutsideError(f"{VARIABLE}={gib!r} is not a number of GiB")
-        return free
+        return bytes_of(gib, VARIABLE)
     if device != "cpu":
         return min(gpu_memory())
     return min(int(psutil.virtual_memory().available), _left_in(group))
+
+
+def bytes_of(gib: str, name: str) -> int:
+    """Return the bytes of a number of GiB. Raises OutsideError with the name of its option or variable."""
+    try:
+        free = int(float(gib) * 2**30)
+    except (ValueError, OverflowError):
+        free = 0
+    if free <= 0:
+        raise OutsideError(f"{name}={gib!r} is not a number of GiB")
+    return free
 
 
 def _left_in(group: Path) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.store import DamagedFile, read_json
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
@@ -43,6 +43,7 @@ from finetune_pipeline.spec import rules
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
+_SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 _LEAST_ROOM = 16
 """Minimum of training.max_tokens."""
 SPEC_RULES = (
@@ -83,12 +84,13 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
         template = read_chat_template(spec.chat_template, folder)
         if template is not None:
             compile_template(template)
+        return _template(spec, template, base)
     except FindingsError as error:
         return error.findings
     except TemplateSyntaxError as error:
+        place = f"{spec.chat_template or f'the template of {spec.base_model}'}:{error.lineno}"
         message, fix = f"the chat template is not valid Jinja: {error.message}", "correct the template"
-        return [Finding("model.chat_template", "error", f"{spec.chat_template}:{error.lineno}", message, fix)]
-    return _template(spec, template, base)
+        return [Finding("model.chat_template", "error", place, message, fix)]
 
 
 def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
@@ -103,12 +105,14 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
     if kind == "hub":
         return None, None
     local = local_base(spec.base_model)
-    if not (local / "config.json").is_file():
-        message = f"{spec.base_model!r} has no config.json: it is not a model in the transformers format"
+    file = local / "config.json"
+    config = read_json(file) if file.is_file() else None
+    if not isinstance(config, dict):
+        message = f"{spec.base_model!r} has no config.json of a model in the transformers format"
         fix = "name a folder that `save_pretrained` has written"
         raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
     weight_files(local)
-    return read_json(local / "config.json"), local
+    return config, local
 
 
 def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[Finding]:
@@ -147,7 +151,8 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
     findings += _hardware(spec)
     if base_config is not None:
         text = base_config.get("text_config") or base_config
-        findings += _layout(text)
+        if wrong := _layout(text, base is not None):
+            return findings + wrong
         findings += _quantized(spec, base_config)
         findings += _lengths(spec, text)
         findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
@@ -166,10 +171,17 @@ def _hardware(spec: TaskSpec) -> list[Finding]:
     return [_finding("precision", "training.precision", message, fix, "warning")]
 
 
-def _layout(config: Mapping[str, Any]) -> list[Finding]:
-    if "n_embd" not in config:
+def _layout(config: Mapping[str, Any], whole: bool) -> list[Finding]:
+    """Check that the model's family is supported. whole: config.json is read, not just its known parts."""
+    unknown = [key for key in _SIZES if not isinstance(config.get(key), int)] if whole else []
+    if not isinstance(config.get("max_position_embeddings", 0), int | None):
+        unknown.append("max_position_embeddings")
+    if "n_embd" in config:
+        message = "the base model stores transposed weights, as GPT-2 does, which are not supported"
+    elif unknown:
+        message = f"the base model's config.json gives no number as {', '.join(unknown)}: this family is not supported"
+    else:
         return []
-    message = "the base model stores transposed weights, as GPT-2 does, which are not supported"
     return [_finding("layout", "base_model", message, "use a model of another family: Llama, Mistral, Qwen, Gemma")]
 
 
@@ -212,7 +224,10 @@ def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[
 
 @lru_cache(maxsize=2)
 def _tokenizer(path: Path, _changed: int) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no class of its own for it
+        raise DamagedFile(f"{path} is damaged, or no tokenizer ({error})\nfix: fetch it again") from error
     tokenizer.no_truncation()
     return tokenizer
 

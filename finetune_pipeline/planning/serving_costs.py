@@ -225,9 +225,9 @@ THUMB_MACHINE, THUMB_API = "rented A10G", "gpt-4o-mini"
 def rule_of_thumb(prices: PriceList) -> list[str]:
     """State the rule of thumb, compute it from the price list with equal input and output tokens, and compare."""
     machine = next((m for m in prices.machines if m.engine.startswith(THUMB_MACHINE)), None)
-    api = next((a for a in prices.apis if a.model == THUMB_API), None)
+    api = next((a for a in prices.apis if a.model == THUMB_API and a.input + a.output), None)
     if machine is None or api is None:
-        missing = THUMB_MACHINE if machine is None else THUMB_API
+        missing = THUMB_MACHINE if machine is None else f"a price of {THUMB_API}"
         return [f"{missing} is not in {prices.path.name}, so the rule of thumb cannot be checked."]
     (low, high), (least, most) = machine.between, THUMB_MILLIONS
     per_million = call_price(api, Call(500_000, 500_000))

@@ -101,7 +101,9 @@ def versus(
     if own and calls:
         tuned_month = {own.name: calls * call_price(own, traffic.tuned)}
     of_api = {asked.name: call_price(asked, traffic.prompted)} if asked else {}
-    even = [break_even(m, asked, traffic) for m in prices.machines] if asked and not hosted else []
+    even = (
+        [break_even(m, asked, traffic) for m in prices.machines] if asked and of_api[asked.name] and not hosted else []
+    )
     return Versus(
         task=spec.name,
         rows=comparison.n,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.review import read_decision
+from finetune_pipeline.data.review import RATINGS, read_decision
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.report.page import html_templates
-from finetune_pipeline.review.ratings import COLUMNS, FOLDER, NEEDED, parse_rating
+from finetune_pipeline.review.ratings import COLUMNS, NEEDED, parse_rating
 from finetune_pipeline.review.sheet import SheetItem
 from finetune_pipeline.spec.model import Task
 
@@ -111,7 +111,7 @@ def outputs_queue(
             for i in items
         ],
         take,
-        lambda rater: task.folder / "reviews" / FOLDER / f"{sheet}-{safe_name(rater)}.jsonl",
+        lambda rater: task.folder / "reviews" / RATINGS / f"{sheet}-{safe_name(rater)}.jsonl",
         [
             dict.fromkeys(COLUMNS, "")
             | {"sheet": sheet, "id": i.id, "text": i.text, "reference": i.reference, "answer_a": i.a, "answer_b": i.b}

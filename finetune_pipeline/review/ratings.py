@@ -3,17 +3,18 @@ agreement. Every faulty line is reported and affects no other line."""
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import digest_files, json_rows
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, digest_files, json_rows
+from finetune_pipeline.data.readers.records import read_lines
+from finetune_pipeline.data.readers.tables import Row, split_rows
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa
@@ -25,8 +26,6 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 
-FOLDER = RATINGS
-"""Folder of ratings below the task's reviews."""
 COLUMNS = ("sheet", "id", "text", "reference", "answer_a", "answer_b", "choice", "comment", "rater", "time")
 """Columns of a CSV sheet; the first two and the last four are returned."""
 NEEDED = ("sheet", "id", "choice", "rater")
@@ -50,7 +49,7 @@ class Rating:
 
 def rating_files(reviews: Path) -> list[tuple[str, Path]]:
     """Return (name, path) of the rating files in a task's reviews folder, sorted."""
-    folder = reviews / FOLDER
+    folder = reviews / RATINGS
     if not folder.is_dir():
         return []
     return sorted((p.name, p) for p in folder.iterdir() if p.is_file() and p.suffix in (".jsonl", ".csv"))
@@ -96,7 +95,7 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
     last: dict[tuple[str, str, str], Rating] = {}
     findings: list[Finding] = []
     for name, path in rating_files(reviews):
-        file = f"reviews/{FOLDER}/{name}"
+        file = f"reviews/{RATINGS}/{name}"
         try:
             rows = list(table_rows(path, NEEDED))
         except (OSError, ValueError) as error:
@@ -113,10 +112,8 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
 
 
 def _instant(rating: Rating) -> datetime:
-    if not rating.time:
-        return datetime.min.replace(tzinfo=UTC)
-    time = datetime.fromisoformat(rating.time)
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    time = datetime.fromisoformat(rating.time) if rating.time else datetime.min
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
@@ -126,16 +123,24 @@ def table_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, Any, st
         yield from json_rows(path)
         return
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells are kept
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is not UTF-8: save it as CSV in UTF-8") from error
-    header = text.partition("\n")[0]
+    if "\n" not in text:  # a spreadsheet's "CSV (Macintosh)"
+        text = text.replace("\r", "\n")
     # spreadsheets use the separator of their locale
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    if missing := [column for column in needed if column not in (reader.fieldnames or [])]:
+    delimiter, data = max(",;\t", key=text.partition("\n")[0].count), text.encode()
+
+    def rows(fields: int | None = None) -> Iterator[Row]:
+        lines = read_lines(io.BufferedReader(io.BytesIO(data)), MAX_LINE_BYTES, blanks=len(data))
+        return split_rows(lines, delimiter, '"', fields)
+
+    columns = next((row.cells for row in rows()), [])
+    if missing := [column for column in needed if column not in columns]:
         raise ValueError(f"{path.name}: the columns {', '.join(missing)} are missing")
-    for row in reader:
-        yield reader.line_num, row, ""
+    for row in islice(rows(len(columns)), 1, None):
+        wrong = f"a quote is not closed where the cell ends: {row.problem}" if row.problem else ""
+        yield row.first.number, dict(zip(columns, row.cells, strict=False)), wrong
 
 
 def _finding(place: str, message: str) -> Finding:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from finetune_pipeline.review.sheet_files import append_line
+from finetune_pipeline.data.json_lines import append_line
 from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_json
 
 MAX_BODY = 64 * 1024
@@ -44,7 +44,7 @@ def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
 
     def _store(row: dict[str, Any]) -> None:
         with lock:
-            append_line(file, row)
+            append_line(file, row, sync=True)
 
     async def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

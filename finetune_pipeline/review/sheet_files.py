@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import json_rows
+from finetune_pipeline.data.json_lines import append_line, json_rows
 from finetune_pipeline.review.queues import ReviewQueue
 from finetune_pipeline.review.ratings import table_rows
 
@@ -73,15 +72,6 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
     return sheet
 
 
-def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one JSON line to a file; it is on disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row, ensure_ascii=False) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-
-
 def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Stored:
     """Append the decisions of each rater that are not stored yet."""
     added = known = 0
@@ -94,7 +84,7 @@ def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> S
             if row in stored:
                 known += 1
                 continue
-            append_line(target, row)
+            append_line(target, row, sync=True)
             stored.append(row)
             added += 1
         files.append(str(target))

@@ -8,7 +8,6 @@ import errno
 import socket
 from collections.abc import Callable
 from threading import Thread
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -52,7 +51,7 @@ def _foreign(scope: Scope) -> str | None:
     """Return why a request is refused; None if it comes from this machine and not from another server's page."""
     headers = Headers(scope=scope)
     host = headers.get("host", "").lower()
-    if host.rpartition(":")[0] not in (HOST, "localhost"):  # the port may belong to a tunnel
+    if host.rsplit(":", 1)[0] not in (HOST, "localhost"):  # the port may belong to a tunnel, or be left out: 80
         return "this server only answers on 127.0.0.1"
     elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
     if headers.get("origin", f"http://{host}").lower() == f"http://{host}" and not elsewhere:
@@ -144,9 +143,7 @@ class LocalServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()

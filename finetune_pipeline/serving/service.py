@@ -3,8 +3,6 @@ reloads when the champion changes."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, append_line
 from finetune_pipeline.data.readers.records import RawStream, read_lines
 from finetune_pipeline.engine.store import hold
 from finetune_pipeline.findings import FindingsError
@@ -247,21 +245,9 @@ class LogWriter:
         self._lock = Lock()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row; the kernel has it when this returns. Raises OSError if it cannot be written.
-
-        A partial line, left by a dead process or a full disk, is terminated first, so that it damages no other.
-        """
-        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        """Append one row; the kernel has it when this returns. Raises OSError if it cannot be written."""
         with self._lock, hold(self.path.with_name(SERVED_LOCK)):
-            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                size = os.fstat(handle).st_size
-                if size and os.pread(handle, 1, size - 1) != b"\n":
-                    line = b"\n" + line
-                while line:
-                    line = line[os.write(handle, line) :]
-            finally:
-                os.close(handle)
+            append_line(self.path, row, 0o600, sync=False)
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of the answers in the file and its rotated versions."""

@@ -62,10 +62,12 @@ def test_devices_that_share_a_training_and_wrong_ones() -> None:
     assert read_settings({}).parallel == "auto"
     assert read_settings({"FINETUNE_PARALLEL": "fsdp2"}).parallel == "fsdp2"
     for wrong, said in (
-        ({"FINETUNE_DEVICES": "gpu,cuda:0,cuda:x"}, "'gpu', 'cuda:x'"),
+        ({"FINETUNE_DEVICES": "gpu,cuda:0,cuda:x,cuda:²"}, "'gpu', 'cuda:x', 'cuda:²'"),
         ({"FINETUNE_DEVICES": "cuda:0+cuda:0"}, "cannot share a training"),
         ({"FINETUNE_DEVICES": "cpu+cuda:0"}, "cannot share a training"),
         ({"FINETUNE_PARALLEL": "zero3"}, "write ddp, fsdp2, or auto"),
+        ({"FINETUNE_HOME": "/what?/home"}, "cannot hold"),
+        ({"FINETUNE_HOME": "/p%20x/home"}, "cannot hold"),
         ({"FINETUNE_HOME": "~nobody-of-this-name/x"}, "FINETUNE_HOME='~nobody-of-this-name/x'"),
     ):
         with pytest.raises(OutsideError, match=said):

@@ -39,13 +39,14 @@ class GivenFile:
 
 
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
-    """The raw files of these paths; a folder stands for all files below it with known suffixes. Raises FindingsError
-    naming every unusable path."""
+    """The raw files of these paths; a folder stands for all files below it with known suffixes, without hidden folders
+    such as the pipeline's own. Raises FindingsError naming every unusable path."""
     problems: list[Finding] = []
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_known(p))
+            below = ((p, p.relative_to(path).parent.parts) for p in path.rglob("*") if p.is_file() and is_known(p))
+            inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
             if not inside:
                 message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
                 problems.append(Finding("draft.no_files", "error", str(path), message, "name the files"))

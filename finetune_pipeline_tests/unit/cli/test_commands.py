@@ -70,9 +70,10 @@ def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) ->
 
 
 def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Path, finetune: Any) -> None:
-    for command in ("run", "advise", "versus", "automate"):
+    for command in ("run", "advise", "ladder", "versus", "automate"):
         done = finetune(command, "nope")
-        assert done.returncode == 1 and "there is no task 'nope'" in done.stderr
+        assert done.returncode == 1 and "there is no task 'nope'" in done.stderr and "`finetune init" in done.stderr
+    assert "is not in the range 1<=x<=65535" in finetune("ui", "--dagster-port", "99999").stderr
     assert not (tmp_path / "home").exists() and "Did you mean 'check'?" in finetune("chekc", "demo").stderr
 
 

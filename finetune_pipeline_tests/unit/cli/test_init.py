@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -44,6 +45,23 @@ def test_a_least_per_label_is_proposed_and_rarer_labels_are_named(tmp_path: Path
     assert any(stop.startswith("enough_per_label") and "rare: 1" in stop for stop in printed["stops"])
     least = yaml.safe_load((tmp_path / "data" / "mine" / "task.yaml").read_text())["data"]["min_per_label"]
     assert least == min(n for n in printed["clean"]["labels"].values() if n >= 10)
+
+
+def test_a_task_is_made_whole_however_often_it_is_begun(
+    tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder in which the pipeline has been at work already: what is hidden in it is no raw file."""
+    place = tmp_path / "given"
+    (place / ".finetune").mkdir(parents=True)
+    (place / ".finetune" / "rows.jsonl").write_text('{"rows": 3}\n')
+    of(place, "a.csv", table([["text", "label"], *map(list, pairs(60))]))
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune_pipeline.steps.run_inputs.collect_run_inputs", mock.Mock(side_effect=KeyboardInterrupt))
+        assert finetune("init", place).returncode == 1
+    done = finetune("init", place)
+    assert done.returncode == 2 and "copied nothing" in done.stdout, done.stderr
+    assert [p.name for p in (tmp_path / "data" / "a" / "raw").iterdir()] == ["a.csv"]
+    assert yaml.safe_load((tmp_path / "data" / "a" / "task.yaml").read_text())["data"]["min_per_label"] == 20
 
 
 def test_files_that_lie_in_the_task_already_stay_there(tmp_path: Path, finetune: Any) -> None:

@@ -91,6 +91,15 @@ def damaged_database(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM events")
 
 
+def mlflow_at(address: str) -> Callable[[Path], object]:
+    def ask(tmp_path: Path) -> None:
+        from mlflow.tracking import MlflowClient
+
+        MlflowClient(address).search_registered_models()
+
+    return ask
+
+
 FAULTS: dict[Callable[[Path], object], str] = {
     lambda _: Path("/dev/full").write_text("x"): "the disk is full: ",
     copy_to_a_full_disk: "the disk is full: copy.jsonl could not be written",
@@ -103,6 +112,8 @@ FAULTS: dict[Callable[[Path], object], str] = {
     locked_database: "is locked by another process",
     deleted_database: "was deleted",
     damaged_database: "history.db is damaged",
+    mlflow_at("htp://127.0.0.1"): "unsupported URI 'htp://127.0.0.1'",
+    lambda _: __import__("psycopg_of_nobody"): "the Python package psycopg_of_nobody is not installed",
 }
 
 
@@ -145,7 +156,8 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_a
     [(["report", "nope"], "there is no task 'nope'"), (["report", "ticket_triage"], "has not been evaluated yet"),
         (["check"], "Missing argument 'TASK'"), (["show", "ticket_triage", "--nope"], "No such option"),
         (["nope"], "No such command 'nope'"),
-        (["automate", "ticket_triage", "--on", "--off"], "give only one of --on, --off and --status")],
+        (["automate", "ticket_triage", "--on", "--off"], "give only one of --on, --off and --status"),
+        (["run", ""], "there is no task ''"), (["init", ""], "write . for the working folder")],
 )  # fmt: skip
 def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], message: str) -> None:
     done = finetune(*arguments, "--json", data=ROOT / "data")
@@ -156,7 +168,9 @@ def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], mess
 @pytest.mark.parametrize(
     ("command", "stdout", "stderr"),
     [("schema --json <&- >&-", "", ""), ("init nowhere.csv <&- >&-", "", "the file does not exist"),
-        ("schema --json | head -c 1", "{", ""), ("--help", "\\u2026", "")],
+        ("schema | :", "", ""), ("schema --json | :", "", ""), ("--help", "\\u2026", ""),
+        ("schema >/dev/full", "", "standard output cannot be written: No space left"),
+        ("schema --json >/dev/full", "", "standard output cannot be written: No space left")],
 )  # fmt: skip
 def test_closed_streams_and_a_terminal_without_a_sign_for_it_change_nothing(
     tmp_path: Path, command: str, stdout: str, stderr: str
@@ -165,6 +179,7 @@ def test_closed_streams_and_a_terminal_without_a_sign_for_it_change_nothing(
     shell = ["sh", "-c", f"{sys.executable} -m finetune_pipeline.cli.main {command}"]
     done = subprocess.run(shell, env=env, text=True, capture_output=True, check=False)
     assert (stdout in done.stdout) and (stderr in done.stderr if stderr else not done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_a_plan_from_raw_data_alone(asked: Any) -> None:
 
 
 def test_refusals_come_first(project: Project, asked: Any, tmp_path: Path) -> None:
+    done = asked("plan", "colours", "--memory", "nan")
+    assert done.returncode == 1 and done.stderr == "--memory='nan' is not a number of GiB\n"
     spec = {**project.spec, "training": {"method": "prefix", "gradient_checkpointing": True}}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
     done = asked("plan", tmp_path)

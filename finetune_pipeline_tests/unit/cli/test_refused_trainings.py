@@ -64,6 +64,9 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
      "model.template_without_end", "eos_token"),
     ("a template that is no Jinja", {"template": None, "spec": {"chat_template": "broken.jinja"}},
      "model.chat_template", "correct the template"),
+    ("a model's own template that is no Jinja", {"template": "{% for"}, "model.chat_template", "correct the template"),
+    ("a family of other names", {"config": {"num_attention_heads": None}}, "training.layout", "another family"),
+    ("a window that is no number", {"config": {"max_position_embeddings": "long"}}, "training.layout", "another family"),
     ("a template that is not there", {"spec": {"chat_template": "chatlm"}}, "spec.chat_template", "did you mean 'chatml'"),
     ("a base that is not there", {"spec": {"base_model": "/no/such/folder"}}, "model.base_model", "correct the path"),
     ("a revision of a local base", {"spec": {"base_revision": "main"}}, "model.revision", "remove base_revision"),
@@ -78,6 +81,13 @@ def test_check_refuses_it(make: Any, finetune: Any, what: str, change: dict[str,
     wrong = [f for f in done.json["spec_findings"] if f["severity"] == "error"]
     assert done.returncode == 1 and done.json["usable"] is False and len(wrong) == 1, wrong
     assert wrong[0]["rule"].startswith(rule) and fix in wrong[0]["fix"] and wrong[0]["fix"]
+
+
+def test_a_damaged_tokenizer_is_named(make: Any, finetune: Any, tmp_path: Path) -> None:
+    make()
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    done = finetune("check", "demo")
+    assert done.returncode == 1 and "base/tokenizer.json is damaged" in done.stderr and "fix: fetch it" in done.stderr
 
 
 def test_everything_is_told_at_once(make: Any, finetune: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from click import ClickException
 from click.testing import CliRunner
 
 from finetune_pipeline.cli.verify import verify as command
@@ -187,4 +188,4 @@ def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, monke
     assert right["merged_model"] == merged.version
     assert (other, wrong["passed"]) == (2, False) and wrong["cause"].startswith("another model")
     made = CliRunner().invoke(command, [TASK, "--endpoint", "http://127.0.0.1:9/v1"], standalone_mode=False)
-    assert made.return_value == 1 and "does not list its models" in made.stderr
+    assert isinstance(made.exception, ClickException) and "does not list its models" in str(made.exception)

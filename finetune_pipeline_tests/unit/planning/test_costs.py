@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,11 @@ def test_a_machine_costs_its_rent_and_at_the_break_even_both_bills_are_equal(pri
         if api.name in even:
             assert even[api.name].calls[1] * api.per_call == pytest.approx(730)
             assert even[api.name].millions[0] == pytest.approx(even[api.name].calls[0] * 250 / 1e6)
+    free = prices.apis[0].model_copy(update={"model": "gpt-4o-mini", "input": 0.0, "output": 0.0})
+    rented = prices.machines[0].model_copy(update={"engine": "rented A10G"})
+    without = made(replace(prices, training=[rented], apis=[free]))
+    assert without.apis[0].month == 0 and without.break_even == [], "nothing is cheaper than what costs nothing"
+    assert without.rule_of_thumb[0].startswith("a price of gpt-4o-mini is not in prices.yaml")
     assert even["Shop, big"].utilisation < 1 < even["Shop, small"].utilisation, "it would take several machines"
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.data.json_lines import append_line
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.ingest import chosen, corrections, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
+from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
-from finetune_pipeline.review.sheet_files import append_line, read_table, store, write_table
+from finetune_pipeline.review.sheet_files import read_table, store, write_table
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline_tests.unit.review.test_ratings import VERSION
 
@@ -108,6 +110,21 @@ def test_a_spreadsheet_of_another_country_comes_back(task: Task, tmp_path: Path,
     assert (taken["id"], taken["comment"]) == ("e0", "well, yes")
 
 
+def test_a_line_that_is_not_ended_costs_no_other(task: Task, tmp_path: Path) -> None:
+    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / "sheet.csv"
+    file.write_text(
+        f'sheet,id,choice,rater,comment\n{SHEET},e0,A,Ada,"not closed\n{SHEET},e1,B,Ada,\n{SHEET},e2,A,Ada,\n'
+    )
+    sheet = read_table(queue, file)
+    assert [row["id"] for row in sheet.rows["Ada"]] == ["e1", "e2"]
+    assert [problem.split(":")[0] for problem in sheet.problems] == ["sheet.csv, line 2"]
+    target = queue.target("Ada")
+    target.parent.mkdir(parents=True)
+    target.write_text(json.dumps({**sheet.rows["Ada"][0], "id": "e0"}), "utf-8")  # as some editors leave it
+    store(queue, sheet.rows)
+    assert [rating.id for rating in read_ratings(task.folder / "reviews")[0]] == ["e0", "e1", "e2"]
+
+
 def test_a_table_that_is_no_sheet_is_refused_and_what_to_do_is_said(task: Task, tmp_path: Path) -> None:
     file = tmp_path / "sheet.csv"
     for data, why in ((b"id,verdict\ne0,A\n", "the columns sheet, choice, rater are missing"), (b"\xe4", "in UTF-8")):
@@ -119,7 +136,7 @@ def test_a_table_that_is_no_sheet_is_refused_and_what_to_do_is_said(task: Task, 
 def take(queue: ReviewQueue, rater: str, row: dict) -> None:
     entry, wrong = queue.take(row)
     assert entry is not None, wrong
-    append_line(queue.target(rater), entry)
+    append_line(queue.target(rater), entry, sync=True)
 
 
 def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task) -> None:

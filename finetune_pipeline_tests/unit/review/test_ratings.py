@@ -94,6 +94,9 @@ def test_the_latest_rating_of_a_rater_holds(tmp_path: Path) -> None:
     put(tmp_path, "a.jsonl", "".join(json.dumps(r) + "\n" for r in (late, early, line(rater="Bo", choice="both"))))
     ratings, _ = read_ratings(tmp_path)
     assert {(r.rater, r.choice) for r in ratings} == {("Ada", "B"), ("Bo", "both")}
+    first, last = line(time="0001-01-01T00:00:00+14:00"), line(choice="B", time="9999-12-31T23:59:59-12:00")
+    put(tmp_path, "a.jsonl", "".join(json.dumps(r) + "\n" for r in (last, first)))
+    assert [r.choice for r in read_ratings(tmp_path)[0]] == ["B"], "times that no time zone can be taken off"
 
 
 def said(item: str, candidate: bool, base: bool, rater: str = "Ada", sheet: str = SHEET) -> Rating:

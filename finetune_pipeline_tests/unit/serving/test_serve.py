@@ -172,7 +172,7 @@ def test_a_port_in_use_is_said_with_what_to_do(running: Running) -> None:
 
 
 def test_what_is_no_request_of_ours(running: Running) -> None:
-    assert running.ask("/v1/models")[1]["data"][0]["id"] == "tickets:1"
+    assert running.ask("/v1/models", Host="localhost")[1]["data"][0]["id"] == "tickets:1", "as a proxy sends it"
     for status, path, body, headers in (
         (404, "/nothing", None, {}),
         (405, "/feedback", None, {}),
