@@ -52,7 +52,7 @@ class Answerer:
         """Maximum tokens of prompt and answer, if the model's configuration states it."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(model_folder(self.folder)).get_text_config()
+        config = AutoConfig.from_pretrained(model_folder(self.folder), trust_remote_code=False).get_text_config()
         return getattr(config, "max_position_embeddings", None)
 
     @cached_property
