@@ -18,7 +18,8 @@ from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Section, def
 from finetune_pipeline.spec.production import DriftSpec, LogsSpec, RetrainingSpec
 from finetune_pipeline.spec.training import TrainingSpec
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+NAME = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
 
 
 CHAT_TEMPLATES = ("chatml", "gemma", "llama3", "none")

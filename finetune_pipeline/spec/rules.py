@@ -16,7 +16,7 @@ from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError, Severity
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
+from finetune_pipeline.spec.model import CHAT_TEMPLATES, NAME, TaskSpec
 from finetune_pipeline.spec.outputs import is_glob, is_outside
 
 Rule = Callable[[TaskSpec, Path], list[Finding]]
@@ -124,7 +124,8 @@ def check_name_is_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that the name, which is the asset key prefix, equals the folder's name."""
     if folder.name != spec.name:
         message = f"name {spec.name!r} differs from the folder's name {folder.name!r}"
-        fix = f"rename the folder to {spec.name}, or set name: {folder.name}"
+        other = f", or set name: {folder.name}" if re.match(NAME, folder.name) else ""
+        fix = f"rename the folder to {spec.name}{other}"
         yield problem("name_is_folder", "name", message, fix)
 
 

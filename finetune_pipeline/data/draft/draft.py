@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -247,11 +248,16 @@ def _types(part: Mapping[str, Any]) -> str:
 
 
 def task_name(paths: Sequence[Path]) -> str:
-    """A task name from the common part of the file names, else from the folder."""
-    words = [re.findall(r"[a-z0-9]+", re.sub(r"(\.\w{1,8})+$", "", path.name).casefold()) for path in paths]
+    """A task name from the common part of the file names, else from the folder. Accents go, the letters stay."""
+
+    def words_of(text: str) -> list[str]:
+        plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
+        return re.findall(r"[a-z0-9]+", plain)
+
+    words = [words_of(re.sub(r"(\.\w{1,8})+$", "", path.name)) for path in paths]
     shared = [of[0] for of in zip(*words, strict=False) if len(set(of)) == 1]
     if not shared:
-        shared = re.findall(r"[a-z0-9]+", paths[0].resolve().parent.name.casefold())
+        shared = words_of(paths[0].resolve().parent.name)
     while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):
         shared.pop()
     plain = "_".join(shared)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.draft.draft import Draft, draft
+from finetune_pipeline.data.draft.draft import Draft, draft, task_name
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
@@ -448,3 +448,15 @@ def test_rows_of_any_shape_end_as_a_task_or_findings(
     data = json.dumps(some) if suffix == "json" else "\n".join(map(json.dumps, some))
     made, problems = draft([of(tmp_path_factory.getbasetemp(), f"a.{suffix}", data)])
     assert problems or parse_spec(task_yaml("some_task", made, "a file")).data == made.spec.data
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        (["Übung Straße.csv"], "ubung_strasse"),
+        (["tickets.train.jsonl", "tickets.test.jsonl"], "tickets"),
+        (["2026 export.csv"], "task_2026"),
+    ],
+)
+def test_a_task_is_named_after_its_files(files: list[str], name: str) -> None:
+    assert task_name([Path(file) for file in files]) == name
