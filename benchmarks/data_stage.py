@@ -24,12 +24,8 @@ from typing import Any
 
 import psutil
 
-from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
-from finetune_pipeline.data.split.alike import AlikeIndex, features_of
-from finetune_pipeline.engine.store import ArtifactStore, write_json
-from finetune_pipeline.pipeline import DATA, PIPELINE, STEPS
-from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.run_inputs import collect_run_inputs
+# The stage's worker processes import this module again, as they import the light `finetune` command: the package is
+# imported where it is used.
 
 SPEC = """\
 name: bench
@@ -40,7 +36,6 @@ data:
   raw: [raw/*.jsonl]
   contradictions: warn
 """
-STAGES = [step.name for step in STEPS if step.group == DATA and not step.view_of]
 LIMITS = {"seconds": 150.0, "mebibytes": 2560.0}
 """For a million rows, on two idle cores."""
 
@@ -83,12 +78,17 @@ def cpu_seconds() -> float:
 
 def run_stage(folder: Path) -> dict[str, Any]:
     """Make all artifacts of the data stage in this process; per step and in total."""
+    from finetune_pipeline.engine.store import ArtifactStore
+    from finetune_pipeline.pipeline import DATA, PIPELINE, STEPS
+    from finetune_pipeline.spec import load_task
+    from finetune_pipeline.steps.run_inputs import collect_run_inputs
+
     task = load_task(folder / "bench")
     store = ArtifactStore(folder / "store")
     began, cpu = time.perf_counter(), cpu_seconds()
     world = collect_run_inputs(task, None, store)
     steps = {}
-    for name in ("production_logs", *STAGES):
+    for name in ("production_logs", *(step.name for step in STEPS if step.group == DATA and not step.view_of)):
         start, used = time.perf_counter(), cpu_seconds()
         artifact = PIPELINE.run(name, task, world, store)
         steps[name] = {
@@ -127,9 +127,12 @@ def main() -> None:
     parser.add_argument("--told", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
-        write_json(given.told, run_stage(given.run))
+        given.told.write_text(json.dumps(run_stage(given.run)))
         return
     from chat_rows import SYSTEM_PROMPT, write_chat_rows
+
+    from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
+    from finetune_pipeline.data.split.alike import AlikeIndex, features_of
 
     folder = given.folder or Path(tempfile.mkdtemp(prefix="data-stage-"))
     raw = folder / "bench" / "raw"

@@ -104,20 +104,22 @@ class BenchmarkIndex:
                     self._places[run].append((number, place))
                     self._ends.add((words[number][place], words[number][place + SIZE - 1]))
 
-    def find(self, examples: Sequence[Example]) -> dict[int, Match]:
-        """The rows (by place) that repeat an item; among several items, the best covered one."""
+    def find(self, examples: Sequence[Example], prompts: Sequence[str]) -> dict[int, Match]:
+        """The rows (by place) that repeat an item; among several items, the best covered one.
+
+        prompts: the exact forms of the examples' user texts.
+        """
         matches = {}
-        for row, example in enumerate(examples):
-            best = self._best(example)
+        for row, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
+            best = self._best(example, prompt)
             if best is not None:
                 number, covered, how = best
                 item = self.items[number]
                 matches[row] = Match(example.id, example.place, item.file, item.line, how, round(covered, 4))
         return matches
 
-    def _best(self, example: Example) -> tuple[int, float, str] | None:
+    def _best(self, example: Example, prompt: str) -> tuple[int, float, str] | None:
         """(item, share of its words covered, how) of the best covered item."""
-        prompt = exact_form(example.user_text)
         if prompt in self._exact:
             return self._exact[prompt], 1.0, "exact"
         if not self._ends:
@@ -125,6 +127,8 @@ class BenchmarkIndex:
         answer = exact_form("\n".join(m["content"] for m in example.messages if m["role"] == "assistant"))
         shared: defaultdict[int, set[int]] = defaultdict(set)
         for words in (prompt.split(" "), answer.split(" ")):
+            if self._ends.isdisjoint(zip(words, words[SIZE - 1 :], strict=False)):
+                continue
             for at, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
                 if ends in self._ends:
                     for number, place in self._places.get(" ".join(words[at : at + SIZE]), ()):

@@ -26,6 +26,7 @@ _TOKEN = re.compile(
 """A word (one character in scripts without spaces), a number with its sign, or a symbol other than sentence punctuation, in
 lower case. The first alternative is a faster form of the second and third for plain letters."""
 _SIGNS_OFF = bytes(32 if chr(code) in _SENTENCE_SIGNS else code for code in range(256))
+_LETTERS_AND_BLANKS = bytes(code for code in range(256) if chr(code).isalpha() or chr(code).isspace())
 _IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
 _SHORT_FORM = re.compile(r"(?<=\w)['’](m|re|s|ve|ll|d)\b")
@@ -152,8 +153,9 @@ def _take_apart(text: str) -> _Words:
     signs: list[str] = []
     words: list[str] = []
     negations = 0
-    tokens = _latin_words(plain) or _TOKEN.findall(plain)
-    if _SPECIAL.isdisjoint(tokens) and "".join(tokens).isalpha():
+    latin = _latin_words(plain)
+    tokens = latin or _TOKEN.findall(plain)
+    if _SPECIAL.isdisjoint(tokens) and (latin or "".join(tokens).isalpha()):
         words, tokens = tokens, []
     for token in tokens:
         if token.isalpha() and token not in _SPECIAL:
@@ -181,8 +183,8 @@ def _latin_words(plain: str) -> list[str] | None:
     latin = latin_bytes(plain)
     if latin is None:
         return None
-    words = latin.translate(_SIGNS_OFF).decode("latin-1").split()
-    return words if "".join(words).isalpha() else None
+    spaced = latin.translate(_SIGNS_OFF)
+    return None if spaced.translate(None, _LETTERS_AND_BLANKS) else spaced.decode("latin-1").split()
 
 
 def _exact_words(text: str) -> frozenset[str]:

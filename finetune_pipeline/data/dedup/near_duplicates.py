@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, stripper
-from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, SIZE, loose_form
+from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, SIZE, loose_form, loosened
 from finetune_pipeline.data.workers import available_cores
 
 BANDS, BINS = 40, 256
@@ -34,9 +34,17 @@ _ROWS_AT_ONCE = 2048
 _PAIRS_AT_ONCE = 20_000
 
 
-def loose_forms(texts: Sequence[str], boilerplate: Boilerplate | None = None) -> list[str]:
-    """The loose forms of texts without their boilerplate."""
-    return list(map(loose_form, texts if boilerplate is None else map(stripper(boilerplate), texts)))
+def loose_forms(
+    texts: Sequence[str], boilerplate: Boilerplate | None = None, exact: Sequence[str] | None = None
+) -> list[str]:
+    """The loose forms of texts without their boilerplate. exact: the texts' exact forms, where they are known."""
+    left = texts if boilerplate is None else list(map(stripper(boilerplate), texts))
+    if exact is None:
+        return list(map(loose_form, left))
+    return [
+        loosened(form) if rest is text else loose_form(rest)
+        for text, rest, form in zip(texts, left, exact, strict=True)
+    ]
 
 
 def rows_of_a_band(threshold: float) -> int:

@@ -68,13 +68,14 @@ def group_hash(group: str | None) -> int:
 
 
 def _table_of(
-    examples: Sequence[Example], asked: Sequence[str], lines: Sequence[bytes], labels: Sequence[str]
+    examples: Sequence[Example], prompts: Sequence[str], lines: Sequence[bytes], labels: Sequence[str]
 ) -> np.ndarray:
-    """The records (ROW) of examples, of their user texts and of their encoded lines; all are kept and have no cluster yet."""
+    """The records (ROW) of examples, of the exact forms of their user texts and of their encoded lines; all are kept and have no
+    cluster yet."""
     rows = np.zeros(len(examples), ROW)
     ranks = {label: i for i, label in enumerate(labels)}
     rows["id"] = [int(e.id, 16) for e in examples]
-    rows["prompt"] = [prompt_hash(text) for text in asked]
+    rows["prompt"] = [hash_text(form) for form in prompts]
     rows["group"] = [group_hash(e.group) for e in examples]
     rows["time"] = [datetime.fromisoformat(e.time).timestamp() if e.time else np.nan for e in examples]
     rows["label"] = [ranks.get(e.label or "", -1) for e in examples]
@@ -218,17 +219,18 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
         if severity == "error":
             removed[i] = prepared.findings[-1]
     prepared.samples = chosen(samples)
+    asked = [e.user_text for e in examples]
+    exact = [exact_form(text) for text in asked]
     index = benchmark_index(how.benchmarks)
-    matches = index.find(examples) if index else {}
+    matches = index.find(examples, exact) if index else {}
     for i, match in matches.items():
         if i not in removed:
             removed[i] = match.finding()
             prepared.findings.append(removed[i])
     prepared.lines = b"".join(lines)
-    asked = [e.user_text for e in examples]
-    prepared.rows = _table_of(examples, asked, lines, spec.labels)
+    prepared.rows = _table_of(examples, exact, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
-    prepared.sketches = sketch(loose_forms(asked, how.boilerplate), spec.data.near_duplicate_threshold)
+    prepared.sketches = sketch(loose_forms(asked, how.boilerplate, exact), spec.data.near_duplicate_threshold)
     prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     return prepared

@@ -90,7 +90,11 @@ def exact_form(text: str) -> str:
 
 def loose_form(text: str) -> str:
     """The exact form without punctuation (`c++`, `c#` and `95%` still differ); the exact form where nothing is left."""
-    exact = exact_form(text)
+    return loosened(exact_form(text))
+
+
+def loosened(exact: str) -> str:
+    """:func:`loose_form`, from the exact form."""
     latin = latin_bytes(exact)
     loose = exact.translate(_LOOSE) if latin is None else latin.translate(_LOOSE_LATIN).decode("latin-1")
     return " ".join(loose.split()) or exact

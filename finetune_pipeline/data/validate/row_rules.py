@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
-from finetune_pipeline.data.dedup.text_similarity import INVISIBLE, odd_invisible
+from finetune_pipeline.data.dedup.text_similarity import INVISIBLE, latin_bytes, odd_invisible
 from finetune_pipeline.data.examples import ORIGINS, Message
 from finetune_pipeline.data.formats import Turns
 from finetune_pipeline.data.formats.instruction import NO_INPUT
@@ -23,6 +23,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISIBLE}]")
 _SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
 """A text without any of these passes every rule below: a fast pre-check."""
+_PLAIN_LATIN = bytes(code for code in range(256) if not _SUSPECT.match(chr(code)))
 
 
 class _Pattern(NamedTuple):
@@ -230,7 +231,9 @@ def check_texts(turns: Turns) -> Problems:
         text, role = message["content"], message["role"]
         if role == "system":
             continue
-        if _SUSPECT.search(text) or any([word in text for word in _SUSPECT_WORDS]):
+        latin = latin_bytes(text)
+        suspect = _SUSPECT.search(text) if latin is None else latin.translate(None, _PLAIN_LATIN)
+        if suspect or any([word in text for word in _SUSPECT_WORDS]):
             yield from _check_text(text, f"the {role} text (turn {i})")
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i}) is {quoted(text)}: a placeholder for a missing value"
