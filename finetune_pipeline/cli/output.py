@@ -95,7 +95,9 @@ def _standard_output() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutsideError(f"standard output cannot be written: {error.strerror}\nfix: redirect it to another place") from error
+        raise OutsideError(
+            f"standard output cannot be written: {error.strerror}\nfix: redirect it to another place"
+        ) from error
 
 
 @contextlib.contextmanager
