@@ -74,7 +74,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
     from finetune_pipeline.models.loading import load_for_prediction
 
     weights = weight_files(folder)
-    dtypes = {tensor["dtype"] for tensor in stored_tensors(folder).values()}
+    dtypes = {tensor.dtype for tensor in stored_tensors(folder).values()}
     try:
         model = load_for_prediction(folder, torch.device("meta"))  # reads names and shapes only
     except (FindingsError, JobError, OutsideError):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from finetune_pipeline.engine.store import Artifact, DamagedFile, digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
@@ -232,9 +232,22 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def stored_tensors(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return dtype, shape and data_offsets of every tensor in a folder's weight files. Reads headers only."""
-    return {name: entry for file in weight_files(folder) for name, entry in tensor_header(file)[0].items()}
+class StoredTensor(NamedTuple):
+    """dtype: as safetensors names it, such as BF16."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor in a folder's weight files, by name. Reads headers only."""
+    tensors = {}
+    for file in weight_files(folder):
+        for name, entry in tensor_header(file)[0].items():
+            first, last = entry["data_offsets"]
+            tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), last - first)
+    return tensors
 
 
 def _weight_digest(path: Path) -> str:

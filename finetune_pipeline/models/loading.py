@@ -26,7 +26,7 @@ def device_with_room(folder: Path) -> torch.device:
     device = pick_device()
     if device.type == "cpu":
         return device
-    elements = sum(math.prod(tensor["shape"]) for tensor in stored_tensors(model_folder(folder)).values())
+    elements = sum(math.prod(tensor.shape) for tensor in stored_tensors(model_folder(folder)).values())
     free, _ = torch.cuda.mem_get_info(device)
     return device if 4 * elements <= GPU_SHARE * free else torch.device("cpu")
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.models.identity import stored_tensors
+from finetune_pipeline.models.identity import StoredTensor, stored_tensors
 
 _EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
-_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
 """Architectures whose RMSNorm multiplies by 1 + weight, which training's fused norm does not support."""
 _FOUR_NORMS = ("gemma2", "gemma3_text")
@@ -90,7 +89,7 @@ class ModelShape:
 def model_shape(folder: Path) -> ModelShape:
     """Return the exact shape of the model in a transformers folder, from the tensor sizes in the file headers."""
     config = read_json(folder / "config.json")
-    tensors = {name: (entry["dtype"], entry["shape"]) for name, entry in stored_tensors(folder).items()}
+    tensors = stored_tensors(folder)
     text = config.get("text_config") or config
     kind = str(text.get("model_type", "llama"))
     hidden, heads = text["hidden_size"], text["num_attention_heads"]
@@ -115,23 +114,23 @@ def model_shape(folder: Path) -> ModelShape:
         packs=not text.get("attention_dropout")
         and not text.get("attn_logit_softcapping")
         and set(kinds) <= {"full_attention", "sliding_attention"},
-        stored_bytes=sum(_BYTES.get(dtype, 1) * math.prod(shape) for dtype, shape in tensors.values()),
+        stored_bytes=sum(tensor.bytes for tensor in tensors.values()),
     )
 
 
-def _by_role(tensors: Mapping[str, tuple[str, Sequence[int]]], tied: bool) -> tuple[tuple[Linear, ...], int, int, int]:
+def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Linear, ...], int, int, int]:
     """Return (linear layers of the blocks; parameters of the embedding, of a separate head, of everything else)."""
     linears, embedding, head, other = [], 0, 0, 0
-    for name, (_, shape) in tensors.items():
+    for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         last = module.rpartition(".")[2]
-        size = math.prod(shape)
+        size = math.prod(tensor.shape)
         if part == "weight" and last in _EMBEDDINGS:
             embedding += size
         elif part == "weight" and last in _HEADS:
             head += 0 if tied else size  # some files contain the tied matrix twice
-        elif part == "weight" and len(shape) == 2:
-            linears.append(Linear(module, shape[1], shape[0]))
+        elif part == "weight" and len(tensor.shape) == 2:
+            linears.append(Linear(module, tensor.shape[1], tensor.shape[0]))
         else:
             other += size
     return tuple(linears), embedding, head, other

@@ -36,15 +36,14 @@ ENVIRONMENT = {
 EXPERIMENT_KIND, KIND_OF_MODELS = "mlflow.experimentKind", "custom_model_development"
 """The tag (and its value) that makes MLflow's experiment pages show models."""
 _UNREACHABLE = (
-    *(
-        "failed with exception",
-        "Max retries",
-        "could not connect",
-        "Connection refused",
-        "unsupported URI",
-        "Invalid url",
-    ),
-    *("Databricks credential configuration failed", *SQLITE),
+    "failed with exception",
+    "Max retries",
+    "could not connect",
+    "Connection refused",
+    "unsupported URI",
+    "Invalid url",
+    "Databricks credential configuration failed",
+    *SQLITE,
 )
 """Error texts of databases and connections; servers' error responses are in :data:`_ANSWERS`."""
 _LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"

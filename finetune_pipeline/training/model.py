@@ -124,8 +124,7 @@ def base_dtype(base: Path) -> torch.dtype:
     """The dtype most of the base model's weights are stored in."""
     sizes: dict[str, int] = {}
     for tensor in stored_tensors(model_folder(base)).values():
-        first, last = tensor["data_offsets"]
-        sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + last - first
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.bytes
     commonest = max(sizes, key=lambda name: (sizes[name], name))
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(commonest, torch.float32)
 

@@ -85,9 +85,8 @@ def draft(
         return None, reading.problems
     made = _with_fields(files, reading, choice)
     turns = [sum(m["role"] != "system" for m in messages) for messages in _conversations(files, made, _TRIED)]
-    chats = (
-        choice.chat is not None and sum(n > 2 for n in turns) > len(turns) / 2
-    )  # the last of many answers is no label
+    # the last of many answers is no label
+    chats = choice.chat is not None and sum(n > 2 for n in turns) > len(turns) / 2
     made.answers = Answers((messages[-1]["content"] for messages in _conversations(files, made)), written=chats)
     if not made.answers.rows:  # why none can be read, once for each rule
         findings = errors([f for row in _validated(files, made.data) for f in row.findings])

@@ -85,11 +85,9 @@ def split_rows(
             yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
             continue
         problem, cells = "", []
-        tried = [(False, False)] if delimiter == "\t" else [(True, False), (False, False)]
-        for spaced, escaped in [
-            *tried,
-            (False, True),
-        ]:  # whether blanks may stand before a quote, and \" inside a field
+        # whether blanks may stand before a quote, and \" inside a field
+        ways = [(True, False), (False, False), (False, True)]
+        for spaced, escaped in ways[1:] if delimiter == "\t" else ways:
             following = _following(line, ahead, source)
             if escaped:
                 following = (escaped_quote.sub(lambda match: match[1] + quote * 2, text) for text in following)

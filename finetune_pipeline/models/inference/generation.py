@@ -236,13 +236,13 @@ def generate_and_score(
         scores = _scores(reader.continuations(batch, wanted), wanted)
         for i, ids, score in zip(rows, texts, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
-        again = [place for place, i in enumerate(rows) if restriction and not restriction.complies(answers[i])]
-        if restriction and again:
-            for place, ids in zip(
-                again, reader.greedy(batch.rows(again), max_new_tokens, ends, restriction.grammar), strict=True
-            ):
-                restricted = answers[rows[place]].restricted = Answer(prompt_tokens=len(prompts[rows[place]]))
-                _fill(restricted, tokenizer, ids, [], ends)
+        if restriction is None:
+            return
+        again = [place for place, i in enumerate(rows) if not restriction.complies(answers[i])]
+        texts = reader.greedy(batch.rows(again), max_new_tokens, ends, restriction.grammar) if again else []
+        for i, ids in zip((rows[place] for place in again), texts, strict=True):
+            restricted = answers[i].restricted = Answer(prompt_tokens=len(prompts[i]))
+            _fill(restricted, tokenizer, ids, [], ends)
 
     done = len(answered)
     for family in families([prompts[i] for i in order]):
