@@ -43,6 +43,12 @@ def problems(text: str) -> dict[str, Finding]:
     return {f.place.removeprefix("task.yaml: "): f for f in caught.value.findings}
 
 
+@pytest.mark.parametrize(("folder", "proposed"), [("orders", True), ("ünï", False)])
+def test_the_folders_name_is_proposed_where_a_task_can_have_it(folder: str, proposed: bool) -> None:
+    (finding,) = check_all(parse_spec(yaml.safe_dump(GOOD)), Path(folder))
+    assert finding.rule.endswith("name_is_folder") and (f"set name: {folder}" in finding.fix) is proposed
+
+
 def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
     task = load_task(write(tmp_path / "demo", GOOD))
     assert (task.spec.training.method, task.spec.training.epochs, task.spec.labels) == ("qlora", 2.0, ["yes", "no"])
