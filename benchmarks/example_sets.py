@@ -1,7 +1,7 @@
 """Data sets as canonical examples with their near-duplicate clusters, made by the pipeline's own data stage.
 
-The shipped tasks (``data/``) and public sets from a folder that holds one folder a set (see public_sets.py). Three sets
-are made from others by giving their rows another answer: hard but right labels, and one field of an extraction.
+The shipped tasks (``data/``) and public sets from a folder that holds one folder a set (see public_sets.py). Four sets
+are made from others by giving their rows another answer: hard but right labels, coarser ones, and one field of an extraction.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,20 @@ def _turns_with_intent(public: Path) -> list[Example]:
     return rows
 
 
-DERIVED: dict[str, tuple[str, Callable[[str], str]]] = {
-    "gsm8k-large": ("gsm8k", _result_is_large),
-    "dolly-long": ("dolly-hhrlhf-small", lambda answer: "long" if len(answer) > LONG_ANSWER else "short"),
-    "orders-product": ("order_intake", lambda answer: str(json.loads(answer)["product"])),
+@cache
+def _domains(public: Path) -> dict[str, str]:
+    """The domain of each intent of clinc150; what is out of scope has none."""
+    named = json.loads((public / "clinc150" / "domains.json").read_text("utf-8"))
+    return {intent: domain for domain, intents in named.items() for intent in intents}
+
+
+DERIVED: dict[str, tuple[str, Callable[[str, Path], str]]] = {
+    "gsm8k-large": ("gsm8k", lambda answer, _: _result_is_large(answer)),
+    "dolly-long": ("dolly-hhrlhf-small", lambda answer, _: "long" if len(answer) > LONG_ANSWER else "short"),
+    "orders-product": ("order_intake", lambda answer, _: str(json.loads(answer)["product"])),
+    "clinc150-domains": ("clinc150", lambda answer, public: _domains(public).get(answer, "other")),
 }
-"""Label sets made from others: what the label is, as a function of the answer."""
+"""Label sets made from others: what the label is, as a function of the answer and the folder of the public sets."""
 
 
 def example_set(name: str, public: Path) -> ExampleSet:
@@ -86,7 +95,7 @@ def example_set(name: str, public: Path) -> ExampleSet:
     if name in DERIVED:
         source, label_of = DERIVED[name]
         made = example_set(source, public)
-        rows = [with_answer(e, label_of(e.answer)) for e in made.rows]
+        rows = [with_answer(e, label_of(e.answer, public)) for e in made.rows]
         labels = sorted({e.answer for e in rows})
         spec = _spec(name.replace("-", "_"), {"kind": "labels", "labels": labels}, {})
         return ExampleSet(spec, [replace(e, label=e.answer) for e in rows], made.clusters)
