@@ -143,8 +143,8 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     }
     contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
     asked_by = ("instruction",) if text else ("instruction", "question")
-    said = [c for c in (*others, *contexts) if c.path != answer_column.path]
-    if text_column and (instruction := _instruction(text_column, said, asked_by)):
+    beside = [c for c in (*others, *contexts) if c.path != answer_column.path]
+    if text_column and (instruction := _instruction(text_column, beside, asked_by)):
         head, subject = instruction
         fields["text"] = _joined(head, subject)
         if written:

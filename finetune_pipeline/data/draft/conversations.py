@@ -71,7 +71,14 @@ def whole_chat(rows: Sequence[RawRow]) -> Chat | None:
     """The chat of rows that a registered format reads as conversations, though they hold no list of turns."""
     objects = [row.value for row in rows if isinstance(row.value, dict)]
     native = Counter(map(format_of, objects)).most_common(1)[0][0] if objects else None
-    if native in _SINGLE and any(unpacked(row.get("history")) or row.get("system") for row in objects):
+    lists = [
+        (key, some)
+        for row in objects
+        for key, value in row.items()
+        if isinstance(some := unpacked(value), list) and some
+    ]
+    earlier = any(key == "history" for key, _ in lists) or any(row.get("system") for row in objects)
+    if native in _SINGLE and earlier and not any(isinstance(some[0], dict) for _, some in lists):
         return Chat({}, columns=("history", "system"), whole={"system": "=''"})
     return Chat({}, columns=_WHOLE[native][0], whole=_WHOLE[native][1]) if native in _WHOLE else None
 

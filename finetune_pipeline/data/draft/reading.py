@@ -312,7 +312,7 @@ def rows_path(document: Any) -> str | None:
 
 def _paragraphs(articles: Sequence[Any]) -> str | None:
     """The expression of the paragraphs below articles, as SQuAD has them: each a text with a list of its questions."""
-    for key, within in articles[0].items() if isinstance(articles[0], dict) else ():
+    for key, within in articles[0].items() if articles and isinstance(articles[0], dict) else ():
         first = within[0] if isinstance(within, list) and within else None
         if isinstance(first, dict) and any(plain_name(k) in CONTEXTS and isinstance(v, str) for k, v in first.items()):
             return f"{key_path(key)}[]"

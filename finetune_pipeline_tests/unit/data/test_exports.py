@@ -172,6 +172,10 @@ def test_earlier_turns_of_an_instruction_come_first(tmp_path: Path) -> None:
     assert (made.system_prompt, said) == ("Be kind.", said_in(CHATS))
     made, said = read(tmp_path, json.dumps([row | {"system": f"Be {i}."} for i, row in enumerate(rows)]))
     assert said == said_in(CHATS) and "the task's system prompt replaces them" in " ".join(made.notes)
+    logged = [{"input": [{"role": "user", "content": c[2][1]}], "output": c[3][1], "system": "Be kind."} for c in CHATS]
+    made, said = read(tmp_path, lines(logged), "a.jsonl")
+    assert (made.system_prompt, said) == ("Be kind.", {(c[2][1], c[3][1]) for c in CHATS})
+    assert draft([of(tmp_path, "none.json", "[]")])[1][-1].rule == "draft.no_rows"
     spec = make_spec(output={"kind": "text"})
     assert kept_example(rows[0], spec).messages[1:3] == [
         {"role": "user", "content": CHATS[0][0][1]},
