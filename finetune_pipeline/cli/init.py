@@ -80,7 +80,11 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     placed = write_task(made, given, folder, store)
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
 
-    checked = check_task(folder, store, settings.home / "checks")
+    try:
+        checked = check_task(folder, store, settings.home / "checks")
+    except KeyboardInterrupt as stop:  # the same command would refuse to make the task again
+        made_already = f"stopped; the task is made in {folder}, and `finetune check {name}` goes on from there"
+        raise click.ClickException(made_already) from stop
     if as_json:
         emit({**facts_of(checked), "folder": str(folder), "copied": placed, "draft": draft_facts(made, findings)})
         return checked.code
@@ -126,13 +130,19 @@ def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: Art
     from finetune_pipeline.engine.store import replace_text, write_json
     from finetune_pipeline.spec import Task, parse_spec
 
-    placed = place_files(given, folder, made.converted)
-    if made.schema is not None:
-        write_json(folder / "schema.json", made.schema)
-    listed = _some([Path(file.name).name for file in given])
-    task = Task(spec=parse_spec(task_yaml(folder.name, made, listed)), folder=folder.resolve())
-    # last, and once: where it is, `init` refuses to begin again
-    replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed, least_per_label(task, store)))
+    placed: list[str] = []
+    try:
+        place_files(given, folder, made.converted, placed)
+        if made.schema is not None:
+            write_json(folder / "schema.json", made.schema)
+        listed = _some([Path(file.name).name for file in given])
+        task = Task(spec=parse_spec(task_yaml(folder.name, made, listed)), folder=folder.resolve())
+        # last, and once: where it is, `init` refuses to begin again
+        replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed, least_per_label(task, store)))
+    except BaseException:  # rows written under another name would be files that nobody named, when `init` begins again
+        for name in {*placed} - {file.name for file in given}:
+            (folder / name).unlink(missing_ok=True)
+        raise
     return placed
 
 

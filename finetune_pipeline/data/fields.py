@@ -41,11 +41,12 @@ Getter = Callable[[Any, str, str | None], Any]
 
 @dataclass
 class Mapped:
-    """One row in a known form: what the expressions gave, what is wrong, and the keys no expression reads."""
+    """One row in a known form: what the expressions gave, what is wrong, the keys no expression reads, and the row as given."""
 
     row: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    given: Any = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ class Mapping:
             elif name in CONTENT and name != "input":
                 findings.append(self._nothing(name, row, place, "nothing"))
         if not isinstance(row, dict):
-            return Mapped(made, findings)
+            return Mapped(made, findings, given=row)
         rest = {k: v for k, v in row.items() if k not in (self.names or ())}
         if not self.content:  # the texts are found by the format
-            return Mapped({**rest, **made}, findings)
-        return Mapped(made, findings, [] if self.names is None else sorted(map(key_name, rest)))
+            return Mapped({**rest, **made}, findings, given=row)
+        return Mapped(made, findings, [] if self.names is None else sorted(map(key_name, rest)), row)
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
         what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"

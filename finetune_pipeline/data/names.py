@@ -26,11 +26,12 @@ LABELS = (
     *("categorie", "etiquette", "sentimiento", "categoria", "etiqueta", "clase", "etichetta"),
 )
 WRITTEN = (
-    *("completion", "output", "answer", "response", "reply", "summary", "translation", "solution", "target"),
+    *("completion", "output", "answer", "answers", "response", "reply", "summary", "translation", "solution", "target"),
     *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "resolution", "correction"),
     *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
+SPEAKER_IDS = ("author_id", "sender_id", "speaker_id", "from_id", "user_id")
 ASSISTANTS = (
     *("assistant", "agent", "bot", "gpt", "chatgpt", "model", "ai", "system", "support", "operator"),
     *("advisor", "staff", "representative", "rep", "helpdesk", "service", "employee", "seller"),
@@ -45,13 +46,22 @@ TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "tick
 """Columns with the conversation id, in tables of turns."""
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
 """Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""
+ASKED = frozenset(("input", "inputs", "request", "prompt", "question"))
+SAID = frozenset(
+    ("output", "outputs", "response", "responses", "reply", "replies", "generations", "annotations", "result")
+)
+"""Keys above what was asked, and above what was said to it or about it."""
 REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
 """Columns with the rejected answer of preference data."""
-LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",)}
-"""Columns in which annotation tools say that a row is none, and the values that do."""
+FLAGS = ("was_cancelled", "is_impossible")
+"""Keys that are true where an element of a list is no answer: skipped by an annotator, or a question without one."""
+CONTEXTS = ("context", "passage", "paragraph")
+"""Columns with the text that a question is about."""
+LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",), "assignment_status": ("rejected",)}
+"""Columns in which annotation tools say that a row is none, and the values that do, in lower case."""
 IDS = (
     *("id", "uid", "uuid", "index", "idx", "key", "nr", "no", "row", "date", "time", "timestamp", "created_at", "url"),
-    *("split", "fold"),
+    *("split", "fold", "usage", "completed_by", "updated_by", "created_by", "annotator", "annotator_id", "worker_id"),
 )
 """Columns that are neither text nor answer."""
 
@@ -64,6 +74,13 @@ def plain_name(name: str) -> str:
 def key_path(key: str) -> str:
     """A key as a JMESPath expression."""
     return key if _PLAIN.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
+def leaves_out(key: str, value: Any) -> bool:
+    """Whether this value of a row says that it is none. Of several opinions, all have to say so."""
+    said = value if isinstance(value, list) and value else [value]
+    known = LEFT_OUT.get(plain_name(key.rpartition(".")[2]), ())
+    return all(isinstance(word, str) and word.casefold() in known for word in said)
 
 
 def is_known_name(cell: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, Column, as_text, columns_of, exploded, leaves
-from finetune_pipeline.data.draft.conversations import Chat, chat_of, with_answer
+from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.quality.linear_model import features, predicted
@@ -31,6 +31,7 @@ class Choice:
         text, answer: The chosen columns.
         texts, answers: All candidate columns, the chosen one first.
         unused: Columns that nothing reads.
+        flag: (list, key): elements of that list are left out where the key is true.
         chat: The turns, if the rows are conversations.
     """
 
@@ -40,34 +41,61 @@ class Choice:
     texts: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    flag: tuple[str, str] | None = None
     chat: Chat | None = None
 
 
 def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
     """Choose the columns with the user's text and the answer, or take the named ones; or say why there are none."""
+    if not (text or answer) and (chat := whole_chat(rows)):
+        keys = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
+        return Choice(chat=chat, unused=[names.key_path(key) for key in keys if key not in chat.columns])
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
     chat = None if text or answer else chat_of(rows, columns)
     if chat and (chat := with_answer(chat, rows, columns)):
         return Choice(chat.fields, chat=chat, unused=_unused(columns, {*chat.columns, *chat.fields.values()}))
+    lists = [c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["]
+    flags = {c.path: flag for c in lists if (flag := _flag(rows, c.path))}
+    for column in lists if not answer else ():
+        if key := _speaking_ids(rows, column.path):
+            return f"{column.path} holds turns whose speakers are ids: {key}; put who speaks, customer or agent, into `role`"
     choice = _pair(rows, columns, text, answer)
-    if choice is not None and (answer or _is_answer(columns[choice.answer].name)):
+    if choice is not None and not flags and (answer or _is_answer(columns[choice.answer].name)):
         return choice
-    lists = (c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "[")
-    for column in lists:
-        inner = exploded(rows, column.path)
-        own = {path: c for path, c in columns_of(inner).items() if path != column.path}
+    for column in sorted(lists, key=lambda c: c.path not in flags):
+        flag = flags.get(column.path)
+        inner = [row for row in exploded(rows, column.path) if not (flag and row.value.get(flag))]
+        own = columns_of(inner)
         pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
-        if pair and (choice is None or _is_answer(pair.answer)):
-            return replace(pair, fields={"each": column.path, **pair.fields})
+        if pair and (choice is None or flag or _is_answer(own[pair.answer].name)):
+            each = f"{column.path}[?!{flag}]" if flag else column.path
+            return replace(pair, fields={"each": each, **pair.fields}, flag=(column.path, flag) if flag else None)
     if choice is not None:
         return choice
     return f"no two columns look like a text and its answer; {_described(columns)}"
 
 
-def _is_answer(path: str) -> bool:
-    return names.rank(path.rpartition(".")[2], (*names.LABELS, *names.WRITTEN)) is not None
+def _flag(rows: Sequence[RawRow], path: str) -> str | None:
+    """The key that marks elements of a list as no answer, if they have one."""
+    keys = frozenset[str]().union(*(row.value for row in exploded(rows[:SAMPLE], path)))
+    return next((flag for flag in names.FLAGS if flag in keys), None)
+
+
+def _speaking_ids(rows: Sequence[RawRow], path: str) -> str | None:
+    """The key of the speaker's id, if the elements of a list are what several speakers said."""
+    lists = [row.value.get(path) for row in rows[:SAMPLE] if isinstance(row.value, dict)]
+    turns = [
+        turn for some in lists if isinstance(some, list) and len(some) > 1 for turn in some if isinstance(turn, dict)
+    ]
+    keys = set(turns[0]).intersection(*turns) if turns else set[str]()
+    said = any(isinstance(turns[0][key], str) for key in keys if names.plain_name(key) in names.TEXTS)
+    return next((key for key in sorted(keys) if said and names.plain_name(key) in names.SPEAKER_IDS), None)
+
+
+def _is_answer(name: str) -> bool:
+    return names.rank(name, (*names.LABELS, *names.WRITTEN)) is not None
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:
@@ -87,8 +115,12 @@ def _described(columns: Mapping[str, Column]) -> str:
 def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
     """The columns of text and answer; None if none look like it."""
     segments = _segments(rows, columns)
-    useful = {path: c for path, c in columns.items() if not c.is_rejected}
-    texts = _texts(useful) or [c for c in useful.values() if c.kind == "object" and c.is_top and segments is None]
+    useful = {
+        p: c for p, c in columns.items() if not (c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS))
+    }
+    texts = _texts(useful) or [
+        c for c in useful.values() if c.kind == "object" and c.is_top and segments is None and len(c.values) > 1
+    ]
     answers = _answers(rows, useful, texts, segments)
     if not answer:  # an object that holds the text is no answer to it, nor is what the text holds
         said = _column(columns, text) if text else texts[0] if texts else None
@@ -109,9 +141,14 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         "prompt" if written else "text": expression,
         "completion" if written else "label": answer_column.expression,
     }
-    if written and text_column and (instruction := _instruction(text_column, others)):
+    contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
+    asked_by = ("instruction",) if text else ("instruction", "question")
+    beside = [c for c in (*others, *contexts) if c.path != answer_column.path]
+    if text_column and (instruction := _instruction(text_column, beside, asked_by)):
         head, subject = instruction
-        fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
+        fields["text"] = _joined(head, subject)
+        if written:
+            fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
         used = {head.path, subject.path}
     asked = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
     used |= {answer_column.path, KEY}
@@ -144,10 +181,16 @@ def _texts(columns: Mapping[str, Column]) -> list[Column]:
     longest = max((c.mean_words for c in some), default=0.0)
     written = {c.path for c in some if names.rank(c.name, names.WRITTEN) is not None}
 
-    def order(c: Column) -> tuple[bool, bool, int, float]:
+    def order(c: Column) -> tuple[bool, bool, bool, int, float]:
         place = names.rank(c.name, names.TEXTS)
         telling = place is not None and c.mean_words >= min(3.0, 0.3 * longest)
-        return c.path in written and not telling, not telling, place or 0 if telling else 0, -c.mean_words
+        return (
+            c.is_below(names.SAID),
+            c.path in written and not telling,
+            not telling,
+            place or 0 if telling else 0,
+            -c.mean_words,
+        )
 
     return sorted(some, key=order)
 
@@ -172,12 +215,14 @@ def _answers(
         unnamed.sort(key=lambda c: (-round(gain[c.path], 1), c.numeric))
     structured = [c for c in possible if c.is_json and c.is_top and c not in written]
     structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
+    said = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")]
     second = [c for c in texts[1:] if c not in written]
     if len(texts) == 2 and not written:  # the first column asks, the second answers
         first, last = sorted(texts, key=lambda c: list(columns).index(c.path))
         second = [last] if asked == first.path else [first]
-    found = {c.path: c for c in [*written, *named, *unnamed, *structured, *second, *unpredictable]}
-    return sorted(found.values(), key=lambda c: c.is_guess or c.is_decision)
+    found = {c.path: c for c in [*written, *named, *unnamed, *said, *structured, *second, *unpredictable]}
+    asks = {path: c.is_below(names.ASKED) and not c.is_below(names.SAID) for path, c in found.items()}
+    return sorted(found.values(), key=lambda c: (c.is_guess or c.is_decision, asks[c.path]))
 
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
@@ -210,14 +255,22 @@ def _said(text: Column, others: Sequence[Column] | None) -> tuple[str, set[str]]
     head = next((c for c in others or () if names.plain_name(c.name) in _HEADS and c.is_top), None)
     if head is None or names.plain_name(text.name) in _HEADS:
         return text.expression, {text.path}
-    return f"join('\\n\\n', [{head.path}, {text.path}][?@])", {head.path, text.path}
+    return _joined(head, text), {head.path, text.path}
 
 
-def _instruction(text: Column, others: Sequence[Column]) -> tuple[Column, Column] | None:
-    """(instruction, input) if both columns exist."""
-    by_name = {names.plain_name(c.name): c for c in (text, *others)}
-    subject = by_name.get("input") or by_name.get("context")
-    return (by_name["instruction"], subject) if "instruction" in by_name and subject else None
+def _joined(head: Column, text: Column) -> str:
+    """The expression of two texts with a blank line between them. JMESPath knows line ends in JSON's notation alone."""
+    return f'join(`"\\n\\n"`, [{head.path}, {text.path}][?@])'
+
+
+def _instruction(text: Column, others: Sequence[Column], asked_by: Sequence[str]) -> tuple[Column, Column] | None:
+    """(instruction, input) if both columns exist: a question and what it is about, too."""
+    by_name = {names.plain_name(c.name): c for c in (*others, text)}
+    asked = next((by_name[name] for name in asked_by if name in by_name), None)
+    subject = next(
+        (c for name in ("input", *names.CONTEXTS) if (c := by_name.get(name)) and 2 * c.filled > c.rows), None
+    )
+    return (asked, subject) if asked and subject else None
 
 
 def _group(columns: Mapping[str, Column]) -> Column | None:

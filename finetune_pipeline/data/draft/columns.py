@@ -70,6 +70,7 @@ class Column:
         """How `data.fields` reads the values as text."""
         plain = self.kinds.keys() <= {"text"} or self.path == KEY
         all_of = re.sub(r"(?<=.)\[0\]", "[]", self.path)
+        all_of = self.path if self.path.startswith("join(") else all_of
         if all_of != self.path and self.is_label:  # a list that holds two one day gives both, which is no label
             return f"join(', ', {all_of if plain else f'{all_of}.to_string(@)'})"
         return self.path if plain else f"to_string({self.path})"
@@ -89,10 +90,19 @@ class Column:
         """Whether the column is, or lies in, what a machine proposed to the people who labelled."""
         return not GUESSES.isdisjoint(plain_name(self.path).split("_"))
 
+    def is_below(self, keys: frozenset[str]) -> bool:
+        """Whether the column lies below one of these keys of the row."""
+        return not keys.isdisjoint(re.split(r"[.\[]", self.path)[:-1])
+
     @property
     def is_decision(self) -> bool:
         """Whether the column says which rows annotators accepted."""
-        return self.path in LEFT_OUT and self.values.keys() <= {*LEFT_OUT[self.path], "accept", "submitted"}
+        known = {*LEFT_OUT.get(plain_name(self.name), ())}
+        return bool(known) and {value.casefold() for value in self.values} <= known | {
+            "accept",
+            "submitted",
+            "approved",
+        }
 
     @property
     def is_top(self) -> bool:
@@ -196,24 +206,56 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
     elif isinstance(value, list) and not path and len(value) <= 20:
         for i, item in enumerate(value):
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) and _control(item) for item in value):
+        yield from _controls(value, path, depth)
     elif isinstance(value, list) and len(value) == 1:
         yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:
         yield "@", "text", value
 
 
+def _control(result: dict[str, Any]) -> str:
+    """The name of the control that a result of Label Studio comes from."""
+    name = result.get("from_name")
+    return name if isinstance(name, str) and name.isprintable() and not {"'", "\\"} & {*name} else ""
+
+
+def _controls(results: list[dict[str, Any]], path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
+    """The leaves of what Label Studio's controls hold: one choice, text or number each, or regions of the text."""
+    for control in dict.fromkeys(map(_control, results)):
+        values = [result.get("value") for result in results if result["from_name"] == control]
+        of_control = f"{path}[?from_name == '{control}']"
+        if isinstance(value := values[0], dict) and len(values) == len(value) == 1:
+            key = next(iter(value))
+            yield from leaves(value[key], f"{of_control} | [0].value.{key_path(key)}", control, depth + 1)
+        else:
+            yield f"{of_control}.value", "entities", values
+
+
 _ITEMS = frozenset((*TEXT_PARTS, *REASONING_PARTS, "message", "redacted_thinking"))
 
 
-def _answer_in(value: Any, path: str) -> tuple[str, str] | None:
-    """(expression, text) of what a model said: in a response with choices, in content parts, or in items of such parts."""
+def _answer_in(value: Any, path: str) -> tuple[str, Any] | None:
+    """(expression, text) of what a model said: in a response with choices, in content parts, or in items of such parts; and
+    of the first answer that SQuAD gives to a question."""
+    if isinstance(value, dict) and isinstance(candidates := value.get("candidates"), list):
+        content = candidates[0].get("content") if candidates and isinstance(candidates[0], dict) else None
+        parts = content.get("parts") if isinstance(content, dict) else None
+        texts = [text for part in parts or () if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
+        return (f"join('', {path}.candidates[0].content.parts[].text)", "".join(texts)) if texts else None
+    if isinstance(value, dict) and isinstance(value.get("text"), list) and "answer_start" in value:
+        return f"{path}.text[0]", next(iter(value["text"]), None)
     if isinstance(value, dict) and isinstance(choices := value.get("choices"), list):
         said = [
             c["message"].get("content") for c in choices if isinstance(c, dict) and isinstance(c.get("message"), dict)
         ]
         return (f"{path}.choices[0].message.content", said[0]) if said and isinstance(said[0], str) else None
+    if isinstance(value, dict) and {"feature_id", "name"} <= value.keys() and not any("answer" in key for key in value):
+        return f"{path}.name", value["name"]  # Labelbox
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return None
+    if value and all({"text", "answer_start"} <= item.keys() for item in value):
+        return f"{path}[0].text", value[0]["text"]
     if not all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
         return None
     inner = [part for item in value if isinstance(parts := item.get("content"), list) for part in parts]
@@ -242,7 +284,7 @@ def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
     made = []
     for row in rows:
         outer: Mapping[str, Any] = row.value if isinstance(row.value, dict) else {}
-        elements = outer.get(name)
+        elements, outer = outer.get(name), {key: item for key, item in outer.items() if key != name}
         for element in elements if isinstance(elements, list) else ():
             own = element if isinstance(element, dict) else {ELEMENT: element}
             made.append(RawRow(row.key, {**outer, **own}))

@@ -17,15 +17,27 @@ from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.formats.messages import SHAREGPT_ROLES
+from finetune_pipeline.data.formats.tool_calls import unpacked
 
 _CHATS = ("messages", "sharegpt")
+_SINGLE = ("instruction", "prompt_completion")
+_COMPARED = {"messages": "[input.messages[?role != 'system'], preferred_output][]", "tools": "input.tools"}
+_WHOLE: dict[str | None, tuple[tuple[str, str], dict[str, str]]] = {
+    "openai_preference": (("input", "preferred_output"), _COMPARED),
+    "chatgpt": (("mapping", "current_node"), {}),
+}
+"""Formats whose rows are conversations without a list of turns: the keys they read, and Chat.whole."""
+_DIALOGUES = ("conversation", "dialogue", "dialog", "history", "turns", "rounds", "chat")
 _MOST_SPEAKERS = 200
 _SPEAKER_COLUMNS = ("role", "speaker", "sender", "from", "author")
-_ANSWERS = (*names.WRITTEN, "choices", "chosen", "result")
+_ANSWERS = (*names.WRITTEN, "choices", "chosen", "result", "outputs", "candidates")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
-_BESIDES = {"system": "system", "instructions": "system", "tools": "tools"}
-"""What may stand beside a list of turns, and the field it is."""
+_BESIDES = {
+    "system": ("system", "instructions", "systemInstruction", "system_instruction"),
+    "tools": ("tools",),
+}
+"""Fields whose value may stand beside a list of turns, and its keys there."""
 _LISTED = ("content", "parts")
 """Keys of a turn whose value may be a list of content parts."""
 _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
@@ -42,6 +54,7 @@ class Chat:
         speaker, said: Keys of a turn, or columns of a table with one turn per row.
         thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
         answer: Column of the answer, where the turns end with the user's.
+        whole: Where a format reads the rows as they are, and no column holds the turns: the fields that leave out system turns.
     """
 
     fields: dict[str, str]
@@ -51,6 +64,23 @@ class Chat:
     text_key: str = "content"
     thread: str = ""
     answer: str = ""
+    whole: Mapping[str, str] | None = None
+
+
+def whole_chat(rows: Sequence[RawRow]) -> Chat | None:
+    """The chat of rows that a registered format reads as conversations, though they hold no list of turns."""
+    objects = [row.value for row in rows if isinstance(row.value, dict)]
+    native = Counter(map(format_of, objects)).most_common(1)[0][0] if objects else None
+    lists = [
+        (key, some)
+        for row in objects
+        for key, value in row.items()
+        if isinstance(some := unpacked(value), list) and some
+    ]
+    earlier = any(key == "history" for key, _ in lists) or any(row.get("system") for row in objects)
+    if native in _SINGLE and earlier and not any(isinstance(some[0], dict) for _, some in lists):
+        return Chat({}, columns=("history", "system"), whole={"system": "=''"})
+    return Chat({}, columns=_WHOLE[native][0], whole=_WHOLE[native][1]) if native in _WHOLE else None
 
 
 def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
@@ -59,31 +89,39 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
     if not objects:
         return None
     native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
-    if native == "openai_preference":
-        return Chat({}, columns=("input", "preferred_output"))
     lists = [c for c in columns.values() if c.kind == "list" and not c.is_rejected]
     for column in sorted(lists, key=lambda c: not c.is_top):
         turns = [turn for turns in _turns(objects[:500], column.path) for turn in turns]
-        keys = _turn_keys(turns) if turns and all(isinstance(turn, dict) for turn in turns) else None
+        if not turns or not all(isinstance(turn, dict) for turn in turns):
+            continue
+        if both := _both_sides(turns, column.name):
+            return Chat({"messages": f"{column.path}{both}"}, columns=(f"{column.path}{both}",))
+        own, flat = [_own(turn) for turn in turns], [_flat(turn) for turn in turns]
+        keys, turns = (found, own) if (found := _turn_keys(own)) else (_turn_keys(flat), flat)
         if keys is None:
             continue
         speaker, text_key = keys
         speakers = dict.fromkeys(str(turn.get(speaker)) for turn in turns)
-        if (len(speakers) == 1 or not column.is_top) and not names.by_name(speakers, names.USERS):
+        if (len(speakers) == 1 or not column.is_top or turns is flat) and not names.by_name(speakers, names.USERS):
             continue
         roles = _roles(speakers)
         if native in _CHATS and column.is_top and (speaker, text_key) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, text_key)
-        fields = {"messages": column.path + _each(speaker, text_key)}
+        path, each = column.path, _each(speaker, text_key)
+        if opening := _opening(columns, speaker, text_key):
+            path = f"[[{opening}], {path}[]]"
+        fields = {"messages": path + (each or "[]" * bool(opening))}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
         beside = column.path.rpartition(".")[0]
-        for key, name in _BESIDES.items():
-            path = f"{beside}.{key}" if beside else key
-            if {path, f"join('', {path}[].text)"} & columns.keys():
-                fields[name] = path
-        return Chat(fields, {k: v for k, v in roles.items() if k != v}, (column.path,), speaker, text_key)
+        for name, keys_beside in _BESIDES.items():
+            paths = [f"{beside}.{key}" if beside else key for key in keys_beside]
+            wholes = [f"{path}.parts" if f"{path}.parts" in columns else path for path in paths]
+            if there := [path for path in wholes if {path, f"join('', {path}[].text)"} & columns.keys()]:
+                fields[name] = " || ".join(there)
+        read = (f"{path}[]", column.path, opening) if opening else (path,)
+        return Chat(fields, {k: v for k, v in roles.items() if k != v}, read, speaker, text_key)
     return _table_of_turns(columns)
 
 
@@ -97,7 +135,7 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     """The chat; where its turns end with the user's, as logs of requests do, with the answer that stands beside them. None
     where there is none, and only the user speaks."""
     lists = _turns((row.value for row in rows), chat.columns[0]) if not chat.thread else []
-    turns = [[turn for turn in some if isinstance(turn, dict)] for some in lists]
+    turns = [[_flat(turn) for turn in some if isinstance(turn, dict)] for some in lists]
     spoken = [[str(turn.get(chat.speaker)) for turn in some] for some in turns]
     roles = _roles(name for speakers in spoken for name in speakers)
     asking = [speakers for speakers in spoken if speakers and roles[speakers[-1]] == "user"]
@@ -124,8 +162,43 @@ def _each(speaker: str, text_key: str) -> str:
     """What makes turns with these keys turns of `role` and `content`."""
     if (speaker, text_key) == ("role", "content"):
         return ""
-    said = "parts[].{type: 'text', text: text}" if text_key == "parts" else names.key_path(text_key)
-    return f"[].{{role: {names.key_path(speaker)}, content: {said}}}"
+    said = "parts[].{type: 'text', text: text}" if text_key == "parts" else text_key
+    return f"[].{{role: {speaker}, content: {said}}}"
+
+
+def _own(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn by the expressions of its keys."""
+    return {names.key_path(key): value for key, value in turn.items()}
+
+
+def _flat(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn by the expressions of its keys, and of those one level below: `author.role`."""
+    inner = [(key, _own(value)) for key, value in turn.items() if isinstance(value, dict)]
+    return _own(turn) | {f"{names.key_path(key)}.{k}": v for key, values in inner for k, v in values.items()}
+
+
+def _opening(columns: Mapping[str, Column], speaker: str, text_key: str) -> str | None:
+    """The object beside a list of turns that holds the first of them, as Intercom's `source` does."""
+    objects = [p for p, c in columns.items() if c.kind == "object" and c.is_top and "." in speaker]
+    return next((p for p in objects if {f"{p}.{speaker}", f"{p}.{text_key}"} <= columns.keys()), None)
+
+
+def _both_sides(turns: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    """What makes turns of elements that hold a request and its answer each, as in `[{human, assistant}]`."""
+    keys = [key for key in turns[0] if all(isinstance(turn.get(key), str) for turn in turns)]
+    ways: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(names.USERS, names.ASSISTANTS)]
+    ways += [(("input", "question", "query"), names.WRITTEN)] if names.rank(name, _DIALOGUES) is not None else []
+    for known_sides in ways:
+        sides = [
+            next((k for name in known for k in keys if names.plain_name(k) == name), None) for known in known_sides
+        ]
+        asked, said = sides
+        if asked is None or said is None or said == "system":
+            continue
+        system = "{role: 'system', content: system}, " * any("system" in turn for turn in turns)
+        both = f"{{role: 'user', content: {names.key_path(asked)}}}, {{role: 'assistant', content: {names.key_path(said)}}}"
+        return f"[].[{system}{both}][] | [?content]"
+    return None
 
 
 def said_in(value: Any) -> str:
@@ -201,6 +274,7 @@ def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> 
             found = _turns([row.value], chat.columns[0])
             left_out["rows without turns"] += not found
             for some in found:
+                some = [_flat(turn) if isinstance(turn, dict) else turn for turn in some]  # noqa: PLW2901
                 yield from _conversation(some, chat, None, left_out)
         return
     threads: dict[str, list[Mapping[str, Any]]] = {}

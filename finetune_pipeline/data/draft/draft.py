@@ -16,6 +16,7 @@ import msgspec
 
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose
+from finetune_pipeline.data.draft.columns import exploded
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
 from finetune_pipeline.data.examples import Message
@@ -111,6 +112,13 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     made = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
         return _with_chat(files, made, choice.chat)
+    if choice.flag:
+        name, flag = choice.flag
+        elements = exploded(reading.rows, name)
+        flagged = sum(bool(row.value.get(flag)) for row in elements)
+        if flagged:
+            note = f"{flagged:,} of {len(elements):,} elements of {name} say {flag}"
+            made.notes.append(f"{note}: data.fields.each leaves them out")
     declared = _with(reading.data, choice.fields)
     without = _with(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
     csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
@@ -151,7 +159,7 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
     first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]
     has_calls = any("tools" in value or "tool_calls" in str(value)[:5_000] for value in first)
-    if chat.thread or (len(broken) > 0.2 * len(rows) and not (has_calls or chat.answer)):
+    if chat.thread or (len(broken) > 0.2 * len(rows) and not (has_calls or chat.answer or chat.whole is not None)):
         left_out: Counter[str] = Counter()
         for name, path in files:
             records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")
@@ -172,6 +180,9 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
         made.notes.append("the system prompt is taken from the conversations")
     elif systems:
         made.notes.append("the conversations start with different system turns; the task's system prompt replaces them")
+        if chat.whole is not None:
+            made.data = {**_with(data, chat.whole), "inject": True}
+            return _with_unused(files, made)
         tools = {"tools": "tools"} if any("tools" in value for value in first) else {}
         messages, speaker = chat.columns[0], chat.speaker
         if "messages" in chat.fields:

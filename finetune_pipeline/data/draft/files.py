@@ -94,7 +94,7 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
         fix = f"use lowercase letters, digits and _, such as {plain}"
         say("name", "--name", f"{name!r} is not a valid task name", fix)
     if (folder / "task.yaml").exists():
-        fix = f"choose another --name, or edit {folder / 'task.yaml'}; nothing was changed"
+        fix = f"go on with `finetune check {name}`, edit {folder / 'task.yaml'}, or choose another --name; nothing was changed"
         say("task_exists", str(folder), f"there is a task {name!r} already", fix)
         return problems
     raw = folder / "raw"
@@ -111,16 +111,18 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
     return problems
 
 
-def place_files(files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes]) -> list[str]:
+def place_files(
+    files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes], written: list[str] | None = None
+) -> list[str]:
     """Copy the files below `folder` atomically; write the rows of `converted` as JSON Lines in place of their
-    file. Returns the names written, without those that existed already. Raises FindingsError for files in `folder` whose
-    rows are converted: both would be read."""
+    file. Returns the names written, without those that existed already; they are added to `written` one by one. Raises
+    FindingsError for files in `folder` whose rows are converted: both would be read."""
     there = [file for file in files if file.name in converted and file.path.resolve() == (folder / file.name).resolve()]
     if there:
         message = "its rows have to be rewritten as conversations, and from here it would be read beside them"
         fix = "move it out of the task's folder, and name it there"
         raise FindingsError([Finding("draft.in_place", "error", str(file.path), message, fix) for file in there])
-    written: list[str] = []
+    written = [] if written is None else written
     for file in files:
         name = str(PurePath(file.name).with_suffix(".jsonl")) if file.name in converted else file.name
         name = f"{file.name}.jsonl" if name in written else name

@@ -12,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_pipeline.data.fields import check_fields
+from finetune_pipeline.data.fields import check_fields, compile_expression
 from finetune_pipeline.data.formats import format_of
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
-from finetune_pipeline.data.names import is_known_name, key_path
+from finetune_pipeline.data.names import CONTEXTS, is_known_name, key_path, plain_name
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
@@ -291,17 +291,31 @@ def _is_columns(document: Any) -> bool:
 
 def rows_path(document: Any) -> str | None:
     """The JMESPath of a document's rows; None if the reader finds them without it."""
+    if isinstance(document, list) and (below := _paragraphs(document)):
+        return f"[].{below}"
     if not isinstance(document, dict) or not document or _is_row(document):
         return None
     lists = [v for v in document.values() if isinstance(v, list) and v]
     if lists and len(lists) == len(document) and _alike(lists):
         return None  # lists of rows under their keys
     lists_within = sorted(_lists(document, ()), key=lambda of: (-of[0], of[1]))
+    for _, _, path in lists_within[:1]:
+        if below := _paragraphs(compile_expression(path)[0](document, "", None)):
+            return f"{path}[].{below}"
     if lists_within and lists_within[0][0] > 1:
         return lists_within[0][2]
     values = list(document.values())
     if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
         return "values(@)"
+    return None
+
+
+def _paragraphs(articles: Sequence[Any]) -> str | None:
+    """The expression of the paragraphs below articles, as SQuAD has them: each a text with a list of its questions."""
+    for key, within in articles[0].items() if articles and isinstance(articles[0], dict) else ():
+        first = within[0] if isinstance(within, list) and within else None
+        if isinstance(first, dict) and any(plain_name(k) in CONTEXTS and isinstance(v, str) for k, v in first.items()):
+            return f"{key_path(key)}[]"
     return None
 
 

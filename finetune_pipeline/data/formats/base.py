@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.data.examples import Message
-from finetune_pipeline.data.formats.tool_calls import read_tools
+from finetune_pipeline.data.formats.tool_calls import read_tools, unpacked
 from finetune_pipeline.data.names import add_fields, declare
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
@@ -202,6 +202,27 @@ def read_single_texts(
     turns.messages += [{"role": "assistant", "content": answer}] if answer is not None else []
     turns.whole = prompt is not None and answer is not None
     return {prompt_key, answer_key, "system"}
+
+
+def read_history(row: dict[str, Any], turns: Turns) -> set[str]:
+    """Put the earlier turns of a row, which LLaMA-Factory keeps as pairs, in front of its own. Returns the keys it read."""
+    pairs = unpacked(row.get("history"))
+    if not isinstance(pairs, list):
+        return set()
+    earlier: list[Message] = []
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, list) or len(pair) != 2:
+            turns.say(
+                "wrong_type", f"`history[{i}]` must be a pair, found {quoted(pair)}", 'write ["request", "answer"]'
+            )
+            turns.whole = False
+            continue
+        for role, side in (("user", 0), ("assistant", 1)):
+            text = turns.text_of({"history": pair[side]}, "history", f"history[{i}][{side}]")
+            earlier += [{"role": role, "content": text}] if text is not None else []
+            turns.whole = turns.whole and text is not None
+    turns.messages[1:1] = earlier
+    return {"history"}
 
 
 def chosen_text(value: Any) -> Any:

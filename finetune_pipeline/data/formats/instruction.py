@@ -11,6 +11,7 @@ from finetune_pipeline.data.formats.base import (
     Turns,
     clean_text,
     first_key,
+    read_history,
     read_single_texts,
     register,
 )
@@ -27,7 +28,7 @@ class Instruction(RawFormat):
     """``{"instruction": "…", "input": "…", "output": "…"}``"""
 
     name, order = "instruction", 30
-    documented = "`instruction`, `input` (may be empty), `output`"
+    documented = "`instruction`, `input` (may be empty), `output`; `history` of earlier `[request, answer]` pairs"
     row_keys = ("instruction", *_INPUTS, "output")
     fields = ("instruction", "output")
 
@@ -39,6 +40,7 @@ class Instruction(RawFormat):
         key = first_key(row, _INPUTS)
         subject = None if key is None else _subject(row, key, turns)
         read = read_single_texts(row, "instruction", answer_key, spec, turns, subject)
+        read |= read_history(row, turns)
         return read if key is None else {*read, key}
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, read_single_texts, register
+from finetune_pipeline.data.formats.base import (
+    ANSWERS,
+    RawFormat,
+    Turns,
+    first_key,
+    read_history,
+    read_single_texts,
+    register,
+)
 from finetune_pipeline.spec import TaskSpec
 
 _PROMPTS = ("prompt", "question", "query", "input")
@@ -17,7 +25,7 @@ class PromptCompletion(RawFormat):
     """``{"prompt": "…", "completion": "…"}``"""
 
     name, order = "prompt_completion", 40
-    documented = "`prompt`, `completion` (or response, answer; question/answer, query/response)"
+    documented = "`prompt`, `completion` (or response, answer; question/answer, query/response); `history` as above"
     row_keys = (*_PROMPTS, *ANSWERS)
     fields = ("prompt", "completion")
 
@@ -27,4 +35,4 @@ class PromptCompletion(RawFormat):
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
-        return read_single_texts(row, prompt_key, answer_key, spec, turns)
+        return read_single_texts(row, prompt_key, answer_key, spec, turns) | read_history(row, turns)

@@ -16,8 +16,8 @@ from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of, read_time
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
-from finetune_pipeline.data.names import LEFT_OUT
-from finetune_pipeline.data.quoting import quoted, row_finding
+from finetune_pipeline.data.names import leaves_out
+from finetune_pipeline.data.quoting import key_name, quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
@@ -215,12 +215,12 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         message = f"the row is {quoted(value)}, not an object"
         fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
-    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
+    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value, given=value)]
     if record.flat:
         rows = [replace(row, row=_from_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
     validated = [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
-    return [_without_rejected(row, value, place) for row in validated]
+    return [_without_rejected(row, of.given, place) for row, of in zip(validated, rows, strict=True)]
 
 
 def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
@@ -228,13 +228,14 @@ def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow
     labelled as a bad one."""
     if not isinstance(value, dict) or row.example is None:
         return row
-    left_out = [key for key in LEFT_OUT.keys() & row.ignored if value[key] in LEFT_OUT[key]]
+    left_out = [key for key, said in value.items() if key_name(key) in row.ignored and leaves_out(key, said)]
     if value.get("label") is False and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
         left_out.append("label")
     if not left_out:
         return row
-    said = "false" if value[left_out[0]] is False else quoted(value[left_out[0]])
-    message = f"an annotator left the row out: `{left_out[0]}` is {said}"
+    first = value[left_out[0]]
+    said = "false" if first is False else quoted(first[0] if isinstance(first, list) else first)
+    message = f"an annotator left the row out: `{key_name(left_out[0])}` is {said}"
     problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
     return replace(row, example=None, findings=[*row.findings, problem])
 

@@ -64,6 +64,26 @@ def test_a_task_is_made_whole_however_often_it_is_begun(
     assert yaml.safe_load((tmp_path / "data" / "a" / "task.yaml").read_text())["data"]["min_per_label"] == 20
 
 
+def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before task.yaml is there, the same command begins again; rows written as conversations were files that nobody had
+    named. Afterwards the task is made, and the same command would refuse it."""
+    rows = [[f"c{i}", {"q": "customer", "a": "agent"}[s], m] for i, chat in enumerate(CHATS) for s, m in chat]
+    file = of(tmp_path, "chat.csv", table([["conversation_id", "sender", "message"], *rows]))[1]
+    folder = tmp_path / "data" / "chat"
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune_pipeline.steps.run_inputs.collect_run_inputs", mock.Mock(side_effect=KeyboardInterrupt))
+        done = finetune("init", file)
+    assert done.returncode == 1 and "the same command goes on" in done.stderr and not [*(folder / "raw").iterdir()]
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune_pipeline.cli.check.check_task", mock.Mock(side_effect=KeyboardInterrupt))
+        done = finetune("init", file)
+    assert done.returncode == 1 and "`finetune check chat` goes on from there" in done.stderr, done.stderr
+    assert (folder / "task.yaml").exists() and [p.name for p in (folder / "raw").iterdir()] == ["chat.jsonl"]
+    again = finetune("init", file)
+    assert again.returncode == 1 and "go on with `finetune check chat`" in again.stderr
+    assert finetune("check", "chat").returncode == 2
+
+
 def test_files_that_lie_in_the_task_already_stay_there(tmp_path: Path, finetune: Any) -> None:
     raw = tmp_path / "data" / "own" / "raw"
     raw.mkdir(parents=True)

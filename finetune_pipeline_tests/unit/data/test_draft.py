@@ -21,7 +21,7 @@ from finetune_pipeline.data.draft.draft import Draft, draft, task_name
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
-from finetune_pipeline_tests.unit.data.raw_rows import row_rules, table, workbook
+from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, workbook
 from finetune_pipeline_tests.unit.data.test_stage_properties import BOUNDED, JSON, KEY
 
 THINGS = {
@@ -145,7 +145,9 @@ def test_the_text_and_the_labels_of_any_table_are_found(kind: str, tmp_path: Pat
 def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     """All of what the user says; none where rows have a known format; a mapping where its keys mean something else."""
     made = drafted(of(tmp_path, *FILES["subject"]))
-    assert made.data["fields"]["text"] == "join('\\n\\n', [subject, body][?@])"
+    assert made.data["fields"]["text"] == r'join(`"\n\n"`, [subject, body][?@])'
+    row = {"subject": "Invoice", "body": "Where is it?", "queue": "billing"}
+    assert kept_example(row, made.spec).user_text == "Invoice\n\nWhere is it?"  # it had a backslash and an n
     assert drafted(of(tmp_path, *FILES["wide"])).choice.unused == ["id", "datum", "kanal", "land", "dauer"]
     segments = [{"data": [{"text": "play "}, {"text": word, "entity": "song"}]} for word in SAYS]
     document = json.dumps({"Play": segments, "Stop": [{"data": [{"text": f"stop {word} now"}]} for word in SAYS]})

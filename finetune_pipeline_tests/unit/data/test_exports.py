@@ -1,0 +1,263 @@
+"""Exports of labelling tools, assistants and services, as they are in the wild: each with the examples that it must give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.draft.draft import Draft, draft
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, validate_file
+from finetune_pipeline_tests.unit.data.rows import make_spec
+from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, THINGS, drafted, lines, of
+
+Said = set[tuple[str, str]]
+LABELS = list(THINGS)
+
+
+def read(folder: Path, content: str, name: str = "a.json") -> tuple[Draft, Said]:
+    """The draft of a file, and (what the user says, the answer) of every example it gives."""
+    file = of(folder, name, content)
+    made = drafted(file)
+    examples = [Example(**row) for row in validate_file(file[1], made.spec).rows]
+    return made, {(example.user_text, example.answer) for example in examples}
+
+
+def wrong(label: str) -> str:
+    return LABELS[(LABELS.index(label) + 1) % len(LABELS)]
+
+
+def said_in(chats: Any) -> Said:
+    return {("\n".join(text for who, text in chat if who == "q"), chat[-1][1]) for chat in chats}
+
+
+def result(control: str, key: str, *values: Any) -> list[dict[str, Any]]:
+    """What a control of Label Studio holds."""
+    return [{"from_name": control, "to_name": "text", "type": key, "id": f"r{v}", "value": {key: v}} for v in values]
+
+
+def labelled(text: str, *annotations: tuple[list[dict[str, Any]], bool]) -> dict[str, Any]:
+    """A task of Label Studio; of each annotation: its results, and whether it was skipped."""
+    made = [
+        {"id": i, "completed_by": i % 2, "was_cancelled": skipped, "lead_time": len(text) / 3, "result": results}
+        for i, (results, skipped) in enumerate(annotations, len(text))
+    ]
+    return {"id": len(text), "data": {"text": text}, "annotations": made, "total_annotations": len(made)}
+
+
+def test_skipped_annotations_of_label_studio_are_no_answers(tmp_path: Path) -> None:
+    rows = []
+    for i, (text, label) in enumerate(PAIRS):
+        good, bad = result("topic", "choices", [label]), result("topic", "choices", [wrong(label)])
+        answered = [[(good, False)], [(bad, True), (good, False)], [(good, False), (good, False)], [(bad, True)]]
+        rows.append(labelled(text, *answered[i % 4]))
+    made, said = read(tmp_path, json.dumps(rows))
+    assert said == {pair for i, pair in enumerate(PAIRS) if i % 4 < 3}
+    assert made.data["fields"]["each"] == "annotations[?!was_cancelled]"
+    assert "120 of 360 elements of annotations say was_cancelled" in " ".join(made.notes)
+
+
+def test_each_control_of_label_studio_is_a_column(tmp_path: Path) -> None:
+    """The answer was the person who had labelled the row."""
+    both = [
+        labelled(t, (result("topic", "choices", [y]) + result("mood", "choices", ["calm"]), False)) for t, y in PAIRS
+    ]
+    assert read(tmp_path, json.dumps(both))[1] == set(PAIRS)
+    written = [labelled(t, (result("reply", "text", [f"On {t[::-1]}"]), False)) for t, _ in PAIRS]
+    assert read(tmp_path, json.dumps(written))[1] == {(t, f"On {t[::-1]}") for t, _ in PAIRS}
+    spans = [{"start": 0, "end": 4, "labels": ["W"]}, {"start": 5, "end": 7, "labels": ["V"]}]
+    found = [
+        [{"from_name": "entity", "id": f"{t}{i}", "value": span} for i, span in enumerate(spans)] for t, _ in PAIRS
+    ]
+    marked = [
+        labelled(t, (some[: 1 + i % 2], False)) for i, ((t, _), some) in enumerate(zip(PAIRS, found, strict=True))
+    ]
+    made, said = read(tmp_path, json.dumps(marked))
+    assert made.answers.kind == "json" and {json.dumps(json.loads(a)) for _, a in said} == {
+        json.dumps(spans[:1]),
+        json.dumps(spans),
+    }
+
+
+def test_the_system_text_of_gemini_is_kept(tmp_path: Path) -> None:
+    names = {"q": "user", "a": "model"}
+    contents = [[{"role": names[who], "parts": [{"text": text}]} for who, text in chat] for chat in CHATS]
+    system = {"role": "system", "parts": [{"text": "Be kind."}, {"text": " Always."}]}
+    for key in ("systemInstruction", "system_instruction"):
+        made, said = read(tmp_path, lines([{key: system, "contents": turns} for turns in contents]), "a.jsonl")
+        assert (made.system_prompt, said) == ("Be kind. Always.", said_in(CHATS))
+    mixed = [
+        {("systemInstruction", "system_instruction")[i % 2]: system, "contents": c} for i, c in enumerate(contents)
+    ]
+    assert read(tmp_path, lines(mixed), "a.jsonl")[0].system_prompt == "Be kind. Always."
+    candidates = [[{"content": {"role": "model", "parts": [*c[3]["parts"], {"text": " Bye."}]}}] for c in contents]
+    batch = [
+        {"request": {"contents": c[:3], "systemInstruction": system}, "response": {"candidates": some}}
+        for c, some in zip(contents, candidates, strict=True)
+    ]
+    made, said = read(tmp_path, lines(batch), "a.jsonl")
+    assert made.system_prompt == "Be kind. Always."
+    assert said == {(asked, f"{answer} Bye.") for asked, answer in said_in(CHATS)}
+
+
+def node(role: str, parts: list[Any], parent: str | None, **more: Any) -> dict[str, Any]:
+    content = {"content_type": "text", "parts": parts}
+    message = {"author": {"role": role}, "content": content, "recipient": "all", "metadata": {}, **more}
+    return {"message": message, "parent": parent, "children": []}
+
+
+HIDDEN = {"is_visually_hidden_from_conversation": True}
+
+
+def exported(chat: Any) -> dict[str, Any]:
+    """A conversation of ChatGPT's export, with an answer that was asked for again."""
+    mapping: dict[str, Any] = {"root": {"message": None, "parent": None, "children": ["s"]}}
+    mapping["s"] = node("system", ["You are a model"], "root", metadata=HIDDEN)
+    mapping["again"] = node("assistant", ["given up"], "0")
+    mapping["mine"] = node("user", [], "s", content={"content_type": "user_editable_context", "user_profile": "I"})
+    for i, (who, text) in enumerate(chat):
+        mapping[f"{i}"] = node({"q": "user", "a": "assistant"}[who], [text], f"{i - 1}" if i else "mine")
+    return {"title": "A talk", "mapping": dict(reversed(mapping.items())), "current_node": f"{len(chat) - 1}"}
+
+
+def test_the_thread_that_chatgpt_shows_is_read(tmp_path: Path) -> None:
+    made, said = read(tmp_path, json.dumps([exported(chat) for chat in CHATS]), "conversations.json")
+    assert said == said_in(CHATS) and made.data == {"inject": True} and made.choice.unused == ["title"]
+    spec = make_spec(output={"kind": "text"}, inject=True)
+    row = exported(CHATS[0])
+    assert [m["role"] for m in kept_example(row, spec).messages] == ["system", "user", "assistant", "user", "assistant"]
+    row["mapping"]["1"] = node("tool", ["4"], "0", author={"role": "tool", "name": "python"})
+    assert row_rules(row, spec) == ["unsupported_part"]
+    row["mapping"]["1"] = node("assistant", ["Look:", {"content_type": "image_asset_pointer"}], "0")
+    assert row_rules(row, spec) == ["unsupported_part"]
+    row["mapping"]["1"]["parent"] = "3"  # in a circle
+    assert row_rules(row | {"mapping": []}, spec) == ["empty_field"] and row_rules(row, spec)
+
+
+def test_each_question_of_squad_is_a_row(tmp_path: Path) -> None:
+    articles, expected = [], set()
+    for i, (text, _) in enumerate(PAIRS):
+        answers = [{"text": text[:9].strip(), "answer_start": 0}, {"text": text[:15], "answer_start": 0}]
+        questions = [{"question": f"What is {text[::-1]}?", "answers": answers[: 1 + i % 2], "is_impossible": False}]
+        questions += [{"question": f"Who is {i}?", "answers": [], "is_impossible": True}] if i % 3 == 0 else []
+        articles.append({"title": f"T{i}", "paragraphs": [{"context": f"About {text}", "qas": questions}]})
+        expected.add((f"What is {text[::-1]}?\n\nAbout {text}", text[:9].strip()))
+    made, said = read(tmp_path, json.dumps({"version": "v2.0", "data": articles}))
+    assert said == expected and made.data["fields"]["rows"] == "data[].paragraphs[]"
+    assert made.notes[-1] == "80 of 320 elements of qas say is_impossible: data.fields.each leaves them out"
+    assert read(tmp_path, json.dumps(articles))[1] == expected
+    for article in articles:
+        (paragraph,) = article["paragraphs"]
+        paragraph["qas"] = [{k: v for k, v in paragraph["qas"][0].items() if k != "is_impossible"}]
+    assert read(tmp_path, json.dumps({"data": articles}))[1] == expected
+    flat = [{"context": p["context"], **p["qas"][0]} for a in articles for p in a["paragraphs"]]
+    assert read(tmp_path, lines(flat), "a.jsonl")[1] == expected
+    of_hub = [row | {"answers": {"text": [a["text"] for a in row["answers"]], "answer_start": [0]}} for row in flat]
+    assert read(tmp_path, lines(of_hub), "a.jsonl")[1] == expected
+    judged = [[row["question"], row["context"], str(i % 2 > 0)] for i, row in enumerate(flat)]
+    _, said = read(tmp_path, table([["question", "passage", "answer"], *judged]), "a.csv")
+    assert {asked for asked, _ in said} == {asked for asked, _ in expected}
+
+
+def test_earlier_turns_of_an_instruction_come_first(tmp_path: Path) -> None:
+    own = [(c, {"history": [[c[0][1], c[1][1]]]}) for c in CHATS]
+    rows = [{"instruction": c[2][1], "input": "", "output": c[3][1], **history} for c, history in own]
+    assert read(tmp_path, json.dumps(rows))[1] == said_in(CHATS)
+    of_glm = [{"prompt": c[2][1], "response": c[3][1], **history} for c, history in own]
+    assert read(tmp_path, lines(of_glm), "a.jsonl")[1] == said_in(CHATS)
+    made, said = read(tmp_path, json.dumps([row | {"system": "Be kind."} for row in rows]))
+    assert (made.system_prompt, said) == ("Be kind.", said_in(CHATS))
+    made, said = read(tmp_path, json.dumps([row | {"system": f"Be {i}."} for i, row in enumerate(rows)]))
+    assert said == said_in(CHATS) and "the task's system prompt replaces them" in " ".join(made.notes)
+    logged = [{"input": [{"role": "user", "content": c[2][1]}], "output": c[3][1], "system": "Be kind."} for c in CHATS]
+    made, said = read(tmp_path, lines(logged), "a.jsonl")
+    assert (made.system_prompt, said) == ("Be kind.", {(c[2][1], c[3][1]) for c in CHATS})
+    assert draft([of(tmp_path, "none.json", "[]")])[1][-1].rule == "draft.no_rows"
+    spec = make_spec(output={"kind": "text"})
+    assert kept_example(rows[0], spec).messages[1:3] == [
+        {"role": "user", "content": CHATS[0][0][1]},
+        {"role": "assistant", "content": CHATS[0][1][1]},
+    ]
+    assert row_rules({**rows[0], "history": [["alone"]]}, spec) == ["wrong_type"]
+    assert row_rules({**rows[0], "history": [["a question", None]]}, spec) == ["empty_field"]
+    assert row_rules({**rows[0], "history": None}, spec) == row_rules({**rows[0], "history": []}, spec) == []
+
+
+def test_requests_and_answers_side_by_side_are_one_conversation(tmp_path: Path) -> None:
+    moss = [{"conversation": [{"human": c[i][1], "assistant": c[i + 1][1]} for i in (0, 2)]} for c in CHATS]
+    made, said = read(tmp_path, json.dumps(moss))
+    assert said == said_in(CHATS) and made.data["inject"] is True
+    tuned = [
+        {
+            "conversation": [
+                {"system": "Be kind.", "input": c[0][1], "output": c[1][1]},
+                {"input": c[2][1], "output": c[3][1]},
+            ]
+        }
+        for c in CHATS
+    ]
+    made, said = read(tmp_path, json.dumps(tuned))
+    assert (made.system_prompt, said) == ("Be kind.", said_in(CHATS))
+
+
+def test_speakers_and_texts_within_a_turn_are_found(tmp_path: Path) -> None:
+    """The turn before the list, too: the request was lost."""
+    names = {"q": "user", "a": "admin"}
+    turns = [[{"author": {"type": names[who], "id": "7"}, "body": text} for who, text in chat] for chat in CHATS]
+    parts = [{"source": t[0], "conversation_parts": {"total_count": 3, "conversation_parts": t[1:]}} for t in turns]
+    assert read(tmp_path, lines(parts), "a.jsonl")[1] == said_in(CHATS)
+    kinds = {"q": "human", "a": "ai"}
+    traced = [[{"type": kinds[who], "data": {"content": text}} for who, text in chat] for chat in CHATS]
+    runs = [{"inputs": {"messages": t[:3]}, "outputs": {"generations": t[3:]}} for t in traced]
+    assert read(tmp_path, lines(runs), "a.jsonl")[1] == said_in(CHATS)
+    ids = [[{"author_id": who, "body": text} for who, text in chat] for chat in CHATS]
+    tickets = [{"subject": c[0][1][:9], "description": c[0][1], "comments": t} for c, t in zip(CHATS, ids, strict=True)]
+    made, problems = draft([of(tmp_path, "t.jsonl", lines(tickets))])
+    assert made is None and "speakers are ids: author_id" in problems[-1].message
+
+
+def test_what_was_said_is_no_request_and_what_was_asked_no_answer(tmp_path: Path) -> None:
+    """Both were the wrong way round."""
+    asked = [(text, f"On {text[::-1]}") for text, _ in PAIRS]
+    tree = [{"prompt": {"text": q, "replies": [{"text": a, "rank": 0}]}} for q, a in asked]
+    assert read(tmp_path, lines(tree), "a.jsonl")[1] == set(asked)
+    runs = [
+        {"inputs": {"messages": [[{"kwargs": {"content": q}}]]}, "outputs": {"generations": [[{"text": a}]], "n": None}}
+        for q, a in asked
+    ]
+    assert read(tmp_path, lines(runs), "a.jsonl")[1] == set(asked)
+    made, problems = draft([of(tmp_path, "b.jsonl", lines([{"usage": {"n": i}, "metadata": {}} for i in range(60)]))])
+    assert made is None and problems[-1].rule == "draft.no_columns"
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        lambda i: {"status": "Discarded" if i % 4 == 0 else "Validated"},
+        lambda i: {"label.responses.status": ["discarded" if i % 4 == 0 else "submitted"]},
+        lambda i: {"AssignmentStatus": "Rejected" if i % 4 == 0 else "Approved"},
+    ],
+    ids=["Argilla 1", "Argilla 2", "Mechanical Turk"],
+)
+def test_rows_that_a_tool_marks_as_left_out_are_none(tmp_path: Path, left_out: Any) -> None:
+    rows = [{"text": t, "label": y, **left_out(i)} for i, (t, y) in enumerate(PAIRS)]
+    assert read(tmp_path, lines(rows), "a.jsonl")[1] == {pair for i, pair in enumerate(PAIRS) if i % 4}
+
+
+def test_an_element_can_say_that_it_is_none() -> None:
+    """Where only the elements have the key, validation broke off with a traceback."""
+    spec = make_spec(fields={"each": "items", "text": "text", "label": "label"})
+    element = {"text": "It broke again", "label": "bug_report"}
+    assert row_rules({"items": [element | {"status": "done"}]}, spec) == []
+    assert row_rules({"items": [element | {"status": "discarded"}]}, spec) == ["rejected_row"]
+
+
+def test_an_answer_of_labelbox_is_its_name(tmp_path: Path) -> None:
+    rows = [
+        {"data_row": {"row_data": t}, "labels": [{"name": "topic", "radio_answer": {"feature_id": f"f{i}", "name": y}}]}
+        for i, (t, y) in enumerate(PAIRS)
+    ]
+    assert read(tmp_path, lines(rows), "a.jsonl")[1] == set(PAIRS)
