@@ -13,6 +13,7 @@ import msgspec
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import Column, as_text, leaves
 from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.draft.speakers import are_speakers, both_sides, roles_of, said_in, turn_keys
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of
@@ -27,9 +28,6 @@ _WHOLE: dict[str | None, tuple[tuple[str, str], dict[str, str]]] = {
     "chatgpt": (("mapping", "current_node"), {}),
 }
 """Formats whose rows are conversations without a list of turns: the keys they read, and Chat.whole."""
-_DIALOGUES = ("conversation", "dialogue", "dialog", "history", "turns", "rounds", "chat")
-_MOST_SPEAKERS = 200
-_SPEAKER_COLUMNS = ("role", "speaker", "sender", "from", "author")
 _ANSWERS = (*names.WRITTEN, "choices", "chosen", "result", "outputs", "candidates")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
@@ -38,10 +36,6 @@ _BESIDES = {
     "tools": ("tools",),
 }
 """Fields whose value may stand beside a list of turns, and its keys there."""
-_LISTED = ("content", "parts")
-"""Keys of a turn whose value may be a list of content parts."""
-_SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
-"""Common speaker names by role."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +88,17 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         turns = [turn for turns in _turns(objects[:500], column.path) for turn in turns]
         if not turns or not all(isinstance(turn, dict) for turn in turns):
             continue
-        if both := _both_sides(turns, column.name):
+        if both := both_sides(turns, column.name):
             return Chat({"messages": f"{column.path}{both}"}, columns=(f"{column.path}{both}",))
         own, flat = [_own(turn) for turn in turns], [_flat(turn) for turn in turns]
-        keys, turns = (found, own) if (found := _turn_keys(own)) else (_turn_keys(flat), flat)
+        keys, turns = (found, own) if (found := turn_keys(own)) else (turn_keys(flat), flat)
         if keys is None:
             continue
         speaker, text_key = keys
         speakers = dict.fromkeys(str(turn.get(speaker)) for turn in turns)
         if (len(speakers) == 1 or not column.is_top or turns is flat) and not names.by_name(speakers, names.USERS):
             continue
-        roles = _roles(speakers)
+        roles = roles_of(speakers)
         if native in _CHATS and column.is_top and (speaker, text_key) in (("role", "content"), ("from", "value")):
             known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, text_key)
@@ -137,7 +131,7 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     lists = _turns((row.value for row in rows), chat.columns[0]) if not chat.thread else []
     turns = [[_flat(turn) for turn in some if isinstance(turn, dict)] for some in lists]
     spoken = [[str(turn.get(chat.speaker)) for turn in some] for some in turns]
-    roles = _roles(name for speakers in spoken for name in speakers)
+    roles = roles_of(name for speakers in spoken for name in speakers)
     asking = [speakers for speakers in spoken if speakers and roles[speakers[-1]] == "user"]
     beside = [c for c in columns.values() if c.kind == "text" and not any(of in c.path for of in chat.columns)]
     beside = [c for c in beside if not (c.is_rejected or c.is_guess or c.is_id)]
@@ -183,72 +177,11 @@ def _opening(columns: Mapping[str, Column], speaker: str, text_key: str) -> str 
     return next((p for p in objects if {f"{p}.{speaker}", f"{p}.{text_key}"} <= columns.keys()), None)
 
 
-def _both_sides(turns: Sequence[Mapping[str, Any]], name: str) -> str | None:
-    """What makes turns of elements that hold a request and its answer each, as in `[{human, assistant}]`."""
-    keys = [key for key in turns[0] if all(isinstance(turn.get(key), str) for turn in turns)]
-    ways: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(names.USERS, names.ASSISTANTS)]
-    ways += [(("input", "question", "query"), names.WRITTEN)] if names.rank(name, _DIALOGUES) is not None else []
-    for known_sides in ways:
-        sides = [
-            next((k for name in known for k in keys if names.plain_name(k) == name), None) for known in known_sides
-        ]
-        asked, said = sides
-        if asked is None or said is None or said == "system":
-            continue
-        system = "{role: 'system', content: system}, " * any("system" in turn for turn in turns)
-        both = f"{{role: 'user', content: {names.key_path(asked)}}}, {{role: 'assistant', content: {names.key_path(said)}}}"
-        return f"[].[{system}{both}][] | [?content]"
-    return None
-
-
-def said_in(value: Any) -> str:
-    """The text of a turn, or of its content parts."""
-    parts = value if isinstance(value, list) else [value]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    return "".join(text for text in texts if isinstance(text, str)).strip()
-
-
-def _turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """(key of the speaker, key of the text) of turns; None if they are not turns."""
-    texts: dict[str, list[str]] = {}
-    for turn in turns:
-        for key, value in turn.items():
-            if isinstance(value, str) or (key in _LISTED and isinstance(value, list | type(None))):
-                texts.setdefault(key, []).append(said_in(value))
-    texts = {key: values for key, values in texts.items() if len(values) >= 0.8 * len(turns)}
-    some = {key: len(set(values)) for key, values in texts.items()}
-    few = [k for k, n in some.items() if 1 < n <= _MOST_SPEAKERS and (len(texts[k]) < 8 or n <= len(texts[k]) / 2)]
-    few += [k for k in some if k not in few and set(texts[k]) <= {*ROLES}]
-    speaker = names.by_name(few, names.SPEAKERS)
-    rest = {k: v for k, v in texts.items() if k != speaker and names.plain_name(k) not in names.IDS}
-    if speaker is None or not rest:
-        return None
-    text_key = names.by_name(rest, (*names.TEXTS, *_LISTED)) or max(rest, key=lambda k: sum(map(len, rest[k])))
-    return speaker, text_key
-
-
-def _roles(speakers: Iterable[str]) -> dict[str, str]:
-    """The role of each speaker by name; if names are unknown, the first speaker is the user."""
-    roles: dict[str, str] = {}
-    for speaker in dict.fromkeys(speakers):
-        sides = [role for role, known in _SIDES.items() if names.rank(speaker, known) is not None]
-        roles[speaker] = speaker if speaker in ROLES else sides[0] if sides else ""
-    taken = {role for role in roles.values() if role in ("user", "assistant")}
-    for speaker, role in roles.items():
-        if not role:
-            free = [r for r in ("user", "assistant") if r not in taken]
-            roles[speaker] = free[0] if free else "user"
-            taken.add(roles[speaker])
-    if "user" in roles.values() and "assistant" not in roles.values() and "system" in roles:
-        roles["system"] = "assistant"  # dialogue corpora call the machine so
-    return roles
-
-
 def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     """Detect a table with one turn per row: speaker, text and conversation."""
     flat = {c.path: c for c in columns.values() if c.is_top}
     speakers = [p for p, c in flat.items() if c.is_label and len(c.values) <= 20 and c.kind == "text"]
-    known = [p for p in speakers if _are_speakers(flat[p])]
+    known = [p for p in speakers if are_speakers(flat[p])]
     named = [p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None]
     threads = [p for p in named if 1.5 * len(flat[p].values) <= flat[p].filled]
     text_column = names.by_name([p for p, c in flat.items() if c.is_text], names.TEXTS)
@@ -256,14 +189,7 @@ def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
         return None
     columns_read = (known[0], text_column, threads[0])
     speaker, text, thread = (flat[path].name for path in columns_read)
-    return Chat({}, _roles(iter(flat[known[0]].values)), columns_read, speaker, text, thread=thread)
-
-
-def _are_speakers(column: Column) -> bool:
-    """Whether a column names the speaker: by its own name, or by speaker names of both roles in it."""
-    if all(any(names.rank(value, known) is not None for value in column.values) for known in _SIDES.values()):
-        return True
-    return len(column.values) > 1 and names.rank(column.name, _SPEAKER_COLUMNS) is not None
+    return Chat({}, roles_of(iter(flat[known[0]].values)), columns_read, speaker, text, thread=thread)
 
 
 def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> Iterator[bytes]:

@@ -6,17 +6,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_pipeline.data.fields import check_fields, compile_expression
-from finetune_pipeline.data.formats import format_of
+from finetune_pipeline.data.draft.document_rows import is_columns, is_map, rows_path
+from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
-from finetune_pipeline.data.names import CONTEXTS, is_known_name, key_path, plain_name
+from finetune_pipeline.data.names import is_known_name
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
@@ -29,7 +29,6 @@ from finetune_pipeline.spec.model import TaskSpec
 _LOOKED_AT = 500
 MOST_ROWS = 50_000
 """Rows of a file used to judge its columns; labels are counted over all rows."""
-_DEEPEST = 4
 _FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
 _ENOUGH = 20
 """Rows for each value, on average, of a column whose values all come back."""
@@ -258,10 +257,10 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
     except (ValueError, RecursionError):
         return  # the reader gives what can be read
     expression = rows_path(document)
-    if _is_columns(document):
+    if is_columns(document):
         message = "the document holds one list per column, not one object per row"
         reading.refuse("columns", name, message, "write it row by row (pandas: to_json(orient='records'))")
-    elif _is_map(document):
+    elif is_map(document):
         message = "the document is one object of texts and their answers, not a list of rows"
         fix = f"write them as rows: jq 'to_entries | map({{text: .key, label: .value}})' {quoted(path.name)}"
         reading.refuse("map", name, message, fix)
@@ -272,73 +271,3 @@ def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None
             reading.refuse("rows_differ", name, message, "make a separate task of each, or give all the same structure")
         fields["rows"] = expression
         reading.notes.append(f"{name}: the rows are at {expression}")
-
-
-def _is_map(document: Any) -> bool:
-    """Whether a document gives an answer to each of its keys."""
-    plain = isinstance(document, dict) and len(document) >= _ENOUGH and not any(map(is_known_name, document))
-    return plain and all(isinstance(value, str) for value in document.values())
-
-
-def _is_columns(document: Any) -> bool:
-    """Whether a document is column-oriented (pandas' default)."""
-    if not isinstance(document, dict) or len(document) < 2 or not any(map(is_known_name, document)):
-        return False
-    values = [list(v.values()) if isinstance(v, dict) else v for v in document.values()]
-    plain = all(isinstance(v, list) and not any(isinstance(x, dict | list) for x in v) for v in values)
-    return plain and len({len(v) for v in values}) == 1 and len(values[0]) > 1
-
-
-def rows_path(document: Any) -> str | None:
-    """The JMESPath of a document's rows; None if the reader finds them without it."""
-    if isinstance(document, list) and (below := _paragraphs(document)):
-        return f"[].{below}"
-    if not isinstance(document, dict) or not document or _is_row(document):
-        return None
-    lists = [v for v in document.values() if isinstance(v, list) and v]
-    if lists and len(lists) == len(document) and _alike(lists):
-        return None  # lists of rows under their keys
-    lists_within = sorted(_lists(document, ()), key=lambda of: (-of[0], of[1]))
-    for _, _, path in lists_within[:1]:
-        if below := _paragraphs(compile_expression(path)[0](document, "", None)):
-            return f"{path}[].{below}"
-    if lists_within and lists_within[0][0] > 1:
-        return lists_within[0][2]
-    values = list(document.values())
-    if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
-        return "values(@)"
-    return None
-
-
-def _paragraphs(articles: Sequence[Any]) -> str | None:
-    """The expression of the paragraphs below articles, as SQuAD has them: each a text with a list of its questions."""
-    for key, within in articles[0].items() if articles and isinstance(articles[0], dict) else ():
-        first = within[0] if isinstance(within, list) and within else None
-        if isinstance(first, dict) and any(plain_name(k) in CONTEXTS and isinstance(v, str) for k, v in first.items()):
-            return f"{key_path(key)}[]"
-    return None
-
-
-def _is_row(document: Mapping[str, Any]) -> bool:
-    """Whether a document is a single row, such as one chat, rather than a list of rows under a chat's usual key."""
-    lists = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-    return bool(format_of(dict(document))) and all({"role", "from"} & v[0].keys() for v in lists)
-
-
-def _alike(lists: Sequence[Sequence[Any]]) -> bool:
-    """Whether the elements of several lists are rows of one kind."""
-    kinds = {type(element) for some in lists for element in some[:20]}
-    if kinds != {dict}:
-        return len(kinds) == 1
-    keys = [set().union(*(element for element in some[:20])) for some in lists]
-    return bool(set.intersection(*keys))
-
-
-def _lists(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
-    """(length, depth, expression) of the lists of objects or lists below a value."""
-    for key, item in value.items():
-        here = (*path, key_path(key))
-        if isinstance(item, list) and item and isinstance(item[0], dict | list):
-            yield len(item), len(here), ".".join(here)
-        elif isinstance(item, dict) and len(here) < _DEEPEST:
-            yield from _lists(item, here)
