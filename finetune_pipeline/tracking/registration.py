@@ -15,7 +15,7 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field
-from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry
+from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry, settle
 from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     """
     name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
+        settle(client, name)
         version = _version_of_adapter(client, name, request["adapter_version"])
         if version is None:
             hosted = read_hosted(merged)
