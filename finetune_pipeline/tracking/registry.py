@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
-from finetune_pipeline.findings import shortened
+from finetune_pipeline.findings import Finding, FindingsError, shortened
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.serving.service import Champion
@@ -65,6 +65,19 @@ def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
     if not rows:
         raise ValueError(f"there is no version {version} of model {name!r}")
     return {key: value for key, value in rows if key is not None}
+
+
+def tags_of_release(tracking: Tracking, name: str, version: int, *keys: str) -> dict[str, str]:
+    """Return the tags of a version that an alias names, with at least these keys.
+
+    Raises FindingsError if they are missing: anybody may give an alias to a version that no release has registered.
+    """
+    tags = version_tags(tracking, name, version)
+    if missing := [key for key in keys if key not in tags]:
+        message = f"version {version} was not registered by a run of this pipeline: it has no tag {', '.join(missing)}"
+        fix = f"in MLflow, set its alias to a version that `finetune run {name}` has registered, or remove the alias"
+        raise FindingsError([Finding("registry.foreign_version", "error", f"registered model {name}", message, fix)])
+    return tags
 
 
 def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any, ...]] | None:
@@ -230,14 +243,15 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
     """Return the model with the alias `champion`, with the system prompt and answer length of its evaluation.
 
-    Raises LookupError if there is none, if its trainer hosts it, or if its files are missing from the artifact store.
+    Raises LookupError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
+    FindingsError like :func:`tags_of_release`.
     """
     version = champion(tracking, task.name)
     if version is None:
         raise LookupError(
             f"{task.name} has no champion yet: `finetune run {task.name}` makes one when every gate passes"
         )
-    tags = version_tags(tracking, task.name, version)
+    tags = tags_of_release(tracking, task.name, version, "merged_version")
     merged = store.find(task.name, "merged_model", tags["merged_version"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
     released = [a for a in store.all_versions(task.name, "model_version") if int(a.facts["model_version"]) == version]
