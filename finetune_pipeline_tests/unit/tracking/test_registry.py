@@ -22,6 +22,7 @@ from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.database import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.dagster_dev import reserved_port
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
@@ -266,9 +267,11 @@ def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tr
 
 def test_everything_through_a_server(models: Path, tmp_path: Path, load: Any) -> None:
     Tracking(tracking_uri=f"sqlite:///{tmp_path}/server.db").prepare()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with reserved_port() as port:
+        through_a_server(models, tmp_path, load, port)
+
+
+def through_a_server(models: Path, tmp_path: Path, load: Any, port: int) -> None:
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     places = f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/stored"
     command = [sys.executable, "-m", "mlflow", "server", *places.split(), "--host", "127.0.0.1", "--port", str(port)]
