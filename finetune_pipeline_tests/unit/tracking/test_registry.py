@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,6 +252,20 @@ def test_a_whole_model_is_registered_by_its_place_and_its_files(
     (moved / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(ValueError, match=r"different files than those that were registered \(chat_template\.jinja\)"):
         load(tracking, "models:/tickets/1")
+
+
+def test_odd_characters_in_the_names_of_folders_change_nothing(
+    models: Path, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home has what an address may hold; the folder of temporary files, and the project, have anything."""
+    odd = tmp_path / "50%25 off #1? é"
+    shutil.copytree(models, odd / "models")
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    home = Tracking(tracking_uri=copy_database(tmp_path / "100% #1 é"))
+    assert register(home, odd / "models") == 1 and registry.promote(home, "tickets", 1) is None
+    said = load(home, "models:/tickets@champion").predict(texts(TEXT))
+    assert said == [answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+    assert {path.name for path in tmp_path.iterdir()} == {odd.name, "100% #1 é"}, "nothing lies beside them"
 
 
 def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
