@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_pipeline_tests.dagster_dev import free_port
+from finetune_pipeline_tests.dagster_dev import reserved_port
 
 LATE_SECONDS = 0.2
 
@@ -21,7 +21,11 @@ LATE_SECONDS = 0.2
 def mlflow_server(folder: Path) -> Iterator[int]:
     """A real `mlflow server` on SQLite; yields its port."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    with reserved_port() as port:
+        yield from _server(folder, port)
+
+
+def _server(folder: Path, port: int) -> Iterator[int]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",

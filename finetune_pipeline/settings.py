@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from finetune_pipeline.faults import OutsideError
@@ -149,9 +150,20 @@ def visible_gpus(environment: Mapping[str, str], dev: Path, torch_build: str) ->
     there = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in dev.glob("nvidia*"))
     if not there or not torch_build or torch_build.endswith("+cpu"):
         return ()
-    shown = environment.get("CUDA_VISIBLE_DEVICES")
-    count = there if shown is None else len([name for name in shown.split(",") if name.strip() not in ("", "-1")])
+    shown = shown_gpus(environment)
+    count = there if shown is None else len(shown)
     return tuple(f"cuda:{n}" for n in range(count))
+
+
+def shown_gpus(environment: Mapping[str, str]) -> list[str] | None:
+    """The GPUs in CUDA_VISIBLE_DEVICES: indices, ``GPU-…`` or ``MIG-…``, up to the first that is none, as CUDA reads it.
+
+    None: it is unset, and all are shown.
+    """
+    value = environment.get("CUDA_VISIBLE_DEVICES")
+    names = (value or "").split(",")
+    gpu = re.compile(r"[0-9]+|(GPU|MIG)-.+")
+    return None if value is None else list(takewhile(gpu.fullmatch, (name.strip() for name in names)))
 
 
 @cache

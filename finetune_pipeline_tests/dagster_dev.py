@@ -82,8 +82,7 @@ class Dev:
 def dagster_dev(log_file: Path, environment: Mapping[str, str], *options: str, cwd: Path = ROOT) -> Iterator[Dev]:
     """`dagster dev OPTIONS` (none: this project's workspace.yaml). At the end it gets SIGTERM, and what it leaves SIGKILL,
     but for runs: they have sessions of their own."""
-    port = free_port()
-    with log_file.open("ab") as log:
+    with reserved_port() as port, log_file.open("ab") as log:
         command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), *options]
         process = subprocess.Popen(
             command, cwd=cwd, env=dict(environment), stdout=log, stderr=log, start_new_session=True,
@@ -103,11 +102,17 @@ def dagster_dev(log_file: Path, environment: Mapping[str, str], *options: str, c
                     process.kill()
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that nobody listens on, for a server that cannot choose one itself.
+
+    It stays bound, so that Linux gives it to nobody who asks for any port; a server that names it can still listen on it, for
+    both sockets have SO_REUSEADDR.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 def _answers(dev: Dev) -> bool:

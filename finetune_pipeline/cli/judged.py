@@ -39,7 +39,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
     number = aliases.get(alias) if alias else None
     if number is not None:
-        tags = registry.version_tags(tracking, name, number)
+        tags = registry.tags_of_release(tracking, name, number, "merged_version")
         if registry.FORGOTTEN in tags:
             raise click.ClickException(
                 f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"

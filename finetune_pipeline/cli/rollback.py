@@ -20,11 +20,11 @@ def rollback(task: str, reason: str, as_json: bool) -> int:
     no run promotes it again.
     """
     name, tracking = get_task(task).name, Tracking()
-    before = registry.aliases(tracking, name).get(registry.CHAMPION)
     try:
         now = registry.rollback(tracking, name, reason)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+    before = registry.aliases(tracking, name).get(registry.PREVIOUS)
     tell(
         as_json,
         {"task": name, "champion": now, "previous_champion": before, "reason": reason or None},

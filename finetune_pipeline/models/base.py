@@ -15,7 +15,13 @@ from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError, outside_words
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer, unusable
-from finetune_pipeline.models.chat_templates import generation_ends, no_template, template_findings, usable
+from finetune_pipeline.models.chat_templates import (
+    generation_ends,
+    no_template,
+    no_tokenizer,
+    template_findings,
+    usable,
+)
 from finetune_pipeline.models.identity import (
     MODEL_FILE,
     TEXTS,
@@ -23,10 +29,12 @@ from finetune_pipeline.models.identity import (
     bundled_files,
     local_base,
     model_kind,
+    quantization,
     stored_tensors,
     text_files,
     weight_files,
 )
+from finetune_pipeline.models.model_files import read_config
 from finetune_pipeline.settings import read_settings
 
 
@@ -73,6 +81,9 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
 
     from finetune_pipeline.models.loading import load_for_prediction
 
+    if kind := quantization(read_config(folder), folder):
+        message, fix = f"its weights are quantized ({kind})", "set base_model to the unquantized model"
+        raise FindingsError([Finding("model.quantized", "error", f"model {name}", message, fix)])
     weights = weight_files(folder)
     dtypes = {tensor.dtype for tensor in stored_tensors(folder).values()}
     try:
@@ -82,6 +93,8 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
     except Exception as error:  # libraries raise anything for a configuration they do not know
         raise unusable("model", folder, error) from error
     config, tokenizer = model.config, load_tokenizer(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise FindingsError([no_tokenizer(name)])
     _check(tokenizer, model.get_input_embeddings().num_embeddings, name)
     return {
         "parameters": model.num_parameters(),

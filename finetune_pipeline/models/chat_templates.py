@@ -14,13 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.model_files import read_text, read_typed
 
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -85,29 +86,50 @@ def told_origin(setting: str | None, folder: Path) -> str:
     return f"{setting} (built in)" if setting in NAMED else str(folder / setting)
 
 
+class _NamedTemplate(msgspec.Struct):
+    name: str
+    template: str
+
+
+class _Token(msgspec.Struct):
+    content: str
+
+
+class _TokenizerConfig(msgspec.Struct):
+    chat_template: str | list[_NamedTemplate] | dict[str, str] | None = None
+    bos_token: str | _Token | None = None
+    eos_token: str | _Token | None = None
+    unk_token: str | _Token | None = None
+    pad_token: str | _Token | None = None
+
+
+class _GenerationConfig(msgspec.Struct):
+    eos_token_id: int | list[int] | None = None
+
+
 def own_template(folder: Path) -> str | None:
     """Return the chat template of a model folder, or None. If tokenizer_config.json has several, ``default`` is used."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text("utf-8")
-    path = folder / "tokenizer_config.json"
-    template = read_json(path).get("chat_template") if path.is_file() else None
+        return read_text(file)
+    template = read_typed(folder / "tokenizer_config.json", _TokenizerConfig).chat_template
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template or None
+        template = {entry.name: entry.template for entry in template}
+    return (template.get("default") if isinstance(template, dict) else template) or None
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
     """Return the special tokens in tokenizer_config.json by their names in templates: bos_token, eos_token, …"""
     path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    return {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
+    read_typed(path, _TokenizerConfig)
+    settings = read_typed(path, dict[str, Any]).items()
+    tokens = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings if k.endswith("_token")}
+    return {k: v for k, v in tokens.items() if v and isinstance(v, str)}  # add_bos_token, for example, is no token
 
 
 def generation_ends(folder: Path) -> list[int]:
     """The tokens that end an answer by generation_config.json; it may name one, several or none."""
-    path = folder / "generation_config.json"
-    ends = read_json(path).get("eos_token_id") if path.is_file() else None
+    ends = read_typed(folder / "generation_config.json", _GenerationConfig).eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
@@ -184,6 +206,13 @@ def no_template(name: str, choices: Sequence[str]) -> Finding:
         f"{', '.join(choices)}), and expect to need more examples"
     )
     return Finding("model.no_chat_template", "error", f"model {name}", message, fix)
+
+
+def no_tokenizer(name: str) -> Finding:
+    """Return the finding for a model folder without a tokenizer.json, with which tokens are counted."""
+    message = "the folder has no tokenizer.json"
+    fix = "fetch the model again, all its files; or write it with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+    return Finding("model.no_tokenizer", "error", f"model {name}", message, fix)
 
 
 def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) -> Finding:

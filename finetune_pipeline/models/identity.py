@@ -250,6 +250,20 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
+    """Tell how a model's weights are quantized, by its config.json or by their dtypes in its folder; None: they are not.
+
+    Without its scales, which loading ignores, such a weight means nothing. Tensors that are no ``….weight`` may be integers.
+    """
+    if stored := config.get("quantization_config"):
+        return str(stored.get("quant_method", "some way")) if isinstance(stored, Mapping) else "some way"
+    tensors = stored_tensors(folder).items() if folder else ()
+    return ", ".join(sorted({t.dtype for name, t in tensors if name.endswith(".weight")} - _FLOATS)) or None
+
+
 def _weight_digest(path: Path) -> str:
     """Return the SHA-256 of a weight file. Files above 1 GiB are sampled (the header and 256 evenly spaced blocks of 64 KiB),
     since a retrained model differs in nearly all tensors."""

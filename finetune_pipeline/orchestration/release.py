@@ -19,6 +19,9 @@ from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
+_COMPARED = ("adapter_version", "merged_version", "dataset_version", "compared_with")
+"""Tags of the champion that a comparison with it needs."""
+
 
 def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
     """Return the inputs of a run that starts now: ingests new traces and log lines, and finds the champion to compare with.
@@ -33,7 +36,7 @@ def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
     versions = PIPELINE.versions(task, run_inputs, artifacts)
     if serving is None:
         return replace(run_inputs, trained_on=versions["splits"])
-    tags = registry.version_tags(tracking, task.name, serving)
+    tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARED)
     compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
         compared = json.loads(tags["compared_with"])

@@ -20,7 +20,7 @@ from pydantic import Field
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.progress import tell
-from finetune_pipeline.settings import WORKER_MODULE, read_settings
+from finetune_pipeline.settings import WORKER_MODULE, read_settings, shown_gpus
 from finetune_pipeline.worker.device_lease import lease, lock_folder
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
@@ -144,25 +144,24 @@ def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
         OMP_WAIT_POLICY="PASSIVE",
         TOKENIZERS_PARALLELISM="false",
         PYTHONPATH=os.pathsep.join(dict.fromkeys(path)),
-        CUDA_VISIBLE_DEVICES=_visible(device, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        CUDA_VISIBLE_DEVICES=_visible(device),
         FINETUNE_PROCESSES=str(len(device.split("+"))),
     )
     return {**env, **extra}
 
 
-def _visible(device: str, already: str | None) -> str:
+def _visible(device: str) -> str:
     """Return CUDA_VISIBLE_DEVICES for a device. If only some are visible to us, ``cuda:1`` is the second of those."""
     if "+" in device:
-        return ",".join(filter(None, (_visible(part, already) for part in device.split("+"))))
+        return ",".join(filter(None, map(_visible, device.split("+"))))
     if device == "cpu":
         return ""
-    index = int(device.removeprefix("cuda:"))
-    if already is None:
+    index, seen = int(device.removeprefix("cuda:")), shown_gpus(os.environ)
+    if seen is None:
         return str(index)
-    seen = [name.strip() for name in already.split(",") if name.strip()]
     if index >= len(seen):
         raise OutsideError(
-            f"device {device}: CUDA_VISIBLE_DEVICES={already!r} shows only {len(seen)}; "
+            f"device {device}: CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} shows only {len(seen)}; "
             "correct FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES"
         )
     return seen[index]

@@ -14,6 +14,7 @@ import psutil
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.planning.batches import Batch
 from finetune_pipeline.planning.shape import ModelShape
+from finetune_pipeline.settings import shown_gpus
 from finetune_pipeline.spec.methods import METHODS, Method
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
 
@@ -236,23 +237,23 @@ def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
     Raises:
         OutsideError: nvidia-smi is missing, fails, or shows no GPU, since a plan must not guess.
     """
-    command = ["nvidia-smi", f"--query-gpu=index,memory.{which}", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--query-gpu=index,uuid,memory.{which}", "--format=csv,noheader,nounits"]
+    fix = f"fix: set {VARIABLE}, or FINETUNE_DEVICES=cpu"
     try:
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
         why = f"the GPUs' memory cannot be read: nvidia-smi failed ({error})"
-        raise OutsideError(f"{why}\nfix: install it, or set {VARIABLE}, or FINETUNE_DEVICES=cpu") from error
-    by_index: dict[str, int] = {}
-    for line in output.splitlines():
-        index, _, mib = line.partition(",")
-        if mib.strip().isdigit():
-            by_index[index.strip()] = int(mib) * 2**20
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = (
-        [by_index[i.strip()] for i in visible.split(",") if i.strip() in by_index]
-        if visible
-        else list(by_index.values())
-    )
-    if not chosen:
-        raise OutsideError(f"the GPUs' memory cannot be read: nvidia-smi shows {output.strip()[:200]!r}")
-    return chosen
+        raise OutsideError(f"{why}\n{fix}, or install it") from error
+    rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
+    gpus = {(row[0], row[1]): int(row[2]) * MIB for row in rows if len(row) == 3 and row[2].isdecimal()}
+    shown = shown_gpus(os.environ)
+    # a UUID may be abbreviated; a MIG device is in none of these rows
+    asked = [[n for (i, uuid), n in gpus.items() if name == i or uuid.startswith(name)] for name in shown or ()]
+    if shown is None:
+        asked = [[n] for n in gpus.values()]
+    if not asked or not all(asked):
+        of = "" if shown is None else f" of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}"
+        raise OutsideError(
+            f"the memory of the GPUs{of} cannot be read: nvidia-smi shows {output.strip()[:200]!r}\n{fix}"
+        )
+    return [found[0] for found in asked]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import read_config
 from finetune_pipeline.planning.batches import Batch, batch_of, count_steps, drawn_batches
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import ModelShape, model_shape
@@ -96,7 +96,7 @@ class Planner:
         self.shape: ModelShape = model_shape(self.folder)
         self.examples = {"train": train, "validation": validation}
         self.device = "cpu" if device == "cpu" else "cuda"
-        self.config = read_json(self.folder / "config.json")
+        self.config = read_config(self.folder)
         self._rows: dict[Any, Rows] = {}
         self._batches: dict[Any, Batches] = {}
         tokenizer = self.folder / "tokenizer.json"

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
-from finetune_pipeline.engine.store import DamagedFile, read_json
+from finetune_pipeline.engine.store import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
@@ -23,6 +23,7 @@ from finetune_pipeline.models.chat_templates import (
     missing_marks,
     missing_tokens,
     no_template,
+    no_tokenizer,
     own_template,
     read_chat_template,
     template_findings,
@@ -35,8 +36,10 @@ from finetune_pipeline.models.identity import (
     model_folder,
     model_kind,
     model_record,
+    quantization,
     weight_files,
 )
+from finetune_pipeline.models.model_files import read_config
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import rules
@@ -44,6 +47,8 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+_TOKENIZERS = ("*.model", "vocab.*")
+"""Tokenizer files that a model library can convert."""
 _LEAST_ROOM = 16
 """Minimum of training.max_tokens."""
 SPEC_RULES = (
@@ -68,7 +73,7 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     if base is not None:
         there = model_folder(base)
         warned = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
-        return [*refusals(spec, read_json(there / "config.json"), there), *warned]
+        return [*refusals(spec, read_config(there), there), *warned]
     try:
         config, where = _base(spec)
     except FindingsError as error:
@@ -105,10 +110,9 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
     if kind == "hub":
         return None, None
     local = local_base(spec.base_model)
-    file = local / "config.json"
-    config = read_json(file) if file.is_file() else None
-    if not isinstance(config, dict):
-        message = f"{spec.base_model!r} has no config.json of a model in the transformers format"
+    config = read_config(local)
+    if not config.get("model_type"):
+        message = f"{spec.base_model!r} has no config.json of a model in the transformers format, with its model_type"
         fix = "name a folder that `save_pretrained` has written"
         raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
     weight_files(local)
@@ -128,12 +132,15 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
         return [missing_tokens(name, missing, bundled.templates)] if missing else []
     tokenizer = load_tokenizer_file(base)
     if tokenizer is None:
-        return []
+        # with a template from task.yaml, base_model saves the tokenizer anew, and other files suffice
+        others = [file for pattern in _TOKENIZERS for file in base.glob(pattern)] if template else []
+        return [] if others else [no_tokenizer(spec.base_model)]
     findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
     text = template or own_template(base)
     if text and not errors(findings):
+        counter = TokenCounter(base, text, tokenizer)
         try:
-            end_of_turn_token(TokenCounter(base, text, tokenizer))
+            end_of_turn_token(counter)
         except FindingsError as error:
             # a template that refuses these turns expects others: the rows will show whether it supports them
             findings += [f for f in error.findings if f.rule == "model.template_without_end"]
@@ -153,7 +160,7 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
         text = base_config.get("text_config") or base_config
         if wrong := _layout(text, base is not None):
             return findings + wrong
-        findings += _quantized(spec, base_config)
+        findings += _quantized(spec, quantization(base_config, base))
         findings += _lengths(spec, text)
         findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
     return findings + _system_prompt(spec, base)
@@ -185,11 +192,9 @@ def _layout(config: Mapping[str, Any], whole: bool) -> list[Finding]:
     return [_finding("layout", "base_model", message, "use a model of another family: Llama, Mistral, Qwen, Gemma")]
 
 
-def _quantized(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
-    stored = config.get("quantization_config")
-    if not stored:
+def _quantized(spec: TaskSpec, kind: str | None) -> list[Finding]:
+    if kind is None:
         return []
-    kind = stored.get("quant_method", "some way") if isinstance(stored, Mapping) else "some way"
     message = f"the base model is already quantized ({kind}): {METHODS[spec.training.method].on_quantized}"
     return [_finding("quantized_base", "base_model", message, "set base_model to the unquantized model")]
 

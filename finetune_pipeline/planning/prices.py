@@ -161,7 +161,7 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
     path = next((p for p in own if p.is_file()), SHIPPED)
     try:
         rows = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2026-13-01 is no date
         raise FindingsError([_problem(path, "", str(error))]) from error
     if not isinstance(rows, list):
         raise FindingsError([_problem(path, "", "it must be a list of prices")])

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.models.identity import StoredTensor, stored_tensors
+from finetune_pipeline.models.model_files import read_config
 
 _EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
@@ -88,7 +88,7 @@ class ModelShape:
 
 def model_shape(folder: Path) -> ModelShape:
     """Return the exact shape of the model in a transformers folder, from the tensor sizes in the file headers."""
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     tensors = stored_tensors(folder)
     text = config.get("text_config") or config
     kind = str(text.get("model_type", "llama"))

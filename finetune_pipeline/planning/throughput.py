@@ -8,6 +8,7 @@ reports the expected time after its first steps.
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,12 @@ def kind_of_training(model: str, method: str, precision: str) -> str:
 
 
 def read_rates(home: Path) -> Rates:
-    """Read the rates stored in a folder; an unreadable file counts as empty."""
+    """Read the rates stored in a folder; an unreadable file counts as empty, and a rate that is no speed as not measured."""
     path = home / FILE
     try:
         stored = read_json(path) if path.exists() else {}
-        return {kind: (float(rate), str(date)) for kind, (rate, date) in stored.items()}
+        rates = {kind: (float(rate), str(date)) for kind, (rate, date) in stored.items()}
+        return {kind: (rate, date) for kind, (rate, date) in rates.items() if 0 < rate < math.inf}
     except (ValueError, TypeError, AttributeError):
         return {}
 

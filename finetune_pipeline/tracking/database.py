@@ -30,10 +30,10 @@ def sqlite_file(uri: str) -> Path | None:
     if not uri.startswith("sqlite:"):
         return None
     name, _, options = uri.partition("///")[2].partition("?")
-    if "/" in options:
+    if "/" in options or re.search("%[0-9A-Fa-f]{2}", name):  # of MLflow, one part decodes %XX and another does not
         raise TrackingError(
-            f"MLflow database {uri!r}: an address ends at '?', so its folder cannot have one in its name\n"
-            "fix: rename the folder, or set FINETUNE_HOME to another one"
+            f"MLflow database {uri!r}: the name of its folder cannot have ? or %XX in it\n"
+            "fix: rename the folder, set FINETUNE_HOME to another one, or correct MLFLOW_TRACKING_URI"
         )
     path = Path(name)
     if not path.is_absolute():

@@ -15,7 +15,7 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field
-from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry
+from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry, settle
 from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     """
     name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
+        settle(client, name)
         version = _version_of_adapter(client, name, request["adapter_version"])
         if version is None:
             hosted = read_hosted(merged)
@@ -131,6 +132,11 @@ def _create(
     with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
         description_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
         write_json(description_file, dict(description))
+        files: dict[str, str | Path] = {
+            "model": description_file,
+            **({} if hosted else {"control_tokens": control_tokens.__file__, "hardware": hardware.__file__}),
+            **({"adapter": adapter} if adapter is not None else {}),
+        }
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message=".*An input example was not provided"
@@ -138,11 +144,8 @@ def _create(
             save_model(
                 str(saved),
                 python_model=str(_HOSTED_MODEL if hosted else _SERVED_MODEL),
-                artifacts={
-                    "model": str(description_file),
-                    **({} if hosted else {"control_tokens": control_tokens.__file__, "hardware": hardware.__file__}),
-                    **({"adapter": str(adapter)} if adapter is not None else {}),
-                },
+                # addresses: MLflow would take ? and %XX in a path for parts of one
+                artifacts={part: Path(path).absolute().as_uri() for part, path in files.items()},
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
                 pip_requirements=_requirements(_NEEDED_TO_ASK if hosted else _NEEDED_TO_SERVE),
                 mlflow_model=Model(

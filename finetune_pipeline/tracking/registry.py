@@ -8,12 +8,14 @@ service is tagged too, and no release promotes it again.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
+from finetune_pipeline.findings import Finding, FindingsError, shortened
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.serving.service import Champion
@@ -23,13 +25,15 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
 GATES, PASSED = "gates", "passed"
 FORGOTTEN, FORGOTTEN_REASON = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
 ROLLED_BACK = "rolled_back"
 """Tag of a version that a rollback took out of service, with time and reason."""
+MOVE = "champion_move"
+"""Tag of a registered model while `champion` moves, from which a move that was killed is completed."""
 
 
 def champion(tracking: Tracking, name: str) -> int | None:
@@ -63,6 +67,19 @@ def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
     return {key: value for key, value in rows if key is not None}
 
 
+def tags_of_release(tracking: Tracking, name: str, version: int, *keys: str) -> dict[str, str]:
+    """Return the tags of a version that an alias names, with at least these keys.
+
+    Raises FindingsError if they are missing: anybody may give an alias to a version that no release has registered.
+    """
+    tags = version_tags(tracking, name, version)
+    if missing := [key for key in keys if key not in tags]:
+        message = f"version {version} was not registered by a run of this pipeline: it has no tag {', '.join(missing)}"
+        fix = f"in MLflow, set its alias to a version that `finetune run {name}` has registered, or remove the alias"
+        raise FindingsError([Finding("registry.foreign_version", "error", f"registered model {name}", message, fix)])
+    return tags
+
+
 def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any, ...]] | None:
     """Run Tracking.look_up while no move of an alias is in progress."""
     with locked(tracking.place(), "registry"):
@@ -74,9 +91,10 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
 
     Raises ValueError unless the version exists and has the tag gates="passed", and also if a rollback took it out of service
     or if it was trained on rows forgotten since. Promoting the champion again changes nothing and returns the same. If it is
-    killed, `champion` still names the old version, and a second call completes the move.
+    killed, either nothing has changed, or the new champion serves and the next command completes the move.
     """
     with open_registry(tracking) as client:
+        known, _ = settle(client, name)
         tags = find_version(client, name, version).tags
         gates = tags.get(GATES)
         if gates != PASSED:
@@ -85,7 +103,6 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
                 f"{gates or 'not recorded'!r}, not {PASSED!r}. "
                 "Its evaluation report says which gate refused it and why"
             )
-        known = _aliases(client, name)
         old = known.get(CHAMPION)
         if old != version:
             _refuse_forgotten(name, version, tags)
@@ -96,9 +113,7 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
             )
         if old == version:
             return known.get(PREVIOUS)
-        if old is not None:
-            client.set_registered_model_alias(name, PREVIOUS, str(old))
-        client.set_registered_model_alias(name, CHAMPION, str(version))
+        _move(client, name, {"from": old, "to": version})
         return old
 
 
@@ -107,11 +122,12 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
 
     reason: stored, without secrets, as the tag `rolled_back` of the version that served until now, and as a tag of the
     registered model (`rollback.TIME`). A second rollback returns to that version and removes its tag. Raises ValueError if
-    there is no previous champion, or if it was trained on forgotten rows. If it is killed, either nothing has changed (call
-    it again), or the new champion already serves.
+    there is no previous champion, or if it was trained on forgotten rows. If it is killed, call it again: it swaps once.
     """
     with open_registry(tracking) as client:
-        known = _aliases(client, name)
+        known, rolled_back = settle(client, name)
+        if rolled_back:
+            return known[CHAMPION]
         previous, old = known.get(PREVIOUS), known.get(CHAMPION)
         if previous is None or previous == old:
             raise ValueError(
@@ -120,16 +136,47 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
             )
         _refuse_forgotten(name, previous, find_version(client, name, previous).tags)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        why = redact(" ".join(reason.split())) or "no reason given"
+        why = shortened(redact(" ".join(reason.split()))) or "no reason given"
         if old is not None:
             client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{now}: {why}")
-        if ROLLED_BACK in find_version(client, name, previous).tags:
-            client.delete_model_version_tag(name, str(previous), ROLLED_BACK)
-        client.set_registered_model_tag(name, f"rollback.{now}", f"version {old or 'none'} → {previous}: {why}")
-        client.set_registered_model_alias(name, CHAMPION, str(previous))
-        if old is not None:
-            client.set_registered_model_alias(name, PREVIOUS, str(old))
+        _move(client, name, {"from": old, "to": previous, "time": now, "why": why})
         return previous
+
+
+def _move(client: MlflowClient, name: str, move: Mapping[str, Any]) -> None:
+    """Move `champion`. Nothing counts as changed before its alias is; the rest is done by settle, here or after a kill.
+
+    move: versions ``from`` (or None) and ``to``; of a rollback also its ``time`` and ``why``.
+    """
+    client.set_registered_model_tag(name, MOVE, json.dumps(move, ensure_ascii=False))
+    client.set_registered_model_alias(name, CHAMPION, str(move["to"]))
+    settle(client, name)
+
+
+def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
+    """Complete the last move of `champion`, if it was killed. Returns (all aliases, whether a rollback was completed)."""
+    model = _registered(client, name)
+    if model is None:
+        return {}, False
+    known, move, rolled_back = _versions(model), model.tags.get(MOVE), False
+    if move is not None:
+        done = json.loads(move)
+        old, to = done["from"], done["to"]
+        if known.get(CHAMPION) == to:
+            if rolled_back := "time" in done:
+                story = f"version {old or 'none'} → {to}: {done['why']}"
+                client.set_registered_model_tag(name, f"rollback.{done['time']}", story)
+            if old is not None:
+                client.set_registered_model_alias(name, PREVIOUS, str(old))
+            elif known.get(PREVIOUS) == to:
+                client.delete_registered_model_alias(name, PREVIOUS)
+    serving = known.get(CHAMPION)
+    # what serves was not taken out of service: a rollback was killed before its move, or a second one returned to it
+    if serving is not None and ROLLED_BACK in find_version(client, name, serving).tags:
+        client.delete_model_version_tag(name, str(serving), ROLLED_BACK)
+    if move is not None:
+        client.delete_registered_model_tag(name, MOVE)
+    return _aliases(client, name), rolled_back
 
 
 def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> list[int]:
@@ -174,27 +221,37 @@ def find_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    model = _registered(client, name)
+    return _versions(model) if model else {}
+
+
+def _versions(model: RegisteredModel) -> dict[str, int]:
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return {alias: int(v) for alias, v in client.get_registered_model(name).aliases.items()}
+        return client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return {}
+        return None
 
 
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
     """Return the model with the alias `champion`, with the system prompt and answer length of its evaluation.
 
-    Raises LookupError if there is none, if its trainer hosts it, or if its files are missing from the artifact store.
+    Raises LookupError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
+    FindingsError like :func:`tags_of_release`.
     """
     version = champion(tracking, task.name)
     if version is None:
         raise LookupError(
             f"{task.name} has no champion yet: `finetune run {task.name}` makes one when every gate passes"
         )
-    tags = version_tags(tracking, task.name, version)
+    tags = tags_of_release(tracking, task.name, version, "merged_version")
     merged = store.find(task.name, "merged_model", tags["merged_version"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
     released = [a for a in store.all_versions(task.name, "model_version") if int(a.facts["model_version"]) == version]

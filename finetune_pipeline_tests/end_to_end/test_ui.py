@@ -23,7 +23,7 @@ from websockets.exceptions import InvalidStatus
 
 from finetune_pipeline.pipeline import CHECKS, STEPS
 from finetune_pipeline_tests import warm_workers, wheel
-from finetune_pipeline_tests.dagster_dev import free_port
+from finetune_pipeline_tests.dagster_dev import reserved_port
 from finetune_pipeline_tests.graph.project import Project
 
 VERSION = {"query": "{ version }"}
@@ -74,7 +74,11 @@ def wait_for(url: str, process: subprocess.Popen[str], body: dict[str, Any] | No
 @pytest.fixture(scope="module")
 def servers(finished: tuple[Project, int, dict]) -> Iterator[dict[str, Any]]:
     root = finished[0].root
-    ports = {"dagster": free_port(), "mlflow": free_port()}
+    with reserved_port() as dagster, reserved_port() as mlflow:
+        yield from _servers(root, {"dagster": dagster, "mlflow": mlflow})
+
+
+def _servers(root: Path, ports: dict[str, int]) -> Iterator[dict[str, Any]]:
     options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
     command = wheel.command(root.parent / "wheel/environment", "ui", *options)
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -80,7 +80,10 @@ def test_gpus_are_used_without_a_variable_where_torch_can(tmp_path: Path, monkey
     assert visible_gpus({}, tmp_path, "2.13.0+cu130") == ("cuda:0", "cuda:1")
     assert visible_gpus({}, tmp_path, "2.13.0+cpu") == visible_gpus({}, tmp_path, "") == ()
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path, "2.13.0") == ("cuda:0",), "the first of those shown"
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path, "2.13.0") == ()
+    uuids = {"CUDA_VISIBLE_DEVICES": "GPU-5ad1, MIG-77f0"}
+    assert visible_gpus(uuids, tmp_path, "2.13.0") == ("cuda:0", "cuda:1")
+    for none in ("", "-1", "-1,0", "NoDevFiles"):
+        assert visible_gpus({"CUDA_VISIBLE_DEVICES": none}, tmp_path, "2.13.0") == (), none
     assert visible_gpus({}, tmp_path / "none", "2.13.0") == ()
     monkeypatch.setattr(settings, "visible_gpus", lambda *_: ("cuda:0",))
     assert read_settings({}).devices == ("cuda:0",)

@@ -77,6 +77,11 @@ def test_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     assert child_environment("cuda:1", {})["CUDA_VISIBLE_DEVICES"] == "7"
     with pytest.raises(OutsideError, match="shows only 2"):
         child_environment("cuda:2", {})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5ad1,MIG-77f0")
+    assert child_environment("cuda:1", {})["CUDA_VISIBLE_DEVICES"] == "MIG-77f0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(OutsideError, match="CUDA_VISIBLE_DEVICES='-1' shows only 0"):
+        child_environment("cuda:0", {})
 
 
 REFUSED = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"

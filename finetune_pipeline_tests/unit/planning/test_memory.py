@@ -142,10 +142,17 @@ def test_free_memory_of_the_gpus_one_may_see(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    answers("echo '0, 81000'; echo '1, 40000'")
+    answers("echo '0, GPU-5ad1, 81000'; echo '1, GPU-77f0, 40000'; echo '2, GPU-9c, [N/A]'")
+    shown = {"1": [40000], "GPU-77f0": [40000], " GPU-77 , GPU-5ad1": [40000, 81000], "1,-1,0": [40000]}
     assert gpu_memory() == [81000 * 2**20, 40000 * 2**20]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert gpu_memory() == [40000 * 2**20]
+    for value, mib in shown.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert gpu_memory() == [n * 2**20 for n in mib], value
+    for value in ("", "-1", "NoDevFiles", "2", "0,3", "MIG-5ad1", "GPU-0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        with pytest.raises(OutsideError, match=f"CUDA_VISIBLE_DEVICES='{value}' cannot be read(.|\n)*set FINETUNE_MEM"):
+            gpu_memory()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     for text in ("exit 9", "echo 'No devices were found'"):
         answers(text)
         with pytest.raises(OutsideError, match="cannot be read"):

@@ -130,6 +130,9 @@ def test_only_trainings_of_the_same_kind_on_the_same_machine_count() -> None:
 def test_a_training_leaves_the_rates_of_its_phases(tmp_path: Path) -> None:
     (tmp_path / "throughput.json").write_text("{")
     assert read_rates(tmp_path) == {}
+    (tmp_path / "throughput.json").write_text('{"a": [0, "d"], "b": [NaN, "d"], "c": [-1, "d"], "e": [2, "d"]}')
+    assert read_rates(tmp_path) == {"e": (2.0, "d")}
+    (tmp_path / "throughput.json").write_text("{")
     plan = {"phases": [{"method": "qlora", "steps": 10, "tokens": 1e5}, {"method": "lora", "steps": 20, "tokens": 3e5}]}
     measured = {"phases": [{"steps_run": 10, "train_seconds": 100.0}, {"steps_run": 10, "train_seconds": 100.0}, {}]}
     record_training(tmp_path, "m", plan, {"precision": "float32"}, measured)

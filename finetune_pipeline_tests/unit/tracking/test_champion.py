@@ -15,7 +15,11 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.cli.judged import find_source
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.orchestration.release import present_inputs
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.registry import present_champion
@@ -111,3 +115,20 @@ def test_a_champion_whose_files_are_gone_is_told(project: Project) -> None:
     shutil.move(store.root / "colours" / "merged_model", project.root / "away")
     with pytest.raises(LookupError, match="model of colours version 2 is missing"):
         present_champion(task, store, tracking)
+
+
+def test_an_alias_on_a_version_of_somebody_else_is_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, store, tracking = opened(project)
+    monkeypatch.setenv("FINETUNE_HOME", str(project.home))
+    client = tracking.client()
+    if registry.champion(tracking, "colours") is None:
+        client.create_registered_model("colours")
+    version = client.create_model_version("colours", source="file:///somewhere").version
+    client.set_registered_model_alias("colours", "champion", version)
+    for ask in (
+        lambda: present_champion(task, store, tracking),
+        lambda: present_inputs(task, Store(), tracking),
+        lambda: find_source(task, store, "champion", "exported"),
+    ):
+        with pytest.raises(FindingsError, match=rf"version {version} was not registered by a run.*no tag.*merged_ver"):
+            ask()

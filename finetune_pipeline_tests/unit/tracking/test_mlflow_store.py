@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -20,6 +19,7 @@ from finetune_pipeline.tracking.database import migrate, read_database, sqlite_f
 from finetune_pipeline.tracking.mlflow_store import TrackingError, redact, redact_field, without_credentials
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests import warm_workers
+from finetune_pipeline_tests.dagster_dev import reserved_port
 from finetune_pipeline_tests.unit.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -144,12 +144,8 @@ def test_an_address_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, ur
 def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    tracking = Tracking(tracking_uri=f"http://ann:hunter2secret@127.0.0.1:{port}", folder=str(tmp_path))
-    with pytest.raises(TrackingError) as caught:
-        tracking.prepare()
+    with reserved_port() as port, pytest.raises(TrackingError) as caught:
+        Tracking(tracking_uri=f"http://ann:hunter2secret@127.0.0.1:{port}", folder=str(tmp_path)).prepare()
     message = str(caught.value)
     assert f"http://127.0.0.1:{port} cannot be reached" in message
     assert "fix: start it, correct MLFLOW_TRACKING_URI" in message and "hunter2secret" not in message
@@ -215,8 +211,10 @@ def test_addresses() -> None:
     assert sqlite_file("sqlite:////a/b.db?timeout=3") == Path("/a/b.db") and sqlite_file("http://host") is None
     with pytest.raises(ValueError, match="relative to the working folder"):
         sqlite_file("sqlite:///b.db")
-    with pytest.raises(TrackingError, match="rename the folder"):
-        sqlite_file("sqlite:////home/what?/mlflow.db")
+    for name in ("what?", "100%25", "my%20project"):
+        with pytest.raises(TrackingError, match="rename the folder"):
+            sqlite_file(f"sqlite:////home/{name}/mlflow.db")
+    assert sqlite_file("sqlite:////home/100% é #1/mlflow.db") == Path("/home/100% é #1/mlflow.db")
     assert without_credentials("https://u:p@host:1/x") == "https://host:1/x"
     assert without_credentials("sqlite:////a@b.db") == "sqlite:////a@b.db"
 

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +23,7 @@ from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.database import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.dagster_dev import reserved_port
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
@@ -248,6 +254,20 @@ def test_a_whole_model_is_registered_by_its_place_and_its_files(
         load(tracking, "models:/tickets/1")
 
 
+def test_odd_characters_in_the_names_of_folders_change_nothing(
+    models: Path, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home has what an address may hold; the folder of temporary files, and the project, have anything."""
+    odd = tmp_path / "50%25 off #1? é"
+    shutil.copytree(models, odd / "models")
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    home = Tracking(tracking_uri=copy_database(tmp_path / "100% #1 é"))
+    assert register(home, odd / "models") == 1 and registry.promote(home, "tickets", 1) is None
+    said = load(home, "models:/tickets@champion").predict(texts(TEXT))
+    assert said == [answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+    assert {path.name for path in tmp_path.iterdir()} == {odd.name, "100% #1 é"}, "nothing lies beside them"
+
+
 def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
     version = register(tracking, models)
     registration.store_card(tracking, "tickets", version, "# One\n", "Better.")
@@ -262,9 +282,11 @@ def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tr
 
 def test_everything_through_a_server(models: Path, tmp_path: Path, load: Any) -> None:
     Tracking(tracking_uri=f"sqlite:///{tmp_path}/server.db").prepare()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with reserved_port() as port:
+        through_a_server(models, tmp_path, load, port)
+
+
+def through_a_server(models: Path, tmp_path: Path, load: Any, port: int) -> None:
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     places = f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/stored"
     command = [sys.executable, "-m", "mlflow", "server", *places.split(), "--host", "127.0.0.1", "--port", str(port)]
@@ -384,3 +406,99 @@ def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: 
     assert not is_registered(other, made)
     register(other, models, merged_version="m2")
     assert not is_registered(other, made), "version 1 of another database is another model"
+
+
+WRITES = ("set_registered_model_alias", "set_registered_model_tag", "set_model_version_tag",
+          "delete_registered_model_alias", "delete_registered_model_tag", "delete_model_version_tag")  # fmt: skip
+
+
+def killed_after(writes: int, move: Callable[[], Any]) -> bool:
+    """Do this in a child process that is killed before its next write to the registry. Returns whether it was."""
+    from mlflow import MlflowClient
+
+    if (child := os.fork()) == 0:
+        left = [None] * writes
+
+        def counted(write: Any) -> Any:
+            def counting(*given: Any, **more: Any) -> Any:
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left.pop()
+                return write(*given, **more)
+
+            return counting
+
+        code = 1
+        try:
+            for name in WRITES:
+                setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+            move()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def state(tracking: Tracking) -> dict[str, Any]:
+    """What the registry says of versions 1 to 3, without times."""
+    out = [n for n in (1, 2, 3) if "rolled_back" in registry.version_tags(tracking, "tickets", n)]
+    tags = tracking.client().get_registered_model("tickets").tags
+    return {**registry.aliases(tracking, "tickets"), "out": out, "said": [tags[key] for key in sorted(tags)]}
+
+
+@pytest.fixture
+def serving(changeable: Tracking) -> Tracking:
+    """Version 2 serves, before it version 1; the gates of version 3 passed, too."""
+    changeable.client().set_model_version_tag("tickets", "3", "gates", "passed")
+    for number in (1, 2):
+        registry.promote(changeable, "tickets", number)
+    return changeable
+
+
+def at_each_write(serving: Tracking, folder: Path, move: Callable[[Tracking], Any]) -> Iterator[tuple[int, Tracking]]:
+    """Copies of the registry in which the move was killed at each of its writes."""
+    for writes in itertools.count():
+        place = shutil.copytree(serving.place(), folder / f"{writes}" / "mlflow")
+        copy = Tracking(tracking_uri=f"sqlite:///{place}/mlflow.db")
+        copy.prepare()
+        if not killed_after(writes, functools.partial(move, copy)):
+            assert writes > 3
+            return
+        yield writes, copy
+
+
+def test_a_rollback_killed_at_any_write_swaps_once_when_it_is_repeated(serving: Tracking, tmp_path: Path) -> None:
+    def roll_back(tracking: Tracking) -> int:
+        return registry.rollback(tracking, "tickets", "why")
+
+    before, story = {"candidate": 3, "champion": 2, "previous_champion": 1, "out": [], "said": []}, "version 2 → 1: why"
+    after = {**before, "champion": 1, "previous_champion": 2, "out": [2], "said": [story]}
+    assert state(serving) == before
+    for writes, killed in at_each_write(serving, tmp_path / "repeated", roll_back):
+        moved = registry.champion(killed, "tickets") == 1
+        assert roll_back(killed) == 1 and state(killed) == after, writes
+        assert moved == (writes > 2), "serving changes with one write"
+    for writes, killed in at_each_write(serving, tmp_path / "promoted", roll_back):
+        old = registry.champion(killed, "tickets")
+        assert registry.promote(killed, "tickets", 3) == old, writes
+        made = after if old == 1 else before
+        assert state(killed) == {**made, "champion": 3, "previous_champion": old}, writes
+    roll_back(serving)
+    for writes, killed in at_each_write(serving, tmp_path / "back", roll_back):
+        assert roll_back(killed) == 2, writes
+        assert state(killed) == {**before, "out": [1], "said": [story, "version 1 → 2: why"]}, writes
+
+
+def test_a_promotion_killed_at_any_write_loses_no_champion(serving: Tracking, tmp_path: Path) -> None:
+    def promote(tracking: Tracking) -> int | None:
+        return registry.promote(tracking, "tickets", 3)
+
+    for writes, killed in at_each_write(serving, tmp_path / "repeated", promote):
+        assert promote(killed) == 2, writes
+        assert state(killed) == {"candidate": 3, "champion": 3, "previous_champion": 2, "out": [], "said": []}, writes
+    for writes, killed in at_each_write(serving, tmp_path / "rolled back", promote):
+        old = registry.champion(killed, "tickets")
+        assert registry.rollback(killed, "tickets") == {2: 1, 3: 2}[old or 0], writes
+        assert state(killed)["previous_champion"] == old and state(killed)["out"] == [old], writes

@@ -1,0 +1,105 @@
+"""What is wrong with a base model's files is told before a run, in one sentence that names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.base import prepare_base
+from finetune_pipeline.planning.preflight import preflight
+from finetune_pipeline.spec import parse_spec
+
+CONFIG, TOKENIZER, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
+Change = Callable[[Path], None]
+
+
+@pytest.fixture
+def model(base: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(base, tmp_path / "model")
+
+
+def found(model: Path, tmp_path: Path, **more: Any) -> list[Finding]:
+    task = {
+        "name": "demo", "description": "d", "base_model": str(model), "system_prompt": "yes or no",
+        "output": {"kind": "labels", "labels": ["yes", "no"]}, **more,
+    }  # fmt: skip
+    return preflight(parse_spec(yaml.safe_dump(task)), tmp_path)
+
+
+def test_a_sound_model_has_no_finding(model: Path, tmp_path: Path) -> None:
+    assert found(model, tmp_path) == []
+
+
+def changed(name: str, **values: Any) -> tuple[str, str]:
+    return name, json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        *[((name, "[1, 2]"), f"{name} of 'model' has unusable content: Expected `object`, got `array`")
+          for name in (CONFIG, TOKENIZER, GENERATION)],
+        *[((name, '{"a": '), f"{name} of 'model' is no JSON") for name in (CONFIG, TOKENIZER, GENERATION)],
+        (changed(CONFIG, model_type="llama", text_config="small"), "got `str` - at `$.text_config`"),
+        (changed(CONFIG, model_type="llama", text_config={"num_attention_heads": 0}), "`$.text_config.num_attention"),
+        (changed(CONFIG, model_type="llama", layer_types=[["a"]]), "`$.layer_types[0]`"),
+        (changed(CONFIG, hidden_size=64), "with its model_type"),
+        (changed(TOKENIZER, eos_token=[2]), "`$.eos_token`"),
+        (changed(TOKENIZER, chat_template=[{"name": "default"}]), "`$.chat_template[0]`"),
+        (changed(GENERATION, eos_token_id=["</s>"]), "`$.eos_token_id[0]`"),
+        (("chat_template.jinja", b"\xff{{ messages }}"), "chat_template.jinja of 'model' is no text in UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_file_of_the_model_that_cannot_be_used_is_named(
+    model: Path, tmp_path: Path, file: tuple[str, str | bytes], words: str
+) -> None:
+    name, content = file
+    if name == TOKENIZER:  # the template is in it
+        (model / "chat_template.jinja").unlink()
+    (model / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (finding,) = found(model, tmp_path)
+    assert finding.severity == "error" and words in finding.message, finding
+    with pytest.raises(FindingsError) as raised:
+        prepare_base(str(model), None, tmp_path / "out")
+    assert len(raised.value.findings) == 1
+
+
+def test_a_model_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    assert [f.rule for f in found(model, tmp_path)] == ["model.no_tokenizer"]
+    assert [f.rule for f in found(model, tmp_path, chat_template="none")] == ["model.no_tokenizer"]
+    (model / "tokenizer.model").touch()
+    assert found(model, tmp_path, chat_template="none") == [], "base_model makes tokenizer.json of it"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_in_eight_bits_are_refused_and_other_integers_are_not(
+    model: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "model.position_ids": torch.arange(3)}, file, {"format": "pt"})
+    assert found(model, tmp_path) == []
+    name = "model.layers.0.self_attn.q_proj.weight"
+    save_file({**tensors, name: tensors[name].to(dtype)}, file, {"format": "pt"})
+    kind = {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}[dtype]
+    (finding,) = found(model, tmp_path)
+    assert finding.rule == "training.quantized_base" and f"already quantized ({kind})" in finding.message
+    with pytest.raises(FindingsError, match=rf"weights are quantized \({kind}\)"):
+        prepare_base(str(model), None, tmp_path / "out")
+
+
+def test_a_model_that_says_it_is_quantized_is_refused_by_the_base_model_step(model: Path, tmp_path: Path) -> None:
+    config = json.loads((model / CONFIG).read_text()) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (model / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(FindingsError, match=r"weights are quantized \(gptq\)"):
+        prepare_base(str(model), None, tmp_path / "out")
