@@ -38,8 +38,9 @@ _YEARS = range(1970, 2200)
 
 _FEEDBACK = {"flag", "score", "correction", "label", "left_out", "decided"}
 
-_SYSTEM = ("system", "developer")
-_ROLES = (*_SYSTEM, "user", "assistant")
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", "assistant")
+"""Roles of turns that are texts."""
 
 Kind = Literal["row", "feedback", "bad"]
 
@@ -164,7 +165,7 @@ def _question_problem(row: dict[str, Any]) -> str | None:
         asked = isinstance(row.get("input"), str) and row["input"].strip()
         return None if asked else "neither 'messages' nor 'input' contains a question"
     if not _sound_messages(messages):
-        return f"'messages' contain more than texts of the roles {', '.join(_ROLES)}, such as a tool call or a picture"
+        return f"'messages' contain more than texts of the roles {', '.join(ROLES)}, such as a tool call or a picture"
     if not any(m["role"] == "user" and m["content"].strip() for m in messages):
         return "'messages' have no text of the role 'user'"
     return "'messages' end with the assistant's turn" if messages[-1]["role"] == "assistant" else None
@@ -173,10 +174,7 @@ def _question_problem(row: dict[str, Any]) -> str | None:
 def _sound_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
     turns = messages if isinstance(messages, list) else []
     return bool(turns) and all(
-        isinstance(m, dict)
-        and m.get("role") in _ROLES
-        and isinstance(m.get("content"), str)
-        and not m.get("tool_calls")
+        isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) and not m.get("tool_calls")
         for m in turns
     )
 
@@ -237,7 +235,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     feedback = row.get("feedback") or {}
     correction, score = _corrected_answer(feedback), feedback.get("score")
     messages = row["messages"] if _sound_messages(row.get("messages")) else []
-    turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] not in _SYSTEM]
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] not in SYSTEM_ROLES]
     texts = [
         *(t["content"] for t in turns),
         str(row.get("input") or ""),
