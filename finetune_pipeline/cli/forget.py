@@ -27,8 +27,8 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
     are ignored, too. Lists the stores searched and those out of reach. Can be interrupted and repeated.
     """
     loaded = get_task(task)
-    if not users and not ids:
-        raise click.UsageError("give --user or --id")
+    if not users + ids or not all(map(str.strip, users + ids)):
+        raise click.UsageError("give --user or --id, and not an empty one")
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
     done = remove(loaded, store, users, ids)

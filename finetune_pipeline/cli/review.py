@@ -12,7 +12,7 @@ from threading import Event
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, as_json, get_task, problem, say, tell
+from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task, problem, say, tell
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.orchestration.resources import Store
@@ -69,7 +69,7 @@ def review(
             write_table(queue, table)
             result[table.suffix[1:]] = str(table.absolute())
     except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(failure(error) or str(error)) from error
     if page is None and table is None:
         return _serve(queue, rater, port, browser, seconds)
     headline = f"{len(queue.items)} items, in {', '.join(str(p) for p in (page, table) if p)}"

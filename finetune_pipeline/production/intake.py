@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from gzip import BadGzipFile, GzipFile
+from gzip import GzipFile
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
-from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_files import (
+    BROKEN_OFF,
     NOTHING_READ,
     OWN_FOLDER,
     LineReader,
@@ -31,17 +30,18 @@ from finetune_pipeline.production.log_files import (
     hash_tail,
     log_files,
     opened,
+    rows_in,
 )
-from finetune_pipeline.production.log_rows import take_line, user_key
+from finetune_pipeline.production.log_rows import damaged_file, take_line, user_key
 from finetune_pipeline.production.log_store import ForgottenList, LogStore
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 LOCK = "logs"
 _BATCH_BYTES = 32 << 20
-_BROKEN_OFF = (EOFError, BadGzipFile, zlib.error)
-"""Errors from reading a gzip file that is damaged or still being written."""
 _SETTLED = 2.0
 """Seconds a file must be unchanged before its mark is trusted: file system timestamps are coarse."""
+_BROKEN_FOR = 3600.0
+"""Seconds after which an unchanged gzip file that breaks off is damaged, and no longer being written."""
 
 
 @dataclass
@@ -76,10 +76,10 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
         batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
         files = log_files(task)
         seen = ledger["seen"]
-        ledger["seen"] = {f.path: seen[f.path] for f in files if f.path in seen}
+        ledger["seen"] = {f.key: seen[f.key] for f in files if f.key in seen}
         changed = ledger["seen"] != seen
         for file in files:
-            if seen.get(file.path, [""])[0] != file.mark:
+            if seen.get(file.key, [""])[0] != file.mark:
                 changed |= _take_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
@@ -121,18 +121,23 @@ def take_records(
 
 def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
     """Continue reading one file. Returns whether the ledger changed."""
+    name = ""
     try:
         with opened(file) as handle:
-            name = stream_of(handle, batch.ledger["streams"])
-            if name is None:
+            name = stream_of(handle, batch.ledger["streams"]) or ""
+            if not name:
                 return False
             whole, lines = _read_on(file, handle, name, batch)
     except FileNotFoundError:
         return False  # rotated away meanwhile: read under its new name next time
-    except _BROKEN_OFF:
-        return False
+    except BROKEN_OFF as error:
+        if file.modified is None or file.modified > now - _BROKEN_FOR:
+            return True
+        read = batch.ledger["streams"].get(name, NOTHING_READ)["lines"]
+        batch.rows.append(damaged_file(file.shown, read, error))
+        whole, lines = True, 1
     if whole and (file.modified is None or file.modified < now - _SETTLED):
-        batch.ledger["seen"][file.path] = [file.mark, name]
+        batch.ledger["seen"][file.key] = [file.mark, name]
         return True
     return lines > 0
 
@@ -164,27 +169,29 @@ def _agrees(handle: IO[bytes], known: dict[str, Any]) -> int | None:
 
 
 def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
-    """Return (whether the file was read to its end and ends with a line end, number of lines read)."""
+    """Return (whether the file was read to its end and ends with a line end, number of lines read). Raises one of
+    BROKEN_OFF after the complete lines of a damaged gzip file."""
     known = batch.ledger["streams"].get(name, NOTHING_READ)
     try:
         reader = LineReader(handle, known)
     except LookupError:
         return True, 0  # an unfinished copy of a file that was read further
+    broken_off: Exception | None = None
     while True:
-        start, rows, removed, broken_off = reader.offset, [], 0, False
+        start, rows, removed = reader.offset, [], 0
         try:
             for line, cut in reader:
-                if not is_blank(line):
+                for text in rows_in(line):
                     source = {"file": file.shown, "line": reader.lines}
-                    row = take_line(line, cut, source, batch.spec, batch.key)
+                    row = take_line(text, cut, source, batch.spec, batch.key)
                     if batch.forgotten.holds(row):
                         removed += 1
                     else:
                         rows.append(row)
                 if reader.offset >= start + _BATCH_BYTES:
                     break
-        except _BROKEN_OFF:  # the complete lines before it are used
-            broken_off = True
+        except BROKEN_OFF as error:  # the complete lines before it are used
+            broken_off = error
         if reader.offset > start:
             if not isinstance(handle, GzipFile):
                 if first_line(handle) != name.rpartition("-")[0]:
@@ -194,7 +201,7 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
             batch.rows += rows
             batch.ledger["removed"] += removed
         if broken_off:
-            return False, reader.lines - known["lines"]
+            raise broken_off
         if reader.offset < start + _BATCH_BYTES:
             break
         batch.commit()
@@ -215,5 +222,5 @@ def _expire(task: Task, kept: LogStore, files: list[LogFile], now: float) -> Non
     read = kept.ledger()["seen"]
     for file in files:
         own = file.local is not None and file.shown.startswith(f"{OWN_FOLDER}/")
-        if own and file.modified is not None and file.modified < limit and file.path in read:
+        if own and file.modified is not None and file.modified < limit and file.key in read:
             Path(file.path).unlink(missing_ok=True)

@@ -21,7 +21,16 @@ import psutil
 from finetune_pipeline.engine.store import hold, sync_folder
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.intake import stream_of
-from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK, LineReader, LogFile, hash_line, opened
+from finetune_pipeline.production.log_files import (
+    BROKEN_OFF,
+    SERVED,
+    SERVED_LOCK,
+    LineReader,
+    LogFile,
+    hash_line,
+    opened,
+    rows_in,
+)
 from finetune_pipeline.production.log_rows import users_named
 from finetune_pipeline.production.log_store import LogStore
 
@@ -36,8 +45,15 @@ class StillWritten(OutsideError):
 
 
 def count_lines(file: LogFile, wanted: Wanted) -> int:
-    with opened(file) as handle:
-        return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle))
+    """Count the wanted lines of a file. Raises OutsideError if it is a gzip file that cannot be read to its end."""
+    try:
+        with opened(file) as handle:
+            return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle))
+    except BROKEN_OFF as error:
+        raise OutsideError(
+            f"{file.path} is damaged or still being written ({error}): nobody can tell whose rows it contains\nfix: put a "
+            "whole copy in its place, or delete it, and run this again; the rows are no longer ingested"
+        ) from error
 
 
 def writer_of(file: LogFile) -> str | None:
@@ -98,10 +114,14 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
 
 
 def _is_wanted(line: bytes, wanted: Wanted) -> bool:
+    return any(_is_wanted_row(row, wanted) for row in rows_in(line))
+
+
+def _is_wanted_row(row: bytes, wanted: Wanted) -> bool:
     try:
-        return wanted(msgspec.json.decode(line))
+        return wanted(msgspec.json.decode(row))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return any(wanted({"user": user}) for user in users_named(line))
+        return any(wanted({"user": user}) for user in users_named(row))
 
 
 def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, int]:

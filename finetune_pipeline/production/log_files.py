@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ import fsspec
 import msgspec
 from fsspec.core import url_to_fs
 
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank
 from finetune_pipeline.data.readers.records import BOM
 from finetune_pipeline.spec.model import Task
 
@@ -26,9 +27,13 @@ SERVED, SERVED_LOCK = "served.jsonl", ".served.lock"
 """The file that `finetune serve` writes, and the lock it takes for each row."""
 
 _GZIP = b"\x1f\x8b"
+BROKEN_OFF = (EOFError, gzip.BadGzipFile, zlib.error)
+"""Errors from reading a gzip file that is damaged or still being written."""
 _NAMED = re.compile(r"\.(jsonl|jsonlines|ndjson)\b")
 _ROTATED = re.compile(rf"({_NAMED.pattern})(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")
 TAIL = 1024
+_HOLE = re.compile(rb"\0{4,}")
+"""Zero bytes where a machine lost power, in front of the next line. Fewer stand between the characters of UTF-16 and UTF-32."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class LogFile:
     shown: str
     modified: float | None
     mark: str
+
+    @property
+    def key(self) -> str:
+        """The path for the ledger. Bytes of a name that are not UTF-8 are escaped."""
+        return _as_text(self.path, "backslashreplace")
 
     @property
     def local(self) -> Path | None:
@@ -69,9 +79,13 @@ def log_files(task: Task) -> list[LogFile]:
                 info = fs.info(path)
                 if info["type"] == "file":
                     mark = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()[:16]
-                    base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", within)
+                    base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", _as_text(within, "replace"))
                     files.append(LogFile(fs, path, base, _modified(info), mark))
     return files
+
+
+def _as_text(path: str, errors: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", errors)
 
 
 def _modified(info: dict[str, Any]) -> float | None:
@@ -108,6 +122,11 @@ def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
             cut = len(kept) > MAX_LINE_BYTES
             return (kept[:MAX_LINE_BYTES] if cut else kept.rstrip(b"\r\n")), taken, raw, cut
     return (kept.rstrip(b"\r\n"), taken, raw, False) if _is_whole(kept) else None
+
+
+def rows_in(line: bytes) -> list[bytes]:
+    """Return the rows of a line: one, or those in front of and behind a hole of zero bytes."""
+    return [row for row in _HOLE.split(line) if not is_blank(row)]
 
 
 def _is_whole(data: bytes) -> bool:

@@ -30,12 +30,17 @@ USER_KEY = "FINETUNE_USER_KEY"
 """Environment variable with the secret key for hashing users. Unset: a random key of this home, not shared by machines."""
 _KEY_FILE = "users.key"
 RAW_SHOWN = 2000
-_USER_FIELD = re.compile(rb'("user"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)')
+_USER_FIELD = re.compile(rb'(\\*"user\\*"\s*:\s*)(\\+"[^"]*"|"(?:[^"\\]|\\.)*"?|[^,}\s]+)')
+"""The user in a line as written, also where a log shipper wrapped the line as a text of its own."""
 
 _YEARS = range(1970, 2200)
 """Accepted years. At the ends of the calendar, times cannot be converted to another zone or have a window around them."""
 
 _FEEDBACK = {"flag", "score", "correction", "label", "left_out", "decided"}
+
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", "assistant")
+"""Roles of turns that are texts."""
 
 Kind = Literal["row", "feedback", "bad"]
 
@@ -68,7 +73,8 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
             problems = [_bad(place, "bad_json", str(error), "write one JSON object a line")]
         else:
             problems = problems_of(row, place, spec)
-    user = row.get("user") if isinstance(row, dict) else next(iter(users_named(line)), None)
+    user = row.get("user") if isinstance(row, dict) else None
+    user = next(iter(users_named(line)), None) if problems and user is None else user
     hashed = hash_user(user, key) if _names_user(user) else None
     if problems:
         shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
@@ -82,12 +88,25 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
     return {**_stored(row, spec), "user": hashed, "source": source}
 
 
+def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
+    """Return the record that says of a damaged gzip file that what follows its first `read` lines is lost."""
+    found = _bad(
+        f"{file}:{read + 1}",
+        "damaged_file",
+        f"the gzip file is damaged behind line {read}: {error}",
+        "put a whole copy in its place: it is read on from there",
+    )
+    source = {"file": file, "line": read + 1}
+    return {"kind": "bad", "raw": "", "findings": [found.to_dict()], "user": None, "source": source}
+
+
 def users_named(line: bytes) -> list[Any]:
-    """Return the values after the key `user` in a line of invalid JSON, so that it can be forgotten."""
+    """Return the values after the key `user` in a line that is no row, so that it can be forgotten."""
     found = []
     for match in _USER_FIELD.finditer(line):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found.append(msgspec.json.decode(match[2]))
+            value = match[2]
+            found.append(msgspec.json.decode(value.replace(b"\\", b"") if value[:1] == b"\\" else value))
     return found
 
 
@@ -142,9 +161,11 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
 def _question_problem(row: dict[str, Any]) -> str | None:
     """Return the problem of a line's question, or None."""
     messages = row.get("messages")
-    if not _sound_messages(messages):
+    if not messages:
         asked = isinstance(row.get("input"), str) and row["input"].strip()
         return None if asked else "neither 'messages' nor 'input' contains a question"
+    if not _sound_messages(messages):
+        return f"'messages' contain more than texts of the roles {', '.join(ROLES)}, such as a tool call or a picture"
     if not any(m["role"] == "user" and m["content"].strip() for m in messages):
         return "'messages' have no text of the role 'user'"
     return "'messages' end with the assistant's turn" if messages[-1]["role"] == "assistant" else None
@@ -152,8 +173,10 @@ def _question_problem(row: dict[str, Any]) -> str | None:
 
 def _sound_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
     turns = messages if isinstance(messages, list) else []
-    sound = [isinstance(m, dict) and {type(m.get("role")), type(m.get("content"))} == {str} for m in turns]
-    return bool(sound) and all(sound)
+    return bool(turns) and all(
+        isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) and not m.get("tool_calls")
+        for m in turns
+    )
 
 
 def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding]:
@@ -168,8 +191,14 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
     score = feedback.get("score")
     if score is not None and not _is_finite(score):
         findings.append(_bad(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5"))
+    if not isinstance(feedback.get("flag"), str | int | float | None):
+        findings.append(_bad(place, "wrong_type", "the flag is neither text nor true or false", "write what is wrong"))
     correction = _corrected_answer(feedback)
-    if correction is not None and not isinstance(correction, str):
+    said = [v.strip() if isinstance(v, str) else v for k in ("label", "correction") if (v := feedback.get(k))]
+    if said[1:] and said[0] != said[1]:
+        message = "'label' and 'correction' are two different right answers"
+        findings.append(_bad(place, "two_answers", message, "write the right answer in one of them"))
+    elif correction is not None and not isinstance(correction, str):
         findings.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
     elif correction is not None and spec.labels and correction.strip() not in spec.labels:
         message = f"correction {correction!r:.60} is not a label of this task"
@@ -188,8 +217,9 @@ def _is_finite(score: Any) -> bool:
 
 
 def _corrected_answer(feedback: dict[str, Any]) -> Any:
-    """Return the corrected answer."""
-    return feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
+    """Return the corrected answer; an empty one only where there is no other."""
+    said = [feedback[key] for key in ("label", "correction") if feedback.get(key) is not None]
+    return max(said, key=bool, default=None)
 
 
 def _decided(time: Any) -> dict[str, str]:
@@ -205,7 +235,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     feedback = row.get("feedback") or {}
     correction, score = _corrected_answer(feedback), feedback.get("score")
     messages = row["messages"] if _sound_messages(row.get("messages")) else []
-    turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] != "system"]
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] not in SYSTEM_ROLES]
     texts = [
         *(t["content"] for t in turns),
         str(row.get("input") or ""),
@@ -224,7 +254,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "timestamp": _read_time(row["timestamp"]).isoformat(),
         "flag": scrub_text(flag if isinstance(flag, str) else "flagged", find) if flag else None,
         "score": float(score) if score is not None else None,
-        "correction": clean(correction.strip()) if correction else None,
+        "correction": clean(correction.strip()) or None if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),
         **_decided(feedback.get("decided")),
     }

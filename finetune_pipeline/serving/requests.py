@@ -7,12 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.findings import shortened
-from finetune_pipeline.production.log_rows import feedback_problems
+from finetune_pipeline.production.log_rows import ROLES, SYSTEM_ROLES, feedback_problems
 from finetune_pipeline.spec.model import TaskSpec
 
-ROLES = ("system", "user", "assistant")
 FEEDBACK = ("flag", "score", "correction", "label")
-_REFUSED = ("tools", "functions", "response_format", "logprobs", "tool_choice", "stop")
+_USED = {"messages", "model", "n", "stream", "stream_options", "store", "max_tokens", "max_completion_tokens", "user"}
+_IGNORED = {
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+}
+_IGNORED |= {
+    "metadata",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prediction",
+}
+"""Settings of sampling, bookkeeping and speed: the answer stays the one of the evaluation."""
+_DEFAULTS: dict[str, Any] = {"response_format": {"type": "text"}, "modalities": ["text"]}
+"""Values that ask for what is done anyway."""
 
 
 class BadRequest(ValueError):
@@ -47,16 +67,16 @@ def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
     """Parse a chat completion request. system_prompt: the one the model was trained with; known: names of the model.
 
     Sampling settings (temperature, top_p, seed, …) are accepted but ignored: answers are greedy, as in the evaluation.
-    Raises BadRequest for other settings that the answer would have to ignore.
+    Raises BadRequest for every other setting: the answer would have to ignore what it asks for.
     """
     if not isinstance(body, Mapping):
         raise BadRequest("the body is not a JSON object")
     model = body.get("model")
     if model is not None and model not in known:
         raise BadRequest(f"there is no model {model!r:.80}; use {known[0]!r}", "model", 404, "model_not_found")
-    for name in _REFUSED:
-        if body.get(name):
-            raise BadRequest(f"{name!r} is not supported by this server", name)
+    asked = {name for name, value in body.items() if value and value != _DEFAULTS.get(name)}
+    if foreign := sorted(asked - _USED - _IGNORED):
+        raise BadRequest(f"not supported by this server: {', '.join(map(repr, foreign))}", foreign[0])
     if body.get("n") not in (None, 1):
         raise BadRequest("answers are greedy, so there is only one: omit 'n'", "n")
     for name in ("stream", "store"):
@@ -85,12 +105,14 @@ def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
         place = f"messages[{i}]"
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise BadRequest(f"{place} must have a role: one of {', '.join(ROLES)}", place)
+        if message.get("tool_calls"):
+            raise BadRequest(f"{place}.tool_calls is not supported by this server", f"{place}.tool_calls")
         content = message.get("content")
         if isinstance(content, list) and all(_is_text(part) for part in content):
             content = "".join(part["text"] for part in content)
         if not isinstance(content, str):
             raise BadRequest(f"{place}.content must be text", f"{place}.content")
-        if message["role"] == "system":
+        if message["role"] in SYSTEM_ROLES:
             if i or content.strip() != system_prompt.strip():
                 raise BadRequest(
                     "the model was trained with its own system prompt and gives good answers only with that: "
@@ -123,8 +145,6 @@ def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str 
     feedback = {k: body[k] for k in FEEDBACK if body.get(k) is not None}
     if not feedback:
         raise BadRequest(f"no feedback: give one of {', '.join(FEEDBACK)}")
-    if not isinstance(feedback.get("flag", ""), str | bool):
-        raise BadRequest("'flag' must be text, or true", "flag")
     problems = feedback_problems(feedback, "feedback", spec)
     if problems:
         raise BadRequest("; ".join(f"{p.message}: {p.fix}" for p in problems))

@@ -200,12 +200,12 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     splits = store.find(task.name, "splits", baseline.inputs["train_split"])
     if splits is None:
         return f"the splits {baseline.inputs['train_split']} are missing from the artifact store: run `finetune run {task.name}`"
-    train = read_examples(examples_of(splits.folder, "train"))
+    train = read_examples(examples_of(store.check(splits).folder, "train"))
     if any(example.messages[-1].get("tool_calls") for example in train):
         return "answers with tool calls need a chat template, which a simple model does not have"
     reports = store.all_versions(task.name, "evaluation_report")
     report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
-    tested = read_json(report.path("evaluation.json"))["scores"] if report else {}
+    tested = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
     scores = {
         name: {"validation": score, **({"the sealed test": tested[SIMPLE + name]} if SIMPLE + name in tested else {})}
         for name, score in baseline.facts["simple"].items()

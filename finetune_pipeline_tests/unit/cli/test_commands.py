@@ -119,3 +119,18 @@ def test_check_refuses_a_harness_task_whose_rows_would_be_fetched(folder: Path, 
     write_task(folder / "bench", CHOICES)
     done = finetune("check", "demo")
     assert done.returncode == 2 and "fetched" not in done.stdout, "the rows are told, the task is fine"
+
+
+def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path, finetune: Any) -> None:
+    lock = tmp_path / "home" / "artifacts" / folder.name / ".locks" / "logs"
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to(lock)
+    done = finetune("review", folder.name, "--what", "flagged", "--page", tmp_path / "page.html")
+    assert done.returncode == 1 and "Errno" not in done.stderr
+    assert "symbolic links lead in a circle\nfix: remove or correct the link" in done.stderr
+
+
+@pytest.mark.parametrize("whom", [[], ["--user", ""], ["--user", "ann", "--id", " "]])
+def test_nobody_is_not_forgotten_with_success(folder: Path, finetune: Any, whom: list[str]) -> None:
+    done = finetune("forget", folder.name, *whom)
+    assert done.returncode == 1 and "give --user or --id" in done.stderr

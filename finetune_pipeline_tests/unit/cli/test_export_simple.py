@@ -117,3 +117,13 @@ def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) ->
     assert "# demo: TF-IDF and logistic regression" in card and "60 training rows" in card
     assert "| the sealed test | 40 | accuracy | 0.850 | 0.100 to 0.900 |" in card and "| validation | 20 |" in card
     assert "Better than prompting, but not significantly better than that." in card
+
+
+def test_rows_that_were_changed_since_teach_no_model(tmp_path: Path, finetune: Any) -> None:
+    make_store(tmp_path, "labels", best="linear", evaluated={"linear": 0.85})
+    (rows,) = (tmp_path / "home/artifacts/demo/splits").glob("*/train/*.jsonl")
+    for content in (rows.read_bytes()[:50], rows.read_bytes().replace(b"crash", b"smash")):
+        rows.write_bytes(content)
+        done = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
+        assert (done.returncode, (tmp_path / "out").exists()) == (1, False)
+        assert "train/examples.jsonl has changed" in done.stderr and "fix: remove" in done.stderr

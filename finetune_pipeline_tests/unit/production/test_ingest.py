@@ -75,6 +75,7 @@ def test_times_are_read_as_programs_write_them(task, store, tmp_path) -> None:
     assert {time[:19] for time in read} == {"2026-06-30T23:59:59"} and all(time.endswith("+00:00") for time in read)
 
 
+USER = {"role": "user", "content": "hello"}
 FAULTS: list[tuple[str, dict | str]] = [
     ("bad_json", "{broken"),
     ("missing_field", without("id")),
@@ -93,6 +94,12 @@ FAULTS: list[tuple[str, dict | str]] = [
     ("wrong_type", row(1, user=["ann"])),
     ("unknown_label", row(1, feedback={"label": "A"})),
     ("unknown_feedback", row(1, feedback={"thumb": "down"})),
+    ("wrong_type", row(1, feedback={"flag": {"value": False}})),
+    ("two_answers", row(1, feedback={"label": "a", "correction": "b"})),
+    # a conversation that cannot be told as it was is not told without its tool calls and pictures
+    ("missing_field", row(1, messages=[USER, {"role": "assistant", "content": "", "tool_calls": [{}]}, USER])),
+    ("missing_field", row(1, messages=[USER, {"role": "tool", "content": "4"}])),
+    ("missing_field", row(1, messages=[{"role": "user", "content": [{"type": "image_url"}]}])),
 ]
 
 
@@ -116,6 +123,18 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
 
 
+def test_a_developer_turn_is_a_system_turn_and_an_empty_label_hides_no_correction(task, store, tmp_path) -> None:
+    asked = [{"role": "developer", "content": "Answer shortly."}, USER]
+    write(task, [row(1, messages=asked, feedback={"label": "", "correction": "b"})])
+    take(task, store, tmp_path / "out")
+    (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
+    assert [(m["role"], m["content"]) for m in example.messages] == [
+        ("system", "s"),
+        ("user", "hello"),
+        ("assistant", "b"),
+    ]
+
+
 def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(task, store, tmp_path) -> None:
     write(task, [row(1), row(1, output="b"), row(1, input="another", feedback={"label": "b", "flag": "wrong"})])
     facts = take(task, store, tmp_path / "out")
@@ -126,12 +145,15 @@ def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(task, s
 
 def test_personal_data_and_users_are_gone_before_anything_is_written(task, store, tmp_path, monkeypatch) -> None:
     anns = row(1, input="write to ann@shop.example, 612 34 56 78", user="ann", feedback={"label": "a"})
-    write(task, [anns, '{"bad": "bob@shop.example, 612 34 56 78", "user": "bob"'])
+    wrapped = json.dumps({"log": json.dumps(row(2, user="bob")), "stream": "stdout"})
+    write(task, [anns, '{"bad": "bob@shop.example, 612 34 56 78", "user": "bob"', wrapped])
     monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)
     take(task, store, tmp_path / "out")
     written = "".join(p.read_text() for p in tmp_path.rglob("*.json*") if "demo/logs" not in str(p))
     assert not [name for name in ('"ann"', "ann@", "bob", "612 34") if name in written]
     assert "[EMAIL_1], [PHONE_1]" in written
+    cut, within = read_rows(tmp_path / "out" / "quarantine.jsonl")
+    assert cut["user"] == within["user"] is not None, "a shipper's wrapping hides no user"
     hashes = {read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"]}
     for key in ("one", "two"):
         monkeypatch.setenv("FINETUNE_USER_KEY", key)

@@ -13,6 +13,7 @@ from benchmarks.log_kills import play
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import intake, log_store
+from finetune_pipeline.production.forget import forget
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.production.streams import task_of
 
@@ -26,6 +27,11 @@ def ids(task: Task, store: ArtifactStore) -> list[str]:
     """What one more intake brings the store to, in the order in which it came."""
     intake.take_in(task, store)
     return [row["id"] for row in intake.log_store(task, store).rows()]
+
+
+def _rows(task: Task, store: ArtifactStore) -> list[dict]:
+    intake.take_in(task, store)
+    return list(intake.log_store(task, store).rows())
 
 
 def test_ten_kills_over_every_rotation_lose_and_double_nothing(tmp_path: Path) -> None:
@@ -110,6 +116,46 @@ def test_a_line_that_is_too_long_is_told_and_the_next_one_counts(task: Task, sto
     rows = list(intake.log_store(task, store).rows())
     assert [row.get("id") or row["findings"][0]["rule"] for row in rows] == ["r1", "log.too_long", "r2"]
     assert [row["source"]["line"] for row in rows] == [1, 2, 3]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read_as_any_other(task: Task, store: ArtifactStore) -> None:
+    (task.folder / "logs" / os.fsdecode(b"caf\xe9.jsonl")).write_text(line(1))
+    (task.folder / "logs" / "b.jsonl").write_text(line(2))
+    assert [sorted(ids(task, store)) for _ in range(2)] == [["r1", "r2"]] * 2
+    assert {row["source"]["file"] for row in intake.log_store(task, store).rows()} == {
+        "logs/caf\N{REPLACEMENT CHARACTER}.jsonl",
+        "logs/b.jsonl",
+    }
+
+
+def test_zero_bytes_after_a_power_cut_cost_the_half_line_only(task: Task, store: ArtifactStore) -> None:
+    path = task.folder / "logs" / "a.jsonl"
+    path.write_text(line(1) + line(2)[:30] + "\0" * 500 + line(3) + line(4)[:-1] + "\0" * 7 + "\n" + line(5))
+    assert [row.get("id") or row["raw"] for row in _rows(task, store)] == ["r1", line(2)[:30], "r3", "r4", "r5"]
+    path.write_bytes(line(6).encode("utf-16"))
+    (bad,) = _rows(task, store)[5:]
+    assert bad["kind"] == "bad", "UTF-16 has zero bytes in its letters: it is one bad line, not one for each letter"
+
+
+def test_a_gzip_file_that_stays_broken_is_told_once_and_a_whole_copy_read_on(task: Task, store: ArtifactStore) -> None:
+    path = task.folder / "logs" / "a.jsonl.1.gz"
+    whole = gzip.compress("".join(line(n, output=f"{n * n}") for n in range(3000)).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    began = path.stat().st_mtime
+    intake.take_in(task, store, now=began + 60)
+    read = len(_rows(task, store))
+    assert 100 < read < 2900 and {row["kind"] for row in _rows(task, store)} == {"row"}, "it may be written still"
+    for hours in (2, 3):
+        intake.take_in(task, store, now=began + hours * 3600)
+    *_, bad = intake.log_store(task, store).rows()
+    assert bad["source"] == {"file": "logs/a.jsonl", "line": read + 1}
+    (found,) = bad["findings"]
+    assert found["rule"] == "log.damaged_file" and "ended before" in found["message"] and "whole copy" in found["fix"]
+    with pytest.raises(OutsideError, match=r"a\.jsonl\.1\.gz is damaged .* whose rows"):
+        forget(task, store, users=["ann"])
+    path.write_bytes(whole)
+    assert sorted(r["id"] for r in _rows(task, store) if r["kind"] == "row") == sorted(f"r{n}" for n in range(3000))
+    assert len(_rows(task, store)) == 3001
 
 
 def test_logs_behind_a_url(tmp_path: Path, store: ArtifactStore) -> None:

@@ -116,6 +116,10 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     assert repeated["choices"] == plain["choices"]
     events = running.chat(stream=True, stream_options={"include_usage": True})[1].split("\n\n")
     assert events[-2] == "data: [DONE]" and json.loads(events[-3].removeprefix("data: "))["usage"] == plain["usage"]
+    asked[0] = {"role": "developer", "content": SYSTEM}
+    ignored = {"temperature": 2, "seed": 7, "metadata": {"a": "b"}, "response_format": {"type": "text"}, "tools": []}
+    as_new_clients_ask = running.ask("/v1/chat/completions", {"messages": asked, **ignored})[1]
+    assert as_new_clients_ask["choices"] == plain["choices"]
     turns[0]["content"] = "Speak like a pirate."
     status, refused = running.ask("/v1/chat/completions", {"messages": turns})
     assert status == 400 and "omit the system turn" in refused["error"]["message"]
@@ -135,6 +139,13 @@ def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(task: Task, runnin
         ({**ASKED, "n": 2}, 400, "only one"),
         ({**ASKED, "tools": [{}]}, 400, "not supported"),
         ({**ASKED, "stop": ["."]}, 400, "not supported"),
+        ({**ASKED, "logit_bias": {"7": 1}, "guided_choice": ["a"]}, 400, "server: 'guided_choice', 'logit_bias'"),
+        ({**ASKED, "response_format": {"type": "json_object"}}, 400, "not supported"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, *ASKED["messages"]]},
+            400,
+            "tool_calls",
+        ),
         ({**ASKED, "stream": "yes"}, 400, "'stream' must be true or false"),
         ({**ASKED, "max_completion_tokens": None, "max_tokens": 0}, 400, "positive whole number"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, 400, "content must be text"),
@@ -159,6 +170,8 @@ def test_bad_feedback(running: Running) -> None:
         ({"score": float("inf")}, 400, "not a finite number: Infinity"),
         ({"score": 10**400}, 400, "not a finite number: write"),
         ({"flag": "\ud800"}, 400, "half of a surrogate pair"),
+        ({"flag": ["wrong"]}, 400, "the flag is neither text nor true or false"),
+        ({"label": "billing", "correction": "how_to"}, 400, "two different right answers"),
         ({"falg": "x"}, 400, "unknown: 'falg'"),
         ({"k" * 100_000: "x"}, 400, "characters left out"),
     ):
