@@ -148,12 +148,12 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     answer_column = _column(columns, answer) if answer else answers[0] if answers else None
     if answer_column is None:
         return None
-    possible = [c for c in texts if c.path != answer_column.path]
+    rest = [c for c in texts if c.path != answer_column.path]
     if answer_column in texts and not any(
         names.rank(c.name, (*names.TEXTS, *names.WRITTEN)) is not None for c in texts
     ):
-        possible.sort(key=lambda c: list(columns).index(c.path))  # the first column asks, the second answers
-    text_column = _column(columns, text) if text else next(iter(possible), None)
+        rest.sort(key=lambda c: list(columns).index(c.path))  # the first column asks, the second answers
+    text_column = _column(columns, text) if text else next(iter(rest), None)
     if text_column is None and (segments is None or text):
         return None
     others = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
@@ -170,16 +170,17 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     beside = [c for c in (*others, *contexts) if c.path != answer_column.path]
     if text_column and (both := instruction(text_column, beside, asked_by)):
         head, subject = both
-        fields["text"] = joined(head, subject)
+        expression = joined(head, subject)
+        fields = {"text": expression, "label": answer_column.expression}
         if written:
             fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
         used = {head.path, subject.path}
     several = indicators(useful, answer_column) if not answer else []
     if several:
-        fields = {"text": fields.get("text", fields.get("prompt", expression)), "label": labels_of(several)}
+        fields = {"text": expression, "label": labels_of(several)}
         used |= {c.path for c in several}
     if choices:
-        fields = {"text": with_lines(fields["text"], choices.expression), "label": answer_column.expression}
+        fields = {"text": with_lines(expression, choices.expression), "label": answer_column.expression}
         used |= choices.paths
     asked = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
     used |= {answer_column.path, KEY}
@@ -189,6 +190,7 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
+    chosen = ", ".join(c.path for c in several) or answer_column.path
     possible = [
         text_column.path if text_column else expression,
         *(c.path for c in texts if c.path != answer_column.path),
@@ -196,11 +198,9 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     return Choice(
         fields=fields,
         text=" and ".join(asked) or expression,
-        answer=", ".join(c.path for c in several) or answer_column.path,
+        answer=chosen,
         texts=list(dict.fromkeys(possible)),
-        answers=list(
-            dict.fromkeys([", ".join(c.path for c in several) or answer_column.path, *(c.path for c in answers)])
-        ),
+        answers=list(dict.fromkeys([chosen, *(c.path for c in answers)])),
         unused=_unused(columns, used),
     )
 

@@ -154,9 +154,9 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     if names.rank(chat.columns[0], ("history",)) is not None and len(asking) < len(lists) / 2:
         own = {names.plain_name(c.name): c for c in beside if c.is_top}
         request = next((own.pop(name) for name in _REQUESTS if name in own), None)
-        said = next((own[name] for name in (*names.WRITTEN, "text") if name in own), None)
-        if request and said:
-            return _behind_history(chat, request, said)
+        reply = next((own[name] for name in (*names.WRITTEN, "text") if name in own), None)
+        if request and reply:
+            return _behind_history(chat, request, reply)
     if len(asking) < _ASKING * len(lists) or not answers:
         return None if len(roles) == 1 else chat
     answer = min(answers, key=lambda c: (names.rank(c.name, (*_ANSWERS, *names.TEXTS)) is None, -c.longest))

@@ -111,6 +111,7 @@ def test_the_choices_of_a_question_are_asked_with_it(tmp_path: Path) -> None:
     assert said(tmp_path, of_hub(mmlu, answer=named), "a.parquet") == MARKED
     arc = [{"question": q, "choices": {"text": some, "label": list("ABCD")}, "answerKey": y} for q, some, y in rows]
     assert said(tmp_path, lines(arc)) == MARKED
+    assert len(said(tmp_path, lines(arc[:5]))) == 5  # too few for labels
     stems = [
         {"answerKey": y, "question": {"stem": q, "choices": [{"label": "?", "text": c} for c in some]}}
         for q, some, y in rows
