@@ -68,7 +68,7 @@ def transcript_of(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | N
     """(the column whose every text is a whole conversation, with who speaks in front of each turn; the speakers)."""
     for column in (c for c in columns.values() if c.kind == "text" and not c.is_rejected):
         texts = list(column.values)[:SAMPLE]
-        speaking = [{turn["role"] for turn in turns_in(text)} for text in texts]
+        speaking = [{turn["role"] for turn in turns_in(text)} - {""} for text in texts]
         if texts and all(len(some) > 1 for some in speaking) and not any(map(_CALLS.search, texts)):
             counts = Counter(who for some in speaking for who in some)
             return column, [who for who, n in counts.items() if n >= _OFTEN * len(texts)]
@@ -76,10 +76,9 @@ def transcript_of(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | N
 
 
 def turns_in(text: str, speakers: Container[str] | None = None) -> list[dict[str, str]]:
-    """The turns of a whole conversation in one text, of these speakers; what stands before the first is left out."""
+    """The turns of a whole conversation in one text, of these speakers; what stands before the first has no role."""
     marks = [mark for mark in _MARK.finditer(text) if speakers is None or mark[1].casefold() in speakers]
-    ends = [*(mark.start() for mark in marks), len(text)][1:]
-    return [
-        {"role": mark[1].casefold(), "content": _ENDS.sub("", text[mark.end() : end]).strip()}
-        for mark, end in zip(marks, ends, strict=True)
-    ]
+    ends = [*(mark.start() for mark in marks), len(text)]
+    before = [("", text[: ends[0]])] if text[: ends[0]].strip() else []
+    said = [(mark[1].casefold(), text[mark.end() : end]) for mark, end in zip(marks, ends[1:], strict=True)]
+    return [{"role": who, "content": _ENDS.sub("", content).strip()} for who, content in [*before, *said]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, lines, turns
+from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, drafted, lines, of, turns
 from finetune_pipeline_tests.unit.data.test_exports import said_in
 from finetune_pipeline_tests.unit.data.test_public_sets import refusal, said
 
@@ -32,6 +32,8 @@ def test_conversations_in_one_text_are_read(tmp_path: Path, key: str, form: str,
     assert said(tmp_path, lines(rows)) == said_in(CHATS)
     quoting = [row | {key: row[key] + ("\nSystem: ready" if not row["id"] else "")} for row in rows]
     assert any(answer.endswith("System: ready") for _, answer in said(tmp_path, lines(quoting)))
+    made = drafted(of(tmp_path, "b.jsonl", lines([row | {key: f"A chat.\n{row[key]}"} for row in rows])))
+    assert made.notes[-1] == f"left out: {len(CHATS)} turns of neither side, or without text"
     calls = [row | {key: row[key] + "\nFUNCTION RESPONSE: {}\n"} for row in rows]
     assert "no two columns look like a text and its answer" in refusal(tmp_path, lines(calls))
 
