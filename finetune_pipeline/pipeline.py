@@ -74,7 +74,7 @@ STEPS = [
         data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, outside: validation_settings(spec),
-        code_version="12",
+        code_version="13",
         checks=(
             data_check.files_read,
             data_check.validated_accounted,

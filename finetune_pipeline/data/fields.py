@@ -161,7 +161,8 @@ def _looking_into_texts(node: dict[str, Any]) -> dict[str, Any]:
     """The expression, made to decode texts in JSON that it looks into."""
     children = [_looking_into_texts(c) if isinstance(c, dict) else c for c in node.get("children", ())]
     if node.get("type") in _LED and node["type"] != "pipe":
-        children[0] = {"type": "unpacked", "children": children[:1]}
+        read = len(children) - 1 if node["type"] == "subexpression" else 1  # `a.b.c` is one node of three
+        children[:read] = [{"type": "unpacked", "children": [child]} for child in children[:read]]
     return {**node, "children": children}
 
 

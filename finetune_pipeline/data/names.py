@@ -90,8 +90,9 @@ def is_known_name(cell: str) -> bool:
 def rank(name: str, names: tuple[str, ...]) -> int | None:
     """The rank of a name in a list: as a whole, else by one of its words (`ticket_category`); None: not found."""
     plain = plain_name(name)
-    if plain in names:
-        return names.index(plain)
+    numbered = plain.rstrip("0123456789")  # sentence1
+    if (known := plain if plain in names else numbered) in names:
+        return names.index(known)
     words = plain.split("_")
     ranks = [len(names) + names.index(word) for word in words if word in names and len(word) > 2]
     return min(ranks) if ranks and "id" not in words else None

@@ -15,6 +15,8 @@ from finetune_pipeline.data.formats.messages import REASONING_PARTS, TEXT_PARTS
 from finetune_pipeline.data.names import GUESSES, IDS, LEFT_OUT, REJECTED, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
+SAMPLE = 2_000
+"""Rows used to compare columns without a known name."""
 _DEEPEST = 6
 _MOST_VALUES = 5_000
 MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8

@@ -14,6 +14,7 @@ from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import Column, as_text, leaves
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.speakers import are_speakers, both_sides, roles_of, said_in, turn_keys
+from finetune_pipeline.data.draft.turn_rows import turns_in
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of
@@ -29,6 +30,7 @@ _WHOLE: dict[str | None, tuple[tuple[str, str], dict[str, str]]] = {
 }
 """Formats whose rows are conversations without a list of turns: the keys they read, and Chat.whole."""
 _ANSWERS = (*names.WRITTEN, "choices", "chosen", "result", "outputs", "candidates")
+_REQUESTS = ("input", "question", "query", "message", "prompt", "instruction", "request", "utterance")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
 _BESIDES = {
@@ -48,6 +50,7 @@ class Chat:
         speaker, said: Keys of a turn, or columns of a table with one turn per row.
         thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
         answer: Column of the answer, where the turns end with the user's.
+        transcript: Whether the first of `columns` holds each conversation in one text.
         whole: Where a format reads the rows as they are, and no column holds the turns: the fields that leave out system turns.
     """
 
@@ -58,6 +61,7 @@ class Chat:
     text_key: str = "content"
     thread: str = ""
     answer: str = ""
+    transcript: bool = False
     whole: Mapping[str, str] | None = None
 
 
@@ -96,6 +100,8 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
             continue
         speaker, text_key = keys
         speakers = dict.fromkeys(str(turn.get(speaker)) for turn in turns)
+        if len({(str(turn.get(speaker)), str(turn.get(text_key))) for turn in turns}) == len(speakers) < len(turns):
+            continue  # the same name has always the same text: labels and what they mean
         if (len(speakers) == 1 or not column.is_top or turns is flat) and not names.by_name(speakers, names.USERS):
             continue
         roles = roles_of(speakers)
@@ -136,7 +142,21 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     beside = [c for c in columns.values() if c.kind == "text" and not any(of in c.path for of in chat.columns)]
     beside = [c for c in beside if not (c.is_rejected or c.is_guess or c.is_id)]
     answers = [c for c in beside if len(c.values) > 1 and c.filled >= 0.5 * c.rows]
-    answers = [c for c in answers if any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))]
+    by_assistant = {
+        f"{p[:-5]}." for p, c in columns.items() if p.endswith(".role") and c.values.keys() == {"assistant"}
+    }
+    answers = [
+        c
+        for c in answers
+        if c.path.startswith(tuple(by_assistant))
+        or any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
+    ]
+    if names.rank(chat.columns[0], ("history",)) is not None and len(asking) < len(lists) / 2:
+        own = {names.plain_name(c.name): c for c in beside if c.is_top}
+        request = next((own.pop(name) for name in _REQUESTS if name in own), None)
+        reply = next((own[name] for name in (*names.WRITTEN, "text") if name in own), None)
+        if request and reply:
+            return _behind_history(chat, request, reply)
     if len(asking) < _ASKING * len(lists) or not answers:
         return None if len(roles) == 1 else chat
     answer = min(answers, key=lambda c: (names.rank(c.name, (*_ANSWERS, *names.TEXTS)) is None, -c.longest))
@@ -152,11 +172,19 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     return replace(chat, fields={**chat.fields, "messages": messages}, roles=roles, answer=answer.path)
 
 
+def _behind_history(chat: Chat, request: Column, said: Column) -> Chat:
+    """The chat, where the list of turns holds what was said before a request and its answer, which stand beside it."""
+    last = f"{{role: 'user', content: {request.path}}}, {{role: 'assistant', content: {said.path}}}"
+    asked = chat.fields.get("messages", chat.columns[0] + _each(chat.speaker, chat.text_key))
+    fields = {**chat.fields, "messages": f"[{asked} || `[]`, [{last}]][]"}
+    return replace(chat, fields=fields, columns=(*chat.columns, request.path, said.path))
+
+
 def _each(speaker: str, text_key: str) -> str:
     """What makes turns with these keys turns of `role` and `content`."""
     if (speaker, text_key) == ("role", "content"):
         return ""
-    said = "parts[].{type: 'text', text: text}" if text_key == "parts" else text_key
+    said = "parts[].{type: 'text', text: text || content}" if text_key == "parts" else text_key
     return f"[].{{role: {speaker}, content: {said}}}"
 
 
@@ -198,6 +226,9 @@ def joined_turns(rows: Iterable[RawRow], chat: Chat, left_out: Counter[str]) -> 
     if not chat.thread:
         for row in rows:
             found = _turns([row.value], chat.columns[0])
+            if chat.transcript:
+                find = compile_expression(chat.columns[0])[0]
+                found = [turns_in(text, chat.roles)] if isinstance(text := find(row.value, "", None), str) else []
             left_out["rows without turns"] += not found
             for some in found:
                 some = [_flat(turn) if isinstance(turn, dict) else turn for turn in some]  # noqa: PLW2901

@@ -26,7 +26,11 @@ def is_columns(document: Any) -> bool:
         return False
     values = [list(v.values()) if isinstance(v, dict) else v for v in document.values()]
     plain = all(isinstance(v, list) and not any(isinstance(x, dict | list) for x in v) for v in values)
-    return plain and len({len(v) for v in values}) == 1 and len(values[0]) > 1
+    if not plain:
+        return False
+    longest = max(map(len, values))  # names of classes may stand beside the columns
+    columns = [key for key, v in zip(document, values, strict=True) if len(v) == longest]
+    return len(columns) > 1 < longest and any(map(is_known_name, columns))
 
 
 def rows_path(document: Any) -> str | None:
@@ -36,14 +40,16 @@ def rows_path(document: Any) -> str | None:
     if not isinstance(document, dict) or not document or _is_row(document):
         return None
     lists = [v for v in document.values() if isinstance(v, list) and v]
-    if lists and len(lists) == len(document) and _alike(lists):
+    if lists and all(isinstance(v, list) for v in document.values()) and _alike(lists):
         return None  # lists of rows under their keys
     lists_within = sorted(_lists(document, ()), key=lambda of: (-of[0], of[1]))
     for _, _, path in lists_within[:1]:
         if below := _paragraphs(compile_expression(path)[0](document, "", None)):
             return f"{path}[].{below}"
     if lists_within and lists_within[0][0] > 1:
-        return lists_within[0][2]
+        first = lists_within[0][2]
+        same = [path for _, _, path in lists_within if _keys_at(document, path) == _keys_at(document, first)]
+        return f"[{', '.join(same)}][]" if len(same) > 1 else first
     values = list(document.values())
     if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
         return "values(@)"
@@ -72,6 +78,12 @@ def _alike(lists: Sequence[Sequence[Any]]) -> bool:
         return len(kinds) == 1
     keys = [set().union(*(element for element in some[:20])) for some in lists]
     return bool(set.intersection(*keys))
+
+
+def _keys_at(document: Any, path: str) -> set[str] | None:
+    """The keys of the first rows at a path, None where they are no objects."""
+    some = compile_expression(path)[0](document, "", None)[:20]
+    return set().union(*some) if all(isinstance(row, dict) for row in some) else None
 
 
 def _lists(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:

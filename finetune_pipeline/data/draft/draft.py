@@ -150,16 +150,16 @@ def _validated(
 
 def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     """Complete the draft of a conversation task: roles, and the treatment of system turns."""
-    data = _with(made.reading.data, chat.fields)
-    if chat.roles and not chat.thread:
+    data, converts = _with(made.reading.data, chat.fields), bool(chat.thread) or chat.transcript
+    if chat.roles and not converts:
         data["roles"] = dict(chat.roles)
     if chat.answer:
         made.notes.append(f"the conversations end with the user: {chat.answer} is the answer")
-    rows = list(_validated(files, data)) if not chat.thread else []
+    rows = list(_validated(files, data)) if not converts else []
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
     first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]
     has_calls = any("tools" in value or "tool_calls" in str(value)[:5_000] for value in first)
-    if chat.thread or (len(broken) > 0.2 * len(rows) and not (has_calls or chat.answer or chat.whole is not None)):
+    if converts or (len(broken) > 0.2 * len(rows) and not (has_calls or chat.answer or chat.whole is not None)):
         left_out: Counter[str] = Counter()
         for name, path in files:
             records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")

@@ -45,11 +45,12 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            below = ((p, p.relative_to(path).parent.parts) for p in path.rglob("*") if p.is_file() and is_known(p))
+            below = ((p, p.relative_to(path).parent.parts) for p in path.rglob("*") if p.is_file() and _is_raw(p))
             inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
             if not inside:
                 message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
-                problems.append(Finding("draft.no_files", "error", str(path), message, "name the files"))
+                fix = "name the files; of texts in files of their own, make one CSV with the columns text and label"
+                problems.append(Finding("draft.no_files", "error", str(path), message, fix))
             files |= {os.path.abspath(file): file for file in inside}
         elif path.is_file():
             files[os.path.abspath(path)] = path
@@ -72,6 +73,11 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
         name = f"raw/{printable}" if f"raw/{printable}" not in given else next(n for n in same if n not in given)
         given[name] = GivenFile(name, path)
     return list(given.values())
+
+
+def _is_raw(path: Path) -> bool:
+    """Whether a file of a folder is named with it. Arrow files are, so that what holds them is refused, and not read in part."""
+    return is_known(path) or path.suffix == ".arrow"
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_pipeline.data.draft.document_rows import is_columns, is_map, rows_path
+from finetune_pipeline.data.draft.other_texts import other_text
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
@@ -27,6 +28,7 @@ from finetune_pipeline.spec.loading import validated_spec
 from finetune_pipeline.spec.model import TaskSpec
 
 _LOOKED_AT = 500
+_DEEPEST, _HEAD = 4, 2_000
 MOST_ROWS = 50_000
 """Rows of a file used to judge its columns; labels are counted over all rows."""
 _FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
@@ -89,8 +91,12 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
     for name, path in files:
         container, seen = look_at(path, name, spec_of(reading.data))
         reading.containers[name] = container.kind
+        with RawStream(path, seen.encoding) as stream:
+            other = other_text(stream.buffered().read(_HEAD)) if container.kind in ("csv", "unknown", "json") else None
         if seen.problem:
             reading.problems.append(seen.problem)
+        elif other:
+            reading.refuse("other_text", name, f"the file was not read: it is {other[0]}", other[1])
         elif container.kind == "workbook":
             _choose_sheet(path, name, reading)
         elif container.kind == "json" or (container.kind == "json_lines" and seen.lines <= 1):
@@ -120,13 +126,22 @@ def _is_half_a_batch(rows: Sequence[Any]) -> bool:
 
 def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
     """The rows with those columns decoded whose every text is an object or a list: that is how `data.fields` sees them."""
-    cells = (cell for row in rows if isinstance(row.value, dict) for cell in row.value.items())
-    plain = {key for key, text in cells if isinstance(text, str) and text.strip() and isinstance(unpacked(text), str)}
+    plain = {path for row in rows for path, text in _texts_in(row.value, ()) if isinstance(unpacked(text), str)}
 
-    def decoded_in(value: Any) -> Any:
-        return {k: v if k in plain else unpacked(v) for k, v in value.items()} if isinstance(value, dict) else value
+    def decoded_in(value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return {k: decoded_in(v, (*path, k)) for k, v in value.items()}
+        return value if path in plain or not path else unpacked(value)
 
-    return [RawRow(row.key, decoded_in(row.value)) for row in rows]
+    return [RawRow(row.key, decoded_in(row.value, ())) for row in rows]
+
+
+def _texts_in(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(keys, text) of the texts in an object and in the objects below it."""
+    for key, item in value.items() if isinstance(value, dict) and len(path) < _DEEPEST else ():
+        if isinstance(item, str) and item.strip():
+            yield (*path, key), item
+        yield from _texts_in(item, (*path, key))
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
@@ -230,16 +245,17 @@ def _is_number(text: str) -> bool:
 
 def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
     """Choose the sheet with the most rows of two or more cells and those of the same header, and whether there is one."""
-    sheets = sheets_of(reading.data.get("sheet")) or sheet_names(path)
+    all_sheets = sheet_names(path)
+    sheets = sheets_of(reading.data.get("sheet")) or [s for s, seen in all_sheets.items() if seen] or [*all_sheets]
     rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
     sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)
     if sheet is None or not rows_of[sheet]:
         return  # the reader says what is wrong
     header = _header(rows_of[sheet], name, reading)
-    if len(sheets) > 1:
+    if len(all_sheets) > 1:
         alike = [s for s in sheets if s == sheet or (header and rows_of[s][:1] == rows_of[sheet][:1])]
         reading.data["sheet"] = alike if len(alike) > 1 else sheet
-        others = ", ".join(quoted(s) for s in sheets if s not in alike)
+        others = ", ".join(quoted(s) for s in all_sheets if s not in alike)
         unread = f", and not {others}" if others else ""
         reading.notes.append(f"{name}: {', '.join(map(quoted, alike))} of its sheets read{unread}")
     reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}

@@ -21,7 +21,7 @@ _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
 def said_in(value: Any) -> str:
     """The text of a turn, or of its content parts."""
     parts = value if isinstance(value, list) else [value]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts = [part.get("text", part.get("content")) if isinstance(part, dict) else part for part in parts]
     return "".join(text for text in texts if isinstance(text, str)).strip()
 
 

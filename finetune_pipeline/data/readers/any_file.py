@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from datetime import date, datetime
@@ -146,10 +147,14 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             if size > spec.data.max_unpacked_gib * (1 << 30):
                 yield too_large(file, size)
                 return
+            classes = _class_names(table.schema_arrow.metadata, spec.labels)
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in _rows(batch):
                     number += 1
-                    yield _record(row, number, file)
+                    named = (
+                        row if isinstance(row, Exception) else {k: _named(v, classes.get(k)) for k, v in row.items()}
+                    )
+                    yield _record(named, number, file)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
         if number:
@@ -158,6 +163,28 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
         else:
             message = f"the Parquet file cannot be read: {reason}"
             yield about_file("bad_parquet", file, message, "write or copy the file again")
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:
+    """The names of classes by column, from what Hugging Face datasets writes into a schema: the rows hold their numbers. A task
+    whose labels are the numbers keeps them."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        inner = {name: of[0] if isinstance(of, list) else of.get("feature", of) for name, of in features.items()}
+        classes = {name: of["names"] for name, of in inner.items() if of.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
+        return {}
+    named = {k: v for k, v in classes.items() if isinstance(v, list) and all(isinstance(n, str) for n in v)}
+    return {k: v for k, v in named.items() if len({*v}) == len(v) and not (labels and {*v}.isdisjoint(labels))}
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    """A number, or a list of them, as the names of classes; -1 means that there is none."""
+    if names and isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if not names or not isinstance(value, int) or value >= len(names):
+        return value
+    return names[value] if value >= 0 else None
 
 
 def _rows(batch: Any) -> list[dict[str, Any] | Exception]:

@@ -16,6 +16,7 @@ import msgspec
 
 from finetune_pipeline.data.fields import ROW_KEYS, is_row_key, named_in_fields
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.names import is_known_name
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.encoding import OLE, PARQUET, ZIP, other_container
 from finetune_pipeline.data.readers.json_document import FIRST_PAIR
@@ -140,6 +141,11 @@ def _titles(rows: Sequence[Sequence[str]]) -> int:
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
     few = max(1, median(filled or [0]) / 2)
     above = next((i for i, n in enumerate(filled) if n > few), 0)
+    if (
+        filled[above : above + 1] < filled[above + 1 : above + 2] and len(rows) > above + 2
+    ):  # names of groups of columns
+        first, second = ({*filter(is_known_name, map(str.strip, row))} for row in rows[above : above + 2])
+        above += not first and len(second) > 1
     return above if above <= _MOST_TITLES and 2 * sum(n > few for n in filled) > len(filled) else 0
 
 

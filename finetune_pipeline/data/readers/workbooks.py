@@ -68,16 +68,16 @@ def sheets_of(declared: str | list[str] | None) -> list[str]:
     return [declared] if isinstance(declared, str) else declared or []
 
 
-def sheet_names(path: Path) -> list[str]:
-    """The sheet names of a workbook in order; none if it cannot be opened."""
+def sheet_names(path: Path) -> dict[str, bool]:
+    """The sheet names of a workbook in order, and whether people see the sheet; none if it cannot be opened."""
     import openpyxl
 
     try:
         with warnings.catch_warnings(action="ignore"), path.open("rb") as handle:
             book = openpyxl.load_workbook(handle, read_only=True)  # of a path it wants to see a suffix
-            return [sheet.title for sheet in book.worksheets]
+            return {sheet.title: sheet.sheet_state == "visible" for sheet in book.worksheets}
     except Exception:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises; the reader says what is wrong
-        return []
+        return {}
 
 
 def _unpacked(archive: zipfile.ZipFile, limit: int) -> int | None:
@@ -158,6 +158,8 @@ def _text(value: Any) -> str:
         return "TRUE" if value else "FALSE"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
+    if isinstance(value, float):
+        return f"{value:.15g}"  # as a spreadsheet shows it: 0.15, and not 0.15000000000000002
     if isinstance(value, datetime):
         midnight = value.time() == time(0)
         return value.date().isoformat() if midnight else value.isoformat(sep=" ")

@@ -380,7 +380,7 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
         ("data.csv_dialect", {"a.csv": table([["text", "label", "label"], *([t, y, y] for t, y in PAIRS)])}),
         ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in PAIRS)}),
         (
-            "draft.unreadable",
+            "draft.other_text",
             {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
         ),
         ("draft.unreadable", {"a.jsonl": "null\n" * 9}),

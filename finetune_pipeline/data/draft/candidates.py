@@ -1,0 +1,93 @@
+"""Columns that may hold the user's text or the answer, likeliest first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from finetune_pipeline.data import names
+from finetune_pipeline.data.draft.columns import KEY, SAMPLE, Column, as_text, leaves
+from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.quality.linear_model import features, predicted
+
+_PREDICTABLE = 0.1
+"""A column without a known name needs this predictability (:func:`_predictability`) to count as label."""
+
+
+def texts_of(columns: Mapping[str, Column]) -> list[Column]:
+    """Columns that may hold the user's text, likeliest first: by name, unless others hold much more text."""
+    some = [c for c in columns.values() if c.is_text]
+    longest = max((c.mean_words for c in some), default=0.0)
+    written = {c.path for c in some if names.rank(c.name, names.WRITTEN) is not None}
+
+    def order(c: Column) -> tuple[bool, bool, bool, int, float]:
+        place = names.rank(c.name, names.TEXTS)
+        telling = place is not None and c.mean_words >= (longest if c.path in written else min(3.0, 0.3 * longest))
+        return (
+            c.is_below(names.SAID),
+            c.path in written and not telling,
+            not telling,
+            place or 0 if telling else 0,
+            -c.mean_words,
+        )
+
+    return sorted(some, key=order)
+
+
+def answers_of(
+    rows: Sequence[RawRow], columns: Mapping[str, Column], texts: Sequence[Column], segments: str | None
+) -> list[Column]:
+    """Columns that may hold the answer, likeliest first. One value for all rows is none; nor is a list of one."""
+    possible = [c for p, c in columns.items() if len(c.values) > 1 and f"{p}[0]" not in columns]
+    labels = [c for c in possible if c.is_label]
+    asked = texts[0].path if texts else ""
+    named = _ranked([c for c in labels if c.path != KEY], names.LABELS)
+    # written answers of known names come before labels: a question's category is beside its answer
+    usual = [c for c in possible if names.rank(c.name, names.WRITTEN) is not None and c.path != asked]
+    usual = [c for c in usual if c.filled >= 0.5 * c.rows and not c.is_id and c not in named]
+    usual = [c for c in usual if not asked.startswith(f"{c.path}.")]  # what holds the text is no answer
+    written = _ranked([c for c in usual if c.is_text or c.is_json or c.is_label or c.numeric], names.WRITTEN)
+    unnamed, unpredictable = [c for c in labels if c not in named and c not in written], []
+    if asked and not named and not written and (len(unnamed) > 1 or len(texts) > 1):
+        gain = {c.path: _predictability(rows, asked, c.path) for c in unnamed}
+        unpredictable = [c for c in unnamed if gain[c.path] <= _PREDICTABLE]
+        unnamed = [c for c in unnamed if c not in unpredictable]
+        unnamed.sort(key=lambda c: (-round(gain[c.path], 1), c.numeric))
+    structured = [c for c in possible if c.is_json and c.is_top and c not in written]
+    structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
+    said = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")]
+    second = [c for c in texts[1:] if c not in written]
+    unknown = all(names.rank(c.name, names.TEXTS) is None for c in texts)
+    if len(texts) > 1 and not written and (unknown or len(texts) == 2):  # the first column asks, the second answers
+        first, last = sorted(texts, key=lambda c: list(columns).index(c.path))[:2]
+        second = [last] if asked == first.path or unknown else [first]
+    found = {c.path: c for c in [*written, *named, *unnamed, *said, *structured, *second, *unpredictable]}
+    asks = {path: c.is_below(names.ASKED) and not c.is_below(names.SAID) for path, c in found.items()}
+    return sorted(found.values(), key=lambda c: (c.is_guess or c.is_decision, asks[c.path]))
+
+
+def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
+    ranked = [(place, c) for c in columns if (place := names.rank(c.name, known)) is not None]
+    return [c for _, c in sorted(ranked, key=lambda of: of[0])]
+
+
+def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
+    """How well a linear model predicts a column from the texts: held-out accuracy, rescaled from 0 (the most common
+    value) to 1."""
+    step = max(1, len(rows) // SAMPLE)
+    pairs = []
+    for row in rows[::step]:
+        values = {path: value for path, _, value in leaves(row.value)} | {KEY: row.key}
+        if values.get(text) is not None and values.get(label) is not None:
+            pairs.append((as_text(values[text]), as_text(values[label])))
+    if len(pairs) < 20:
+        return 0.0
+    matrix = features([t for t, _ in pairs])
+    classes, given = np.unique([value for _, value in pairs], return_inverse=True)
+    held = np.random.default_rng(0).random(len(pairs)) < 1 / 3  # labels may come in turn
+    guessed = predicted(matrix[~held], given[~held], matrix[held], len(classes)).argmax(axis=1)
+    commonest = Counter(given[~held].tolist()).most_common(1)[0][0]
+    base, right = float((given[held] == commonest).mean()), float((guessed == given[held]).mean())
+    return (right - base) / max(1e-9, 1 - base)

@@ -1,0 +1,115 @@
+"""Conversations, messages and logs as newcomers have them: each with the examples that it must give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, drafted, lines, of, turns
+from finetune_pipeline_tests.unit.data.test_exports import said_in
+from finetune_pipeline_tests.unit.data.test_public_sets import refusal, said
+
+OWN = turns("role", "content", {"q": "user", "a": "assistant"})
+CLOSED = "<|im_start|>{who}\n{text}<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "form", "names"),
+    [
+        ("chosen", "\n\n{who}: {text}", ("Human", "Assistant")),
+        ("text", "### {who}: {text}", ("Human", "Assistant")),
+        ("text", CLOSED, ("user", "assistant")),
+        ("chat", "{who}: {text} <|endoftext|>\n\n\n", ("USER", "ASSISTANT")),
+        ("transcript", "{who}: {text}\n", ("Customer", "Agent")),
+    ],
+)
+def test_conversations_in_one_text_are_read(tmp_path: Path, key: str, form: str, names: tuple[str, str]) -> None:
+    whole = ["".join(form.format(who=names["qa".index(who)], text=text) for who, text in chat) for chat in CHATS]
+    rows = [{"id": i, key: text, "rejected": f"\n\nHuman: {i}\n\nAssistant: no"} for i, text in enumerate(whole)]
+    assert said(tmp_path, lines(rows)) == said_in(CHATS)
+    quoting = [row | {key: row[key] + ("\nSystem: ready" if not row["id"] else "")} for row in rows]
+    assert any(answer.endswith("System: ready") for _, answer in said(tmp_path, lines(quoting)))
+    made = drafted(of(tmp_path, "b.jsonl", lines([row | {key: f"A chat.\n{row[key]}"} for row in rows])))
+    assert made.notes[-1] == f"left out: {len(CHATS)} turns of neither side, or without text"
+    calls = [row | {key: row[key] + "\nFUNCTION RESPONSE: {}\n"} for row in rows]
+    assert "no two columns look like a text and its answer" in refusal(tmp_path, lines(calls))
+
+
+def test_earlier_turns_beside_a_request_come_first(tmp_path: Path) -> None:
+    """The request and its answer were left out."""
+    kinds = {"q": "human", "a": "ai"}
+    chains = [
+        {"input": c[2][1], "chat_history": [{"type": kinds[w], "content": t} for w, t in c[:2]], "output": c[3][1]}
+        for c in CHATS
+    ]
+    assert said(tmp_path, lines(chains)) == said_in(CHATS)
+    first = [
+        {"question": c[2]["content"], "history": c[:2] if i % 3 else [], "answer": c[3]["content"]}
+        for i, c in enumerate(OWN)
+    ]
+    both = said_in([chat if i % 3 else chat[2:] for i, chat in enumerate(CHATS)])
+    assert said(tmp_path, lines(first)) == both
+    logged = [{"model": "x", "messages": c[:3], "message": c[3], "done": True} for c in OWN]
+    assert said(tmp_path, lines(logged)) == said_in(CHATS)
+
+
+def test_attributes_of_spans_that_hold_json_are_read(tmp_path: Path) -> None:
+    values = [
+        {"input.value": json.dumps({"messages": c[:3]}), "output.value": json.dumps({"choices": [{"message": c[3]}]})}
+        for c in OWN
+    ]
+    assert said(tmp_path, lines([{"name": "chat", "attributes": some} for some in values])) == said_in(CHATS)
+    parts = [[{"role": t["role"], "parts": [{"type": "text", "content": t["content"]}]} for t in c] for c in OWN]
+    keys = ("gen_ai.input.messages", "gen_ai.output.messages")
+    spans = [{"attributes": {keys[0]: json.dumps(c[:3]), keys[1]: json.dumps(c[3:])}} for c in parts]
+    assert said(tmp_path, lines(spans)) == said_in(CHATS)
+    numbered = [
+        {"attributes": {f"gen_ai.prompt.{i}.content": t["content"] for i, t in enumerate(c)} | {"answer": f"On {c[0]}"}}
+        for c in OWN
+    ]
+    assert 'stand in numbered keys: attributes."gen_ai.prompt.0.content"' in refusal(tmp_path, lines(numbered))
+
+
+@pytest.mark.parametrize(
+    "of_message",
+    [
+        lambda i, j, who: {"user": f"U{who}", "ts": f"17000{i}.{j}", "type": "message"},
+        lambda i, j, who: {
+            "type": ("Default", "Reply")[j > 0],
+            "reference": {"messageId": f"{i}{j - 1}" if j else None},
+        },
+        lambda i, j, who: {"from": {"user": {"displayName": ("Ann", "Bob")[who == "a"]}}, "chat": f"{i}"},
+        lambda i, j, who: {"ParticipantId": ("CUSTOMER", "AGENT")[who == "a"], "Id": f"{i}{j}"},
+        lambda i, j, who: {"inbound": who == "q", "in_response_to_tweet_id": j or None},
+    ],
+    ids=["Slack", "Discord", "Teams", "Contact Lens", "tweets"],
+)
+def test_single_messages_are_no_examples(tmp_path: Path, of_message: Any) -> None:
+    """Who wrote a message, or of what kind it is, was taken for its label."""
+    rows = [{"content": t, **of_message(i, j, who)} for i, chat in enumerate(CHATS) for j, (who, t) in enumerate(chat)]
+    assert "each row is one message of a conversation" in refusal(tmp_path, json.dumps(rows), "a.json")
+    told = [row | {"stance": "yes" if i % 3 else "no"} for i, row in enumerate(rows)]
+    assert {answer for _, answer in said(tmp_path, json.dumps(told), "b.json", answer="stance")} == {"yes", "no"}
+
+
+def test_labels_with_what_they_mean_are_no_turns(tmp_path: Path) -> None:
+    issues = [
+        {
+            "number": i,
+            "title": f"Bug {i}",
+            "body": t,
+            "labels": [{"name": y, "description": f"all of {y}"}] if i % 9 else [],
+        }
+        for i, (t, y) in enumerate(PAIRS)
+    ]
+    expected = {(f"Bug {i}\n\n{t}", y) for i, (t, y) in enumerate(PAIRS) if i % 9}
+    assert said(tmp_path, json.dumps(issues), "a.json") == expected
+
+
+def test_pieces_of_a_text_are_no_rows(tmp_path: Path) -> None:
+    """Each piece was an example, and whether a person had marked it, the label."""
+    rows = [{"data": [{"text": t[:8], "marked": False}, {"text": t[8:], "marked": True}], "count": 0} for t, _ in PAIRS]
+    assert "no two columns look like a text and its answer" in refusal(tmp_path, json.dumps(rows), "a.json")

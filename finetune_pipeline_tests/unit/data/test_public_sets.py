@@ -1,0 +1,243 @@
+"""Public data sets, logs and tables as newcomers have them: each with the examples that it must give."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finetune_pipeline.data.draft.draft import draft
+from finetune_pipeline.data.draft.files import given_files
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline_tests.unit.data.raw_rows import table, validate_file
+from finetune_pipeline_tests.unit.data.rows import make_spec
+from finetune_pipeline_tests.unit.data.test_draft import PAIRS, THINGS, drafted, lines, of, turns
+from finetune_pipeline_tests.unit.data.test_exports import LABELS, Said
+
+ASKED = [(text, f"On {text[::-1]}, {label}") for text, label in PAIRS]
+TWO = [(text, f"He said {text[::-1]} now", ("yes", "no", "maybe")[i % 3]) for i, (text, _) in enumerate(PAIRS)]
+CHOICES = [[f"{text[:9]}1", f"{text[:9]}2", f"{text[:9]}3", f"{text[:9]}4"] for text, _ in PAIRS]
+RIGHT = ["ABCD"[i * 7 % 4] for i in range(len(PAIRS))]
+MARKED = {
+    (f"{text}\n\n" + "\n".join(f"{m}. {c}" for m, c in zip("ABCD", choices, strict=True)), right)
+    for (text, _), choices, right in zip(PAIRS, CHOICES, RIGHT, strict=True)
+}
+OWN = turns("role", "content", {"q": "user", "a": "assistant"})
+
+
+def said(folder: Path, content: str | bytes, name: str = "a.jsonl", **options: Any) -> Said:
+    """(What the user says, the answer) of every example that a file gives by its draft."""
+    file = of(folder, name, content)
+    made = drafted(file, **options)
+    path = file[1]
+    if made.converted:
+        path = of(folder, "converted.jsonl", made.converted[file[0]])[1]
+    examples = [Example(**row) for row in validate_file(path, made.spec).rows]
+    return {(example.user_text, example.answer) for example in examples}
+
+
+def refusal(folder: Path, content: str | bytes, name: str = "a.jsonl") -> str:
+    made, problems = draft([of(folder, name, content)])
+    assert made is None
+    return "\n".join(map(str, problems))
+
+
+def of_hub(columns: dict[str, list[Any]], **features: Any) -> bytes:
+    """A Parquet file as Hugging Face datasets writes it."""
+    out = io.BytesIO()
+    info = json.dumps({"info": {"features": {k: {"_type": "Value"} for k in columns} | features}})
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": info}), out)
+    return out.getvalue()
+
+
+def test_classes_of_hugging_face_have_their_names(tmp_path: Path) -> None:
+    """They were numbers. A task that has learnt the numbers keeps them."""
+    texts, numbers = [t for t, _ in PAIRS], [LABELS.index(y) for _, y in PAIRS]
+    of_class = {"names": LABELS, "_type": "ClassLabel"}
+    plain = of_hub({"text": texts, "label": [*numbers[:-1], -1]}, label=of_class)
+    assert said(tmp_path, plain, "a.parquet") == set(PAIRS[:-1])
+    within = {"text": texts, "labels": [[n] for n in numbers]}
+    for feature in ({"feature": of_class, "_type": "Sequence"}, [of_class]):
+        assert said(tmp_path, of_hub(within, labels=feature), "b.parquet") == set(PAIRS)
+    spec = make_spec(output={"kind": "labels", "labels": ["0", "1", "2"]}, fields={"label": "to_string(label)"})
+    assert {row["label"] for row in validate_file(tmp_path / "a.parquet", spec).rows} == {"0", "1", "2"}
+    for odd in ({"names": None, "_type": "ClassLabel"}, {"names": ["x", "x", "y"], "_type": "ClassLabel"}, []):
+        assert said(tmp_path, of_hub({"text": texts, "label": numbers}, label=odd), "c.parquet") == {
+            (t, str(LABELS.index(y))) for t, y in PAIRS
+        }
+
+
+def test_arrow_files_are_refused_and_what_lies_beside_them_is_not_read(tmp_path: Path) -> None:
+    out, rows = io.BytesIO(), pa.table({"text": ["a b"], "label": ["x"]})
+    with pa.ipc.new_stream(out, rows.schema) as stream:
+        stream.write_table(rows)
+    of(tmp_path, "data-00000-of-00001.arrow", out.getvalue())
+    of(tmp_path, "state.json", json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    made, problems = draft([(file.name, file.path) for file in given_files([tmp_path])])
+    assert made is None and "`to_parquet` of Hugging Face datasets" in problems[0].message
+
+
+@pytest.mark.parametrize("first", ["premise", "sentence1", "question1", "text_a", "#1 String"])
+def test_both_texts_that_are_compared_are_asked(tmp_path: Path, first: str) -> None:
+    """One of the two was left out, or was the answer to the other."""
+    second = {"premise": "hypothesis", "text_a": "text_b"}.get(first, first.replace("1", "2"))
+    expected = {(f"{one}\n\n{two}", y) for one, two, y in TWO}
+    assert (
+        said(tmp_path, lines([{"idx": i, first: a, second: b, "label": y} for i, (a, b, y) in enumerate(TWO)]))
+        == expected
+    )
+    scored = lines([{first: a, second: b, "degree": i / 7} for i, (a, b, _) in enumerate(TWO)])
+    assert "no two columns look like a text and its answer" in refusal(tmp_path, scored)
+
+
+def test_parsed_texts_are_not_asked_in_place_of_the_texts(tmp_path: Path) -> None:
+    """They are longer."""
+    keys = ("sentence1_parse", "sentence1", "sentence2", "sentence2_parse", "gold_label")
+    tree = [dict(zip(keys, (f"( ( {one} ) )", one, two, two, y), strict=True)) for one, two, y in TWO]
+    assert said(tmp_path, lines(tree)) == {(f"{one}\n\n{two}", y) for one, two, y in TWO}
+
+
+def test_the_choices_of_a_question_are_asked_with_it(tmp_path: Path) -> None:
+    """Only the question was, and the answer was a letter; or a choice was the answer."""
+    rows = list(zip((t for t, _ in PAIRS), CHOICES, RIGHT, strict=True))
+    named = {"names": list("ABCD"), "_type": "ClassLabel"}
+    mmlu = {"question": [r[0] for r in rows], "choices": CHOICES, "answer": ["ABCD".index(r[2]) for r in rows]}
+    assert said(tmp_path, of_hub(mmlu, answer=named), "a.parquet") == MARKED
+    arc = [{"question": q, "choices": {"text": some, "label": list("ABCD")}, "answerKey": y} for q, some, y in rows]
+    assert said(tmp_path, lines(arc)) == MARKED
+    assert len(said(tmp_path, lines(arc[:5]))) == 5  # too few for labels
+    stems = [
+        {"answerKey": y, "question": {"stem": q, "choices": [{"label": "?", "text": c} for c in some]}}
+        for q, some, y in rows
+    ]
+    assert said(tmp_path, lines(stems)) == MARKED
+    own = [[q, *some, y] for q, some, y in rows]
+    assert said(tmp_path, table([["Question", "A", "B", "C", "D", "Answer"], *own]), "b.csv") == MARKED
+    assert said(tmp_path, table(own), "c.csv") == MARKED  # MMLU's own files have no header
+    fewer = [
+        {"question": q, "options": some[: 3 + i % 2], "answer": "ABC"[i % 3]} for i, (q, some, _) in enumerate(rows)
+    ]
+    assert (f"{rows[0][0]}\n\nA. {CHOICES[0][0]}\nB. {CHOICES[0][1]}\nC. {CHOICES[0][2]}", "A") in said(
+        tmp_path, lines(fewer)
+    )
+    marked = [
+        {"question": q, "options": [f"A){q[:3].strip()}", "B)2"], "rationale": q[::-1], "correct": "AB"[y > "B"]}
+        for q, _, y in rows
+    ]
+    assert said(tmp_path, lines(marked)) == {(f"{q}\n\nA){q[:3].strip()}\nB)2", "AB"[y > "B"]) for q, _, y in rows}
+    ends = [{"ind": i, "ctx": q, "endings": some, "label": str("ABCD".index(y))} for i, (q, some, y) in enumerate(rows)]
+    assert {answer for asked, answer in said(tmp_path, lines(ends)) if "\n\n0. " in asked} == set("0123")
+
+
+def test_the_first_of_unnamed_texts_asks(tmp_path: Path) -> None:
+    """The longer one did, so that translations were the wrong way round; a remark in the third column was the answer."""
+    french = {(t, f"Le {t[::-1]}") for t, _ in PAIRS}
+    pairs = [{"id": f"{i}", "translation": {"en": t, "fr": f"Le {t[::-1]}"}} for i, (t, _) in enumerate(PAIRS)]
+    assert said(tmp_path, lines(pairs)) == french
+    flan = [{"inputs": q, "targets": a, "task_source": "x"} for q, a in ASKED]
+    assert said(tmp_path, lines(flan)) == set(ASKED) == said(tmp_path, table([["Q", "A"], *ASKED]), "b.csv")
+    remarks = "".join(
+        f"{q}\t{a}\tCC-BY 2.0 (France) Attribution: x #{i} (CM)\n" for i, (q, a) in enumerate(sorted(french))
+    )
+    assert said(tmp_path, remarks, "a.tsv") == french
+
+
+def test_what_is_written_about_a_text_is_not_the_text(tmp_path: Path) -> None:
+    """Summaries were asked for the dialogue, and Alpaca's `text`, which holds the answer, was the request."""
+    talks = [(f"Ann: {t}\nJo: Sure!\nAnn: {t[::-1]}", f"Ann {t}", y) for t, y in PAIRS]
+    rows = [{"id": f"{i}", "dialogue": talk, "summary": short, "topic": y} for i, (talk, short, y) in enumerate(talks)]
+    assert said(tmp_path, lines(rows)) == {talk[:2] for talk in talks}
+    alpaca = [
+        {"instruction": q, "input": "", "output": a, "text": f"A task.\n### Do:\n{q}\n### Said:\n{a}"} for q, a in ASKED
+    ]
+    assert said(tmp_path, lines(alpaca)) == set(ASKED)
+    mail = [{"name": t.split()[0], "city": t.split()[1], "body": t, "queue": y} for t, y in PAIRS]
+    assert said(tmp_path, lines(mail)) == set(PAIRS)  # a text that mentions two others is one of its own
+
+
+def test_a_column_for_each_label(tmp_path: Path) -> None:
+    """One of the labels was the task, and the others were left out."""
+    also = [{y, "account"} if i % 5 == 0 else {y} for i, (_, y) in enumerate(PAIRS)]
+    expected = {
+        (t, ", ".join(label for label in LABELS if label in some)) for (t, _), some in zip(PAIRS, also, strict=True)
+    }
+    rows = [
+        {"comment_text": t, **{y: int(y in some) for y in LABELS}} for (t, _), some in zip(PAIRS, also, strict=True)
+    ]
+    assert said(tmp_path, lines(rows)) == expected
+    assert said(tmp_path, table([[*rows[0]], *(row.values() for row in rows)]), "a.csv") == expected
+    assert said(tmp_path, lines([{"text": t, **{y: y == own for y in LABELS}} for t, own in PAIRS])) == set(PAIRS)
+    none = [
+        {"text": t, "toxic": i % 3 // 2, "severe_toxic": i % 6 // 5, "threat": i % 4 // 3}
+        for i, (t, _) in enumerate(PAIRS)
+    ]
+    assert {a for _, a in said(tmp_path, lines(none))} == {
+        *("none", "toxic", "threat", "toxic, severe_toxic", "toxic, severe_toxic, threat")
+    }
+    beside = [
+        {"text": t, "has_link": i % 2, "is_new": i % 3 % 2, "is_spam": i % 5 % 2} for i, (t, _) in enumerate(PAIRS)
+    ]
+    assert {a for _, a in said(tmp_path, lines(beside))} == {"0", "1"}
+
+
+def test_every_list_of_rows_in_a_document_is_read(tmp_path: Path) -> None:
+    """The longest one was, where an empty list or a version stood beside them."""
+    assert said(tmp_path, json.dumps({"train": PAIRS[:180], "val": PAIRS[180:], "oos": []}), "a.json") == set(PAIRS)
+    rows = [{"text": t, "label": y} for t, y in PAIRS]
+    whole = {"version": "1", "train": rows[:180], "test": rows[180:], "intents": [{"name": y} for y in THINGS]}
+    assert said(tmp_path, json.dumps(whole), "b.json") == set(PAIRS)
+    bunch = {"data": [t for t, _ in PAIRS], "target": [LABELS.index(y) for _, y in PAIRS], "target_names": LABELS}
+    assert "one list per column" in refusal(tmp_path, json.dumps(bunch), "c.json")
+
+
+def test_answers_that_a_table_calls_bad_are_none(tmp_path: Path) -> None:
+    rows = [[q, a, str(i % 3 > 0)] for i, (q, a) in enumerate(ASKED)]
+    expected = {pair for i, pair in enumerate(ASKED) if i % 3}
+    assert said(tmp_path, table([["prompt", "completion", "label"], *rows]), "a.csv") == expected
+
+
+def test_hidden_sheets_names_of_groups_and_floats(tmp_path: Path) -> None:
+    """The hidden sheet was read as well, or instead; the names of groups named the columns."""
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    hidden, shown = book.active, book.create_sheet("Data")
+    hidden.title, hidden.sheet_state = "old", "hidden"
+    for sheet in (hidden, shown):
+        for row in [
+            ["Customer", None, "Internal"],
+            ["Nr", "Message", "Topic"],
+            *([i, t, y] for i, (t, y) in enumerate(PAIRS)),
+        ]:
+            sheet.append([cell[::-1] for cell in row if isinstance(cell, str)] if sheet is hidden else row)
+    book.save(out)
+    assert said(tmp_path, out.getvalue(), "a.xlsx") == set(PAIRS)
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    for row in [["text", "share"], *([t, 0.05 * (i % 5)] for i, (t, _) in enumerate(PAIRS))]:
+        book.active.append(row)
+    book.save(out)
+    answers = {answer for _, answer in said(tmp_path, out.getvalue(), "b.xlsx", answer="share")}
+    assert answers == {"0", "0.05", "0.1", "0.15", "0.2"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("".join(f"__label__{y} {t}, ok\n" for t, y in PAIRS), "lines of fastText"),
+        ("INSERT INTO t VALUES\n" + "".join(f"({i},'{t}','{y}'),\n" for i, (t, y) in enumerate(PAIRS)), "an SQL dump"),
+        ("| text | label |\n|---|---|\n" + "".join(f"| {t} | {y} |\n" for t, y in PAIRS), "a table in Markdown"),
+        ("From: Ann <a@example.com>\nSubject: Hi\n\nHello, there\n", "e-mail"),
+        ("<?xml version='1.0'?>\n<rows/>\n", "XML or HTML"),
+        (
+            "".join(f"01/05/2024, 10:{i % 60:02} - Ann: {t}\n" for i, (t, _) in enumerate(PAIRS)),
+            "the log of a messenger",
+        ),
+    ],
+    ids=["fastText", "SQL", "Markdown", "e-mail", "XML", "WhatsApp"],
+)
+def test_texts_that_are_no_tables_are_refused_by_name(tmp_path: Path, content: str, told: str) -> None:
+    assert told in refusal(tmp_path, content, "a.txt")
