@@ -1,7 +1,8 @@
-"""Columns that may hold the user's text or the answer, likeliest first."""
+"""Columns that may hold the user's text or the answer, likeliest first, and labels with a column each."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,9 @@ from finetune_pipeline.data.quality.linear_model import features, predicted
 
 _PREDICTABLE = 0.1
 """A column without a known name needs this predictability (:func:`_predictability`) to count as label."""
+_ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
+_LEAST_INDICATORS = 3
+"""Fewer such columns are more likely labels of their own."""
 
 
 def texts_of(columns: Mapping[str, Column]) -> list[Column]:
@@ -91,3 +95,21 @@ def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
     commonest = Counter(given[~held].tolist()).most_common(1)[0][0]
     base, right = float((given[held] == commonest).mean()), float((guessed == given[held]).mean())
     return (right - base) / max(1e-9, 1 - base)
+
+
+def indicators(columns: Mapping[str, Column], answer: Column) -> list[Column]:
+    """The columns of labels, the likeliest answer among them; none if they are few, or its name says that it is one alone."""
+    some = [c for c in columns.values() if c.is_top and c.filled == c.rows and "'" not in c.name]
+    some = [c for c in some if len(c.values) <= 2 and {value.casefold() for value in c.values} <= {*_ON, *_OFF}]
+    alone = names.plain_name(answer.name) in names.LABELS and not any(f"_{answer.name}" in c.name for c in some)
+    return some if len(some) >= _LEAST_INDICATORS and answer in some and not alone else []
+
+
+def labels_of(columns: list[Column]) -> str:
+    """The expression of the names of the columns that say yes, or `none`."""
+    asked = []
+    for column in columns:
+        on = next((value for value in column.values if value.casefold() in _ON), "1")
+        value = f"'{on}'" if column.kind == "text" else f"`{json.dumps(json.loads(on))}`"
+        asked.append(f"{column.path} == {value} && '{column.name}'")
+    return f"join(', ', [{', '.join(asked)}][?@]) || 'none'"

@@ -16,10 +16,9 @@ from finetune_pipeline.data.draft.asked import (
     with_lines,
     without_wholes,
 )
-from finetune_pipeline.data.draft.candidates import answers_of, texts_of
+from finetune_pipeline.data.draft.candidates import answers_of, indicators, labels_of, texts_of
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, columns_of, exploded
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
-from finetune_pipeline.data.draft.indicators import indicators, labels_of
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.speakers import roles_of
 from finetune_pipeline.data.draft.turn_rows import (

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_pipeline.data.draft.document_rows import is_columns, is_map, rows_path
-from finetune_pipeline.data.draft.other_texts import other_text
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.data.json_lines import decode_line
@@ -21,6 +20,7 @@ from finetune_pipeline.data.names import is_known_name
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.containers import Container
+from finetune_pipeline.data.readers.encoding import other_text
 from finetune_pipeline.data.readers.records import RawStream, Record
 from finetune_pipeline.data.readers.workbooks import sheet_names, sheets_of
 from finetune_pipeline.findings import Finding, errors

@@ -35,6 +35,27 @@ _OTHERS = {
     b"\x80\x04\x95": "a Python pickle",
     b"\x80\x05\x95": "a Python pickle",
 }
+_MAIL_HEADERS = rb"Return-Path|Delivered-To|Received|From|To|Subject|Date|MIME-Version|Message-ID|X-[\w-]+"
+_E_MAIL = rb"(From \S+ .*\r?\n)?((" + _MAIL_HEADERS + rb"): .*\r?\n[ \t]?){2}"
+_MESSENGER = rb"\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}:\d\d(:\d\d)?( ?[AaPp]\.?[Mm]\.?)?(\]| -) "
+_OTHER_TEXTS = {
+    rb"__label__\S+ ": (
+        "lines of fastText",
+        r"put label and text into columns: sed -E 's/^__label__(\S+) +/\1\t/' FILE > rows.tsv",
+    ),
+    rb"<(\?xml|!DOCTYPE)": ("XML or HTML", "write a row for each of its elements, as CSV or JSON Lines"),
+    rb"(INSERT INTO|CREATE TABLE|-- .*dump)": ("an SQL dump", "export the table as CSV from the database"),
+    rb"\|.*\|[ \t]*\r?\n[ \t]*\|[-:| \t]+\|[ \t]*\r?\n": (
+        "a table in Markdown",
+        "save it as CSV, without the line of dashes",
+    ),
+    _E_MAIL: ("e-mail", "write a row for each message, with its text and the answer to it, as CSV or JSON Lines"),
+    _MESSENGER: (
+        "the log of a messenger",
+        "write a row for each message, with conversation_id, role (customer or agent) and text, as CSV or JSON Lines",
+    ),
+}
+"""Files of text that are no tables of rows, though they may look like it: how they begin, what they are, and what to do."""
 WESTERN = "cp1252"
 _LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"
 """Letters of Western languages; ð, þ, ý, š and ž are left out, because other encodings' commonest letters look so."""
@@ -241,3 +262,9 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
         text = quoted(" ".join(list(dict.fromkeys(_words(str(match))))[:3]), 40)
         guesses.setdefault(text, re.sub("(iso8859|mac)_", r"\1-", match.encoding))
     return [(encoding, text) for text, encoding in guesses.items()][:4]
+
+
+def other_text(head: bytes) -> tuple[str, str] | None:
+    """(what a file of text is, what to do with it) by its first lines; None for one that may hold rows."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((said for begin, said in _OTHER_TEXTS.items() if re.match(begin, start, re.IGNORECASE)), None)
