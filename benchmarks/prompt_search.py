@@ -1,17 +1,18 @@
 """A searched prompt against hand-written ones at equal calls, on three tasks, paired, with 95% intervals.
 
-    python -m benchmarks.prompt_search PUBLIC [--calls 240] [--rows 120] [--gepa MODEL]
+    python -m benchmarks.prompt_search PUBLIC [--calls 240] [--rows 120] [--gepa [MODEL]]
 
 PUBLIC holds the public sets (see public_sets.py). Hand-written: three prompts a task, each alone and with four examples.
 Searched: eight instructions, the hand-written ones among them, times four sets of examples. Both are chosen by the product's
 successive halving, on the same rows and with the same number of answers from the bundled model, on one half of the rows, and
 scored on the other half, both ways. The ladder itself takes a found prompt only where it is likely better than the best
-hand-written one on the rows that chose it: the second line of a task. No model writes instructions for halving here, as one
-behind `baseline.endpoint` would.
+hand-written one on the rows that chose it: the second line of a task. The third: the same search, but with two of the
+hand-written instructions without the list of labels. No model writes instructions for halving here, as one behind
+`baseline.endpoint` would.
 
 --gepa adds GEPA with MODEL as its reflecting model, on the same rows and with the same number of answers (see
-gepa_search.py). It needs the package `gepa`, which this project does not depend on. MODEL is `bundled/...`, a GGUF file, or the
-name of an API model as litellm spells it.
+gepa_search.py). It needs the package `gepa`, which this project does not depend on. MODEL is a GGUF file or the name of an API
+model as litellm spells it; without it, the bundled model reflects.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +46,20 @@ from finetune_pipeline.evaluation.prompts import Prompt, conversations, prompts_
 from finetune_pipeline.evaluation.wording import percent, points, points_range
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_prompt
-from finetune_pipeline.models.identity import BUNDLED, bundled_files
+from finetune_pipeline.models.identity import bundled_files
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = dict[str, Any]
+BASE = "bundled/smollm2-135m-instruct"
 TITLES = {
     "hand-written": "best hand-written",
     "searched": "winner of the search",
     "taken": "what the ladder takes",
+    "unlisted": "winner of the search, two instructions without the labels",
     "gepa": "winner of GEPA",
 }
-GEPA_PAIRS = [("gepa", "hand-written"), ("gepa", "searched")]
+PAIRS = [(arm, "hand-written") for arm in ("searched", "taken", "unlisted")]
+GEPA_PAIRS = [("gepa", rival) for rival in ("hand-written", "searched", "unlisted")]
 BATCH, SHOTS, POOL = 16, 4, 60
 """Rows of a batch, examples shown, and rows that examples are drawn from."""
 HAND_WRITTEN = {
@@ -125,7 +130,9 @@ def compare(name: str, public: Path, base: Path, calls: int, number: int, reflec
         pool, shots=[0, SHOTS], retrieved=0, labels=spec.labels, seed=0,
         system_prompt=spec.system_prompt, others=spec.baseline.prompts,
     )  # fmt: skip
-    arms = {"hand-written": own, "searched": candidates(spec, pool), **({"gepa": {}} if reflector else {})}
+    unlisted = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"prompts": HAND_WRITTEN[name]})})
+    arms = {"hand-written": own, "searched": candidates(spec, pool), "unlisted": candidates(unlisted, pool)}
+    arms |= {"gepa": {}} if reflector else {}
     ask, began = Asker(spec, base), time.monotonic()
     answered: dict[str, list[Row]] = {arm: [] for arm in [*arms, "taken"]}
     spent, winners = Counter[str](), {arm: [""] * len(FOLDS) for arm in arms}
@@ -136,7 +143,7 @@ def compare(name: str, public: Path, base: Path, calls: int, number: int, reflec
             before = ask.calls
             if arm == "gepa":
                 won[arm] = gepa_search(spec, own["zero_shot"], choosing, calls // 2, ask, reflector)
-                winners[arm][fold] = won[arm].system or "the task's own"
+                winners[arm][fold] = "the task's own" if won[arm].system is None else won[arm].system
             else:
                 winners[arm][fold] = halving(spec, prompts, choosing, calls // 2, ask)[0].winner
                 won[arm] = prompts[winners[arm][fold]]
@@ -149,7 +156,7 @@ def compare(name: str, public: Path, base: Path, calls: int, number: int, reflec
     metric, lines = METRICS[spec.metric], []
     ways = {arm: _best_way(spec, sorted(of, key=lambda row: str(row["example_id"]))) for arm, of in answered.items()}
     spent["taken"] = spent["searched"]
-    for arm, rival in [("searched", "hand-written"), ("taken", "hand-written"), *(GEPA_PAIRS if reflector else [])]:
+    for arm, rival in PAIRS + (GEPA_PAIRS if reflector else []):
         gain = metric.gain(ways[rival], ways[arm], spec.output, spec.gates.confidence)
         scores = [percent(metric.value(ways[of], spec.output) or 0.0) for of in (rival, arm)]
         lines.append(
@@ -165,16 +172,18 @@ def main() -> None:
     parser.add_argument("public", type=Path)
     parser.add_argument("--calls", type=int, default=240)
     parser.add_argument("--rows", type=int, default=120)
-    parser.add_argument("--gepa", metavar="MODEL")
+    parser.add_argument("--gepa", nargs="?", const=BASE, metavar="MODEL")
     given = parser.parse_args()
+    if given.gepa and not find_spec("gepa"):
+        parser.error("--gepa needs the package gepa: pip install gepa")
     asked = f"--calls {given.calls} --rows {given.rows}{f' --gepa {given.gepa}' if given.gepa else ''}"
     print(f"{date.today()}, python -m benchmarks.prompt_search PUBLIC {asked}\n")
     print("| task | prompt | against | its score | score | gain | calls of both |\n|---|---|---|---:|---:|---|---:|")
     reflector: Any = given.gepa
-    if given.gepa in BUNDLED or str(given.gepa).endswith(".gguf"):
-        reflector = Reflector(bundled_files(given.gepa)[0] if given.gepa in BUNDLED else Path(given.gepa))
+    if given.gepa == BASE or str(given.gepa).endswith(".gguf"):
+        reflector = Reflector(bundled_files(BASE)[0] if given.gepa == BASE else Path(given.gepa))
     with tempfile.TemporaryDirectory() as base:
-        prepare_base("bundled/smollm2-135m-instruct", None, Path(base), None)
+        prepare_base(BASE, None, Path(base), None)
         for name in HAND_WRITTEN:
             print("\n".join(compare(name, given.public, Path(base), given.calls, given.rows, reflector)), flush=True)
 
