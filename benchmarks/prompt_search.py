@@ -1,13 +1,18 @@
 """A searched prompt against hand-written ones at equal calls, on three tasks, paired, with 95% intervals.
 
-    python -m benchmarks.prompt_search PUBLIC [--calls 240] [--rows 120]
+    python -m benchmarks.prompt_search PUBLIC [--calls 240] [--rows 120] [--gepa [MODEL]]
 
 PUBLIC holds the public sets (see public_sets.py). Hand-written: three prompts a task, each alone and with four examples.
 Searched: eight instructions, the hand-written ones among them, times four sets of examples. Both are chosen by the product's
 successive halving, on the same rows and with the same number of answers from the bundled model, on one half of the rows, and
 scored on the other half, both ways. The ladder itself takes a found prompt only where it is likely better than the best
-hand-written one on the rows that chose it: the third line of a task. No model writes instructions here, as one behind
-`baseline.endpoint` would: what needs a model that reflects (GEPA) cannot be compared on a 135M model.
+hand-written one on the rows that chose it: the second line of a task. The third: the same search, but with two of the
+hand-written instructions without the list of labels. No model writes instructions for halving here, as one behind
+`baseline.endpoint` would.
+
+--gepa adds GEPA with MODEL as its reflecting model, on the same rows and with the same number of answers (see
+gepa_search.py). It needs the package `gepa`, which this project does not depend on. MODEL is a GGUF file or the name of an API
+model as litellm spells it; without it, the bundled model reflects.
 """
 
 from __future__ import annotations
@@ -17,9 +22,11 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,7 @@ os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
 
 from benchmarks.advise import _ten_intents
 from benchmarks.example_sets import INTENTS, example_set
+from benchmarks.gepa_search import Reflector, gepa_search
 from finetune_pipeline.baseline.ladder import FOLDS, fold_of
 from finetune_pipeline.baseline.prompt_search import _best_way, candidates, halving, likely_better
 from finetune_pipeline.data.examples import Example, chosen
@@ -38,9 +46,20 @@ from finetune_pipeline.evaluation.prompts import Prompt, conversations, prompts_
 from finetune_pipeline.evaluation.wording import percent, points, points_range
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.identity import bundled_files
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = dict[str, Any]
+BASE = "bundled/smollm2-135m-instruct"
+TITLES = {
+    "hand-written": "best hand-written",
+    "searched": "winner of the search",
+    "taken": "what the ladder takes",
+    "unlisted": "winner of the search, two instructions without the labels",
+    "gepa": "winner of GEPA",
+}
+PAIRS = [(arm, "hand-written") for arm in ("searched", "taken", "unlisted")]
+GEPA_PAIRS = [("gepa", rival) for rival in ("hand-written", "searched", "unlisted")]
 BATCH, SHOTS, POOL = 16, 4, 60
 """Rows of a batch, examples shown, and rows that examples are drawn from."""
 HAND_WRITTEN = {
@@ -104,40 +123,45 @@ class Asker:
         return [self.known[key, e.id] for e in rows]
 
 
-def compare(name: str, public: Path, base: Path, calls: int, number: int) -> list[str]:
-    """Lines of the table for one task."""
+def compare(name: str, public: Path, base: Path, calls: int, number: int, reflector: Any = None) -> list[str]:
+    """Lines of the table for one task. reflector: of GEPA, which takes part only with one."""
     spec, pool, rows = task_of(name, public, number)
     own = prompts_to_try(
         pool, shots=[0, SHOTS], retrieved=0, labels=spec.labels, seed=0,
         system_prompt=spec.system_prompt, others=spec.baseline.prompts,
     )  # fmt: skip
-    arms = {"hand-written": own, "searched": candidates(spec, pool)}
+    unlisted = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"prompts": HAND_WRITTEN[name]})})
+    arms = {"hand-written": own, "searched": candidates(spec, pool), "unlisted": candidates(unlisted, pool)}
+    arms |= {"gepa": {}} if reflector else {}
     ask, began = Asker(spec, base), time.monotonic()
     answered: dict[str, list[Row]] = {arm: [] for arm in [*arms, "taken"]}
-    spent, winners = dict.fromkeys(arms, 0), {arm: [""] * len(FOLDS) for arm in arms}
+    spent, winners = Counter[str](), {arm: [""] * len(FOLDS) for arm in arms}
     for fold in FOLDS:
         choosing, held = ([e for e in rows if (fold_of(e.id) == fold) == same] for same in (False, True))
-        searched_on: dict[str, list[Row]] = {}
+        won: dict[str, Prompt] = {}
         for arm, prompts in arms.items():
-            search, _ = halving(spec, prompts, choosing, calls // 2, ask)
-            winner = prompts[search.winner]
-            spent[arm] += search.calls
-            winners[arm][fold] = search.winner
-            searched_on[arm] = ask({arm: winner}, choosing, "")[arm]
-            answered[arm] += [{**row, "model": arm} for row in ask({arm: winner}, held, "")[arm]]
-        taken = (
-            "searched" if likely_better(spec, searched_on["hand-written"], searched_on["searched"]) else "hand-written"
-        )
+            before = ask.calls
+            if arm == "gepa":
+                won[arm] = gepa_search(spec, own["zero_shot"], choosing, calls // 2, ask, reflector)
+                winners[arm][fold] = "the task's own" if won[arm].system is None else won[arm].system
+            else:
+                winners[arm][fold] = halving(spec, prompts, choosing, calls // 2, ask)[0].winner
+                won[arm] = prompts[winners[arm][fold]]
+            spent[arm] += ask.calls - before
+        for arm, made in ask(won, held, "").items():
+            answered[arm] += [{**row, "model": arm} for row in made]
+        on_chosen = ask({arm: won[arm] for arm in ("hand-written", "searched")}, choosing, "")
+        taken = "searched" if likely_better(spec, on_chosen["hand-written"], on_chosen["searched"]) else "hand-written"
         answered["taken"] += answered[taken][-len(held) :]
     metric, lines = METRICS[spec.metric], []
     ways = {arm: _best_way(spec, sorted(of, key=lambda row: str(row["example_id"]))) for arm, of in answered.items()}
-    before = metric.value(ways["hand-written"], spec.output) or 0.0
-    for arm, title in (("searched", "winner of the search"), ("taken", "what the ladder takes")):
-        gain = metric.gain(ways["hand-written"], ways[arm], spec.output, spec.gates.confidence)
-        used = f"{spent['hand-written']} / {spent['searched']}"
+    spent["taken"] = spent["searched"]
+    for arm, rival in PAIRS + (GEPA_PAIRS if reflector else []):
+        gain = metric.gain(ways[rival], ways[arm], spec.output, spec.gates.confidence)
+        scores = [percent(metric.value(ways[of], spec.output) or 0.0) for of in (rival, arm)]
         lines.append(
-            f"| {name} | {title} | {percent(before)} | {percent(metric.value(ways[arm], spec.output) or 0.0)} | "
-            f"{points(gain.gain)} ({points_range(gain.interval)}) | {used} |"
+            f"| {name} | {TITLES[arm]} | {TITLES[rival]} | {scores[0]} | {scores[1]} | "
+            f"{points(gain.gain)} ({points_range(gain.interval)}) | {spent[rival]} / {spent[arm]} |"
         )
     print(f"{name}: {winners}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return lines
@@ -148,15 +172,20 @@ def main() -> None:
     parser.add_argument("public", type=Path)
     parser.add_argument("--calls", type=int, default=240)
     parser.add_argument("--rows", type=int, default=120)
+    parser.add_argument("--gepa", nargs="?", const=BASE, metavar="MODEL")
     given = parser.parse_args()
-    print(f"{date.today()}, python -m benchmarks.prompt_search PUBLIC --calls {given.calls} --rows {given.rows}\n")
-    print(
-        "| task | prompt | hand-written | searched | gain | calls, hand-written / searched |\n|---|---|---:|---:|---|---:|"
-    )
+    if given.gepa and not find_spec("gepa"):
+        parser.error("--gepa needs the package gepa: pip install gepa")
+    asked = f"--calls {given.calls} --rows {given.rows}{f' --gepa {given.gepa}' if given.gepa else ''}"
+    print(f"{date.today()}, python -m benchmarks.prompt_search PUBLIC {asked}\n")
+    print("| task | prompt | against | its score | score | gain | calls of both |\n|---|---|---|---:|---:|---|---:|")
+    reflector: Any = given.gepa
+    if given.gepa == BASE or str(given.gepa).endswith(".gguf"):
+        reflector = Reflector(bundled_files(BASE)[0] if given.gepa == BASE else Path(given.gepa))
     with tempfile.TemporaryDirectory() as base:
-        prepare_base("bundled/smollm2-135m-instruct", None, Path(base), None)
+        prepare_base(BASE, None, Path(base), None)
         for name in HAND_WRITTEN:
-            print("\n".join(compare(name, given.public, Path(base), given.calls, given.rows)), flush=True)
+            print("\n".join(compare(name, given.public, Path(base), given.calls, given.rows, reflector)), flush=True)
 
 
 if __name__ == "__main__":
