@@ -1,4 +1,4 @@
-"""Is the advice right? Advice given before training, against what training then shows on the sealed test, over 16 data sets.
+"""Is the advice right? Advice given before training, against what training then shows on the sealed test, over 15 data sets.
 
     python benchmarks/advise.py PUBLIC --work FOLDER [--rows 400] [--set NAME …]
 
@@ -82,7 +82,6 @@ SETS: dict[str, DataSet] = {
     "gsm8k_large": DataSet("word problems: is the result above 40? reasoning-bound", "gsm8k-large"),
     "products": DataSet("shipped: the product of an order, knowledge of names", "orders-product"),
     "domains": DataSet("the domain of a request, fifteen intents in each", "clinc150-domains"),
-    "answer_length": DataSet("will the answer be long?", "dolly-long"),
     "instructions": DataSet("short instructions, free answers", "llms-from-scratch-instr", output=TEXT),
 }
 TRAINING = {"method": "lora", "epochs": 2, "learning_rate": 0.001, "max_tokens": 1024}

@@ -211,7 +211,7 @@ STEPS = [
         prompt_search.make_prompt_search,
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline"),
         settings=lambda spec, outside: prompt_search.search_settings(spec),
-        code_version="4",
+        code_version="5",
         kinds=("huggingface", "parquet"),
         heavy=True,
         asked_for=True,

@@ -55,13 +55,15 @@ class Search:
 
 def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
     """System prompts to try: the task's own, the other prompts of task.yaml, model-written ones, and edits of the task's own."""
-    own, form = spec.system_prompt.strip(), _form(spec)
+    own, form, about = spec.system_prompt.strip(), _form(spec), " ".join(spec.description.split())
     edits = [
+        # small models find the label more often, by its likelihood, where the prompt has not listed all of them
+        *([f"{about}\nAnswer with the right label and nothing else."] if isinstance(spec.output, LabelsOutput) else []),
         f"{own}\n\n{form}",
         f"{form}\n\n{own}",
-        f"Task: {' '.join(spec.description.split())}\n\n{own}\n\n{form}",
+        f"Task: {about}\n\n{own}\n\n{form}",
         f"{own}\n\nRead the whole message before you answer. {form}",
-        f"{' '.join(spec.description.split())}\n{form}",
+        f"{about}\n{form}",
     ]
     others = [*spec.baseline.prompts, *(text.strip() for text in written if text.strip())]
     return list(dict.fromkeys([own, *others, *edits]))

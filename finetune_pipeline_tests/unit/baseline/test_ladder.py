@@ -20,6 +20,7 @@ from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import TextOutput
 from finetune_pipeline.steps.rungs import good_enough
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, register_mirrored, row, spec
@@ -136,7 +137,10 @@ def test_a_found_prompt_takes_the_place_of_an_own_one_where_it_is_likely_better_
 def test_instructions_begin_with_the_tasks_own_and_a_small_budget_tries_them_and_examples_alike() -> None:
     made = instructions(spec(), [" One more. ", ""])
     assert made[:2] == [spec().system_prompt.strip(), "One more."] and len(set(made)) == len(made)
-    assert all(label in made[2] for label in LABELS)
+    assert not any(label in made[2] for label in LABELS), "one of the first leaves out the list of labels"
+    assert all(label in made[3] for label in LABELS)
+    no_labels = spec().model_copy(update={"output": TextOutput()})
+    assert not any("label" in text for text in instructions(no_labels)[1:])
     train = [replace(e, label=LABELS[i % len(LABELS)]) for i, e in enumerate(examples(50))]
     names = list(candidates(spec(), train, ["One more."]))
     assert names[0] == "instruction_1_zero_shot"
