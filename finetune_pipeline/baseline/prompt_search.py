@@ -54,11 +54,12 @@ class Search:
 
 
 def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
-    """System prompts to try: the task's own, the other prompts of task.yaml, model-written ones, and edits of the task's own."""
+    """System prompts to try: the task's own, one without the labels, the other prompts of task.yaml, model-written ones, and edits
+    of the task's own."""
     own, form, about = spec.system_prompt.strip(), _form(spec), " ".join(spec.description.split())
+    # small models often find the label, by its likelihood, more surely where the prompt has not listed all of them
+    unlisted = [f"{about}\nAnswer with the right label and nothing else."] * isinstance(spec.output, LabelsOutput)
     edits = [
-        # small models find the label more often, by its likelihood, where the prompt has not listed all of them
-        *([f"{about}\nAnswer with the right label and nothing else."] if isinstance(spec.output, LabelsOutput) else []),
         f"{own}\n\n{form}",
         f"{form}\n\n{own}",
         f"Task: {about}\n\n{own}\n\n{form}",
@@ -66,7 +67,7 @@ def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
         f"{about}\n{form}",
     ]
     others = [*spec.baseline.prompts, *(text.strip() for text in written if text.strip())]
-    return list(dict.fromkeys([own, *others, *edits]))
+    return list(dict.fromkeys([own, *unlisted, *others, *edits]))
 
 
 def _form(spec: TaskSpec) -> str:

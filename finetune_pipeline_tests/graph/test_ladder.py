@@ -93,7 +93,7 @@ def test_the_api_model_writes_instructions_once_and_they_are_searched(climbed: F
     assert sum(map(wants_instructions, api.requests)) == 1
     facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
     searched = facts["searches"][0]["rounds"][0]["scores"]
-    own, *others = instructions(TaskSpec.model_validate(project.spec), WRITTEN)
+    own, _, *others = instructions(TaskSpec.model_validate(project.spec), WRITTEN)
     assert others[: len(WRITTEN)] == WRITTEN
     assert {f"instruction_{number}_zero_shot" for number in (1, 2, 3)} <= set(searched), own
 

@@ -136,8 +136,8 @@ def test_a_found_prompt_takes_the_place_of_an_own_one_where_it_is_likely_better_
 
 def test_instructions_begin_with_the_tasks_own_and_a_small_budget_tries_them_and_examples_alike() -> None:
     made = instructions(spec(), [" One more. ", ""])
-    assert made[:2] == [spec().system_prompt.strip(), "One more."] and len(set(made)) == len(made)
-    assert not any(label in made[2] for label in LABELS), "one of the first leaves out the list of labels"
+    assert (made[0], made[2]) == (spec().system_prompt.strip(), "One more.") and len(set(made)) == len(made)
+    assert not any(label in made[1] for label in LABELS), "one of the first leaves out the list of labels"
     assert all(label in made[3] for label in LABELS)
     no_labels = spec().model_copy(update={"output": TextOutput()})
     assert not any("label" in text for text in instructions(no_labels)[1:])
