@@ -100,41 +100,46 @@ class Choices:
 def choices_of(rows: Sequence[RawRow], columns: Mapping[str, Column], named: str | None = None) -> Choices | None:
     """The choices of multiple-choice questions, in a list or in columns of their own; None if there are none, or no column names
     the right one by its letter or number."""
-    values = [row.value for row in rows[:SAMPLE] if isinstance(row.value, dict)]
-    own = [c for c in columns.values() if c.kind == "text" and _CHOICE.fullmatch(names.plain_name(c.name))]
-    behind = [*columns.values()][1:]
-    if not own and all(re.fullmatch(r"c\d+", p) for p in columns) and behind[-1:] and len(behind) > 3:
-        own = (
-            behind[:-1] if {*_LETTERS[: len(behind) - 1]} == {*behind[-1].values} else []
-        )  # MMLU as its authors gave it out
-    expressions, paths, first = (
-        [c.path for c in own],
-        frozenset(c.path for c in own),
-        [next(iter(c.values), "") for c in own],
-    )
-    for column in columns.values():
-        if column.kind != "list" or not any(names.plain_name(part) in _CHOICES for part in column.path.split(".")):
-            continue
-        lists = [
-            some for value in values if isinstance(some := compile_expression(column.path)[0](value, "", None), list)
-        ]
-        inner = ".text" if all(isinstance(item, dict) and "text" in item for some in lists for item in some) else ""
-        first = [item["text"] if inner else item for item in max(lists, key=len, default=[])]
-        if all(isinstance(item, str) for item in first):
-            expressions = [f"{column.path}[{i}]{inner}" for i in range(len(first))]
-            paths = frozenset((column.path, column.path.split(".")[0]))
-            break
-    if not 2 <= len(expressions) <= len(_LETTERS):
+    texts, first, paths = _listed_choices(rows, columns) or _choice_columns(columns)
+    if not 2 <= len(texts) <= len(_LETTERS):
         return None
     for marks in (_LETTERS, "0123456789", "123456789"):
-        usual = {*marks[: len(expressions)]}
+        usual = {*marks[: len(texts)]}
         answers = [c for p, c in columns.items() if p not in paths and len(c.values) > 1 and c.values.keys() <= usual]
         answers = [c for c in answers if named in (None, c.name, c.path)]
         if answers:
             answer = min(answers, key=lambda c: names.rank(c.name, (*names.LABELS, *names.WRITTEN)) is None)
-            marked = all(text.lstrip("( ").startswith(mark) for text, mark in zip(first, marks, strict=False))
-            shown = [
-                p if marked else f"{p} && join('. ', ['{m}', {p}])" for p, m in zip(expressions, marks, strict=False)
-            ]
-            return Choices(f'join(`"\\n"`, [{", ".join(shown)}][?@])', answer, paths)
+            if not all(text.lstrip("( ").startswith(mark) for text, mark in zip(first, marks, strict=False)):
+                texts = [f"{t} && join('. ', ['{m}', {t}])" for t, m in zip(texts, marks, strict=False)]
+            return Choices(f'join(`"\\n"`, [{", ".join(texts)}][?@])', answer, paths)
     return None
+
+
+_Found = tuple[list[str], list[str], frozenset[str]]
+"""Expressions of the choices, their texts in one row, and the columns they are in."""
+
+
+def _listed_choices(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> _Found | None:
+    """Choices in a list of texts, or of objects with a `text`."""
+    for column in columns.values():
+        if column.kind != "list" or not any(names.plain_name(part) in _CHOICES for part in column.path.split(".")):
+            continue
+        read = compile_expression(column.path)[0]
+        found = [read(row.value, "", None) for row in rows[:SAMPLE] if isinstance(row.value, dict)]
+        lists = [some for some in found if isinstance(some, list)]
+        inner = ".text" if all(isinstance(item, dict) and "text" in item for some in lists for item in some) else ""
+        first = [item["text"] if inner else item for item in max(lists, key=len, default=[])]
+        if all(isinstance(item, str) for item in first):
+            texts = [f"{column.path}[{i}]{inner}" for i in range(len(first))]
+            return texts, first, frozenset((column.path, column.path.split(".")[0]))
+    return None
+
+
+def _choice_columns(columns: Mapping[str, Column]) -> _Found:
+    """Choices in columns of their own, by name; or, as in MMLU without a header, between the question and a letter."""
+    own = [c for c in columns.values() if c.kind == "text" and _CHOICE.fullmatch(names.plain_name(c.name))]
+    *between, last = [*columns.values()][1:] or [None]
+    nameless = len(between) > 2 and all(re.fullmatch(r"c\d+", path) for path in columns)
+    if not own and nameless and last and {*last.values} == {*_LETTERS[: len(between)]}:
+        own = between
+    return [c.path for c in own], [next(iter(c.values), "") for c in own], frozenset(c.path for c in own)
