@@ -138,8 +138,8 @@ def _listed_choices(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> _F
 def _choice_columns(columns: Mapping[str, Column]) -> _Found:
     """Choices in columns of their own, by name; or, as in MMLU without a header, between the question and a letter."""
     own = [c for c in columns.values() if c.kind == "text" and _CHOICE.fullmatch(names.plain_name(c.name))]
-    *between, last = [*columns.values()][1:] or [None]
-    nameless = len(between) > 2 and all(re.fullmatch(r"c\d+", path) for path in columns)
-    if not own and nameless and last and {*last.values} == {*_LETTERS[: len(between)]}:
-        own = between
+    nameless = len(columns) > 4 and all(re.fullmatch(r"c\d+", path) for path in columns)
+    if nameless and not own:
+        _, *between, last = columns.values()
+        own = between if {*last.values} == {*_LETTERS[: len(between)]} else []
     return [c.path for c in own], [next(iter(c.values), "") for c in own], frozenset(c.path for c in own)

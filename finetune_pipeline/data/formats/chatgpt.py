@@ -65,15 +65,10 @@ def _parts(message: Mapping[str, Any]) -> list[Any]:
 
 def _tool(message: Mapping[str, Any]) -> str | None:
     """The tool that a message is sent to, or comes from."""
-    author = _of(message, "author")
-    recipient = message.get("recipient") or "all"
-    return (
-        str(author.get("name") or "a tool")
-        if author.get("role") == "tool"
-        else recipient
-        if recipient != "all"
-        else None
-    )
+    author, recipient = _of(message, "author"), message.get("recipient") or "all"
+    if author.get("role") == "tool":
+        return str(author.get("name") or "a tool")
+    return None if recipient == "all" else str(recipient)
 
 
 def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
