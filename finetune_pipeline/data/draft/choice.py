@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.asked import (
+    Choices,
     asked_text,
     choices_of,
     compared,
@@ -125,59 +126,31 @@ def _described(columns: Mapping[str, Column]) -> str:
 
 def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
     """The columns of text and answer; None if none look like it."""
-    segments = _segments(rows, columns)
-    choices = None if text else choices_of(rows, columns, answer)
-    useful = {
-        p: c for p, c in columns.items() if not (c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS))
-    }
-    useful = {
-        p: c for p, c in useful.items() if not choices or (p not in choices.paths and c.name not in choices.paths)
-    }
+    segments, choices = _segments(rows, columns), None if text else choices_of(rows, columns, answer)
+    useful = _useful(columns, choices)
     texts = without_wholes(rows, texts_of(useful)) or [
         c for c in useful.values() if c.kind == "object" and c.is_top and segments is None and len(c.values) > 1
     ]
+    said = _column(columns, text) if text else next(iter(texts), None)
     answers = answers_of(rows, useful, texts, segments)
-    if not answer:  # an object that holds the text is no answer to it, nor is what the text holds
-        said = _column(columns, text) if text else texts[0] if texts else None
-        pairs = [(c, f"{c.path}.", f"{said.path if said else ''}.") for c in answers]
-        answers = [c for c, a, b in pairs if a == b or not (a.startswith(b) or b.startswith(a))]
-        asked_too = compared(texts[0], texts[1:]) if texts and not text else []
-        answers = [c for c in answers if c not in asked_too]
+    if not answer:
+        answers = _apart(answers, said, [] if text else texts)
         answers = [choices.answer, *(c for c in answers if c is not choices.answer)] if choices else answers
-    answer_column = _column(columns, answer) if answer else answers[0] if answers else None
+    answer_column = _column(columns, answer) if answer else next(iter(answers), None)
     if answer_column is None:
         return None
-    rest = [c for c in texts if c.path != answer_column.path]
-    if answer_column in texts and not any(
-        names.rank(c.name, (*names.TEXTS, *names.WRITTEN)) is not None for c in texts
-    ):
-        rest.sort(key=lambda c: list(columns).index(c.path))  # the first column asks, the second answers
-    text_column = _column(columns, text) if text else next(iter(rest), None)
+    text_column = said if text else _asking(texts, answer_column, columns)
     if text_column is None and (segments is None or text):
         return None
     others = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
-    expression, used = (
-        (segments or "", {segments or ""}) if text_column is None else asked_text(text_column, None if text else others)
+    fields, expression, used = _fields(
+        useful, text_column, answer_column, others, segments or "", asks_alone=bool(text)
     )
-    written = not answer_column.is_label
-    fields = {
-        "prompt" if written else "text": expression,
-        "completion" if written else "label": answer_column.expression,
-    }
-    contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
-    asked_by = ("instruction",) if text else ("instruction", "question")
-    beside = [c for c in (*others, *contexts) if c.path != answer_column.path]
-    if text_column and (both := instruction(text_column, beside, asked_by)):
-        head, subject = both
-        expression = joined(head, subject)
-        fields = {"text": expression, "label": answer_column.expression}
-        if written:
-            fields = {"instruction": head.expression, "input": subject.expression, "output": answer_column.expression}
-        used = {head.path, subject.path}
-    several = indicators(useful, answer_column) if not answer else []
-    if several:
+    chosen = answer_column.path
+    if several := [] if answer else indicators(useful, answer_column):
         fields = {"text": expression, "label": labels_of(several)}
         used |= {c.path for c in several}
+        chosen = ", ".join(c.path for c in several)
     if choices:
         fields = {"text": with_lines(expression, choices.expression), "label": answer_column.expression}
         used |= choices.paths
@@ -189,19 +162,71 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
-    chosen = ", ".join(c.path for c in several) or answer_column.path
-    possible = [
-        text_column.path if text_column else expression,
-        *(c.path for c in texts if c.path != answer_column.path),
-    ]
+    first = text_column.path if text_column else expression
     return Choice(
         fields=fields,
         text=" and ".join(asked) or expression,
         answer=chosen,
-        texts=list(dict.fromkeys(possible)),
+        texts=list(dict.fromkeys([first, *(c.path for c in texts if c.path != answer_column.path)])),
         answers=list(dict.fromkeys([chosen, *(c.path for c in answers)])),
         unused=_unused(columns, used),
     )
+
+
+def _useful(columns: Mapping[str, Column], choices: Choices | None) -> dict[str, Column]:
+    """The columns that may be text or answer: no rejected answers, no ids in JSON, no choices of a question."""
+    taken = choices.paths if choices else frozenset[str]()
+    return {
+        path: c
+        for path, c in columns.items()
+        if not (c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS) or taken & {path, c.name})
+    }
+
+
+def _apart(answers: Sequence[Column], said: Column | None, texts: Sequence[Column]) -> list[Column]:
+    """The answers that neither hold the text nor lie within it, and are not compared with it."""
+    text = f"{said.path if said else ''}."
+    pairs = [(c, f"{c.path}.") for c in answers]
+    asked_too = compared(texts[0], texts[1:]) if texts else []
+    return [c for c, a in pairs if (a == text or not (a.startswith(text) or text.startswith(a))) and c not in asked_too]
+
+
+def _asking(texts: Sequence[Column], answer: Column, columns: Mapping[str, Column]) -> Column | None:
+    """The likeliest text beside the answer; of columns without known names, one of which is the answer, the first."""
+    rest = [c for c in texts if c.path != answer.path]
+    known = any(names.rank(c.name, (*names.TEXTS, *names.WRITTEN)) is not None for c in texts)
+    if answer in texts and not known:
+        rest.sort(key=lambda c: list(columns).index(c.path))
+    return next(iter(rest), None)
+
+
+def _fields(
+    useful: Mapping[str, Column],
+    text: Column | None,
+    answer: Column,
+    others: Sequence[Column],
+    segments: str,
+    asks_alone: bool,
+) -> tuple[dict[str, str], str, set[str]]:
+    """(data.fields, the expression of what is asked, columns read) of a text, or of a list of pieces of it, and its answer.
+
+    others: further columns of text; none is put beside a text that somebody named (`asks_alone`), but what an instruction is about.
+    """
+    written = not answer.is_label
+    if text is None:
+        expression, used = segments, {segments}
+    else:
+        expression, used = asked_text(text, None if asks_alone else others)
+        contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
+        beside = [c for c in (*others, *contexts) if c.path != answer.path]
+        if both := instruction(text, beside, ("instruction",) if asks_alone else ("instruction", "question")):
+            expression, used = joined(*both), {c.path for c in both}
+            if written:
+                head, subject = both
+                fields = {"instruction": head.expression, "input": subject.expression, "output": answer.expression}
+                return fields, expression, used
+    asks, answers = ("prompt", "completion") if written else ("text", "label")
+    return {asks: expression, answers: answer.expression}, expression, used
 
 
 def _unused(columns: Mapping[str, Column], used: set[str]) -> list[str]:
