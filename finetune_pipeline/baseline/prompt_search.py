@@ -57,8 +57,6 @@ def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
     """System prompts to try: the task's own, one without the labels, the other prompts of task.yaml, model-written ones, and edits
     of the task's own."""
     own, form, about = spec.system_prompt.strip(), _form(spec), " ".join(spec.description.split())
-    # small models often find the label, by its likelihood, more surely where the prompt has not listed all of them
-    unlisted = [f"{about}\nAnswer with the right label and nothing else."] * isinstance(spec.output, LabelsOutput)
     edits = [
         f"{own}\n\n{form}",
         f"{form}\n\n{own}",
@@ -67,7 +65,10 @@ def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
         f"{about}\n{form}",
     ]
     others = [*spec.baseline.prompts, *(text.strip() for text in written if text.strip())]
-    return list(dict.fromkeys([own, *unlisted, *others, *edits]))
+    if isinstance(spec.output, LabelsOutput):
+        # small models often find the label, by its likelihood, more surely where the prompt has not listed all of them
+        others.insert(0, f"{about}\nAnswer with the right label and nothing else.")
+    return list(dict.fromkeys([own, *others, *edits]))
 
 
 def _form(spec: TaskSpec) -> str:

@@ -26,22 +26,17 @@ def asked_text(text: Column, others: Sequence[Column] | None) -> tuple[str, set[
     """(expression of the user's text, columns it reads): a subject or title is put above the text, a text that it is compared
     with beneath or above it, as the columns stand."""
     if both := compared(text, others or ()):
-        return joined(*both), {c.path for c in both}
+        return joined(*(c.path for c in both)), {c.path for c in both}
     heads = [c for c in others or () if c.is_top]
     head = next((c for c in heads if names.plain_name(c.name) in _HEADS), None)
     if head is None or names.plain_name(text.name) in _HEADS:
         return text.expression, {text.path}
-    return joined(head, text), {head.path, text.path}
+    return joined(head.path, text.path), {head.path, text.path}
 
 
-def with_lines(text: str, lines: str) -> str:
-    """The expression of a text with lines beneath it."""
-    return f'join(`"\\n\\n"`, [{text}, {lines}])'
-
-
-def joined(head: Column, text: Column) -> str:
-    """The expression of two texts with a blank line between them. JMESPath knows line ends in JSON's notation alone."""
-    return f'join(`"\\n\\n"`, [{head.path}, {text.path}][?@])'
+def joined(*texts: str) -> str:
+    """The expression of texts with a blank line between them. JMESPath knows line ends in JSON's notation alone."""
+    return f'join(`"\\n\\n"`, [{", ".join(texts)}][?@])'
 
 
 def compared(text: Column, others: Sequence[Column]) -> list[Column]:

@@ -14,7 +14,6 @@ from finetune_pipeline.data.draft.asked import (
     has_tools,
     instruction,
     joined,
-    with_lines,
     without_wholes,
 )
 from finetune_pipeline.data.draft.candidates import answers_of, indicators, labels_of, texts_of
@@ -152,7 +151,7 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         used |= {c.path for c in several}
         chosen = ", ".join(c.path for c in several)
     if choices:
-        fields = {"text": with_lines(expression, choices.expression), "label": answer_column.expression}
+        fields = {"text": joined(expression, choices.expression), "label": answer_column.expression}
         used |= choices.paths
     asked = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
     used |= {answer_column.path, KEY}
@@ -220,7 +219,7 @@ def _fields(
         contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
         beside = [c for c in (*others, *contexts) if c.path != answer.path]
         if both := instruction(text, beside, ("instruction",) if asks_alone else ("instruction", "question")):
-            expression, used = joined(*both), {c.path for c in both}
+            expression, used = joined(*(c.path for c in both)), {c.path for c in both}
             if written:
                 head, subject = both
                 fields = {"instruction": head.expression, "input": subject.expression, "output": answer.expression}

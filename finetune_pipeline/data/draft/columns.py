@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
 
+from finetune_pipeline.data.draft.model_answers import answer_in
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.formats.messages import REASONING_PARTS, TEXT_PARTS
 from finetune_pipeline.data.names import GUESSES, IDS, LEFT_OUT, REJECTED, key_path, plain_name
 
 KEY, ELEMENT = "$key", "element"
@@ -193,7 +193,7 @@ def as_text(value: Any) -> str:
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
     """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, by its places
     where the row itself is one, and by its element where it has one alone; what a model said as its text alone."""
-    if path and (said := _answer_in(value, path)):
+    if path and (said := answer_in(value, path)):
         yield said[0], name, said[1]
         return
     if path and not isinstance(value, dict):
@@ -232,37 +232,6 @@ def _controls(results: list[dict[str, Any]], path: str, depth: int) -> Iterator[
             yield from leaves(value[key], f"{of_control} | [0].value.{key_path(key)}", control, depth + 1)
         else:
             yield f"{of_control}.value", "entities", values
-
-
-_ITEMS = frozenset((*TEXT_PARTS, *REASONING_PARTS, "message", "redacted_thinking"))
-
-
-def _answer_in(value: Any, path: str) -> tuple[str, Any] | None:
-    """(expression, text) of what a model said: in a response with choices, in content parts, or in items of such parts; and
-    of the first answer that SQuAD gives to a question."""
-    if isinstance(value, dict) and isinstance(candidates := value.get("candidates"), list):
-        content = candidates[0].get("content") if candidates and isinstance(candidates[0], dict) else None
-        parts = content.get("parts") if isinstance(content, dict) else None
-        texts = [text for part in parts or () if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
-        return (f"join('', {path}.candidates[0].content.parts[].text)", "".join(texts)) if texts else None
-    if isinstance(value, dict) and isinstance(value.get("text"), list) and "answer_start" in value:
-        return f"{path}.text[0]", next(iter(value["text"]), None)
-    if isinstance(value, dict) and isinstance(choices := value.get("choices"), list):
-        said = [
-            c["message"].get("content") for c in choices if isinstance(c, dict) and isinstance(c.get("message"), dict)
-        ]
-        return (f"{path}.choices[0].message.content", said[0]) if said and isinstance(said[0], str) else None
-    if isinstance(value, dict) and {"feature_id", "name"} <= value.keys() and not any("answer" in key for key in value):
-        return f"{path}.name", value["name"]  # Labelbox
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        return None
-    if value and all({"text", "answer_start"} <= item.keys() for item in value):
-        return f"{path}[0].text", value[0]["text"]
-    if not all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
-        return None
-    inner = [part for item in value if isinstance(parts := item.get("content"), list) for part in parts]
-    texts = [text for part in inner or value if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
-    return (f"join('', {path}{'[].content' if inner else ''}[].text)", "".join(texts)) if texts else None
 
 
 def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:

@@ -111,7 +111,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
         path, each = column.path, _each(speaker, text_key)
         if opening := _opening(columns, speaker, text_key):
             path = f"[[{opening}], {path}[]]"
-        fields = {"messages": path + (each or "[]" * bool(opening))}
+        fields = {"messages": path + (each or ("[]" if opening else ""))}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
             fields["group"] = group.path
         beside = column.path.rpartition(".")[0]
@@ -141,22 +141,10 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     asking = [speakers for speakers in spoken if speakers and roles[speakers[-1]] == "user"]
     beside = [c for c in columns.values() if c.kind == "text" and not any(of in c.path for of in chat.columns)]
     beside = [c for c in beside if not (c.is_rejected or c.is_guess or c.is_id)]
-    answers = [c for c in beside if len(c.values) > 1 and c.filled >= 0.5 * c.rows]
-    by_assistant = {
-        f"{p[:-5]}." for p, c in columns.items() if p.endswith(".role") and c.values.keys() == {"assistant"}
-    }
-    answers = [
-        c
-        for c in answers
-        if c.path.startswith(tuple(by_assistant))
-        or any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
-    ]
-    if names.rank(chat.columns[0], ("history",)) is not None and len(asking) < len(lists) / 2:
-        own = {names.plain_name(c.name): c for c in beside if c.is_top}
-        request = next((own.pop(name) for name in _REQUESTS if name in own), None)
-        reply = next((own[name] for name in (*names.WRITTEN, "text") if name in own), None)
-        if request and reply:
-            return _behind_history(chat, request, reply)
+    is_history = names.rank(chat.columns[0], ("history",)) is not None and len(asking) < len(lists) / 2
+    if is_history and (behind := _behind_history(chat, beside)):
+        return behind
+    answers = _answers_of(beside, columns)
     if len(asking) < _ASKING * len(lists) or not answers:
         return None if len(roles) == 1 else chat
     answer = min(answers, key=lambda c: (names.rank(c.name, (*_ANSWERS, *names.TEXTS)) is None, -c.longest))
@@ -172,12 +160,34 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     return replace(chat, fields={**chat.fields, "messages": messages}, roles=roles, answer=answer.path)
 
 
-def _behind_history(chat: Chat, request: Column, said: Column) -> Chat:
+def _answers_of(beside: Sequence[Column], columns: Mapping[str, Column]) -> list[Column]:
+    """The columns beside the turns that may hold the answer: those below an assistant's turn, or a key of an answer."""
+    by_assistant = tuple(
+        p.removesuffix("role") for p, c in columns.items() if p.endswith(".role") and c.values.keys() == {"assistant"}
+    )
+    return [
+        c
+        for c in beside
+        if len(c.values) > 1
+        and c.filled >= 0.5 * c.rows
+        and (
+            c.path.startswith(by_assistant)
+            or any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
+        )
+    ]
+
+
+def _behind_history(chat: Chat, beside: Sequence[Column]) -> Chat | None:
     """The chat, where the list of turns holds what was said before a request and its answer, which stand beside it."""
-    last = f"{{role: 'user', content: {request.path}}}, {{role: 'assistant', content: {said.path}}}"
+    own = {names.plain_name(c.name): c for c in beside if c.is_top}
+    request = next((own.pop(name) for name in _REQUESTS if name in own), None)
+    reply = next((own[name] for name in (*names.WRITTEN, "text") if name in own), None)
+    if not request or not reply:
+        return None
+    last = f"{{role: 'user', content: {request.path}}}, {{role: 'assistant', content: {reply.path}}}"
     asked = chat.fields.get("messages", chat.columns[0] + _each(chat.speaker, chat.text_key))
     fields = {**chat.fields, "messages": f"[{asked} || `[]`, [{last}]][]"}
-    return replace(chat, fields=fields, columns=(*chat.columns, request.path, said.path))
+    return replace(chat, fields=fields, columns=(*chat.columns, request.path, reply.path))
 
 
 def _each(speaker: str, text_key: str) -> str:

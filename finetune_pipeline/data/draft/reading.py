@@ -28,7 +28,9 @@ from finetune_pipeline.spec.loading import validated_spec
 from finetune_pipeline.spec.model import TaskSpec
 
 _LOOKED_AT = 500
-_DEEPEST, _HEAD = 4, 2_000
+_HEAD = 2_000
+"""Bytes of a file by which a text that is no table is known."""
+_DEEPEST = 4
 MOST_ROWS = 50_000
 """Rows of a file used to judge its columns; labels are counted over all rows."""
 _FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"

@@ -141,9 +141,7 @@ def _titles(rows: Sequence[Sequence[str]]) -> int:
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
     few = max(1, median(filled or [0]) / 2)
     above = next((i for i, n in enumerate(filled) if n > few), 0)
-    if (
-        filled[above : above + 1] < filled[above + 1 : above + 2] and len(rows) > above + 2
-    ):  # names of groups of columns
+    if len(rows) > above + 2 and filled[above] < filled[above + 1]:  # names of groups of columns stand above the header
         first, second = ({*filter(is_known_name, map(str.strip, row))} for row in rows[above : above + 2])
         above += not first and len(second) > 1
     return above if above <= _MOST_TITLES and 2 * sum(n > few for n in filled) > len(filled) else 0

@@ -228,7 +228,8 @@ def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow
     labelled as a bad one."""
     if not isinstance(value, dict) or row.example is None:
         return row
-    left_out = [key for key, said in value.items() if key_name(key) in row.ignored and leaves_out(key, said)]
+    ignored = value.items() if row.ignored else ()
+    left_out = [key for key, said in ignored if key_name(key) in row.ignored and leaves_out(key, said)]
     is_bad = str(value.get("label")).casefold() == "false"
     if is_bad and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
         left_out.append("label")
