@@ -8,10 +8,11 @@ service is tagged too, and no release promotes it again.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
@@ -34,6 +35,15 @@ ROLLED_BACK = "rolled_back"
 """Tag of a version that a rollback took out of service, with time and reason."""
 MOVE = "champion_move"
 """Tag of a registered model while `champion` moves, from which a move that was killed is completed."""
+
+
+class Move(msgspec.Struct):
+    """A move of `champion` from one version to another. rolled_back: when, if it is a rollback, and why."""
+
+    old: int | None
+    to: int
+    rolled_back: str = ""
+    why: str = ""
 
 
 def champion(tracking: Tracking, name: str) -> int | None:
@@ -113,7 +123,7 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
             )
         if old == version:
             return known.get(PREVIOUS)
-        _move(client, name, {"from": old, "to": version})
+        _move(client, name, Move(old, version))
         return old
 
 
@@ -139,17 +149,14 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
         why = shortened(redact(" ".join(reason.split()))) or "no reason given"
         if old is not None:
             client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{now}: {why}")
-        _move(client, name, {"from": old, "to": previous, "time": now, "why": why})
+        _move(client, name, Move(old, previous, now, why))
         return previous
 
 
-def _move(client: MlflowClient, name: str, move: Mapping[str, Any]) -> None:
-    """Move `champion`. Nothing counts as changed before its alias is; the rest is done by settle, here or after a kill.
-
-    move: versions ``from`` (or None) and ``to``; of a rollback also its ``time`` and ``why``.
-    """
-    client.set_registered_model_tag(name, MOVE, json.dumps(move, ensure_ascii=False))
-    client.set_registered_model_alias(name, CHAMPION, str(move["to"]))
+def _move(client: MlflowClient, name: str, move: Move) -> None:
+    """Move `champion`. Nothing counts as changed before its alias is; the rest is done by settle, here or after a kill."""
+    client.set_registered_model_tag(name, MOVE, msgspec.json.encode(move).decode())
+    client.set_registered_model_alias(name, CHAMPION, str(move.to))
     settle(client, name)
 
 
@@ -158,23 +165,21 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     model = _registered(client, name)
     if model is None:
         return {}, False
-    known, move, rolled_back = _versions(model), model.tags.get(MOVE), False
-    if move is not None:
-        done = json.loads(move)
-        old, to = done["from"], done["to"]
-        if known.get(CHAMPION) == to:
-            if rolled_back := "time" in done:
-                story = f"version {old or 'none'} → {to}: {done['why']}"
-                client.set_registered_model_tag(name, f"rollback.{done['time']}", story)
-            if old is not None:
-                client.set_registered_model_alias(name, PREVIOUS, str(old))
-            elif known.get(PREVIOUS) == to:
-                client.delete_registered_model_alias(name, PREVIOUS)
+    known, tag, rolled_back = _versions(model), model.tags.get(MOVE), False
+    move = msgspec.json.decode(tag, type=Move) if tag else None
+    if move and known.get(CHAMPION) == move.to:
+        if rolled_back := bool(move.rolled_back):
+            story = f"version {move.old or 'none'} → {move.to}: {move.why}"
+            client.set_registered_model_tag(name, f"rollback.{move.rolled_back}", story)
+        if move.old is not None:
+            client.set_registered_model_alias(name, PREVIOUS, str(move.old))
+        elif known.get(PREVIOUS) == move.to:
+            client.delete_registered_model_alias(name, PREVIOUS)
     serving = known.get(CHAMPION)
     # what serves was not taken out of service: a rollback was killed before its move, or a second one returned to it
     if serving is not None and ROLLED_BACK in find_version(client, name, serving).tags:
         client.delete_model_version_tag(name, str(serving), ROLLED_BACK)
-    if move is not None:
+    if move:
         client.delete_registered_model_tag(name, MOVE)
     return _aliases(client, name), rolled_back
 
