@@ -26,6 +26,7 @@ from finetune_pipeline.cli.project import Project, open_project, unfinished, ver
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
+from finetune_pipeline.data.split.alike import kernels_compiled_meanwhile
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.abandoned import abandoned_slots_freed, close_abandoned_runs, process_start
@@ -105,6 +106,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     try:
         with (
             progress,
+            kernels_compiled_meanwhile(),
             abandoned_slots_freed(instance),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):

@@ -15,15 +15,19 @@ The cost is bounded: of a text 96 features are kept (those with the smallest has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.near_duplicates import code_points, loose_forms
+from finetune_pipeline.data.dedup.near_duplicates import code_points, loose_forms, near_duplicate_clusters
 from finetune_pipeline.data.dedup.row_table import KEPT, RowTable
 from finetune_pipeline.data.examples import ORIGINS, user_texts
 from finetune_pipeline.data.workers import available_cores, in_order
@@ -141,6 +145,33 @@ class AlikeIndex:
         best, strength = (np.concatenate(of) for of in zip(*parts, strict=True))
         best[strength < LEAST] = -1
         return best, strength
+
+
+@contextlib.contextmanager
+def kernels_compiled_meanwhile() -> Iterator[None]:
+    """Where numba has not compiled the kernels of both searches for alike texts yet, which takes 15 seconds of one core, a
+    process of its own does it while the caller does something else."""
+    if any(Path(__file__).parent.glob("__pycache__/alike_kernels.nearest-*.nbi")):
+        yield
+        return
+    call = f"from {__name__} import compile_kernels; compile_kernels()"
+    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen([sys.executable, "-c", call], **silent)
+    try:
+        yield
+    finally:
+        child.kill()
+        child.wait()
+
+
+def compile_kernels() -> None:
+    """Have numba compile each kernel and keep it on disk, by searching three short texts."""
+    texts = [f"three dozen {what} for the kitchen" for what in ("croissants", "croissant", "baguettes")]
+    near_duplicate_clusters(texts, 0.8)
+    features, counts = features_of(texts, 20)
+    index = AlikeIndex(features, counts, 20)
+    index.nearest()
+    index.nearest(texts)
 
 
 def _parts(rows: int) -> list[slice]:
