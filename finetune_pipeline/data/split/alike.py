@@ -155,8 +155,8 @@ def kernels_compiled_meanwhile() -> Iterator[None]:
         yield
         return
     call = f"from {__name__} import compile_kernels; compile_kernels()"
-    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    child = subprocess.Popen([sys.executable, "-c", call], **silent)
+    nothing = subprocess.DEVNULL
+    child = subprocess.Popen([sys.executable, "-P", "-c", call], stdin=nothing, stdout=nothing, stderr=nothing)
     try:
         yield
     finally:
