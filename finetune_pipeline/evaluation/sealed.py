@@ -17,7 +17,15 @@ from typing import Any, NotRequired, TypedDict
 
 from finetune_pipeline.data.examples import decode_examples, unseal
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import digest_json, hold, read_json, replace_text, sync_folder, write_json
+from finetune_pipeline.engine.store import (
+    DamagedFile,
+    digest_json,
+    hold,
+    read_json,
+    replace_text,
+    sync_folder,
+    write_json,
+)
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.result import Seal
 from finetune_pipeline.evaluation.result_parts import plain_json
@@ -65,7 +73,10 @@ def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[
 def _recorded(state: Path) -> list[dict[str, Any]]:
     """Every entry of the ledger. Raises DamagedFile for a damaged one: openings must not be guessed."""
     path = state / LEDGER
-    return read_rows(path, _Opening) if path.exists() else []
+    entries = read_rows(path, _Opening) if path.exists() else []
+    if path.exists() and not entries:
+        raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
+    return entries
 
 
 def _ids(state: Path, name: str) -> frozenset[str]:

@@ -254,7 +254,8 @@ def instigators(instance: dg.DagsterInstance, workspace: Path) -> Iterator[list[
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)])) as process:
+    target = WorkspaceFileTarget([str(workspace)])
+    with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as process:
         context = process.create_request_context()
         repositories = [r for location in context.code_locations for r in location.get_repositories().values()]
         sensors = [Instigator(instance, sensor) for r in repositories for sensor in r.get_sensors()]

@@ -109,7 +109,9 @@ def test_a_full_disk_leaves_no_half_of_an_opening(tmp_path: Path) -> None:
     assert [row["candidate"] for row in openings(tmp_path, "t1")] == ["c1", "c2"]
 
 
-@pytest.mark.parametrize("left", [b'{"test": "t1", "ca', b"[1]\n", b'"t1"\n', b'{"test": null}\n', b'{"a": 1}\n', None])
+@pytest.mark.parametrize(
+    "left", [b'{"test": "t1", "ca', b"[1]\n", b'"t1"\n', b'{"test": null}\n', b'{"a": 1}\n', b"", None]
+)
 @pytest.mark.parametrize("lost", [LEDGER, TEST_SETS])
 def test_openings_are_not_guessed(tmp_path: Path, lost: str, left: bytes | None) -> None:
     _open(tmp_path, "c1")
