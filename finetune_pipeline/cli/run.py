@@ -92,8 +92,8 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
 
     folder = read_settings().home / "progress"
     for killed in close_abandoned_runs(instance, task.name, project.tracking.finish):
-        for left in folder.glob(f"*-{killed}.jsonl"):
-            left.unlink(missing_ok=True)
+        for old in folder.glob(f"*-{killed}.jsonl"):
+            old.unlink(missing_ok=True)
     names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
     left = time_left(project, names)
     if not quiet:

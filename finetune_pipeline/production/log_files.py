@@ -73,7 +73,8 @@ def log_files(task: Task) -> list[LogFile]:
     places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
     files = []
     for place, shown in places.items():
-        fs, root = url_to_fs(place)
+        # of a path, fsspec would take :: for a chain of file systems
+        fs, root = url_to_fs(place) if "://" in place else (fsspec.filesystem("file"), place)
         fs.invalidate_cache()
         if not fs.isdir(root):
             continue

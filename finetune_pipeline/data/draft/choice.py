@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.asked import (
@@ -105,12 +106,13 @@ def word_tags(rows: Sequence[RawRow]) -> tuple[str, str] | None:
     values = [row.value for row in rows if isinstance(row.value, dict)]
     lists = [key for key, value in (values[0].items() if values else ()) if isinstance(value, list)]
     for words, tags in permutations(lists, 2):
-        pairs = [(value.get(words), value.get(tags)) for value in values]
-        if all(isinstance(a, list) and isinstance(b, list) and len(a) == len(b) for a, b in pairs):
-            kinds = {(type(a), type(b)) for pair in pairs for a, b in zip(*pair, strict=True)}
-            said = [{a for pair in pairs for a in pair[i]} for i in (0, 1)] if kinds <= {(str, str), (str, int)} else []
-            if said and len(said[1]) < len(said[0]):
-                return words, tags
+        given: list[tuple[Any, Any]] = [(value.get(words), value.get(tags)) for value in values]
+        if not all(isinstance(a, list) and isinstance(b, list) and len(a) == len(b) for a, b in given):
+            continue
+        pairs = [pair for a, b in given for pair in zip(a, b, strict=True)]
+        plain = all(isinstance(a, str) and isinstance(b, str | int) for a, b in pairs)
+        if plain and len({b for _, b in pairs}) < len({a for a, _ in pairs}):
+            return words, tags
     return None
 
 

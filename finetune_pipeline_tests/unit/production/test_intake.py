@@ -152,6 +152,18 @@ def test_a_file_whose_name_is_not_utf_8_is_read_as_any_other(task: Task, store: 
     }
 
 
+@pytest.mark.parametrize("name", ["a::b", "a%25b", "a#b?c", "a[1]*{b}", 'it\'s "ü"', "a\\b", "~a"])
+def test_logs_are_read_whatever_the_folder_of_the_project_is_called(
+    tmp_path: Path, store: ArtifactStore, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    task = task_of(tmp_path / name, logs={"path": "more/logs/"})
+    (task.folder / "logs" / "own.jsonl").write_text(line(1))
+    (task.folder / "more/logs/2026").mkdir(parents=True)
+    (task.folder / "more/logs/2026/a.jsonl").write_text(line(2))
+    assert sorted(ids(task, store)) == ["r1", "r2"]
+
+
 def test_zero_bytes_after_a_power_cut_cost_the_half_line_only(task: Task, store: ArtifactStore) -> None:
     path = task.folder / "logs" / "a.jsonl"
     path.write_text(line(1) + line(2)[:30] + "\0" * 500 + line(3) + line(4)[:-1] + "\0" * 7 + "\n" + line(5))
