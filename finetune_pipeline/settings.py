@@ -83,9 +83,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
     project = project_root()
     home = folder("FINETUNE_HOME", project / PROJECT_HOME)
-    if re.search("[?]|%[0-9A-Fa-f]{2}", str(home)):
+    if re.search("""[?]|%[0-9A-Fa-f]{2}|'.*"|".*'""", str(home)):
         raise OutsideError(
-            f"{home}: addresses of databases cannot hold ? or %XX\nfix: rename the folder, or set FINETUNE_HOME to another"
+            f"{home}: addresses of databases cannot hold ? or %XX, nor both quotes, ' and \"\n"
+            "fix: rename the folder, or set FINETUNE_HOME to another"
         )
     return Settings(
         project=project,

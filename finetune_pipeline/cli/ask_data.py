@@ -30,6 +30,7 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     artifact = project.latest("evaluation_report")
     if artifact is None:
         raise click.ClickException(NOT_EVALUATED.format(task=loaded.name))
+    project.store.check(artifact)
     atlas = EvaluationResult.model_validate(read_json(artifact.path("evaluation.json"))).atlas
     shown = ShownRows.model_validate_json(artifact.path(SHOWN_ROWS).read_bytes())
     rows = request_rows(atlas, shown, loaded.name, artifact.version)

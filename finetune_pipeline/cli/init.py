@@ -172,18 +172,20 @@ def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
 
 def least_per_label(task: Task, store: ArtifactStore) -> int | None:
     """The proposal for data.min_per_label: the rows of the rarest label after cleaning, unless too few to learn
-    from; None if the default fits."""
+    from; None if the default fits, or there are no labels."""
     from finetune_pipeline.findings import FindingsError
     from finetune_pipeline.pipeline import PIPELINE
     from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
+    if not task.spec.labels:
+        return None
     try:
         made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)
     except FindingsError:
         return None  # the check says why
     counts = made["clean_examples"].facts["labels"]
     least = min((n for n in counts.values() if n >= LEAST_PER_LABEL), default=LEAST_PER_LABEL)
-    return least if task.spec.labels and least < task.spec.data.min_per_label else None
+    return least if least < task.spec.data.min_per_label else None
 
 
 def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:

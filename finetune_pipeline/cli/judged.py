@@ -72,6 +72,8 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     if hosted := read_hosted(merged.folder):
         raise click.ClickException(hosted.cannot(purpose))
     released, report = (_made_from(merged, store, step) for step in ("model_version", "evaluation_report"))
+    if report is not None:
+        store.check(report)
     if number is None and released is not None:
         number = int(released.facts["model_version"])
     return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)

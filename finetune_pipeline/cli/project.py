@@ -122,7 +122,7 @@ def verdict_lines(project: Project) -> list[str]:
     for model in report.facts["models"].values():
         score = _share(model.get("value"), model.get("value_interval"))
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
-    gates = [GateResult.from_dict(gate) for gate in read_json(report.path("gates.json"))]
+    gates = [GateResult.from_dict(gate) for gate in read_json(project.store.check(report).path("gates.json"))]
     lines += ["", f"gates: {gate_counts(gates)}", *(gate_line(gate.to_dict()) for gate in gates)]
     serving = f"version {project.serving}" if project.serving else "none"
     lines += [

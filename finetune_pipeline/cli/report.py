@@ -36,6 +36,7 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
         raise click.ClickException("\n".join([NOT_EVALUATED.format(task=loaded.name), *taught]))
     if artifact.version != project.versions["evaluation_report"]:
         problem("data or spec changed since: this is the report of an earlier version")
+    project.store.check(artifact)
     gates = read_json(artifact.path("gates.json"))
     passed = bool(artifact.facts["passed"])
     facts = {

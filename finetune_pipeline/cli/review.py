@@ -92,11 +92,11 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     if not versions:
         raise click.ClickException(f"{task.name} has no {step} yet: run `finetune run {task.name}`")
     if what == "synthetic":
-        *earlier, rows = [read_rows(version.path("to_review.jsonl")) for version in versions]
+        *earlier, rows = [read_rows(artifacts.check(version).path("to_review.jsonl")) for version in versions]
         if not rows and not taking:
             raise click.ClickException("no synthetic row is waiting for a decision")
         return synthetic_queue(task, rows, chain.from_iterable(earlier))
-    name, sheet = output_sheet(versions[-1], task, items, secret_of(artifacts))
+    name, sheet = output_sheet(artifacts.check(versions[-1]), task, items, secret_of(artifacts))
     done = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
     return outputs_queue(task, name, sheet, done)
 

@@ -91,16 +91,19 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     Raises KeyboardInterrupt if a signal stopped it."""
     from finetune_pipeline.definitions import definitions_of
 
-    close_abandoned_runs(instance, task.name, project.tracking.finish)
+    folder = read_settings().home / "progress"
+    for killed in close_abandoned_runs(instance, task.name, project.tracking.finish):
+        for old in folder.glob(f"*-{killed}.jsonl"):
+            old.unlink(missing_ok=True)
     names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
     left = time_left(project, names)
     if not quiet:
         say(f"{task.name}: {left.words(time.time())}, by {left.source}")
-    path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    os.environ[VARIABLE] = str(path)
     run_id, status = str(uuid.uuid4()), "CANCELED"
+    # a process in another container, or before a restart, may have the same number
+    path = folder / f"{task.name}-{os.getpid()}-{run_id}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[VARIABLE] = str(path)
     watcher = Watcher(path, len(names), say, lambda: pool_wait(instance, run_id), left)
     progress: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if quiet else watcher
     try:

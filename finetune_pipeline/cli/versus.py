@@ -32,13 +32,14 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         raise click.ClickException(
             f"{loaded.name} names no API model\nfix: set baseline.endpoint {{url, model, key_variable}}; see docs/planning.md"
         )
-    report = open_project(loaded).artifacts()["evaluation_report"]
+    project = open_project(loaded)
+    report = project.artifacts()["evaluation_report"]
     if report is None:
         stopped, failed = run_job(loaded, "all", quiet=as_json)
         report = open_project(loaded).artifacts()["evaluation_report"]
         if report is None:
             raise click.ClickException("\n".join([*stopped, *failed]))
-    evaluation = EvaluationResult.model_validate(read_json(report.path("evaluation.json")))
+    evaluation = EvaluationResult.model_validate(read_json(project.store.check(report).path("evaluation.json")))
     prices = load_prices(home=settings.home, task_folder=loaded.folder)
     calls = calls_per_month or loaded.spec.advise.calls_per_month
     compared = put_side_by_side(loaded.spec, evaluation, prices, calls, datetime.datetime.now(datetime.UTC).date())

@@ -16,7 +16,7 @@ import msgspec
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.readers.records import BLANKS, BOM
 from finetune_pipeline.data.readers.records import read_lines as lines_of
-from finetune_pipeline.engine.store import DamagedFile, digest_file
+from finetune_pipeline.engine.store import DamagedFile, check_form, digest_file
 from finetune_pipeline.findings import Finding
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -69,8 +69,9 @@ def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: 
             os.fsync(out.fileno())
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file this pipeline wrote. Raises DamagedFile naming file and line of what is not a JSON object."""
+def read_rows(path: Path, form: Any = None) -> list[dict[str, Any]]:
+    """Rows of a file this pipeline wrote. form: the type each must have. Raises DamagedFile naming file and line of what is
+    not a JSON object, or has another type."""
     rows = []
     for number, line, cut in read_lines(path, limit=1 << 30):
         try:
@@ -79,6 +80,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise DamagedFile(f"{path}:{number}: {error}\nfix: restore the file from a copy") from error
         if cut or not isinstance(row, dict):
             raise DamagedFile(f"{path}:{number}: the line is not one JSON object\nfix: restore the file from a copy")
+        if form is not None:
+            check_form(row, form, f"{path}:{number}")
         rows.append(row)
     return rows
 

@@ -140,7 +140,7 @@ def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[
     path = store.state_folder(task.name) / "run_inputs" / f"{run_id}.json"
     with store.lock(task.name, "run_inputs"):
         if path.exists():
-            return RunInputs(**read_json(path))
+            return RunInputs(**read_json(path, RunInputs))
         run_inputs = look()
         write_json(path, asdict(run_inputs))
         return run_inputs

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
+
+import msgspec
 
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -58,10 +60,10 @@ class SeenFiles:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._known: dict[str, list[Any]] = {}
+        self._known: dict[str, Any] = {}
         if path is not None and path.is_file():
             with contextlib.suppress(ValueError):
-                self._known = read_json(path)
+                self._known = read_json(path, dict[str, list[int | str]])
 
     def digest(self, path: Path) -> str:
         """Hex SHA-256 of a file."""
@@ -113,12 +115,22 @@ class DamagedFile(OutsideError, ValueError):
     """A file is not what was written."""
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file (UTF-8). Raises DamagedFile."""
+def read_json(path: Path, form: Any = Any) -> Any:
+    """The value in a JSON file (UTF-8). form: the type it must have, as msgspec reads it. Raises DamagedFile."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged: it is no JSON ({error})\nfix: put back a copy of it") from error
+    check_form(value, form, path)
+    return value
+
+
+def check_form(value: Any, form: Any, place: object) -> None:
+    """Raise DamagedFile, naming the place, if a value read from JSON has another type than `form`."""
+    try:
+        msgspec.convert(value, form)
+    except msgspec.ValidationError as error:
+        raise DamagedFile(f"{place} is damaged: {error}\nfix: put back a copy of it") from error
 
 
 @contextlib.contextmanager
@@ -160,6 +172,17 @@ class Artifact:
         if not file.exists():
             raise FileNotFoundError(f"artifact {self.task}/{self.step}/{self.version} holds no {name!r}")
         return file
+
+
+class _Digest(TypedDict):
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    facts: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, _Digest]
+    outside: NotRequired[dict[str, str]]
 
 
 class ChangedArtifact(FindingsError):
@@ -205,7 +228,7 @@ class ArtifactStore:
         if not manifest.exists():
             return None
         try:
-            record = read_json(manifest)
+            record = read_json(manifest, _Manifest)
         except DamagedFile as error:
             raise _changed(folder, f"{MANIFEST} has changed") from error
         if not all((folder / path).exists() for path in record.get("outside", ())):
@@ -218,7 +241,7 @@ class ArtifactStore:
         Raises:
             ChangedArtifact: Files are missing or changed.
         """
-        record, seen = read_json(artifact.folder / MANIFEST), self.seen_files(artifact.task, "checked_files")
+        record, seen = read_json(artifact.folder / MANIFEST, _Manifest), self.seen_files(artifact.task, "checked_files")
         wanted = {artifact.folder / name: entry["sha256"] for name, entry in record["files"].items()}
         wanted |= {(artifact.folder / path).resolve(): digest for path, digest in record.get("outside", {}).items()}
         wrong = [

@@ -13,10 +13,19 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from finetune_pipeline.data.examples import decode_examples, unseal
-from finetune_pipeline.engine.store import digest_json, hold, read_json, replace_text, sync_folder, write_json
+from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.engine.store import (
+    DamagedFile,
+    digest_json,
+    hold,
+    read_json,
+    replace_text,
+    sync_folder,
+    write_json,
+)
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.result import Seal
 from finetune_pipeline.evaluation.result_parts import plain_json
@@ -27,6 +36,12 @@ LEDGER = "test_openings.jsonl"
 TEST_SETS = "test_sets"
 SAME_TEST = 0.5
 """An opening counts when it showed more than this share of today's rows."""
+
+
+class _Opening(TypedDict):
+    test: str
+    candidate: NotRequired[str | None]
+    rows: NotRequired[str]
 
 
 def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
@@ -56,14 +71,11 @@ def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[
 
 
 def _recorded(state: Path) -> list[dict[str, Any]]:
-    """Every entry of the ledger. Raises OutsideError for a damaged one: openings must not be guessed."""
-    path, entries = state / LEDGER, []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
-        try:
-            entries.append(json.loads(line))
-        except ValueError as error:
-            place = f"{path}:{number}: this opening of the sealed test is damaged"
-            raise OutsideError(f"{place}\nfix: put back a copy of the file") from error
+    """Every entry of the ledger. Raises DamagedFile for a damaged one: openings must not be guessed."""
+    path = state / LEDGER
+    entries = read_rows(path, _Opening) if path.exists() else []
+    if path.exists() and not entries:
+        raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
     return entries
 
 
@@ -72,7 +84,7 @@ def _ids(state: Path, name: str) -> frozenset[str]:
     path = state / TEST_SETS / f"{name}.json"
     if not path.exists():
         raise OutsideError(f"{path} is gone, which says what an opening of the sealed test showed\nfix: put it back")
-    return frozenset(read_json(path))
+    return frozenset(read_json(path, list[str]))
 
 
 def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
@@ -108,7 +120,7 @@ def open_sealed(
 
 
 def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reason: str) -> None:
-    if any(row["candidate"] == candidate for row in openings(state, test, ids)):
+    if any(row.get("candidate") == candidate for row in openings(state, test, ids)):
         return
     name = digest_json(list(ids))[:16]
     if not (state / TEST_SETS / f"{name}.json").exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -16,11 +17,11 @@ LAUNCHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-_PID, _STARTED = "finetune/pid", "finetune/process_started"
+_PID, _STARTED, _LAUNCHED = "finetune/pid", "finetune/process_started", "finetune/launched"
 _SERVER = ".dagster/grpc_info"
 """Dagster's tag with the address of the code server that started a run: a socket file if it is on this machine."""
-_CLOCK_SECONDS = 5.0
-"""How much the clock may be set between a run's start and the first look at its process."""
+_LAUNCH_SECONDS = 60.0
+"""Longest time between the launch of a run and the start of its process."""
 _BEGAN = re.compile(r"Process (\d+) began ([\d.]+) s after the machine")
 
 
@@ -80,7 +81,8 @@ def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, 
     """Return the process that executes a run, and its start in seconds since boot; None if it is unknown or elsewhere.
 
     A command line says both in the run's tags. Of a run that Dagster started, the log has the process only; the first look
-    adds the start, since another process may get the number after a restart of the machine or container.
+    adds the start, since another process may get the number after a restart of the machine or container. A process that
+    did not begin soon after :func:`launch_tags` is another one.
 
     Raises:
         psutil.NoSuchProcess: It has ended before the first look.
@@ -100,10 +102,18 @@ def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, 
         return None
     pid, logged_at = first
     began = process_start(pid)
-    if began + psutil.boot_time() > logged_at + _CLOCK_SECONDS:
+    launched = run.tags.get(_LAUNCHED)  # else it has another launcher, and the clock must do
+    earliest = float(launched) - 1 if launched else 0.0  # the machine's start is known to a second
+    latest = _LAUNCH_SECONDS + (earliest if launched else logged_at - psutil.boot_time())
+    if not earliest <= began <= latest:
         raise psutil.NoSuchProcess(pid)
     instance.report_engine_event(f"Process {pid} began {began:.2f} s after the machine", run)
     return pid, began
+
+
+def launch_tags() -> dict[str, str]:
+    """Return the tags of a run that is launched now: the seconds since boot, which no change of the clock changes."""
+    return {_LAUNCHED: f"{time.time() - psutil.boot_time():.2f}"}
 
 
 def _by_command_line(run: dg.DagsterRun) -> bool:

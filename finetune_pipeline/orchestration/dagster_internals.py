@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import sqlalchemy
-from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
@@ -26,7 +26,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
 from finetune_pipeline.engine.store import hold, replace_text
-from finetune_pipeline.orchestration.abandoned import is_abandoned
+from finetune_pipeline.orchestration.abandoned import is_abandoned, launch_tags
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -124,6 +124,10 @@ class WatchingLauncher(_BelowHome, dg.DefaultRunLauncher):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> WatchingLauncher:
         return cls(inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        self._instance.add_run_tags(context.dagster_run.run_id, launch_tags())
+        super().launch_run(context)
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -250,7 +254,8 @@ def instigators(instance: dg.DagsterInstance, workspace: Path) -> Iterator[list[
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)])) as process:
+    target = WorkspaceFileTarget([str(workspace)])
+    with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as process:
         context = process.create_request_context()
         repositories = [r for location in context.code_locations for r in location.get_repositories().values()]
         sensors = [Instigator(instance, sensor) for r in repositories for sensor in r.get_sensors()]

@@ -39,7 +39,7 @@ def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
     tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARED)
     compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
-        compared = json.loads(tags["compared_with"])
+        compared = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
     kept = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
     trained_on = tags["dataset_version"] if kept else versions["splits"]  # removed by `finetune forget`
     return replace(collect_run_inputs(task, compared, artifacts), trained_on=trained_on)

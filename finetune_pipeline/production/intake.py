@@ -25,6 +25,7 @@ from finetune_pipeline.production.log_files import (
     OWN_FOLDER,
     LineReader,
     LogFile,
+    OtherPacker,
     bytes_before,
     first_line,
     hash_tail,
@@ -131,7 +132,8 @@ def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
     except FileNotFoundError:
         return False  # rotated away meanwhile: read under its new name next time
     except BROKEN_OFF as error:
-        if file.modified is None or file.modified > now - _BROKEN_FOR:
+        patience = _SETTLED if isinstance(error, OtherPacker) else _BROKEN_FOR
+        if file.modified is None or file.modified > now - patience:
             return True
         read = batch.ledger["streams"].get(name, NOTHING_READ)["lines"]
         batch.rows.append(damaged_file(file.shown, read, error))

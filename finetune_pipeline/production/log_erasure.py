@@ -45,14 +45,15 @@ class StillWritten(OutsideError):
 
 
 def count_lines(file: LogFile, wanted: Wanted) -> int:
-    """Count the wanted lines of a file. Raises OutsideError if it is a gzip file that cannot be read to its end."""
+    """Count the wanted lines of a file. Raises OutsideError if it cannot be unpacked to its end."""
     try:
         with opened(file) as handle:
             return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle))
     except BROKEN_OFF as error:
         raise OutsideError(
-            f"{file.path} is damaged or still being written ({error}): nobody can tell whose rows it contains\nfix: put a "
-            "whole copy in its place, or delete it, and run this again; the rows are no longer ingested"
+            f"{file.path} is damaged or still being written, or not packed by gzip ({error}): nobody can tell whose rows it "
+            "contains\nfix: put a whole copy in its place, plain or gzipped, or delete it, and run this again; the rows are "
+            "no longer ingested"
         ) from error
 
 

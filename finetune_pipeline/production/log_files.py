@@ -27,8 +27,15 @@ SERVED, SERVED_LOCK = "served.jsonl", ".served.lock"
 """The file that `finetune serve` writes, and the lock it takes for each row."""
 
 _GZIP = b"\x1f\x8b"
-BROKEN_OFF = (EOFError, gzip.BadGzipFile, zlib.error)
-"""Errors from reading a gzip file that is damaged or still being written."""
+_OTHER_PACKERS = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
+
+
+class OtherPacker(ValueError):
+    """Raised for a file that another program than gzip has packed."""
+
+
+BROKEN_OFF = (EOFError, gzip.BadGzipFile, zlib.error, OtherPacker)
+"""Errors from reading a packed file that is damaged, still being written, or not packed by gzip."""
 _NAMED = re.compile(r"\.(jsonl|jsonlines|ndjson)\b")
 _ROTATED = re.compile(rf"({_NAMED.pattern})(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")
 TAIL = 1024
@@ -66,7 +73,8 @@ def log_files(task: Task) -> list[LogFile]:
     places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
     files = []
     for place, shown in places.items():
-        fs, root = url_to_fs(place)
+        # of a path, fsspec would take :: for a chain of file systems
+        fs, root = url_to_fs(place) if "://" in place else (fsspec.filesystem("file"), place)
         fs.invalidate_cache()
         if not fs.isdir(root):
             continue
@@ -97,11 +105,13 @@ def _modified(info: dict[str, Any]) -> float | None:
 
 @contextlib.contextmanager
 def opened(file: LogFile) -> Iterator[IO[bytes]]:
-    """Open a file's bytes, decompressed if gzipped. Raises FileNotFoundError if it was rotated away."""
+    """Open a file's bytes, decompressed if gzipped. Raises FileNotFoundError if it was rotated away, and OtherPacker."""
     with file.fs.open(file.path, "rb") as raw:
-        zipped = raw.read(2) == _GZIP
+        head = raw.read(6)
+        if packer := next((name for sign, name in _OTHER_PACKERS.items() if head.startswith(sign)), None):
+            raise OtherPacker(f"it is packed by {packer}, and only gzip is unpacked")
         raw.seek(0)
-        handle: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
+        handle: Any = gzip.GzipFile(fileobj=raw) if head.startswith(_GZIP) else raw
         yield handle
 
 

@@ -89,12 +89,12 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
 
 
 def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
-    """Return the record that says of a damaged gzip file that what follows its first `read` lines is lost."""
+    """Return the record that says of a damaged or packed file that what follows its first `read` lines is lost."""
     found = _bad(
         f"{file}:{read + 1}",
         "damaged_file",
-        f"the gzip file is damaged behind line {read}: {error}",
-        "put a whole copy in its place: it is read on from there",
+        f"the file cannot be read behind line {read}: {error}",
+        "put a whole copy in its place, plain or gzipped: it is read on from there",
     )
     source = {"file": file, "line": read + 1}
     return {"kind": "bad", "raw": "", "findings": [found.to_dict()], "user": None, "source": source}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -23,6 +23,29 @@ from finetune_pipeline.engine.store import DamagedFile, read_json, replace_text,
 from finetune_pipeline.production.log_rows import hash_user
 
 _WHOLE = 1 << 256
+
+
+class _Stream(TypedDict):
+    offset: int
+    lines: int
+    tails: list[tuple[int, str]]
+
+
+class _Segment(TypedDict):
+    name: Annotated[str, msgspec.Meta(pattern="^[0-9]+$")]
+    lines: int
+    sum: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]
+
+
+class _Ledger(TypedDict):
+    """streams: the part read of each file, by name; seen: {path: (mark, stream)}, files read to their end; others: {source:
+    {name: (time, digest)}}, rows that do not come from files; removed: number of forgotten or expired rows."""
+
+    streams: dict[str, _Stream]
+    seen: dict[str, tuple[str, str]]
+    others: dict[str, dict[str, tuple[float, str]]]
+    segments: list[_Segment]
+    removed: int
 
 
 class LogStore:
@@ -34,12 +57,10 @@ class LogStore:
         self._segments = folder / "segments"
 
     def ledger(self) -> dict[str, Any]:
-        """Read the ledger. streams: {name: {"offset", "lines", "tails": [[offset, hash], …]}}, the part read of each file; seen:
-        {path: [mark, stream]}, files read to their end; others: {source: {name: [time, digest]}}, rows that do not come from
-        files; segments: [{"name", "lines", "sum"}]; removed: number of forgotten or expired rows."""
+        """Read the ledger: a dict of the form of _Ledger."""
         if not self._ledger.exists():
             return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
-        ledger: dict[str, Any] = read_json(self._ledger)
+        ledger: dict[str, Any] = read_json(self._ledger, _Ledger)
         return ledger
 
     def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
@@ -104,9 +125,11 @@ class LogStore:
     def _read(self, segment: Mapping[str, Any]) -> list[dict[str, Any]]:
         path = self._path(segment["name"])
         rows = read_rows(path) if path.exists() else []
-        if len(rows) != segment["lines"]:
-            why = f"{path} contains {len(rows)} of the {segment['lines']} ingested rows"
-            raise DamagedFile(f"{why}\nfix: restore a copy of the file")
+        if len(rows) != segment["lines"] or _sum(rows) != segment["sum"]:
+            why = f"{path} is damaged: {len(rows)} of the {segment['lines']} ingested rows are left"
+            if len(rows) == segment["lines"]:
+                why = f"{path} is damaged: its rows are not those ingested"
+            raise DamagedFile(f"{why}\nfix: put back a copy of it")
         return rows
 
     def _path(self, name: str) -> Path:
@@ -116,11 +139,16 @@ class LogStore:
         self._segments.mkdir(parents=True, exist_ok=True)
         replace_text(self._path(name), "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
         sync_folder(self._segments)
-        total = 0
-        for row in rows:
-            content = {k: v for k, v in row.items() if k != "source"}
-            total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
-        return {"name": name, "lines": len(rows), "sum": f"{total % _WHOLE:064x}"}
+        return {"name": name, "lines": len(rows), "sum": _sum(rows)}
+
+
+def _sum(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the sum of the rows' digests, whatever file they came from."""
+    total = 0
+    for row in rows:
+        content = {k: v for k, v in row.items() if k != "source"}
+        total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
+    return f"{total % _WHOLE:064x}"
 
 
 def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -136,6 +164,12 @@ def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
 FILE = "forgotten.json"
 
 
+class _Forgotten(TypedDict):
+    users: list[str]
+    ids: list[str]
+    tainted: NotRequired[list[str]]
+
+
 class ForgottenList:
     """The forget list of a task, below its log store's folder. Writers must hold the task's lock ``logs``. users, ids: keyed
     hashes; tainted: versions of splits with such a row among the training or validation rows, recorded before the splits
@@ -143,9 +177,9 @@ class ForgottenList:
 
     def __init__(self, folder: Path, key: bytes) -> None:
         self._path, self._key = folder / FILE, key
-        stored = read_json(self._path) if self._path.exists() else {}
-        self.users: set[str] = set(stored.get("users", []))
-        self.ids: set[str] = set(stored.get("ids", []))
+        stored = read_json(self._path, _Forgotten) if self._path.exists() else {"users": [], "ids": []}
+        self.users: set[str] = set(stored["users"])
+        self.ids: set[str] = set(stored["ids"])
         self.tainted: set[str] = set(stored.get("tainted", []))
 
     def holds(self, row: Mapping[str, Any]) -> bool:

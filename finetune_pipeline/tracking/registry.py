@@ -90,6 +90,20 @@ def tags_of_release(tracking: Tracking, name: str, version: int, *keys: str) -> 
     return tags
 
 
+def decode_tag(name: str, tag: str, text: str, form: Any) -> Any:
+    """Return the value of a tag, which is JSON of the type `form`. Raises FindingsError: anybody may change tags in MLflow."""
+    try:
+        return msgspec.json.decode(text, type=form)
+    except msgspec.DecodeError as error:
+        message, fix = (
+            f"its tag {tag} is not what was written: {error}",
+            "in MLflow, put back its value, or delete the tag",
+        )
+        raise FindingsError(
+            [Finding("registry.changed_tag", "error", f"registered model {name}", message, fix)]
+        ) from error
+
+
 def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any, ...]] | None:
     """Run Tracking.look_up while no move of an alias is in progress."""
     with locked(tracking.place(), "registry"):
@@ -166,7 +180,7 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     if model is None:
         return {}, False
     known, tag, rolled_back = _versions(model), model.tags.get(MOVE), False
-    move = msgspec.json.decode(tag, type=Move) if tag else None
+    move = decode_tag(name, MOVE, tag, Move) if tag else None
     if move and known.get(CHAMPION) == move.to:
         if rolled_back := bool(move.rolled_back):
             story = f"version {move.old or 'none'} → {move.to}: {move.why}"

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finetune_pipeline.engine.store import digest_json, hold, read_json, sync_folder, write_json
+from finetune_pipeline.engine.store import DamagedFile, digest_json, hold, read_json, sync_folder, write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.reporting import say
 from finetune_pipeline.trainers.service import Files, Job, JobState, Refused, Service, Unclear
@@ -89,7 +89,12 @@ class Ledger:
     def entry(self, order: Order) -> Entry:
         """The entry of an order; a new one if it is unknown."""
         path = self._path(order)
-        return Entry.model_validate(read_json(path)) if path.exists() else Entry(order=order)
+        if not path.exists():
+            return Entry(order=order)
+        try:
+            return Entry.model_validate(read_json(path))
+        except ValidationError as error:
+            raise DamagedFile(f"{path} is damaged: {error}\nfix: put back a copy of it") from error
 
     def write(self, entry: Entry) -> None:
         """Write an entry durably."""

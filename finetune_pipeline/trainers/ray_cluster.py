@@ -15,7 +15,7 @@ import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.store import hold, read_json, replace_text, write_json
@@ -39,6 +39,12 @@ _PORTS = (
     "node-manager-port",
     "object-manager-port",
 )
+
+
+class _Record(TypedDict):
+    address: str
+    marker: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def answers(address: str, seconds: float = 5.0) -> bool:
 def started_cluster(home: Path) -> Cluster | None:
     """The running cluster that :func:`start_cluster` has started."""
     try:
-        address = read_json(_record(home))["address"]
+        address = read_json(_record(home), _Record)["address"]
     except (FileNotFoundError, ValueError):
         return None
     return Cluster(address, _token(home)) if answers(address) else None
@@ -161,7 +167,7 @@ def _fault_until_ready(cluster: Cluster) -> str:
 def stop_cluster(home: Path) -> bool:
     """Stop every process of the cluster started here. Returns whether there was one."""
     try:
-        record = read_json(_record(home))
+        record = read_json(_record(home), _Record)
     except (FileNotFoundError, ValueError):
         return False
     end_marked(record["marker"])

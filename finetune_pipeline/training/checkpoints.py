@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
-from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.engine.store import DamagedFile, digest_file, read_json, write_json
 
 MARK = "complete.json"
 
@@ -28,6 +29,13 @@ class Resume:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
 
+class _Mark(TypedDict):
+    job: str
+    best: str | None
+    finished: bool
+    files: dict[str, str]
+
+
 def mark_complete(folder: Path, job_digest: str, best: str | None, finished: bool = False) -> None:
     """Mark a checkpoint as complete. `best`: name of the best checkpoint so far, which must exist, too."""
     files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MARK}
@@ -37,11 +45,11 @@ def mark_complete(folder: Path, job_digest: str, best: str | None, finished: boo
 def _fault(folder: Path, job_digest: str) -> str | None:
     """The fault of a checkpoint, or None."""
     try:
-        mark = read_json(folder / MARK)
-        job, files, _ = mark["job"], mark["files"], (mark["best"], mark["finished"])
+        mark = read_json(folder / MARK, _Mark)
+        job, files = mark["job"], mark["files"]
     except FileNotFoundError:
         return "it is half-written (the process died while saving it)"
-    except (ValueError, KeyError, TypeError):
+    except DamagedFile:
         return f"its {MARK} is unreadable"
     if job != job_digest:
         return "it belongs to a job with other data or settings"

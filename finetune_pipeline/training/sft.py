@@ -72,7 +72,7 @@ def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) ->
     if not path.exists():
         virtual = getattr(model, "virtual_tokens", (0, 0))[1]
         write_json(path, asdict(choose_kernel(model.config.get_text_config(), virtual, dtype, device)))
-    return Trial(**read_json(path))
+    return Trial(**read_json(path, Trial))
 
 
 def train(

@@ -56,10 +56,10 @@ def last_output(project: Project) -> str:
 
 def run_in_progress(project: Project, run: Running) -> list[str]:
     """Assets that the run has begun and not ended, by its progress file."""
-    path = project.home / "progress" / f"{project.folder.name}-{run.pid}.jsonl"
     try:
+        (path,) = (project.home / "progress").glob(f"{project.folder.name}-{run.pid}-*.jsonl")
         lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return []
     begun: list[str] = []
     for row in map(json.loads, lines):

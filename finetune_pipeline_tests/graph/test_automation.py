@@ -335,8 +335,8 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
     assert check().passed
 
 
-def test_automation_is_switched_on_and_off_and_tells_its_state(
-    world: Automation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_automation_is_switched_on_and_off_and_tells_its_state_and_nothing_else(
+    world: Automation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FINETUNE_DATA", str(world.project.data))
     workspace, home = tmp_path / "workspace.yaml", tmp_path / "dagster"
@@ -348,6 +348,7 @@ def test_automation_is_switched_on_and_off_and_tells_its_state(
         assert {row["name"] for row in on} == {f"colours__{n}" for n in ("new_logs", "drift", "champion", "retraining")}
         assert all(row["on"] for row in on)
         assert not any(row["on"] for row in switch(instance, workspace, "colours", "off"))
+    assert "INFO" not in "".join(capfd.readouterr()), "what Dagster's server of the code says is nobody's concern"
 
 
 def test_a_broken_task_is_shown_and_the_others_load(world: Automation) -> None:

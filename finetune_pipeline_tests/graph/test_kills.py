@@ -86,3 +86,4 @@ def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
     assert whole(project) >= whole(undisturbed)
     assert digests(project, of_logs=False) == digests(undisturbed, of_logs=False)
     assert sorted(logged(project)) == sorted(f"answer-{i}" for i in range(60))
+    assert not [*(project.home / "progress").iterdir()], "progress of killed runs is left"

@@ -69,6 +69,17 @@ def test_the_run_ends_with_a_verdict(finished: Finished) -> None:
     assert result["verdict"] and ("Do not ship it" if code else "Ship it.") in page
 
 
+def test_a_changed_report_is_named_and_not_shown(finished: Finished) -> None:
+    project = finished[0]
+    for name, arguments in (("evaluation.json", ("report", "colours", "--json")), ("gates.json", ("run", "colours"))):
+        path = project.artifact("evaluation_report") / name
+        kept = path.read_bytes()
+        path.write_text("[]")
+        done = project.finetune(*arguments)
+        path.write_bytes(kept)
+        assert done.returncode == 1 and f"{name} has changed" in done.stderr, done.stdout + done.stderr
+
+
 def test_the_registered_model_has_its_card(finished: Finished) -> None:
     project, code, _ = finished
     written = project.artifact("model_version") / "README.md"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
+from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.asked import (
@@ -97,6 +99,21 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         chat = Chat({}, roles_of(speakers), (transcript.path,), transcript=True)
         return Choice(chat=chat, unused=_unused(columns, {transcript.path}))
     return f"no two columns look like a text and its answer; {_described(columns)}"
+
+
+def word_tags(rows: Sequence[RawRow]) -> tuple[str, str] | None:
+    """The keys of a list of words and of a list with a tag, by name or number, for each of them, in every row."""
+    values = [row.value for row in rows if isinstance(row.value, dict)]
+    lists = [key for key, value in (values[0].items() if values else ()) if isinstance(value, list)]
+    for words, tags in permutations(lists, 2):
+        given: list[tuple[Any, Any]] = [(value.get(words), value.get(tags)) for value in values]
+        if not all(isinstance(a, list) and isinstance(b, list) and len(a) == len(b) for a, b in given):
+            continue
+        pairs = [pair for a, b in given for pair in zip(a, b, strict=True)]
+        plain = all(isinstance(a, str) and isinstance(b, str | int) for a, b in pairs)
+        if plain and len({b for _, b in pairs}) < len({a for a, _ in pairs}):
+            return words, tags
+    return None
 
 
 def _flag(rows: Sequence[RawRow], path: str) -> str | None:

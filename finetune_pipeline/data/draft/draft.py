@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
-from finetune_pipeline.data.draft.choice import Choice, choose
+from finetune_pipeline.data.draft.choice import Choice, choose, word_tags
 from finetune_pipeline.data.draft.columns import exploded
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
@@ -24,6 +24,7 @@ from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.quoting import key_name
 from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.readers.encoding import TAGGED_WORDS
 from finetune_pipeline.data.validate.validation import ValidatedRow, validate_record
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.model import TaskSpec
@@ -81,6 +82,10 @@ def draft(
         reading.refuse("no_rows", _names(files), "no row could be read", "see the findings for each file")
         return None, reading.problems
     choice = choose(reading.rows[:: max(1, len(reading.rows) // _CHOSEN_BY)], text, answer)
+    if isinstance(choice, str) and (tags := word_tags(reading.rows)):
+        what, fix = TAGGED_WORDS
+        reading.refuse("word_tags", _names(files), f"the rows hold {what}: {' and '.join(tags)} are as long", fix)
+        return None, reading.problems
     if isinstance(choice, str):
         reading.refuse("no_columns", _names(files), choice, "name them with --text COLUMN --answer COLUMN")
         return None, reading.problems

@@ -38,7 +38,17 @@ _OTHERS = {
 _MAIL_HEADERS = rb"Return-Path|Delivered-To|Received|From|To|Subject|Date|MIME-Version|Message-ID|X-[\w-]+"
 _E_MAIL = rb"(From \S+ .*\r?\n)?((" + _MAIL_HEADERS + rb"): .*\r?\n[ \t]?){2}"
 _MESSENGER = rb"\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}:\d\d(:\d\d)?( ?[AaPp]\.?[Mm]\.?)?(\]| -) "
+TAGGED_WORDS = (
+    "words with a tag each, for token classification, which is not trained here",
+    'write a row for each sentence, with its text, and its entities as a JSON answer: {"text": "Ann sails to Oslo", '
+    '"answer": {"PER": ["Ann"], "LOC": ["Oslo"]}}',
+)
+"""What files for token classification hold, and what to do with them."""
+_CONLL = rb"(-DOCSTART-.*\r?\n\s*)?(\w+\t(\w+\t)*\w+\s+)?(?:(?:\S+[ \t]+)+(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
+_CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
 _OTHER_TEXTS = {
+    _CONLL: TAGGED_WORDS,
+    _CONLL_U: TAGGED_WORDS,
     rb"__label__\S+ ": (
         "lines of fastText",
         r"put label and text into columns: sed -E 's/^__label__(\S+) +/\1\t/' FILE > rows.tsv",

@@ -113,6 +113,13 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield from (replace(record, key=key) for record in _rows(_cells(values[name]), file, spec))
 
 
+def _is_merged(header: list[str], second: list[str]) -> bool:
+    """Whether the second row names exactly what the first one, whose cells are merged across or down, does not."""
+    pairs = [(a.strip(), b.strip()) for a, b in zip_longest(header, second, fillvalue="")]
+    unnamed = [b for a, b in pairs[1:] if not a]
+    return bool(unnamed) and all(unnamed) and bool(pairs[0][0]) and any(a and not b for a, b in pairs)
+
+
 def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     first = list(islice(rows, _LOOKED_AT))
     if not first:
@@ -126,7 +133,13 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     if dialect.titles:
         yield title_rows(file, dialect.titles)
     header = first[dialect.titles][1] if dialect.header else []
-    for number, cells in chain(first[dialect.titles + dialect.header :], rows):
+    behind = first[dialect.titles + dialect.header :]
+    if _is_merged(header, behind[0][1] if behind else []):
+        message = (
+            "the names of the columns stand in two rows, as merged cells leave them, and the second was read as data"
+        )
+        yield about_file("merged_header", file, message, "write a name over each column, all in one row", "warning")
+    for number, cells in chain(behind, rows):
         if odd := no_row(cells, header, file, number, msgspec.json.encode(cells)):
             yield odd
             continue

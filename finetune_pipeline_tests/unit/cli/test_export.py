@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
-from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact, digest_file
+from finetune_pipeline.engine.store import ArtifactStore, Builder, ChangedArtifact, digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import export as exported
 from finetune_pipeline.models.gguf import write_gguf
@@ -254,6 +254,21 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     refused = run("--to", tmp_path / "forgotten")
     assert isinstance(refused.exception, ClickException) and "rows that have been forgotten" in str(refused.exception)
     assert not (tmp_path / "forgotten").exists()
+
+
+def test_a_changed_report_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
+    made = store(project)
+    inputs = {"merged_model": made.all_versions(TASK, "merged_model")[-1].version}
+
+    def make(builder: Builder) -> None:
+        for name in ("evaluation.json", "gates.json"):
+            (builder.folder / name).write_text("{}")
+
+    report = made.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=make)
+    report.path("evaluation.json").write_text("[]")
+    error = run("--to", tmp_path / "out").exception
+    assert isinstance(error, ChangedArtifact) and "evaluation.json has changed" in str(error)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ def test_a_least_per_label_is_proposed_and_rarer_labels_are_named(tmp_path: Path
     assert least == min(n for n in printed["clean"]["labels"].values() if n >= 10)
 
 
+def test_answers_in_json_get_a_schema_and_no_least_per_label(tmp_path: Path, finetune: Any) -> None:
+    rows = [{"text": text, "answer": {"kind": label, "words": len(text.split())}} for text, label in pairs(60)]
+    done = finetune("init", of(tmp_path, "mine.jsonl", lines(rows))[1], "--json")
+    assert done.returncode == 2 and done.json["draft"]["kind"] == "json", done.stderr
+    folder = tmp_path / "data" / "mine"
+    assert json.loads((folder / "schema.json").read_text())["required"] == ["kind", "words"]
+    assert "min_per_label" not in yaml.safe_load((folder / "task.yaml").read_text())["data"]
+
+
 def test_a_task_is_made_whole_however_often_it_is_begun(
     tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +80,7 @@ def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch
     file = of(tmp_path, "chat.csv", table([["conversation_id", "sender", "message"], *rows]))[1]
     folder = tmp_path / "data" / "chat"
     with monkeypatch.context() as patch:
-        patch.setattr("finetune_pipeline.steps.run_inputs.collect_run_inputs", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("finetune_pipeline.cli.init.least_per_label", mock.Mock(side_effect=KeyboardInterrupt))
         done = finetune("init", file)
     assert done.returncode == 1 and "the same command goes on" in done.stderr and not [*(folder / "raw").iterdir()]
     with monkeypatch.context() as patch:

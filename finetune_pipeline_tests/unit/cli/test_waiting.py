@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.events import EngineEventData
 
 from finetune_pipeline.cli.run import pool_wait
 from finetune_pipeline.cli.watch import Watcher
@@ -17,6 +19,8 @@ from finetune_pipeline.orchestration.abandoned import (
     abandoned_slots_freed,
     close_abandoned_runs,
     free_abandoned_slots,
+    is_abandoned,
+    launch_tags,
     process_start,
 )
 from finetune_pipeline.orchestration.resources import Compute
@@ -29,6 +33,7 @@ from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps the time a process started")
 
 
 def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
@@ -85,17 +90,43 @@ def test_a_command_that_was_killed_before_its_run_started_holds_back_no_sensor(
         assert run_in_progress(instance, task) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps the time a process started")
-def test_a_clock_that_is_set_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = process_start(os.getpid())
+def set_clock(folder: Path, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have started so much later by its clock."""
+    folder.mkdir()
     for entry in Path("/proc").iterdir():
         if entry.name not in ("stat", "self"):
-            (tmp_path / entry.name).symlink_to(entry)
-    said = re.sub(r"btime (\d+)", lambda m: f"btime {int(m[1]) - 3600}", Path("/proc/stat").read_text())
-    (tmp_path / "stat").write_text(said)
-    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+            (folder / entry.name).symlink_to(entry)
+    said = re.sub(r"btime (\d+)", lambda m: f"btime {int(m[1]) + seconds}", Path("/proc/stat").read_text())
+    (folder / "stat").write_text(said)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(folder))
+
+
+@linux
+def test_a_clock_that_is_set_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = process_start(os.getpid())
+    set_clock(tmp_path / "proc", -3600, monkeypatch)
     assert abs(psutil.boot_time() - (psutil.Process().create_time() - before)) < 1, "the clock was set"
     assert process_start(os.getpid()) == pytest.approx(before, abs=0.02)
+
+
+@linux
+def test_a_clock_set_forward_before_the_first_look_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dg.job
+    def nothing() -> None: ...
+
+    def launched(instance: dg.DagsterInstance, tags: dict[str, str], pid: int) -> dg.DagsterRun:
+        run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        instance.report_engine_event("Started process", run, EngineEventData({"pid": dg.MetadataValue.int(pid)}))
+        return run
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        tags = launch_tags()
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            own, other = launched(instance, tags, process.pid), launched(instance, tags, os.getppid())
+            set_clock(tmp_path / "proc", 3600, monkeypatch)
+            assert not is_abandoned(instance, own)
+            assert is_abandoned(instance, other), "it began long before the run was launched"
+            process.communicate(b"\n")
 
 
 def test_a_killed_run_of_any_task_holds_no_slot_and_a_running_one_keeps_its_own(tmp_path: Path) -> None:

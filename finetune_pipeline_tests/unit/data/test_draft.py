@@ -363,6 +363,7 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     assert made is None and "'cp125' is not a known text encoding" in problems[-1].message
 
 
+TRIPLES = [f"{a} sails to{i}" for i, a in enumerate(("Ann", "Bob", "Cy", "Di"))]
 ASKED = [{"custom_id": t, "body": {"messages": [{"role": "user", "content": t}]}} for t, _ in PAIRS]
 SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, _ in PAIRS]
 
@@ -384,6 +385,11 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
             {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
         ),
         ("draft.unreadable", {"a.jsonl": "null\n" * 9}),
+        ("draft.word_tags", {"a.jsonl": lines([{"tokens": t.split(), "ner_tags": [0, 1, 0]} for t in TRIPLES])}),
+        (
+            "draft.word_tags",
+            {"a.jsonl": lines([{"id": 1, "words": t.split(), "t": ["O", "B-X", "O"]} for t in TRIPLES])},
+        ),
         ("draft.batch", {"a.jsonl": lines(ASKED[:9]), "b.jsonl": lines(SAID_IN_BATCH)}),
         ("draft.map", {"b.json": json.dumps(dict(PAIRS))}),
         ("draft.columns", {"b.json": json.dumps({"text": ["a b", "c d"], "label": ["x", "y"]})}),

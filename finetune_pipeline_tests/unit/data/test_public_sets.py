@@ -236,8 +236,14 @@ def test_hidden_sheets_names_of_groups_and_floats(tmp_path: Path) -> None:
             "".join(f"01/05/2024, 10:{i % 60:02} - Ann: {t}\n" for i, (t, _) in enumerate(PAIRS)),
             "the log of a messenger",
         ),
+        (
+            "-DOCSTART- -X- -X- O\n\n" + "Ann NNP B-NP B-PER\nsails VBZ B-VP O\n\nOslo NNP B-NP B-LOC\n" * 9,
+            "token class",
+        ),
+        ("# sent_id = 1\n" + "".join(f"{i}\tAnn\tann\tPROPN\tNNP\t_\t0\troot\t_\t_\n" for i in (1, 2)), "token class"),
+        ("word\ttag\n" + "Ann\tB-PER\nsails\tO\n\nOslo\tB-LOC\n" * 9, "token class"),
     ],
-    ids=["fastText", "SQL", "Markdown", "e-mail", "XML", "WhatsApp"],
+    ids=["fastText", "SQL", "Markdown", "e-mail", "XML", "WhatsApp", "CoNLL", "CoNLL-U", "TSV of tags"],
 )
 def test_texts_that_are_no_tables_are_refused_by_name(tmp_path: Path, content: str, told: str) -> None:
     assert told in refusal(tmp_path, content, "a.txt")

@@ -44,6 +44,15 @@ def test_rows_keep_the_numbers_the_sheet_shows(tmp_path: Path) -> None:
     assert container_facts(tmp_path / "a.xlsx", "a.xlsx", SPEC)["container"] == "workbook"
 
 
+def test_names_of_columns_in_two_rows_are_told(tmp_path: Path) -> None:
+    """As merged cells leave them: Ticket and Agent go down over two rows, Request goes across two columns."""
+    data = workbook({"A": [["id", "text", None, "group"], [None, "text", "label", None], *([1, *ROWS[0], "x"],) * 3]})
+    found = [f for f in read(tmp_path, data).findings if f["rule"] == "data.merged_header"]
+    assert [(f["place"], f["severity"]) for f in found] == [("a.xlsx", "warning")] and "in one row" in found[0]["fix"]
+    half = workbook({"A": [["id", "text", "label", None], [1, *ROWS[0], None], [2, *ROWS[1], "a remark"]]})
+    assert all(f["rule"] != "data.merged_header" for f in read(tmp_path, half).findings)
+
+
 def test_cells_become_what_a_csv_export_would_hold(tmp_path: Path) -> None:
     moments = [dt.datetime(2026, 5, 1, 12, 30), dt.date(2026, 5, 2)]
     rows = [["It broke", 5, moments[0], 7.0], ["Still broken", True, moments[1], 0.25]]

@@ -121,8 +121,9 @@ def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, read: list[str
     other.write_bytes(b"z" * (1 << 20))
     os.replace(other, large)
     assert SeenFiles(memory).digest(large) == real(large)
-    memory.write_text("no JSON")
-    assert SeenFiles(memory).digest(large) == real(large)
+    for damaged in ("no JSON", "[1]", '"x"', f'{{"{large}": 1}}', f'{{"{large}": null}}'):
+        memory.write_text(damaged)
+        assert SeenFiles(memory).digest(large) == real(large)
 
 
 def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_path: Path, read: list[str]) -> None:
@@ -149,13 +150,16 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_pat
     assert store.find("task", "step", made.version) is None, "what it was made of has to be found again first"
 
 
-def test_a_damaged_manifest_is_named_with_its_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "left", [b'{"facts": {}, "inp', b"[]", b"null", b'{"facts": {}}', b'{"facts": "x", "inputs": {}, "files": {}}']
+)
+def test_a_damaged_manifest_is_named_with_its_folder(tmp_path: Path, left: bytes) -> None:
     store = ArtifactStore(tmp_path)
     made = build(store)
     manifest = made.path(artifacts.MANIFEST)
-    manifest.write_bytes(manifest.read_bytes()[:50])
+    manifest.write_bytes(left)
     with pytest.raises(artifacts.ChangedArtifact, match=rf"task/step/{made.version}.*{artifacts.MANIFEST}") as error:
         build(store)
     assert f"remove {made.folder}" in str(error.value)
     with pytest.raises(OutsideError, match="is damaged"):
-        artifacts.read_json(manifest)
+        store.check(made)

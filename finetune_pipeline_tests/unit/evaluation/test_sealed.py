@@ -109,11 +109,17 @@ def test_a_full_disk_leaves_no_half_of_an_opening(tmp_path: Path) -> None:
     assert [row["candidate"] for row in openings(tmp_path, "t1")] == ["c1", "c2"]
 
 
+@pytest.mark.parametrize(
+    "left", [b'{"test": "t1", "ca', b"[1]\n", b'"t1"\n', b'{"test": null}\n', b'{"a": 1}\n', b"", None]
+)
 @pytest.mark.parametrize("lost", [LEDGER, TEST_SETS])
-def test_openings_are_not_guessed(tmp_path: Path, lost: str) -> None:
+def test_openings_are_not_guessed(tmp_path: Path, lost: str, left: bytes | None) -> None:
     _open(tmp_path, "c1")
-    if lost == LEDGER:
-        (tmp_path / LEDGER).write_bytes((tmp_path / LEDGER).read_bytes()[:-9])
+    (path,) = (tmp_path / LEDGER,) if lost == LEDGER else (tmp_path / TEST_SETS).iterdir()
+    if left is not None:
+        path.write_bytes(left)
+    elif lost == LEDGER:
+        path.write_bytes(path.read_bytes()[:-9])
     else:
         shutil.rmtree(tmp_path / TEST_SETS)
     with pytest.raises(OutsideError, match=lost):

@@ -115,7 +115,7 @@ def test_a_run_whose_code_server_was_killed_with_it_is_ended_and_frees_its_slot(
 def test_another_process_with_the_number_and_a_parents_tags_are_not_taken_for_the_runs_own(launched: Launched) -> None:
     instance = launched.instance
     run = instance.get_run_by_id(launched.run.run_id)
-    assert run is not None and not is_abandoned(instance, run)
+    assert run is not None and "finetune/launched" in run.tags and not is_abandoned(instance, run)
     (mark,) = [e.message for e in instance.all_logs(run.run_id) if "after the machine" in e.message]
     number, began = re.findall(r"[\d.]+", mark)
     assert int(number) == launched.worker().pid

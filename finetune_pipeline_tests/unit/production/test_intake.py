@@ -1,16 +1,21 @@
 """Every complete line once: whatever rotation does to the files, and whenever the process dies."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
+import pyarrow
 import pytest
 
 from benchmarks.log_kills import play
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore, DamagedFile
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import intake, log_store
 from finetune_pipeline.production.forget import forget
@@ -59,7 +64,7 @@ def test_a_death_before_or_after_the_ledger_is_written(task, store, monkeypatch,
     assert len(list(segments.iterdir())) == 2, "what a dead process left is gone"
 
 
-@pytest.mark.parametrize("left", [b"", b'{"id": '])
+@pytest.mark.parametrize("left", [b"", b'{"id": ', b'{"kind": "row", "id": "r2"}\n', b"[]\n"])
 def test_rows_that_went_missing_are_told(task: Task, store: ArtifactStore, left: bytes) -> None:
     (task.folder / "logs" / "a.jsonl").write_text(line(1))
     assert ids(task, store) == ["r1"]
@@ -67,6 +72,25 @@ def test_rows_that_went_missing_are_told(task: Task, store: ArtifactStore, left:
     segment.write_bytes(left)
     with pytest.raises(OutsideError, match=segment.name):
         ids(task, store)
+
+
+@pytest.mark.parametrize(
+    "value", [[], "x", None, {}, {"users": ["u"]}, {"segments": "x"}, {"segments": [{"name": "1"}]}]
+)
+@pytest.mark.parametrize("name", ["ledger.json", log_store.FILE])
+def test_a_ledger_or_forget_list_of_another_form_is_told_and_left_alone(
+    task: Task, store: ArtifactStore, name: str, value: Any
+) -> None:
+    (task.folder / "logs" / "a.jsonl").write_text(line(1))
+    kept = intake.log_store(task, store)
+    kept.append([], kept.ledger())
+    path = kept.folder / name
+    if name == "ledger.json" and isinstance(value, dict):
+        value = {**kept.ledger(), **value} if "segments" in value else value
+    path.write_text(json.dumps(value))
+    with pytest.raises(DamagedFile, match=rf"{path} is damaged: .*\nfix: put back a copy"):
+        intake.take_in(task, store)
+    assert json.loads(path.read_text()) == value
 
 
 def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: ArtifactStore) -> None:
@@ -128,6 +152,18 @@ def test_a_file_whose_name_is_not_utf_8_is_read_as_any_other(task: Task, store: 
     }
 
 
+@pytest.mark.parametrize("name", ["a::b", "a%25b", "a#b?c", "a[1]*{b}", 'it\'s "ü"', "a\\b", "~a"])
+def test_logs_are_read_whatever_the_folder_of_the_project_is_called(
+    tmp_path: Path, store: ArtifactStore, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    task = task_of(tmp_path / name, logs={"path": "more/logs/"})
+    (task.folder / "logs" / "own.jsonl").write_text(line(1))
+    (task.folder / "more/logs/2026").mkdir(parents=True)
+    (task.folder / "more/logs/2026/a.jsonl").write_text(line(2))
+    assert sorted(ids(task, store)) == ["r1", "r2"]
+
+
 def test_zero_bytes_after_a_power_cut_cost_the_half_line_only(task: Task, store: ArtifactStore) -> None:
     path = task.folder / "logs" / "a.jsonl"
     path.write_text(line(1) + line(2)[:30] + "\0" * 500 + line(3) + line(4)[:-1] + "\0" * 7 + "\n" + line(5))
@@ -156,6 +192,30 @@ def test_a_gzip_file_that_stays_broken_is_told_once_and_a_whole_copy_read_on(tas
     path.write_bytes(whole)
     assert sorted(r["id"] for r in _rows(task, store) if r["kind"] == "row") == sorted(f"r{n}" for n in range(3000))
     assert len(_rows(task, store)) == 3001
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("zst", lambda text: pyarrow.compress(text, "zstd", asbytes=True)), ("bz2", bz2.compress), ("xz", lzma.compress)],
+)
+def test_a_log_that_is_packed_otherwise_is_told_once_and_read_when_unpacked(
+    task: Task, store: ArtifactStore, name: str, pack: Callable[[bytes], bytes]
+) -> None:
+    text, path = (line(1) + line(2)).encode(), task.folder / "logs" / f"a.jsonl.1.{name}"
+    path.write_bytes(pack(text))
+    (task.folder / "logs" / "b.jsonl").write_text(line(3))
+    for minutes in (1, 2):
+        intake.take_in(task, store, now=path.stat().st_mtime + 60 * minutes)
+    told, good = _rows(task, store)
+    assert good["id"] == "r3"
+    assert (
+        told["findings"][0]["place"] == f"logs/a.jsonl.1.{name}:1" and "is packed by" in told["findings"][0]["message"]
+    )
+    with pytest.raises(OutsideError, match=rf"a\.jsonl\.1\.{name} is .* whose rows"):
+        forget(task, store, users=["ann"])
+    path.unlink()
+    path.with_suffix("").write_bytes(text)
+    assert sorted(row["id"] for row in _rows(task, store) if row["kind"] == "row") == ["r1", "r2", "r3"]
 
 
 def test_logs_behind_a_url(tmp_path: Path, store: ArtifactStore) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking import registration, registry
@@ -189,6 +190,10 @@ def test_promotion_and_rollback(changeable: Tracking) -> None:
     assert registry.champion(tracking, "tickets") == 2 and registry.rollback(tracking, "tickets") == 1
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 1, "previous_champion": 2}
     assert registry.rollback(tracking, "tickets") == 2
+    for changed in ("x", "[]", '{"old": "a"}'):
+        tracking.client().set_registered_model_tag("tickets", registry.MOVE, changed)
+        with pytest.raises(FindingsError, match=r"tickets.* its tag champion_move is not what was written"):
+            registry.rollback(tracking, "tickets")
 
 
 def test_what_was_rolled_back_says_why_and_stays_out(changeable: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:

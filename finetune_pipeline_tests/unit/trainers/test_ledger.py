@@ -97,6 +97,11 @@ def test_a_bought_job_that_the_account_does_not_have_is_told_with_its_record(
     with pytest.raises(JobError, match=f"does not know the job ftjob-1.*(?s:.)*remove {record}"):
         train(order)
     assert not server.jobs, "only a person knows whether it was deleted"
+    text = record.read_text()
+    for damaged in (text[:50], "[]", "null", '{"order": {}}', '"x"'):
+        record.write_text(damaged)
+        with pytest.raises(OutsideError, match=f"{record} is damaged"):
+            train(order)
     record.unlink()
     train(order)
     assert len(server.jobs) == 1
