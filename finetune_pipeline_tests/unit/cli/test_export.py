@@ -1,7 +1,5 @@
 """Export: a folder that plain transformers loads, which answers as the trained model does; and never half of one."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Faults from outside are told in a sentence, with --json as JSON; a fault of the program keeps its traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

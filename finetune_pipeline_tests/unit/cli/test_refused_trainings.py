@@ -1,7 +1,5 @@
 """Every training that cannot work, refused by the real commands and by the graph before anything is loaded."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
