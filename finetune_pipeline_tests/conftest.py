@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--live", action="store_true", help="Buy one small job at each service whose key is in the environment."
     )
-    parser.addoption("--ray", action="store_true", help="Also run what takes minutes on a real Ray cluster.")
+    parser.addoption("--ray", action="store_true", help="Also run what needs a real Ray cluster: minutes.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,9 +39,7 @@ def pytest_collection() -> Iterator[None]:
     gc.enable()
 
 
-FIRST = [
-    f"test_{name}.py" for name in "whole_graph bundled_model verdicts ray ladder methods hosted_model judge".split()
-]
+FIRST = [f"test_{name}.py" for name in "whole_graph bundled_model verdicts ladder methods hosted_model judge".split()]
 """The first of these makes `finished`, which many wait for, while others run that do without it; all take long."""
 
 

@@ -1,7 +1,5 @@
 """Training on a Ray cluster leaves what training here leaves, whoever dies meanwhile. One small cluster serves all tests."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -29,6 +27,7 @@ from finetune_pipeline_tests.unit.trainers.test_local import Starter
 from finetune_pipeline_tests.unit.training.jobs import ROOT, make_inputs, settings, task
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 TOLERANCE = 2e-5
 """Relative, of losses: sums over two workers add in another order than sums over one."""
 WAIT = 400.0
@@ -154,7 +153,6 @@ def test_one_worker_trains_what_this_machine_trains_through_an_object_store(
     assert again == facts and list(attempts(home, order)) == [submission]
 
 
-@pytest.mark.ray
 def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(
     inputs: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -183,7 +181,6 @@ def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(
     assert not list(shared.glob("demo-*")), "rows do not stay behind"
 
 
-@pytest.mark.ray
 def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpoint(
     inputs: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -207,7 +204,6 @@ def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpo
     assert (order.out / ADAPTER).read_bytes() == (tmp_path / "here/out" / ADAPTER).read_bytes()
 
 
-@pytest.mark.ray
 def test_what_the_workers_refuse_is_told_once(inputs: Path, home: Path, tmp_path: Path) -> None:
     order = order_of(inputs, tmp_path, max_tokens=16, ray={"storage": str(tmp_path / "shared")})
     with pytest.raises(JobError, match="training.over_length|max_tokens"):
@@ -216,7 +212,6 @@ def test_what_the_workers_refuse_is_told_once(inputs: Path, home: Path, tmp_path
     assert "started again" not in cluster(home).client().get_job_logs(submission)
 
 
-@pytest.mark.ray
 def test_two_who_start_a_cluster_at_once_get_the_same(tmp_path: Path) -> None:
     try:
         with ThreadPoolExecutor(2) as threads:
@@ -226,7 +221,6 @@ def test_two_who_start_a_cluster_at_once_get_the_same(tmp_path: Path) -> None:
         stop_cluster(tmp_path)
 
 
-@pytest.mark.ray
 def test_driver_and_workers_run_the_package_that_was_sent(home: Path, tmp_path: Path) -> None:
     code = (
         "import ray\n@ray.remote\ndef where():\n    import finetune_pipeline; return finetune_pipeline.__file__\n"
