@@ -39,7 +39,9 @@ def pytest_collection() -> Iterator[None]:
     gc.enable()
 
 
-FIRST = [f"test_{name}.py" for name in "whole_graph bundled_model verdicts ladder methods hosted_model judge".split()]
+FIRST = [
+    f"test_{name}.py" for name in "whole_graph bundled_model verdicts ladder methods hosted_model judge doctor".split()
+]
 """The first of these makes `finished`, which many wait for, while others run that do without it; all take long."""
 
 
