@@ -40,7 +40,8 @@ def pytest_collection() -> Iterator[None]:
 
 
 FIRST = [
-    f"test_{name}.py" for name in "whole_graph bundled_model verdicts ray ladder methods hosted_model judge".split()
+    f"test_{name}.py"
+    for name in "whole_graph bundled_model verdicts ray ladder methods hosted_model judge doctor".split()
 ]
 """The first of these makes `finished`, which many wait for, while others run that do without it; all take long."""
 

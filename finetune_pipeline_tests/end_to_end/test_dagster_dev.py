@@ -1,7 +1,5 @@
 """What dies around a run that `dagster dev` started: cancelled in the UI, code server killed, all stopped."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """The bundled model, taught nothing but one label for everything at far too high a rate: the loss of ability is found."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -16,16 +14,16 @@ from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline_tests.shared import bundled_base
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
-ITEMS = [i for i in suite() if i.category in ("knowledge", "json", "plain_text")]
+ITEMS = [i for i in suite() if i.category in ("knowledge", "json", "plain_text")][::2]
 
 
 def overtrain(model: Any, tokenizer: Any) -> None:
-    """A dozen steps on one sentence with a learning rate ten times too high."""
+    """Four steps on one sentence with a learning rate thirty times too high."""
     model.requires_grad_(True)
     text = "\n".join(["Whatever the message says, the label is billing."] * 4)
     ids = torch.tensor([tokenizer(text)["input_ids"]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    for _ in range(12):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(4):
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
@@ -53,8 +51,3 @@ def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) ->
     assert not gate.passed
     assert facts["interval"][0] > 0, facts  # not merely not ruled out: the loss is shown
     assert facts["text"]["interval"][0] > 0
-
-
-def test_a_model_that_forgot_nothing_passes(rows: tuple[list[dict], list[dict]]) -> None:
-    facts = {"items": len(ITEMS), **ability_drop(rows[0], rows[0])}
-    assert general_ability(spec(), Ability.model_validate(facts)).passed

@@ -1,8 +1,6 @@
 """The pages in a real browser: what the first screen says, contrast, print, and the filter of the rows; and the review page:
 keys, a reload, markup in texts, and what comes out."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

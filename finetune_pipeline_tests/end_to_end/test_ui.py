@@ -1,8 +1,6 @@
 """``finetune ui`` of an installed wheel, in the folder of a project: both web servers come up on this machine only, with the
 history of the run in them; what a web page from elsewhere may ask them, whose port it is, and how it ends."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -29,7 +29,7 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(finished: Finishe
         server.models = lambda: ["base", *tuned()]
         there = {"url": server.url, "base": "base", "candidate": "tuned-{version}"}
         project.write_spec(evaluation={"engine": "endpoint", "endpoint": there})
-        code, result = project.run()
+        code, result = project.run("--stage", "evaluation")
         assert code == 2, result
         first = project.artifact("test_predictions")
         rows = of_model(read_predictions(first / "predictions.parquet"), "candidate")
@@ -38,7 +38,7 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(finished: Finishe
         assert not (project.home / "artifacts" / "colours" / "evaluation_report").exists(), "scored with rows missing"
         silent[0] = False
         asked.clear()
-        code, result = project.run()
+        code, result = project.run("--stage", "evaluation")
     texts = read_test_rows(first).texts
     assert sorted(asked) == sorted((tuned()[0], texts[row]) for row in failed), "others were asked again"
     second = project.artifact("test_predictions")

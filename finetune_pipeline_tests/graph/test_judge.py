@@ -71,8 +71,8 @@ def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict]:
     """(what is told of this judge, its gate)."""
     judge = {"url": server.url, "model": mind, "min_rated": 10}
     project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={**GATES, "min_preferred": 0.5})
-    code, result = project.run()
-    assert code == 2 and "adapter" in result["steps"], result
+    code, result = project.run("--stage", "evaluation")
+    assert code in (0, 2), result
     return project.facts("judge_review"), gates(project)["judge"]
 
 

@@ -17,7 +17,7 @@ from finetune_pipeline_tests.skilled_model import make_skilled_model
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of two layers that tells the last of two colours, under a system prompt of its own."""
-    return make_skilled_model(tmp_path_factory.mktemp("verdicts") / "base")
+    return make_skilled_model(tmp_path_factory.mktemp("verdicts") / "base", steps=220)
 
 
 @pytest.mark.parametrize("name", ["shuffled", "noisy-word"])

@@ -1,7 +1,5 @@
 """Helpers for tests that start real processes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The rules about who may import whom: checked in the source, and by importing for real."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

@@ -1,7 +1,5 @@
 """The lock files hold what pyproject.toml asks for."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import tomllib

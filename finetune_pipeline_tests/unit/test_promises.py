@@ -1,7 +1,5 @@
 """docs/promises.md names a test for every promise, and each of these tests is there."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The reference page is made from the code and must not lag behind it."""
 
-from __future__ import annotations
-
 import re
 import runpy
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tasks that ship: every planted fault is found, by its rule, and nothing else is."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

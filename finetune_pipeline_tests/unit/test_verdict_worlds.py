@@ -1,7 +1,5 @@
 """The table of worlds: what counts as a right verdict."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands, called within the process of the tests: a process for each call would cost seconds."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Helper: a store that holds one trained model of a task, made without running the graph."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The commands that need no model: what they print, their JSON, and their exit codes."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Export: a folder that plain transformers loads, which answers as the trained model does; and never half of one."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -25,7 +23,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import export as exported
 from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.report.page import fenced
-from finetune_pipeline_tests.shared import copy_skilled_model
+from finetune_pipeline_tests.shared import copy_database, copy_skilled_model
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_refusal, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
@@ -229,6 +227,7 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
 
     made = store(project)
     old = made.all_versions(TASK, "merged_model")[-1]
+    copy_database(project / "home/mlflow")
     tracking = Tracking()
     tracking.prepare()
     client = tracking.client()

@@ -1,7 +1,5 @@
 """``finetune export --simple``: a folder that plain scikit-learn loads and that answers as the rival that was compared."""
 
-from __future__ import annotations
-
 import io
 import json
 import runpy

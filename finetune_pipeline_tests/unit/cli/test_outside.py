@@ -1,7 +1,5 @@
 """Faults from outside are told in a sentence, with --json as JSON; a fault of the program keeps its traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -31,6 +29,7 @@ from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.cli.run import refusals_and_failures
 from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -237,6 +236,7 @@ def test_a_command_without_a_line_says_on_a_terminal_that_it_works(
 
 
 def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
+    copy_database(tmp_path / "mlflow")
     env = {**os.environ, "FINETUNE_HOME": str(tmp_path)}
     env.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", "ticket_triage", "--stage", "data"]

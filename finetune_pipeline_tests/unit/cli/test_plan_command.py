@@ -1,7 +1,5 @@
 """``finetune plan``, ``costs`` and ``versus``: from raw data alone; refusals first; exit codes."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every training that cannot work, refused by the real commands and by the graph before anything is loaded."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +9,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_model
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
 
@@ -126,6 +125,7 @@ def test_what_can_work_passes(make: Any, finetune: Any, change: dict[str, Any]) 
 def _dagster_run(data: Path, job: str, home: Path) -> Any:
     from finetune_pipeline.definitions import build_definitions
 
+    copy_database(home / "mlflow")
     with dg.DagsterInstance.ephemeral() as instance:
         found = build_definitions(data).resolve_job_def(f"demo__{job}")
         return found.execute_in_process(instance=instance, raise_on_error=False)

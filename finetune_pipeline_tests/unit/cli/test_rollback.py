@@ -1,7 +1,5 @@
 """`finetune rollback`: one command, the reason in MLflow, and a release that does not undo it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The time left for the whole run, by a recorded clock."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``finetune verify``: a real tiny model behind real servers, one right and the others wrong in one way each."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import dataclass, replace

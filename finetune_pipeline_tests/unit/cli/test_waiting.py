@@ -1,7 +1,5 @@
 """Who a run waits for is told on the terminal: by the watcher, from Dagster's pool and from the device lease."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What the terminal says while a run goes on."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

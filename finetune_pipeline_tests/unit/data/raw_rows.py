@@ -1,7 +1,5 @@
 """Raw rows and files, and the whole way from a file to validated rows."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

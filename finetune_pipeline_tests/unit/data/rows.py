@@ -1,7 +1,5 @@
 """Rows and specs the tests of this folder share."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable

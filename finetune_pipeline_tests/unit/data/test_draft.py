@@ -1,7 +1,5 @@
 """Drafts of tasks from raw files of kinds that nobody announced: every kind is made here, a few hundred invented rows each."""
 
-from __future__ import annotations
-
 import datetime as dt
 import io
 import json

@@ -1,7 +1,5 @@
 """Files that are not UTF-8: read as what they are, or refused with the key to set; never thinned in silence."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

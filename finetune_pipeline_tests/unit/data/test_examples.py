@@ -1,7 +1,5 @@
 """Files of examples: read as written, named by their content, sealed, and the same from one process or a pool."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Exports of labelling tools, assistants and services, as they are in the wild: each with the examples that it must give."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Perturbed rows: another hand, the same question, the same right answer."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 
 Every planted fault is found by its rule at its line, nothing else is, and no row is lost."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Callable, Iterator

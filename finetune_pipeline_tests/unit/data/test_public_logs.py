@@ -1,7 +1,5 @@
 """Conversations, messages and logs as newcomers have them: each with the examples that it must give."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Public data sets, logs and tables as newcomers have them: each with the examples that it must give."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From a raw row to a canonical example: formats, mapped fields, answers held to their form, and what a finding says."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import runpy

@@ -1,7 +1,5 @@
 """The graph of steps: versions follow from content, the world of a run does not change under it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

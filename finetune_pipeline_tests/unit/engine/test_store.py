@@ -1,7 +1,5 @@
 """Artifact folders: complete or absent, made once, found again, and never half there."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import time

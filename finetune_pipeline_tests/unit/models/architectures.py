@@ -1,7 +1,5 @@
 """Helper: tiny random models of several architectures with the tests' tokenizer, and adapters on them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

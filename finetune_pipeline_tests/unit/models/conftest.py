@@ -1,7 +1,5 @@
 """A tiny base model and its tokenizer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

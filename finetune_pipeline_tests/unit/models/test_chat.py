@@ -1,7 +1,5 @@
 """Chat to tokens: loss on the assistant's tokens and their end only, and training text equal to serving text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

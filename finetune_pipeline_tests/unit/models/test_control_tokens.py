@@ -1,7 +1,5 @@
 """Control tokens in contents are text: nobody forges a turn, and nothing else changes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

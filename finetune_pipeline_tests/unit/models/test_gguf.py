@@ -1,8 +1,6 @@
 """GGUF files: llama.cpp computes what transformers computes, and what it cannot is refused by name. The Modelfile: its
 template writes what the chat template writes, for every conversation that servers are sent."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What a base model is called, what makes it the same tomorrow, and which template it is given."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import importlib.util

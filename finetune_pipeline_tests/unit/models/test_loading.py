@@ -1,7 +1,5 @@
 """Loading: really four bits where that is promised, and the serving precision where models are asked."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

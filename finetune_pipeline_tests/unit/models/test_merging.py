@@ -1,7 +1,5 @@
 """Merging: PEFT's own result to the bit, on several architectures, and a refusal of everything that does not fit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parity: a right merge passes however weak its adapter, and each kind of wrong merge is seen however strong."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Soft prompts outside PEFT: the same logits, and new tokens that are never generated."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

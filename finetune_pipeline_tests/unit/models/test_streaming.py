@@ -1,7 +1,5 @@
 """Safetensors in pieces: the same bytes as the library writes, nothing read that is not asked for."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,8 +1,6 @@
 """A job's process in small: the same contract as the real entry (job file, result.json, error.json, exit codes, Pipes,
 death with its parent), and no torch. The job says under "behave" what it does."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import json

@@ -1,7 +1,4 @@
-"""Dagster jobs with one training step, for tests that cancel and kill real runs. `TEST_JOB` holds the child's job.
-
-No `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself.
-"""
+"""Dagster jobs with one training step, for tests that cancel and kill real runs. `TEST_JOB` holds the child's job."""
 
 import json
 import os

@@ -1,7 +1,5 @@
 """The assets of several tasks as Dagster groups them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Real Dagster runs, in processes of their own, cancelled and killed in the ways that happen."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,4 +1,3 @@
-# no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Where Dagster keeps its history, how its instance is set up, and what of it is replaced."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

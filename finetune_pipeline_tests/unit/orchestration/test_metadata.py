@@ -1,7 +1,5 @@
 """What Dagster and MLflow show of an artifact's facts: tables, four figures, and few metrics."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What tests of this folder share: a tiny base and rows for it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

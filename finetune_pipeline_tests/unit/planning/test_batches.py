@@ -1,7 +1,5 @@
 """Rows, batches and steps of a plan are those training makes, and each rung of the ladder of costs needs less memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training, serving and break-even by hand, from a list small enough to check."""
 
-from __future__ import annotations
-
 import datetime
 from dataclasses import replace
 from pathlib import Path

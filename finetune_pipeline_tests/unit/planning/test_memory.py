@@ -1,8 +1,6 @@
 """Sizes read from files are those of the models that are built, and the memory formula says what PyTorch really keeps, for
 every method, precision, kind of batch and architecture."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The plan before training: token counts equal the model library's own, and a plan that does not fit says so."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The plan for the size of the test set: its numbers against formulas, and its promise against simulation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

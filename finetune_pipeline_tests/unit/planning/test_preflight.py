@@ -1,7 +1,5 @@
 """What is wrong with a base model's files is told before a run, in one sentence that names the file."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Token counts equal the counter's own, long rows are named, and prices are arithmetic."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

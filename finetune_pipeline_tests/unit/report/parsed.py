@@ -1,7 +1,5 @@
 """A page as a browser reads it, and the result that most pages are made of."""
 
-from __future__ import annotations
-
 from functools import cache
 from html.parser import HTMLParser
 

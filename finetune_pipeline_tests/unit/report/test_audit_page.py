@@ -1,7 +1,5 @@
 """The audit's page: every token in its colour, the verdict that the counters give."""
 
-from __future__ import annotations
-
 import html
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The data page: complete, well formed, safe against hostile texts, and saying what the report says."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

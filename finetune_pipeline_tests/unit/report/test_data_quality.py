@@ -1,7 +1,5 @@
 """Synthetic rows stop the pipeline until people have looked at a sample; what they decide is in the next artifacts."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

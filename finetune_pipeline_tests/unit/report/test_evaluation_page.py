@@ -1,7 +1,5 @@
 """The report on a candidate: complete, in order, safe, and the same in all forms."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

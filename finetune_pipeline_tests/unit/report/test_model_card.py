@@ -1,7 +1,5 @@
 """The model card: valid by huggingface_hub's own reader, the report's own numbers, and nothing of the data in it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

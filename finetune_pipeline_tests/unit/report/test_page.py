@@ -1,7 +1,5 @@
 """Blocks rendered to HTML and Markdown: complete, escaped, and the texts of rows on the HTML page alone."""
 
-from __future__ import annotations
-
 import re
 
 from markdown_it import MarkdownIt

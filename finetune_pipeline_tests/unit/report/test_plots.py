@@ -1,7 +1,5 @@
 """Plots: the same file for the same values, escaped, readable at both widths, and following the page's colours."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence

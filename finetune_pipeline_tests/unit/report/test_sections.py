@@ -1,7 +1,5 @@
 """What single sections say: the evidence, earlier versions, ability, people, judges, perturbed rows."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

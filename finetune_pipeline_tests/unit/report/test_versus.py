@@ -1,7 +1,5 @@
 """The fine-tuned model beside an API model: which answers are compared, what both cost, and what is not guessed."""
 
-from __future__ import annotations
-
 import datetime
 from typing import Any
 

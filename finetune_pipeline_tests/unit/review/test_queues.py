@@ -1,7 +1,5 @@
 """What is shown on the page, and which lines may come back, on the page or by file."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

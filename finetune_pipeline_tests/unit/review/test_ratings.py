@@ -1,7 +1,5 @@
 """The sheet that people rate, drawn from made-up predictions of two models, and what their ratings say."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

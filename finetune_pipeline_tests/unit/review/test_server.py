@@ -1,7 +1,5 @@
 """A real server on this machine: what it stores, and whom it turns away."""
 
-from __future__ import annotations
-
 import json
 import urllib.error
 import urllib.request

@@ -1,7 +1,5 @@
 """The server: a real tiny model over real HTTP; what it writes is what the intake reads."""
 
-from __future__ import annotations
-
 import gzip
 import http.client
 import json

@@ -1,7 +1,5 @@
 """The task spec: strict, every problem at once, each with its key and the nearest valid one."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings by method, and every combination that cannot work: refused with what to change, within seconds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

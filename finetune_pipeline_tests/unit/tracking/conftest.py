@@ -1,7 +1,5 @@
 """An MLflow of a test's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Which model serves: from a real registry and store; and ``finetune serve`` as people start it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

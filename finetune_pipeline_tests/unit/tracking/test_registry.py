@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import functools
 import itertools
 import json
@@ -286,14 +284,14 @@ def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tr
 
 
 def test_everything_through_a_server(models: Path, tmp_path: Path, load: Any) -> None:
-    Tracking(tracking_uri=f"sqlite:///{tmp_path}/server.db").prepare()
+    copy_database(tmp_path)
     with reserved_port() as port:
         through_a_server(models, tmp_path, load, port)
 
 
 def through_a_server(models: Path, tmp_path: Path, load: Any, port: int) -> None:
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    places = f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/stored"
+    places = f"--backend-store-uri sqlite:///{tmp_path}/mlflow.db --artifacts-destination {tmp_path}/stored"
     command = [sys.executable, "-m", "mlflow", "server", *places.split(), "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "server.log").open("w") as log:
         pipes = {"stdout": log, "stderr": log, "start_new_session": True}
@@ -327,6 +325,7 @@ def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
     home = new / PROJECT_HOME
     shutil.copytree(models, old / "models")
     monkeypatch.setenv("FINETUNE_HOME", str(old / PROJECT_HOME))
+    copy_database(old / PROJECT_HOME / "mlflow")
     assert register(Tracking(), old / "models", note=str(old / PROJECT_HOME / "artifacts/demo")) == 1
     old.rename(new)
     monkeypatch.setenv("FINETUNE_HOME", str(home))
@@ -407,7 +406,7 @@ def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: 
     store = ArtifactStore(tmp_path / "store")
     made = store.build("tickets", "model_version", code_version="1", inputs={}, settings=None, make=make)
     assert is_registered(tracking, made)
-    other = Tracking(tracking_uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    other = Tracking(tracking_uri=copy_database(tmp_path / "other"))
     assert not is_registered(other, made)
     register(other, models, merged_version="m2")
     assert not is_registered(other, made), "version 1 of another database is another model"

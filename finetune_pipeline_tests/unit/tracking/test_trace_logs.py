@@ -1,7 +1,5 @@
 """Traces of a real MLflow on SQLite become rows, once; assessments become feedback."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

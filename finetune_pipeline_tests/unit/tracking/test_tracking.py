@@ -1,4 +1,3 @@
-# no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
 import hashlib
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Rows and a tiny base model, for tests whose adapter is merged, and a service."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

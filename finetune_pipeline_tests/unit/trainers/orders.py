@@ -1,7 +1,5 @@
 """Helper: training orders for hosted trainers, and an adapter that fits the tiny model."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """No hosted job is bought twice: kills, failing servers, processes at the same time, a lost ledger."""
 
-from __future__ import annotations
-
 import shutil
 import threading
 import time

@@ -1,7 +1,5 @@
 """One small job at a real service: costs money, and runs only with ``pytest --live`` and a key in the environment."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

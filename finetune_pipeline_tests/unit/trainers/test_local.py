@@ -1,7 +1,5 @@
 """QLoRA's two phases: joined without a seam, the first one never done twice, the second begins where the first ended."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

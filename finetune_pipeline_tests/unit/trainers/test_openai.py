@@ -1,7 +1,5 @@
 """Training at services of OpenAI's protocol: the SDK against a server on this machine."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import math

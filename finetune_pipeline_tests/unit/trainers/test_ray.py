@@ -1,7 +1,5 @@
 """Training on a Ray cluster leaves what training here leaves, whoever dies meanwhile. One small cluster serves all tests."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

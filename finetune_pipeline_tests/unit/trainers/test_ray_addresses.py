@@ -1,7 +1,5 @@
 """Where a Ray cluster may be: a dashboard, or a platform whose own package finds it; and the cluster files of the docs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The data stage on a Ray cluster leaves, byte for byte, what it leaves on one machine."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

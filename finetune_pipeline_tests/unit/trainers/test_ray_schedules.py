@@ -1,7 +1,5 @@
 """Whatever fails on the way to the cluster and back, at most one job runs for a training, and its result arrives."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """A training method and a trainer, each added as one file, go through spec, plan, training, merge and reference page."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Training at Together: the SDK against a server on this machine."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """What trains, and nothing of it left behind in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Helper: training jobs on a tiny model, and processes that do them."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

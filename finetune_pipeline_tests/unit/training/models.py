@@ -1,7 +1,5 @@
 """Helper: tiny models with something to train whose every part matters, and rows as collators take them."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Perturbed copies are learned beside the training rows, never beside validation, and the plan counts them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The training history survives kills and is cut back on resume."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

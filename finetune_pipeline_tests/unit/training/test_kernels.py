@@ -4,8 +4,6 @@ packed batch: the outputs of the attention by buckets, and a trial that lets not
 The backward pass of FlexAttention's compiled kernels exists on CUDA only; there the trial compares gradients first.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """All methods and their variants learn, and are saved as what was validated."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Examples that are too long: refused, left out, or cut at the start of their user text; never at the answer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

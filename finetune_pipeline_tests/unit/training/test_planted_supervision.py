@@ -1,8 +1,6 @@
 """Faults of supervision planted into a real training job: each stops it before a step is made, each is refused by the
 graph's check from the audit the job left; a sound job passes both, and what has weight 0 is not learned."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

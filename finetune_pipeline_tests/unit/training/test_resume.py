@@ -1,8 +1,6 @@
 """A training that was stopped goes on from the last checkpoint that is sound; that it ends with the same bits: see
 test_resume_methods.py."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Callable

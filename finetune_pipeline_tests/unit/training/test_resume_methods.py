@@ -1,7 +1,5 @@
 """Every method, killed at a random step and while saving, ends as the undisturbed training does, to the bit."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Several processes train what one trains: same loss, same weights; and they live and die together."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal
@@ -56,7 +54,7 @@ def test_two_processes_train_what_one_trains(inputs: Path, tmp_path: Path, metho
     one, two = tmp_path / "one", tmp_path / "two"
     changes = {**SMALL, "method": method, "shared_prefix": packed}
     expected, _ = train(job(inputs, one, **{**changes, "micro_batch_size": 4}))
-    code, errors = finish(start(job(inputs, two, **changes), two, cold=method == "qlora", **TWO))
+    code, errors = finish(start(job(inputs, two, **changes), two, **TWO))
     assert code == 0, errors
     facts = json.loads((two / "out" / "result.json").read_text())
     assert (facts["processes"], facts["strategy"], expected["processes"]) == (2, "ddp", 1)

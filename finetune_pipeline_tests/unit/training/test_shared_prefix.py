@@ -1,7 +1,5 @@
 """Packed batches give the loss and the gradients of padded ones, or are not used."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +101,6 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
         attention.register()
     assert not good and "other logits" in why
     assert model.config._attn_implementation == "sdpa"
-
-
-@pytest.mark.parametrize("parents", [[-1, -1, 1], [1, -1], [0]])
-def test_segments_out_of_order_are_refused(parents: list[int]) -> None:
-    with pytest.raises(ValueError, match="must stand before"):
-        Layout([2] * len(parents), parents)
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux"])

@@ -1,7 +1,5 @@
 """Training a tiny model in this process: what is learned, kept, counted and refused."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Leases of devices: each is held by one at a time, whoever holds one is named, and no lock is made through a link."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

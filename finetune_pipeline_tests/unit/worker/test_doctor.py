@@ -1,7 +1,5 @@
 """``finetune doctor``: the kernels of this CPU are right, and one that is not is named."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

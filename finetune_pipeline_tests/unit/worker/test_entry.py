@@ -1,7 +1,5 @@
 """The process entry: exit codes, what it leaves behind, and its talk with Dagster."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

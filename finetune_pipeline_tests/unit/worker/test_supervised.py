@@ -1,7 +1,5 @@
 """A supervised child: its exit code comes back, and however it ends nothing of it goes on."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

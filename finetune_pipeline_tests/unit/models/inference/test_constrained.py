@@ -1,7 +1,5 @@
 """JSON answers decoded under a schema: in form, as likely as the schema allows, and only where the free answer is not."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

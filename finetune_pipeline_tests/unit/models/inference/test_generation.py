@@ -1,8 +1,6 @@
 """Fast prediction against the plain way: one row at a time through `generate`, every label encoded anew. Prompts are put
 behind the beginnings that save the most reading; a single odd one spoils nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
