@@ -73,11 +73,15 @@ class Storage:
 
     def __init__(self, address: str) -> None:
         """Open a storage; nothing is made there yet. Raises OutsideError where the library for this kind of address is missing."""
+        import fsspec
         from fsspec.core import url_to_fs
 
         self.address = address.rstrip("/")
         try:
-            fs, root = url_to_fs(self.address, use_listings_cache=False) if "://" in address else url_to_fs(address)
+            if "://" in address:
+                fs, root = url_to_fs(self.address, use_listings_cache=False)
+            else:  # of a path, url_to_fs would take :: for a chain of file systems
+                fs, root = fsspec.filesystem("file"), str(Path(address).absolute())
         except (ImportError, ValueError) as error:
             raise OutsideError(f"the storage {address} cannot be opened: {error}") from error
         self.fs: fsspec.AbstractFileSystem = fs

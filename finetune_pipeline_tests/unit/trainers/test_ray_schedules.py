@@ -124,12 +124,14 @@ def test_a_failed_job_is_told_with_its_reason_and_where_to_look(inputs: Path, tm
 
 
 def test_a_worker_goes_on_while_the_storage_is_away_and_says_all_later(tmp_path: Path) -> None:
-    place = Storage(str(tmp_path / "place"))
-    (tmp_path / "place").touch()  # no folder can be there
+    folder = tmp_path / "this::place"  # a folder, and no chain of file systems
+    place = Storage(str(folder))
+    folder.touch()  # no folder can be there
     keep = _teller(place, "worker 1", tmp_path / "history.jsonl")
     keep("step 1")
-    (tmp_path / "place").unlink()
+    folder.unlink()
     keep("step 2")
+    assert (folder / "said.json").is_file()
     assert place.read_json("said.json") == {"worker": "worker 1", "lines": ["step 1", "step 2"]}
 
 
