@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from gzip import GzipFile
@@ -26,6 +26,7 @@ from finetune_pipeline.production.log_files import (
     LineReader,
     LogFile,
     OtherPacker,
+    Stream,
     bytes_before,
     first_line,
     hash_tail,
@@ -34,7 +35,7 @@ from finetune_pipeline.production.log_files import (
     rows_in,
 )
 from finetune_pipeline.production.log_rows import damaged_file, take_line, user_key
-from finetune_pipeline.production.log_store import ForgottenList, LogStore
+from finetune_pipeline.production.log_store import ForgottenList, LogLedger, LogStore
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 LOCK = "logs"
@@ -50,7 +51,7 @@ class _Batch:
     """Rows that are not durable yet, and the ledger that accounts for them."""
 
     store: LogStore
-    ledger: dict[str, Any]
+    ledger: LogLedger
     spec: TaskSpec
     key: bytes
     forgotten: ForgottenList
@@ -80,7 +81,7 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
         ledger["seen"] = {f.key: seen[f.key] for f in files if f.key in seen}
         changed = ledger["seen"] != seen
         for file in files:
-            if seen.get(file.key, [""])[0] != file.mark:
+            if seen.get(file.key, ("", ""))[0] != file.mark:
                 changed |= _take_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
@@ -108,12 +109,12 @@ def take_records(
             except UnicodeEncodeError:  # an unpaired surrogate: quarantined
                 line = json.dumps(record, sort_keys=True).encode()
             digest = hashlib.blake2b(line, key=key, digest_size=8).hexdigest()
-            if known.get(name, ["", ""])[1] == digest:
+            if known.get(name, (0.0, ""))[1] == digest:
                 continue
             row = take_line(line, False, {"file": source, "line": number}, task.spec, key)
             if batch.forgotten.holds(row):
                 continue  # its name is not recorded either
-            ledger["others"][source][name] = [moment, digest]
+            ledger["others"][source][name] = (moment, digest)
             batch.rows.append(row)
             taken += 1
         batch.commit()
@@ -139,12 +140,12 @@ def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
         batch.rows.append(damaged_file(file.shown, read, error))
         whole, lines = True, 1
     if whole and (file.modified is None or file.modified < now - _SETTLED):
-        batch.ledger["seen"][file.key] = [file.mark, name]
+        batch.ledger["seen"][file.key] = (file.mark, name)
         return True
     return lines > 0
 
 
-def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
+def stream_of(handle: IO[bytes], streams: Mapping[str, Stream]) -> str | None:
     """Return the name under which a file is known, or a new one; None before its first line is complete. Among files with
     the same first line, the one with the longest equal beginning is chosen; among several, the shortest, since a file with
     erased lines begins like its original."""
@@ -159,7 +160,7 @@ def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
     return max(alike)[-1] if alike else name
 
 
-def _agrees(handle: IO[bytes], known: dict[str, Any]) -> int | None:
+def _agrees(handle: IO[bytes], known: Stream) -> int | None:
     """Return the last offset up to which a file has the bytes that were read under a name; None if they differ. A file that
     is too short to tell is an unfinished copy."""
     for offset, tail in sorted(known["tails"], reverse=True):

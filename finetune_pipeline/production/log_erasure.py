@@ -23,10 +23,12 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.intake import stream_of
 from finetune_pipeline.production.log_files import (
     BROKEN_OFF,
+    NOTHING_READ,
     SERVED,
     SERVED_LOCK,
     LineReader,
     LogFile,
+    Stream,
     hash_line,
     opened,
     rows_in,
@@ -87,7 +89,7 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
             handle.seek(0)
             data = handle.read()
             zipped = isinstance(handle, gzip.GzipFile)
-        read_to = ledger["streams"].get(name, {"offset": 0})["offset"]
+        read_to = ledger["streams"].get(name or "", NOTHING_READ)["offset"]
         read, rest, removed = _without(data, read_to, wanted)
         if not removed:
             return 0
@@ -140,7 +142,7 @@ def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, i
     return b"".join(read), b"".join(rest) + data[start:], removed
 
 
-def _stream(data: bytes) -> tuple[str, dict[str, Any]]:
+def _stream(data: bytes) -> tuple[str, Stream]:
     """Return (the name of a file that begins with these lines, its ledger entry once they are read)."""
     reader = LineReader(io.BytesIO(data))
     first, *_ = [line for line, _ in reader]

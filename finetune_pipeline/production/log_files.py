@@ -7,11 +7,11 @@ import gzip
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import fsspec
 import msgspec
@@ -159,14 +159,22 @@ def hash_line(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:24]
 
 
-NOTHING_READ: dict[str, Any] = {"offset": 0, "lines": 0, "tails": []}
+class Stream(TypedDict):
+    """The part of a file that was read. tails: hashes of its last bytes at some offsets."""
+
+    offset: int
+    lines: int
+    tails: list[tuple[int, str]]
+
+
+NOTHING_READ: Stream = {"offset": 0, "lines": 0, "tails": []}
 
 
 class LineReader:
     """Iterates over the complete lines of a file from the offset in its ledger entry. half: the file ends in an incomplete
     line. Raises LookupError if the file is shorter than the offset."""
 
-    def __init__(self, handle: IO[bytes], known: Mapping[str, Any] = NOTHING_READ) -> None:
+    def __init__(self, handle: IO[bytes], known: Stream = NOTHING_READ) -> None:
         self._handle, self.offset, self.lines = handle, known["offset"], known["lines"]
         self._tails = [tail for tail in known["tails"] if tail[0] != self.offset]
         self._tail = bytes_before(handle, self.offset)
@@ -177,21 +185,19 @@ class LineReader:
         while (read := read_line(self._handle)) is not None:
             line, taken, raw, cut = read
             self.offset += taken
-            self.lines += self._tail[-1:] in (
-                b"",
-                b"\n",
-            )  # otherwise the rest is the end of a line that was read without it
+            # otherwise the rest is the end of a line that was read without it
+            self.lines += self._tail[-1:] in (b"", b"\n")
             self._tail = (self._tail + raw)[-TAIL:]
             if self.lines & (self.lines - 1) == 0:
-                self._tails.append([self.offset, hash_tail(self._tail)])
+                self._tails.append((self.offset, hash_tail(self._tail)))
             yield line, cut
         self.half = self._handle.tell() != self.offset
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> Stream:
         """Return the file's ledger entry: offset, lines, and the hash of the tail here and at every line whose number is a power
         of two, to distinguish a part of this file from another file."""
         tails = [tail for tail in self._tails if tail[0] != self.offset]
-        return {"offset": self.offset, "lines": self.lines, "tails": [*tails, [self.offset, hash_tail(self._tail)]]}
+        return {"offset": self.offset, "lines": self.lines, "tails": [*tails, (self.offset, hash_tail(self._tail))]}
 
     def stay(self) -> None:
         """Seek back to the offset after other use of the handle."""

@@ -20,31 +20,29 @@ import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import DamagedFile, read_json, replace_text, sync_folder, write_json
+from finetune_pipeline.production.log_files import Stream
 from finetune_pipeline.production.log_rows import hash_user
 
 _WHOLE = 1 << 256
 
 
-class _Stream(TypedDict):
-    offset: int
-    lines: int
-    tails: list[tuple[int, str]]
+class Segment(TypedDict):
+    """A file of rows. sum: of the rows' digests."""
 
-
-class _Segment(TypedDict):
     name: Annotated[str, msgspec.Meta(pattern="^[0-9]+$")]
     lines: int
     sum: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]
 
 
-class _Ledger(TypedDict):
-    """streams: the part read of each file, by name; seen: {path: (mark, stream)}, files read to their end; others: {source:
-    {name: (time, digest)}}, rows that do not come from files; removed: number of forgotten or expired rows."""
+class LogLedger(TypedDict):
+    """What was ingested. streams: the part read of each file, by name; seen: {path: (mark, stream)}, files read to their
+    end; others: {source: {name: (time, digest)}}, rows that do not come from files; removed: number of forgotten or expired
+    rows."""
 
-    streams: dict[str, _Stream]
+    streams: dict[str, Stream]
     seen: dict[str, tuple[str, str]]
     others: dict[str, dict[str, tuple[float, str]]]
-    segments: list[_Segment]
+    segments: list[Segment]
     removed: int
 
 
@@ -56,14 +54,13 @@ class LogStore:
         self._ledger = folder / "ledger.json"
         self._segments = folder / "segments"
 
-    def ledger(self) -> dict[str, Any]:
-        """Read the ledger: a dict of the form of _Ledger."""
+    def ledger(self) -> LogLedger:
         if not self._ledger.exists():
             return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
-        ledger: dict[str, Any] = read_json(self._ledger, _Ledger)
+        ledger: LogLedger = read_json(self._ledger, LogLedger)
         return ledger
 
-    def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
+    def append(self, rows: list[dict[str, Any]], ledger: LogLedger) -> None:
         """Make rows durable, then the ledger (whose streams account for them). Without rows, write only the ledger."""
         if rows:
             number = 1 + max([0, *(int(s["name"]) for s in ledger["segments"])])
@@ -75,7 +72,7 @@ class LogStore:
         deleted when this returns; if it is killed, a second call (or :meth:`sweep`) completes it."""
         ledger, removed = self.ledger(), 0
         highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
-        kept: list[dict[str, Any]] = []
+        kept: list[Segment] = []
         for segment in ledger["segments"]:
             before = self._read(segment)
             after = [new for row in before if (new := change(row)) is not None]
@@ -122,7 +119,7 @@ class LogStore:
         for segment in segments:
             yield from self._read(segment)
 
-    def _read(self, segment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _read(self, segment: Segment) -> list[dict[str, Any]]:
         path = self._path(segment["name"])
         rows = read_rows(path) if path.exists() else []
         if len(rows) != segment["lines"] or _sum(rows) != segment["sum"]:
@@ -135,7 +132,7 @@ class LogStore:
     def _path(self, name: str) -> Path:
         return self._segments / f"{name}.jsonl"
 
-    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Segment:
         self._segments.mkdir(parents=True, exist_ok=True)
         replace_text(self._path(name), "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
         sync_folder(self._segments)
@@ -151,7 +148,7 @@ def _sum(rows: Iterable[Mapping[str, Any]]) -> str:
     return f"{total % _WHOLE:064x}"
 
 
-def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
+def _digests(segments: Iterable[Segment]) -> list[str]:
     """Return the digests of the state before the first segment and after each."""
     total, lines, states = 0, 0, [f"{0:032x}-0"]
     for segment in segments:

@@ -95,13 +95,9 @@ def decode_tag(name: str, tag: str, text: str, form: Any) -> Any:
     try:
         return msgspec.json.decode(text, type=form)
     except msgspec.DecodeError as error:
-        message, fix = (
-            f"its tag {tag} is not what was written: {error}",
-            "in MLflow, put back its value, or delete the tag",
-        )
-        raise FindingsError(
-            [Finding("registry.changed_tag", "error", f"registered model {name}", message, fix)]
-        ) from error
+        place, message = f"registered model {name}", f"its tag {tag} is not what was written: {error}"
+        fix = "in MLflow, put back its value, or delete the tag"
+        raise FindingsError([Finding("registry.changed_tag", "error", place, message, fix)]) from error
 
 
 def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any, ...]] | None:
