@@ -44,7 +44,10 @@ TAGGED_WORDS = (
     '"answer": {"PER": ["Ann"], "LOC": ["Oslo"]}}',
 )
 """What files for token classification hold, and what to do with them."""
-_CONLL = rb"(-DOCSTART-.*\r?\n\s*)?(\w+\t(\w+\t)*\w+\s+)?(?:(?:\S+[ \t]+)+(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
+# one mark parts all columns: a sentence with its label behind a tab is no row of it
+_CONLL = (
+    rb"(-DOCSTART-.*\r?\n\s*)?(\w+\t(\w+\t)*\w+\s+)?(?:(?:(?:\S+ +)+|(?:\S+\t)+)(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
+)
 _CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
 _OTHER_TEXTS = {
     _CONLL: TAGGED_WORDS,

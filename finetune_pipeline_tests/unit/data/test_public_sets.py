@@ -245,3 +245,10 @@ def test_hidden_sheets_names_of_groups_and_floats(tmp_path: Path) -> None:
 )
 def test_texts_that_are_no_tables_are_refused_by_name(tmp_path: Path, content: str, told: str) -> None:
     assert told in refusal(tmp_path, content, "a.txt")
+
+
+def test_sentences_whose_labels_look_like_tags_are_a_table(tmp_path: Path) -> None:
+    labels = ["E-mail", "B-2", "O", "U-turn"]
+    rows = {(f"please look at case {i} of {labels[i % 4]} today", labels[i % 4]) for i in range(40)}
+    content = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in sorted(rows, key=str))
+    assert said(tmp_path, content, "a.tsv") == rows
