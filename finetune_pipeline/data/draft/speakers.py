@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from finetune_pipeline.data import names
@@ -61,9 +62,16 @@ def roles_of(speakers: Iterable[str]) -> dict[str, str]:
     return roles
 
 
+def are_both_sides(column: Column) -> bool:
+    """Whether a column's values are names of users and of assistants in most of its rows: among 150 intents, `user_name` and
+    `are_you_a_bot` name nobody who speaks."""
+    sides = [[v for v in column.values if names.rank(v, known) is not None] for known in _SIDES.values()]
+    return all(sides) and 2 * sum(column.values[v] for v in {*chain(*sides)}) > column.values.total()
+
+
 def are_speakers(column: Column) -> bool:
     """Whether a column names the speaker: by its own name, or by speaker names of both roles in it."""
-    if all(any(names.rank(value, known) is not None for value in column.values) for known in _SIDES.values()):
+    if are_both_sides(column):
         return True
     return len(column.values) > 1 and names.rank(column.name, _SPEAKER_COLUMNS) is not None
 

@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import SAMPLE, Column
 from finetune_pipeline.data.draft.reading import RawRow
+from finetune_pipeline.data.draft.speakers import are_both_sides
 
 _REPLIES = ("reply_to", "in_response_to", "reference_message", "thread_ts", "parent_id", "parent_message")
 """Parts of the names of columns that say which message a row answers."""
@@ -33,9 +34,7 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
     said = answer and names.plain_name(answer.name)
     known = answer and names.rank(answer.name, (*names.LABELS, *names.WRITTEN)) is not None and said != "type"
     writer = answer and (said in _WRITERS or re.match(r"(from|author|user|sender)\.", answer.path))
-    both = answer and all(
-        any(names.rank(value, side) is not None for value in answer.values) for side in (names.USERS, names.ASSISTANTS)
-    )
+    both = answer and are_both_sides(answer)
     if not (writer or (both and not known) or (replies and not known)):
         return None
     why = f"{answer.path} says who wrote it" if answer and (writer or both) else f"{replies[0]} says what it answers"

@@ -247,6 +247,12 @@ def test_texts_that_are_no_tables_are_refused_by_name(tmp_path: Path, content: s
     assert told in refusal(tmp_path, content, "a.txt")
 
 
+def test_labels_that_hold_words_for_speakers_are_labels(tmp_path: Path) -> None:
+    labels = ["user_name", "are_you_a_bot", "weather", "alarm", "oil_change"]
+    rows = {(text, labels[i % 5]) for i, (text, _) in enumerate(PAIRS)}
+    assert said(tmp_path, json.dumps({"train": sorted(rows, key=str)}), "a.json") == rows
+
+
 def test_sentences_whose_labels_look_like_tags_are_a_table(tmp_path: Path) -> None:
     labels = ["E-mail", "B-2", "O", "U-turn"]
     rows = {(f"please look at case {i} of {labels[i % 4]} today", labels[i % 4]) for i in range(40)}
