@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -212,12 +213,11 @@ def follow(model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = 
         if sum(map(len, parts)) >= _MOST_POSITIONS and not answers:
             break
         span = slice(start, start + batch_size)
-        batch = reader.read(rows.prompts[span])
-        if sum(map(len, parts)) < _MOST_POSITIONS:
-            parts += [row[0].float().cpu() for row in reader.continuations(batch, [[ids] for ids in rows.gold[span]])]
-        read = reader.continuations(batch, [[answer.new_ids] for answer in answers[span]]) if answers else []
-        same += [
-            answer.status != "error" and own[0].argmax(-1).tolist() == answer.new_ids
-            for answer, own in zip(answers[span], read, strict=True)
-        ]
+        compared = answers[span]
+        written = [[answer.new_ids] for answer in compared] or [[] for _ in rows.gold[span]]
+        texts = [[gold, *own] for gold, own in zip(rows.gold[span], written, strict=True)]  # what they share is read once
+        for (gold, *own), answer in zip_longest(reader.continuations(reader.read(rows.prompts[span]), texts), compared):
+            parts.append(gold.float().cpu())
+            if answer is not None:
+                same.append(answer.status != "error" and own[0].argmax(-1).tolist() == answer.new_ids)
     return torch.cat(parts)[:_MOST_POSITIONS], same
