@@ -138,7 +138,7 @@ def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_p
     facts = made.compared(tmp_path / "out", adapter=trained)
     parity = facts["parity"]
     assert facts["kind"] == "full" and parity["passed"] and parity["merge_kl"] is None
-    assert (parity["mean_kl"], parity["same_greedy"]) == (0.0, 12)
+    assert parity["mean_kl"] < 1e-9 and parity["same_greedy"] == 12
     assert made.parity(made.base, adapter=trained)["passed"] is False
 
 
