@@ -213,7 +213,7 @@ class TimeRange(Facts):
 
 
 class RequestPrice(Facts):
-    """Dollars of 1,000 requests somewhere (planning.serving_costs.RequestPrice)."""
+    """Dollars of 1,000 requests somewhere. evaluated: whether the candidate was compared with this API model."""
 
     where: str
     how: str
