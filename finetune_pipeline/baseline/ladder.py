@@ -99,9 +99,6 @@ class Ladder(BaseModel):
     flips: list[str]
     skipped: dict[str, str]
 
-    def rung(self, name: str) -> Rung:
-        return next(rung for rung in self.rungs if rung.name == name)
-
 
 @dataclass(frozen=True)
 class Terms:

@@ -117,8 +117,6 @@ class Training(Facts):
 
 
 class RawFile(Facts):
-    """One raw file."""
-
     file: str = ""
     sha256: str = ""
 
