@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,7 +113,7 @@ class Asker:
     def _rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[Row]:
         key = repr(prompt)
         new = [e for e in rows if (key, e.id) not in self.known]
-        messages = [choices[0] for choices in conversations(new, prompt.to_dict(), None)]
+        messages = [choices[0] for choices in conversations(new, asdict(prompt), None)]
         tokenizer = self.model.tokenizer
         encoded = [encode_prompt(tokenizer, m) for m in messages]
         labels = encode_labels(tokenizer, messages, self.spec.labels)

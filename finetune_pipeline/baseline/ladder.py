@@ -99,9 +99,6 @@ class Ladder(BaseModel):
     flips: list[str]
     skipped: dict[str, str]
 
-    def rung(self, name: str) -> Rung:
-        return next(rung for rung in self.rungs if rung.name == name)
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -161,22 +158,9 @@ def _rungs(
     made = []
     for among, name, how in ((free, kind, ""), (held, f"{kind}_restricted", ", restricted answers")):
         if among:
-            chosen = cross_fitted(spec, among, sources)
-            made.append(Answered(name, kind, f"{title}{how}", chosen.rows, tokens.get(chosen.names[0])))
+            chosen, answers = cross_fitted(spec, among, sources)
+            made.append(Answered(name, kind, f"{title}{how}", answers, tokens.get(chosen[0])))
     return made
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The result of cross-fitting.
-
-    Attributes:
-        names: The candidate chosen for each fold on the other fold's rows.
-        rows: For every example the answer of the candidate chosen without it, ordered by example id.
-    """
-
-    names: tuple[str, str]
-    rows: list[dict[str, Any]]
 
 
 def fold_of(source: str) -> int:
@@ -184,9 +168,13 @@ def fold_of(source: str) -> int:
     return hashlib.sha256(f"fold:{source}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
 
 
-def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> Chosen:
-    """Choose on one fold and answer on the other, both ways. Ties go to the candidate named first. Raises ValueError where there is
-    no candidate; all are on the same examples."""
+def cross_fitted(
+    spec: TaskSpec, candidates: Mapping[str, Sequence[Row]], sources: SourceOf = None
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Choose among candidates on one fold and answer on the other, both ways. Ties go to the candidate named first.
+
+    Returns (the candidate chosen for each fold, the answers in the order of example ids). Raises ValueError without candidates.
+    """
 
     def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
         source = (lambda name: name) if sources is None else sources.__getitem__
@@ -201,7 +189,7 @@ def cross_fitted(spec: TaskSpec, candidates: Mapping[str, Sequence[Row]], source
         best = max(seen, key=lambda name: metric.rank(metric.value(seen[name], spec.output)))
         names.append(best)
         answers += in_fold(candidates[best], fold)
-    return Chosen((names[0], names[1]), in_order(answers))
+    return names, in_order(answers)
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,7 @@ def ladder(
 
 
 def leads(
-    spec: TaskSpec,
-    answered: Sequence[Answered],
-    best: Sequence[Row],
-    trained: Sequence[Row],
-    sources: SourceOf = None,
+    spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row], sources: SourceOf = None
 ) -> Gain | None:
     """The gain of a pilot training over the best rung, if significant among all comparisons."""
     confidence = one_of_many(spec, len(answered) + len(spec.ladder.pilot))

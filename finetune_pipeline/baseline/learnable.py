@@ -4,7 +4,7 @@ and wrong joins fail all of them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare
@@ -61,10 +61,6 @@ class Learnable:
     rows_needed: int | None
     sentence: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON."""
-        return asdict(self)
-
 
 def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: float) -> Learnable:
     """Decide from comparisons that were made; `level`: chance of a wrong "shown" over all of them together (Holm)."""
@@ -91,10 +87,7 @@ def _scores(evidence: Evidence) -> str:
 
 
 def prompted_evidence(
-    spec: TaskSpec,
-    best: str,
-    rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    sources: SourceOf = None,
+    spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], sources: SourceOf = None
 ) -> Evidence | None:
     """Compares the base model at its best with always giving the most common answer, on validation. sources: of each row, by id.
 

@@ -57,7 +57,6 @@ def extrapolate(
     points: Mapping[float, Sequence[Row]],
     rival: Sequence[Row],
     clusters: Sequence[Hashable] | None = None,
-    seed: int = 0,
 ) -> Extrapolation | None:
     """Extrapolate to all rows. None with fewer than two points or sources, or for a metric that is no mean over rows.
 
@@ -73,7 +72,7 @@ def extrapolate(
     scores = np.array([metric.row_scores(points[share], spec.output) for share in shares])
     before = np.array(metric.row_scores(rival, spec.output))
     sign = 1.0 if metric.higher_is_better else -1.0
-    draws = np.random.default_rng(seed)
+    draws = np.random.default_rng(0)
     codes = np.arange(scores.shape[1]) if clusters is None else cluster_codes(clusters)
     n = int(codes.max()) + 1
     if n < 2:

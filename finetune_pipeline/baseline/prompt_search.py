@@ -18,7 +18,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.prompts import Prompt, build_shots, shots_as_turns
-from finetune_pipeline.evaluation.rivals import restricted_rows
+from finetune_pipeline.evaluation.rivals import restricted_rows, same_rows
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 
@@ -165,8 +165,7 @@ def halving(
 
 def likely_better(spec: TaskSpec, own: Sequence[Row], searched: Sequence[Row], sources: SourceOf = None) -> bool:
     """Whether a new prompt is likely better than one of the task's own, on the rows that both answered."""
-    asked = {row["example_id"] for row in searched}
-    ours, theirs = _best_way(spec, [row for row in own if row["example_id"] in asked]), _best_way(spec, searched)
+    ours, theirs = (_best_way(spec, rows) for rows in same_rows(own, searched))
     clusters = shared_sources(theirs, sources)
     return METRICS[spec.metric].gain(ours, theirs, spec.output, LIKELY, clusters).surely_above()
 

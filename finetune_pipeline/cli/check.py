@@ -114,7 +114,7 @@ def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     rows = checked.rows()
     checked.simple = simple_score(loaded.spec, rows, read_json(out / "quality.json")["noise"])
     checked.signal = learnable_by_score(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
-    signal = {"learnable": checked.signal.to_dict()} if checked.signal else {}
+    signal = {"learnable": asdict(checked.signal)} if checked.signal else {}
     advice = Artifact(loaded.name, "advice", "", out, signal, {}) if signal else None
     # where no row is valid, what follows has nothing to say
     asked = [*made.values(), checked.quality] if validated["kept"] else [made[step] for step in STEPS[:2]]
@@ -137,7 +137,7 @@ def facts_of(checked: Checked) -> dict[str, Any]:
         **{step.removesuffix("_examples"): checked.made[step].facts for step in STEPS},
         "quality": checked.quality.facts,
         "simple": asdict(checked.simple) if checked.simple else None,
-        "learnable": checked.signal.to_dict() if checked.signal else None,
+        "learnable": asdict(checked.signal) if checked.signal else None,
         "power": checked.power,
         "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in checked.rules.items()},
         "folder": str(checked.folder),

@@ -86,7 +86,7 @@ def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: T
     best = str(baseline.facts["best"]).removeprefix(API) if baseline else ""
     chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
     rows, retriever = inputs.validation[:COUNTED_ROWS], Retriever(inputs.train) if prompts[chosen].retrieved else None
-    choices = conversations(rows, prompts[chosen].to_dict(), retriever)
+    choices = conversations(rows, asdict(prompts[chosen]), retriever)
     asked = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
     whole = [counter.count(e.messages, tools=e.tools) for e in rows]
     shown = [counter.count(some[0], True, e.tools) for e, some in zip(rows, choices, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     if errors(findings):
         return _refused(loaded, findings, as_json)
     inputs = rows_to_plan(loaded, store, run_inputs)
-    facts = training_plan(
+    plan = training_plan(
         loaded.spec,
         base,
         inputs.train,
@@ -69,8 +69,8 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
         home=settings.home,
         task_folder=loaded.folder,
         available=bytes_of(memory, "--memory") if memory else None,
-    ).facts()
-    facts |= {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
+    )
+    facts = asdict(plan) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
     # by the measured baseline where there is one
     advice = PIPELINE.find("advice", loaded, run_inputs, store)
     facts["power"] = dict(advice.facts["power"]) if advice else power_bounds(loaded.spec, inputs.test_rows)

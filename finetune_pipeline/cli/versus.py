@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import asdict
 
 import click
 
@@ -46,5 +47,5 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
     if isinstance(compared, str):
         raise click.ClickException(compared)
     page = str(report.path("report.html"))
-    tell(as_json, {**compared.facts(), "report": page}, *versus_lines(compared), f"page: {page}")
+    tell(as_json, {**asdict(compared), "report": page}, *versus_lines(compared), f"page: {page}")
     return DONE

@@ -37,6 +37,12 @@ T = TypeVar("T")
 _WAIT_S = 60.0
 _KEPT_WHEN_FULL = 0.8
 _AT_ONCE = 500
+_DELETE_OLDEST = """
+DELETE FROM answers WHERE rowid IN (
+    SELECT rowid FROM (
+        SELECT rowid, sum(length(answer) + 64) OVER (ORDER BY used DESC, rowid DESC) AS held FROM answers
+    ) WHERE held > ?
+)"""
 
 
 class AnswerCache:
@@ -102,14 +108,10 @@ class AnswerCache:
         def remove(file: sqlite3.Connection) -> bool:
             file.execute("DELETE FROM answers WHERE used < ?", [int(time.time()) - UNUSED_DAYS * 86400])
             held = file.execute("SELECT coalesce(sum(length(answer) + 64), 0) FROM answers").fetchone()[0]
-            gone, least = [], held - self._limit * _KEPT_WHEN_FULL if held > self._limit else 0
-            for rowid, size in file.execute("SELECT rowid, length(answer) + 64 FROM answers ORDER BY used, rowid"):
-                if least <= 0:
-                    break
-                gone.append([rowid])
-                least -= size
-            file.executemany("DELETE FROM answers WHERE rowid = ?", gone)
-            return bool(gone)
+            if held <= self._limit:
+                return False
+            file.execute(_DELETE_OLDEST, [self._limit * _KEPT_WHEN_FULL])
+            return True
 
         if self._do(remove):
             self._do(lambda file: file.execute("VACUUM"), transaction=False)

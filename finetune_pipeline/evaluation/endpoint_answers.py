@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from finetune_pipeline.data.documents import Passage
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
-from finetune_pipeline.evaluation.openai_endpoint import Budget, Message, Spent, TooManyRows, ask
+from finetune_pipeline.evaluation.openai_endpoint import Message, Spent, TooManyRows, ask
 from finetune_pipeline.evaluation.predictions import answered, prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
@@ -47,7 +48,7 @@ class EndpointAnswerer:
     ) -> None:
         self.folder, self.cache, self.spent, self._what = folder, cache, Spent(), what
         self.seconds = {"load": 0.0, "answer": 0.0}
-        self._budget = Budget(tokens=max_tokens)
+        self._max_tokens = max_tokens
         try:
             self.endpoint = Endpoint.of(spec, model)
         except ValueError as error:
@@ -75,7 +76,7 @@ class EndpointAnswerer:
                 prompts,
                 max_new_tokens,
                 tools=tools,
-                budget=self._budget,
+                max_tokens=self._max_tokens,
                 cache=self.cache,
                 stage=stage,
                 name=name,
@@ -169,7 +170,8 @@ def ask_endpoint(
             [messages for _, _, messages in asked],
             max_new_tokens,
             tools=[example.tools for _, example, _ in asked],
-            budget=Budget(spec.max_requests, spec.max_tokens),
+            max_requests=spec.max_requests,
+            max_tokens=spec.max_tokens,
             cache=cache,
             stage=stage,
             name=endpoint.name,
@@ -195,7 +197,7 @@ def ask_endpoint(
     return rows, {
         "endpoint": endpoint.name,
         "known": result.known,
-        "spent": result.spent.to_dict(),
+        "spent": asdict(result.spent),
         "prompts": {name: answered([answer for of, answer in by_prompt if of == name]) for name in prompts},
     }
 

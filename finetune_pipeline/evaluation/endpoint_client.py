@@ -69,10 +69,9 @@ class Endpoint:
     def __post_init__(self) -> None:
         if problem := address_problem(self.url):
             raise ValueError(problem[0])
-        key = os.environ.get(self.key_variable, "") if self.key_variable else "-"
-        if not key:
+        if self.key_variable and not self.key:
             raise ValueError(f"the environment variable {self.key_variable} is not set")
-        if not (key.isascii() and key.isprintable() and " " not in key):
+        if not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
             raise ValueError(
                 f"the environment variable {self.key_variable} holds no key: blanks or letters beyond ASCII"
             )
@@ -81,6 +80,11 @@ class Endpoint:
     def of(cls, spec: ChatEndpointSpec, model: str) -> Endpoint:
         """The endpoint of task.yaml. Raises ValueError."""
         return cls(spec.url, model, spec.key_variable, spec.timeout, spec.concurrency, spec.tries, spec.body)
+
+    @property
+    def key(self) -> str:
+        """The key as it is now; empty for an endpoint without one."""
+        return os.environ.get(self.key_variable, "") if self.key_variable else ""
 
     @property
     def name(self) -> str:
@@ -109,11 +113,10 @@ def client_of(endpoint: Endpoint, retries: int = 0) -> AsyncOpenAI:
     """
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout, omit
 
-    key = os.environ.get(endpoint.key_variable, "") if endpoint.key_variable else ""
     headers: dict[str, Any] = {"Connection": "close", "OpenAI-Organization": omit, "OpenAI-Project": omit}
     return AsyncOpenAI(
         base_url=endpoint.url,
-        api_key=key or "none",
+        api_key=endpoint.key or "none",
         max_retries=retries,
         default_headers=headers,
         http_client=DefaultAsyncHttpxClient(
@@ -128,11 +131,9 @@ def failure_of(error: Exception, endpoint: Endpoint) -> RequestFailed:
     """Translate an exception of the SDK. Its text is truncated, and the key removed."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-    key = os.environ.get(endpoint.key_variable, "") if endpoint.key_variable else ""
-
     def short(reason: object) -> str:
         text = " ".join((str(reason) or type(reason).__name__).split())
-        return (text.replace(key, "[key]") if key else text)[:200]
+        return (text.replace(endpoint.key, "[key]") if endpoint.key else text)[:200]
 
     if isinstance(error, APIStatusError):
         status, busy = error.status_code, error.status_code in _BUSY

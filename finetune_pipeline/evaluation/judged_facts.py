@@ -6,8 +6,6 @@ from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interv
 
 
 class Accuracy(Facts):
-    """Accuracy with its interval."""
-
     accuracy: Number = None
     interval: Interval = None
 

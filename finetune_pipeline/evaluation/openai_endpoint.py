@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline import progress
@@ -40,14 +40,6 @@ class TooManyRows(ValueError):
     """The rows exceed the budget; nothing was sent."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """rows: requests that may be paid for. tokens: of prompts and answers together. None: no limit."""
-
-    rows: int | None = None
-    tokens: int | None = None
-
-
 @dataclass
 class Spent:
     """Usage. untold: requests whose cost the endpoint did not report; they count at their maximum cost."""
@@ -61,9 +53,6 @@ class Spent:
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.new_tokens
-
-    def to_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,8 @@ def ask(
     max_new_tokens: int,
     *,
     tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
-    budget: Budget = Budget(),
+    max_requests: int | None = None,
+    max_tokens: int | None = None,
     cache: AnswerCache | None = None,
     stage: str = "predictions",
     name: str = "",
@@ -91,22 +81,24 @@ def ask(
     An answer that cannot be had has status error, and its `error` begins with a :data:`~.endpoint_client.Kind`. Answers go
     into the cache as they come, so that nothing paid for is lost when the process dies.
 
+    Args:
+        max_requests: Conversations that may be paid for.
+        max_tokens: Of prompts and answers together.
+
     Raises:
-        TooManyRows: More rows are unknown than budget.rows.
+        TooManyRows: More rows are unknown than max_requests.
         EndpointError: The endpoint rejects key, address or model, or answers none of the first rows.
     """
     offered = tools or [None] * len(prompts)
     bodies = [_body(endpoint, m, t, max_new_tokens) for m, t in zip(prompts, offered, strict=True)]
     keys = [_key(endpoint, body, cache) for body in bodies]
-    first: dict[bytes, int] = {}
-    for i, key in enumerate(keys):
-        first.setdefault(key, i)
-    cached = cache.find(list(first)) if cache else {}
-    answers = {key: cached[i] for i, key in enumerate(first) if i in cached}
-    missing = [key for key in first if key not in answers]
+    unique = dict(zip(keys, bodies, strict=True))
+    cached = cache.find(list(unique)) if cache else {}
+    answers = {key: cached[i] for i, key in enumerate(unique) if i in cached}
+    missing = [key for key in unique if key not in answers]
     known = sum(key in answers for key in keys)
-    if budget.rows is not None and len(missing) > budget.rows:
-        raise TooManyRows(f"{len(missing)} rows are to be asked of {endpoint.name}, and {budget.rows} are allowed")
+    if max_requests is not None and len(missing) > max_requests:
+        raise TooManyRows(f"{len(missing)} rows are to be asked of {endpoint.name}, and {max_requests} are allowed")
 
     def keep(place: int, answer: Answer) -> None:
         answers[missing[place]] = answer
@@ -114,8 +106,8 @@ def ask(
             cache.keep({missing[place]: answer})
         progress.tell(stage, name, step=len(answers) - len(cached), of=len(missing))
 
-    crew = _Requests(endpoint, max_new_tokens, budget)
-    asyncio.run(crew.answer_all([bodies[first[key]] for key in missing], keep))
+    crew = _Requests(endpoint, max_new_tokens, max_tokens)
+    asyncio.run(crew.answer_all([unique[key] for key in missing], keep))
     return EndpointAnswers([answers[key] for key in keys], known, crew.spent)
 
 
@@ -142,8 +134,8 @@ def _key(endpoint: Endpoint, body: Mapping[str, Any], cache: AnswerCache | None)
 class _Requests:
     """The state that requests share: what was spent, how long all wait, and whether anything ever came back."""
 
-    def __init__(self, endpoint: Endpoint, max_new_tokens: int, budget: Budget) -> None:
-        self.endpoint, self.longest, self.budget = endpoint, max_new_tokens, budget
+    def __init__(self, endpoint: Endpoint, max_new_tokens: int, max_tokens: int | None) -> None:
+        self.endpoint, self.longest, self.max_tokens = endpoint, max_new_tokens, max_tokens
         self.spent = Spent()
         self._reserved = 0
         self._resume_at = 0.0
@@ -171,7 +163,7 @@ class _Requests:
         """The answer to one conversation. Raises EndpointError when no other one need be tried."""
         # no token is shorter than a byte
         most = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")) + self.longest
-        if self.budget.tokens is not None and self.spent.tokens + self._reserved + most > self.budget.tokens:
+        if self.max_tokens is not None and self.spent.tokens + self._reserved + most > self.max_tokens:
             return Answer(status="error", error="budget: the tokens that may be spent are spent")
         self._reserved += most
         cost: tuple[int, int] | None = None

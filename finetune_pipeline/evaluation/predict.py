@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         measured["seconds_by_set"][model_set["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
         if isinstance(asked, EndpointAnswerer):
             of_set["asked"] = asked.endpoint.name
-            measured["spent"][model_set["name"]] = asked.spent.to_dict()
+            measured["spent"][model_set["name"]] = asdict(asked.spent)
         gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
         rows += prediction_rows(asked_examples, model_set["name"], answers, gold)
         if model_set.get("restricted") is not None:
@@ -148,9 +149,8 @@ def _rows_of(model_set: Mapping[str, Any], examples: Sequence[Example], labels: 
         return read_examples(Path(own))
     if perturbation := model_set.get("perturbed"):
         changed = perturbed(examples, perturbation["kind"], perturbation["seed"], labels)
-        return drawn(
-            changed, perturbation["rows"], perturbation["seed"]
-        )  # drawn last: as many rows as are asked for, where there are
+        # drawn last: as many rows as are asked for, where there are
+        return drawn(changed, perturbation["rows"], perturbation["seed"])
     return examples
 
 
@@ -192,7 +192,7 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise JobError(f"baseline.embeddings: {error}") from error
     except ValueError as error:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
-    plain = {name: prompt.to_dict() for name, prompt in prompts.items()}
+    plain = {name: asdict(prompt) for name, prompt in prompts.items()}
     write_json(Path(job["out"]) / "prompts.json", plain)
     common = {"model": job["base"], "restricted": job.get("restricted")}
     sets = [{"name": name, "prompt": prompt, **common} for name, prompt in plain.items()]

@@ -19,9 +19,8 @@ from finetune_pipeline.models.inference.generated import Answer
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
-        pa.field(
-            "model", pa.string(), nullable=False
-        ),  # base, candidate, champion (on other rows: candidate:typos …), a prompt, or simple_linear …
+        # base, candidate, champion (on other rows: candidate:typos …), a prompt, or simple_linear …
+        pa.field("model", pa.string(), nullable=False),
         pa.field("gold", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),  # raw generation, as production would receive it
         pa.field("status", pa.string(), nullable=False),  # one of STATUSES

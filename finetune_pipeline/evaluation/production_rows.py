@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,7 +69,7 @@ def unknown_rows(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], known: Seque
     return rows_with_truth(spec, rows, trained=[text for text, is_near in zip(texts, near, strict=True) if is_near])
 
 
-def rows_with_truth(spec: TaskSpec, rows: Iterable[Mapping[str, Any]], *, trained: Collection[str]) -> ProductionRows:
+def rows_with_truth(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
     rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. Of one
@@ -79,9 +79,7 @@ def rows_with_truth(spec: TaskSpec, rows: Iterable[Mapping[str, Any]], *, traine
     known = {exact_form(text) for text in trained}
     left: Counter[str] = Counter()
     usable = []
-    looked = 0
     for row in rows:
-        looked += 1
         truth, text = row.get("correction"), exact_form(str(row["input"]))
         if not truth or not text:
             left["without_truth"] += 1
@@ -92,24 +90,15 @@ def rows_with_truth(spec: TaskSpec, rows: Iterable[Mapping[str, Any]], *, traine
         else:
             usable.append((text, row))
     usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
-    seen: set[str] = set()
-    single = []
+    newest: dict[str, Mapping[str, Any]] = {}
     for text, row in usable:
-        if text in seen:
-            left["repeated"] += 1
-        else:
-            seen.add(text)
-            single.append(row)
-    allowed = _within_users(single)
-    chosen: list[dict[str, Any]] = []
-    for row in single:
-        if str(row["id"]) not in allowed:
-            left["more_of_one_user"] += 1
-        elif len(chosen) >= MOST:
-            left["beyond_the_limit"] += 1
-        else:
-            chosen.append(_chosen(row))
-    return ProductionRows(chosen, dict(left), looked)
+        newest.setdefault(text, row)
+    allowed = _within_users(list(newest.values()))
+    within = [row for row in newest.values() if str(row["id"]) in allowed]
+    left["repeated"] = len(usable) - len(newest)
+    left["more_of_one_user"] = len(newest) - len(within)
+    left["beyond_the_limit"] = len(within[MOST:])
+    return ProductionRows([_chosen(row) for row in within[:MOST]], dict(+left), len(rows))
 
 
 def _within_users(rows: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt.
+    """One prompt. prompts.json holds these fields.
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
     most like the row that it is shown instead; embeddings: found by these (preferences.embeddings.embed), None by TF-IDF.
@@ -104,10 +105,6 @@ class Prompt:
     system: str | None = None
     instead_of: str | None = None
     api: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, as in prompts.json."""
-        return asdict(self)
 
 
 def prompts_to_try(
@@ -165,19 +162,14 @@ def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: i
 
     waiting: dict[str | None, list[str]] = {label: [] for label in labels} if labels else {None: []}
     for example in sorted(train, key=lambda example: place(example.id)):
-        queue = waiting.get(example.label) if labels else waiting[None]
-        if queue is not None:
-            queue.append(example.id)
+        group = example.label if labels else None
+        if group in waiting:
+            waiting[group].append(example.id)
     available = sum(map(len, waiting.values()))
     if available < k:
         raise ValueError(f"{k} shots asked for, but only {available} training examples carry one of the labels")
-    turn = sorted(waiting, key=lambda label: place(f"label:{label}"))
-    chosen: list[str] = []
-    while len(chosen) < k:
-        for label in turn:
-            if waiting[label] and len(chosen) < k:
-                chosen.append(waiting[label].pop(0))
-    return chosen
+    turns = zip_longest(*(waiting[label] for label in sorted(waiting, key=lambda label: place(f"label:{label}"))))
+    return [name for turn in turns for name in turn if name is not None][:k]
 
 
 def fixed_prompts(names: Iterable[str]) -> list[str]:
@@ -237,7 +229,7 @@ def conversations(
     """For each example the messages that ask it, best first: where they are too long for a model, the next ones hold one
     retrieved example or passage fewer. Prompts without retrieval have one choice.
 
-    prompt: of :meth:`Prompt.to_dict`, or some of it. Raises ValueError where a prompt that retrieves gets no retriever.
+    prompt: the fields of a :class:`Prompt`, or some of them. Raises ValueError where a prompt that retrieves gets no retriever.
     """
     chosen = Prompt(**prompt)
     if not chosen.retrieved and not chosen.documents:

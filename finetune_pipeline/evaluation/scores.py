@@ -8,16 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
-from finetune_pipeline.evaluation.correctness import (
-    INVALID,
-    complies,
-    is_right,
-    is_valid,
-    read_json,
-    scored_text,
-)
+from finetune_pipeline.evaluation.correctness import INVALID, complies, is_right, is_valid, read_json, scored_text
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, length_ratio, repetition
 from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
 from finetune_pipeline.evaluation.metrics.base import Clusters
@@ -36,9 +30,7 @@ def probabilities(label_scores: Sequence[float]) -> np.ndarray | None:
     scores = np.asarray(label_scores, dtype=float)
     if not len(scores) or np.isnan(scores).any() or not np.isfinite(scores.max()):
         return None
-    shares = np.exp(scores - scores.max())
-    made: np.ndarray = shares / shares.sum()
-    return made
+    return np.asarray(scipy.special.softmax(scores))
 
 
 def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any] | None:

@@ -117,8 +117,6 @@ class Training(Facts):
 
 
 class RawFile(Facts):
-    """One raw file."""
-
     file: str = ""
     sha256: str = ""
 
@@ -213,7 +211,7 @@ class TimeRange(Facts):
 
 
 class RequestPrice(Facts):
-    """Dollars of 1,000 requests somewhere (planning.serving_costs.RequestPrice)."""
+    """Dollars of 1,000 requests somewhere. evaluated: whether the candidate was compared with this API model."""
 
     where: str
     how: str

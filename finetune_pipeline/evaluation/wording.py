@@ -105,10 +105,9 @@ def prompt_name(name: Any) -> str:
         return f"prompt {other[1]}, {prompt_name(other[2])}"
     if str(name).startswith("api_"):
         return f"API model, {prompt_name(str(name)[4:])}"
-    if nearest := re.fullmatch(r"(\d+)_nearest", str(name)):
-        return f"{nearest[1]} nearest examples" if nearest[1] != "1" else "nearest example"
-    if nearest := re.fullmatch(r"(\d+)_nearest_embedded", str(name)):
-        return f"{prompt_name(f'{nearest[1]}_nearest')} by embeddings"
+    if nearest := re.fullmatch(r"(\d+)_nearest(_embedded)?", str(name)):
+        examples = f"{nearest[1]} nearest examples" if nearest[1] != "1" else "nearest example"
+        return f"{examples} by embeddings" if nearest[2] else examples
     if passages := re.fullmatch(r"(\d+)_documents", str(name)):
         return f"{passages[1]} nearest passages of documents" if passages[1] != "1" else "nearest passage of documents"
     return str(name).replace("_", "-")

@@ -118,9 +118,8 @@ def logit_bytes(
 ) -> int:
     """Return the bytes of the logits: with their float32 gradient, the loss's largest copy, and the output head's memory."""
     total = batch.learned * shape.vocabulary * (width + (8 if width == 2 else 4))
-    if (
-        not batch.scores and batch.mask
-    ):  # padded: logits of all positions from the first learned one on, and their gradient
+    if not batch.scores and batch.mask:
+        # padded: logits of all positions from the first learned one on, and their gradient
         total += 2 * batch.logits * shape.vocabulary * width
     head, holds = shape.vocabulary * shape.hidden, METHODS[settings["method"]].holds
     if holds == "float32":  # the head's gradient, separate from the embedding's, and autocast's copy of the head
@@ -256,4 +255,4 @@ def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
         raise OutsideError(
             f"the memory of the GPUs{of} cannot be read: nvidia-smi shows {output.strip()[:200]!r}\n{fix}"
         )
-    return [found[0] for found in asked]
+    return [free[0] for free in asked]

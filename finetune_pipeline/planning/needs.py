@@ -46,7 +46,6 @@ class Needs:
     power: dict[str, Any]
 
     def lines(self) -> list[str]:
-        """Return the needs as lines of text."""
         rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
         if self.rows < self.least:
             rows += f"; {self.least - self.rows:,} more are needed to start (data.min_examples)"

@@ -103,10 +103,6 @@ class TrainingPlan:
     methods: list[MethodRow]
     sentence: str
 
-    def facts(self) -> dict[str, Any]:
-        """Return the plan as plain JSON values."""
-        return asdict(self)
-
 
 def training_plan(
     spec: TaskSpec,
@@ -177,7 +173,7 @@ def training_plan(
         + "".join(f" {step.sentence}." for step in others if not step.fits),
     )
     if out is not None:
-        write_json(out / "plan.json", plan.facts())
+        write_json(out / "plan.json", asdict(plan))
     return plan
 
 

@@ -50,12 +50,6 @@ class Rows:
         return [len(row["ids"]) for row in self.rows]
 
 
-def encode_rows(folder: Path, examples: Sequence[Example], limit: int, over_length: str) -> Rows:
-    """Encode examples with the tokenizer and chat template in `folder`, with the function that training uses."""
-    split = encode_split(TokenCounter(folder), examples, limit, over_length)
-    return Rows(split.plain_rows(), split.over, limit, split.refused)
-
-
 @dataclass(frozen=True, slots=True)
 class Phase:
     """One training phase of a plan; qlora has a second phase, lora on the unquantized base.
@@ -107,12 +101,13 @@ class Planner:
         return training_examples(self.examples["train"], settings)
 
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
-        """Return a split's rows under these settings."""
+        """Return a split's rows under these settings, encoded by the function that training uses."""
         limit = longest_allowed(settings, self.config)
         key = (split, limit, settings["over_length"], split == "train" and settings["augment"])
         if key not in self._rows:
             examples = self.epoch_examples(settings) if split == "train" else self.examples[split]
-            self._rows[key] = encode_rows(self.folder, examples, limit, settings["over_length"])
+            encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"])
+            self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit, encoded.refused)
         return self._rows[key]
 
     def precision(self, settings: Mapping[str, Any]) -> str:

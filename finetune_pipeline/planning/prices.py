@@ -43,7 +43,6 @@ class Line(BaseModel):
 
     @property
     def name(self) -> str:
-        """Engine and model."""
         return f"{self.engine}, {self.model}"
 
     def warnings(self, today: datetime.date) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
+from finetune_pipeline.evaluation.step_facts import RequestPrice
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.planning.prices import ApiPrice, Price, PriceList
 
@@ -103,17 +104,6 @@ class BreakEven:
     utilisation: float
 
 
-@dataclass(frozen=True)
-class RequestPrice:
-    """Price in dollars of 1,000 requests to a model. evaluated: whether it is the API model the candidate was compared with."""
-
-    where: str
-    how: str
-    dollars: float
-    date: str
-    evaluated: bool
-
-
 def call_price(price: ApiPrice, call: Call) -> float:
     """Return the price of one call in dollars, without caching."""
     return (call.prompt * price.input + call.answer * price.output) / 1e6
@@ -200,19 +190,19 @@ def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = 
     asked: the API model that was evaluated."""
     made = [
         RequestPrice(
-            price.name,
-            "fine-tuned" if price.tuned else "with the best prompt",
-            1000 * call_price(price, tuned if price.tuned else prompted),
-            price.date.isoformat(),
-            bool(asked) and price.model == asked,
+            where=price.name,
+            how="fine-tuned" if price.tuned else "with the best prompt",
+            dollars=1000 * call_price(price, tuned if price.tuned else prompted),
+            date=price.date.isoformat(),
+            evaluated=bool(asked) and price.model == asked,
         )
         for price in prices.apis
     ]
     for machine in prices.machines:
         full = 1000 * machine.price * HOURS / capacity(machine, tuned)[1]
         for share in UTILISATIONS:
-            how = f"fine-tuned, always on, {share:.0%} in use"
-            made.append(RequestPrice(machine.engine, how, full / share, machine.date.isoformat(), False))
+            how, date = f"fine-tuned, always on, {share:.0%} in use", machine.date.isoformat()
+            made.append(RequestPrice(where=machine.engine, how=how, dollars=full / share, date=date, evaluated=False))
     return sorted(made, key=lambda of: of.dollars)
 
 

@@ -187,11 +187,7 @@ def _over_length(over: Sequence[Example], rows: int, spec: TaskSpec) -> list[Fin
         " and will be left out" if drop else ": training will refuse them"
     )
     fix = "raise training.max_tokens, shorten the rows, or set training.over_length: drop"
-    return [
-        Finding("quality.over_length", "note" if drop else "warning", over[0].place,
-                message,
-                fix)
-    ]  # fmt: skip
+    return [Finding("quality.over_length", "note" if drop else "warning", over[0].place, message, fix)]
 
 
 def _spread(counts: np.ndarray) -> dict[str, float]:

@@ -53,7 +53,6 @@ class Heading(Block):
 @dataclass(frozen=True)
 class Items(Block):
     rows: Sequence[str]
-    ordered: bool = False
 
 
 @dataclass(frozen=True)

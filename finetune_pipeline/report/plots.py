@@ -68,9 +68,8 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
     }
     written = io.StringIO()
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph"
-        )  # widths of letters that the font lacks are estimated; the text is unchanged
+        # widths of letters that the font lacks are estimated; the text is unchanged
+        warnings.filterwarnings("ignore", "Glyph")
         made = figure(width)
         for artist in made.findobj():
             artist.set_clip_on(False)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
@@ -52,10 +51,6 @@ class Versus:
     conclusion: str
     break_even: list[str]
     warnings: list[str]
-
-    def facts(self) -> dict[str, Any]:
-        """Return the comparison as plain JSON."""
-        return asdict(self)
 
 
 def versus(

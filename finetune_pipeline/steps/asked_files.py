@@ -32,9 +32,8 @@ def asked_files(task: Task) -> list[tuple[str, Path]]:
     tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
     files = [*ability_files(task), *sorted({path for task_file in tasks for path in task_file.files})]
     folder = task.folder.resolve()
-    files = [
-        path.parent.resolve() / path.name for path in files
-    ]  # links keep their names, whose suffix determines the format
+    # links keep their names, whose suffix determines the format
+    files = [path.parent.resolve() / path.name for path in files]
     named = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
     shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}
     return [(name, path) for name, path in sorted({**named, **shipped}.items()) if is_benchmark(path)]

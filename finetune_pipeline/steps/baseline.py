@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, source)
     decision, *reasons = advice_sentences(Advice.model_validate(advice))
     return {
-        "learnable": signal.to_dict(),
+        "learnable": asdict(signal),
         "worth_training": worth_training(spec, baseline.facts),
         "power": power,
         "advice": advice,

@@ -101,7 +101,7 @@ def make_data_quality(context: StepContext) -> dict[str, Any]:
     """Report properties of the whole data set: balance, label noise, synthetic rows, tokens."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
     folders = {name: context.inputs[name].folder for name in names}
-    report = write_quality(
+    return write_quality(
         context.spec,
         reviewed=folders["reviewed_examples"],
         clean=folders["clean_examples"],
@@ -110,4 +110,3 @@ def make_data_quality(context: StepContext) -> dict[str, Any]:
         stages={name: context.inputs[name].facts for name in names},
         out=context.out,
     )
-    return report

@@ -256,11 +256,7 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return replace(counted, message=counted.message + lost)
 
 
-@check(
-    "No corrected row looks poisoned (held.jsonl gives the reasons).",
-    blocking=False,
-    advisory=True,
-)
+@check("No corrected row looks poisoned (held.jsonl gives the reasons).", blocking=False, advisory=True)
 def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     rules = artifact.facts["held_by_rule"]
     by_rule = ", ".join(f"{n} by {rule}" for rule, n in rules.items())
@@ -279,16 +275,13 @@ QUALITY_CHECKS = (
         _quality("synthetic"),
     ),
     labels_believable,
-    *(
-        Check(name, description, _quality(part), blocking=False, advisory=True)
-        for name, part, description in (
-            (
-                "class_balance",
-                "balance",
-                "The largest label has at most data.max_imbalance times the rows of the smallest.",
-            ),
-            ("rows_fit", "tokens", "No row is longer than training.max_tokens."),
-        )
+    Check(
+        "class_balance",
+        "The largest label has at most data.max_imbalance times the rows of the smallest.",
+        _quality("balance"),
+        blocking=False,
+        advisory=True,
     ),
+    Check("rows_fit", "No row is longer than training.max_tokens.", _quality("tokens"), blocking=False, advisory=True),
 )
 """One check for each part of the data quality report."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +206,7 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     asked = API_MODEL if API_MODEL in made["tokens"] else "base"
     tuned, prompted = (Call(**made["tokens"][name]) for name in ("candidate", asked))
     prices = request_prices(PriceList.of_served(plan["serving"]), tuned, prompted, endpoint.model if endpoint else "")
-    return {**made, "requests": [asdict(of) for of in prices]}
+    return {**made, "requests": prices}
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:

@@ -45,11 +45,7 @@ def ability_scored(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(f["unscored"] == 0, f"{f['items']} items, {f['unscored']} could not be scored")
 
 
-@check(
-    "The base model's general ability is kept (gate general_ability).",
-    blocking=False,
-    advisory=True,
-)
+@check("The base model's general ability is kept (gate general_ability).", blocking=False, advisory=True)
 def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     if not f["items"]:

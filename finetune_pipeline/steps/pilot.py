@@ -118,11 +118,7 @@ def _point(
 
 
 def _enough(
-    spec: TaskSpec,
-    answered: Sequence[Answered],
-    best: Sequence[Row],
-    by_share: Mapping[float, Rows],
-    sources: SourceOf,
+    spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], by_share: Mapping[float, Rows], sources: SourceOf
 ) -> str:
     """Return why the curve needs no more points; empty if it does, or if limits of cost or latency may exclude rungs later."""
     if spec.advise.limited:

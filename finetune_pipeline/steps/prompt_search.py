@@ -63,7 +63,7 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
         if likely_better(spec, own.answers(best, folds[1 - fold]), searched_rows, sources):
             made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
             tokens.append(ask.tokens[search.winner])
-            written[search.winner] = prompts[search.winner].to_dict()
+            written[search.winner] = asdict(prompts[search.winner])
             search = replace(search, calls=search.calls + len(held))
         else:
             made = own.answers(best, held)
@@ -138,7 +138,7 @@ class _Asker:
             write_examples(asked, rows)
             say(f"prompt_search: {title}: {len(prompts)} prompts on {len(rows)} more rows each")
             model = self.context.inputs["base_model"].folder
-            sets = [prompt_set(name=name, model=model, prompt=p.to_dict()) for name, p in prompts.items()]
+            sets = [prompt_set(name=name, model=model, prompt=asdict(p)) for name, p in prompts.items()]
             facts = self.context.launch(answers_job(self.context, sets, asked, out, "prompt_search"))
         self.tokens |= {name: call_of(of) for name, of in facts["sets"].items()}
         return read_by_model(out / PREDICTIONS)
@@ -159,7 +159,7 @@ def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -
     wider = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"max_new_tokens": 2000})})
     rows, _ = ask_api(
         replace(context, task=context.task.model_copy(update={"spec": wider})),
-        {f"{API}instructions": Prompt(api=True).to_dict()},
+        {f"{API}instructions": asdict(Prompt(api=True))},
         [request],
         train_rows,
         {request.id: "[]"},

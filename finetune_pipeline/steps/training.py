@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
@@ -30,7 +31,7 @@ def make_training_plan(context: StepContext) -> dict[str, Any]:
         home=context.store.root.parent,
         task_folder=context.task.folder,
     )
-    facts = plan.facts()
+    facts = asdict(plan)
     return {**facts, "plan_markdown": page_markdown(plan_page(facts))}
 
 

@@ -138,9 +138,8 @@ def _create(
             **({"adapter": adapter} if adapter is not None else {}),
         }
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*An input example was not provided"
-            )  # the signature is provided
+            # the signature is provided
+            warnings.filterwarnings("ignore", message=".*An input example was not provided")
             save_model(
                 str(saved),
                 python_model=str(_HOSTED_MODEL if hosted else _SERVED_MODEL),

@@ -57,7 +57,7 @@ def aliases(tracking: Tracking, name: str) -> dict[str, int]:
     if rows is not None:
         return {alias: int(version) for alias, version in rows}
     with open_registry(tracking) as client:
-        return _aliases(client, name)
+        return _versions(_registered(client, name))
 
 
 def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
@@ -124,15 +124,14 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
                 "Its evaluation report says which gate refused it and why"
             )
         old = known.get(CHAMPION)
-        if old != version:
-            _refuse_forgotten(name, version, tags)
-        if old != version and ROLLED_BACK in tags:
+        if old == version:
+            return known.get(PREVIOUS)
+        _refuse_forgotten(name, version, tags)
+        if ROLLED_BACK in tags:
             raise ValueError(
                 f"{name} version {version} was taken out of service ({tags[ROLLED_BACK]}) and is not promoted again. "
                 f"To undo that, run `finetune rollback {name}` again"
             )
-        if old == version:
-            return known.get(PREVIOUS)
         _move(client, name, Move(old, version))
         return old
 
@@ -191,7 +190,7 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
         client.delete_model_version_tag(name, str(serving), ROLLED_BACK)
     if move:
         client.delete_registered_model_tag(name, MOVE)
-    return _aliases(client, name), rolled_back
+    return _versions(_registered(client, name)), rolled_back
 
 
 def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> list[int]:
@@ -235,13 +234,9 @@ def find_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
         raise ValueError(f"there is no version {version} of model {name!r}") from None
 
 
-def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
-    model = _registered(client, name)
-    return _versions(model) if model else {}
-
-
-def _versions(model: RegisteredModel) -> dict[str, int]:
-    return {alias: int(version) for alias, version in model.aliases.items()}
+def _versions(model: RegisteredModel | None) -> dict[str, int]:
+    """Return the aliases of a model and their versions; empty if it was never registered."""
+    return {alias: int(version) for alias, version in model.aliases.items()} if model else {}
 
 
 def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:

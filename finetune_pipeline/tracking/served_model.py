@@ -51,10 +51,8 @@ class TrainedModel(PythonModel):
             from peft import PeftModel
 
             self.model = PeftModel.from_pretrained(self.model, context.artifacts["adapter"]).merge_and_unload().eval()
-        if (stored := self.description["dtype"]) in (
-            "bfloat16",
-            "float16",
-        ):  # the dtype of the stored and evaluated merged model
+        stored = self.description["dtype"]  # of the stored and evaluated merged model
+        if stored in ("bfloat16", "float16"):
             precision = self._precision(context)
             for weight in self.model.parameters():  # not the buffers: rounding would change the RoPE frequencies
                 weight.data = weight.data.to(getattr(torch, stored)).to(precision)

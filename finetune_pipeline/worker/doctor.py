@@ -139,7 +139,6 @@ def _gib(size: int) -> str:
 
 
 def machine_lines(machine: Machine) -> list[str]:
-    """The machine as text."""
     lines = [
         machine.system,
         f"{machine.cores} cores, {_gib(machine.memory_bytes)} of memory ({_gib(machine.available_bytes)} free), "

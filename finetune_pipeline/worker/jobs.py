@@ -38,12 +38,7 @@ def _job(action: str, arguments: Mapping[str, Any]) -> Job:
 
 
 def base_job(
-    *,
-    base_model: str,
-    revision: str | None,
-    out: Path,
-    chat_template: str | None = None,
-    stage: str = "base_model",
+    *, base_model: str, revision: str | None, out: Path, chat_template: str | None = None, stage: str = "base_model"
 ) -> Job:
     """Bring the base model: a bundled one, a local folder, or a hub id, see :func:`finetune_pipeline.models.base.prepare_base`.
 

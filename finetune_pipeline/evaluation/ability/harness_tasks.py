@@ -135,10 +135,9 @@ def _with_content(config: Mapping[str, Any]) -> dict[str, Any]:
 def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list[Path]:
     files: set[Path] = set()
     for pattern in patterns:
-        paths = sorted(root.glob(pattern))
-        inside = [f for p in paths if p.is_dir() for f in sorted(p.glob("*.yaml")) if _is_task(f)]
-        files |= {p for p in paths if _is_task(p)} | set(inside)
-        if not inside and not any(_is_task(p) for p in paths):
+        named = [file for path in root.glob(pattern) for file in (path.glob("*.yaml") if path.is_dir() else [path])]
+        files |= (tasks := set(filter(_is_task, named)))
+        if not tasks:
             findings.append(
                 _fault(
                     "task.yaml: ability.harness.tasks",
@@ -166,7 +165,7 @@ def _read(path: Path, root: Path) -> HarnessTask:
     if findings:
         raise FindingsError(findings)
     output_type = config["output_type"]
-    named = [m["metric"] for m in config["metric_list"]] if config.get("metric_list") else _defaults(output_type)
+    named = [m["metric"] for m in config.get("metric_list") or ()] or [*RIGHT[output_type][:1], *LIKELY[output_type]]
     right = [m for m in named if m in RIGHT[output_type]]
     metric = (right or named)[0]
     config["dataset_kwargs"] = {**kwargs, "data_files": data}
@@ -235,9 +234,9 @@ def _code(value: Any) -> str:
 
 
 def _scored_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    output_type = config.get("output_type", "generate_until")
-    if output_type not in RIGHT or "output_type" not in config:
-        return [(f"output_type is {config.get('output_type')!r}", f"write one of {', '.join(RIGHT)}")]
+    output_type = config.get("output_type")
+    if output_type not in RIGHT:
+        return [(f"output_type is {output_type!r}", f"write one of {', '.join(RIGHT)}")]
     listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY[output_type])
     if listed is not None and (not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed)):
         return [("metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}")]
@@ -247,11 +246,6 @@ def _scored_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             message = f"metric {metric.get('metric')} of {output_type} does not say of each row whether it is right"
             problems.append((message, f"take it out, and use {' or '.join(usable)}"))
     return problems
-
-
-def _defaults(output_type: str) -> list[str]:
-    """Metrics of a task that names none, those that are right or wrong first."""
-    return [*RIGHT[output_type][:1], *LIKELY[output_type]]
 
 
 def _data(

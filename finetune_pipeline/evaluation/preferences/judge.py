@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.correctness import scored_text
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.openai_endpoint import Budget, Spent, ask
+from finetune_pipeline.evaluation.openai_endpoint import Spent, ask
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.inference.generated import Answer
 
@@ -83,13 +84,12 @@ class Judge:
             self._endpoint,
             questions,
             _REPLY_TOKENS,
-            budget=Budget(tokens=left),
+            max_tokens=left,
             cache=self._cache,
             stage="judge_review",
             name=self.name,
         )
-        before = self.spent.to_dict()
-        self.spent = Spent(**{name: before[name] + more for name, more in result.spent.to_dict().items()})
+        self.spent = Spent(*map(operator.add, astuple(self.spent), astuple(result.spent)))
         errors = [answer.error for answer in result.answers if answer.status == "error"]
         if len(errors) > MOST_FAILED * len(pairs):
             raise EndpointError(

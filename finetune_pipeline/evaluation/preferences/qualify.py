@@ -92,7 +92,7 @@ def judged_pairs(
         "equal": len(rated) - len(differing),
         "verdict": None if qualification.refused else _verdict(judge, drawn, confidence, sources),
         "failures": judge.failures[:SHOWN_FAILURES],
-        "spent": judge.spent.to_dict(),
+        "spent": asdict(judge.spent),
     }
 
 

@@ -85,10 +85,7 @@ def _weights(which: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable]
 
 
 def paired_bootstrap_mean(
-    a: Sequence[float],
-    b: Sequence[float],
-    confidence: float = 0.95,
-    clusters: Sequence[Hashable] | None = None,
+    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, clusters: Sequence[Hashable] | None = None
 ) -> Interval | None:
     """Interval of the mean of `b - a` over paired examples, corrected for bias and skewness (BCa, Efron 1987).
 

@@ -39,7 +39,7 @@ function block(title, text) {
 const item = () => data.items[at];
 const choice_of = row => data.choices.find(choice => row && choice.value === row.choice);
 const complete = row => Boolean(row && row.choice && !(choice_of(row).answer && !row.answer));
-const decided = () => data.items.filter(one => complete(kept[one.id])).length;
+const decided = () => data.items.filter(each => complete(kept[each.id])).length;
 
 function show() {
   const own = kept[item().id];
@@ -75,10 +75,10 @@ function line(row) {
 
 function send(row) {
   if (!data.server) return;
-  const told = JSON.stringify(line(row));
+  const body = JSON.stringify(line(row));
   const headers = { "Content-Type": "application/json", "X-Token": data.token };
   sending = sending
-    .then(() => fetch("ratings", { method: "POST", headers, body: told }))
+    .then(() => fetch("ratings", { method: "POST", headers, body }))
     .then(async answer => {
       if (!answer.ok) throw new Error(await answer.text());
       say("stored");
@@ -118,13 +118,13 @@ function move(by) {
 }
 
 function first_open() {
-  const open = data.items.findIndex(one => !complete(kept[one.id]));
+  const open = data.items.findIndex(each => !complete(kept[each.id]));
   if (open >= 0) at = open;
   show();
 }
 
 function download() {
-  const rows = data.items.map(one => kept[one.id]).filter(complete).map(row => JSON.stringify(line(row)) + "\n");
+  const rows = data.items.map(each => kept[each.id]).filter(complete).map(row => JSON.stringify(line(row)) + "\n");
   const link = document.createElement("a");
   const rater = ($("rater").value.trim() || "somebody").replace(/[^\p{L}\p{N}_-]+/gu, "-");
   link.href = URL.createObjectURL(new Blob(rows, { type: "application/jsonl" }));
@@ -147,7 +147,7 @@ function on_key(event) {
     }
     return;
   }
-  const choice = data.choices.find(one => one.key === event.key);
+  const choice = data.choices.find(each => each.key === event.key);
   if (choice) {
     event.preventDefault();
     choose(choice);
@@ -166,7 +166,7 @@ function on_key(event) {
 try { kept = JSON.parse(read(store_key) || "{}"); } catch (error) { kept = {}; }
 for (const row of data.done) kept[row.id] = kept[row.id] || row;
 for (const id of Object.keys(kept)) {
-  if (!data.items.some(one => one.id === id) || !choice_of(kept[id])) delete kept[id];
+  if (!data.items.some(each => each.id === id) || !choice_of(kept[id])) delete kept[id];
 }
 $("rater").value = data.rater || read(name_key) || "";
 for (const choice of data.choices) {

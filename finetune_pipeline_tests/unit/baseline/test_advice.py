@@ -223,10 +223,10 @@ def test_tokens_are_told_where_both_prompts_were_measured() -> None:
 def test_failures_are_told_apart() -> None:
     eight = answers(range(50), form=False)[:100] + answers(range(50))[100:]
     advice = advice_for({**NO_ROWS_IN_FORM, "8_shot": eight, "3_nearest": answers(range(120))})
-    found = advice["failures"]
-    assert found["prompt"] == "8_shot" and found["kinds"] == {"format": 50, "label_pair": 100}
+    failures = advice["failures"]
+    assert failures["prompt"] == "8_shot" and failures["kinds"] == {"format": 50, "label_pair": 100}
     counts = ("n", "right", "form", "knowledge", "judgement", "unnamed")
-    assert [found[name] for name in counts] == [200, 50, 50, 20, 80, 0]
+    assert [failures[name] for name in counts] == [200, 50, 50, 20, 80, 0]
     (result,) = _reasons(advice, "20 come right once the nearest examples are shown")
     start = "Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style"
     assert result.startswith(start)

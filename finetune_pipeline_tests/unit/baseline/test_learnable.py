@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_labels_that_words_tell_are_shown() -> None:
     assert result.status == "shown" and of(result, "linear").score > 0.9
     assert result.sentence.startswith("The inputs predict the answers: ")
     assert "right by" in result.sentence and "25.0% by always answering" in result.sentence
-    assert json.loads(json.dumps(result.to_dict()))["evidence"][0]["reference_score"] == pytest.approx(0.25)
+    assert json.loads(json.dumps(asdict(result)))["evidence"][0]["reference_score"] == pytest.approx(0.25)
 
 
 def test_word_order_alone_is_enough() -> None:

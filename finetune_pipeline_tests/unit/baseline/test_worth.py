@@ -43,8 +43,8 @@ def test_restricted_answers_that_close_most_of_the_gap_are_named() -> None:
         (180, 0.93, 0.9, 0.0, False, "at the ceiling there is no gap"),
     ):
         of = spec(baseline={"ceiling": ceiling})
-        found = worth_training(of, _facts(correct, restricted=restricted))["restricted"]
-        assert (found["closes_share"], found["enough_first"]) == (share, enough), why
+        restricted_to = worth_training(of, _facts(correct, restricted=restricted))["restricted"]
+        assert (restricted_to["closes_share"], restricted_to["enough_first"]) == (share, enough), why
 
 
 def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:

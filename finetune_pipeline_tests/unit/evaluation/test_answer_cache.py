@@ -26,16 +26,16 @@ def answer(text: str = SECRET, **more: object) -> Answer:
 
 
 def test_what_was_kept_is_found_bit_for_bit(tmp_path: Path) -> None:
-    one = cache(tmp_path)
-    keys = [one.key([n, "ü\ud800"]) for n in range(1200)]
-    one.keep({k: answer(f"{n} 👍 \ud800") for n, k in enumerate(keys[:1100])})
+    first = cache(tmp_path)
+    keys = [first.key([n, "ü\ud800"]) for n in range(1200)]
+    first.keep({k: answer(f"{n} 👍 \ud800") for n, k in enumerate(keys[:1100])})
     other = cache(tmp_path)
-    found = other.find([*keys, keys[0]])
-    assert sorted(found) == [*range(1100), 1200]
-    assert found[7] == answer("7 👍 \ud800") and found[1200] == found[0]
+    answers = other.find([*keys, keys[0]])
+    assert sorted(answers) == [*range(1100), 1200]
+    assert answers[7] == answer("7 👍 \ud800") and answers[1200] == answers[0]
     assert (other.hits, other.misses) == (1101, 100)
-    one.keep({one.key(1): Answer(status="error", error="no memory"), one.key(2): Answer(status="empty")})
-    assert one.find([one.key(1), one.key(2)]) == {1: Answer(status="empty")}, "failed answers are tried again"
+    first.keep({first.key(1): Answer(status="error", error="no memory"), first.key(2): Answer(status="empty")})
+    assert first.find([first.key(1), first.key(2)]) == {1: Answer(status="empty")}, "failed answers are tried again"
 
 
 def test_nobody_reads_or_recognises_what_another_scope_keeps(tmp_path: Path) -> None:
@@ -51,12 +51,12 @@ def test_nobody_reads_or_recognises_what_another_scope_keeps(tmp_path: Path) -> 
 
 
 def test_an_answer_moved_to_another_key_is_not_taken(tmp_path: Path) -> None:
-    one = cache(tmp_path)
-    one.keep({one.key("a"): answer("yes"), one.key("b"): answer("no")})
+    answers = cache(tmp_path)
+    answers.keep({answers.key("a"): answer("yes"), answers.key("b"): answer("no")})
     with sqlite3.connect(tmp_path / FILE) as file:
-        ((other,),) = file.execute("SELECT answer FROM answers WHERE key = ?", [one.key("b")])
-        file.execute("UPDATE answers SET answer = ? WHERE key = ?", [other, one.key("a")])
-    assert one.find([one.key("a"), one.key("b")]) == {1: answer("no")}
+        ((other,),) = file.execute("SELECT answer FROM answers WHERE key = ?", [answers.key("b")])
+        file.execute("UPDATE answers SET answer = ? WHERE key = ?", [other, answers.key("a")])
+    assert answers.find([answers.key("a"), answers.key("b")]) == {1: answer("no")}
 
 
 WRITER = """
@@ -99,8 +99,8 @@ def test_writers_at_the_same_time_lose_nothing_and_a_killed_one_leaves_whole_bat
 
 
 def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
-    one = cache(tmp_path)
-    one.keep({one.key(1): answer()})
+    answers = cache(tmp_path)
+    answers.keep({answers.key(1): answer()})
     (tmp_path / FILE).write_bytes(b"no database " * 400)
     again = cache(tmp_path)
     assert again.find([again.key(1)]) == {}
@@ -111,27 +111,27 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_used_is_told_and_loses_no_answer(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("in the way")
-    one = cache(tmp_path / "folder")
-    one.keep({one.key(1): answer()})
-    assert one.find([one.key(1)]) == {} and "Error" in one.problem
-    one.tidy()
+    answers = cache(tmp_path / "folder")
+    answers.keep({answers.key(1): answer()})
+    assert answers.find([answers.key(1)]) == {} and "Error" in answers.problem
+    answers.tidy()
 
 
 def test_the_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, now = cache(tmp_path, limit=1), time.time()
+    answers, now = cache(tmp_path, limit=1), time.time()
     monkeypatch.setattr(answer_cache.time, "time", lambda: now)
     long = "x" * 10_000
     for n in range(150):  # 1.5 MB of 1 MiB
         now += 10
-        one.keep({one.key(n): answer(long)})
+        answers.keep({answers.key(n): answer(long)})
     now += 10
-    assert one.find([one.key(0)])  # used again
-    one.tidy()
-    left = sorted(one.find([one.key(n) for n in range(150)]))
+    assert answers.find([answers.key(0)])  # used again
+    answers.tidy()
+    left = sorted(answers.find([answers.key(n) for n in range(150)]))
     assert left[0] == 0 and left[1:] == list(range(150 - len(left) + 1, 150))
     assert 0.7 * 2**20 < len(left) * 10_300 <= 0.85 * 2**20
     assert (tmp_path / FILE).stat().st_size < 1.2 * 2**20, "the file itself is smaller again"
     now += (answer_cache.UNUSED_DAYS + 1) * 86400
-    one.keep({one.key("new"): answer()})
-    one.tidy()
-    assert one.find([one.key("new"), one.key(0)]) == {0: answer()}
+    answers.keep({answers.key("new"): answer()})
+    answers.tidy()
+    assert answers.find([answers.key("new"), answers.key(0)]) == {0: answer()}

@@ -37,12 +37,12 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
         monkeypatch.setitem(METRICS, name, Invented(name))
     decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     p = [shown_at[m] for m in ("c", "a", "b")]
-    assert [one.shown for one in decision.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
-    assert decision.shown is False and [one.metric for one in decision.gains] == ["c", "a", "b"]
+    assert [gain.shown for gain in decision.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
+    assert decision.shown is False and [gain.metric for gain in decision.gains] == ["c", "a", "b"]
     shown_at.update(b=0.02, c=0.05)
     decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     assert decision.shown is True
-    assert [round(one.confidence, 4) for one in decision.gains] == [0.95, 0.9833, 0.975]
+    assert [round(gain.confidence, 4) for gain in decision.gains] == [0.95, 0.9833, 0.975]
 
 
 def _repeated(times):
@@ -80,7 +80,7 @@ def test_an_evaluation_knows_of_shared_sources():
 
     def lows(e):
         of = (e.scores["candidate"], e.scores["candidate"].primary, e.decisions.baseline.gains[0], e.comparison)
-        return [one.interval[0] for one in (*of, e.models["candidate"])]
+        return [measured.interval[0] for measured in (*of, e.models["candidate"])]
 
     assert all(low < alone - 0.01 for low, alone in zip(lows(decision), lows(plain), strict=True))
     with pytest.raises(ValueError, match="no source is known for 1 test examples"):

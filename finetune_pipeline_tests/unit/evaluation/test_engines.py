@@ -122,5 +122,5 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
 )
 def test_what_an_engine_cannot_do_is_refused_in_the_spec(tmp_path, change, method, said) -> None:
     asked = {"engine": "endpoint", "endpoint": GOOD, **change}
-    found = check_all(spec(evaluation=asked, training={"method": method}), tmp_path)
-    assert [f for f in found if f.severity == "error" and said in f.message], [str(f) for f in found]
+    findings = check_all(spec(evaluation=asked, training={"method": method}), tmp_path)
+    assert [f for f in findings if f.severity == "error" and said in f.message], [str(f) for f in findings]

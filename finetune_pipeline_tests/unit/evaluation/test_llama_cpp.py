@@ -53,18 +53,18 @@ def proof(f16: Path, q8: Path, judged: list[JudgedRow], folder: Path, stop: int 
 
 
 def test_other_weights_in_eight_bits_are_found_by_their_score(skilled, judged, tmp_path) -> None:
-    found = proof(skilled / "right", skilled / "other", judged, tmp_path)
-    assert found.exact.passed and found.exact.same >= 39 and not found.quantized.passed and not found.passed
-    assert found.quantized.gain < -0.2 and json.loads(json.dumps(found.to_dict()))["q8_0"]["passed"] is False
+    proven = proof(skilled / "right", skilled / "other", judged, tmp_path)
+    assert proven.exact.passed and proven.exact.same >= 39 and not proven.quantized.passed and not proven.passed
+    assert proven.quantized.gain < -0.2 and json.loads(json.dumps(proven.to_dict()))["q8_0"]["passed"] is False
 
 
 def test_a_wrong_template_is_found(skilled: Path, judged: list[JudgedRow], tmp_path: Path) -> None:
     wrong = Path(shutil.copytree(skilled / "right", tmp_path / "wrong"))
     template = wrong / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|im_start|>", "> "))
-    found = proof(wrong, skilled / "right", judged, tmp_path)
-    assert not found.passed and "the chat template is lost" in str(found.exact.cause)
-    assert found.quantized.passed and found.quantized.rows == 40 and abs(found.quantized.gain) <= 0.05
+    proven = proof(wrong, skilled / "right", judged, tmp_path)
+    assert not proven.passed and "the chat template is lost" in str(proven.exact.cause)
+    assert proven.quantized.passed and proven.quantized.rows == 40 and abs(proven.quantized.gain) <= 0.05
 
 
 def test_without_llama_cpp_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

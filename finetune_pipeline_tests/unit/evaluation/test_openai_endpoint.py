@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
-from finetune_pipeline.evaluation.openai_endpoint import Budget, ask
+from finetune_pipeline.evaluation.openai_endpoint import ask
 from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.inference.generated import Answer
@@ -41,7 +42,7 @@ def test_answers_come_in_order_greedily_and_with_what_they_cost() -> None:
         assert [a.text for a in result.answers] == [*(f"T{n}" for n in range(12)), "T0"]
         assert {(a.status, a.prompt_tokens, a.new_tokens, *a.label_scores) for a in result.answers} == {("ok", 7, 3)}
         spent = {"requests": 12, "repeated": 0, "prompt_tokens": 84, "new_tokens": 36, "untold": 0}
-        assert result.spent.to_dict() == spent
+        assert asdict(result.spent) == spent
         sent = server.requests[0]
         assert (sent["path"], sent["key"]) == ("/v1/chat/completions", f"Bearer {KEY}")
         assert (sent["model"], sent["max_tokens"], sent["temperature"]) == ("small", 9, 0)
@@ -160,7 +161,7 @@ def test_the_budget_of_tokens_is_never_exceeded() -> None:
     rows = [asked(f"t{n}") for n in range(20)]
     with openai_server(lambda body, _: completion("a", usage=(90, 3) if last(body) != "t1" else None)) as server:
         endpoint = Endpoint(server.url, "small", concurrency=2)
-        result = ask(endpoint, rows, 9, budget=Budget(rows=20, tokens=1000))
+        result = ask(endpoint, rows, 9, max_requests=20, max_tokens=1000)
         done = [a for a in result.answers if a.status == "ok"]
         assert 5 <= len(done) == len(server.requests) < 20
         assert result.spent.tokens <= 1000 and result.spent.untold == 1
@@ -169,7 +170,7 @@ def test_the_budget_of_tokens_is_never_exceeded() -> None:
 
 QUESTIONS = [example(f"v{i}", f"the invoice of customer {i} is wrong", "billing") for i in range(20)]
 GOLD = {e.id: e.answer for e in QUESTIONS}
-PROMPTS = {"api_zero_shot": Prompt(api=True).to_dict(), "api_2_nearest": Prompt(retrieved=2, api=True).to_dict()}
+PROMPTS = {"api_zero_shot": asdict(Prompt(api=True)), "api_2_nearest": asdict(Prompt(retrieved=2, api=True))}
 
 
 def ask_all(url: str, cache: AnswerCache | None = None, **limits: Any) -> tuple[list[dict], dict]:

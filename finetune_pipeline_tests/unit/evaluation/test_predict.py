@@ -83,8 +83,8 @@ def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_fro
     prompt = encode_prompt(tokenizer, example.prompt_messages)
     for label, score in zip(LABELS, by["fronted"][0]["label_scores"], strict=True):
         ids = encode_answer(tokenizer, example.prompt_messages, label)
-        found = torch.log_softmax(logits(peft, torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1], -1)
-        assert found.gather(1, torch.tensor(ids)[:, None]).sum().item() == pytest.approx(score, abs=1e-3)
+        logprobs = torch.log_softmax(logits(peft, torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1], -1)
+        assert logprobs.gather(1, torch.tensor(ids)[:, None]).sum().item() == pytest.approx(score, abs=1e-3)
 
 
 def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, tmp_path: Path) -> None:

@@ -54,11 +54,11 @@ def said_by(pairs: list[Pair], people: list[Choice]) -> dict[str, Choice]:
 def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(server: Server) -> None:
     pairs, people = rated()
     new = [Pair(f"n{i}", "How many?", "It is 7", "It is 8", "It is 7" if i < 12 else "It is 9") for i in range(15)]
-    found = judged_pairs(judge(server.url, "fair"), [*pairs, *new], said_by(pairs, people), ASKED)
-    assert found["believed"] and found["refused"] == []
-    assert found["kappa"] > 0.8 and found["consistent"] == 1.0
-    choices = [found["verdict"]["choices"][pair.id] for pair in new]
-    assert choices == ["b"] * 12 + ["tie"] * 3 and found["verdict"]["failed"] == 0
+    judged = judged_pairs(judge(server.url, "fair"), [*pairs, *new], said_by(pairs, people), ASKED)
+    assert judged["believed"] and judged["refused"] == []
+    assert judged["kappa"] > 0.8 and judged["consistent"] == 1.0
+    choices = [judged["verdict"]["choices"][pair.id] for pair in new]
+    assert choices == ["b"] * 12 + ["tie"] * 3 and judged["verdict"]["failed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(se
 )
 def test_a_biased_judge_is_refused_and_gives_no_verdict(server: Server, mind: str, reason: str) -> None:
     pairs, people = rated()
-    found = judged_pairs(judge(server.url, mind), pairs, said_by(pairs, people), ASKED)
-    assert found["believed"] is False and found["verdict"] is None
-    assert any(sentence.startswith(reason) for sentence in found["refused"]), found["refused"]
+    judged = judged_pairs(judge(server.url, mind), pairs, said_by(pairs, people), ASKED)
+    assert judged["believed"] is False and judged["verdict"] is None
+    assert any(sentence.startswith(reason) for sentence in judged["refused"]), judged["refused"]
 
 
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
     before, (pairs, people) = len(server.requests), rated(12)
-    found = qualify(judge(server.url, "fair"), pairs, people, ASKED)
-    assert found.refused == ["people have rated only 12 pairs of different answers; 30 are needed"]
+    qualified = qualify(judge(server.url, "fair"), pairs, people, ASKED)
+    assert qualified.refused == ["people have rated only 12 pairs of different answers; 30 are needed"]
     assert len(server.requests) == before
     few = ASKED.model_copy(update={"min_rated": 12})
     assert not qualify(judge(server.url, "fair"), pairs, people, few).refused
@@ -89,8 +89,8 @@ def test_other_words_are_never_a_choice(server: Server) -> None:
     who = judge(server.url, "chatty")
     assert who.choose(rated(3)[0]) == ["failed"] * 3
     assert len(who.failures) == 3 and "not first, second or same" in who.failures[0]
-    found = qualify(who, *rated(8), ASKED.model_copy(update={"min_rated": 8}))
-    assert found.refused and found.failed == 8
+    qualified = qualify(who, *rated(8), ASKED.model_copy(update={"min_rated": 8}))
+    assert qualified.refused and qualified.failed == 8
     with pytest.raises(EndpointError, match="500"):  # which says nothing about the judge
         judge(server.url, "broken").choose(rated(8)[0])
 

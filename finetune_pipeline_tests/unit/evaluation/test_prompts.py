@@ -1,6 +1,7 @@
 """The prompts that are tried: what a row is shown, and that it is never shown its own answer."""
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,7 +50,7 @@ def test_each_way_of_the_spec_is_tried_under_a_name_of_its_own() -> None:
 
 
 def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
-    (choices,) = conversations([ASKED], Prompt(retrieved=2).to_dict(), Retriever(TRAIN))
+    (choices,) = conversations([ASKED], asdict(Prompt(retrieved=2)), Retriever(TRAIN))
     assert [len(c) for c in choices] == [6, 4, 2]
     assert contents(choices[0])[0] == "Sort it." and contents(choices[0])[-1] == ASKED.user_text
     assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
@@ -59,20 +60,20 @@ def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
 def test_embeddings_find_examples_besides_tfidf() -> None:
     made = prompts_to_try(TRAIN, shots=[0], retrieved=2, labels=LABELS, seed=0, embeddings="hashed")
     assert list(made) == ["zero_shot", "2_nearest", "2_nearest_embedded"]
-    (choices,) = conversations([ASKED], made["2_nearest_embedded"].to_dict(), Retriever(TRAIN))
+    (choices,) = conversations([ASKED], asdict(made["2_nearest_embedded"]), Retriever(TRAIN))
     assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
 
 
 def test_a_row_is_never_shown_its_own_answer() -> None:
     twin = example("twin", ASKED.user_text, "bug")
-    (choices,) = conversations([ASKED], Prompt(retrieved=3).to_dict(), Retriever([*TRAIN, twin]))
+    (choices,) = conversations([ASKED], asdict(Prompt(retrieved=3)), Retriever([*TRAIN, twin]))
     assert contents(choices[0]).count(ASKED.user_text) == 1
     with pytest.raises(ValueError, match="needs the training examples"):
         conversations([ASKED], {"retrieved": 3}, None)
 
 
 def test_another_system_prompt_takes_the_place_of_the_tasks_own_and_of_no_other() -> None:
-    prompt = Prompt(system="Be brief.", instead_of="Sort it.").to_dict()
+    prompt = asdict(Prompt(system="Be brief.", instead_of="Sort it."))
     own = example("v2", "hello", "other", system="You are a pirate.")
     (one,), (two,) = conversations([ASKED, own], prompt, None)
     assert contents(one) == ["Be brief.", ASKED.user_text]

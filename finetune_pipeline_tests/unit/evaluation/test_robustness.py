@@ -33,17 +33,17 @@ def predicted(candidate: list[dict[str, Any]], n: int = ENOUGH_ROWS, **wrong: in
 
 def measured(n: int = ENOUGH_ROWS, settings: dict[str, Any] | None = None, **wrong: int) -> Robustness:
     """A candidate that has all of 80 plain rows right and loses so many of each kind."""
-    found = robustness(spec(robustness=settings or {}), predicted(CANDIDATE, n, **wrong))
-    assert found is not None
-    return found
+    facts = robustness(spec(robustness=settings or {}), predicted(CANDIDATE, n, **wrong))
+    assert facts is not None
+    return facts
 
 
 def test_each_score_stands_beside_that_of_the_same_rows() -> None:
     base, candidate = paired(both=45, only_base=2, only_candidate=15, neither=20)
-    found = robustness(spec(), [*base, *predicted(candidate, typos=3), *answered(base, "typos", 9)])
-    assert found is not None and found.asked == ENOUGH_ROWS
-    assert found.confidence == pytest.approx(1 - 0.05 / 3), "shared by the kinds that can block"
-    typos = found.kinds["typos"]
+    facts = robustness(spec(), [*base, *predicted(candidate, typos=3), *answered(base, "typos", 9)])
+    assert facts is not None and facts.asked == ENOUGH_ROWS
+    assert facts.confidence == pytest.approx(1 - 0.05 / 3), "shared by the kinds that can block"
+    typos = facts.kinds["typos"]
     assert (typos.n, typos.plain, typos.perturbed) == (60, pytest.approx(58 / 60), pytest.approx(55 / 60))
     assert (typos.lost, typos.gained, typos.drop, typos.failed) == (3, 0, pytest.approx(3 / 60), 0)
     assert typos.interval and typos.interval[0] < 3 / 60 < typos.interval[1] < 0.3
@@ -80,10 +80,10 @@ def test_what_a_sure_loss_means(n: int, settings: Any, wrong: Any, status: str, 
 
 
 def test_a_loss_is_sure_when_its_interval_lies_above_nothing() -> None:
-    found = measured(typos=12)
+    facts = measured(typos=12)
     for low, status in ((0.0, "passed"), (0.001, "failed")):
-        typos = found.kinds["typos"].model_copy(update={"interval": (low, 0.3)})
-        changed = found.model_copy(update={"kinds": {**found.kinds, "typos": typos}})
+        typos = facts.kinds["typos"].model_copy(update={"interval": (low, 0.3)})
+        changed = facts.model_copy(update={"kinds": {**facts.kinds, "typos": typos}})
         assert robustness_verdict(spec().robustness, changed).status == status
 
 
@@ -101,10 +101,10 @@ def test_what_was_asked_and_not_measured_fails(action: str) -> None:
 
 def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None:
     for kinds, status in (((), "warned"), (("no_system",), "warned"), (("courtesy",), "passed")):
-        found = robustness(spec(), [*CANDIDATE, *(r for kind in kinds for r in answered(CANDIDATE, kind, 0))])
-        assert found is not None and found.verdict.status == status, kinds
-        assert ("robustness is unknown" in found.verdict.sentence) is (status == "warned")
-        assert {kind: of.n for kind, of in found.kinds.items()} == {kind: 60 * (kind in kinds) for kind in KINDS}
+        facts = robustness(spec(), [*CANDIDATE, *(r for kind in kinds for r in answered(CANDIDATE, kind, 0))])
+        assert facts is not None and facts.verdict.status == status, kinds
+        assert ("robustness is unknown" in facts.verdict.sentence) is (status == "warned")
+        assert {kind: of.n for kind, of in facts.kinds.items()} == {kind: 60 * (kind in kinds) for kind in KINDS}
 
 
 ROME = {"city": "Rome", "guests": 2}

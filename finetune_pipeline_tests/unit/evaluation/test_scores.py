@@ -45,8 +45,8 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
     assert scores["confusion"]["columns"] == [*LABELS, "invalid"]
     expected = precision_recall_fscore_support(gold, said, labels=LABELS)
     for i, label in enumerate(LABELS):
-        found = scores["per_class"][label]
-        assert [found[k] for k in ("precision", "recall", "f1", "support")] == pytest.approx([e[i] for e in expected])
+        scored = scores["per_class"][label]
+        assert [scored[k] for k in ("precision", "recall", "f1", "support")] == pytest.approx([e[i] for e in expected])
     low, high = scores["primary"]["interval"]
     assert low < scores["primary"]["value"] < high and scores["primary"]["name"] == "macro_f1"
 

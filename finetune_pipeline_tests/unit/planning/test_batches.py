@@ -8,7 +8,7 @@ import pytest
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.planning.batches import count_steps
-from finetune_pipeline.planning.planner import Planner, encode_rows
+from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.search import changes, ladder
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
@@ -32,7 +32,7 @@ def with_turns(examples: list[Example]) -> list[Example]:
 
 def test_rows_are_encoded_as_training_does(base: Path, with_turns: list[Example]) -> None:
     for over, most in (("fail", 1024), ("drop", 55), ("truncate_prompt", 52)):
-        encoded = encode_rows(base, with_turns, most, over)
+        encoded = Planner(base, with_turns, []).rows("train", settings(max_tokens=most, over_length=over))
         real = prepare_split(load_tokenizer(base), with_turns, most, over, "train split")
         assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
         assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
@@ -53,11 +53,11 @@ def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, chang
 
 def test_a_planner_adds_up_both_phases_and_encodes_rows_once(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples[:3])
-    both, one = settings(epochs=1, unquantized_epochs=2), settings(epochs=1, unquantized_epochs=0)
+    both, single = settings(epochs=1, unquantized_epochs=2), settings(epochs=1, unquantized_epochs=0)
     first, second = planner.phases(both)
     assert (first.method, second.method) == ("qlora", "lora")
     assert second.steps == 2 * first.steps and 1.9 < second.tokens / first.tokens < 2.1
-    assert len(planner.phases(one)) == 1 and planner.memory(both).total >= planner.memory(one).total
+    assert len(planner.phases(single)) == 1 and planner.memory(both).total >= planner.memory(single).total
     assert 0 < planner.computed_share(both) < 1 <= planner.computed_share(settings(shared_prefix=False))
     rows = planner.rows("train", settings(method="lora", max_tokens=64))
     assert planner.rows("train", settings(method="prompt", max_tokens=64)) is rows

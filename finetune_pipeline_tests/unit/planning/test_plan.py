@@ -1,6 +1,7 @@
 """The plan before training: token counts equal the model library's own, and a plan that does not fit says so."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,10 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
 def test_the_plan_counts_steps_of_both_phases_and_a_time_only_where_it_was_measured(base, examples, tmp_path) -> None:
     before = training_plan(spec(), base, examples, examples[:4], tmp_path, home=tmp_path)
     assert (before.steps_per_epoch, before.steps, before.over_length, before.fits) == (3, 9, 0, True)
-    assert read_json(tmp_path / "plan.json") == before.facts()
+    assert read_json(tmp_path / "plan.json") == asdict(before)
     assert before.seconds is None and all(row.seconds is None for row in before.methods)
     measured = {"phases": [{"steps_run": 6, "train_seconds": 60.0}, {"steps_run": 3, "train_seconds": 40.0}]}
-    record_training(tmp_path, spec().base_model, before.facts(), {"precision": before.precision}, measured)
+    record_training(tmp_path, spec().base_model, asdict(before), {"precision": before.precision}, measured)
     after = training_plan(spec(), base, examples, examples[:4], home=tmp_path)
     assert after.seconds and after.seconds.low < after.seconds.expected == pytest.approx(100, abs=0.2)
     assert {row.method for row in after.methods if row.seconds} == {"qlora", "lora"}

@@ -70,11 +70,11 @@ def test_a_useful_model_is_found_as_often_as_planned() -> None:
     random, before, gain = np.random.default_rng(4), 0.7, 0.12
     of = spec(gates={"wanted_gain": gain})
     n = _plan(of, 100, _share(before))["rows_needed"]
-    found = 0
+    passes = 0
     for _ in range(300):
         base, candidate = _prompt(random.random(n) < before), _prompt(random.random(n) < before + gain, "candidate")
-        found += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0).shown
-    assert found / 300 == pytest.approx(0.8, abs=0.07)
+        passes += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0).shown
+    assert passes / 300 == pytest.approx(0.8, abs=0.07)
 
 
 def test_before_any_prompt_was_tried_the_plan_lies_between_bounds() -> None:

@@ -17,7 +17,7 @@ def every_block(words: str) -> Page:
     answer = b.Answer(words, "failed", words, words, [words], "first")
     spans = [b.Span("loss", [(False, words), (True, "↵")])]
     blocks = [
-        words, *notes(words), b.Heading(words), b.Items([words], ordered=True),
+        words, *notes(words), b.Heading(words), b.Items([words]),
         Table([(words, text), ("Rows", number)], [[words, 1200], ["other", 3]], strong=[0], marks={(1, 1): "bad"}),
         b.Bars(words, [(words, 3), ("b", 0)], 3), b.Answers((words, "Passed", "Measured"), [answer]),
         b.Matrix(words, [words, "b"], [words, "b", "invalid"], [[1, 0, 2], [0, 3, 0]], "invalid"),
@@ -78,7 +78,7 @@ def test_texts_of_rows_stand_on_the_html_page_alone() -> None:
 def test_tables_and_lists_in_markdown() -> None:
     markdown = page_markdown(every_block("a"))
     assert "| a | Rows |\n| --- | ---: |\n| **a** | **1,200** |\n| other | 3 |\n" in markdown
-    assert "1. a\n" in markdown and "| a | 3 | 100.0% |" in markdown
+    assert "- a\n" in markdown and "| a | 3 | 100.0% |" in markdown
     assert "|  | a | b | invalid |\n" in markdown and "| a | 1 | 0 | 2 |\n" in markdown and "\n\n\n" not in markdown
 
 

@@ -18,8 +18,8 @@ BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"
 
 def texts(svg: str) -> dict[str, tuple[float, float]]:
     """Every text of a plot with its place."""
-    found = ET.fromstring(svg).iter(f"{SVG}text")
-    return {str(t.text): (float(t.get("x", "nan")), float(t.get("y", "nan"))) for t in found}
+    texts = ET.fromstring(svg).iter(f"{SVG}text")
+    return {str(t.text): (float(t.get("x", "nan")), float(t.get("y", "nan"))) for t in texts}
 
 
 def dots(labels: Sequence[str]) -> Plot:

@@ -12,11 +12,7 @@ from finetune_pipeline.report.blocks import Section, Table
 from finetune_pipeline.report.comparison import design_sentences
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.failures import history_sentences, history_table
-from finetune_pipeline.report.judgements import (
-    ability_sentences,
-    judge_sentences,
-    people_sentences,
-)
+from finetune_pipeline.report.judgements import ability_sentences, judge_sentences, people_sentences
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.review.ratings import summarise
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text

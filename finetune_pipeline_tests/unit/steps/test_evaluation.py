@@ -85,17 +85,17 @@ class Stage:
         self.jobs.append(job)
         assert job["answers"]["scope"] == "the test of triage", "no other step finds answers to test rows"
         made = []
-        for one in job["sets"]:
-            model, _, kind = one["name"].partition(":")
-            right = int(Path(one["model"]).name.partition("-")[0]) if model == "candidate" else 0
-            every = read_examples(Path(one["examples"])) if kind == SET else examples
-            asked = every if kind in ("", SET) else drawn(every, one["perturbed"]["rows"], 0)
+        for model_set in job["sets"]:
+            model, _, kind = model_set["name"].partition(":")
+            right = int(Path(model_set["model"]).name.partition("-")[0]) if model == "candidate" else 0
+            every = read_examples(Path(model_set["examples"])) if kind == SET else examples
+            asked = every if kind in ("", SET) else drawn(every, model_set["perturbed"]["rows"], 0)
             more = {"label_scores": []} if kind == SET else {}
             for i, e in ((i, e) for i, e in enumerate(every) if e in asked):
                 by_chance, best = i % (2 if kind == SET else 3) == 0, kind == SET or i < right
                 good = by_chance if model == "base" else best and kind != self.brittle
                 said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
-                made.append(row(0, e.answer, said, one["name"], example_id=e.id, **more))
+                made.append(row(0, e.answer, said, model_set["name"], example_id=e.id, **more))
         constant = [row(0, e.answer, LABELS[0], "simple_commonest", example_id=e.id, label_scores=[]) for e in examples]
         write_predictions(Path(job["out"]) / "predictions.parquet", [*made, *constant])
         return {"rows": len(examples), "sets": {}}
@@ -142,7 +142,7 @@ def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Pa
     clean = stage.judge("118-a")
     assert clean["passed"] is True and clean["seal"]["count"] == 1
     names = ["base", *(f"candidate{kind}" for kind in ("", ":typos", ":case", ":courtesy", ":no_system"))]
-    assert [one["name"] for one in stage.jobs[0]["sets"]] == names
+    assert [model_set["name"] for model_set in stage.jobs[0]["sets"]] == names
     assert clean["robustness"]["kinds"]["case"]["n"] == 60
     stage.brittle = "case"
     brittle = stage.judge("119-b")

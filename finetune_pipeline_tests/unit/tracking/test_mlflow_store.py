@@ -156,11 +156,7 @@ NO_SERVER = "fix: this address is not an MLflow server"
     ("status", "body", "message"),
     [
         (401, "You are not authenticated", "fix: log in: set MLFLOW_TRACKING_USERNAME"),
-        (
-            403,
-            '{"error_code": "PERMISSION_DENIED", "message": "no"}',
-            "fix: ask its owner for read and write access",
-        ),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "no"}', "fix: ask its owner for read and write access"),
         (404, "<html>not here</html>", NO_SERVER),
         (500, "oops", "too many 500 error responses"),
         (200, "<html>welcome</html>", NO_SERVER),

@@ -34,9 +34,9 @@ def runs_of(tracking: Tracking, result: Any) -> dict[str, Any]:
     """MLflow runs of a Dagster run by kind and name."""
     client = tracking.client()
     experiment = client.get_experiment_by_name("finetune").experiment_id
-    found = client.search_runs([experiment], f"tags.`dagster.run_id` = '{result.run_id}'")
-    named = {"parent" if r.data.tags["dagster.kind"] == "run" else r.info.run_name: r for r in found}
-    assert len(named) == len(found), "two runs of the same name"
+    runs = client.search_runs([experiment], f"tags.`dagster.run_id` = '{result.run_id}'")
+    named = {"parent" if r.data.tags["dagster.kind"] == "run" else r.info.run_name: r for r in runs}
+    assert len(named) == len(runs), "two runs of the same name"
     return named
 
 

@@ -56,10 +56,10 @@ def test_a_wrong_kernel_is_named_with_its_difference(monkeypatch: pytest.MonkeyP
 
 
 def test_a_kernel_that_gives_no_number_or_fails_is_not_right() -> None:
-    one = torch.ones(2)
-    assert checked("k", 0.1, lambda: (one, one)).right
-    assert not checked("k", 0.1, lambda: (one * torch.nan, one)).right
-    failed = checked("k", 0.1, lambda: (one @ torch.ones(3), one))
+    ones = torch.ones(2)
+    assert checked("k", 0.1, lambda: (ones, ones)).right
+    assert not checked("k", 0.1, lambda: (ones * torch.nan, ones)).right
+    failed = checked("k", 0.1, lambda: (ones @ torch.ones(3), ones))
     assert not failed.right and failed.difference is None and failed.problem.startswith("RuntimeError")
 
 

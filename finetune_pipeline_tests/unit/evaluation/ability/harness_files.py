@@ -31,8 +31,7 @@ ENDING = _task(
     metric_list=[_metric("perplexity", "perplexity", False), _metric("acc")],
 )
 TEXTS = _task(
-    *("texts", "loglikelihood_rolling", "", "{{text}}"),
-    metric_list=[_metric("bits_per_byte", "bits_per_byte", False)],
+    *("texts", "loglikelihood_rolling", "", "{{text}}"), metric_list=[_metric("bits_per_byte", "bits_per_byte", False)]
 )
 FIRST_WORD = {"function": "regex", "regex_pattern": "(\\w+)"}
 WRITING = _task(

@@ -58,10 +58,10 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(FindingsError) as caught:
         load_items([bad, tmp_path / "empty.jsonl", tmp_path / "gone.jsonl"], 10)
-    found = caught.value.findings
+    findings = caught.value.findings
     lines = [f"bad.jsonl, line {n}" for n in range(2, 2 + len(faults))]
-    assert [f.place for f in found] == [*lines, "empty.jsonl", "gone.jsonl"]
-    for finding, message in zip(found, faults, strict=False):
+    assert [f.place for f in findings] == [*lines, "empty.jsonl", "gone.jsonl"]
+    for finding, message in zip(findings, faults, strict=False):
         assert message in finding.message
 
 

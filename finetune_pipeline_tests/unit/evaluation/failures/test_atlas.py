@@ -63,8 +63,8 @@ def gold(**of: object) -> str:
 )
 def test_every_kind_by_its_rule(output: AnyOutput, right: str, said: Any, expected: Any) -> None:
     text, status = (said, "ok") if isinstance(said, str) else said
-    found = failure_of(row(1, right, text, status=status), output)
-    assert found == (expected and Failure(*expected)) and (found is None or found.kind in KINDS)
+    failure = failure_of(row(1, right, text, status=status), output)
+    assert failure == (expected and Failure(*expected)) and (failure is None or failure.kind in KINDS)
 
 
 FILLER = "please look into invoice tablet screen order login page report system today account works button".split()
@@ -98,8 +98,8 @@ def test_planted_families_are_recovered_and_named() -> None:
     named = [g for g in atlas.groups if g.terms]
     for name, members in families.items():
         best = max(named, key=lambda g: len(set(g.ids) & members))
-        found = set(best.ids)
-        assert len(found & members) >= 0.9 * max(len(members), len(found)), name
+        ids = set(best.ids)
+        assert len(ids & members) >= 0.9 * max(len(members), len(ids)), name
         assert set(" ".join(best.terms).split()) <= set(FAMILIES[name].casefold().replace(",", "").split())
         assert best.share_with_term > 0.7 and best.interval and best.interval[0] > 0.3
 
@@ -107,8 +107,8 @@ def test_planted_families_are_recovered_and_named() -> None:
 def test_failures_at_random_are_no_family() -> None:
     chance = random.Random(1)
     texts = {f"e{i:04d}": " ".join([*chance.choices("abcdefghijklmnop", k=3), f"w{i % 9}"]) for i in range(150)}
-    found = clusters(chance.sample(sorted(texts), 40), texts)
-    assert [c.terms for c in found] == [()] and len(found[0].ids) == 40
+    groups = clusters(chance.sample(sorted(texts), 40), texts)
+    assert [c.terms for c in groups] == [()] and len(groups[0].ids) == 40
 
 
 def training(german: int) -> Neighbours:
