@@ -27,7 +27,7 @@ LABELS = (
 )
 WRITTEN = (
     *("completion", "output", "answer", "answers", "response", "reply", "summary", "translation", "solution", "target"),
-    *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "resolution", "correction"),
+    *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "spans", "resolution", "correction"),
     *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
@@ -42,7 +42,7 @@ GROUPS = (
     *("group", "group_id", "conversation_id", "dialogue_id", "dialog_id", "thread_id", "session_id", "chat_id"),
     *("customer_id", "user_id", "document_id", "doc_id", "case_id", "patient_id"),
 )
-TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "case")
+TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "call_id", "case")
 """Columns with the conversation id, in tables of turns."""
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
 """Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""

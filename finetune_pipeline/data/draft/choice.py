@@ -261,9 +261,9 @@ def _group(columns: Mapping[str, Column]) -> Column | None:
 
 def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | None:
     """The expression that joins a list of text pieces in each row; None if there is no such list."""
-    first = rows[0].value if isinstance(rows[0].value, dict) else {}
+    values = [row.value for row in rows if isinstance(row.value, dict)]
     for column in (c for c in columns.values() if c.kind == "list" and c.path != ELEMENT):
-        pieces = first.get(column.name)
+        pieces = next(filter(None, (value.get(column.name) for value in values)), None)
         texts = [p.get("text") if isinstance(p, dict) else None for p in pieces] if isinstance(pieces, list) else []
         if texts and all(isinstance(text, str) for text in texts):
             return f"join('', {column.path}[].text)"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.data.draft.model_answers import answer_in
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import GUESSES, IDS, LEFT_OUT, REJECTED, key_path, plain_name
+from finetune_pipeline.data.names import GUESSES, IDS, LABELS, LEFT_OUT, REJECTED, key_path, plain_name, rank
 
 KEY, ELEMENT = "$key", "element"
 SAMPLE = 2_000
@@ -119,6 +119,12 @@ class Column:
         linked = bool(some) and all(value.startswith(("http://", "https://")) for value in some)
         unique = len(self.values) >= min(0.95 * self.filled, _MOST_VALUES) and self.mean_words <= 1.2
         return stamped or linked or plain_name(self.name) in IDS or (unique and self.filled > 20)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the column names something kept elsewhere, such as the database that a question is about."""
+        name, _, last = plain_name(self.name).rpartition("_")
+        return last == "id" and not self.numeric and rank(name, LABELS) is None
 
     @property
     def is_text(self) -> bool:

@@ -95,7 +95,9 @@ def draft(
     chats = choice.chat is not None and sum(n > 2 for n in turns) > len(turns) / 2
     made.answers = Answers((messages[-1]["content"] for messages in _conversations(files, made)), written=chats)
     if not made.answers.rows:  # why none can be read, once for each rule
-        findings = errors([f for row in _validated(files, made.data) for f in row.findings])
+        findings = errors(
+            [f for row in _validated(files, made.data, prompt=made.system_prompt or "-") for f in row.findings]
+        )
         return None, [*reading.problems, *{f.rule: f for f in reversed(findings)}.values()]
     if made.answers.problem:
         reading.refuse("answers", _names(files), made.answers.problem, "name another: --answer COLUMN")

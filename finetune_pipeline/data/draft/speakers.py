@@ -50,7 +50,7 @@ def roles_of(speakers: Iterable[str]) -> dict[str, str]:
     roles: dict[str, str] = {}
     for speaker in dict.fromkeys(speakers):
         sides = [role for role, known in _SIDES.items() if names.rank(speaker, known) is not None]
-        roles[speaker] = speaker if speaker in ROLES else sides[0] if sides else ""
+        roles[speaker] = speaker.casefold() if speaker.casefold() in ROLES else sides[0] if sides else ""
     taken = {role for role in roles.values() if role in ("user", "assistant")}
     for speaker, role in roles.items():
         if not role:

@@ -62,6 +62,10 @@ _OTHER_TEXTS = {
         "a table in Markdown",
         "save it as CSV, without the line of dashes",
     ),
+    rb"((#|---|[\w-]+: ).*\r?\n|\s*\n)*[\w-]+:[ \t]*\r?\n[ \t]*- ": (
+        "YAML",
+        "write a row for each of its entries, as CSV or JSON Lines",
+    ),
     _E_MAIL: ("e-mail", "write a row for each message, with its text and the answer to it, as CSV or JSON Lines"),
     _MESSENGER: (
         "the log of a messenger",
