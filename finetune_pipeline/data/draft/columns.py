@@ -216,6 +216,10 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
     elif isinstance(value, list) and value and all(isinstance(item, dict) and _control(item) for item in value):
         yield from _controls(value, path, depth)
+    elif isinstance(value, list) and value and all(isinstance(i, dict) and {"id", "value"} == i.keys() for i in value):
+        for field in value:  # custom fields of tickets
+            at = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
+            yield from leaves(field["value"], at, str(field["id"]), depth + 1)
     elif isinstance(value, list) and len(value) == 1:
         yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:

@@ -126,6 +126,8 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
         if flagged:
             note = f"{flagged:,} of {len(elements):,} elements of {name} say {flag}"
             made.notes.append(f"{note}: data.fields.each leaves them out")
+    if "max_by(" in str(choice.fields):
+        made.notes.append("of several answers to a question, the one with the highest score is learnt")
     declared = _with(reading.data, choice.fields)
     without = _with(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
     csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}

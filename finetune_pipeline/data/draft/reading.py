@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,7 +218,18 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
         reading.refuse("headers_differ", name, message, "give every file the same header")
     if not header:
         reading.notes.append(f"{name}: there is no header row; the columns are named c1 to c{len(rows[0])}")
+    elif again := _named_again(rows):
+        note = "hold names again, as in surveys: remove what is no example"
+        reading.notes.append(f"{name}: the first {again} rows below the header may {note}")
     return header
+
+
+def _named_again(rows: Sequence[Sequence[str]]) -> int:
+    """How many rows below the header hold no value in any column of numbers and dates."""
+    below = rows[4:]
+    full = [i for i in range(len(rows[0])) if len(below) >= _ENOUGH and all(row[i][:1].isdigit() for row in below)]
+    again = takewhile(lambda row: full and not any(row[i][:1].isdigit() for i in full), rows[1:4])
+    return sum(1 for _ in again)
 
 
 def is_header(first: Sequence[str], behind: Sequence[Sequence[str]]) -> bool:

@@ -17,10 +17,10 @@ _WRITERS = (
     *("user", "username", "user_name", "sender", "speaker", "participant", "from", "inbound"),
     *names.SPEAKER_IDS,
 )
-_SPEAKS = "|".join(sorted({*names.USERS, *names.ASSISTANTS, "prompter"}, key=len, reverse=True))
+_SPEAKS = "|".join(sorted({*names.USERS, *names.ASSISTANTS, "prompter", "inst", "/inst"}, key=len, reverse=True))
 _MARK = re.compile(
-    rf"(?:^|\n|(?=##|<\|))[ \t]*[#*<|\[]*(?:im_start\|>|start_header_id\|>|start_of_turn>)?\s*({_SPEAKS})\s*"
-    r"(?:[*|>\]]*:|\|>|<\|end_header_id\|>|\n)|\[(/?INST)\](?!\s*<<SYS>>)",
+    rf"(?:^|\n|(?=##|<\||\[/?INST\]))[ \t]*[#*<|\[]*(?:im_start\|>|start_header_id\|>|start_of_turn>)?\s*({_SPEAKS})\s*"
+    r"(?:[*|>\]]*:|\|>|<\|end_header_id\|>|\](?!\s*<<SYS>>)|\n)",
     re.IGNORECASE,
 )
 """Who speaks, in front of what they say: `Human:`, `### Assistant:`, `<|user|>`, `<|im_start|>user` and `[INST]`."""
@@ -35,7 +35,8 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
     replies = [p for p in columns if any(part in names.plain_name(p) for part in _REPLIES)]
     said = answer and names.plain_name(answer.name)
     known = answer and names.rank(answer.name, (*names.LABELS, *names.WRITTEN)) is not None and said != "type"
-    writer = answer and (said in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path))
+    ids = {f"{said}_id"}.intersection(names.SPEAKER_IDS, map(names.plain_name, columns))  # `Author` beside `AuthorID`
+    writer = answer and (ids or said in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path))
     both = answer and are_both_sides(answer)
     if not (writer or (both and not known) or (replies and not known)):
         return None
@@ -78,12 +79,8 @@ def transcript_of(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | N
 
 def turns_in(text: str, speakers: Container[str] | None = None) -> list[dict[str, str]]:
     """The turns of a whole conversation in one text, of these speakers; what stands before the first has no role."""
-    marks = [mark for mark in _MARK.finditer(text) if speakers is None or _who(mark) in speakers]
+    marks = [mark for mark in _MARK.finditer(text) if speakers is None or mark[1].casefold() in speakers]
     ends = [*(mark.start() for mark in marks), len(text)]
     before = [("", start)] if (start := _ENDS.sub("", text[: ends[0]])).strip() else []
-    said = [(_who(mark), text[mark.end() : end]) for mark, end in zip(marks, ends[1:], strict=True)]
+    said = [(mark[1].casefold(), text[mark.end() : end]) for mark, end in zip(marks, ends[1:], strict=True)]
     return [{"role": who, "content": _ENDS.sub("", content).strip()} for who, content in [*before, *said]]
-
-
-def _who(mark: re.Match[str]) -> str:
-    return (mark[1] or mark[2]).casefold()

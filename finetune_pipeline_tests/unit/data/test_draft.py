@@ -99,6 +99,12 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "by label": ("a.json", json.dumps({k: [t for t, y in PAIRS if y == k] for k in THINGS})),
     "lists": ("a.json", json.dumps({"train": PAIRS, "val": pairs(9)})),
     "patterns": ("a.json", json.dumps({"intents": PATTERNS})),
+    "examples of intents": (
+        "a.json",
+        json.dumps(
+            {"x": 1, "intents": [{"intent": k, "examples": [{"text": t} for t, y in PAIRS if y == k]} for k in THINGS]}
+        ),
+    ),
     "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
     "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
     "questions as names": ("a.csv", table([["What did they say to us?", "Why?"], *PAIRS])),

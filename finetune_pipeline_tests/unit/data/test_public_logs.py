@@ -85,14 +85,18 @@ def test_attributes_of_spans_that_hold_json_are_read(tmp_path: Path) -> None:
         },
         lambda i, j, who: {"from": {"user": {"displayName": ("Ann", "Bob")[who == "a"]}}, "chat": f"{i}"},
         lambda i, j, who: {"ParticipantId": ("CUSTOMER", "AGENT")[who == "a"], "Id": f"{i}{j}"},
+        lambda i, j, who: {"AuthorID": f"{i % 2}{who}", "Author": f"{who}{i % 2}", "Date": f"2026-01-01 10:0{j}"},
         lambda i, j, who: {"inbound": who == "q", "in_response_to_tweet_id": j or None},
     ],
-    ids=["Slack", "Discord", "Teams", "Contact Lens", "tweets"],
+    ids=["Slack", "Discord", "Teams", "Contact Lens", "channel of Discord", "tweets"],
 )
 def test_single_messages_are_no_examples(tmp_path: Path, of_message: Any) -> None:
     """Who wrote a message, or of what kind it is, was taken for its label."""
     rows = [{"content": t, **of_message(i, j, who)} for i, chat in enumerate(CHATS) for j, (who, t) in enumerate(chat)]
     assert "each row is one message of a conversation" in refusal(tmp_path, json.dumps(rows), "a.json")
+    spoken = [[{"speakerId": who, "sentences": [{"text": t}]} for who, t in chat] for chat in CHATS]
+    calls = [{"callId": f"{i}", "transcript": some} for i, some in enumerate(spoken)]
+    assert "speakerId says who wrote it" in refusal(tmp_path, json.dumps(calls), "c.json")
     told = [row | {"stance": "yes" if i % 3 else "no"} for i, row in enumerate(rows)]
     assert {answer for _, answer in said(tmp_path, json.dumps(told), "b.json", answer="stance")} == {"yes", "no"}
 

@@ -189,6 +189,27 @@ def test_a_column_for_each_label(tmp_path: Path) -> None:
     assert {a for _, a in said(tmp_path, lines(beside))} == {"0", "1"}
 
 
+def test_rows_below_a_header_that_name_the_columns_again_are_told(tmp_path: Path) -> None:
+    """Surveys have them; they are rows all the same, because a value may be missing."""
+    rows = [["StartDate", "Q1", "Q2"], ["Start Date", "Topic?", "What is it?"], ['{"I":1}', '{"I":2}', '{"I":3}']]
+    rows += [["2026-03-01", y, t] for t, y in PAIRS]
+    made = drafted(of(tmp_path, "a.csv", table(rows)))
+    assert "the first 2 rows below the header may hold names again" in made.notes[0] and made.answers.rows == 242
+    assert drafted(of(tmp_path, "b.csv", table([rows[0], *rows[3:]]))).notes == []
+
+
+def test_the_best_of_several_answers_is_learnt(tmp_path: Path) -> None:
+    """All of them were, or their whole list was the answer."""
+    several = [
+        [{"model": "x", "score": i % 2, "response": a}, {"model": "y", "score": 0.5, "response": f"no {i}"}]
+        for i, (_, a) in enumerate(ASKED)
+    ]
+    rows = [{"instruction": q, "completions": some} for (q, _), some in zip(ASKED, several, strict=True)]
+    made = drafted(of(tmp_path, "a.jsonl", lines(rows)))
+    assert "the one with the highest score is learnt" in made.notes[-1]
+    assert said(tmp_path, lines(rows)) == {(q, a if i % 2 else f"no {i}") for i, (q, a) in enumerate(ASKED)}
+
+
 def test_a_question_and_its_schema_ask_for_the_query(tmp_path: Path) -> None:
     """The database's id was the label."""
     asked = [(t, f"CREATE TABLE {y}{i} (n INT)", f"SELECT {i} FROM {y}{i}") for i, (t, y) in enumerate(PAIRS)]
@@ -279,9 +300,24 @@ def test_hidden_sheets_names_of_groups_and_floats(tmp_path: Path) -> None:
         ),
         ("# sent_id = 1\n" + "".join(f"{i}\tAnn\tann\tPROPN\tNNP\t_\t0\troot\t_\t_\n" for i in (1, 2)), "token class"),
         ("version: '3.1'\n\nnlu:\n- intent: greet\n  examples: |\n    - hello, you\n    - hi, you\n", "YAML"),
+        ("- text: hello, you\n  label: greet\n" * 9, "YAML"),
+        ("<html><table>" + "".join(f"<tr><td>{t}</td><td>{y}</td></tr>\n" for t, y in PAIRS), "XML or HTML"),
         ("word\ttag\n" + "Ann\tB-PER\nsails\tO\n\nOslo\tB-LOC\n" * 9, "token class"),
     ],
-    ids=["fastText", "SQL", "Markdown", "e-mail", "XML", "WhatsApp", "CoNLL", "CoNLL-U", "YAML", "TSV of tags"],
+    ids=[
+        "fastText",
+        "SQL",
+        "Markdown",
+        "e-mail",
+        "XML",
+        "WhatsApp",
+        "CoNLL",
+        "CoNLL-U",
+        "YAML",
+        "YAML rows",
+        "HTML",
+        "TSV of tags",
+    ],
 )
 def test_texts_that_are_no_tables_are_refused_by_name(tmp_path: Path, content: str, told: str) -> None:
     assert told in refusal(tmp_path, content, "a.txt")
