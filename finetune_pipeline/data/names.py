@@ -40,6 +40,7 @@ WRITTEN = (
     *("completion", "output", "answer", "answers", "response", "reply", "summary", "translation", "solution", "target"),
     *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "spans", "resolution", "correction"),
     *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
+    "ground_truth",
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
 SPEAKER_IDS = ("author_id", "sender_id", "speaker_id", "from_id", "user_id")

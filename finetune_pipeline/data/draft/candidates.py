@@ -16,6 +16,8 @@ from finetune_pipeline.data.quality.linear_model import features, predicted
 _PREDICTABLE = 0.1
 """A column without a known name needs this predictability (:func:`_predictability`) to count as label."""
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
+_SETTLED = frozenset(("final", "gold", "majority", "adjudicated"))
+"""Words in names of labels that several annotators agree on."""
 _LEAST_INDICATORS = 3
 """Fewer such columns are more likely labels of their own."""
 
@@ -81,7 +83,8 @@ def answers_of(
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
     ranked = [(place, c) for c in columns if (place := names.rank(c.name, known)) is not None]
-    return [c for _, c in sorted(ranked, key=lambda of: of[0])]
+    settled = {c.path for _, c in ranked if not _SETTLED.isdisjoint(names.plain_name(c.name).split("_"))}
+    return [c for _, c in sorted(ranked, key=lambda of: (of[0], of[1].path not in settled))]
 
 
 def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:

@@ -106,7 +106,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
             continue
         roles = roles_of(speakers)
         if native in _CHATS and column.is_top and (speaker, text_key) in (("role", "content"), ("from", "value")):
-            known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
+            known = set(roles) <= {*ROLES, "human", "gpt", "function", "function_call", "observation", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, text_key)
         path, each = column.path, _each(speaker, text_key)
         if opening := _opening(columns, speaker, text_key):

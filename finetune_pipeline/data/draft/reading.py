@@ -190,7 +190,7 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
         if fit > best[0] + 0.05:
             best = (fit, csv, rows)
     fit, csv, rows = best
-    if fit < 0.5:
+    if fit < 0.5 and (not rows or (container.dialect and container.dialect.problem)):
         reading.refuse("no_table", name, f"the file was not read: {container.why}", f"save it as {_FORMS}")
         reading.containers[name] = "unknown"
         return
@@ -266,7 +266,11 @@ def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
         return  # the reader says what is wrong
     header = _header(rows_of[sheet], name, reading)
     if len(all_sheets) > 1:
-        alike = [s for s in sheets if s == sheet or (header and rows_of[s][:1] == rows_of[sheet][:1])]
+        alike = [
+            s
+            for s in sheets
+            if s == sheet or (header and [*map(sorted, rows_of[s][:1])] == [sorted(rows_of[sheet][0])])
+        ]
         reading.data["sheet"] = alike if len(alike) > 1 else sheet
         others = ", ".join(quoted(s) for s in all_sheets if s not in alike)
         unread = f", and not {others}" if others else ""
