@@ -19,20 +19,8 @@ TEXTS = (
 )
 LABELS = (
     *("label", "labels", "intent", "category", "class", "tag", "topic", "sentiment", "queue", "target", "type"),
-    *(
-        "rating",
-        "stars",
-        "score",
-        "stance",
-        "relation",
-        "emotion",
-        "polarity",
-        "department",
-        "team",
-        "genre",
-        "priority",
-    ),
-    *("verdict", "decision", "result", "is_spam", "spam", "toxic", "y", "gold", "annotation"),
+    *("rating", "stars", "score", "stance", "emotion", "polarity", "department", "team", "genre", "priority"),
+    *("verdict", "decision", "result", "is_spam", "spam", "toxic", "y", "gold", "annotation", "relation"),
     *("kategorie", "klasse", "thema", "stimmung", "bewertung", "abteilung", "art"),
     *("categorie", "etiquette", "sentimiento", "categoria", "etiqueta", "clase", "etichetta"),
 )

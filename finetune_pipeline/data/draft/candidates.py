@@ -109,11 +109,9 @@ def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
 
 def indicators(columns: Mapping[str, Column], answer: Column) -> list[Column]:
     """The columns of labels, the likeliest answer among them; none if they are few, or its name says that it is one alone."""
-    above = answer.path.rpartition(".")[0]
-    some = [
-        c for c in columns.values() if c.path.rpartition(".")[0] == above and c.filled == c.rows and "'" not in c.name
-    ]
-    some = [c for c in some if len(c.values) == 2 and {value.casefold() for value in c.values} <= {*_ON, *_OFF}]
+    some = [c for c in columns.values() if c.path.rpartition(".")[0] == answer.path.rpartition(".")[0]]
+    some = [c for c in some if c.filled == c.rows and "'" not in c.name and len(c.values) == 2]
+    some = [c for c in some if {value.casefold() for value in c.values} <= {*_ON, *_OFF}]
     alone = names.plain_name(answer.name) in names.LABELS and not any(f"_{answer.name}" in c.name for c in some)
     return some if len(some) >= _LEAST_INDICATORS and answer in some and not alone else []
 

@@ -88,11 +88,11 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         inner = [row for row in exploded(rows, column.path) if not (flag and row.value.get(flag))]
         own = columns_of(inner)
         pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
-        if pair and not answer and (why := single_messages(own, own.get(pair.answer))):
-            return why
         known = pair and pair.answer in own and _is_answer(own[pair.answer].name)
         in_pieces = f"{column.path}[]" in segments  # which are one text, unless the row has a label for each of them
         if pair and (known and pair.answer in columns if in_pieces else choice is None or flag or known):
+            if not answer and (why := single_messages(own, own.get(pair.answer))):
+                return why
             each = f"{column.path}[?!{flag}]" if flag else column.path
             return replace(pair, fields={"each": each, **pair.fields}, flag=(column.path, flag) if flag else None)
     if choice is not None:

@@ -96,9 +96,8 @@ def draft(
     written = sum(chats) > len(first) / 2
     made.answers = Answers((_said_by(messages[-1]) for messages in _conversations(files, made)), written=written)
     if not made.answers.rows:  # why none can be read, once for each rule
-        findings = errors(
-            [f for row in _validated(files, made.data, prompt=made.system_prompt or "-") for f in row.findings]
-        )
+        rows = _validated(files, made.data, prompt=made.system_prompt or "-")
+        findings = errors([f for row in rows for f in row.findings])
         return None, [*reading.problems, *{f.rule: f for f in reversed(findings)}.values()]
     if made.answers.problem:
         reading.refuse("answers", _names(files), made.answers.problem, "name another: --answer COLUMN")

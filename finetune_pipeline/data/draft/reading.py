@@ -266,11 +266,8 @@ def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
         return  # the reader says what is wrong
     header = _header(rows_of[sheet], name, reading)
     if len(all_sheets) > 1:
-        alike = [
-            s
-            for s in sheets
-            if s == sheet or (header and [*map(sorted, rows_of[s][:1])] == [sorted(rows_of[sheet][0])])
-        ]
+        names = [sorted(rows_of[sheet][0])]
+        alike = [s for s in sheets if s == sheet or (header and [*map(sorted, rows_of[s][:1])] == names)]
         reading.data["sheet"] = alike if len(alike) > 1 else sheet
         others = ", ".join(quoted(s) for s in all_sheets if s not in alike)
         unread = f", and not {others}" if others else ""

@@ -28,7 +28,7 @@ def said_in(value: Any) -> str:
 
 def turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """(key of the speaker, key of the text) of turns; None if they are not turns."""
-    if all("role" in turn and not turn.keys().isdisjoint(("content", "tool_calls")) for turn in turns):
+    if all(turn.get("role") in ROLES and not turn.keys().isdisjoint(("content", "tool_calls")) for turn in turns):
         return "role", "content"  # an assistant may call tools, and say nothing
     texts: dict[str, list[str]] = {}
     for turn in turns:
