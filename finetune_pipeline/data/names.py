@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.spec import TaskSpec
 
 TEXTS = (
@@ -21,14 +20,15 @@ TEXTS = (
 LABELS = (
     *("label", "labels", "intent", "category", "class", "tag", "topic", "sentiment", "queue", "target", "type"),
     *("rating", "stars", "score", "stance", "emotion", "polarity", "department", "team", "genre", "priority"),
-    *("verdict", "decision", "result", "is_spam", "spam", "toxic", "y", "gold", "annotation"),
+    *("verdict", "decision", "result", "is_spam", "spam", "toxic", "y", "gold", "annotation", "relation"),
     *("kategorie", "klasse", "thema", "stimmung", "bewertung", "abteilung", "art"),
     *("categorie", "etiquette", "sentimiento", "categoria", "etiqueta", "clase", "etichetta"),
 )
 WRITTEN = (
     *("completion", "output", "answer", "answers", "response", "reply", "summary", "translation", "solution", "target"),
-    *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "resolution", "correction"),
+    *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "spans", "resolution", "correction"),
     *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
+    "ground_truth",
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
 SPEAKER_IDS = ("author_id", "sender_id", "speaker_id", "from_id", "user_id")
@@ -42,7 +42,7 @@ GROUPS = (
     *("group", "group_id", "conversation_id", "dialogue_id", "dialog_id", "thread_id", "session_id", "chat_id"),
     *("customer_id", "user_id", "document_id", "doc_id", "case_id", "patient_id"),
 )
-TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "case")
+TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "call_id", "case")
 """Columns with the conversation id, in tables of turns."""
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
 """Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""
@@ -111,8 +111,6 @@ _NUMBERED = re.compile(r"c\d+")
 
 def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
     """The line of task.yaml that maps such rows; empty if nothing in the row fits."""
-    if line := _dialogue(row):
-        return line
     texts = {k: v for k, v in row.items() if isinstance(v, str) and v.strip() and k not in ("id", "group", "time")}
     labelled = [k for k, v in texts.items() if v.strip() in spec.labels]
     answer = labelled[0] if labelled else by_name(texts, LABELS) or by_name(texts, WRITTEN)
@@ -130,34 +128,11 @@ def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
     return declare({name: key for name, key in wanted.items() if name != key})
 
 
-def _dialogue(row: Mapping[str, Any]) -> str:
-    """The line for a row with a list of turns, empty for any other."""
-    for key, value in row.items():
-        if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
-            continue
-        texts = {k: v for k, v in value[0].items() if isinstance(v, str)}
-        if len(texts) < 2:
-            continue
-        speaker = by_name(texts, SPEAKERS) or min(texts, key=lambda k: len(texts[k]))
-        text_key = max((k for k in texts if k != speaker), key=lambda k: len(texts[k]))
-        turns = f"{key_path(key)}[].{{role: {key_path(speaker)}, content: {key_path(text_key)}}}"
-        plain = (speaker, text_key) == ("role", "content")
-        fields = {"messages": key if plain else turns}
-        owner = next((k for k, v in row.items() if k != "id" and k.endswith("id") and isinstance(v, str | int)), None)
-        if owner is not None:
-            fields["group"] = owner
-        others = [s for s in dict.fromkeys(str(t.get(speaker)) for t in value) if s not in ROLES][:2]
-        roles = {name: role for name, role in zip(others, ("user", "assistant"), strict=False)}
-        return declare(fields, roles, expressions=() if plain else ("messages",))
-    return ""
-
-
-def declare(fields: Mapping[str, str], roles: Mapping[str, str] | None = None, expressions: Iterable[str] = ()) -> str:
+def declare(fields: Mapping[str, str], expressions: Iterable[str] = ()) -> str:
     """The line of task.yaml that declares these fields. `expressions`: those that are no plain keys."""
 
     def quoted(text: str) -> str:
         return text if re.fullmatch(r"[A-Za-z_][\w()]*", text) else "'" + text.replace("'", "''") + "'"
 
     pairs = (f"{n}: {quoted(v if n in expressions else key_path(v))}" for n, v in fields.items())
-    named = ", ".join(f"{quoted(name)}: {role}" for name, role in (roles or {}).items())
-    return f"`data: {{fields: {{{', '.join(pairs)}}}{f', roles: {{{named}}}' if named else ''}}}`"
+    return f"`data: {{fields: {{{', '.join(pairs)}}}}}`"

@@ -15,7 +15,7 @@ from finetune_pipeline.data.formats.tool_calls import read_tools
 
 _HEADS = ("subject", "title", "headline", "betreff", "summary")
 _COMPARED = (("premise", "hypothesis"), ("claim", "evidence"), ("text_a", "text_b"))
-_SUBJECTS = ("input", *names.CONTEXTS, "sentence", "document", "article", "story")
+_SUBJECTS = ("input", *names.CONTEXTS, "schema", "sentence", "document", "article", "story")
 """Columns that a question or an instruction can be about."""
 _CHOICES = ("choices", "options", "endings", "alternatives")
 _CHOICE = re.compile(r"[a-e]|(option|opt|choice|op|ending|sol)_?([a-e]|[0-5])")

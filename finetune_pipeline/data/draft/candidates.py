@@ -16,6 +16,8 @@ from finetune_pipeline.data.quality.linear_model import features, predicted
 _PREDICTABLE = 0.1
 """A column without a known name needs this predictability (:func:`_predictability`) to count as label."""
 _ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
+_SETTLED = frozenset(("final", "gold", "majority", "adjudicated"))
+"""Words in names of labels that several annotators agree on."""
 _LEAST_INDICATORS = 3
 """Fewer such columns are more likely labels of their own."""
 
@@ -25,12 +27,13 @@ def texts_of(columns: Mapping[str, Column]) -> list[Column]:
     some = [c for c in columns.values() if c.is_text]
     longest = max((c.mean_words for c in some), default=0.0)
     written = {c.path for c in some if names.rank(c.name, names.WRITTEN) is not None}
+    replies = _replies(some)
 
     def order(c: Column) -> tuple[bool, bool, bool, int, float]:
         place = names.rank(c.name, names.TEXTS)
         telling = place is not None and c.mean_words >= (longest if c.path in written else min(3.0, 0.3 * longest))
         return (
-            c.is_below(names.SAID),
+            c.is_below(names.SAID) or c in replies,
             c.path in written and not telling,
             not telling,
             place or 0 if telling else 0,
@@ -38,6 +41,12 @@ def texts_of(columns: Mapping[str, Column]) -> list[Column]:
         )
 
     return sorted(some, key=order)
+
+
+def _replies(texts: Sequence[Column]) -> list[Column]:
+    """The texts that are an assistant's by their names, where others are a user's: `agent_text` beside `customer_text`."""
+    asked = any(names.rank(c.name, names.USERS) is not None for c in texts)
+    return [c for c in texts if asked and names.rank(c.name, names.ASSISTANTS) is not None]
 
 
 def answers_of(
@@ -56,12 +65,12 @@ def answers_of(
     unnamed, unpredictable = [c for c in labels if c not in named and c not in written], []
     if asked and not named and not written and (len(unnamed) > 1 or len(texts) > 1):
         gain = {c.path: _predictability(rows, asked, c.path) for c in unnamed}
-        unpredictable = [c for c in unnamed if gain[c.path] <= _PREDICTABLE]
+        unpredictable = [c for c in unnamed if gain[c.path] <= _PREDICTABLE or (c.is_reference and len(texts) > 1)]
         unnamed = [c for c in unnamed if c not in unpredictable]
         unnamed.sort(key=lambda c: (-round(gain[c.path], 1), c.numeric))
     structured = [c for c in possible if c.is_json and c.is_top and c not in written]
     structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
-    said = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")]
+    said = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")] + _replies(texts)
     second = [c for c in texts[1:] if c not in written]
     unknown = all(names.rank(c.name, names.TEXTS) is None for c in texts)
     if len(texts) > 1 and not written and (unknown or len(texts) == 2):  # the first column asks, the second answers
@@ -74,7 +83,8 @@ def answers_of(
 
 def _ranked(columns: Sequence[Column], known: tuple[str, ...]) -> list[Column]:
     ranked = [(place, c) for c in columns if (place := names.rank(c.name, known)) is not None]
-    return [c for _, c in sorted(ranked, key=lambda of: of[0])]
+    settled = {c.path for _, c in ranked if not _SETTLED.isdisjoint(names.plain_name(c.name).split("_"))}
+    return [c for _, c in sorted(ranked, key=lambda of: (of[0], of[1].path not in settled))]
 
 
 def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
@@ -99,8 +109,9 @@ def _predictability(rows: Sequence[RawRow], text: str, label: str) -> float:
 
 def indicators(columns: Mapping[str, Column], answer: Column) -> list[Column]:
     """The columns of labels, the likeliest answer among them; none if they are few, or its name says that it is one alone."""
-    some = [c for c in columns.values() if c.is_top and c.filled == c.rows and "'" not in c.name]
-    some = [c for c in some if len(c.values) <= 2 and {value.casefold() for value in c.values} <= {*_ON, *_OFF}]
+    some = [c for c in columns.values() if c.path.rpartition(".")[0] == answer.path.rpartition(".")[0]]
+    some = [c for c in some if c.filled == c.rows and "'" not in c.name and len(c.values) == 2]
+    some = [c for c in some if {value.casefold() for value in c.values} <= {*_ON, *_OFF}]
     alone = names.plain_name(answer.name) in names.LABELS and not any(f"_{answer.name}" in c.name for c in some)
     return some if len(some) >= _LEAST_INDICATORS and answer in some and not alone else []
 

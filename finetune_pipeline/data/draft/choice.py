@@ -68,7 +68,6 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return Choice(chat.fields, chat=chat, unused=_unused(columns, {*chat.columns, *chat.fields.values()}))
     lists = [c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["]
     segments = _segments(rows, columns) or ""
-    lists = [c for c in lists if f"{c.path}[]" not in segments]
     flags = {c.path: flag for c in lists if (flag := _flag(rows, c.path))}
     for column in lists if not answer else ():
         if key := speaking_ids(rows, column.path):
@@ -89,7 +88,11 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         inner = [row for row in exploded(rows, column.path) if not (flag and row.value.get(flag))]
         own = columns_of(inner)
         pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
-        if pair and (choice is None or flag or _is_answer(own[pair.answer].name)):
+        known = pair and pair.answer in own and _is_answer(own[pair.answer].name)
+        in_pieces = f"{column.path}[]" in segments  # which are one text, unless the row has a label for each of them
+        if pair and (known and pair.answer in columns if in_pieces else choice is None or flag or known):
+            if not answer and (why := single_messages(own, own.get(pair.answer))):
+                return why
             each = f"{column.path}[?!{flag}]" if flag else column.path
             return replace(pair, fields={"each": each, **pair.fields}, flag=(column.path, flag) if flag else None)
     if choice is not None:
@@ -261,9 +264,9 @@ def _group(columns: Mapping[str, Column]) -> Column | None:
 
 def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | None:
     """The expression that joins a list of text pieces in each row; None if there is no such list."""
-    first = rows[0].value if isinstance(rows[0].value, dict) else {}
+    values = [row.value for row in rows if isinstance(row.value, dict)]
     for column in (c for c in columns.values() if c.kind == "list" and c.path != ELEMENT):
-        pieces = first.get(column.name)
+        pieces = next(filter(None, (value.get(column.name) for value in values)), None)
         texts = [p.get("text") if isinstance(p, dict) else None for p in pieces] if isinstance(pieces, list) else []
         if texts and all(isinstance(text, str) for text in texts):
             return f"join('', {column.path}[].text)"

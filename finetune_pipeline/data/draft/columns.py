@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.data.draft.model_answers import answer_in
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import GUESSES, IDS, LEFT_OUT, REJECTED, key_path, plain_name
+from finetune_pipeline.data.names import GUESSES, IDS, LABELS, LEFT_OUT, REJECTED, key_path, plain_name, rank
 
 KEY, ELEMENT = "$key", "element"
 SAMPLE = 2_000
@@ -118,7 +118,14 @@ class Column:
         stamped = bool(some) and sum(map(_is_moment, some)) >= 0.9 * len(some)
         linked = bool(some) and all(value.startswith(("http://", "https://")) for value in some)
         unique = len(self.values) >= min(0.95 * self.filled, _MOST_VALUES) and self.mean_words <= 1.2
-        return stamped or linked or plain_name(self.name) in IDS or (unique and self.filled > 20)
+        unique = unique and self.filled > 20 and plain_name(self.name) not in ("answer", "ground_truth")  # of sums
+        return stamped or linked or plain_name(self.name) in IDS or unique
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the column names something kept elsewhere, such as the database that a question is about."""
+        name, _, last = plain_name(self.name).rpartition("_")
+        return last == "id" and not self.numeric and rank(name, LABELS) is None
 
     @property
     def is_text(self) -> bool:
@@ -210,6 +217,10 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
     elif isinstance(value, list) and value and all(isinstance(item, dict) and _control(item) for item in value):
         yield from _controls(value, path, depth)
+    elif isinstance(value, list) and value and all(isinstance(i, dict) and {"id", "value"} == i.keys() for i in value):
+        for field in value:  # custom fields of tickets
+            at = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
+            yield from leaves(field["value"], at, str(field["id"]), depth + 1)
     elif isinstance(value, list) and len(value) == 1:
         yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:

@@ -106,7 +106,7 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
             continue
         roles = roles_of(speakers)
         if native in _CHATS and column.is_top and (speaker, text_key) in (("role", "content"), ("from", "value")):
-            known = set(roles) <= {*ROLES, "human", "gpt", "function_call", "observation", "tool", "developer"}
+            known = set(roles) <= {*ROLES, "human", "gpt", "function", "function_call", "observation", "developer"}
             return Chat({}, {} if known else roles, (column.path,), speaker, text_key)
         path, each = column.path, _each(speaker, text_key)
         if opening := _opening(columns, speaker, text_key):
@@ -222,9 +222,10 @@ def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     known = [p for p in speakers if are_speakers(flat[p])]
     named = [p for p, c in flat.items() if names.rank(c.name, names.TURNS) is not None]
     threads = [p for p in named if 1.5 * len(flat[p].values) <= flat[p].filled]
-    text_column = names.by_name([p for p, c in flat.items() if c.is_text], names.TEXTS)
-    if not known or not threads or text_column is None:
+    texts = [p for p, c in flat.items() if c.is_text]
+    if not known or not threads or not texts:
         return None
+    text_column = names.by_name(texts, names.TEXTS) or max(texts, key=lambda p: flat[p].mean_words)
     columns_read = (known[0], text_column, threads[0])
     speaker, text, thread = (flat[path].name for path in columns_read)
     return Chat({}, roles_of(iter(flat[known[0]].values)), columns_read, speaker, text, thread=thread)

@@ -82,20 +82,22 @@ def draft(
         reading.refuse("no_rows", _names(files), "no row could be read", "see the findings for each file")
         return None, reading.problems
     choice = choose(reading.rows[:: max(1, len(reading.rows) // _CHOSEN_BY)], text, answer)
-    if isinstance(choice, str) and (tags := word_tags(reading.rows)):
-        what, fix = TAGGED_WORDS
-        reading.refuse("word_tags", _names(files), f"the rows hold {what}: {' and '.join(tags)} are as long", fix)
-        return None, reading.problems
     if isinstance(choice, str):
-        reading.refuse("no_columns", _names(files), choice, "name them with --text COLUMN --answer COLUMN")
+        rule, why, fix = "no_columns", choice, "name them with --text COLUMN --answer COLUMN"
+        if tags := word_tags(reading.rows):
+            rule, fix = "word_tags", TAGGED_WORDS[1]
+            why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
+        reading.refuse(rule, _names(files), why, fix)
         return None, reading.problems
     made = _with_fields(files, reading, choice)
-    turns = [sum(m["role"] != "system" for m in messages) for messages in _conversations(files, made, _TRIED)]
-    # the last of many answers is no label
-    chats = choice.chat is not None and sum(n > 2 for n in turns) > len(turns) / 2
-    made.answers = Answers((messages[-1]["content"] for messages in _conversations(files, made)), written=chats)
+    first = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, made, _TRIED)]
+    # the last of many answers is no label, nor is a call
+    chats = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in first if choice.chat]
+    written = sum(chats) > len(first) / 2
+    made.answers = Answers((_said_by(messages[-1]) for messages in _conversations(files, made)), written=written)
     if not made.answers.rows:  # why none can be read, once for each rule
-        findings = errors([f for row in _validated(files, made.data) for f in row.findings])
+        rows = _validated(files, made.data, prompt=made.system_prompt or "-")
+        findings = errors([f for row in rows for f in row.findings])
         return None, [*reading.problems, *{f.rule: f for f in reversed(findings)}.values()]
     if made.answers.problem:
         reading.refuse("answers", _names(files), made.answers.problem, "name another: --answer COLUMN")
@@ -124,6 +126,8 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
         if flagged:
             note = f"{flagged:,} of {len(elements):,} elements of {name} say {flag}"
             made.notes.append(f"{note}: data.fields.each leaves them out")
+    if "max_by(" in str(choice.fields):
+        made.notes.append("of several answers to a question, the one with the highest score is learnt")
     declared = _with(reading.data, choice.fields)
     without = _with(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
     csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
@@ -163,7 +167,7 @@ def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
     rows = list(_validated(files, data)) if not converts else []
     broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
     first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]
-    has_calls = any("tools" in value or "tool_calls" in str(value)[:5_000] for value in first)
+    has_calls = any("tools" in value or re.search("tool_call|function_call", str(value)[:5_000]) for value in first)
     if converts or (len(broken) > 0.2 * len(rows) and not (has_calls or chat.answer or chat.whole is not None)):
         left_out: Counter[str] = Counter()
         for name, path in files:
@@ -230,6 +234,12 @@ def _conversations(files: Files, made: Draft, limit: int | None = None) -> Itera
         whole = {**made.data, "max_chars": 1 << 30, "min_chars": 0}
         rows = _validated(files, whole, limit, made.system_prompt or "-")
         yield from (row.example.messages for row in rows if row.example is not None)
+
+
+def _said_by(message: Message) -> str:
+    """The text of an answer, or the calls in its place."""
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return message["content"] or "\n".join(f"{call['name']}({call['arguments']})" for call in calls)
 
 
 def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -2,74 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
+from finetune_pipeline.data.fields import EXPRESSION_ERRORS, Getter, compile_expression
 from finetune_pipeline.data.formats.messages import REASONING_PARTS, TEXT_PARTS
-
-Said = tuple[str, Any] | None
-"""(expression, text) of what was said; None where a value has another form."""
+from finetune_pipeline.data.names import SPEAKERS, TEXTS, WRITTEN
 
 _ITEMS = frozenset((*TEXT_PARTS, *REASONING_PARTS, "message", "redacted_thinking"))
+_SCORES = ("score", "overall_score", "rating", "votes", "upvotes")
 
 
-def answer_in(value: Any, path: str) -> Said:
-    """What was said in the value at `path`, by the first form that reads it; None for every other value."""
-    if isinstance(value, dict):
-        return next((said for form in _OBJECTS if (said := form(value, path))), None)
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return next((said for form in _LISTS if (said := form(value, path))), None)
-    return None
-
-
-def _candidates(value: Mapping[str, Any], path: str) -> Said:
-    """Gemini's response."""
-    candidates = value.get("candidates")
-    first = candidates[0] if isinstance(candidates, list) and candidates else None
-    content = first.get("content") if isinstance(first, dict) else None
-    texts = _texts(content.get("parts")) if isinstance(content, dict) else []
-    return (f"join('', {path}.candidates[0].content.parts[].text)", "".join(texts)) if texts else None
-
-
-def _choices(value: Mapping[str, Any], path: str) -> Said:
-    """The response of OpenAI's chat completions."""
-    choices = value.get("choices")
-    messages = [c.get("message") for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
-    said = [message.get("content") for message in messages if isinstance(message, dict)]
-    return (f"{path}.choices[0].message.content", said[0]) if said and isinstance(said[0], str) else None
-
-
-def _answers_by_key(value: Mapping[str, Any], path: str) -> Said:
-    """SQuAD's answers in the form of the Hugging Face hub: a list for each key."""
-    texts = value.get("text")
-    return (f"{path}.text[0]", next(iter(texts), None)) if isinstance(texts, list) and "answer_start" in value else None
-
-
-def _named_choice(value: Mapping[str, Any], path: str) -> Said:
-    """The answer to a radio question of Labelbox."""
-    is_choice = {"feature_id", "name"} <= value.keys() and not any("answer" in key for key in value)
-    return (f"{path}.name", value["name"]) if is_choice else None
-
-
-def _answers(value: list[dict[str, Any]], path: str) -> Said:
-    """SQuAD's answers to a question: the first."""
-    is_list = value and all({"text", "answer_start"} <= item.keys() for item in value)
-    return (f"{path}[0].text", value[0]["text"]) if is_list else None
-
-
-def _parts(value: list[dict[str, Any]], path: str) -> Said:
-    """Content parts, or items of such parts, of the assistant alone."""
-    if not all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
+def answer_in(value: Any, path: str) -> tuple[str, Any] | None:
+    """(expression, text) of what was said in the value at `path`; None where it has no such form."""
+    if not (form := _form_of_object(value) if isinstance(value, dict) else _form_of_list(value)):
         return None
-    inner = [part for item in value if isinstance(parts := item.get("content"), list) for part in parts]
-    texts = _texts(inner or value)
-    return (f"join('', {path}{'[].content' if inner else ''}[].text)", "".join(texts)) if texts else None
+    try:
+        said = _reader(form)(value, "", None)
+    except EXPRESSION_ERRORS:
+        return None
+    return (form.format(path), said) if said or "answer_start" in value else None  # SQuAD asks what has no answer, too
 
 
-def _texts(parts: Any) -> list[str]:
-    said = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    return [text for text in said if isinstance(text, str)]
+@cache
+def _reader(form: str) -> Getter:
+    return compile_expression(form.format("@"))[0]
 
 
-_OBJECTS: tuple[Callable[[Mapping[str, Any], str], Said], ...] = (_candidates, _answers_by_key, _choices, _named_choice)
-_LISTS: tuple[Callable[[list[dict[str, Any]], str], Said], ...] = (_answers, _parts)
+def _form_of_object(value: dict[str, Any]) -> str:
+    """The expression of what an object says, with {} for its path; empty where it says nothing."""
+    if "candidates" in value:
+        return "join('', {}.candidates[0].content.parts[].text)"  # Gemini
+    if "choices" in value:
+        return "{}.choices[0].message.content"  # OpenAI's chat completions
+    if isinstance(value.get("text"), list) and "answer_start" in value:
+        return "{}.text[0]"  # SQuAD's answers in the form of the Hugging Face hub
+    is_named = {"feature_id", "name"} <= value.keys() and not any("answer" in key for key in value)
+    return "{}.name" if is_named else ""  # the answer to a radio question of Labelbox
+
+
+def _form_of_list(value: Any) -> str:
+    """The same of a list: SQuAD's answers, content parts of the assistant alone, or answers with scores."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return ""
+    keys = set(value[0]).intersection(*value)
+    if {"text", "answer_start"} <= keys:
+        return "{}[0].text"
+    if all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
+        inner = any(isinstance(item.get("content"), list) for item in value)
+        return f"join('', {{}}{'[].content' * inner}[].text)"
+    scores = [key for key in _SCORES if key in keys and all(type(item[key]) in (int, float) for item in value)]
+    texts = [key for key in (*WRITTEN, *TEXTS) if key in keys and all(isinstance(item[key], str) for item in value)]
+    is_answers = scores and texts and keys.isdisjoint(("start", *SPEAKERS[:3]))  # no spans, and no turns
+    return f"max_by({{}}, &{scores[0]}).{texts[0]}" if is_answers else ""

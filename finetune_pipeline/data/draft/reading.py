@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,7 +190,7 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
         if fit > best[0] + 0.05:
             best = (fit, csv, rows)
     fit, csv, rows = best
-    if fit < 0.5:
+    if fit < 0.5 and (not rows or (container.dialect and container.dialect.problem)):
         reading.refuse("no_table", name, f"the file was not read: {container.why}", f"save it as {_FORMS}")
         reading.containers[name] = "unknown"
         return
@@ -218,7 +218,18 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
         reading.refuse("headers_differ", name, message, "give every file the same header")
     if not header:
         reading.notes.append(f"{name}: there is no header row; the columns are named c1 to c{len(rows[0])}")
+    elif again := _named_again(rows):
+        note = "hold names again, as in surveys: remove what is no example"
+        reading.notes.append(f"{name}: the first {again} rows below the header may {note}")
     return header
+
+
+def _named_again(rows: Sequence[Sequence[str]]) -> int:
+    """How many rows below the header hold no value in any column of numbers and dates."""
+    below = rows[4:]
+    full = [i for i in range(len(rows[0])) if len(below) >= _ENOUGH and all(row[i][:1].isdigit() for row in below)]
+    again = takewhile(lambda row: full and not any(row[i][:1].isdigit() for i in full), rows[1:4])
+    return sum(1 for _ in again)
 
 
 def is_header(first: Sequence[str], behind: Sequence[Sequence[str]]) -> bool:
@@ -255,7 +266,8 @@ def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
         return  # the reader says what is wrong
     header = _header(rows_of[sheet], name, reading)
     if len(all_sheets) > 1:
-        alike = [s for s in sheets if s == sheet or (header and rows_of[s][:1] == rows_of[sheet][:1])]
+        names = [sorted(rows_of[sheet][0])]
+        alike = [s for s in sheets if s == sheet or (header and [*map(sorted, rows_of[s][:1])] == names)]
         reading.data["sheet"] = alike if len(alike) > 1 else sheet
         others = ", ".join(quoted(s) for s in all_sheets if s not in alike)
         unread = f", and not {others}" if others else ""

@@ -28,6 +28,8 @@ def said_in(value: Any) -> str:
 
 def turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """(key of the speaker, key of the text) of turns; None if they are not turns."""
+    if all(turn.get("role") in ROLES and not turn.keys().isdisjoint(("content", "tool_calls")) for turn in turns):
+        return "role", "content"  # an assistant may call tools, and say nothing
     texts: dict[str, list[str]] = {}
     for turn in turns:
         for key, value in turn.items():
@@ -50,7 +52,7 @@ def roles_of(speakers: Iterable[str]) -> dict[str, str]:
     roles: dict[str, str] = {}
     for speaker in dict.fromkeys(speakers):
         sides = [role for role, known in _SIDES.items() if names.rank(speaker, known) is not None]
-        roles[speaker] = speaker if speaker in ROLES else sides[0] if sides else ""
+        roles[speaker] = speaker.casefold() if speaker.casefold() in ROLES else sides[0] if sides else ""
     taken = {role for role in roles.values() if role in ("user", "assistant")}
     for speaker, role in roles.items():
         if not role:
@@ -71,9 +73,8 @@ def are_both_sides(column: Column) -> bool:
 
 def are_speakers(column: Column) -> bool:
     """Whether a column names the speaker: by its own name, or by speaker names of both roles in it."""
-    if are_both_sides(column):
-        return True
-    return len(column.values) > 1 and names.rank(column.name, _SPEAKER_COLUMNS) is not None
+    named = len(column.values) > 1 and names.rank(column.name, _SPEAKER_COLUMNS) is not None
+    return named or are_both_sides(column)
 
 
 def both_sides(turns: Sequence[Mapping[str, Any]], name: str) -> str | None:

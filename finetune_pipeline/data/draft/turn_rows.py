@@ -14,18 +14,20 @@ from finetune_pipeline.data.draft.speakers import are_both_sides
 _REPLIES = ("reply_to", "in_response_to", "reference_message", "thread_ts", "parent_id", "parent_message")
 """Parts of the names of columns that say which message a row answers."""
 _WRITERS = (
-    *("user", "username", "user_name", "sender", "speaker", "participant", "from", "display_name", "inbound"),
+    *("user", "username", "user_name", "sender", "speaker", "participant", "from", "inbound"),
     *names.SPEAKER_IDS,
 )
-_SPEAKS = "|".join(sorted({*names.USERS, *names.ASSISTANTS, "prompter"}, key=len, reverse=True))
+_SPEAKS = "|".join(sorted({*names.USERS, *names.ASSISTANTS, "prompter", "inst", "/inst"}, key=len, reverse=True))
 _MARK = re.compile(
-    rf"(?:^|\n|(?=##|<\|))[ \t]*[#*<|\[]*(?:im_start\|>)?\s*({_SPEAKS})\s*(?:[*|>\]]*:|\|>|\n)", re.IGNORECASE
+    rf"(?:^|\n|(?=##|<\||\[/?INST\]))[ \t]*[#*<|\[]*(?:im_start\|>|start_header_id\|>|start_of_turn>)?\s*({_SPEAKS})\s*"
+    r"(?:[*|>\]]*:|\|>|<\|end_header_id\|>|\](?!\s*<<SYS>>)|\n)",
+    re.IGNORECASE,
 )
-"""Who speaks, in front of what they say: `Human:`, `### Assistant:`, `<|user|>` and `<|im_start|>user`."""
+"""Who speaks, in front of what they say: `Human:`, `### Assistant:`, `<|user|>`, `<|im_start|>user` and `[INST]`."""
 _CALLS = re.compile(r"(?:^|\n)\W*(function|tool|observation)[ _]?(response|result|call)?\W*:", re.IGNORECASE)
 _OFTEN = 0.1
 """Least share of the conversations in which a speaker takes part."""
-_ENDS = re.compile(r"<\|(im_end|end|endoftext|eot_id)\|>|</s>")
+_ENDS = re.compile(r"<\|(im_end|end|endoftext|eot_id|begin_of_text)\|>|<end_of_turn>|<bos>|</?s>")
 
 
 def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str | None:
@@ -33,7 +35,8 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
     replies = [p for p in columns if any(part in names.plain_name(p) for part in _REPLIES)]
     said = answer and names.plain_name(answer.name)
     known = answer and names.rank(answer.name, (*names.LABELS, *names.WRITTEN)) is not None and said != "type"
-    writer = answer and (said in _WRITERS or re.match(r"(from|author|user|sender)\.", answer.path))
+    ids = {f"{said}_id"}.intersection(names.SPEAKER_IDS, map(names.plain_name, columns))  # `Author` beside `AuthorID`
+    writer = answer and (ids or said in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path))
     both = answer and are_both_sides(answer)
     if not (writer or (both and not known) or (replies and not known)):
         return None
@@ -67,7 +70,7 @@ def transcript_of(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | N
     """(the column whose every text is a whole conversation, with who speaks in front of each turn; the speakers)."""
     for column in (c for c in columns.values() if c.kind == "text" and not c.is_rejected):
         texts = list(column.values)[:SAMPLE]
-        speaking = [{turn["role"] for turn in turns_in(text)} - {""} for text in texts]
+        speaking = [dict.fromkeys(turn["role"] for turn in turns_in(text) if turn["role"]) for text in texts]
         if texts and all(len(some) > 1 for some in speaking) and not any(map(_CALLS.search, texts)):
             counts = Counter(who for some in speaking for who in some)
             return column, [who for who, n in counts.items() if n >= _OFTEN * len(texts)]
@@ -78,6 +81,6 @@ def turns_in(text: str, speakers: Container[str] | None = None) -> list[dict[str
     """The turns of a whole conversation in one text, of these speakers; what stands before the first has no role."""
     marks = [mark for mark in _MARK.finditer(text) if speakers is None or mark[1].casefold() in speakers]
     ends = [*(mark.start() for mark in marks), len(text)]
-    before = [("", text[: ends[0]])] if text[: ends[0]].strip() else []
+    before = [("", start)] if (start := _ENDS.sub("", text[: ends[0]])).strip() else []
     said = [(mark[1].casefold(), text[mark.end() : end]) for mark, end in zip(marks, ends[1:], strict=True)]
     return [{"role": who, "content": _ENDS.sub("", content).strip()} for who, content in [*before, *said]]

@@ -256,5 +256,5 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> t
     elif len(keys) == 1 and keys[0] in FORMATS["prompt_completion"].row_keys:
         fix = f"{quoted(keys[0])} was found, but the prompt or the answer is missing: add `prompt` or `completion`"
     else:
-        fix = "map the fields in data.fields (for example text: and label:), or write `messages` (a chat)"
+        fix = "map them in data.fields (such as text: and label:), or write `messages` (a chat); `finetune try FILE` drafts them"
     return f"the row matches no known format; keys found: {shown}", fix

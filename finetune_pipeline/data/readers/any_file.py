@@ -127,7 +127,9 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
         if number == 1 and data.startswith(BOM):
             data, at, notes = data[len(BOM) :], len(BOM), (byte_order_mark(file),)
         if not is_blank(data):
-            yield Record(number, None, data.rstrip(b"\r\n"), notes, at, encoded=True, about=about)
+            raw = data.rstrip()  # as elements of a list are written, a line may end with a comma
+            raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
+            yield Record(number, None, raw, notes, at, encoded=True, about=about)
     if stream.problem:
         yield broken_stream(stream, file, number + 1, b"", end)
 
@@ -212,6 +214,8 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str) -> Record:
 
 def _as_json(value: Any) -> Any:
     """Convert a value to JSON types; dates stay dates, because `data.fields.time` reads them."""
+    if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in value):  # a map
+        value = {str(k): v for k, v in value} if len({str(k) for k, _ in value}) == len(value) else value
     if isinstance(value, dict):
         return {str(k): _as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -126,7 +126,9 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     dialect = replace(dialect, header=header, why=f"{dialect.why}; {why}" if dialect.why else why)
     if not header:
         return replace(dialect, columns=numbered)
-    columns = tuple(c or n for c, n in zip([*cells, *[""] * fields], numbered, strict=False))
+    given = [c or n for c, n in zip([*cells, *[""] * fields], numbered, strict=False)]
+    before = [given[:i].count(name) for i, name in enumerate(given)]  # exports of Jira repeat names, such as `Comment`
+    columns = tuple(f"{c}_{n + 1}" if n and c not in ROW_KEYS else c for c, n in zip(given, before, strict=True))
     fix = "correct the first row, or add to task.yaml: `data: {csv: {header: false}}`"
     if len(cells) != fields:
         problem = f"the first row names {len(cells)} columns, the rows have {fields} fields"

@@ -56,11 +56,15 @@ _OTHER_TEXTS = {
         "lines of fastText",
         r"put label and text into columns: sed -E 's/^__label__(\S+) +/\1\t/' FILE > rows.tsv",
     ),
-    rb"<(\?xml|!DOCTYPE)": ("XML or HTML", "write a row for each of its elements, as CSV or JSON Lines"),
+    rb"<(\?xml|!DOCTYPE|html|table)\b": ("XML or HTML", "write a row for each of its elements, as CSV or JSON Lines"),
     rb"(INSERT INTO|CREATE TABLE|-- .*dump)": ("an SQL dump", "export the table as CSV from the database"),
     rb"\|.*\|[ \t]*\r?\n[ \t]*\|[-:| \t]+\|[ \t]*\r?\n": (
         "a table in Markdown",
         "save it as CSV, without the line of dashes",
+    ),
+    rb"((#|---|[\w-]+: ).*\r?\n|\s*\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:": (
+        "YAML",
+        "write a row for each of its entries, as CSV or JSON Lines",
     ),
     _E_MAIL: ("e-mail", "write a row for each message, with its text and the answer to it, as CSV or JSON Lines"),
     _MESSENGER: (

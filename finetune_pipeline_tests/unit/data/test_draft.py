@@ -99,6 +99,12 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "by label": ("a.json", json.dumps({k: [t for t, y in PAIRS if y == k] for k in THINGS})),
     "lists": ("a.json", json.dumps({"train": PAIRS, "val": pairs(9)})),
     "patterns": ("a.json", json.dumps({"intents": PATTERNS})),
+    "examples of intents": (
+        "a.json",
+        json.dumps(
+            {"x": 1, "intents": [{"intent": k, "examples": [{"text": t} for t, y in PAIRS if y == k]} for k in THINGS]}
+        ),
+    ),
     "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
     "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
     "questions as names": ("a.csv", table([["What did they say to us?", "Why?"], *PAIRS])),
@@ -124,6 +130,21 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "sheets of months": (
         "a.xlsx",
         workbook({"Notes": [["x"]], **{f"M{i}": [["Message", "Topic"], *PAIRS[i::3]] for i in range(3)}}),
+    ),
+    "sheets in another order": (
+        "a.xlsx",
+        workbook(
+            {"A": [["Message", "Topic"], *PAIRS[:90]], "B": [["Topic", "Message"], *([y, t] for t, y in PAIRS[90:])]}
+        ),
+    ),
+    "labels of several people": (
+        "a.csv",
+        table(
+            [
+                ["text", "label_1", "label_2", "final_label"],
+                *([t, "a", "ab"[i % 2], y] for i, (t, y) in enumerate(PAIRS)),
+            ]
+        ),
     ),
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
 }
@@ -272,6 +293,27 @@ def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
     assert made.data["fields"] == {"text": "payload.text", "label": "payload.label"} and made.choice.unused == ["note"]
 
 
+def test_calls_alone_are_answers_and_results_of_functions_are_no_users(tmp_path: Path) -> None:
+    """The first were refused; of the second the calls were lost, and what the functions gave was said by the user."""
+    asked = [{"role": "user", "content": t} for t, _ in PAIRS]
+    calls = [{"name": "route", "arguments": json.dumps({"to": y})} for _, y in PAIRS]
+    alone = [
+        {"messages": [q, {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}]}
+        for q, call in zip(asked, calls, strict=True)
+    ]
+    made = drafted(of(tmp_path, "a.jsonl", lines(alone)))
+    assert (made.answers.kind, made.answers.rows) == ("text", 240) and 'route({"to": "billing"})' in made.answers.values
+    old = [
+        {"role": "assistant", "content": None, "function_call": calls[0]},
+        {"role": "function", "name": "route", "content": "ok"},
+    ]
+    said = [{"messages": [q, *old, {"role": "assistant", "content": f"Done {i}"}]} for i, q in enumerate(asked)]
+    made = drafted(of(tmp_path, "b.jsonl", lines(said)))
+    assert made.data == {"inject": True} and not made.converted
+    sums = [{"prompt": [q], "ground_truth": str(i), "source": "x"} for i, q in enumerate(asked)]
+    assert drafted(of(tmp_path, "c.jsonl", lines(sums))).answers.values == [str(i) for i in range(240)]
+
+
 def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
@@ -298,7 +340,7 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
     for name in ("openai", "batch"):
         answer = "response.choices[0].message" if name == "openai" else "response.body.choices[0].message"
         assert answer in made[name].data["fields"]["messages"] and made[name].choice.unused == []
-        assert set(made[name].answers.values) == {"", *(chat[3]["content"] for chat in own)}
+        assert set(made[name].answers.values) == {"f({})", *(chat[3]["content"] for chat in own)}
     assert set(made["anthropic batch"].answers.values) == {chat[3]["content"] for chat in own}
     assert made["anthropic"].system_prompt == "Be kind." and "</think>" in made["anthropic"].answers.values[0]
     assert sorted(made["responses"].answers.labels) == sorted({chat[3]["content"] for chat in own})
@@ -383,6 +425,10 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
             {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
         ),
         ("draft.unreadable", {"a.jsonl": "null\n" * 9}),
+        (
+            "draft.unreadable",
+            {"a.csv": b"text,label\n" + b"".join(b"a \xe9,x\nb \xc3\xa9,y\n" for _ in range(9)) + b"\xe9,z\n"},
+        ),
         ("draft.word_tags", {"a.jsonl": lines([{"tokens": t.split(), "ner_tags": [0, 1, 0]} for t in TRIPLES])}),
         (
             "draft.word_tags",

@@ -253,6 +253,12 @@ def test_an_element_can_say_that_it_is_none() -> None:
     assert row_rules({"items": [element | {"status": "discarded"}]}, spec) == ["rejected_row"]
 
 
+def test_a_custom_field_of_a_ticket_is_a_column(tmp_path: Path) -> None:
+    """The list of all of them was the answer."""
+    rows = [{"description": t, "custom_fields": [{"id": 36, "value": y}, {"id": 37, "value": None}]} for t, y in PAIRS]
+    assert read(tmp_path, json.dumps({"tickets": rows, "next_page": None}))[1] == set(PAIRS)
+
+
 def test_an_answer_of_labelbox_is_its_name(tmp_path: Path) -> None:
     rows = [
         {"data_row": {"row_data": t}, "labels": [{"name": "topic", "radio_answer": {"feature_id": f"f{i}", "name": y}}]}

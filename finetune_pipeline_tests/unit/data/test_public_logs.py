@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline_tests.unit.data.raw_rows import table
 from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, drafted, lines, of, turns
 from finetune_pipeline_tests.unit.data.test_exports import said_in
 from finetune_pipeline_tests.unit.data.test_public_sets import refusal, said
@@ -22,6 +23,9 @@ CLOSED = "<|im_start|>{who}\n{text}<|im_end|>\n"
         ("text", CLOSED, ("user", "assistant")),
         ("chat", "{who}: {text} <|endoftext|>\n\n\n", ("USER", "ASSISTANT")),
         ("transcript", "{who}: {text}\n", ("Customer", "Agent")),
+        ("text", "<|start_header_id|>{who}<|end_header_id|>\n\n{text}<|eot_id|>", ("user", "assistant")),
+        ("text", "<start_of_turn>{who}\n{text}<end_of_turn>\n", ("user", "model")),
+        ("text", "[{who}] {text} </s>", ("INST", "/INST")),
     ],
 )
 def test_conversations_in_one_text_are_read(tmp_path: Path, key: str, form: str, names: tuple[str, str]) -> None:
@@ -81,16 +85,39 @@ def test_attributes_of_spans_that_hold_json_are_read(tmp_path: Path) -> None:
         },
         lambda i, j, who: {"from": {"user": {"displayName": ("Ann", "Bob")[who == "a"]}}, "chat": f"{i}"},
         lambda i, j, who: {"ParticipantId": ("CUSTOMER", "AGENT")[who == "a"], "Id": f"{i}{j}"},
+        lambda i, j, who: {"AuthorID": f"{i % 2}{who}", "Author": f"{who}{i % 2}", "Date": f"2026-01-01 10:0{j}"},
         lambda i, j, who: {"inbound": who == "q", "in_response_to_tweet_id": j or None},
     ],
-    ids=["Slack", "Discord", "Teams", "Contact Lens", "tweets"],
+    ids=["Slack", "Discord", "Teams", "Contact Lens", "channel of Discord", "tweets"],
 )
 def test_single_messages_are_no_examples(tmp_path: Path, of_message: Any) -> None:
     """Who wrote a message, or of what kind it is, was taken for its label."""
     rows = [{"content": t, **of_message(i, j, who)} for i, chat in enumerate(CHATS) for j, (who, t) in enumerate(chat)]
     assert "each row is one message of a conversation" in refusal(tmp_path, json.dumps(rows), "a.json")
+    spoken = [[{"speakerId": who, "sentences": [{"text": t}]} for who, t in chat] for chat in CHATS]
+    calls = [{"callId": f"{i}", "transcript": some} for i, some in enumerate(spoken)]
+    assert "speakerId says who wrote it" in refusal(tmp_path, json.dumps(calls), "c.json")
     told = [row | {"stance": "yes" if i % 3 else "no"} for i, row in enumerate(rows)]
     assert {answer for _, answer in said(tmp_path, json.dumps(told), "b.json", answer="stance")} == {"yes", "no"}
+
+
+def test_a_label_with_a_display_name_is_no_writer(tmp_path: Path) -> None:
+    """Vertex AI's form of labels was taken for messages of several people."""
+    rows = [{"classificationAnnotation": {"displayName": y}, "textContent": t} for t, y in PAIRS]
+    assert said(tmp_path, lines(rows)) == set(PAIRS)
+
+
+def test_what_a_customer_says_is_asked_and_what_an_agent_says_is_the_answer(tmp_path: Path) -> None:
+    """The other way round, where the agent's column came first. Calls were refused, and Cohere's roles were unknown."""
+    asked = {(c[0][1], c[1][1]) for c in CHATS}
+    sides = [["call_id", "agent_text", "customer_text"], *([f"{i}", c[1][1], c[0][1]] for i, c in enumerate(CHATS))]
+    assert said(tmp_path, table(sides), "a.csv") == asked
+    calls = [[f"{i}", {"q": "customer", "a": "agent"}[who], t] for i, c in enumerate(CHATS) for who, t in c]
+    assert said(tmp_path, table([["call_id", "channel", "transcript"], *calls]), "b.csv") == said_in(CHATS)
+    cohere = turns("role", "content", {"q": "User", "a": "Chatbot"})
+    beside = {"role": "System", "content": "Be kind."}
+    made = drafted(of(tmp_path, "c.jsonl", lines([{"messages": [beside, *c]} for c in cohere])))
+    assert (made.system_prompt, made.answers.rows) == ("Be kind.", 60)
 
 
 def test_labels_with_what_they_mean_are_no_turns(tmp_path: Path) -> None:
@@ -110,4 +137,5 @@ def test_labels_with_what_they_mean_are_no_turns(tmp_path: Path) -> None:
 def test_pieces_of_a_text_are_no_rows(tmp_path: Path) -> None:
     """Each piece was an example, and whether a person had marked it, the label."""
     rows = [{"data": [{"text": t[:8], "marked": False}, {"text": t[8:], "marked": True}], "count": 0} for t, _ in PAIRS]
+    rows.insert(0, {"name": "a row of another kind"})
     assert "no two columns look like a text and its answer" in refusal(tmp_path, json.dumps(rows), "a.json")

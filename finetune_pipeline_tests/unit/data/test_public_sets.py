@@ -178,10 +178,70 @@ def test_a_column_for_each_label(tmp_path: Path) -> None:
     assert {a for _, a in said(tmp_path, lines(none))} == {
         *("none", "toxic", "threat", "toxic, severe_toxic", "toxic, severe_toxic, threat")
     }
+    scored = [
+        {"text": t, "cats": {y: float(y == own) for y in LABELS}, "meta": {"new": i % 2}}
+        for i, (t, own) in enumerate(PAIRS)
+    ]
+    assert said(tmp_path, lines(scored)) == set(PAIRS)
     beside = [
         {"text": t, "has_link": i % 2, "is_new": i % 3 % 2, "is_spam": i % 5 % 2} for i, (t, _) in enumerate(PAIRS)
     ]
     assert {a for _, a in said(tmp_path, lines(beside))} == {"0", "1"}
+
+
+def test_rows_below_a_header_that_name_the_columns_again_are_told(tmp_path: Path) -> None:
+    """Surveys have them; they are rows all the same, because a value may be missing."""
+    rows = [["StartDate", "Q1", "Q2"], ["Start Date", "Topic?", "What is it?"], ['{"I":1}', '{"I":2}', '{"I":3}']]
+    rows += [["2026-03-01", y, t] for t, y in PAIRS]
+    made = drafted(of(tmp_path, "a.csv", table(rows)))
+    assert "the first 2 rows below the header may hold names again" in made.notes[0] and made.answers.rows == 242
+    assert drafted(of(tmp_path, "b.csv", table([rows[0], *rows[3:]]))).notes == []
+
+
+def test_the_best_of_several_answers_is_learnt(tmp_path: Path) -> None:
+    """All of them were, or their whole list was the answer."""
+    several = [
+        [{"model": "x", "score": i % 2, "response": a}, {"model": "y", "score": 0.5, "response": f"no {i}"}]
+        for i, (_, a) in enumerate(ASKED)
+    ]
+    rows = [{"instruction": q, "completions": some} for (q, _), some in zip(ASKED, several, strict=True)]
+    made = drafted(of(tmp_path, "a.jsonl", lines(rows)))
+    assert "the one with the highest score is learnt" in made.notes[-1]
+    assert said(tmp_path, lines(rows)) == {(q, a if i % 2 else f"no {i}") for i, (q, a) in enumerate(ASKED)}
+
+
+def test_a_question_and_its_schema_ask_for_the_query(tmp_path: Path) -> None:
+    """The database's id was the label."""
+    asked = [(t, f"CREATE TABLE {y}{i} (n INT)", f"SELECT {i} FROM {y}{i}") for i, (t, y) in enumerate(PAIRS)]
+    rows = [
+        {"db_id": y, "schema": s, "question": q, "query": a} for (q, s, a), (_, y) in zip(asked, PAIRS, strict=True)
+    ]
+    assert said(tmp_path, lines(rows)) == {(f"{q}\n\n{s}", a) for q, s, a in asked}
+    titled = [{"title": f"On {i}", "body": t, "category_id": y} for i, (t, y) in enumerate(PAIRS)]
+    assert said(tmp_path, lines(titled)) == {(f"On {i}\n\n{t}", y) for i, (t, y) in enumerate(PAIRS)}
+
+
+def test_columns_of_the_same_name_are_numbered(tmp_path: Path) -> None:
+    """Exports of Jira were refused; two columns of which one is the label still are."""
+    rows = [["Comment", "body", "Component", "Component"], *(["x", t, y, ""] for t, y in PAIRS)]
+    made = drafted(of(tmp_path, "a.csv", table(rows)))
+    assert made.data["fields"] == {"text": "body", "label": "Component"}
+    assert made.choice.unused == ["Comment", "Component_2"] and made.answers.rows == len(PAIRS)
+    numbered = table([["a", "a", "a_2", "label"], *([t, "", "", y] for t, y in PAIRS)])
+    assert "two columns have the name 'a_2'" in refusal(tmp_path, numbered, "b.csv")
+
+
+def test_marked_spans_and_maps_are_answers(tmp_path: Path) -> None:
+    """Each span was an example, whose label was one of several for the same text; maps were lists of pairs."""
+    spans = [{"start": 0, "end": 4, "label": "A"}, {"start": 5, "end": 7, "label": "B"}]
+    rows = [{"text": t, "tokens": t.split(), "spans": spans[: 1 + i % 2]} for i, (t, _) in enumerate(PAIRS)]
+    assert {len(json.loads(answer)) for _, answer in said(tmp_path, lines(rows))} == {1, 2}
+    out, pairs = (
+        io.BytesIO(),
+        pa.array([[("topic", y), ("n", "1")] for _, y in PAIRS], pa.map_(pa.string(), pa.string())),
+    )
+    pq.write_table(pa.table({"text": [t for t, _ in PAIRS], "attributes": pairs}), out)
+    assert said(tmp_path, out.getvalue(), "a.parquet") == set(PAIRS)
 
 
 def test_every_list_of_rows_in_a_document_is_read(tmp_path: Path) -> None:
@@ -239,9 +299,25 @@ def test_hidden_sheets_names_of_groups_and_floats(tmp_path: Path) -> None:
             "token class",
         ),
         ("# sent_id = 1\n" + "".join(f"{i}\tAnn\tann\tPROPN\tNNP\t_\t0\troot\t_\t_\n" for i in (1, 2)), "token class"),
+        ("version: '3.1'\n\nnlu:\n- intent: greet\n  examples: |\n    - hello, you\n    - hi, you\n", "YAML"),
+        ("- text: hello, you\n  label: greet\n" * 9, "YAML"),
+        ("<html><table>" + "".join(f"<tr><td>{t}</td><td>{y}</td></tr>\n" for t, y in PAIRS), "XML or HTML"),
         ("word\ttag\n" + "Ann\tB-PER\nsails\tO\n\nOslo\tB-LOC\n" * 9, "token class"),
     ],
-    ids=["fastText", "SQL", "Markdown", "e-mail", "XML", "WhatsApp", "CoNLL", "CoNLL-U", "TSV of tags"],
+    ids=[
+        "fastText",
+        "SQL",
+        "Markdown",
+        "e-mail",
+        "XML",
+        "WhatsApp",
+        "CoNLL",
+        "CoNLL-U",
+        "YAML",
+        "YAML rows",
+        "HTML",
+        "TSV of tags",
+    ],
 )
 def test_texts_that_are_no_tables_are_refused_by_name(tmp_path: Path, content: str, told: str) -> None:
     assert told in refusal(tmp_path, content, "a.txt")

@@ -145,6 +145,13 @@ def test_blank_lines_cost_nothing_and_unpacking_has_a_limit(tmp_path: Path) -> N
         assert (refused.rows_in, refused.rules) == (0, {"unpacked_too_large": 1})
 
 
+def test_lines_may_end_with_the_comma_of_a_list(tmp_path: Path) -> None:
+    rows = [{"text": f"It broke {i}", "label": "bug_report", "meta": {"n": 1}} for i in range(3)]
+    data = "".join(json.dumps(row) + ",\n" for row in rows) + '{"text": "no", "meta": {"n": 1},\n'
+    result = validate_bytes(tmp_path, data.encode(), make_spec(), "a.jsonl")
+    assert (result.kept, result.by_line) == (3, [("bad_json", 4)])
+
+
 def test_documents_that_follow_one_another_are_read(tmp_path: Path) -> None:
     for indent, rest in ((None, b""), (1, b"\n")):
         data = rest.join(json.dumps(row, indent=indent).encode() for row in ROWS)

@@ -28,13 +28,13 @@ TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 REFERENCE = Path(__file__).parents[3] / "tools" / "make_reference.py"
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
 JSON_OUTPUT = {"kind": "json", "json_schema": {}}
-SPOKEN = [{"speaker": "USER", "utterance": "It broke"}, {"speaker": "SYSTEM", "utterance": "bug_report"}]
 FIXES: list[tuple[Any, str, str]] = [
     (b'{"text": "aa", "label": "x"} trailing', "column 30", "own line"),
     (b'{"text": "abc\xed\xa0\xbc\xed\xbd\x95"}', "ed a0 bc ed bd 95", "CESU-8"),
     ({"txt": "a", "label_": "b"}, "'label_', 'txt'", "'label_' to `label`, 'txt' to `text`"),
     ({"c1": "a", "c2": "b"}, "'c1', 'c2'", "data.fields"),
     ({"question": "a"}, "'question'", "the answer is missing: add"),
+    ({"turns": [{"speaker": "USER", "utterance": "a"}]}, "'turns'", "`finetune try FILE` drafts them"),
     ({"text": "aa", "label": " Bug Report "}, "'Bug Report'", "write 'bug_report'"),
     ({"text": "aa", "label": "p0_incidnt"}, "'p0_incidnt'", "did you mean 'P0_incident'?"),
     (chat(system=PROMPT.replace("ticket", "Ticket")), "character 14", "word for word"),
@@ -45,7 +45,6 @@ LINES: list[tuple[Any, Any, str]] = [
     ({"c1": "bug_report", "c2": "It broke"}, None, "data: {fields: {text: c2, label: c1}}"),
     ({"Message": "It broke", "Ticket type": "bug_report"}, None, """{text: Message, label: '"Ticket type"'}"""),
     ({"text_id": "7", "body": "It broke", "queue": "bug_report"}, None, "{fields: {text: body, label: queue}}"),
-    ({"dialogue_id": "1_00000", "turns": SPOKEN}, None, "roles: {USER: user, SYSTEM: assistant}}"),
     ({"prompt": "It broke", "completion": ["bug_report"]}, JSON_OUTPUT, ""),
     ({"text": "It broke", "label": {"kind": "bug"}}, JSON_OUTPUT, ""),
 ]
