@@ -54,6 +54,8 @@ _SYSTEM = {
     errno.EISDIR: ("{place} is a folder where a file is needed", "move the folder away"),
     errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
 }
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system says where something may be read, but not written."""
 _NO_PLACE = ("the folder {place} is not there, and could not be made", "set FINETUNE_HOME to one on a disk")
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = ("the database in {place} is locked by another process", "let it end, and run it again")
@@ -109,6 +111,20 @@ def outside_words(error: BaseException, place: object) -> str | None:
                 if sign in str(link):
                     return _sentence(words, _damaged(place) if words is _DAMAGED else place)
     return None
+
+
+def look_into(folder: str | os.PathLike[str]) -> None:
+    """Raise PermissionError if a folder, or one below it, may not be read: globs take it for an empty one.
+
+    Hidden ones, and the lost+found of a disk, hold nothing of ours.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError) and not Path(error.filename).name.startswith((".", "lost+found")):
+            raise error
+
+    for _ in os.walk(folder, onerror=refuse):
+        pass
 
 
 def _damaged(place: object) -> str:

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import yaml
 
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
+from finetune_pipeline_tests.unit.processes import bound_by_permissions
 
 SPEC = {
     "name": "demo", "description": "d", "system_prompt": "Say yes or no.",
@@ -132,3 +136,47 @@ def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path,
 def test_nobody_is_not_forgotten_with_success(folder: Path, finetune: Any, whom: list[str]) -> None:
     done = finetune("forget", folder.name, *whom)
     assert done.returncode == 1 and "give --user or --id" in done.stderr
+
+
+def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: Path, finetune: Any) -> None:
+    (folder / "raw" / "a.jsonl").write_text(json_lines(ROWS[:3]))
+    assert finetune("check", "demo").returncode == 0
+    assert finetune("show", "demo").returncode == 0, "it takes the lock of the registry"
+    home = tmp_path / "home"
+    for path in (home, *home.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        shown = json.loads(_as_reader(tmp_path, "show", "demo", "--json").stdout)
+        checked = json.loads(_as_reader(tmp_path, "check", "demo", "--json").stdout)
+        ran = _as_reader(tmp_path, "run", "demo", "--stage", "data")
+    finally:
+        for path in (home, *home.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+    assert shown["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
+    assert "folder" not in checked, "what was made for it is not kept"
+    assert ran.returncode == 1 and "may not be " in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("place", ["", "raw", "logs/2026-05"])
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Path, tmp_path: Path, place: str) -> None:
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / place).chmod(0)
+    try:
+        done = _as_reader(tmp_path, "check", "demo")
+    finally:
+        (folder / place).chmod(0o700)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"{folder / place} may not be read or written by this user\nfix: ".replace("/ may", " may")
+    )
+
+
+def _as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command, bound by the permissions of files, with the data and the home below `root`."""
+    env = {**os.environ, "FINETUNE_DATA": str(root / "data"), "FINETUNE_HOME": str(root / "home")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command, pipes = (
+        [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments],
+        {"text": True, "capture_output": True},
+    )
+    return subprocess.run(command, env=env, preexec_fn=bound_by_permissions, check=False, **pipes)  # type: ignore[call-overload,no-any-return]
