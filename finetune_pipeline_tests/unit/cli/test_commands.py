@@ -1,5 +1,6 @@
 """The commands that need no model: what they print, their JSON, and their exit codes."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_pipeline.production.forget import forget as remove
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 from finetune_pipeline_tests.unit.processes import bound_by_permissions
 
@@ -180,3 +183,21 @@ def _as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         {"text": True, "capture_output": True},
     )
     return subprocess.run(command, env=env, preexec_fn=bound_by_permissions, check=False, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def test_a_run_that_writes_while_a_person_is_forgotten_is_told(
+    folder: Path, tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_database(tmp_path / "home" / "mlflow")
+    assert finetune("forget", "demo", "--user", "ann").returncode == 0
+    with contextlib.ExitStack() as stack:
+
+        def forget_while_a_step_begins(task: Any, store: Any, *whom: Any) -> Any:
+            done = remove(task, store, *whom)
+            stack.enter_context(store.lock(task.name, f"data_quality-{'0' * 16}"))
+            return done
+
+        monkeypatch.setattr("finetune_pipeline.cli.forget.remove", forget_while_a_step_begins)
+        done = finetune("forget", "demo", "--user", "ann")
+    assert done.returncode == 1 and "a run of demo writes at the same time\nfix: wait for it" in done.stderr
+    assert "searched" in done.stdout
