@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,19 +55,21 @@ _SYSTEM = {
     errno.EISDIR: ("{place} is a folder where a file is needed", "move the folder away"),
     errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
 }
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system says where something may be read, but not written."""
 _NO_PLACE = ("the folder {place} is not there, and could not be made", "set FINETUNE_HOME to one on a disk")
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = ("the database in {place} is locked by another process", "let it end, and run it again")
+_DISK = ("the database in {place} cannot be read or written: the disk reports an error", "look at the disk")
 _DAMAGED = ("the database {place} is damaged", "put back a copy, or move it away")
+_LITTLE = 1 << 20
+"""Free bytes that no database can work with."""
 SQLITE = {
     "database or disk is full": _FULL,
     "database is locked": _LOCKED,
     "database table is locked": _LOCKED,
     "readonly database": ("the database in {place} may not be written by this user", _RIGHTS),
-    "disk I/O error": (
-        "the database in {place} cannot be read or written: the disk reports an error",
-        "look at the disk",
-    ),
+    "disk I/O error": _DISK,
     "disk image is malformed": _DAMAGED,
     "file is not a database": _DAMAGED,
     "no such table": ("the database in {place} was deleted while it was in use", "run it again"),
@@ -104,11 +107,35 @@ def outside_words(error: BaseException, place: object) -> str | None:
         for number in _WRITING:  # as libraries that are not written in Python say it
             if os.strerror(number) in str(link):
                 return _sentence(_SYSTEM[number], place)
-        if "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__:  # sqlite3, SQLAlchemy
-            for sign, words in SQLITE.items():
-                if sign in str(link):
-                    return _sentence(words, _damaged(place) if words is _DAMAGED else place)
+        of_database = "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__
+        if of_database and (told := sqlite_words(str(link), place)):  # of sqlite3, or SQLAlchemy
+            return told
     return None
+
+
+def sqlite_words(message: str, place: object) -> str | None:
+    """What is wrong with a database below a folder, and what to do, from SQLite's message; None: it says nothing of that."""
+    words = next((words for sign, words in SQLITE.items() if sign in message), None)
+    if words is None:
+        return None
+    if words is _DISK:  # what a full disk is called, too
+        with contextlib.suppress(OSError):
+            words = words if shutil.disk_usage(str(place)).free >= _LITTLE else _FULL
+    return _sentence(words, _damaged(place) if words is _DAMAGED else place)
+
+
+def look_into(folder: str | os.PathLike[str]) -> None:
+    """Raise PermissionError if a folder, or one below it, may not be read: globs take it for an empty one.
+
+    Hidden ones, and the lost+found of a disk, hold nothing of ours.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError) and not Path(error.filename).name.startswith((".", "lost+found")):
+            raise error
+
+    for _ in os.walk(folder, onerror=refuse):
+        pass
 
 
 def _damaged(place: object) -> str:

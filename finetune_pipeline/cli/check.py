@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.faults import READ_ONLY
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import local_base, model_folder
@@ -82,12 +84,22 @@ def check(task: str, as_json: bool) -> int:
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
-    settings = read_settings()
-    checked = check_task(task_folder(task), ArtifactStore(settings.artifacts), settings.home / "checks")
+    settings, folder = read_settings(), task_folder(task)
+    try:
+        return _tell(check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks"), as_json)
+    except OSError as error:  # a home that may only be read: what is made there is made elsewhere, and not kept
+        if error.errno not in READ_ONLY or not Path(str(error.filename)).is_relative_to(settings.home):
+            raise
+    with tempfile.TemporaryDirectory(prefix="finetune-check-") as place:
+        checked = check_task(folder, ArtifactStore(Path(place) / "artifacts"), Path(place) / "checks")
+        return _tell(checked, as_json, kept=False)
+
+
+def _tell(checked: Checked, as_json: bool, kept: bool = True) -> int:
     if as_json:
-        emit(facts_of(checked))
+        emit({name: fact for name, fact in facts_of(checked).items() if kept or name not in ("folder", "full_list")})
     else:
-        show_check(checked)
+        show_check(checked, kept=kept)
     return checked.code
 
 

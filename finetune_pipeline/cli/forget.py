@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, problem, tell
+from finetune_pipeline.cli.output import DONE, ERROR, as_json, get_task, problem, tell
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline.production.forget import trained_models
@@ -57,4 +57,11 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
         problem(
             f"version {serving} of them is champion and serves still: `finetune run {loaded.name}` trains one without"
         )
+    meanwhile = store.building(loaded.name)  # begun while the rows were still there
+    if meanwhile or any(of.left for of in done.searched):
+        problem(
+            f"such rows may be left: a run of {loaded.name} writes at the same time",
+            "fix: wait for it or cancel it, and run this again",
+        )
+        return ERROR
     return DONE

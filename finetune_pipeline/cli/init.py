@@ -77,7 +77,10 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
         raise FindingsError(problems)
     made, given, findings = drafted(given, options, asking)
     store = ArtifactStore(settings.artifacts)
-    placed = write_task(made, given, folder, store)
+    with store.lock(name, "init"):
+        if problems := name_problems(name, folder, given):  # made by another command meanwhile
+            raise FindingsError(problems)
+        placed = write_task(made, given, folder, store)
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
 
     try:

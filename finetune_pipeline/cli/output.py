@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from finetune_pipeline.faults import OutsideError, outside_words
+from finetune_pipeline.faults import OutsideError, look_into, outside_words
 from finetune_pipeline.findings import FindingsError, shortened
 from finetune_pipeline.settings import read_settings
 
@@ -161,6 +161,7 @@ def task_folder(name: str) -> Path:
     known = find_tasks(root)
     if name in known:
         return known[name]
+    look_into(root / name if name and Path(name).name == name else root)
     raise click.ClickException(
         f"there is no task {name!r} in {root} (tasks: {', '.join(known) or 'none'})\nfix: correct the name; {NO_TASK}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import secrets
 import webbrowser
 from itertools import chain
@@ -15,6 +14,7 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task, problem, say, tell
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.ingest import chosen, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
@@ -115,7 +115,7 @@ def _take(queue: ReviewQueue, file: Path, result: dict[str, object], as_json: bo
 
 def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool, seconds: float) -> int:
     token = secrets.token_urlsafe(24)
-    app = review_app(queue.page(rater, token), token, queue.take, queue.target(rater or getpass.getuser()))
+    app = review_app(queue.page(rater, token), token, queue.take, queue.target(rater or user_name()))
     with LocalServer(app, port) as server, contextlib.suppress(KeyboardInterrupt):
         say(f"{len(queue.items)} items: {server.url}/")
         say("Ctrl-C stops it; decisions are saved immediately")

@@ -28,6 +28,7 @@ from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
 from finetune_pipeline.data.split.alike import kernels_compiled_meanwhile
 from finetune_pipeline.evaluation.wording import duration
+from finetune_pipeline.faults import sqlite_words
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.abandoned import abandoned_slots_freed, close_abandoned_runs, process_start
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
@@ -260,7 +261,8 @@ def _cause(data: Any) -> str:
     error = data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    return re.sub(r"^(\w+\.)+", "", error.message.strip()) if error is not None else "unknown error"
+    text = re.sub(r"^(\w+\.)+", "", error.message.strip()) if error is not None else "unknown error"
+    return sqlite_words(text, read_settings().home) or text
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:

@@ -46,5 +46,5 @@ def serve(task: str, port: int) -> int:
         say(f"serving {service.model} at {server.url}/v1 (Ctrl-C stops it)")
         say(f"logging to {writer.path}")
         stop.wait()
-    service.close()
+        service.close()
     return DONE

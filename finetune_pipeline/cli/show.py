@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 import yaml
 
@@ -47,6 +49,8 @@ def show(task: str | None, as_json: bool) -> int:
 
 def _tasks(as_json: bool) -> int:
     root = read_settings().data_root
+    if root.is_dir():
+        os.listdir(root)  # which says so if it may not be read, and a glob does not
     tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
     lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
     for name, wrong in tasks.items():

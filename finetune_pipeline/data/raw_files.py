@@ -12,6 +12,7 @@ from finetune_pipeline.data.json_lines import combine_digests
 from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline.data.readers.records import is_utf8
 from finetune_pipeline.engine.store import SeenFiles, digest_file
+from finetune_pipeline.faults import look_into
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
 
@@ -35,6 +36,8 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     def say(rule: str, place: str, message: str, fix: str) -> None:
         problems.add(Finding(f"data.{rule}", "error", place, message, fix))
 
+    for top in {PurePath(glob).parts[0] for glob in task.spec.data.raw}:
+        look_into(folder / top)
     matches = ((path, "." in PurePath(glob).name) for glob in task.spec.data.raw for path in folder.glob(glob))
     for path in (path for path, has_suffix in matches if has_suffix or is_known(path)):
         name = path.relative_to(folder).as_posix()

@@ -25,7 +25,7 @@ from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
-from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.faults import READ_ONLY, OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
 
 MANIFEST = "artifact.json"
@@ -77,7 +77,11 @@ class SeenFiles:
         quiet = 0 <= before[3] < now - self._GRAIN and before[2] < now - self._GRAIN
         if self._path is not None and before[0] >= self._LEAST_BYTES and quiet and self._marks(path) == before:
             self._known[name] = [*before, digest]
-            write_json(self._path, self._known)
+            try:
+                write_json(self._path, self._known)
+            except OSError as error:
+                if error.errno not in READ_ONLY:  # else it is read again next time
+                    raise
         return digest
 
     @staticmethod
@@ -135,9 +139,18 @@ def check_form(value: Any, form: Any, place: object) -> None:
 
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold a lock of all processes on this machine; waits. Freed by the kernel if the holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+    """Hold a lock of all processes on this machine; waits. Freed by the kernel if the holder dies.
+
+    A lock that exists and may only be read is held, too, so that a home that may only be read can be.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        if error.errno not in READ_ONLY or not os.access(path, os.R_OK):
+            raise
+        handle = path.open("r")
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

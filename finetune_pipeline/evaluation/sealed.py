@@ -130,14 +130,14 @@ def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reaso
         "rows": name,
         "candidate": candidate,
         "reason": reason,
-        "who": _who(),
+        "who": user_name(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_recorded(state), entry]))
     sync_folder(state)
 
 
-def _who() -> str:
+def user_name() -> str:
     """The user the process runs as; unknown where the system has no name for it."""
     try:
         return getpass.getuser()

@@ -19,6 +19,7 @@ from fsspec.core import url_to_fs
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank
 from finetune_pipeline.data.readers.records import BOM
+from finetune_pipeline.faults import look_into
 from finetune_pipeline.spec.model import Task
 
 OWN_FOLDER = "logs"
@@ -78,6 +79,8 @@ def log_files(task: Task) -> list[LogFile]:
         fs.invalidate_cache()
         if not fs.isdir(root):
             continue
+        if "://" not in place:
+            look_into(root)
         for path in sorted(fs.find(root)):
             within = path[len(root) :].lstrip("/")
             name = PurePosixPath(path).name

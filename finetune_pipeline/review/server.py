@@ -43,8 +43,11 @@ def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
         return PlainTextResponse("stored", headers=_HEADERS)
 
     def _store(row: dict[str, Any]) -> None:
-        with lock:
-            append_line(file, row, sync=True)
+        try:
+            with lock:
+                append_line(file, row, sync=True)
+        except OSError as error:
+            raise HTTPException(500, f"this decision is not stored: {file}: {error.strerror}") from error
 
     async def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

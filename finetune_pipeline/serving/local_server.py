@@ -25,6 +25,8 @@ from finetune_pipeline.faults import OutsideError
 HOST = "127.0.0.1"
 BODY_SECONDS = 30.0
 """Time limit of a request body; slower ones are refused and the connection is closed."""
+STOP_SECONDS = 8
+"""Time that the last responses get when the server stops. Containers are killed after 10 s."""
 NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Headers of every response."""
 CLOSE = {**NO_STORE, "Connection": "close"}
@@ -118,9 +120,10 @@ class LocalServer:
     """
 
     def __init__(self, app: ASGIApp, port: int = 0) -> None:
-        if problem := port_problem(port):
-            raise OutsideError(problem)
-        self._socket = socket.create_server((HOST, port), backlog=128)
+        try:
+            self._socket = socket.create_server((HOST, port), backlog=128)
+        except OSError as error:
+            raise OutsideError(port_problem(port) or f"port {port} was just in use; run it again") from error
         self.port: int = self._socket.getsockname()[1]
         settings = uvicorn.Config(
             app,
@@ -129,7 +132,7 @@ class LocalServer:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=STOP_SECONDS,
         )
         self._server = uvicorn.Server(settings)
         # off the main thread uvicorn leaves the process's signal handlers alone

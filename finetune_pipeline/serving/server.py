@@ -54,6 +54,9 @@ def chat_app(service: Service) -> Starlette:
         assert isinstance(error, BadRequest)
         return JSONResponse(error.body(), error.status, headers=CLOSE)
 
+    async def server_error(_: Request, error: Exception) -> Response:
+        return _refuse(500, f"this server has a fault, which its terminal shows: {type(error).__name__}")
+
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path, message = request.url.path, error.detail
@@ -66,7 +69,7 @@ def chat_app(service: Service) -> Starlette:
     endpoints = (chat, feedback, models, health)
     return Starlette(
         routes=[Route(path, call, methods=[_METHODS[path]]) for path, call in zip(_METHODS, endpoints, strict=True)],
-        exception_handlers={BadRequest: bad_request, HTTPException: http_error},
+        exception_handlers={BadRequest: bad_request, HTTPException: http_error, Exception: server_error},
         middleware=[host_guard(_refuse)],
     )
 

@@ -54,7 +54,7 @@ class TooLong(ValueError):
 
 
 class LoadedModel:
-    """A champion in memory. Only one answer is generated at a time; other threads wait."""
+    """A champion in memory. Whoever wants an answer must hold `turn`: one is generated at a time."""
 
     def __init__(self, champion: Champion) -> None:
         from transformers.utils.logging import disable_progress_bar
@@ -66,7 +66,7 @@ class LoadedModel:
         disable_progress_bar()  # the operator's terminal is for requests and errors
         self._model = load_for_prediction(champion.model, pick_device(), champion.adapter, champion.precision)
         self._tokenizer = load_tokenizer(champion.model)
-        self._lock = Lock()
+        self.turn = Lock()
 
     def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Answer:
         """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
@@ -78,16 +78,15 @@ class LoadedModel:
 
         turns = [{"role": "system", "content": self.champion.system_prompt}, *(dict(m) for m in messages)]
         most = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
-        with self._lock:
-            prompt = encode_prompt(self._tokenizer, turns)
-            context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-            if context and len(prompt) + most > context:
-                raise TooLong(
-                    f"the prompt has {len(prompt)} tokens and the answer up to {most}: more than the model's {context}"
-                )
-            (made,) = generate_and_score(
-                self._model, self._tokenizer, [prompt], None, most, 1, stage="serve", name=self.champion.name
+        prompt = encode_prompt(self._tokenizer, turns)
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if context and len(prompt) + most > context:
+            raise TooLong(
+                f"the prompt has {len(prompt)} tokens and the answer up to {most}: more than the model's {context}"
             )
+        (made,) = generate_and_score(
+            self._model, self._tokenizer, [prompt], None, most, 1, stage="serve", name=self.champion.name
+        )
         if made.status == "error":
             raise RuntimeError(made.error)
         return made
@@ -137,7 +136,10 @@ class Service:
         if not self._places.acquire(blocking=False):
             raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
         try:
-            reply = loaded.answer(chat.messages, chat.max_tokens)
+            with loaded.turn:
+                if self._stop.is_set():
+                    raise BadRequest("this server is stopping", status=503, code="stopping")
+                reply = loaded.answer(chat.messages, chat.max_tokens)
         except TooLong as error:
             raise BadRequest(str(error), "messages", code="context_length_exceeded") from error
         except FindingsError as error:
@@ -224,6 +226,7 @@ class Service:
         Thread(target=look, daemon=True, name="champion").start()
 
     def close(self) -> None:
+        """Refuse the requests that wait for the model; the one that is being answered is the last."""
         self._stop.set()
 
 

@@ -1,15 +1,22 @@
 """The commands that need no model: what they print, their JSON, and their exit codes."""
 
+import contextlib
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from finetune_pipeline.production.forget import forget as remove
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
+from finetune_pipeline_tests.unit.processes import bound_by_permissions
 
 SPEC = {
     "name": "demo", "description": "d", "system_prompt": "Say yes or no.",
@@ -132,3 +139,65 @@ def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path,
 def test_nobody_is_not_forgotten_with_success(folder: Path, finetune: Any, whom: list[str]) -> None:
     done = finetune("forget", folder.name, *whom)
     assert done.returncode == 1 and "give --user or --id" in done.stderr
+
+
+def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: Path, finetune: Any) -> None:
+    (folder / "raw" / "a.jsonl").write_text(json_lines(ROWS[:3]))
+    assert finetune("check", "demo").returncode == 0
+    assert finetune("show", "demo").returncode == 0, "it takes the lock of the registry"
+    home = tmp_path / "home"
+    for path in (home, *home.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        shown = json.loads(_as_reader(tmp_path, "show", "demo", "--json").stdout)
+        checked = json.loads(_as_reader(tmp_path, "check", "demo", "--json").stdout)
+        ran = _as_reader(tmp_path, "run", "demo", "--stage", "data")
+    finally:
+        for path in (home, *home.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+    assert shown["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
+    assert "folder" not in checked, "what was made for it is not kept"
+    assert ran.returncode == 1 and "may not be " in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("place", ["", "raw", "logs/2026-05"])
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Path, tmp_path: Path, place: str) -> None:
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / place).chmod(0)
+    try:
+        done = _as_reader(tmp_path, "check", "demo")
+    finally:
+        (folder / place).chmod(0o700)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"{folder / place} may not be read or written by this user\nfix: ".replace("/ may", " may")
+    )
+
+
+def _as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command, bound by the permissions of files, with the data and the home below `root`."""
+    env = {**os.environ, "FINETUNE_DATA": str(root / "data"), "FINETUNE_HOME": str(root / "home")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command, pipes = (
+        [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments],
+        {"text": True, "capture_output": True},
+    )
+    return subprocess.run(command, env=env, preexec_fn=bound_by_permissions, check=False, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def test_a_run_that_writes_while_a_person_is_forgotten_is_told(
+    folder: Path, tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_database(tmp_path / "home" / "mlflow")
+    assert finetune("forget", "demo", "--user", "ann").returncode == 0
+    with contextlib.ExitStack() as stack:
+
+        def forget_while_a_step_begins(task: Any, store: Any, *whom: Any) -> Any:
+            done = remove(task, store, *whom)
+            stack.enter_context(store.lock(task.name, f"data_quality-{'0' * 16}"))
+            return done
+
+        monkeypatch.setattr("finetune_pipeline.cli.forget.remove", forget_while_a_step_begins)
+        done = finetune("forget", "demo", "--user", "ann")
+    assert done.returncode == 1 and "a run of demo writes at the same time\nfix: wait for it" in done.stderr
+    assert "searched" in done.stdout

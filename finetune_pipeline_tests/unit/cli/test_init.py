@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import yaml
 
+import finetune_pipeline.cli.init as init_command
 from finetune_pipeline_tests.unit.data.test_draft import CHATS, lines, of, pairs, table
 
 
@@ -141,3 +142,21 @@ def test_a_chat_export_ends_as_conversations(tmp_path: Path, finetune: Any) -> N
     printed = finetune("init", of(tmp_path, "export.json", json.dumps({"chat": rows}))[1], "--json").json
     assert printed["validated"]["kept"] == 60 and printed["draft"]["kind"] == "text"
     assert printed["copied"] == ["raw/export.jsonl"]
+
+
+def test_a_task_that_another_command_makes_meanwhile_is_not_overwritten(
+    tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.csv").write_text("text,label\n" + "".join(f"note {i},{'ab'[i % 2]}\n" for i in range(40)))
+    drafted, begun = init_command.drafted, list[Any]()
+
+    def drafted_by_two(*arguments: Any, **options: Any) -> Any:
+        if not begun:
+            begun.append(None)
+            begun[0] = finetune("init", tmp_path / "notes.csv", "--yes")
+        return drafted(*arguments, **options)
+
+    monkeypatch.setattr(init_command, "drafted", drafted_by_two)
+    later = finetune("init", tmp_path / "notes.csv", "--yes")
+    assert begun[0].returncode in (0, 2) and later.returncode == 1
+    assert "there is a task 'notes' already" in later.stderr

@@ -267,6 +267,23 @@ def test_a_failed_step_names_its_error_once() -> None:
     assert failures == ([], [("step", "MissingInput: tickets/splits needs clean_examples")])
 
 
+def test_a_full_disk_that_only_dagster_meets_is_told_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
+
+    @dg.op
+    def step() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    @dg.job
+    def job() -> None:
+        step()
+
+    _, [(_, message)] = refusals_and_failures(job.execute_in_process(raise_on_error=False))
+    assert message.startswith(f"the disk is full: {tmp_path} could not be written\nfix: make space")
+
+
 def _interruptible() -> None:
     """The tests' own process may have been started with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """A real server on this machine: what it stores, and whom it turns away."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.review.server import MAX_BODY, review_app
 from finetune_pipeline.serving.local_server import LocalServer
 
@@ -61,3 +63,17 @@ def test_others_are_turned_away(server: tuple) -> None:
     assert ask(made, "/ratings", good)[0] == 403 and ask(made, "/ratings", good, X_Token="another")[0] == 403
     assert ask(made, "/ratings", good, X_Token=TOKEN, Host="evil.example")[0] == 403
     assert ask(made, "/", None, Host="evil.example")[0] == 403 and not file.exists()
+
+
+def test_a_decision_that_cannot_be_stored_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("no folder")
+    with LocalServer(review_app("", TOKEN, judge, tmp_path / "out" / "row.jsonl")) as made:
+        status, answer = ask(made, "/ratings", b'{"good": true}', X_Token=TOKEN)
+    assert status == 500 and answer.startswith("this decision is not stored: ") and "row.jsonl" in answer
+
+
+def test_a_user_without_a_name_can_review(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_001)  # as in a container that was given a number
+    assert user_name() == "unknown"

@@ -22,6 +22,7 @@ from finetune_pipeline.serving.server import MAX_BODY, chat_app
 from finetune_pipeline.serving.service import WAITING, Champion, LogWriter, Service
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
+from finetune_pipeline_tests.unit.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +258,25 @@ def test_half_a_line_of_a_writer_that_died_spoils_no_other(task: Task, tmp_path:
     assert [r["id"] for r in logs.rows] == ["a", "c"]
     assert len(logs.quarantine) == 1
     assert os.stat(writer.path).st_mode & 0o077 == 0, "what users wrote is nobody else's business"
+
+
+def test_a_fault_of_the_server_has_the_form_of_its_errors(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.service.loaded, "answer", fail)
+        status, answer = running.chat()
+    assert (status, answer["error"]["type"]) == (500, "server_error") and "IndexError" in answer["error"]["message"]
+    assert running.chat()[0] == 200 and running.service._places._value == WAITING, "no place is lost"
+
+
+def test_a_server_that_stops_keeps_nobody_waiting_for_the_model(task: Task, running: Running) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        with running.service.loaded.turn:  # as while another request is answered
+            waiting = [pool.submit(running.chat) for _ in range(3)]
+            wait_until(lambda: running.service._places._value == WAITING - 3)
+            running.service.close()
+        answers = [request.result() for request in waiting]
+    assert [(status, made["error"]["code"]) for status, made in answers] == [(503, "stopping")] * 3
+    assert not (task.folder / "logs" / "served.jsonl").exists(), "nothing is answered that nobody gets"
