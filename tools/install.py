@@ -130,7 +130,7 @@ def install_locked(locks: list[Path]) -> None:
 def unpack_torch() -> bool:
     """Install torch alone if pip's own choice is the build for this machine. Returns whether it was."""
     if has_gpu() or torch_is_cpu_build_by_default():
-        pip("install", "--no-deps", TORCH)
+        pip("install", "-q", "--no-deps", TORCH)  # twice quiet: what uv writes meanwhile looks broken
         return True
     return False
 
