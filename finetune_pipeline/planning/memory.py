@@ -93,7 +93,7 @@ def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, wi
 
 
 def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
-    """Return the bytes all trained blocks save; with gradient checkpointing, each block's input and one block's activations."""
+    """Return the bytes all blocks save; with gradient checkpointing, each block's input and one block's activations."""
     block, method = layer_bytes(shape, settings, batch, width), METHODS[settings["method"]]
     mixed = method.holds == "float32"
     # autocast's 16-bit copies of the trained weights
@@ -101,7 +101,7 @@ def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batc
     if method.trains_inputs:  # otherwise the first norm saves nothing, which offsets the last one
         copies += batch.tokens * shape.hidden * (8 if mixed else 4 if shape.own_norms else width)
     if not checkpoints(shape, settings):
-        return method.trained_layers(settings, shape) * block + copies
+        return shape.layers * block + copies
     return shape.layers * batch.tokens * shape.hidden * (4 if mixed else width) + block + copies
 
 

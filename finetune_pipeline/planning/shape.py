@@ -31,12 +31,6 @@ class Linear:
     def parameters(self) -> int:
         return self.fan_in * self.fan_out
 
-    @property
-    def block(self) -> int:
-        """Number of the block it belongs to, from 0; -1 outside all blocks."""
-        number = re.search(r"\.(\d+)\.", self.name)
-        return int(number[1]) if number else -1
-
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -81,14 +75,9 @@ class ModelShape:
         """Number of all parameters, tied ones once."""
         return self.linear + self.embedding + self.head + self.other
 
-    def targeted(self, targets: Sequence[str] | str, last: int | None = None) -> Iterator[Linear]:
-        """Yield the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names.
-
-        last: only those of so many last blocks.
-        """
+    def targeted(self, targets: Sequence[str] | str) -> Iterator[Linear]:
+        """Yield the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
         for layer in self.linears:
-            if last is not None and layer.block < self.layers - last:
-                continue
             if targets == "all-linear" or (
                 re.fullmatch(targets, layer.name)
                 if isinstance(targets, str)

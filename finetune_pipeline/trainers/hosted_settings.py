@@ -66,7 +66,7 @@ def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bo
     """Findings about settings of ``training.lora`` that a service does not support. chooses_layers:
     whether the service lets users choose the adapted layers."""
     lora = low_rank(spec.training)
-    other = {"dora": lora.dora, "rslora": lora.rslora, "last_layers": bool(lora.last_layers)}
+    other = {"dora": lora.dora, "rslora": lora.rslora}
     other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
     message, fix = "the service trains only plain LoRA", "remove it, or set training.trainer: local"
     return [trainer.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]

@@ -95,7 +95,7 @@ class Shape(Protocol):
     def head_dim(self) -> int: ...
     @property
     def parameters(self) -> int: ...
-    def targeted(self, targets: Sequence[str] | str, last: int | None = None) -> Iterator[Any]: ...
+    def targeted(self, targets: Sequence[str] | str) -> Iterator[Any]: ...
 
 
 class Method(ABC):
@@ -167,10 +167,6 @@ class Method(ABC):
     @abstractmethod
     def trainable(self, settings: Settings, shape: Shape) -> int:
         """Return the number of trained parameters."""
-
-    def trained_layers(self, settings: Settings, shape: Shape) -> int:
-        """Return how many of the last blocks save something for the backward pass."""
-        return shape.layers
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """Return the bytes one block saves for the backward pass of its trained weights; width: bytes of the compute dtype."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -33,11 +33,6 @@ class LoraSpec(Section):
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0.0, lt=1.0)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    last_layers: int | None = Field(
-        None,
-        ge=1,
-        description="Train only so many of the last layers: nothing is propagated back through the others. Unset: all.",
-    )
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
     dora: bool = Field(False, description="Learn magnitude and direction of the weights separately (Liu et al. 2024).")
 
@@ -70,12 +65,7 @@ class LowRank(Method):
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
         """Check that every named layer exists; PEFT matches all modules whose names end with it."""
-        lora = getattr(training, self.section)
-        wanted, count = lora.target_modules, (config.get("text_config") or config).get("num_hidden_layers")
-        if lora.last_layers and count and lora.last_layers > count:
-            message, fix = f"the base model has {count} layers", f"write {count} or less, or remove the key"
-            place = f"task.yaml: training.{self.section}.last_layers"
-            return [Finding("training.last_layers", "error", place, message, fix)]
+        wanted = getattr(training, self.section).target_modules
         if isinstance(wanted, str):
             return []
         names, complete = layers()
@@ -94,44 +84,34 @@ class LowRank(Method):
         lora = settings[self.section]
         return sum(
             lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
-            for layer in _targeted(lora, shape)
+            for layer in shape.targeted(lora["target_modules"])
         )
-
-    def trained_layers(self, settings: Settings, shape: Shape) -> int:
-        return settings[self.section]["last_layers"] or shape.layers
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """Return the bytes of one input tensor per group of layers that share it, its dropout mask, and both matrices' products."""
-        lora, blocks = settings[self.section], self.trained_layers(settings, shape)
-        layers = list(_targeted(lora, shape))
+        lora = settings[self.section]
+        layers = list(shape.targeted(lora["target_modules"]))
         if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
-            return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // blocks for layer in layers)
+            return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
         widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
         copies = 2 if lora["dropout"] else 1
         read = sum(tokens * widths[name] * width * copies for name in self._inputs(settings, shape))
         products = sum(lora["r"] * width * (tokens + layer.fan_in + layer.fan_out) for layer in layers)
-        return int(read + products // blocks)
+        return int(read + products // shape.layers)
 
     def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
         return "o" in self._inputs(settings, shape)
 
     def _inputs(self, settings: Settings, shape: Shape) -> set[str]:
         """Return which of a block's four inputs the adapter reads."""
-        names = {layer.name.rpartition(".")[2] for layer in _targeted(settings[self.section], shape)}
+        names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear."""
         from peft import LoraConfig, get_peft_model
-        from torch import nn
 
-        lora, count = settings[self.section], model.config.get_text_config().num_hidden_layers
-        targets, last = lora["target_modules"], lora["last_layers"]
-        if last and isinstance(targets, str):  # PEFT chooses layers only among modules that are named
-            linear = {
-                name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)
-            }
-            targets = sorted(linear - {*NOT_ADAPTED})
+        lora = settings[self.section]
         config = LoraConfig(
             r=lora["r"],
             lora_alpha=lora["alpha"],
@@ -139,11 +119,6 @@ class LowRank(Method):
             use_rslora=lora["rslora"],
             use_dora=lora["dora"],
             task_type="CAUSAL_LM",
-            target_modules=targets,
-            layers_to_transform=list(range(count - last, count)) if last else None,
+            target_modules=lora["target_modules"],
         )
         return get_peft_model(model, config), {}
-
-
-def _targeted(lora: Settings, shape: Shape) -> Iterator[Any]:
-    return shape.targeted(lora["target_modules"], lora["last_layers"])

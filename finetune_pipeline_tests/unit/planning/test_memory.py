@@ -90,19 +90,14 @@ def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | Non
     return sum(kept.values())
 
 
-LAST_LAYER = {"lora": {"r": 4, "last_layers": 1}}
-
-
-@pytest.mark.parametrize(("method", "more"), [*((method, {}) for method in METHODS), ("lora", LAST_LAYER)])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["llama", "gemma3"])  # whose heads have norms, as Qwen 3's have
-def test_activations_are_what_is_kept(
-    models: Models, examples: list[Example], name: str, method: str, more: dict[str, Any]
-) -> None:
+def test_activations_are_what_is_kept(models: Models, examples: list[Example], name: str, method: str) -> None:
     folder, shape = models[name, True], model_shape(models[name, True])
     tokenizer, examples = load_tokenizer(folder), examples[:6]
     every = list(itertools.product(("float32", "bfloat16"), (True, False)))
     for precision, packed in every if name == "gemma3" else every[::3]:
-        settings, compute = settings_of(method, precision=precision, **more), getattr(torch, precision)
+        settings, compute = settings_of(method, precision=precision), getattr(torch, precision)
         built = build(folder, settings, compute, CPU, tokenizer, task_text(examples))
         assert METHODS[method].trainable(settings, shape) == trained(built.model)
         assert not packed or supports_shared_prefix(built.model)[0]

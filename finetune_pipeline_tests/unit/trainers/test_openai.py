@@ -218,14 +218,13 @@ def test_preflight_names_every_problem_at_once_and_never_the_key(
 
 
 def test_settings_that_a_service_would_not_apply_are_named(nebius: OpenAiJobsServer, tmp_path: Path) -> None:
-    lora = {"r": 4, "rslora": True, "target_modules": ["q_proj"], "last_layers": 2}
+    lora = {"r": 4, "rslora": True, "target_modules": ["q_proj"]}
     section = {"profile": "nebius", "base_url": nebius.url}
     findings = preflight(make_task("openai", section, lora=lora, over_length="drop", epochs=0.5), tmp_path)
     named = {f.place: f.severity for f in findings if f.rule.startswith("hosted.")}
     assert named == {
         "task.yaml: training.lora.rslora": "error",
         "task.yaml: training.lora.target_modules": "error",
-        "task.yaml: training.lora.last_layers": "error",
         "task.yaml: training.over_length": "warning",
         "task.yaml: training.epochs": "note",
         "task.yaml: training.budget_usd": "warning",

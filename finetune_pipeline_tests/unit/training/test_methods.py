@@ -26,7 +26,6 @@ LORA = {"r": 4, "alpha": 8, "dropout": 0.05}
 METHODS: dict[str, dict[str, Any]] = {
     "dora": {"method": "lora", "lora": {**LORA, "dora": True}},
     "rslora": {"method": "lora", "lora": {**LORA, "rslora": True}},
-    "last layer": {"method": "lora", "lora": {**LORA, "last_layers": 1}},
     "full": {"learning_rate": 2e-3},
     "prefix": {"learning_rate": 0.05, "prefix": {"tokens": 6}},
     "prompt": {"learning_rate": 0.05, "prompt": {"tokens": 6}},
@@ -55,7 +54,7 @@ def _loss(folder: Path, inputs: Path, adapter: Path | None = None) -> float:
 
 @pytest.mark.parametrize(
     ("name", "tensors"),
-    [("dora", 42), ("rslora", 28), ("last layer", 14), ("prefix", 1), ("prompt", 1)],
+    [("dora", 42), ("rslora", 28), ("prefix", 1), ("prompt", 1)],
 )
 def test_it_learns_and_what_is_saved_is_what_was_validated(
     inputs: Path, tmp_path: Path, name: str, tensors: int
