@@ -164,7 +164,7 @@ def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
             raise OSError(f"not a file of at most {_MOST_BYTES >> 10} KiB")
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        fix = "write a task.yaml in this folder (UTF-8)"
+        fix = "put a task.yaml into this folder, in UTF-8, that this user may read"
         return None, [Finding("spec.unreadable", "error", str(path), str(error), fix)]
     try:
         spec = parse_spec(text)
