@@ -28,7 +28,8 @@ from benchmarks.example_sets import INTENTS, example_set, with_answer, with_shuf
 from finetune_pipeline.baseline.ladder import OPTIMISED, climb
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model
 from finetune_pipeline.evaluation.wording import percent, points, points_range

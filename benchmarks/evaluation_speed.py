@@ -43,7 +43,7 @@ from lm_eval.models.huggingface import HFLM
 from training_tasks import ROOT, make_base
 from transformers import AutoModelForCausalLM
 
-from finetune_pipeline.engine.store import SeenFiles
+from finetune_pipeline.engine.files import SeenFiles
 from finetune_pipeline.evaluation import answering
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer

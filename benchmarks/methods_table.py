@@ -22,7 +22,8 @@ from typing import Any
 
 from finetune_pipeline.data.examples import examples_of, read_examples, seal_key
 from finetune_pipeline.data.scrub import load_key
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, digest_json, read_json, write_json
+from finetune_pipeline.engine.files import digest_json, read_json, write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import open_sealed

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker.jobs import base_job, train_job

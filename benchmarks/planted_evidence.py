@@ -36,7 +36,7 @@ from benchmarks.planted_world import (
 )
 from finetune_pipeline.data.examples import seal_key, unseal
 from finetune_pipeline.data.scrub import load_key
-from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.spec.outputs import LabelsOutput

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from chat_rows import SYSTEM_PROMPT, write_chat_rows
 
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, digest_file
+from finetune_pipeline.engine.files import digest_file
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs

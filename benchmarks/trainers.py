@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline_tests.graph.project import Project, easy_rows
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task

@@ -30,7 +30,7 @@ from typing import Any
 
 from training_tasks import child, first_rows, make_base, make_splits, messages, read_json
 
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.worker.jobs import train_job
 

@@ -108,8 +108,8 @@ def outside_words(error: BaseException, place: object) -> str | None:
             if os.strerror(number) in str(link):
                 return _sentence(_SYSTEM[number], place)
         of_database = "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__
-        if of_database and (told := sqlite_words(str(link), place)):  # of sqlite3, or SQLAlchemy
-            return told
+        if of_database and (sentence := sqlite_words(str(link), place)):  # of sqlite3, or SQLAlchemy
+            return sentence
     return None
 
 

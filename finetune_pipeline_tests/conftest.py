@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_pipeline.engine.store import hold
+from finetune_pipeline.engine.files import hold
 from finetune_pipeline_tests import warm_workers, wheel
 from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.shared import Shared

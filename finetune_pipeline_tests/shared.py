@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from finetune_pipeline.engine.store import hold
+from finetune_pipeline.engine.files import hold
 
 _VARIABLE = "FINETUNE_TEST_SHARED"
 

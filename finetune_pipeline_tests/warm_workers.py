@@ -54,7 +54,7 @@ def start() -> dict[str, str]:
     to it; none off Linux."""
     if not sys.platform.startswith("linux"):
         return {}
-    from finetune_pipeline.engine.store import hold
+    from finetune_pipeline.engine.files import hold
     from finetune_pipeline_tests.shared import Shared
 
     shared = Shared.get()

@@ -179,7 +179,6 @@ def main() -> None:
         install_installers()
         unpacked = pool.submit(unpack_torch)  # the largest one, beside all others
         install_locked(list(LOCKS) if dev else [LOCKS[0]])
-        unpacked.result()
     with at_work("what torch's build brings, and the project"):
         install_torch(unpacked.result())
         pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))

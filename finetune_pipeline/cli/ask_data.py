@@ -9,7 +9,7 @@ import click
 from finetune_pipeline.cli.output import DONE, as_json, get_task, tell
 from finetune_pipeline.cli.project import NOT_EVALUATED, open_project
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.failures import request_page, request_rows

@@ -17,7 +17,8 @@ from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, sa
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.faults import READ_ONLY
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin

@@ -12,7 +12,8 @@ import click
 from finetune_pipeline.baseline.simple_export import export_simple
 from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, emit, get_task, problem, tell
-from finetune_pipeline.engine.store import ArtifactStore, read_json
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.endpoint_client import EndpointError
 from finetune_pipeline.evaluation.llama_cpp import Unproven, prove, require_llama_cpp
 from finetune_pipeline.evaluation.verification import ROWS, required_share

@@ -130,7 +130,7 @@ def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: Art
         The names of the raw files that were copied.
     """
     from finetune_pipeline.data.draft.files import place_files, task_yaml
-    from finetune_pipeline.engine.store import replace_text, write_json
+    from finetune_pipeline.engine.files import replace_text, write_json
     from finetune_pipeline.spec import Task, parse_spec
 
     placed: list[str] = []

@@ -13,8 +13,9 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, say
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import RunInputs
-from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.models.identity import model_kind
@@ -61,7 +62,7 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     if errors(findings):
         return _refused(loaded, findings, as_json)
     inputs = rows_to_plan(loaded, store, run_inputs)
-    plan = training_plan(
+    planned = training_plan(
         loaded.spec,
         base,
         inputs.train,
@@ -70,7 +71,7 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
         task_folder=loaded.folder,
         available=bytes_of(memory, "--memory") if memory else None,
     )
-    facts = asdict(plan) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
+    facts = asdict(planned) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
     # by the measured baseline where there is one
     advice = PIPELINE.find("advice", loaded, run_inputs, store)
     facts["power"] = dict(advice.facts["power"]) if advice else power_bounds(loaded.spec, inputs.test_rows)

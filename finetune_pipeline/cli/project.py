@@ -7,8 +7,9 @@ from typing import Any
 
 import dagster as dg
 
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.orchestration.release import is_registered, present_inputs

@@ -8,7 +8,7 @@ import click
 
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
 from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line, open_project
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_pipeline.data.perturbations import BLOCKING
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.planning.needs import parameters_by_name
 from finetune_pipeline.progress import spell
 from finetune_pipeline.spec.methods import METHODS

@@ -10,7 +10,7 @@ import click
 from finetune_pipeline.cli.output import DONE, apply_environment, as_json, get_task, tell
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import run_job
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.versus import versus as put_side_by_side

@@ -16,7 +16,7 @@ import msgspec
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.readers.records import BLANKS, BOM
 from finetune_pipeline.data.readers.records import read_lines as lines_of
-from finetune_pipeline.engine.store import DamagedFile, check_form, digest_file
+from finetune_pipeline.engine.files import DamagedFile, check_form, digest_file
 from finetune_pipeline.findings import Finding
 
 MAX_LINE_BYTES = 8 * 1024 * 1024

@@ -11,7 +11,7 @@ from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.json_lines import combine_digests
 from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline.data.readers.records import is_utf8
-from finetune_pipeline.engine.store import SeenFiles, digest_file
+from finetune_pipeline.engine.files import SeenFiles, digest_file
 from finetune_pipeline.faults import look_into
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec

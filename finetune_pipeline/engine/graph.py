@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, read_json, write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.spec.model import Task
 
 

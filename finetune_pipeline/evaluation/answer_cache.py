@@ -26,7 +26,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from finetune_pipeline.data.scrub import load_key
-from finetune_pipeline.engine.store import digest_json
+from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.models.inference.generated import Answer
 
 FILE, FOLDER = "answers.sqlite", ".answers"

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import SeenFiles, digest_json
+from finetune_pipeline.engine.files import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import TEXTS, model_folder

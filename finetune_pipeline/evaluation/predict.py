@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from finetune_pipeline.data.documents import PASSAGES, left_out, read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import drawn, perturbed
-from finetune_pipeline.engine.store import SeenFiles, write_json
+from finetune_pipeline.engine.files import SeenFiles, write_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.correctness import is_valid

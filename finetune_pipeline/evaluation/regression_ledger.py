@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finetune_pipeline.engine.store import DamagedFile
+from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
 from finetune_pipeline.spec.outputs import AnyOutput

@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypedDict
 
 from finetune_pipeline.data.examples import decode_examples, unseal
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import (
+from finetune_pipeline.engine.files import (
     DamagedFile,
     digest_json,
     hold,

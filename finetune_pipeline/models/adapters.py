@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError, outside_words
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer, unusable

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import INDEX, MODEL_FILE, origin, text_files, weight_files
 from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.gguf import KINDS, write_gguf
 from finetune_pipeline.models.gguf_tokenizer import leading_token

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem
 

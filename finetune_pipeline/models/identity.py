@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from finetune_pipeline.engine.store import Artifact, DamagedFile, digest_file, read_json, write_json
+from finetune_pipeline.engine.files import DamagedFile, digest_file, read_json, write_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.settings import read_settings
 

@@ -13,7 +13,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from finetune_pipeline import __version__
-from finetune_pipeline.engine.store import Artifact, digest_file, read_json
+from finetune_pipeline.engine.files import digest_file, read_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.models.chat_templates import own_template, prompt_text
 from finetune_pipeline.models.control_tokens import control_tokens
 from finetune_pipeline.models.hosted import read_hosted

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record

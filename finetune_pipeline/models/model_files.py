@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from finetune_pipeline.engine.store import DamagedFile, read_json
+from finetune_pipeline.engine.files import DamagedFile, read_json
 from finetune_pipeline.findings import Finding, FindingsError
 
 T = TypeVar("T")

@@ -215,9 +215,8 @@ def follow(model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = 
         span = slice(start, start + batch_size)
         compared = answers[span]
         written = [[answer.new_ids] for answer in compared] or [[] for _ in rows.gold[span]]
-        texts = [
-            [gold, *own] for gold, own in zip(rows.gold[span], written, strict=True)
-        ]  # what they share is read once
+        # what the two share is read once
+        texts = [[gold, *own] for gold, own in zip(rows.gold[span], written, strict=True)]
         for (gold, *own), answer in zip_longest(reader.continuations(reader.read(rows.prompts[span]), texts), compared):
             parts.append(gold.float().cpu())
             if answer is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.engine.store import digest_file, read_json
+from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
 from finetune_pipeline.models.identity import model_folder

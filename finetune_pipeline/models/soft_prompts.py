@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
 from finetune_pipeline.models.chat import load_tokenizer

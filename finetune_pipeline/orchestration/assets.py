@@ -5,8 +5,8 @@ import re
 import dagster as dg
 
 from finetune_pipeline.engine.checks import Check, CheckResult
+from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import Step
-from finetune_pipeline.engine.store import digest_json
 from finetune_pipeline.faults import outside_words
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.orchestration.materialize import as_metadata, materialize

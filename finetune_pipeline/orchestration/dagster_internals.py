@@ -25,7 +25,7 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
-from finetune_pipeline.engine.store import hold, replace_text
+from finetune_pipeline.engine.files import hold, replace_text
 from finetune_pipeline.orchestration.abandoned import is_abandoned, launch_tags
 from finetune_pipeline.settings import read_settings
 

@@ -12,9 +12,10 @@ from typing import Any
 import dagster as dg
 
 from finetune_pipeline.data.examples import examples_of
+from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
-from finetune_pipeline.engine.store import Artifact, digest_file, read_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError, errors, most_first
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release

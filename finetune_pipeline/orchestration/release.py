@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.ingest import read_logs

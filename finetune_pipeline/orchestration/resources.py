@@ -17,7 +17,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.progress import tell
 from finetune_pipeline.settings import WORKER_MODULE, read_settings, shown_gpus

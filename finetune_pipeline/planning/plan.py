@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
 from finetune_pipeline.planning.costs import TrainingCost, method_settings, training_costs

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 from tokenizers import Tokenizer
 
-from finetune_pipeline.engine.store import DamagedFile
+from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_of_turn_token
 from finetune_pipeline.models.chat_templates import (

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.models.hardware import cpu_model
 
 FILE = "throughput.json"

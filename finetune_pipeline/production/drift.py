@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.production_rows import moment as moment_of
 from finetune_pipeline.production.signals import INPUT, QUALITY, Reference, Window, signals_of
 from finetune_pipeline.spec.model import TaskSpec

@@ -18,7 +18,8 @@ from typing import Any
 from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.review import read_decisions
-from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore, read_json
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
 from finetune_pipeline.evaluation.answer_cache import FOLDER as ANSWERS_FOLDER
 from finetune_pipeline.production.intake import LOCK, log_store, take_in

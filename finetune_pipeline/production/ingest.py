@@ -13,7 +13,8 @@ import msgspec
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.store import ArtifactStore, digest_json
+from finetune_pipeline.engine.files import digest_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.production.choosing import Chosen, choose, settings

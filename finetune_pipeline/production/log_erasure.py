@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from finetune_pipeline.engine.store import hold, sync_folder
+from finetune_pipeline.engine.files import hold, sync_folder
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.intake import stream_of
 from finetune_pipeline.production.log_files import (

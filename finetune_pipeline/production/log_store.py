@@ -19,7 +19,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import DamagedFile, read_json, replace_text, sync_folder, write_json
+from finetune_pipeline.engine.files import DamagedFile, read_json, replace_text, sync_folder, write_json
 from finetune_pipeline.production.log_files import Stream
 from finetune_pipeline.production.log_rows import hash_user
 

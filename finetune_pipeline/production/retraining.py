@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.simple_models import linear_pipeline
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, digest_json
+from finetune_pipeline.engine.files import digest_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of, settings
 from finetune_pipeline.production.drift import DAY, moment
 from finetune_pipeline.production.ingest import Logs, Remembered, chosen, corrections, read_logs

@@ -18,7 +18,7 @@ from finetune_pipeline.data.quality.synthetic import review_line, review_sample
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, chosen
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import placed_rows
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.planning.tokens import counted_by
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html, page_markdown

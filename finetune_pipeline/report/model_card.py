@@ -9,7 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from finetune_pipeline.engine.store import Artifact, read_json
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import EvaluationResult

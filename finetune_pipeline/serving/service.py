@@ -16,7 +16,7 @@ import msgspec
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, append_line
 from finetune_pipeline.data.readers.records import RawStream, read_lines
-from finetune_pipeline.engine.store import hold
+from finetune_pipeline.engine.files import hold
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK

@@ -10,8 +10,9 @@ from typing import Any
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.perturbations import KINDS
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import Artifact, read_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
 from finetune_pipeline.models.hosted import HostedModel, read_hosted

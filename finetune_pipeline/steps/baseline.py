@@ -17,8 +17,9 @@ from finetune_pipeline.baseline.worth import worth_training
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.documents import FOLDER, PASSAGES, documents_digest, read_passages
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import (

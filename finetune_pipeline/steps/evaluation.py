@@ -10,8 +10,9 @@ from typing import Any
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.examples import examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import Artifact, read_json, write_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.gates import decide, verdict

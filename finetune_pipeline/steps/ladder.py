@@ -17,8 +17,8 @@ from finetune_pipeline.baseline.ladder_answer import ladder
 from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.pilot import Point
 from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import API, read_by_model
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS

@@ -12,8 +12,8 @@ from typing import Any
 from finetune_pipeline.baseline.ladder import FOLDS, OPTIMISED, fold_of
 from finetune_pipeline.baseline.prompt_search import Search, best_value, candidates, halving, likely_better, texts_in
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of, read_by_model, write_predictions
 from finetune_pipeline.evaluation.prompts import Prompt, fixed_prompts
 from finetune_pipeline.planning.serving_costs import Call

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, describe

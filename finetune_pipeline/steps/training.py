@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.models.hosted import pass_on, read_hosted
 from finetune_pipeline.planning.plan import training_plan

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from finetune_pipeline.engine.store import replace_text
+from finetune_pipeline.engine.files import replace_text
 from finetune_pipeline.settings import PROJECT_HOME
 from finetune_pipeline.tracking.mlflow_store import TrackingError, fix_file, reaching, set_environment, unusable
 

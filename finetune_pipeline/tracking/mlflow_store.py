@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from finetune_pipeline.engine.store import hold
+from finetune_pipeline.engine.files import hold
 from finetune_pipeline.faults import SQLITE, OutsideError
 
 if TYPE_CHECKING:

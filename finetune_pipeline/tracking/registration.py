@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_pipeline.engine.store import digest_file, write_json
+from finetune_pipeline.engine.files import digest_file, write_json
 from finetune_pipeline.models import control_tokens, hardware
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder

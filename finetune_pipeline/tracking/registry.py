@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED
-from finetune_pipeline.engine.store import ArtifactStore, read_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, shortened
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError, Severity, errors
 from finetune_pipeline.models.identity import model_kind

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hosted import ENDPOINT_FILE, HostedModel
 from finetune_pipeline.models.identity import model_folder, name_base, tensor_header, text_files

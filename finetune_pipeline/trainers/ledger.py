@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finetune_pipeline.engine.store import DamagedFile, digest_json, hold, read_json, sync_folder, write_json
+from finetune_pipeline.engine.files import DamagedFile, digest_json, hold, read_json, sync_folder, write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.reporting import say
 from finetune_pipeline.trainers.service import Files, Job, JobState, Refused, Service, Unclear

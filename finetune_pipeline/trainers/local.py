@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register

@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from finetune_pipeline.engine.store import digest_file, digest_json, read_json
+from finetune_pipeline.engine.files import digest_file, digest_json, read_json
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest, text_files, weight_files
 from finetune_pipeline.reporting import say

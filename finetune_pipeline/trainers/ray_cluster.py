@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
-from finetune_pipeline.engine.store import hold, read_json, replace_text, write_json
+from finetune_pipeline.engine.files import hold, read_json, replace_text, write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.worker.supervised import MARKER, end_marked
 

@@ -22,7 +22,7 @@ from finetune_pipeline.data.examples import EXAMPLES, examples_file
 from finetune_pipeline.data.raw_files import BENCHMARKS, FILES
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.data.workers import Item, Result, spread_by
-from finetune_pipeline.engine.store import digest_json, read_json, write_json
+from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.ray import cluster_findings

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.identity import MODEL_FILE

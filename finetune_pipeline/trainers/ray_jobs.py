@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import finetune_pipeline
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.progress import tell
 from finetune_pipeline.reporting import say

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import hold_if_free, sync_folder
+from finetune_pipeline.engine.files import hold_if_free, sync_folder
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hosted import HostedModel

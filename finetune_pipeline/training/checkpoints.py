@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from finetune_pipeline.engine.store import DamagedFile, digest_file, read_json, write_json
+from finetune_pipeline.engine.files import DamagedFile, digest_file, read_json, write_json
 
 MARK = "complete.json"
 

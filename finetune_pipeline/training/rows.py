@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, set_name
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
 from finetune_pipeline.reporting import say

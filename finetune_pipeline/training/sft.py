@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 from trl import SFTConfig
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.engine.store import digest_file, digest_json, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.models.adapters import WEIGHTS
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder, record_digest

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
 from finetune_pipeline.worker.kernels import Kernel, check_kernels

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from finetune_pipeline.data.examples import SealedError
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, outside_words
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.search import nearest_smaller

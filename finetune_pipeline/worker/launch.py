@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import model_folder

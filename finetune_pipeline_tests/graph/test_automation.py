@@ -17,7 +17,8 @@ import pytest
 from finetune_pipeline.cli.automate import switch
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.orchestration import release
 from finetune_pipeline.orchestration.assets import task_checks, task_jobs
 from finetune_pipeline.orchestration.dagster_internals import instigators

@@ -21,7 +21,7 @@ from statistics import median
 import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import grams, jaccard, keeps, loose_form
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
 
 PREAMBLES = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",

@@ -18,13 +18,14 @@ _WRITERS = (
     *names.SPEAKER_IDS,
 )
 _SPEAKS = "|".join(sorted({*names.USERS, *names.ASSISTANTS, "prompter", "inst", "/inst"}, key=len, reverse=True))
-_MARK = re.compile(
-    rf"(?:^|\n|(?=##|<\||\[/?INST\]))[ \t]*[#*<|\[]*(?:im_start\|>|start_header_id\|>|start_of_turn>)?\s*({_SPEAKS})\s*"
+_MARK = re.compile(  # bounded, so that a text of blank lines or of # costs no more than another
+    r"(?:^|\n|(?=##|<\||\[/?INST\]))[ \t]{0,40}+[#*<|\[]{0,9}+(?:im_start\|>|start_header_id\|>|start_of_turn>)?"
+    rf"[ \t]{{0,9}}+({_SPEAKS})\s*"
     r"(?:[*|>\]]*:|\|>|<\|end_header_id\|>|\](?!\s*<<SYS>>)|\n)",
     re.IGNORECASE,
 )
 """Who speaks, in front of what they say: `Human:`, `### Assistant:`, `<|user|>`, `<|im_start|>user` and `[INST]`."""
-_CALLS = re.compile(r"(?:^|\n)\W*(function|tool|observation)[ _]?(response|result|call)?\W*:", re.IGNORECASE)
+_CALLS = re.compile(r"(?:^|\n)[^\w\n]*(function|tool|observation)[ _]?(response|result|call)?\W*:", re.IGNORECASE)
 _OFTEN = 0.1
 """Least share of the conversations in which a speaker takes part."""
 _ENDS = re.compile(r"<\|(im_end|end|endoftext|eot_id|begin_of_text)\|>|<end_of_turn>|<bos>|</?s>")

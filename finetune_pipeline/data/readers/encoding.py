@@ -45,9 +45,7 @@ TAGGED_WORDS = (
 )
 """What files for token classification hold, and what to do with them."""
 # one mark parts all columns: a sentence with its label behind a tab is no row of it
-_CONLL = (
-    rb"(-DOCSTART-.*\r?\n\s*)?(\w+\t(\w+\t)*\w+\s+)?(?:(?:(?:\S+ +)+|(?:\S+\t)+)(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
-)
+_CONLL = rb"(-DOCSTART-.*\r?\n\s*)?(\w+(\t\w+)+[ \t]*\r?\n\s*)?(?:(?:(?:\S+ +)+|(?:\S+\t)+)(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
 _CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
 _OTHER_TEXTS = {
     _CONLL: TAGGED_WORDS,
@@ -62,7 +60,7 @@ _OTHER_TEXTS = {
         "a table in Markdown",
         "save it as CSV, without the line of dashes",
     ),
-    rb"((#|---|[\w-]+: ).*\r?\n|\s*\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:": (
+    rb"(((#|---|[\w-]+: ).*|[ \t\r]*)\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:": (
         "YAML",
         "write a row for each of its entries, as CSV or JSON Lines",
     ),

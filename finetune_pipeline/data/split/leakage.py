@@ -19,7 +19,7 @@ from finetune_pipeline.data.examples import SPLIT_FILES, examples_of
 from finetune_pipeline.data.split.alike import AlikeRows
 from finetune_pipeline.data.split.canaries import make_canaries, recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
-from finetune_pipeline.engine.store import digest_file, read_json
+from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
 
 LEAKAGE = "leakage.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.engine.store import DamagedFile, sync_folder
+from finetune_pipeline.engine.files import DamagedFile, sync_folder
 from finetune_pipeline.faults import OutsideError
 
 SPLITS = ("train", "validation", "test")

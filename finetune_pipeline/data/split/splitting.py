@@ -20,7 +20,7 @@ from finetune_pipeline.data.split.alike import alike_rows
 from finetune_pipeline.data.split.leakage import LEAKAGE, Leak, Search, certify
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
 from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, place, shares_of
-from finetune_pipeline.engine.store import digest_file, write_json
+from finetune_pipeline.engine.files import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.ability.harness_tasks import (
     CATEGORY,
     SOURCE,

@@ -6,8 +6,9 @@ from pathlib import Path
 import yaml
 
 from finetune_pipeline.data.examples import SPLIT_FILES
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import SHARED
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare

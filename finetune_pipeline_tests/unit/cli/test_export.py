@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
-from finetune_pipeline.engine.store import ArtifactStore, Builder, ChangedArtifact, digest_file
+from finetune_pipeline.engine.files import digest_file
+from finetune_pipeline.engine.store import ArtifactStore, Builder, ChangedArtifact
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import export as exported
 from finetune_pipeline.models.gguf import write_gguf

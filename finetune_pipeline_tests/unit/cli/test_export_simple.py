@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples, write_examples
-from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.spec import load_task

@@ -329,6 +329,14 @@ def test_labels_that_hold_words_for_speakers_are_labels(tmp_path: Path) -> None:
     assert said(tmp_path, json.dumps({"train": sorted(rows, key=str)}), "a.json") == rows
 
 
+def test_blank_lines_and_runs_of_signs_cost_nothing(tmp_path: Path) -> None:
+    """Patterns that look for other kinds of text must not try every way to part them: this would not end."""
+    for filler in ("\n", " \n", "# ", "#", "<|", "w\t"):
+        rows = {(f"{text}\n{filler * 1500} end", label) for text, label in PAIRS[:40]}
+        assert said(tmp_path, json.dumps([{"text": text, "label": label} for text, label in rows]), "a.json") == rows
+        refusal(tmp_path, filler * 4000 + "x", "a.txt")
+
+
 def test_sentences_whose_labels_look_like_tags_are_a_table(tmp_path: Path) -> None:
     labels = ["E-mail", "B-2", "O", "U-turn"]
     rows = {(f"please look at case {i} of {labels[i % 4]} today", labels[i % 4]) for i in range(40)}

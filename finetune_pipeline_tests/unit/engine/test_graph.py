@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.engine.checks import Check, CheckResult
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.graph import Graph, MissingInput, pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step, StepContext
-from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact, read_json
+from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline_tests.unit.spec.test_spec import GOOD, write
 

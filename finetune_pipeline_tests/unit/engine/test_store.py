@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.engine import store as artifacts
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, SeenFiles, digest_file, digest_json
+from finetune_pipeline.engine import files
+from finetune_pipeline.engine.files import SeenFiles, digest_file, digest_json
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, ChangedArtifact
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline_tests.unit.processes import wait_until
 
@@ -96,8 +97,8 @@ def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: P
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are digested, each as it is; files change in no time."""
     names: list[str] = []
-    digest = artifacts.digest_file
-    monkeypatch.setattr(artifacts, "digest_file", lambda path: (names.append(path.name), digest(path))[1])
+    digest = files.digest_file
+    monkeypatch.setattr(files, "digest_file", lambda path: (names.append(path.name), digest(path))[1])
     monkeypatch.setattr(SeenFiles, "_GRAIN", 0)
     return names
 
@@ -142,7 +143,7 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_pat
     flipped[77] ^= 1
     made.path("rows").write_bytes(flipped)
     outside.unlink()
-    with pytest.raises(artifacts.ChangedArtifact, match=rf"task/step/{made.version}") as error:
+    with pytest.raises(ChangedArtifact, match=rf"task/step/{made.version}") as error:
         store.check(made)
     assert f"rows has changed, {outside} is gone" in str(error.value) and f"remove {made.folder}" in str(error.value)
     assert store.find("task", "step", made.version) is None, "what it was made of has to be found again first"
@@ -154,9 +155,9 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_pat
 def test_a_damaged_manifest_is_named_with_its_folder(tmp_path: Path, left: bytes) -> None:
     store = ArtifactStore(tmp_path)
     made = build(store)
-    manifest = made.path(artifacts.MANIFEST)
+    manifest = made.path(MANIFEST)
     manifest.write_bytes(left)
-    with pytest.raises(artifacts.ChangedArtifact, match=rf"task/step/{made.version}.*{artifacts.MANIFEST}") as error:
+    with pytest.raises(ChangedArtifact, match=rf"task/step/{made.version}.*{MANIFEST}") as error:
         build(store)
     assert f"remove {made.folder}" in str(error.value)
     with pytest.raises(OutsideError, match="is damaged"):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_pipeline.engine.store import DamagedFile, digest_file
+from finetune_pipeline.engine.files import DamagedFile, digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind, read_adapter
 from finetune_pipeline.models.merging import merge

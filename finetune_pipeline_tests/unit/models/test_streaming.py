@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_pipeline.engine.store import DamagedFile, digest_file
+from finetune_pipeline.engine.files import DamagedFile, digest_file
 from finetune_pipeline.models.streaming import TORCH_TYPES, Shape, TensorFile, write_tensors
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,8 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import Step
-from finetune_pipeline.engine.store import Artifact, write_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.orchestration.materialize import as_metadata, history_follower, metrics_of
 from finetune_pipeline.tracking.step_run import StepRun
 from finetune_pipeline_tests.shared import copy_database

@@ -9,7 +9,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import answering_steps
 from finetune_pipeline.planning.plan import MARGIN, training_plan

@@ -12,7 +12,8 @@ import pytest
 
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
 from finetune_pipeline.production import forget as module
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import log_store, take_in

@@ -15,7 +15,8 @@ import pyarrow
 import pytest
 
 from benchmarks.log_kills import play
-from finetune_pipeline.engine.store import ArtifactStore, DamagedFile
+from finetune_pipeline.engine.files import DamagedFile
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import intake, log_store
 from finetune_pipeline.production.forget import forget

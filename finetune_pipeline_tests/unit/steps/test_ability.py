@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
-from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.ability.drop import read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.evaluation.judged_facts import Ability

@@ -12,7 +12,8 @@ import yaml
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.engine.checks import Check
-from finetune_pipeline.engine.store import Artifact, read_json, write_json
+from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS

@@ -11,8 +11,9 @@ import pytest
 from finetune_pipeline.data.examples import SealedError, read_examples, seal, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.endpoint_answers import HostedAnswerer
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.evaluation.production_rows import SET

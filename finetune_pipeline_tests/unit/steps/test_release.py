@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, read_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import release
 from finetune_pipeline_tests.unit.evaluation.rows import spec

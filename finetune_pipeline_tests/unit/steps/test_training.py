@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.engine.store import ArtifactStore, write_json
+from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.throughput import kind_of_training, read_rates
 from finetune_pipeline.spec import TaskSpec

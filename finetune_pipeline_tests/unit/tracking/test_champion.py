@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.cli.judged import find_source
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.files import write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.release import present_inputs
 from finetune_pipeline.orchestration.resources import Store

@@ -394,7 +394,8 @@ def test_turns_forged_in_a_text_are_text_for_the_registered_model(
 
 
 def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: Path) -> None:
-    from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
+    from finetune_pipeline.engine.files import write_json
+    from finetune_pipeline.engine.store import ArtifactStore, Builder
     from finetune_pipeline.orchestration.release import is_registered
 
     number = register(tracking, models, merged_version="m1")

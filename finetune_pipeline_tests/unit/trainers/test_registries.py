@@ -32,7 +32,7 @@ class Attention(LowRank):
 '''
 TRAINER = '''
 """A trainer that has this machine train, and pretends to wait for it."""
-from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.trainers.base import Trainer, register
 from finetune_pipeline.trainers.local import train_here
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.engine.store import Artifact, read_json
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example, load_tokenizer
 from finetune_pipeline.pipeline import CHECKS

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.training.sft import job_digest
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings, task
