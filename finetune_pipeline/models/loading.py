@@ -9,7 +9,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16
@@ -45,17 +52,27 @@ def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
 
 
+def _config(folder: Path) -> PretrainedConfig:
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        model_folder(folder), local_files_only=True, trust_remote_code=False
+    )
+    return config
+
+
 def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -> PreTrainedModel:
     """Load a model's weights from safetensors. Raises JobError for tensors that are missing or have another shape, which
     transformers would fill with random numbers."""
     source = model_folder(folder)
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(_config(folder)), None)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa"
+        if getattr(architecture, "_supports_sdpa", True)
+        else "eager",  # gemma2 knows no other
         device_map={"": device},
         output_loading_info=True,
         ignore_mismatched_sizes=True,
@@ -78,7 +95,7 @@ def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
     ``serving`` is the dtype of a server: bfloat16 if the device supports it, but float32 for a model stored in float32, since
     bfloat16 would round its training away (see :mod:`.merging`).
     """
-    stored = AutoConfig.from_pretrained(model_folder(folder), local_files_only=True, trust_remote_code=False).dtype
+    stored = _config(folder).dtype
     wide = precision == "float32" or stored in (None, torch.float32)
     return resolve_precision("float32" if wide else "auto", device)
 
@@ -182,24 +199,34 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 def onednn_is_there() -> bool:
     """Whether this build of PyTorch can call oneDNN's matrix products directly."""
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    names = ("_linear_pointwise", "_reorder_linear_weight")
+    return bool(torch.backends.mkldnn.is_available()) and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 class OneDnnLinear(nn.Linear):
-    """A fast linear layer for bfloat16 without gradients. With gradients, another dtype or device it works like nn.Linear.
+    """A linear layer for bfloat16 on the CPU, without gradients, whose weight is kept in oneDNN's own order.
 
-    PyTorch's own path copies the weight once per row if the input is a slice, as for the output head.
+    PyTorch's own path reorders the weight for every product, which takes as long as the product of one row, and copies it once
+    per row if the input is a slice, as for the output head. The results are the same to the bit.
     """
 
+    def pack(self, keep: bool) -> None:
+        """Reorder the weight. keep: the plain weight stays too, since another layer uses it; else its shape and dtype do."""
+        weight = self.weight.detach()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        if not keep:
+            del self.weight
+            self.weight = torch.empty_like(weight, device="meta")
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if input.dtype != torch.bfloat16 or input.device.type != "cpu" or torch.is_grad_enabled():
-            return super().forward(input)
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
         return product
 
 
 def predict_by_onednn(model: Any) -> None:
-    """Make the linear layers of a model on the CPU use oneDNN; weights and names stay the same."""
+    """Make the linear layers of a bfloat16 model on the CPU use oneDNN; it can then be neither trained nor saved."""
+    embeddings = model.get_input_embeddings().weight
     for module in model.modules():
-        if type(module) is nn.Linear:  # subclasses compute something else
+        if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:  # subclasses compute something else
             module.__class__ = OneDnnLinear
+            OneDnnLinear.pack(module, keep=module.weight is embeddings)  # type: ignore[arg-type]

@@ -20,13 +20,13 @@ from transformers import DynamicCache
 from finetune_pipeline import progress
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.prefix_attention import grows_plainly, reads_apart
 from finetune_pipeline.models.inference.shared_reading import (
     Ids,
     Tree,
     branch,
     common_prefix,
     families,
-    grows_plainly,
     with_room,
 )
 from finetune_pipeline.reporting import say
@@ -46,18 +46,19 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 @dataclass
 class Prefilled:
     """A prefilled batch of prompts. seen [rows, length]: which cached positions are real; logits [rows, vocabulary]: of the
-    next token."""
+    next token; before: tokens of the common prefix, if the cache does not hold it."""
 
     cache: DynamicCache
     seen: torch.Tensor
     logits: torch.Tensor
+    before: int
 
     def rows(self, chosen: Sequence[int]) -> Prefilled:
         """Return some rows as a batch of their own."""
         keep = torch.tensor(chosen, device=self.seen.device)
         cache = branch(self.cache)
         cache.batch_select_indices(keep)
-        return Prefilled(cache, self.seen[keep], self.logits[keep])
+        return Prefilled(cache, self.seen[keep], self.logits[keep], self.before)
 
 
 def _joined(parts: Sequence[Prefilled]) -> Prefilled:
@@ -73,55 +74,68 @@ def _joined(parts: Sequence[Prefilled]) -> Prefilled:
         cache,
         torch.cat([F.pad(each, (longest - each.shape[1], 0)) for each in seen]),
         torch.cat([part.logits for part in parts]),
+        parts[0].before,
     )
 
 
 class Reader:
-    """A model that has read the prompts' common prefix. `prefix` 0: no common prefix."""
+    """A model that has read the prompts' common prefix. `prefix` empty: there is none.
+
+    A model with sliding windows reads no prefix ahead: it counts the padding between the prefix and a row's own tokens, so that
+    its windows would be too short.
+    """
 
     def __init__(self, model: Any, prefix: Ids) -> None:
         self.model = model
-        self.prefix = len(prefix)
         self.cache = DynamicCache(config=model.config)
-        if prefix:
+        self.prefix = len(prefix) if grows_plainly(self.cache) else 0
+        if self.prefix:
             ids = torch.tensor([prefix], device=model.device)
             self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=1)
 
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
         """Read the rest of each prompt, on a CPU a few prompts at a time. Pass whole prompts; they must begin with the prefix."""
         tails = [p[self.prefix :] for p in prompts]
-        in_parts = self.model.device.type == "cpu" and grows_plainly(self.cache)
+        in_parts = self.model.device.type == "cpu" and grows_plainly(self.cache)  # only plain caches can be joined
         rows = max(1, _READ_AT_ONCE // max(len(t) for t in tails)) if in_parts else len(tails)
-        parts = [self._read(tails[at : at + rows]) for at in range(0, len(tails), rows)]
+        apart = len(tails) > 1 and self.prefix > 0 and reads_apart(self.model)
+        parts = [self._read(tails[at : at + rows], apart) for at in range(0, len(tails), rows)]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _read(self, tails: Sequence[Ids]) -> Prefilled:
+    def _read(self, tails: Sequence[Ids], apart: bool) -> Prefilled:
         longest = max(len(t) for t in tails)
+        before, cached = (self.prefix, 0) if apart else (0, self.prefix)
         ids = torch.zeros(len(tails), longest, dtype=torch.long)
-        seen = torch.ones(len(tails), self.prefix + longest, dtype=torch.long)
+        seen = torch.ones(len(tails), cached + longest, dtype=torch.long)
         for i, tail in enumerate(tails):
             ids[i, longest - len(tail) :] = torch.tensor(tail)
-            seen[i, self.prefix : self.prefix + longest - len(tail)] = 0
-        cache = branch(self.cache)
-        if self.prefix:
+            seen[i, cached : cached + longest - len(tail)] = 0
+        cache = DynamicCache(config=self.model.config) if apart else branch(self.cache)
+        if cached:
             cache.batch_repeat_interleave(len(tails))
         seen = seen.to(self.model.device)
-        places = (seen.cumsum(1) - 1).clamp(min=0)[:, self.prefix :]
-        logits = self.model(
-            input_ids=ids.to(self.model.device),
-            attention_mask=seen,
-            position_ids=places,
-            cache=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return Prefilled(cache, seen, logits)
+        places = before + (seen.cumsum(1) - 1).clamp(min=0)[:, cached:]
+        logits = self._call(ids.to(self.model.device), seen, places, cache, before, logits_to_keep=1)[:, -1]
+        return Prefilled(cache, seen, logits, before)
+
+    def _call(
+        self, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, cache: DynamicCache, before: int, **more: Any
+    ) -> torch.Tensor:
+        """Return the logits of `ids` behind a batch's cache; before: of :class:`Prefilled`."""
+        if before:
+            more["common_prefix"] = self.cache
+        logits: torch.Tensor = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=places, cache=cache, use_cache=True, **more
+        ).logits
+        return logits
 
     def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
         """Return the logits [tokens, vocabulary] that predict each token of every continuation of every row.
 
         texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed.
         """
+        if not grows_plainly(batch.cache):
+            return self._one_by_one(batch, texts)
         same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
         trees = [same[id(row)] for row in texts]
         first = [[batch.logits[i : i + 1] for _ in row] for i, row in enumerate(texts)]
@@ -140,17 +154,31 @@ class Reader:
         allowed = torch.cat([batch.seen[:, None, :].bool().expand(rows, width, past), own.to(device)], 2)
         mask = torch.zeros(rows, 1, width, past + width, dtype=batch.logits.dtype, device=device)
         mask.masked_fill_(~allowed[:, None], torch.finfo(mask.dtype).min)
-        logits = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask,
-            position_ids=batch.seen.sum(1, keepdim=True) + depth.to(device),
-            cache=branch(batch.cache),
-            use_cache=True,
-        ).logits
+        places = batch.before + batch.seen.sum(1, keepdim=True) + depth.to(device)
+        logits = self._call(ids.to(device), mask, places, branch(batch.cache), batch.before)
         return [
             [torch.cat([head, logits[i, path]]) for head, path in zip(heads, trees[i].paths, strict=True)]
             for i, heads in enumerate(first)
         ]
+
+    def _one_by_one(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
+        """:meth:`continuations` for a cache that drops what lies outside a sliding window: one pass for each of a row's texts."""
+        found: list[list[torch.Tensor]] = [[] for _ in texts]
+        for number in range(max(map(len, texts))):
+            rows = [i for i, row in enumerate(texts) if number < len(row)]
+            part = batch.rows(rows)
+            own = [texts[i][number][:-1] for i in rows]
+            width = max(map(len, own))
+            logits = part.logits[:, None]
+            if width:
+                ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in own], device=self.model.device)
+                seen = torch.cat([part.seen, part.seen.new_ones(len(rows), width)], 1)
+                places = part.seen.sum(1, keepdim=True) + torch.arange(width, device=self.model.device)
+                following = self._call(ids, seen, places, part.cache, 0)
+                logits = torch.cat([logits, following], 1)
+            for i, text, each in zip(rows, own, logits, strict=True):
+                found[i].append(each[: len(text) + 1])
+        return found
 
     def greedy(
         self, batch: Prefilled, max_new_tokens: int, ends: set[int], grammar: Grammar | None = None
@@ -176,16 +204,9 @@ class Reader:
                 keep = torch.tensor(left, device=seen.device)
                 cache.batch_select_indices(keep)
                 seen, token, active = seen[keep], token[keep], [active[i] for i in left]
-            places = seen.sum(1, keepdim=True)
+            places = batch.before + seen.sum(1, keepdim=True)
             seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
-            logits = self.model(
-                input_ids=token[:, None],
-                attention_mask=seen,
-                position_ids=places,
-                cache=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            logits = self._call(token[:, None], seen, places, cache, batch.before, logits_to_keep=1)[:, -1]
         return answers
 
 

@@ -16,6 +16,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from finetune_pipeline.models.inference.prefix_attention import grows_plainly
+
 Ids = list[int]
 _WORTH = 0.9
 """Prompts leave a family if at most this share of tokens then has to be read: smaller batches are less efficient."""
@@ -101,11 +103,6 @@ def branch(cache: DynamicCache) -> DynamicCache:
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     return own
-
-
-def grows_plainly(cache: DynamicCache) -> bool:
-    """Whether every layer stores all keys and values in order, so that batches can be joined and copied."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def with_room(cache: DynamicCache, room: int) -> DynamicCache:

@@ -8,15 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference import generation
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
+from finetune_pipeline.models.inference.prefix_attention import behind_prefix, reads_apart
 from finetune_pipeline.models.inference.shared_reading import common_prefix, families
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
+from finetune_pipeline_tests.unit.models.architectures import make_model
 
 LONGEST = 10
 
@@ -49,6 +52,7 @@ def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[in
 def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = loaded
     prompts, labels = _prompts(tokenizer)
+    assert reads_apart(model), "the fast way, which is compared here"
     plain = [_plainly(model, tokenizer, prompt, ids) for prompt, ids in zip(prompts, labels, strict=True)]
     for batch_size, read_at_once in ((1, 2048), (4, 2048), (4, 1), (4, 25)):
         monkeypatch.setattr(generation, "_READ_AT_ONCE", read_at_once)
@@ -59,6 +63,50 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], m
             assert answer.prompt_tokens == len(prompt)
             assert answer.new_tokens == len(answer.new_ids) <= LONGEST
     assert len({a.text for a in answers}) > 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "apart", "settings"),
+    [
+        ("qwen3", True, {}),
+        ("gpt2", True, {}),  # no grouped keys
+        ("gemma2", False, {}),  # its scores are capped; transformers knows only eager attention for it
+        ("gemma3", False, {"sliding_window": 16}),  # prompts are longer than its window
+    ],
+)
+def test_architectures_answer_as_the_plain_way(tmp_path: Path, architecture: str, apart: bool, settings: Any) -> None:
+    folder = make_model(tmp_path / "base", architecture, **settings)
+    model, tokenizer = load_for_prediction(folder, torch.device("cpu")), load_tokenizer(folder)
+    prompts, labels = _prompts(tokenizer, 5)
+    assert min(map(len, prompts)) > 16 and common_prefix(prompts)
+    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 3)
+    assert reads_apart(model) is apart
+    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
+        text, status, scores = _plainly(model, tokenizer, prompt, ids)
+        assert (answer.text, answer.status, answer.error) == (text, status, "")
+        assert answer.label_scores == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "own"), [(1, 6), (4, 4), (3, 7)])
+def test_attention_behind_a_prefix_is_attention_over_both(dtype: torch.dtype, tokens: int, own: int) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(3, 4, tokens, 16, dtype=dtype)
+    prefix = torch.randn(2, 1, 2, 5, 16, dtype=dtype)
+    keys, values = torch.randn(2, 3, 2, own, 16, dtype=dtype)
+    mask = torch.ones(3, 1, tokens, own, dtype=torch.bool).tril(own - tokens)
+    mask[0, :, :, :2] = False  # padding on the left; with as many queries as keys, the first of them see no own key
+    both = [
+        torch.cat([part.expand(3, -1, -1, -1), rest], 2).float().repeat_interleave(2, 1)
+        for part, rest in zip(prefix, (keys, values), strict=True)
+    ]
+    seen = torch.cat([torch.ones(3, 1, tokens, 5, dtype=torch.bool), mask], 3)
+    expected = scaled_dot_product_attention(query.float(), *both, attn_mask=seen)
+    added = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    for form in (mask, added):
+        found = behind_prefix(query, *prefix, keys, values, form)
+        assert found.dtype == dtype
+        assert torch.allclose(found.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

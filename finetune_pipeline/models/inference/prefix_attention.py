@@ -1,0 +1,155 @@
+"""Attention of many rows to one common prefix, whose keys and values are neither copied for each row nor read for each row.
+
+Attention over [prefix, own tokens] is attention over each of the two, weighted by their log-sum-exps (Juravsky et al. 2024,
+"Hydragen"). All rows' queries of the prefix together are one product. On a CPU a token behind a prefix of 444 tokens is then
+written in half the time (64 rows, 135M parameters), and the batch's cache holds the rows' own tokens only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "common_prefix"
+_KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
+_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
+"""Arguments with which architectures change what a token sees, or how much of it."""
+_TRIED = "_reads_prefix_apart"
+
+
+def grows_plainly(cache: DynamicCache) -> bool:
+    """Whether every layer stores all keys and values in order, so that batches can be joined and copied."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def reads_apart(model: Any) -> bool:
+    """Return whether `model` can be called with `common_prefix=` (a cache of one row), by a trial on a few tokens.
+
+    After a successful trial the model's attention is the one here. Without `common_prefix` it computes what it did before.
+    """
+    known = getattr(model, _TRIED, None)
+    if known is None:
+        known = model.device.type == "cpu" and hasattr(torch.ops.aten, _KERNEL) and _trial_succeeds(model)
+        setattr(model, _TRIED, known)
+    return bool(known)
+
+
+def _trial_succeeds(model: Any) -> bool:
+    config = model.config.get_text_config()
+    previous = config._attn_implementation
+    if previous != "sdpa":
+        return False
+    _register()
+    ids = torch.arange(3, 9, device=model.device).view(
+        2, 3
+    )  # two rows behind one prefix, the first one padded on the left
+    prefix = torch.arange(9, 14, device=model.device).view(1, 5)
+    own = torch.tensor([[0, 1, 1], [1, 1, 1]], device=model.device)
+    config._attn_implementation = NAME
+    try:
+        read = DynamicCache(config=model.config)
+        model(input_ids=prefix, cache=read, use_cache=True)
+        if not grows_plainly(read):
+            config._attn_implementation = previous
+            return False
+        apart = model(
+            input_ids=ids,
+            attention_mask=own,
+            position_ids=5 + (own.cumsum(1) - 1).clamp(min=0),
+            cache=DynamicCache(config=model.config),
+            use_cache=True,
+            common_prefix=read,
+        ).logits[:, -1]
+    except (TypeError, ValueError):  # an argument that the architecture does not take, or one of _UNSUPPORTED
+        config._attn_implementation = previous
+        return False
+    seen = torch.cat([own.new_ones(2, 5), own], 1)
+    whole = model(
+        input_ids=torch.cat([prefix.expand(2, -1), ids], 1),
+        attention_mask=seen,
+        position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+    ).logits[:, -1]
+    gap = (apart.float() - whole.float()).norm() / whole.float().norm().clamp(min=1e-6)
+    if not gap <= (1e-3 if apart.dtype == torch.float32 else 0.1):
+        config._attn_implementation = previous
+        return False
+    return True
+
+
+def _register() -> None:
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    common_prefix: DynamicCache | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention function in transformers' interface. key, value, attention_mask: of the rows' own tokens."""
+    if common_prefix is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if unknown := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
+        raise ValueError(f"attention with {', '.join(unknown)} is not computed behind a common prefix")
+    layer: Any = common_prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    return behind_prefix(query, layer.keys, layer.values, key, value, attention_mask, scaling).transpose(1, 2), None
+
+
+def behind_prefix(
+    query: torch.Tensor,
+    prefix_keys: torch.Tensor,
+    prefix_values: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    """Return the attention [rows, heads, tokens, width] of `query` over a common prefix and each row's own keys.
+
+    Args:
+        query: [rows, heads, tokens, width].
+        prefix_keys, prefix_values: [1, key heads, prefix tokens, width]; every query sees all of them.
+        keys, values: [rows, key heads, own tokens, width].
+        mask: [rows, 1, tokens, own tokens], True (or 0) where a query sees a key. None: one query, which sees all of them, or as
+            many queries as keys, each seeing those up to its own.
+    """
+    rows, heads, tokens, width = query.shape
+    shared = keys.shape[1]
+    of_head = heads // shared * tokens  # queries of one head of keys
+    grouped = query.reshape(rows, shared, of_head, width)
+    flash = getattr(torch.ops.aten, _KERNEL)
+    together = grouped.transpose(0, 1).reshape(1, shared, rows * of_head, width)
+    first, weight = flash(together, prefix_keys, prefix_values, 0.0, False, scale=scaling)
+    first = first.reshape(shared, rows, of_head, width).transpose(0, 1)
+    weight = weight.reshape(shared, rows, of_head).transpose(0, 1)
+    bias = _bias(query, keys, mask, heads // shared)
+    own, own_weight = flash(grouped, keys, values, 0.0, False, attn_mask=bias, scale=scaling)
+    share = torch.sigmoid(own_weight - weight).unsqueeze(-1)
+    return torch.lerp(first.float(), own.float(), share).to(query.dtype).reshape(query.shape)
+
+
+def _bias(query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, group: int) -> torch.Tensor | None:
+    """Return what is added to the scores, [rows, 1, group * tokens, own tokens]: the lowest number in place of -inf, with which a
+    token of padding, that sees no key of its own row, would become not a number."""
+    tokens = query.shape[2]
+    if mask is None:
+        if tokens == 1:
+            return None
+        mask = torch.ones(1, 1, tokens, keys.shape[2], dtype=torch.bool, device=query.device).tril()
+    if mask.dtype == torch.bool:
+        lowest = torch.finfo(query.dtype).min
+        mask = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, lowest)
+    return mask.repeat(1, 1, group, 1) if tokens > 1 else mask
