@@ -43,7 +43,8 @@ def answering_memory(
 ) -> Memory:
     """Return the peak memory of models.inference.generation on that batch; width: bytes of the inference dtype.
 
-    Keys and values of the batch are in memory twice: as read, and in a copy that grows with the answer or the labels.
+    Keys and values of the batch are in memory twice: as read, and in a copy that grows with the answer or the labels. Each row is
+    counted with the shared prefix, which only models that :mod:`models.inference.prefix_attention` does not cover copy for it.
     """
     own = asked.rows * (asked.prompt - asked.shared)
     per_token = 2 * shape.layers * shape.key_heads * shape.head_dim * width

@@ -18,6 +18,7 @@ from finetune_pipeline.planning.shape import ModelShape, model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row
+from finetune_pipeline.training.processes import rows_validated
 from finetune_pipeline.training.rows import encode_split, longest_allowed, training_examples
 
 _FORWARD_ONLY = 1 / 3
@@ -124,7 +125,8 @@ class Planner:
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
         if not rows:
             return None
-        size = settings["micro_batch_size"] if split == "train" else settings["batch_size"]
+        micro = settings["micro_batch_size"]
+        size = micro if split == "train" else rows_validated(micro)
         virtual, packed = METHODS[settings["method"]].virtual_tokens(settings), self.packed(settings)
         key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:

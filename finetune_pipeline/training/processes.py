@@ -33,3 +33,8 @@ def rows_per_process(batch_size: int, micro_batch_size: int, processes: int) -> 
     batch_size in whole passes. `processes` must divide batch_size."""
     share = batch_size // processes
     return max(n for n in range(1, min(micro_batch_size, share) + 1) if share % n == 0)
+
+
+def rows_validated(micro: int) -> int:
+    """Return the rows of a forward pass over the validation split, which has no gradients: twice those of a pass in training."""
+    return 2 * micro

@@ -30,7 +30,13 @@ from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.prefix_tree import common_prefix
-from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, strategy
+from finetune_pipeline.training.processes import (
+    is_first,
+    is_worker,
+    rows_per_process,
+    rows_validated,
+    strategy,
+)
 from finetune_pipeline.training.rows import (
     AuditHtml,
     Prepared,
@@ -244,7 +250,7 @@ def _trainer(
         seed=settings["seed"],
         data_seed=settings["seed"],
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=settings["batch_size"],
+        per_device_eval_batch_size=rows_validated(micro),
         gradient_accumulation_steps=settings["batch_size"] // (micro * processes),
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["scheduler"],
