@@ -162,7 +162,7 @@ def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False)
             answers = generate_and_score(model, tokenizer, prompts, None if comparing else labels, new_tokens, number)
             waits = device.waits
             if comparing:
-                gold = parity.Rows([], prompts, [row.ids[-ANSWER:] for row in examples])
+                gold = parity.Rows(prompts, [row.ids[-ANSWER:] for row in examples])
                 trained = parity.follow(model, gold, number)[0]
                 merged = model.merge_and_unload()
                 parity.divergence(trained, parity.follow(merged, gold, number)[0])

@@ -145,6 +145,13 @@ def install_torch(unpacked: bool) -> None:
     pip("install", TORCH)
 
 
+def import_ahead(*modules: str) -> None:
+    """Start to write the bytecode of these modules and of those they import, which uv does not, while the rest is installed.
+    Nobody waits for it: what is missing is written by the first program that imports it."""
+    command = [str(PYTHON), "-c", f"import {', '.join(modules)}"]
+    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def fingerprint(dev: bool) -> str:
     parts = [
         (ROOT / "pyproject.toml").read_bytes(),
@@ -179,8 +186,10 @@ def main() -> None:
         install_installers()
         unpacked = pool.submit(unpack_torch)  # the largest one, beside all others
         install_locked(list(LOCKS) if dev else [LOCKS[0]])
+        import_ahead("dagster", "mlflow.tracking", "pandas", "sklearn.linear_model")
     with at_work("what torch's build brings, and the project"):
         install_torch(unpacked.result())
+        import_ahead("transformers.modeling_utils", "peft", "trl", "datasets")
         pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
     if dev:
         drop_leftovers(VENV)

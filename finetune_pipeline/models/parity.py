@@ -47,20 +47,16 @@ _FORMULA_ROWS = 8
 
 @dataclass(frozen=True)
 class Rows:
-    """The compared rows, longest prompt first, since rows of one pass are padded to the longest: prompts and reference answers
-    as token ids."""
+    """The compared rows: prompts and reference answers as token ids."""
 
-    examples: list[Example]
     prompts: list[list[int]]
     gold: list[list[int]]
 
     @classmethod
     def encode(cls, tokenizer: Any, examples: Sequence[Example]) -> Rows:
-        encoded = [(encode_prompt(tokenizer, e.prompt_messages, e.tools), e) for e in examples]
-        encoded.sort(key=lambda row: -len(row[0]))
-        ordered = [example for _, example in encoded]
-        gold = [encode_answer(tokenizer, e.prompt_messages, e.messages[-1], e.tools) for e in ordered]
-        return cls(ordered, [prompt for prompt, _ in encoded], gold)
+        prompts = [encode_prompt(tokenizer, e.prompt_messages, e.tools) for e in examples]
+        gold = [encode_answer(tokenizer, e.prompt_messages, e.messages[-1], e.tools) for e in examples]
+        return cls(prompts, gold)
 
 
 def parity(
@@ -105,12 +101,12 @@ def parity(
         trained, same = follow(peft, rows, batch_size, answers)
         finite(trained, "adapter on the base")
         model = peft.merge_and_unload()
-        few = Rows(rows.examples[:_FORMULA_ROWS], rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
+        few = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
         by_peft = follow(model, few, batch_size)[0]
         merge_kl = divergence(trained[: len(by_peft)], by_peft).mean().item()
     compared, off = weights_off(model, merged)
     right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    facts = compare(trained, stored, same, rows.examples, compared, off, right)
+    facts = compare(trained, stored, same, examples, compared, off, right)
     return {**facts, "merge_kl": merge_kl, "merge_kl_limit": MERGE_KL_LIMIT}
 
 
