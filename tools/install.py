@@ -149,7 +149,8 @@ def import_ahead(*modules: str) -> None:
     """Start to write the bytecode of these modules and of those they import, which uv does not, while the rest is installed.
     Nobody waits for it: what is missing is written by the first program that imports it."""
     command = [str(PYTHON), "-c", f"import {', '.join(modules)}"]
-    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def fingerprint(dev: bool) -> str:
