@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from finetune_pipeline import progress
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.prefix_attention import grows_plainly, reads_apart
+from finetune_pipeline.models.inference.prefix_attention import grows_plainly
 from finetune_pipeline.models.inference.shared_reading import (
     Ids,
     Tree,
@@ -29,6 +29,7 @@ from finetune_pipeline.models.inference.shared_reading import (
     families,
     with_room,
 )
+from finetune_pipeline.models.inference.trial import APART, PLAIN, way_of_reading
 from finetune_pipeline.reporting import say
 
 _READ_AT_ONCE = 2048
@@ -57,7 +58,7 @@ class Prefilled:
         """Return some rows as a batch of their own."""
         keep = torch.tensor(chosen, device=self.seen.device)
         cache = branch(self.cache)
-        cache.batch_select_indices(keep)
+        cache.reorder_cache(keep)
         return Prefilled(cache, self.seen[keep], self.logits[keep], self.before)
 
 
@@ -79,16 +80,18 @@ def _joined(parts: Sequence[Prefilled]) -> Prefilled:
 
 
 class Reader:
-    """A model that has read the prompts' common prefix. `prefix` empty: there is none.
+    """A model that has read the prompts' common prefix. `prefix` empty: there is none. way: of :mod:`.trial`.
 
-    A model with sliding windows reads no prefix ahead: it counts the padding between the prefix and a row's own tokens, so that
-    its windows would be too short.
+    A model with sliding windows is read PLAIN: it counts the padding between the prefix and a row's own tokens, so that its
+    windows would be too short. So is one with states (of linear attention), in which no token can be hidden.
     """
 
-    def __init__(self, model: Any, prefix: Ids) -> None:
+    def __init__(self, model: Any, prefix: Ids, way: str | None = None) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)
-        self.prefix = len(prefix) if grows_plainly(self.cache) else 0
+        wanted = way or way_of_reading(model, Reader)
+        self.way = wanted if grows_plainly(self.cache) else PLAIN
+        self.prefix = 0 if self.way == PLAIN else len(prefix)
         if self.prefix:
             ids = torch.tensor([prefix], device=model.device)
             self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=1)
@@ -98,7 +101,7 @@ class Reader:
         tails = [p[self.prefix :] for p in prompts]
         in_parts = self.model.device.type == "cpu" and grows_plainly(self.cache)  # only plain caches can be joined
         rows = max(1, _READ_AT_ONCE // max(len(t) for t in tails)) if in_parts else len(tails)
-        apart = len(tails) > 1 and self.prefix > 0 and reads_apart(self.model)
+        apart = len(tails) > 1 and self.prefix > 0 and self.way == APART
         parts = [self._read(tails[at : at + rows], apart) for at in range(0, len(tails), rows)]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
@@ -134,7 +137,7 @@ class Reader:
 
         texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed.
         """
-        if not grows_plainly(batch.cache):
+        if self.way == PLAIN:
             return self._one_by_one(batch, texts)
         same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
         trees = [same[id(row)] for row in texts]
@@ -162,7 +165,7 @@ class Reader:
         ]
 
     def _one_by_one(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
-        """:meth:`continuations` for a cache that drops what lies outside a sliding window: one pass for each of a row's texts."""
+        """:meth:`continuations` read PLAIN: one pass for each of a row's texts."""
         found: list[list[torch.Tensor]] = [[] for _ in texts]
         for number in range(max(map(len, texts))):
             rows = [i for i, row in enumerate(texts) if number < len(row)]
@@ -202,7 +205,7 @@ class Reader:
                 break
             if len(left) < len(active):
                 keep = torch.tensor(left, device=seen.device)
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)
                 seen, token, active = seen[keep], token[keep], [active[i] for i in left]
             places = batch.before + seen.sum(1, keepdim=True)
             seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
