@@ -27,9 +27,10 @@ from finetune_pipeline.models.inference.shared_reading import (
     branch,
     common_prefix,
     families,
+    keep_rows,
     with_room,
 )
-from finetune_pipeline.models.inference.trial import APART, PLAIN, way_of_reading
+from finetune_pipeline.models.inference.trial import APART, PLAIN, rows_at_once, way_of_reading
 from finetune_pipeline.reporting import say
 
 _READ_AT_ONCE = 2048
@@ -58,7 +59,7 @@ class Prefilled:
         """Return some rows as a batch of their own."""
         keep = torch.tensor(chosen, device=self.seen.device)
         cache = branch(self.cache)
-        cache.reorder_cache(keep)
+        keep_rows(cache, keep)
         return Prefilled(cache, self.seen[keep], self.logits[keep], self.before)
 
 
@@ -205,7 +206,7 @@ class Reader:
                 break
             if len(left) < len(active):
                 keep = torch.tensor(left, device=seen.device)
-                cache.reorder_cache(keep)
+                keep_rows(cache, keep)
                 seen, token, active = seen[keep], token[keep], [active[i] for i in left]
             places = batch.before + seen.sum(1, keepdim=True)
             seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
@@ -268,6 +269,7 @@ def generate_and_score(
             restricted = answers[i].restricted = Answer(prompt_tokens=len(prompts[i]))
             _fill(restricted, tokenizer, ids, [], ends)
 
+    batch_size = rows_at_once(model, batch_size, max(map(len, prompts), default=0) + max_new_tokens)
     done = len(answered)
     for family in families([prompts[i] for i in order]):
         places = sorted((order[i] for i in family), key=lambda i: (-len(prompts[i]), i))

@@ -22,6 +22,7 @@ _PREFIX = [9, 10, 11, 12, 13]
 _PROMPTS = [[*_PREFIX, *range(3, 15)], [*_PREFIX, 6], [*_PREFIX, 7, 8]]
 _TEXTS = [[*range(n, 19), 3] for n in (6, 9, 11)]
 """Long enough to tell wrong distances from the rounding of bfloat16."""
+_LONGEST = max(map(len, _PROMPTS)) + max(map(len, _TEXTS))
 _TRIED = "_way_of_reading"
 _RAISED = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 """What models raise for arguments they do not take."""
@@ -38,9 +39,14 @@ def way_of_reading(model: Any, reader: Callable[[Any, list[int], str], Any]) -> 
     return str(getattr(model, _TRIED))
 
 
+def rows_at_once(model: Any, wanted: int, longest: int) -> int:
+    """Return how many rows of up to `longest` tokens the model may read together; see PrefixedModel.rows_at_once."""
+    return int(model.rows_at_once(wanted, longest)) if hasattr(model, "rows_at_once") else wanted
+
+
 @torch.no_grad()
 def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
-    config = model.config.get_text_config()
+    config, size = model.config.get_text_config(), rows_at_once(model, len(_PROMPTS), _LONGEST)
     before, problem = config._attn_implementation, ""
     alone = [[_alone(model, prompt, text) for text in _TEXTS] for prompt in _PROMPTS]
     for way in (APART, TREES, PLAIN):
@@ -48,7 +54,10 @@ def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) 
             continue
         try:
             tried = reader(model, _PREFIX, way)
-            logits = tried.continuations(tried.read(_PROMPTS), [_TEXTS] * len(_PROMPTS))
+            logits = []
+            for at in range(0, len(_PROMPTS), size):
+                batch = tried.read(_PROMPTS[at : at + size])
+                logits += tried.continuations(batch, [_TEXTS] * len(batch.logits))
             problem = _difference(logits, alone, way) if tried.way == way else "its cache does not allow it"
         except _RAISED as error:
             problem = f"{type(error).__name__}: {error}"
