@@ -1,6 +1,7 @@
 """All methods and their variants learn, and are saved as what was validated."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,24 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inputs: Path, tmp_pat
     )
     assert facts["gradient_checkpointing"] == {"used": True, "why": "as training.gradient_checkpointing says"}
     assert facts["best_eval_loss"] == pytest.approx(exact["best_eval_loss"], rel=1e-5)
+
+
+def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_names(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """Its experts are joined in memory only; what training takes from a checkpoint is the best model, too."""
+    own = shutil.copytree(inputs, tmp_path / "inputs", ignore=shutil.ignore_patterns("base"))
+    base = make_model(own / "base", "qwen3_moe")
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    facts, _ = train(_job(own, undisturbed, "full"))
+    shutil.copytree(undisturbed / "work", stopped / "work")
+    shutil.rmtree(stopped / "work" / "checkpoints" / f"checkpoint-{facts['steps']}")
+    _, measured = train(_job(own, stopped, "full"))
+    assert measured["resumed_from"] is not None
+    expected, weights = _weights(undisturbed), _weights(stopped)
+    assert expected.keys() == load_file(base / "model.safetensors").keys()
+    assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []
+    assert _loss(undisturbed / "out" / "adapter", own) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
