@@ -20,7 +20,7 @@ from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, Tensor
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 """Suffixes of the input embeddings' tensor names in transformers."""
 HEADS = ("lm_head.weight", "embed_out.weight")
-"""Tensor names of the output head; if the files have none of them, the head is tied to the embeddings."""
+"""Suffixes of the output head's tensor names; if the files have none of them, the head is tied to the embeddings."""
 
 
 class Checkpoint:
@@ -54,12 +54,14 @@ class Checkpoint:
     @property
     def head(self) -> str | None:
         """The name of the output head's tensor; None if the files have no separate head."""
-        return next((n for n in HEADS if n in self.place), None)
+        return next((n for n in self.place if n.endswith(HEADS)), None)
 
     @property
     def usual_head(self) -> str:
         """The usual name of the head's tensor for this model's naming of embeddings."""
-        return HEADS[1] if (self.embedding or "").endswith("embed_in.weight") else HEADS[0]
+        name = self.embedding or ""
+        part = "language_model." if name.startswith("language_model.") else ""  # of a model that also reads images
+        return part + (HEADS[1] if name.endswith("embed_in.weight") else HEADS[0])
 
     @property
     def tied(self) -> bool:

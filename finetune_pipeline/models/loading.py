@@ -89,6 +89,25 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
     return model
 
 
+def as_stored(model: PreTrainedModel, own: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """Return a model's tensors as its files have them: transformers renames some, and joins experts, when it loads them.
+
+    own: the model's state dict, if the caller has it; tensors that are stored alone are the same objects.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    tensors: dict[str, torch.Tensor] = revert_weight_conversion(model, own or model.state_dict())
+    return tensors
+
+
+def stored_names(folder: Path) -> dict[str, str]:
+    """Return the name in the model's files of each weight that is stored alone, by its name in the loaded model."""
+    model = _load(folder, torch.float32, torch.device("meta"))
+    own = model.state_dict()
+    stored = {id(tensor): name for name, tensor in as_stored(model, own).items()}
+    return {name: stored[id(tensor)] for name, tensor in own.items() if id(tensor) in stored}
+
+
 def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of inference for ``evaluation.precision``.
 
@@ -135,6 +154,12 @@ def load_for_training(
     )
     model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
     settle_four_bit_layers(model, compute)
+    facts = weight_facts(model)
+    if 2 * sum(p.numel() for p in _unquantized(model)) > facts["by_kind"]["quantized"]:
+        raise JobError(
+            f"the weights of {model.config.model_type} outside plain linear layers cannot be stored in 4 bits, and need more "
+            "memory than all others\nfix: set training.method: lora"
+        )
     if compute != torch.bfloat16:
         _compute_in(model, compute)
     return model, weight_facts(model)
@@ -154,10 +179,21 @@ def settle_four_bit_layers(model: nn.Module, compute: torch.dtype) -> None:
             module.weight.quant_state.dtype = compute  # type: ignore[attr-defined]
 
 
-def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Make a model with bfloat16 weights compute in `dtype`, without copying them."""
-    model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
+def _unquantized(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the parameters of a 4-bit model that are stored as they are, except embeddings and the output head."""
     head = model.get_output_embeddings()
+    ends = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding) or module is head}
+    return [p for p in model.parameters() if not hasattr(p, "quant_state") and id(p) not in ends]
+
+
+def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Make a model with 4-bit and bfloat16 weights compute in `dtype`. Weights are not copied, except of the small layers that
+    take inputs of no other dtype than their own."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.Conv1d):
+            module.to(dtype)
+    embeddings.register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
 
     def project(hidden: torch.Tensor) -> torch.Tensor:
         bias = head.bias.to(hidden.dtype) if head.bias is not None else None

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
             f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors\n"
             "fix: set base_model to the unquantized model"
         )
+    if not adapter.changes.keys() <= base.place.keys():
+        from finetune_pipeline.models.loading import stored_names
+
+        names = stored_names(base.folder)
+        adapter = replace(adapter, changes={names.get(name, name): low for name, low in adapter.changes.items()})
     copy = Copy.of(base)
     problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
     if problems:

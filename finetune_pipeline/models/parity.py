@@ -29,7 +29,8 @@ from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
-from finetune_pipeline.models.loading import device_with_room, load_for_prediction, pick_device
+from finetune_pipeline.models.inference.trial import rows_at_once
+from finetune_pipeline.models.loading import as_stored, device_with_room, load_for_prediction, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.reporting import say
 
@@ -169,7 +170,7 @@ def weights_off(reference: Any, merged: Path) -> tuple[int, list[str]]:
     reference: the merged model in float32. If its value is within float32 noise of the midpoint between two stored values,
     both are accepted. Loading has refused a model whose files lack a tensor.
     """
-    expected = reference.state_dict()
+    expected = as_stored(reference)
     stored = Checkpoint(model_folder(merged))
     off = []
     for name, file in stored.place.items():
@@ -205,6 +206,8 @@ def follow(model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = 
         Logits [positions, vocabulary], in row order; only the first positions if there are many. One bool per answer; False for
         a failed answer.
     """
+    longest = max(map(len, rows.prompts)) + max(map(len, [*rows.gold, *(answer.new_ids for answer in answers)]))
+    batch_size = rows_at_once(model, batch_size, longest)
     shared = common_prefix(rows.prompts)
     reader = Reader(model, rows.prompts[0][:shared])
     parts: list[torch.Tensor] = []

@@ -54,6 +54,14 @@ class PrefixedModel:
         parts = flat.view(self.tokens, 2 * layers, heads, -1).permute(1, 2, 0, 3).to(model.dtype).to(model.device)
         self._parts = parts.view(layers, 2, *parts.shape[1:])
 
+    def rows_at_once(self, wanted: int, longest: int) -> int:
+        """Return how many rows of up to `longest` tokens may be read together: `wanted`, or 1 if a sliding window ends within
+        them, since it counts the padding between the prefix and a row's own tokens."""
+        from transformers import DynamicCache
+
+        windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=self.config).layers]
+        return 1 if any(window and self.tokens + longest > window for window in windows) else wanted
+
     @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device

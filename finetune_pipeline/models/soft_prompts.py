@@ -198,7 +198,7 @@ def soft_parity(
     peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
     compared, off = (0, []) if prefix else weights_off(peft.get_base_model(), merged)
     # the matrices with new rows are tested by their outputs
-    off = [n for n in off if n not in HEADS and not n.endswith((*EMBEDDINGS, "lm_head.bias"))]
+    off = [n for n in off if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
     tokenizer = load_tokenizer(base if prefix else merged)
     served: Any = (
         PrefixedModel(load_for_prediction(base, device), adapter) if prefix else load_for_prediction(merged, device)

@@ -121,6 +121,8 @@ def model_shape(folder: Path) -> ModelShape:
 def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Linear, ...], int, int, int]:
     """Return (linear layers of the blocks; parameters of the embedding, of a separate head, of everything else)."""
     linears, embedding, head, other = [], 0, 0, 0
+    # adapters are put beside blocks of experts only
+    blocks = {name.split(".experts.")[0].rpartition(".")[2] for name in tensors if ".experts." in name}
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         last = module.rpartition(".")[2]
@@ -129,7 +131,9 @@ def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Lin
             embedding += size
         elif part == "weight" and last in _HEADS:
             head += 0 if tied else size  # some files contain the tied matrix twice
-        elif part == "weight" and len(tensor.shape) == 2:
+        elif (
+            part == "weight" and len(tensor.shape) == 2 and "embed" not in last and not blocks & set(module.split("."))
+        ):
             linears.append(Linear(module, tensor.shape[1], tensor.shape[0]))
         else:
             other += size

@@ -283,6 +283,7 @@ def _trainer(
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
+        router_aux_loss_coef=0.0,  # the loss is that of the learned tokens alone
         dataloader_pin_memory=False,
     )
     callback = ProgressCallback(job["stage"], work / "history.jsonl" if is_first() else None)

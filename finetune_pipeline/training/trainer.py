@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from finetune_pipeline import progress
@@ -154,6 +155,19 @@ class TokenTrainer(SFTTrainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """Save a whole model under the names that it has in memory. Its files may have others, and what is loaded from a
+        checkpoint under an unknown name is ignored."""
+        model: Any = self.model
+        whole = isinstance(model, PreTrainedModel)
+        if whole:
+            model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            if whole:
+                del model.save_pretrained
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         root = Path(str(self.args.output_dir))

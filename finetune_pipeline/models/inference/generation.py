@@ -20,15 +20,17 @@ from transformers import DynamicCache
 from finetune_pipeline import progress
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.prefix_attention import grows_plainly, reads_apart
+from finetune_pipeline.models.inference.prefix_attention import grows_plainly
 from finetune_pipeline.models.inference.shared_reading import (
     Ids,
     Tree,
     branch,
     common_prefix,
     families,
+    keep_rows,
     with_room,
 )
+from finetune_pipeline.models.inference.trial import APART, PLAIN, rows_at_once, way_of_reading
 from finetune_pipeline.reporting import say
 
 _READ_AT_ONCE = 2048
@@ -64,7 +66,7 @@ class Prefilled:
             return self
         keep = torch.tensor(chosen, device=self.seen.device)
         cache = branch(self.cache)
-        cache.batch_select_indices(keep)
+        keep_rows(cache, keep)
         return Prefilled(cache, self.seen[keep], self.logits[keep], self.before)
 
 
@@ -86,16 +88,18 @@ def _joined(parts: Sequence[Prefilled]) -> Prefilled:
 
 
 class Reader:
-    """A model that has read the prompts' common prefix. `prefix` empty: there is none.
+    """A model that has read the prompts' common prefix. `prefix` empty: there is none. way: of :mod:`.trial`.
 
-    A model with sliding windows reads no prefix ahead: it counts the padding between the prefix and a row's own tokens, so that
-    its windows would be too short.
+    A model with sliding windows is read PLAIN: it counts the padding between the prefix and a row's own tokens, so that its
+    windows would be too short. So is one with states (of linear attention), in which no token can be hidden.
     """
 
-    def __init__(self, model: Any, prefix: Ids) -> None:
+    def __init__(self, model: Any, prefix: Ids, way: str | None = None) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)
-        self.prefix = len(prefix) if grows_plainly(self.cache) else 0
+        wanted = way or way_of_reading(model, Reader)
+        self.way = wanted if grows_plainly(self.cache) else PLAIN
+        self.prefix = 0 if self.way == PLAIN else len(prefix)
         if self.prefix:
             ids = torch.tensor([prefix], device=model.device)
             self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=1)
@@ -103,7 +107,7 @@ class Reader:
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
         """Read the rest of each prompt, on a CPU a few prompts at a time. Pass whole prompts; they must begin with the prefix."""
         tails = [p[self.prefix :] for p in prompts]
-        apart = len(tails) > 1 and self.prefix > 0 and reads_apart(self.model)
+        apart = len(tails) > 1 and self.prefix > 0 and self.way == APART
         # only plain caches can be joined
         passes = self._passes([len(t) for t in tails]) if grows_plainly(self.cache) else [list(range(len(tails)))]
         parts = [self._read([tails[i] for i in rows], apart) for rows in passes]
@@ -143,7 +147,7 @@ class Reader:
 
         texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed.
         """
-        if not grows_plainly(batch.cache):
+        if self.way == PLAIN:
             return self._one_by_one(batch, texts)
         same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
         trees = [same[id(row)] for row in texts]
@@ -195,7 +199,7 @@ class Reader:
         ]
 
     def _one_by_one(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
-        """:meth:`continuations` for a cache that drops what lies outside a sliding window: one pass for each of a row's texts."""
+        """:meth:`continuations` read PLAIN: one pass for each of a row's texts."""
         found: list[list[torch.Tensor]] = [[] for _ in texts]
         for number in range(max(map(len, texts))):
             rows = [i for i, row in enumerate(texts) if number < len(row)]
@@ -235,7 +239,7 @@ class Reader:
                 break
             if len(left) < len(active):
                 keep = torch.tensor(left, device=seen.device)
-                cache.batch_select_indices(keep)
+                keep_rows(cache, keep)
                 seen, token, active = seen[keep], token[keep], [active[i] for i in left]
             places = batch.before + seen.sum(1, keepdim=True)
             seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
@@ -298,6 +302,7 @@ def generate_and_score(
             restricted = answers[i].restricted = Answer(prompt_tokens=len(prompts[i]))
             _fill(restricted, tokenizer, ids, [], ends)
 
+    batch_size = rows_at_once(model, batch_size, max(map(len, prompts), default=0) + max_new_tokens)
     done = len(answered)
     for family in families([prompts[i] for i in order]):
         places = sorted((order[i] for i in family), key=lambda i: (-len(prompts[i]), i))

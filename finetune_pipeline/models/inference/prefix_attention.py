@@ -19,7 +19,6 @@ NAME = "common_prefix"
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
 """Arguments with which architectures change what a token sees, or how much of it."""
-_TRIED = "_reads_prefix_apart"
 
 
 def grows_plainly(cache: DynamicCache) -> bool:
@@ -27,63 +26,18 @@ def grows_plainly(cache: DynamicCache) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def reads_apart(model: Any) -> bool:
-    """Return whether `model` can be called with `common_prefix=` (a cache of one row), by a trial on a few tokens.
-
-    After a successful trial the model's attention is the one here. Without `common_prefix` it computes what it did before.
-    """
-    known = getattr(model, _TRIED, None)
-    if known is None:
-        known = model.device.type == "cpu" and hasattr(torch.ops.aten, _KERNEL) and _trial_succeeds(model)
-        setattr(model, _TRIED, known)
-    return bool(known)
-
-
-def _trial_succeeds(model: Any) -> bool:
+def switch_on(model: Any) -> bool:
+    """Make the attention function the one here, which takes `common_prefix` (a cache of one row); without it, it computes what
+    ``sdpa`` does. Returns False, and changes nothing, where the device or the model cannot use it."""
     config = model.config.get_text_config()
-    previous = config._attn_implementation
-    if previous != "sdpa":
+    if config._attn_implementation not in ("sdpa", NAME):
         return False
-    _register()
-    ids = torch.arange(3, 9, device=model.device).view(
-        2, 3
-    )  # two rows behind one prefix, the first one padded on the left
-    prefix = torch.arange(9, 14, device=model.device).view(1, 5)
-    own = torch.tensor([[0, 1, 1], [1, 1, 1]], device=model.device)
-    config._attn_implementation = NAME
-    try:
-        read = DynamicCache(config=model.config)
-        model(input_ids=prefix, cache=read, use_cache=True)
-        if not grows_plainly(read):
-            config._attn_implementation = previous
-            return False
-        apart = model(
-            input_ids=ids,
-            attention_mask=own,
-            position_ids=5 + (own.cumsum(1) - 1).clamp(min=0),
-            cache=DynamicCache(config=model.config),
-            use_cache=True,
-            common_prefix=read,
-        ).logits[:, -1]
-    except (TypeError, ValueError):  # an argument that the architecture does not take, or one of _UNSUPPORTED
-        config._attn_implementation = previous
+    if model.device.type != "cpu" or not hasattr(torch.ops.aten, _KERNEL):
         return False
-    seen = torch.cat([own.new_ones(2, 5), own], 1)
-    whole = model(
-        input_ids=torch.cat([prefix.expand(2, -1), ids], 1),
-        attention_mask=seen,
-        position_ids=(seen.cumsum(1) - 1).clamp(min=0),
-    ).logits[:, -1]
-    gap = (apart.float() - whole.float()).norm() / whole.float().norm().clamp(min=1e-6)
-    if not gap <= (1e-3 if apart.dtype == torch.float32 else 0.1):
-        config._attn_implementation = previous
-        return False
-    return True
-
-
-def _register() -> None:
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+    config._attn_implementation = NAME
+    return True
 
 
 def _attend(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from finetune_pipeline.models.inference.prefix_attention import grows_plainly
 
@@ -99,10 +99,19 @@ class Tree:
 
 
 def branch(cache: DynamicCache) -> DynamicCache:
-    """Return a cache that grows independently: layers replace their tensors when they grow, so no copy is needed."""
+    """Return a cache that grows independently. Only states are copied, which change in place: keys and values are replaced
+    when they grow."""
     own = copy.copy(cache)
-    own.layers = [copy.copy(layer) for layer in cache.layers]
+    own.layers = [
+        copy.deepcopy(layer) if isinstance(layer, LinearAttentionCacheLayerMixin) else copy.copy(layer)
+        for layer in cache.layers
+    ]
     return own
+
+
+def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Keep some rows of a cache's batch, in place. `batch_select_indices` of transformers does not know states."""
+    cache.reorder_cache(rows)  # type: ignore[arg-type]  # any tensor of integers
 
 
 def with_room(cache: DynamicCache, room: int) -> DynamicCache:
@@ -140,9 +149,10 @@ class _RoomyLayer(DynamicLayer):
             whole[:, :, start:end] = states
         return self._show(end)
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep some rows of the batch."""
         tokens = self.get_seq_length()
-        self._whole = (self._whole[0][indices], self._whole[1][indices])
+        self._whole = (self._whole[0][beam_idx], self._whole[1][beam_idx])
         self._show(tokens)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.methods.base import Added, Kind, Method, Settings, Shape
 from finetune_pipeline.spec.outputs import Section
@@ -108,10 +109,17 @@ class LowRank(Method):
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
-        """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear."""
+        """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear.
+
+        Raises:
+            JobError: PEFT does not adapt these layers of this architecture.
+        """
         from peft import LoraConfig, get_peft_model
 
         lora = settings[self.section]
+        targets = lora["target_modules"]
+        if targets == "all-linear":
+            targets = _beside_experts(model) or targets
         config = LoraConfig(
             r=lora["r"],
             lora_alpha=lora["alpha"],
@@ -119,6 +127,28 @@ class LowRank(Method):
             use_rslora=lora["rslora"],
             use_dora=lora["dora"],
             task_type="CAUSAL_LM",
-            target_modules=lora["target_modules"],
+            target_modules=targets,
         )
-        return get_peft_model(model, config), {}
+        try:
+            return get_peft_model(model, config), {}
+        except ValueError as error:
+            raise JobError(
+                f"{model.config.model_type} cannot be trained like this: {error}\n"
+                f"fix: name other layers in training.{self.section}.target_modules, or use another method"
+            ) from error
+
+
+def _beside_experts(model: Any) -> list[str]:
+    """Return the linear layers outside the blocks of experts, in a mixture of experts; empty for other models.
+
+    Their experts are joined into one weight a layer, for which PEFT's adapters cannot be merged into the base.
+    """
+    from torch.nn import Linear
+
+    blocks = {
+        name.split(".experts.")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".experts." in name
+    }
+    if not blocks:
+        return []
+    names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
+    return sorted({name.rpartition(".")[2] for name in names if not blocks & set(name.split("."))} - {*NOT_ADAPTED})

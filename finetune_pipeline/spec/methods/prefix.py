@@ -13,6 +13,8 @@ from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
 
+_OTHER = "use another method: lora, prompt or full"
+
 
 class PrefixSpec(Section):
     """Keys and values put before every layer's own (Li and Liang 2021); method prefix."""
@@ -51,6 +53,12 @@ class Prefix(SoftPrompt):
     }
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
+        other = sorted({*(config.get("layer_types") or [])} - {"full_attention", "sliding_attention"})
+        if other:
+            message = (
+                f"some layers have neither full nor sliding attention ({', '.join(other)}), which prefix tuning needs"
+            )
+            return [Finding("training.prefix_layers", "error", "task.yaml: training.method", message, _OTHER)]
         window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
         tokens = training.prefix.tokens
         if not window or tokens < window:
@@ -71,13 +79,19 @@ class Prefix(SoftPrompt):
 
         text, number = self.first_text(settings, task_text), settings["prefix"]["tokens"]
         peft: Any = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=number))
-        if text:
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            if tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
-                ids = [tokenizer.bos_token_id, *ids]
-            initialize_kv_prefix_from_past_key_values(
-                peft, past_key_values=_keys_and_values(model, repeated(ids, number))
+        ids = tokenizer(text or "a", add_special_tokens=False)["input_ids"]
+        if tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
+            ids = [tokenizer.bos_token_id, *ids]
+        first = _keys_and_values(model, repeated(ids, number))
+        config = peft.active_peft_config
+        shape = (1, config.num_attention_heads, number, config.token_dim // config.num_attention_heads)
+        if any(states.shape != shape for layer in first for states in layer):
+            raise JobError(
+                f"the keys and values of {model.config.model_type} do not have the number of heads and the width that its "
+                f"config.json gives, which prefix tuning needs\nfix: {_OTHER}"
             )
+        if text:
+            initialize_kv_prefix_from_past_key_values(peft, past_key_values=first)
         return self.begun(peft, settings, text)
 
 
@@ -85,17 +99,18 @@ def _keys_and_values(base: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
     """Return each base layer's (keys, values) for a text, of shape [1, heads, tokens, d], in float32."""
     import torch
     from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    cache = DynamicCache()
+    cache = DynamicCache(config=base.config)
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        raise JobError(
+            f"{base.config.model_type} has layers that keep other states than keys and values, which prefix tuning trains\n"
+            f"fix: {_OTHER}"
+        )
     training = base.training
     base.eval()
     with torch.no_grad():
         base(input_ids=torch.tensor([list(ids)], device=base.device), cache=cache, use_cache=True, logits_to_keep=1)
     base.train(training)
-    layers: list[Any] = list(cache.layers)
-    if not all(isinstance(getattr(layer, "keys", None), torch.Tensor) for layer in layers):
-        raise JobError(
-            f"{base.config.model_type} has layers without keys and values, which prefix tuning trains\n"
-            "fix: use another method"
-        )
+    layers: list[Any] = cache.layers
     return [(layer.keys.float(), layer.values.float()) for layer in layers]

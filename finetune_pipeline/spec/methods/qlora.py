@@ -6,10 +6,15 @@ are errors. Large models are hardly affected; small ones lose much of the traini
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.methods.base import Default, Settings, register
 from finetune_pipeline.spec.methods.low_rank import LowRank
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Keys of config.json with the number of experts."""
 
 
 @register
@@ -35,6 +40,13 @@ class QLora(LowRank):
             "unquantized one, 0.23 after one epoch there",
         ),
     }
+
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
+        if not any((config.get(key) or 0) > 1 for key in _EXPERTS):
+            return super().check_base(training, config, layers)
+        message = f"the experts of {config.get('model_type')}, most of its weights, cannot be stored in 4 bits"
+        fix = "set training.method: lora, which trains its attention layers"
+        return [Finding("training.experts", "error", "task.yaml: training.method", message, fix)]
 
     def phases(self, settings: Settings) -> list[Settings]:
         if not settings["unquantized_epochs"]:

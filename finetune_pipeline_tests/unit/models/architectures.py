@@ -16,21 +16,90 @@ _COMMON = {
     "num_key_value_heads": 2, "max_position_embeddings": 512,
 }  # fmt: skip
 _HEADS = {"head_dim": 16}
+_MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bloom": ("BloomConfig", "BloomForCausalLM", {"hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "deepseek_v3": (
+        "DeepseekV3Config", "DeepseekV3ForCausalLM",
+        _COMMON | {
+            "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "v_head_dim": 16,
+            "qk_rope_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+            "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+        },
+    ),
+    "falcon": (
+        "FalconConfig", "FalconForCausalLM",
+        {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
+    ),
+    "falcon_h1": (
+        "FalconH1Config", "FalconH1ForCausalLM",
+        _COMMON | {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
+    ),
+    "gemma": ("GemmaConfig", "GemmaForCausalLM", _COMMON | _HEADS),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", _COMMON | _HEADS | _MIXED),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _COMMON | _HEADS | _MIXED),
+    "gemma3_with_images": ("Gemma3Config", "Gemma3ForConditionalGeneration", _COMMON | _HEADS | _MIXED),
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 64, "n_layer": 2, "n_head": 4}),
+    "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", _COMMON),
+    "gpt_oss": (
+        "GptOssConfig", "GptOssForCausalLM",
+        _COMMON | _HEADS | _MIXED | {
+            "num_local_experts": 4, "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
+    "lfm2": (
+        "Lfm2Config", "Lfm2ForCausalLM",
+        _COMMON | {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    ),
     "llama": ("LlamaConfig", "LlamaForCausalLM", _COMMON),
+    "mamba": ("MambaConfig", "MambaForCausalLM", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}),
+    "mistral": ("MistralConfig", "MistralForCausalLM", _COMMON | _HEADS | {"sliding_window": 16}),
+    "mixtral": (
+        "MixtralConfig", "MixtralForCausalLM",
+        _COMMON | _HEADS | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "mpt": ("MptConfig", "MptForCausalLM", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 512}),
+    "opt": (
+        "OPTConfig", "OPTForCausalLM",
+        {
+            "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": 512, "word_embed_proj_dim": 64,
+        },
+    ),
+    "phi": ("PhiConfig", "PhiForCausalLM", _COMMON),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM", _COMMON),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", _COMMON),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", _COMMON | _HEADS),
-    "gemma": ("GemmaConfig", "GemmaForCausalLM", _COMMON | _HEADS),
-    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", _COMMON | _HEADS),
-    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _COMMON | _HEADS | {"sliding_window": 256}),
-    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 64, "n_layer": 2, "n_head": 4}),
-}
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", _COMMON | _HEADS | _EXPERTS),
+    "qwen3_next": (
+        "Qwen3NextConfig", "Qwen3NextForCausalLM",
+        _COMMON | _HEADS | _EXPERTS | {
+            "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+            "shared_expert_intermediate_size": 32,
+        },
+    ),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", _COMMON | {"no_rope_layers": [1, 0]}),
+    "stablelm": ("StableLmConfig", "StableLmForCausalLM", _COMMON),
+}  # fmt: skip
+"""Classes of the configuration and the model, and settings; windows are shorter than the prompts of the tests."""
+_IMAGES = {
+    "vision_config": {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4, "boi_token_index": 396, "eoi_token_index": 397, "image_token_index": 398,
+}  # fmt: skip
 
 
 def random_model(architecture: str, **settings: Any) -> Any:
     """A random model of 400 tokens. settings: of its configuration."""
     config, model, usual = _SETTINGS[architecture]
     whole = {"vocab_size": 400, "initializer_range": 0.15, **_ENDS, **usual, **settings}
+    if architecture.endswith("_with_images"):
+        whole = {"text_config": whole, "tie_word_embeddings": whole.get("tie_word_embeddings", True), **_IMAGES}
     return getattr(transformers, model)(getattr(transformers, config)(**whole))
 
 

@@ -41,7 +41,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "gemma": {"norms": 4.0},
     "gemma2": GEMMA,
-    "gemma3": {**GEMMA, "num_hidden_layers": 7},
+    "gemma3": {**GEMMA, "num_hidden_layers": 7, "layer_types": None, "sliding_window": 256},
 }
 
 

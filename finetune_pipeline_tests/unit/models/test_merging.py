@@ -9,11 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind, read_adapter
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.merging import merge
-from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline.models.parity import parity, weights_off
+from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline.training.model import build, save_trained
+from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import load, logits, make_adapter, make_model, with_adapter
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -46,6 +51,44 @@ def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dt
     assert len(changed) == facts["merged_tensors"] == 14
     for name, tensor in written.items():
         assert tensor.dtype == dtype and torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changed"),
+    [
+        ("gemma3_with_images", 23),  # its files have other names than the loaded model
+        ("gpt_neox", 8),  # so have the output heads of these; query, key and value are one layer
+        ("phi3", 8),
+        ("mixtral", 8),  # transformers joins the experts' weights, which are not adapted
+        ("deepseek_v3", 10),
+        ("gpt_oss", 8),
+        ("lfm2", 12),
+    ],
+)
+def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(
+    architecture: str, changed: int, tmp_path: Path
+) -> None:
+    base = make_model(tmp_path / "base", architecture, dtype=BFLOAT16, tied=False)
+    settings = TrainingSpec.model_validate({"method": "lora", "lora": {"r": 4, "dropout": 0.0}}).model_dump()
+    model = build(base, settings, FLOAT32, torch.device("cpu"), None, "").model
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    save_trained(model, load_tokenizer(base), base, "lora", tmp_path / "adapter")
+    facts = merge(base, tmp_path / "adapter", tmp_path / "out")
+    with_adapter(base, tmp_path / "adapter", BFLOAT16).merge_and_unload().save_pretrained(tmp_path / "peft")
+    before, written, expected = (load_file(tmp_path / f / "model.safetensors") for f in ("base", "out/model", "peft"))
+    assert set(written) == set(before) == set(expected)
+    assert facts["merged_tensors"] == changed == sum(not torch.equal(written[n], before[n]) for n in before)
+    assert [n for n in expected if not torch.equal(written[n], expected[n])] == []
+    examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(4)))
+    facts = parity(base, tmp_path / "adapter", tmp_path / "out", examples, max_new_tokens=2, batch_size=3)
+    assert facts["right"] and facts["weights_compared"] == len(before)
+    name = next(n for n in reversed(written) if not torch.equal(written[n], before[n]))
+    save_file({**written, name: before[name]}, tmp_path / "out/model/model.safetensors", metadata={"format": "pt"})
+    right = with_adapter(base, tmp_path / "adapter").merge_and_unload()
+    assert weights_off(right, tmp_path / "out") == (len(before), [name])
 
 
 def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def soft(base: Path, folder: Path, kind: str = "prompt", size: float = 0.5, seed
     return folder
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("gemma3", True), ("qwen2", False)])
+@pytest.mark.parametrize(("architecture", "tied"), [("gemma3_with_images", True), ("gpt_neox", False)])
 def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, tied: bool, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", architecture, tied=tied)
     adapter = soft(base, tmp_path / "adapter")
@@ -73,7 +73,7 @@ def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> No
     assert config["suppress_tokens"] == [*range(400, 405)]
 
 
-@pytest.mark.parametrize(("architecture", "kind"), [("llama", "prefix"), ("gemma3", "prompt")])
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "prefix"), ("gemma3", "prompt"), ("gemma3", "prefix")])
 def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind: str, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", architecture, dtype=torch.bfloat16)
     rows = write_tiny_examples(tmp_path / "e.jsonl", range(8))

@@ -64,6 +64,17 @@ def test_every_parameter_is_counted_once(models: Models, name: str, tied: bool) 
     assert widths.count(shape.hidden) == shape.norms and widths.count(16) == shape.head_norms
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["gemma3_with_images", "mixtral", "gpt_oss", "opt", "gpt_neox", "phi3", "lfm2"])
+def test_what_adapters_train_is_known_before(tmp_path: Path, name: str, tied: bool) -> None:
+    folder = make_model(tmp_path / "base", name, tied=tied)
+    shape, settings = model_shape(folder), settings_of("lora", precision="float32")
+    model = build(folder, settings, torch.float32, CPU, load_tokenizer(folder), "").model
+    assert METHODS["lora"].trainable(settings, shape) == trained(model)
+    assert shape.parameters == sum(p.numel() for p in model.parameters()) - trained(model)
+    assert shape.layers == 2
+
+
 def test_adapters_on_some_layers_are_counted(models: Models) -> None:
     folder, some = models["gemma3", True], {"r": 4, "target_modules": ["q_proj", "self_attn.v_proj", "down_proj"]}
     settings = settings_of("lora", lora=some, precision="float32")

@@ -15,6 +15,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.spec import parse_spec
+from finetune_pipeline_tests.unit.models.architectures import make_model
 
 CONFIG, TOKENIZER, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
 Change = Callable[[Path], None]
@@ -69,6 +70,25 @@ def test_a_file_of_the_model_that_cannot_be_used_is_named(
     with pytest.raises(FindingsError) as raised:
         prepare_base(str(model), None, tmp_path / "out")
     assert len(raised.value.findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "rule"),
+    [
+        ("mixtral", "qlora", "training.experts"),
+        ("gpt_oss", "qlora", "training.experts"),
+        ("mixtral", "lora", None),
+        ("lfm2", "prefix", "training.prefix_layers"),
+        ("lfm2", "qlora", None),
+    ],
+)
+def test_methods_that_an_architecture_does_not_allow(
+    tmp_path: Path, architecture: str, method: str, rule: str | None
+) -> None:
+    model = make_model(tmp_path / "model", architecture)
+    given = found(model, tmp_path, training={"method": method, "max_tokens": 256})
+    assert [f.rule for f in given if f.severity == "error"] == ([rule] if rule else [])
+    assert all(f.fix for f in given)
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """All methods and their variants learn, and are saved as what was validated."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.spec import methods
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt
 from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline.training.model import build
 from finetune_pipeline.training.rows import encode_split, task_text
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_model
+from finetune_pipeline_tests.unit.models.architectures import make_model
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.05}
@@ -127,6 +130,47 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inputs: Path, tmp_pat
     )
     assert facts["gradient_checkpointing"] == {"used": True, "why": "as training.gradient_checkpointing says"}
     assert facts["best_eval_loss"] == pytest.approx(exact["best_eval_loss"], rel=1e-5)
+
+
+def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_names(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """Its experts are joined in memory only; what training takes from a checkpoint is the best model, too."""
+    own = shutil.copytree(inputs, tmp_path / "inputs", ignore=shutil.ignore_patterns("base"))
+    base = make_model(own / "base", "qwen3_moe")
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    facts, _ = train(_job(own, undisturbed, "full"))
+    shutil.copytree(undisturbed / "work", stopped / "work")
+    shutil.rmtree(stopped / "work" / "checkpoints" / f"checkpoint-{facts['steps']}")
+    _, measured = train(_job(own, stopped, "full"))
+    assert measured["resumed_from"] is not None
+    expected, weights = _weights(undisturbed), _weights(stopped)
+    assert expected.keys() == load_file(base / "model.safetensors").keys()
+    assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []
+    assert _loss(undisturbed / "out" / "adapter", own) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "message"),
+    [
+        (
+            "falcon",
+            "prefix",
+            "keys and values of falcon do not have the number of heads",
+        ),  # one key head for all queries
+        ("deepseek_v3", "prefix", "keys and values of deepseek_v3 do not have"),
+        ("falcon_h1", "prefix", "falcon_h1 has layers that keep other states"),
+        ("falcon_h1", "lora", "falcon_h1 cannot be trained like this.*out_proj"),
+        ("falcon", "qlora", "falcon outside plain linear layers cannot be stored in 4 bits"),
+    ],
+)
+def test_what_an_architecture_does_not_allow_is_refused(
+    tmp_path: Path, architecture: str, method: str, message: str
+) -> None:
+    base = make_model(tmp_path / "base", architecture)
+    settings = TrainingSpec.model_validate({"method": method}).model_dump()
+    with pytest.raises(JobError, match=f"{message}(.|\n)*fix: "):
+        build(base, settings, torch.float32, CPU, load_tokenizer(base), "sort it")
 
 
 def test_prefix_tuning_refuses_gradient_checkpointing(inputs: Path, tmp_path: Path) -> None:

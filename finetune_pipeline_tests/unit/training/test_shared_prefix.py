@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training import attention
+from finetune_pipeline.training.fused import fuse
+from finetune_pipeline.training.model import build
 from finetune_pipeline.training.prefix_tree import Layout, common_prefix
 from finetune_pipeline.training.shared_prefix import (
     PackedCollator,
@@ -14,6 +18,7 @@ from finetune_pipeline.training.shared_prefix import (
     packed_collator,
     supports_shared_prefix,
 )
+from finetune_pipeline_tests.unit.models.architectures import make_model
 from finetune_pipeline_tests.unit.training.models import (
     adapted,
     dialogues,
@@ -59,6 +64,49 @@ def test_same_loss_and_gradients_packed_and_padded(name: str, method: str, kind:
     assert (packed - padded).norm() / padded.norm() < 1e-5
     if kind != "nothing in common" or method == "prompt":
         assert (collator.saved_tokens > 0) == (len(batch) > 1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "packs"),
+    [
+        *((name, "lora", True) for name in ("mistral", "phi3", "gpt_neox", "mixtral", "opt", "gemma3_with_images")),
+        *((name, "lora", False) for name in ("gemma2", "gpt_oss", "stablelm", "falcon", "deepseek_v3")),
+        *((name, "lora", False) for name in ("lfm2", "qwen3_next")),
+        *(("qwen3_moe", method, True) for method in ("full", "prompt", "prefix")),
+        ("gemma3_with_images", "qlora", True),
+        ("qwen2", "qlora", True),
+        ("phi", "qlora", True),  # LayerNorm, in 16 bits, takes no inputs in 32
+        ("falcon_h1", "full", False),
+    ],
+)
+def test_architectures_learn_from_the_loss_of_each_row_alone(
+    architecture: str, method: str, packs: bool, tmp_path: Path
+) -> None:
+    base = make_model(tmp_path / "base", architecture, norms=0.2)
+    sections = {"lora": {"r": 4, "dropout": 0.0}, "prefix": {"tokens": 5}, "prompt": {"tokens": 6}}
+    settings = TrainingSpec.model_validate({"method": method, "gradient_checkpointing": False, **sections}).model_dump()
+    model = build(base, settings, torch.float32, torch.device("cpu"), load_tokenizer(base), "sort the ticket").model
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.eval()
+    batch = nested()
+    losses = []
+    with torch.no_grad():
+        for row in batch:
+            logits = model(input_ids=torch.tensor([row["ids"]])).logits[0, -len(row["ids"]) :]
+            learned = torch.tensor(row["loss"])[1:]
+            targets = torch.tensor(row["ids"])[1:][learned]
+            losses.append(torch.nn.functional.cross_entropy(logits[:-1][learned], targets, reduction="none"))
+    alone = torch.cat(losses).mean().item()
+    padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
+    assert padded_loss == pytest.approx(alone, rel=1e-4)
+    assert supports_shared_prefix(model)[0] is packs
+    fuse(model)
+    collator: Any = packed_collator(model) if packs else PaddedCollator(2)
+    loss, gradients = loss_and_gradients(model, collator(batch))
+    assert loss == pytest.approx(alone, rel=1e-4)
+    assert (gradients - padded).norm() / padded.norm() < 1e-4
 
 
 def test_prompts_shared_by_some_rows_are_computed_once() -> None:

@@ -9,14 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.evaluation.predict import encode_labels
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference import generation
+from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
-from finetune_pipeline.models.inference.prefix_attention import behind_prefix, reads_apart
+from finetune_pipeline.models.inference.prefix_attention import behind_prefix
 from finetune_pipeline.models.inference.shared_reading import common_prefix, families
+from finetune_pipeline.models.inference.trial import APART, PLAIN, TREES, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
 from finetune_pipeline_tests.unit.models.architectures import make_model
@@ -52,7 +56,7 @@ def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[in
 def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = loaded
     prompts, labels = _prompts(tokenizer)
-    assert reads_apart(model), "the fast way, which is compared here"
+    assert way_of_reading(model, Reader) == APART, "the fast way, which is compared here"
     plain = [_plainly(model, tokenizer, prompt, ids) for prompt, ids in zip(prompts, labels, strict=True)]
     for batch_size, read_at_once in ((1, 2048), (4, 2048), (4, 1), (4, 25)):
         monkeypatch.setattr(generation, "_READ_AT_ONCE", read_at_once)
@@ -65,26 +69,53 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], m
     assert len({a.text for a in answers}) > 1
 
 
+@torch.no_grad()
+def _constrained_plainly(model: Any, grammar: Grammar, prompt: list[int], ends: set[int]) -> list[int]:
+    answer, ids = grammar.begin(), list(prompt)
+    while len(ids) < len(prompt) + LONGEST and ids[-1] not in ends:
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+        ids.append(answer.choose(logits.float().numpy(), ends))
+    return ids[len(prompt) :]
+
+
 @pytest.mark.parametrize(
-    ("architecture", "apart", "settings"),
+    ("architecture", "way"),
     [
-        ("qwen3", True, {}),
-        ("gpt2", True, {}),  # no grouped keys
-        ("gemma2", False, {}),  # its scores are capped; transformers knows only eager attention for it
-        ("gemma3", False, {"sliding_window": 16}),  # prompts are longer than its window
+        ("qwen3", APART),
+        ("gpt2", APART),  # no grouped keys
+        ("gpt_neox", APART),
+        ("smollm3", APART),  # a layer without positions
+        ("stablelm", TREES),  # takes no attention function
+        ("falcon", TREES),
+        ("deepseek_v3", TREES),  # its keys and values differ in width
+        ("qwen3_moe", APART),
+        ("gemma2", PLAIN),  # its scores are capped; transformers knows only eager attention for it
+        ("gemma3", PLAIN),  # sliding windows, which all prompts are longer than
+        ("gemma3_with_images", PLAIN),
+        ("mistral", PLAIN),
+        ("gpt_oss", PLAIN),  # attention sinks
+        ("bloom", PLAIN),  # distances in place of positions, which take no mask of single tokens
+        ("mpt", PLAIN),  # ditto, and it ignores masks without an error
+        ("lfm2", PLAIN),  # states in place of keys and values
+        ("qwen3_next", PLAIN),
+        ("falcon_h1", PLAIN),  # both in one layer
     ],
 )
-def test_architectures_answer_as_the_plain_way(tmp_path: Path, architecture: str, apart: bool, settings: Any) -> None:
-    folder = make_model(tmp_path / "base", architecture, **settings)
+def test_architectures_answer_as_the_plain_way(tmp_path: Path, architecture: str, way: str) -> None:
+    folder = make_model(tmp_path / "base", architecture, norms=0.2)
     model, tokenizer = load_for_prediction(folder, torch.device("cpu")), load_tokenizer(folder)
     prompts, labels = _prompts(tokenizer, 5)
-    assert min(map(len, prompts)) > 16 and common_prefix(prompts)
-    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 3)
-    assert reads_apart(model) is apart
+    assert len(set(map(len, prompts))) > 1 and min(map(len, prompts)) > 16 and common_prefix(prompts)
+    grammar, ends = Grammar({"enum": ["yes", "no"]}, tokenizer), end_tokens(model, tokenizer)
+    restriction = Restriction(grammar, lambda answer: answer.prompt_tokens != len(prompts[0]))
+    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 3, restriction=restriction)
+    assert way_of_reading(model, Reader) == way
     for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
         text, status, scores = _plainly(model, tokenizer, prompt, ids)
         assert (answer.text, answer.status, answer.error) == (text, status, "")
         assert answer.label_scores == pytest.approx(scores, abs=1e-4)
+        if answer.restricted:
+            assert answer.restricted.new_ids == _constrained_plainly(model, grammar, prompt, ends)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -201,3 +232,16 @@ def test_scores_are_those_of_each_label_alone(loaded: tuple[Any, Any]) -> None:
             alone = sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(text))
             assert score == pytest.approx(alone, abs=1e-4)
     assert answers[0].label_scores[0] == answers[0].label_scores[4]
+
+
+@pytest.mark.parametrize(("architecture", "way"), [("llama", APART), ("mpt", PLAIN)])
+def test_the_rounding_of_bfloat16_hides_no_wrong_way(tmp_path: Path, architecture: str, way: str) -> None:
+    folder = make_model(tmp_path / "base", architecture, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert model.dtype == torch.bfloat16 and way_of_reading(model, Reader) == way
+
+
+def test_a_model_that_answers_otherwise_in_a_batch_is_refused(tmp_path: Path) -> None:
+    model = load_for_prediction(make_model(tmp_path / "base", "mamba"), torch.device("cpu"))
+    with pytest.raises(JobError, match=r"type mamba give other answers to several prompts(.|\n)*fix: set base_model"):
+        Reader(model, [])

@@ -1,0 +1,99 @@
+"""Finds the fastest way of reading prompts that gives a model's own logits, by a trial on a few tokens.
+
+An architecture may ignore or refuse what a fast way passes to it (positions, masks, an attention function), and then gives
+other answers, often without an error. Asking it is safer than a list of names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.inference import prefix_attention
+
+APART, TREES, PLAIN = "apart", "trees", "plain"
+"""Ways of reading. APART: all rows attend to one copy of their common prefix, see :mod:`.prefix_attention`. TREES: each row
+has a copy of the prefix; the row's continuations are read in one pass. PLAIN: no prefix is read ahead, and each continuation
+is read in a pass of its own."""
+_PREFIX = [9, 10, 11, 12, 13]
+_PROMPTS = [[*_PREFIX, *range(3, 15)], [*_PREFIX, 6]]
+_TEXTS = [[*range(n, 19), 3] for n in (6, 11)]
+"""Numbers of tokens, see _words; long enough to tell wrong distances from the rounding of bfloat16."""
+_LONGEST = max(map(len, _PROMPTS)) + max(map(len, _TEXTS))
+_TRIED = "_way_of_reading"
+_RAISED = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+"""What models raise for arguments they do not take."""
+
+
+def way_of_reading(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
+    """Return the way in which `model` is to be read; its attention function is then the one of that way.
+
+    reader: makes a Reader of a model for a prefix and a way. Raises JobError if even PLAIN gives other logits than reading one
+    row at a time.
+    """
+    if not hasattr(model, _TRIED):
+        setattr(model, _TRIED, _first_that_works(model, reader))
+    return str(getattr(model, _TRIED))
+
+
+def rows_at_once(model: Any, wanted: int, longest: int) -> int:
+    """Return how many rows of up to `longest` tokens the model may read together; see PrefixedModel.rows_at_once."""
+    return int(model.rows_at_once(wanted, longest)) if hasattr(model, "rows_at_once") else wanted
+
+
+@torch.no_grad()
+def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
+    config, size = model.config.get_text_config(), rows_at_once(model, len(_PROMPTS), _LONGEST)
+    before, problem = config._attn_implementation, ""
+    prefix, *rest = (_words(numbers, config.vocab_size) for numbers in (_PREFIX, *_PROMPTS, *_TEXTS))
+    prompts, texts = rest[: len(_PROMPTS)], rest[len(_PROMPTS) :]
+    alone = [[_alone(model, prompt, text) for text in texts] for prompt in prompts]
+    for way in (APART, TREES, PLAIN):
+        if way == APART and not prefix_attention.switch_on(model):
+            continue
+        try:
+            tried = reader(model, prefix, way)
+            logits = []
+            for at in range(0, len(prompts), size):
+                batch = tried.read(prompts[at : at + size])
+                logits += tried.continuations(batch, [texts] * len(batch.logits))
+            problem = _difference(logits, alone, way) if tried.way == way else "its cache does not allow it"
+        except _RAISED as error:
+            problem = f"{type(error).__name__}: {error}"
+        if not problem:
+            return way
+        config._attn_implementation = before
+    raise JobError(
+        f"models of type {config.model_type} give other answers to several prompts at once than to each alone ({problem}), "
+        "so no evaluation of them would be right\nfix: set base_model to a model of another family"
+    )
+
+
+def _words(numbers: list[int], vocabulary: int) -> list[int]:
+    """Return the tokens with these numbers, from the middle of the vocabulary: behind control tokens, which stand at its ends,
+    a trained model is so unsure that rounding alone changes its logits by a third."""
+    return [vocabulary // 4 + number * max(1, vocabulary // 64) for number in numbers]
+
+
+def _alone(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
+    ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
+    logits: torch.Tensor = model(input_ids=ids).logits[0, len(prompt) - 1 :]
+    return logits
+
+
+def _difference(found: list[list[torch.Tensor]], alone: list[list[torch.Tensor]], way: str) -> str:
+    """Return how far the logits of a trial are from those of each row alone; empty if that is rounding.
+
+    Logits of a damaged model, which are not finite, are not compared: whoever reads them says so.
+    """
+    left, right = (torch.cat([text for row in rows for text in row]).float() for rows in (found, alone))
+    if not right.isfinite().all():
+        return ""
+    gap = ((left - right).norm() / right.norm().clamp(min=1e-6)).item()
+    # in bfloat16 some tokens may go to other experts; without PLAIN nothing is left
+    rough = 0.3 if way == PLAIN else 0.1
+    limit = 1e-3 if found[0][0].dtype == torch.float32 else rough
+    return "" if gap <= limit else f"relative difference of the logits {gap:.2g}"
