@@ -21,6 +21,9 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.verification import JudgedRow, verify
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.gguf import write_gguf
+from finetune_pipeline.models.inference.generation import Reader
+from finetune_pipeline.models.inference.trial import APART, way_of_reading
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.settings import WORKER_MODULE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.worker.jobs import baseline_job, merge_job, train_job
@@ -51,6 +54,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base() -> Path:
     return bundled_base()[0]
+
+
+def test_a_trained_model_is_read_in_the_fastest_way(base: Path) -> None:
+    """The trial's limits hold for what training makes of logits, not for random weights alone."""
+    for precision in ("serving", "float32"):
+        model = load_for_prediction(base, torch.device("cpu"), precision=precision)
+        assert way_of_reading(model, Reader) == APART
 
 
 @pytest.fixture(scope="module")
