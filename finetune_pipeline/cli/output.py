@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from finetune_pipeline.faults import OutsideError, look_into, outside_words
+from finetune_pipeline.faults import READ_ONLY, OutsideError, look_into, outside_words
 from finetune_pipeline.findings import FindingsError, shortened
 from finetune_pipeline.settings import read_settings
 
@@ -176,6 +176,11 @@ def get_task(name: str) -> Task:
         return load_task(folder)
     except FindingsError as error:
         raise click.ClickException(f"{folder / 'task.yaml'} cannot be used:\n{error}") from error
+
+
+def is_read_only(error: OSError) -> bool:
+    """Whether a file in the home could not be written because the home may only be read."""
+    return error.errno in READ_ONLY and Path(str(error.filename)).is_relative_to(read_settings().home)
 
 
 def failure(error: BaseException) -> str | None:

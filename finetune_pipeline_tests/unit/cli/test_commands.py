@@ -7,15 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
 from finetune_pipeline_tests.unit.processes import bound_by_permissions
 
 SPEC = {
@@ -145,19 +148,26 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
     (folder / "raw" / "a.jsonl").write_text(json_lines(ROWS[:3]))
     assert finetune("check", "demo").returncode == 0
     assert finetune("show", "demo").returncode == 0, "it takes the lock of the registry"
-    home = tmp_path / "home"
-    for path in (home, *home.rglob("*")):
-        path.chmod(path.stat().st_mode & ~0o222)
-    try:
-        shown = json.loads(_as_reader(tmp_path, "show", "demo", "--json").stdout)
-        checked = json.loads(_as_reader(tmp_path, "check", "demo", "--json").stdout)
-        ran = _as_reader(tmp_path, "run", "demo", "--stage", "data")
-    finally:
-        for path in (home, *home.rglob("*")):
-            path.chmod(path.stat().st_mode | 0o200)
+
+    def evaluate(builder: Builder) -> None:
+        result, rows = evaluation_and_rows()
+        (builder.folder / "evaluation.json").write_text(json.dumps(result.to_json()))
+        (builder.folder / "rows.json").write_text(rows.model_dump_json())
+
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+    store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
+    with only_read(tmp_path / "home"):
+        shown = json.loads(as_reader(tmp_path, "show", "demo", "--json").stdout)
+        checked = json.loads(as_reader(tmp_path, "check", "demo", "--json").stdout)
+        ran = as_reader(tmp_path, "run", "demo", "--stage", "data")
+        asked = as_reader(tmp_path, "ask-data", "demo")
+        elsewhere = as_reader(tmp_path, "ask-data", "demo", "--to", str(tmp_path / "requests"), "--json")
     assert shown["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
     assert "folder" not in checked, "what was made for it is not kept"
     assert ran.returncode == 1 and "may not be " in ran.stderr and "Traceback" not in ran.stderr
+    assert asked.returncode == 0 and "no file is written" in asked.stdout and not asked.stderr
+    written = json.loads(elsewhere.stdout)
+    assert len(Path(written["jsonl"]).read_text().splitlines()) == len(written["rows"]) > 1
 
 
 @pytest.mark.parametrize("place", ["", "raw", "logs/2026-05"])
@@ -165,7 +175,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / place).chmod(0)
     try:
-        done = _as_reader(tmp_path, "check", "demo")
+        done = as_reader(tmp_path, "check", "demo")
     finally:
         (folder / place).chmod(0o700)
     assert done.returncode == 1
@@ -174,7 +184,19 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     )
 
 
-def _as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@contextlib.contextmanager
+def only_read(home: Path) -> Iterator[None]:
+    """A home that may only be read."""
+    for path in (home, *home.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        yield
+    finally:
+        for path in (home, *home.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+
+
+def as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command, bound by the permissions of files, with the data and the home below `root`."""
     env = {**os.environ, "FINETUNE_DATA": str(root / "data"), "FINETUNE_HOME": str(root / "home")}
     env.pop("MLFLOW_TRACKING_URI", None)
