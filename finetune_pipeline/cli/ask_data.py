@@ -9,12 +9,9 @@ import click
 from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell
 from finetune_pipeline.cli.project import NOT_EVALUATED, open_project
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.files import read_json
-from finetune_pipeline.evaluation.failures.atlas import ShownRows
-from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.failures import request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.steps.evaluation import SHOWN_ROWS
+from finetune_pipeline.report.stored import read_evaluation, read_shown_rows
 
 
 @click.command("ask-data")
@@ -33,9 +30,7 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     artifact = project.latest("evaluation_report")
     if artifact is None:
         raise click.ClickException(NOT_EVALUATED.format(task=loaded.name))
-    project.store.check(artifact)
-    atlas = EvaluationResult.model_validate(read_json(artifact.path("evaluation.json"))).atlas
-    shown = ShownRows.model_validate_json(artifact.path(SHOWN_ROWS).read_bytes())
+    atlas, shown = read_evaluation(project.store.check(artifact))[0].atlas, read_shown_rows(artifact)
     rows = request_rows(atlas, shown, loaded.name, artifact.version)
     files = {"jsonl": "", "markdown": ""}
     try:

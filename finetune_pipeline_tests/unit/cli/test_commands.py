@@ -149,13 +149,7 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
     assert finetune("check", "demo").returncode == 0
     assert finetune("show", "demo").returncode == 0, "it takes the lock of the registry"
 
-    def evaluate(builder: Builder) -> None:
-        result, rows = evaluation_and_rows()
-        (builder.folder / "evaluation.json").write_text(json.dumps(result.to_json()))
-        (builder.folder / "rows.json").write_text(rows.model_dump_json())
-
-    store = ArtifactStore(tmp_path / "home" / "artifacts")
-    store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
+    evaluated(tmp_path)
     with only_read(tmp_path / "home"):
         shown = json.loads(as_reader(tmp_path, "show", "demo", "--json").stdout)
         checked = json.loads(as_reader(tmp_path, "check", "demo", "--json").stdout)
@@ -182,6 +176,35 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     assert done.stderr.startswith(
         f"{folder / place} may not be read or written by this user\nfix: ".replace("/ may", " may")
     )
+
+
+@pytest.mark.parametrize("older", [{"evaluation.json": "{}"}, {"gates.json": '[{"name": "robust"}]'}])
+def test_an_evaluation_of_another_release_is_named(
+    folder: Path, tmp_path: Path, finetune: Any, older: dict[str, str]
+) -> None:
+    made = evaluated(tmp_path, older)
+    for command in ("report", "ask-data"):
+        done = finetune(command, "demo")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"{made} was written by another release" in done.stderr and "fix: `finetune run demo`" in done.stderr
+
+
+def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
+    """The folder of an evaluation_report with other files than this release writes, if any are given."""
+
+    def evaluate(builder: Builder) -> None:
+        result, rows = evaluation_and_rows()
+        wanted = {
+            "evaluation.json": json.dumps(result.to_json()),
+            "gates.json": "[]",
+            "rows.json": rows.model_dump_json(),
+        }
+        for name, text in {**wanted, **(files or {})}.items():
+            (builder.folder / name).write_text(text)
+
+    store = ArtifactStore(root / "home" / "artifacts")
+    made = store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
+    return made.folder
 
 
 @contextlib.contextmanager
