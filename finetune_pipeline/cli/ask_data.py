@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell
+from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell, writing
 from finetune_pipeline.cli.project import NOT_EVALUATED, open_project
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.report.failures import request_page, request_rows
@@ -35,10 +35,11 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     files = {"jsonl": "", "markdown": ""}
     try:
         out = folder or project.store.state_folder(loaded.name) / "requests"
-        out.mkdir(parents=True, exist_ok=True)
         lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
-        write_rows(lines, rows)
-        page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
+        with writing(lines):
+            write_rows(lines, rows)
+        with writing(page):
+            page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
         files = {"jsonl": str(lines), "markdown": str(page)}
         places = f"for people    {page}\nfor programs  {lines}"
     except OSError as error:

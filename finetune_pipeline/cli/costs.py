@@ -8,7 +8,7 @@ from statistics import fmean
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell
+from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell, writing
 from finetune_pipeline.cli.plan import Inputs, base_folder, rows_to_plan
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
@@ -62,8 +62,8 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     page = settings.home / "costs" / f"{loaded.name}.html"
     written = ""
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(page_html(costs_page(result)), "utf-8")
+        with writing(page):
+            page.write_text(page_html(costs_page(result)), "utf-8")
         written = str(page)
     except OSError as error:
         if not is_read_only(error):

@@ -178,6 +178,20 @@ def get_task(name: str) -> Task:
         raise click.ClickException(f"{folder / 'task.yaml'} cannot be used:\n{error}") from error
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write a file of its own in this block. A full disk, which the system reports without a name, names it and leaves no
+    part of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+            path.unlink(missing_ok=True)
+        raise
+
+
 def is_read_only(error: OSError) -> bool:
     """Whether a file in the home could not be written because the home may only be read."""
     return error.errno in READ_ONLY and Path(str(error.filename)).is_relative_to(read_settings().home)

@@ -138,6 +138,14 @@ def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path,
     assert "symbolic links lead in a circle\nfix: remove or correct the link" in done.stderr
 
 
+def test_a_sheet_that_may_be_filled_in_is_not_written_over(folder: Path, tmp_path: Path, finetune: Any) -> None:
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("id,choice\n1,A\n")
+    done = finetune("review", folder.name, "--what", "flagged", "--table", sheet)
+    assert done.returncode == 1 and f"import it with --take {sheet}" in done.stderr
+    assert sheet.read_text() == "id,choice\n1,A\n"
+
+
 @pytest.mark.parametrize("whom", [[], ["--user", ""], ["--user", "ann", "--id", " "]])
 def test_nobody_is_not_forgotten_with_success(folder: Path, finetune: Any, whom: list[str]) -> None:
     done = finetune("forget", folder.name, *whom)
