@@ -104,7 +104,12 @@ def _tell(checked: Checked, as_json: bool, kept: bool = True) -> int:
 
 
 def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
-    """Check the task in a folder; its report is written below `reports`."""
+    """Check the task in a folder; its report is written below `reports`, by one check at a time."""
+    with store.lock(folder.name, "check"):
+        return _check_task(folder, store, reports)
+
+
+def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     loaded, problems = _read(folder, store)
     if loaded is None:
         return Checked(folder.name, problems, ERROR)

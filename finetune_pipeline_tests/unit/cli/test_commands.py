@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from finetune_pipeline.cli.check import check_task
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline_tests.shared import copy_database
@@ -61,6 +63,20 @@ def test_check_of_good_data_ends_with_zero(folder: Path, finetune: Any) -> None:
     done = finetune("check", "demo")
     assert done.returncode == 1 and "documents/terms.txt: byte 2 is not UTF-8" in done.stdout
     assert "3 rows in 1 files = 3 valid" in done.stdout, "the rows are looked at all the same"
+
+
+def test_two_checks_at_once_count_the_same(folder: Path, tmp_path: Path) -> None:
+    rows = [(f"is {'n' * i} cold", ["yes", "no", "maybe"][i % 3]) for i in range(90)]
+    (folder / "raw" / "a.jsonl").write_text(json_lines(rows))
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+
+    def counts(_: int) -> dict[str, int]:
+        checked = check_task(folder, store, tmp_path / "checks")
+        return {rule: len(hits) for rule, hits in checked.rules.items()}
+
+    with ThreadPoolExecutor(4) as threads:
+        asked = list(threads.map(counts, range(8)))
+    assert asked == [counts(8)] * 8 and asked[0]["data.unknown_label"] == 30
 
 
 def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) -> None:
