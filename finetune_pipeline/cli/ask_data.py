@@ -6,15 +6,12 @@ from pathlib import Path
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, tell
+from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell, writing
 from finetune_pipeline.cli.project import NOT_EVALUATED, open_project
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.files import read_json
-from finetune_pipeline.evaluation.failures.atlas import ShownRows
-from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.failures import request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.steps.evaluation import SHOWN_ROWS
+from finetune_pipeline.report.stored import read_evaluation, read_shown_rows
 
 
 @click.command("ask-data")
@@ -24,27 +21,37 @@ from finetune_pipeline.steps.evaluation import SHOWN_ROWS
 )
 @as_json
 def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
-    """Write a data request from the failures of the last evaluation of TASK: JSON Lines for programs, Markdown for people."""
+    """Write a data request from the failures of the last evaluation of TASK: JSON Lines for programs, Markdown for people.
+
+    In a home that may only be read, it is only printed unless --to names a folder.
+    """
     loaded = get_task(task)
     project = open_project(loaded)
     artifact = project.latest("evaluation_report")
     if artifact is None:
         raise click.ClickException(NOT_EVALUATED.format(task=loaded.name))
-    project.store.check(artifact)
-    atlas = EvaluationResult.model_validate(read_json(artifact.path("evaluation.json"))).atlas
-    shown = ShownRows.model_validate_json(artifact.path(SHOWN_ROWS).read_bytes())
+    atlas, shown = read_evaluation(project.store.check(artifact))[0].atlas, read_shown_rows(artifact)
     rows = request_rows(atlas, shown, loaded.name, artifact.version)
-    out = folder or project.store.state_folder(loaded.name) / "requests"
-    out.mkdir(parents=True, exist_ok=True)
-    lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
-    write_rows(lines, rows)
-    page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
-    facts = {"task": loaded.name, "version": artifact.version, "jsonl": str(lines), "markdown": str(page), "rows": rows}
+    files = {"jsonl": "", "markdown": ""}
+    try:
+        out = folder or project.store.state_folder(loaded.name) / "requests"
+        lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
+        with writing(lines):
+            write_rows(lines, rows)
+        with writing(page):
+            page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
+        files = {"jsonl": str(lines), "markdown": str(page)}
+        places = f"for people    {page}\nfor programs  {lines}"
+    except OSError as error:
+        if folder or not is_read_only(error):
+            raise
+        places = "no file is written, the home may only be read: --to FOLDER writes it elsewhere"
+    facts = {"task": loaded.name, "version": artifact.version, **files, "rows": rows}
     wrong, wanted = f"{atlas.wrong} of {atlas.n} test rows wrong", sum(row["collect"] for row in rows)
     groups = []
     for row in rows[:12]:
         like = f" like {', '.join(row['like'])}" if row["like"] else ""
         groups.append(f"  {row['collect'] or '–':>4}  {row['failed']} × {row['kind']} {row['detail']}{like}".rstrip())
     headline = f"{loaded.name}: {wrong}, in {len(rows)} groups; {wanted} new rows asked for"
-    tell(as_json, facts, headline, *groups, f"for people    {page}\nfor programs  {lines}")
+    tell(as_json, facts, headline, *groups, places)
     return DONE

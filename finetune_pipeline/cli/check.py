@@ -13,13 +13,12 @@ import click
 from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, is_read_only, say, task_folder
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.faults import READ_ONLY
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import local_base, model_folder
@@ -89,7 +88,7 @@ def check(task: str, as_json: bool) -> int:
     try:
         return _tell(check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks"), as_json)
     except OSError as error:  # a home that may only be read: what is made there is made elsewhere, and not kept
-        if error.errno not in READ_ONLY or not Path(str(error.filename)).is_relative_to(settings.home):
+        if not is_read_only(error):
             raise
     with tempfile.TemporaryDirectory(prefix="finetune-check-") as place:
         checked = check_task(folder, ArtifactStore(Path(place) / "artifacts"), Path(place) / "checks")
@@ -105,7 +104,12 @@ def _tell(checked: Checked, as_json: bool, kept: bool = True) -> int:
 
 
 def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
-    """Check the task in a folder; its report is written below `reports`."""
+    """Check the task in a folder; its report is written below `reports`, by one check at a time."""
+    with store.lock(folder.name, "check"):
+        return _check_task(folder, store, reports)
+
+
+def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     loaded, problems = _read(folder, store)
     if loaded is None:
         return Checked(folder.name, problems, ERROR)

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, tell
+from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell, writing
 from finetune_pipeline.cli.plan import Inputs, base_folder, rows_to_plan
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
@@ -40,7 +40,7 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     """Show the costs of TASK: training by trainer and method, serving by an API or an own machine, and the break-even.
 
     Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped list. Old and missing ones are named.
-    The page with the curves is written to FINETUNE_HOME/costs.
+    The page with the curves is written to FINETUNE_HOME/costs, unless that may only be read.
     """
     loaded, settings = get_task(task), read_settings()
     store = ArtifactStore(settings.artifacts)
@@ -60,10 +60,17 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
         datetime.datetime.now(datetime.UTC).date(),
     )
     page = settings.home / "costs" / f"{loaded.name}.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(page_html(costs_page(result)), "utf-8")
-    lines = [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}"]
-    tell(as_json, {**asdict(result), "page": str(page)}, *lines)
+    written = ""
+    try:
+        with writing(page):
+            page.write_text(page_html(costs_page(result)), "utf-8")
+        written = str(page)
+    except OSError as error:
+        if not is_read_only(error):
+            raise
+    place = written or f"none, {settings.home} may only be read"
+    lines = [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {place}"]
+    tell(as_json, {**asdict(result), "page": written}, *lines)
     return DONE
 
 

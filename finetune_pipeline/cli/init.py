@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune_pipeline.cli.output import as_json, emit, say
+from finetune_pipeline.cli.output import as_json, emit, failure, say
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -85,8 +85,11 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
 
     try:
         checked = check_task(folder, store, settings.home / "checks")
-    except KeyboardInterrupt as stop:  # the same command would refuse to make the task again
-        made_already = f"stopped; the task is made in {folder}, and `finetune check {name}` goes on from there"
+    except (KeyboardInterrupt, OSError) as stop:  # the same command would refuse to make the task again
+        words = "stopped" if isinstance(stop, KeyboardInterrupt) else failure(stop)
+        if words is None:
+            raise
+        made_already = f"{words}; the task is made in {folder}, and `finetune check {name}` goes on from there"
         raise click.ClickException(made_already) from stop
     if as_json:
         emit({**facts_of(checked), "folder": str(folder), "copied": placed, "draft": draft_facts(made, findings)})

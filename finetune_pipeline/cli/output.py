@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from finetune_pipeline.faults import OutsideError, look_into, outside_words
+from finetune_pipeline.faults import READ_ONLY, OutsideError, look_into, outside_words
 from finetune_pipeline.findings import FindingsError, shortened
 from finetune_pipeline.settings import read_settings
 
@@ -176,6 +176,25 @@ def get_task(name: str) -> Task:
         return load_task(folder)
     except FindingsError as error:
         raise click.ClickException(f"{folder / 'task.yaml'} cannot be used:\n{error}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write a file of its own in this block. A full disk, which the system reports without a name, names it and leaves no
+    part of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+            path.unlink(missing_ok=True)
+        raise
+
+
+def is_read_only(error: OSError) -> bool:
+    """Whether a file in the home could not be written because the home may only be read."""
+    return error.errno in READ_ONLY and Path(str(error.filename)).is_relative_to(read_settings().home)
 
 
 def failure(error: BaseException) -> str | None:

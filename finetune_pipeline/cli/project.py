@@ -7,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 
-from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.gates import GateResult
@@ -15,6 +14,7 @@ from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.report.stored import read_evaluation
 from finetune_pipeline.report.verdict import gate_counts
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking import registry
@@ -75,10 +75,10 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     return missing
 
 
-def gate_line(gate: dict[str, Any]) -> str:
-    """A gate of gates.json as one line: yes, NO, warn (failed without blocking) or `–` (not asked)."""
-    answer = {"passed": "yes", "failed": "NO", "warned": "warn", "not_asked": "–"}[gate["status"]]
-    return f"  {answer:<4} {gate['name']}: {gate['message']}"
+def gate_line(gate: GateResult) -> str:
+    """A gate as one line: yes, NO, warn (failed without blocking) or `–` (not asked)."""
+    answer = {"passed": "yes", "failed": "NO", "warned": "warn", "not_asked": "–"}[gate.status]
+    return f"  {answer:<4} {gate.name}: {gate.message}"
 
 
 def _share(value: Any, interval: Any) -> str:
@@ -123,8 +123,8 @@ def verdict_lines(project: Project) -> list[str]:
     for model in report.facts["models"].values():
         score = _share(model.get("value"), model.get("value_interval"))
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
-    gates = [GateResult.from_dict(gate) for gate in read_json(project.store.check(report).path("gates.json"))]
-    lines += ["", f"gates: {gate_counts(gates)}", *(gate_line(gate.to_dict()) for gate in gates)]
+    gates = read_evaluation(project.store.check(report))[1]
+    lines += ["", f"gates: {gate_counts(gates)}", *map(gate_line, gates)]
     serving = f"version {project.serving}" if project.serving else "none"
     lines += [
         "",

@@ -8,8 +8,8 @@ import click
 
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
 from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line, open_project
-from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
+from finetune_pipeline.report.stored import read_evaluation
 
 
 def audit_page(project: Project) -> Path | None:
@@ -36,19 +36,18 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
         raise click.ClickException("\n".join([NOT_EVALUATED.format(task=loaded.name), *taught]))
     if artifact.version != project.versions["evaluation_report"]:
         problem("data or spec changed since: this is the report of an earlier version")
-    project.store.check(artifact)
-    gates = read_json(artifact.path("gates.json"))
+    evaluation, gates = read_evaluation(project.store.check(artifact))
     passed = bool(artifact.facts["passed"])
     facts = {
         "task": loaded.name,
         "version": artifact.version,
         "passed": passed,
         "verdict": artifact.facts["verdict"],
-        "gates": gates,
+        "gates": [gate.to_dict() for gate in gates],
         "html": str(artifact.path("report.html")),
         "audit": str(page or ""),
         "markdown": str(artifact.path("report.md")),
-        "evaluation": read_json(artifact.path("evaluation.json")),
+        "evaluation": evaluation.to_json(),
     }
     lines = [facts["verdict"], *map(gate_line, gates), f"page: {facts['html']}", *taught]
     tell(as_json, facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))

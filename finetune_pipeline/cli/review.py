@@ -11,7 +11,7 @@ from threading import Event
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task, problem, say, tell
+from finetune_pipeline.cli.output import DONE, ERROR, as_json, failure, get_task, problem, say, tell, writing
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.sealed import user_name
@@ -57,16 +57,21 @@ def review(
     or flagged production rows. Decisions go into the task folder; the next `finetune run TASK` applies them.
     """
     loaded = get_task(task)
+    if table is not None and table.exists():
+        fix = f"name another file, or import it with --take {table}"
+        raise click.ClickException(f"{table} is there already, and may be filled in\nfix: {fix}")
     try:
         queue = _queue(loaded, what, items, rater, taking=take is not None)
         result: dict[str, object] = {"task": loaded.name, "what": what, "sheet": queue.sheet, "items": len(queue.items)}
         if take is not None:
             return _take(queue, take, result, as_json)
         if page is not None:
-            page.write_text(queue.page(rater), "utf-8")
+            with writing(page):
+                page.write_text(queue.page(rater), "utf-8")
             result["html"] = str(page.absolute())
         if table is not None:
-            write_table(queue, table)
+            with writing(table):
+                write_table(queue, table)
             result[table.suffix[1:]] = str(table.absolute())
     except (OSError, ValueError) as error:
         raise click.ClickException(failure(error) or str(error)) from error

@@ -10,9 +10,8 @@ import click
 from finetune_pipeline.cli.output import DONE, apply_environment, as_json, get_task, tell
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import run_job
-from finetune_pipeline.engine.files import read_json
-from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.report.stored import read_evaluation
 from finetune_pipeline.report.versus import versus as put_side_by_side
 from finetune_pipeline.report.versus import versus_lines
 from finetune_pipeline.settings import read_settings
@@ -40,7 +39,7 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         report = open_project(loaded).artifacts()["evaluation_report"]
         if report is None:
             raise click.ClickException("\n".join([*stopped, *failed]))
-    evaluation = EvaluationResult.model_validate(read_json(project.store.check(report).path("evaluation.json")))
+    evaluation = read_evaluation(project.store.check(report))[0]
     prices = load_prices(home=settings.home, task_folder=loaded.folder)
     calls = calls_per_month or loaded.spec.advise.calls_per_month
     compared = put_side_by_side(loaded.spec, evaluation, prices, calls, datetime.datetime.now(datetime.UTC).date())

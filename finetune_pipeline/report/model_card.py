@@ -9,7 +9,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -18,6 +17,7 @@ from finetune_pipeline.evaluation.wording import number
 from finetune_pipeline.report.blocks import Block, Table, figure, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import markdown_templates, tidy
+from finetune_pipeline.report.stored import read_evaluation
 
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"
@@ -29,10 +29,7 @@ _LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
 
 def card_of(report: Artifact | None, manifest: Manifest) -> str:
     """Write the card of a model, with its evaluation_report, if any."""
-    if report is None:
-        return model_card(manifest)
-    gates = [GateResult.from_dict(gate) for gate in read_json(report.path("gates.json"))]
-    return model_card(manifest, EvaluationResult.model_validate(read_json(report.path("evaluation.json"))), gates)
+    return model_card(manifest, *(read_evaluation(report) if report else ()))
 
 
 def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, gates: Sequence[GateResult] = ()) -> str:

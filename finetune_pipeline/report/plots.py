@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import warnings
@@ -54,6 +55,7 @@ def draw_document(name: str, title: str, figure: Callable[[int], Figure], width:
 
 
 def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> str:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns, as it is imported, of a home it cannot write to
     import matplotlib
 
     settings: Any = {

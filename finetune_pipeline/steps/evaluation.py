@@ -28,6 +28,7 @@ from finetune_pipeline.planning.serving_costs import Call, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.report.stored import SHOWN_ROWS
 from finetune_pipeline.report.verdict import caveats, verdict_sentences
 from finetune_pipeline.steps.asked_models import (
     add_api_answers,
@@ -43,7 +44,7 @@ from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set
 
-PLOTS, SHOWN_ROWS = "plots", "rows.json"
+PLOTS = "plots"
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 

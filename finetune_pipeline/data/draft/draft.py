@@ -96,9 +96,17 @@ def draft(
     written = sum(chats) > len(first) / 2
     made.answers = Answers((_said_by(messages[-1]) for messages in _conversations(files, made)), written=written)
     if not made.answers.rows:  # why none can be read, once for each rule
-        rows = _validated(files, made.data, prompt=made.system_prompt or "-")
-        findings = errors([f for row in rows for f in row.findings])
-        return None, [*reading.problems, *{f.rule: f for f in reversed(findings)}.values()]
+        rows = list(_validated(files, made.data, prompt=made.system_prompt or "-"))
+        counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
+        fault = {f.rule: f for row in reversed(rows) for f in reversed(errors(row.findings))}
+        of_all = f"of {len(rows):,} rows looked at have this fault"
+        return None, [
+            *reading.problems,
+            *(
+                replace(fault[rule], message=f"{fault[rule].message}; {n:,} {of_all}")
+                for rule, n in counts.most_common()
+            ),
+        ]
     if made.answers.problem:
         reading.refuse("answers", _names(files), made.answers.problem, "name another: --answer COLUMN")
         return None, reading.problems

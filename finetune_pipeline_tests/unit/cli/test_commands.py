@@ -7,15 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from finetune_pipeline.cli.check import check_task
+from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
 from finetune_pipeline_tests.unit.processes import bound_by_permissions
 
 SPEC = {
@@ -58,6 +63,20 @@ def test_check_of_good_data_ends_with_zero(folder: Path, finetune: Any) -> None:
     done = finetune("check", "demo")
     assert done.returncode == 1 and "documents/terms.txt: byte 2 is not UTF-8" in done.stdout
     assert "3 rows in 1 files = 3 valid" in done.stdout, "the rows are looked at all the same"
+
+
+def test_two_checks_at_once_count_the_same(folder: Path, tmp_path: Path) -> None:
+    rows = [(f"is {'n' * i} cold", ["yes", "no", "maybe"][i % 3]) for i in range(90)]
+    (folder / "raw" / "a.jsonl").write_text(json_lines(rows))
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+
+    def counts(_: int) -> dict[str, int]:
+        checked = check_task(folder, store, tmp_path / "checks")
+        return {rule: len(hits) for rule, hits in checked.rules.items()}
+
+    with ThreadPoolExecutor(4) as threads:
+        asked = list(threads.map(counts, range(8)))
+    assert asked == [counts(8)] * 8 and asked[0]["data.unknown_label"] == 30
 
 
 def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) -> None:
@@ -135,6 +154,14 @@ def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path,
     assert "symbolic links lead in a circle\nfix: remove or correct the link" in done.stderr
 
 
+def test_a_sheet_that_may_be_filled_in_is_not_written_over(folder: Path, tmp_path: Path, finetune: Any) -> None:
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("id,choice\n1,A\n")
+    done = finetune("review", folder.name, "--what", "flagged", "--table", sheet)
+    assert done.returncode == 1 and f"import it with --take {sheet}" in done.stderr
+    assert sheet.read_text() == "id,choice\n1,A\n"
+
+
 @pytest.mark.parametrize("whom", [[], ["--user", ""], ["--user", "ann", "--id", " "]])
 def test_nobody_is_not_forgotten_with_success(folder: Path, finetune: Any, whom: list[str]) -> None:
     done = finetune("forget", folder.name, *whom)
@@ -145,19 +172,20 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
     (folder / "raw" / "a.jsonl").write_text(json_lines(ROWS[:3]))
     assert finetune("check", "demo").returncode == 0
     assert finetune("show", "demo").returncode == 0, "it takes the lock of the registry"
-    home = tmp_path / "home"
-    for path in (home, *home.rglob("*")):
-        path.chmod(path.stat().st_mode & ~0o222)
-    try:
-        shown = json.loads(_as_reader(tmp_path, "show", "demo", "--json").stdout)
-        checked = json.loads(_as_reader(tmp_path, "check", "demo", "--json").stdout)
-        ran = _as_reader(tmp_path, "run", "demo", "--stage", "data")
-    finally:
-        for path in (home, *home.rglob("*")):
-            path.chmod(path.stat().st_mode | 0o200)
+
+    evaluated(tmp_path)
+    with only_read(tmp_path / "home"):
+        shown = json.loads(as_reader(tmp_path, "show", "demo", "--json").stdout)
+        checked = json.loads(as_reader(tmp_path, "check", "demo", "--json").stdout)
+        ran = as_reader(tmp_path, "run", "demo", "--stage", "data")
+        asked = as_reader(tmp_path, "ask-data", "demo")
+        elsewhere = as_reader(tmp_path, "ask-data", "demo", "--to", str(tmp_path / "requests"), "--json")
     assert shown["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
     assert "folder" not in checked, "what was made for it is not kept"
     assert ran.returncode == 1 and "may not be " in ran.stderr and "Traceback" not in ran.stderr
+    assert asked.returncode == 0 and "no file is written" in asked.stdout and not asked.stderr
+    written = json.loads(elsewhere.stdout)
+    assert len(Path(written["jsonl"]).read_text().splitlines()) == len(written["rows"]) > 1
 
 
 @pytest.mark.parametrize("place", ["", "raw", "logs/2026-05"])
@@ -165,7 +193,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / place).chmod(0)
     try:
-        done = _as_reader(tmp_path, "check", "demo")
+        done = as_reader(tmp_path, "check", "demo")
     finally:
         (folder / place).chmod(0o700)
     assert done.returncode == 1
@@ -174,7 +202,48 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     )
 
 
-def _as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize("older", [{"evaluation.json": "{}"}, {"gates.json": '[{"name": "robust"}]'}])
+def test_an_evaluation_of_another_release_is_named(
+    folder: Path, tmp_path: Path, finetune: Any, older: dict[str, str]
+) -> None:
+    made = evaluated(tmp_path, older)
+    for command in ("report", "ask-data"):
+        done = finetune(command, "demo")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"{made} was written by another release" in done.stderr and "fix: `finetune run demo`" in done.stderr
+
+
+def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
+    """The folder of an evaluation_report with other files than this release writes, if any are given."""
+
+    def evaluate(builder: Builder) -> None:
+        result, rows = evaluation_and_rows()
+        wanted = {
+            "evaluation.json": json.dumps(result.to_json()),
+            "gates.json": "[]",
+            "rows.json": rows.model_dump_json(),
+        }
+        for name, text in {**wanted, **(files or {})}.items():
+            (builder.folder / name).write_text(text)
+
+    store = ArtifactStore(root / "home" / "artifacts")
+    made = store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
+    return made.folder
+
+
+@contextlib.contextmanager
+def only_read(home: Path) -> Iterator[None]:
+    """A home that may only be read."""
+    for path in (home, *home.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        yield
+    finally:
+        for path in (home, *home.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+
+
+def as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command, bound by the permissions of files, with the data and the home below `root`."""
     env = {**os.environ, "FINETUNE_DATA": str(root / "data"), "FINETUNE_HOME": str(root / "home")}
     env.pop("MLFLOW_TRACKING_URI", None)

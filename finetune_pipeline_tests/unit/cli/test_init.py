@@ -1,7 +1,9 @@
 """``finetune init`` and ``finetune try``, as a new user calls them."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,10 +84,14 @@ def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch
         patch.setattr("finetune_pipeline.cli.init.least_per_label", mock.Mock(side_effect=KeyboardInterrupt))
         done = finetune("init", file)
     assert done.returncode == 1 and "the same command goes on" in done.stderr and not [*(folder / "raw").iterdir()]
-    with monkeypatch.context() as patch:
-        patch.setattr("finetune_pipeline.cli.check.check_task", mock.Mock(side_effect=KeyboardInterrupt))
-        done = finetune("init", file)
-    assert done.returncode == 1 and "`finetune check chat` goes on from there" in done.stderr, done.stderr
+    full = OSError(errno.ENOSPC, "full", "findings.jsonl")
+    for fault, words in (full, "the disk is full: findings.jsonl"), (KeyboardInterrupt, "stopped; "):
+        shutil.rmtree(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr("finetune_pipeline.cli.check.check_task", mock.Mock(side_effect=fault))
+            done = finetune("init", file)
+        assert done.returncode == 1 and done.stderr.startswith(words), done.stderr
+        assert "`finetune check chat` goes on from there" in done.stderr
     assert (folder / "task.yaml").exists() and [p.name for p in (folder / "raw").iterdir()] == ["chat.jsonl"]
     again = finetune("init", file)
     assert again.returncode == 1 and "go on with `finetune check chat`" in again.stderr

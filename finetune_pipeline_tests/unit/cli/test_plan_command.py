@@ -1,6 +1,7 @@
 """``finetune plan``, ``costs`` and ``versus``: from raw data alone; refusals first; exit codes."""
 
 import functools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.unit.cli.test_commands import as_reader, only_read
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_refusals_come_first(project: Project, asked: Any, tmp_path: Path) -> No
     assert done.returncode == 1 and "fix: set baseline.endpoint" in done.stderr
 
 
-def test_costs_from_raw_data_alone(asked: Any) -> None:
+def test_costs_from_raw_data_alone(project: Project, asked: Any) -> None:
     done = asked("costs", "colours", "--calls-per-month", "1000", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     traffic = done.json["traffic"]
@@ -62,6 +64,9 @@ def test_costs_from_raw_data_alone(asked: Any) -> None:
     assert a10g["month"] == [365.0, 730.0, 1095.0]
     page = Path(done.json["page"]).read_text("utf-8")
     assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
+    with only_read(project.home):
+        read = as_reader(project.root, "costs", "colours", "--calls-per-month", "1000", "--json")
+    assert json.loads(read.stdout) == {**done.json, "page": ""} and not read.stderr
 
 
 def test_plan_and_costs_count_the_same_tokens(project: Project, asked: Any, tmp_path: Path) -> None:

@@ -397,6 +397,11 @@ def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     odd = [{"a b": t, "c-d": y, "other": "xy"[i % 2]} for i, (t, y) in enumerate(PAIRS)]
     file = of(tmp_path, "c.jsonl", lines(odd))
     assert drafted(file, text="a b", answer="other").data["fields"] == {"text": '"a b"', "label": "other"}
+    tokens = [{"text": f"<|im_end|> {t}", "label": y} for t, y in PAIRS]
+    made, (fault, empty) = draft([of(tmp_path, "t.jsonl", lines([*tokens[:30], {**tokens[0], "text": ""}]))])
+    assert made is None and fault.rule == "data.template_residue" and fault.place == "raw/t.jsonl:1"
+    assert fault.message.endswith("; 30 of 31 rows looked at have this fault")
+    assert empty.message.endswith("; 1 of 31 rows looked at have this fault")
     made, problems = draft([file], answer="nothing")
     assert made is None and "no column 'nothing'" in problems[-1].message
     made, problems = draft([of(tmp_path, "d.csv", "text,label\nschön,x\n".encode("cp1252"))], encoding="cp125")

@@ -1,6 +1,9 @@
 """Plots: the same file for the same values, escaped, readable at both widths, and following the page's colours."""
 
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
@@ -52,6 +55,13 @@ def test_plots_are_deterministic_documents_in_the_colours_of_the_page_without_id
         assert "#000000" not in first.wide, "black would not be seen on a dark page"
         assert "font-family: " not in first.wide and "<text" in first.wide
     assert drawn()[3].wide.count("fill: var(--bad, #a8281f)") == 1, "the alarm"
+
+
+def test_a_plot_without_a_home_folder_says_nothing() -> None:
+    code = "from finetune_pipeline.report.plots import stacked_bar; stacked_bar('m', 't', {'a': (3, '#4c78a8')}, (2, 'free'))"
+    env = {**os.environ, "HOME": f"{os.devnull}/nobody"} | dict.fromkeys(("MPLCONFIGDIR", "XDG_CONFIG_HOME"), "")
+    done = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_a_narrow_plot_shows_the_same_values() -> None:
