@@ -115,9 +115,8 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
     if test_rows >= most:
         sentence += ". That is enough in any case."
     elif test_rows < fewest:
-        sentence += (
-            f". That is too few in any case. {fewest:,} take {math.ceil(fewest / spec.split.test):,} examples in all."
-        )
+        examples = math.ceil(fewest / spec.split.test)
+        sentence += f". That is too few in any case: at least {counted(examples, 'example')} in all would be needed."
     else:
         sentence += f" (`finetune advise {spec.name}` measures it)."
     return {

@@ -50,17 +50,21 @@ def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) 
     before, problem = config._attn_implementation, ""
     prefix, *rest = (_words(numbers, config.vocab_size) for numbers in (_PREFIX, *_PROMPTS, *_TEXTS))
     prompts, texts = rest[: len(_PROMPTS)], rest[len(_PROMPTS) :]
-    alone = [[_alone(model, prompt, text) for text in texts] for prompt in prompts]
+    alone = [_alone(model, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     for way in (APART, TREES, PLAIN):
         if way == APART and not prefix_attention.switch_on(model):
             continue
         try:
             tried = reader(model, prefix, way)
-            logits = []
+            rows = []
             for at in range(0, len(prompts), size):
                 batch = tried.read(prompts[at : at + size])
-                logits += tried.continuations(batch, [texts] * len(batch.logits))
-            problem = _difference(logits, alone, way) if tried.way == way else "its cache does not allow it"
+                rows += tried.continuations(batch, [texts] * len(batch.logits))
+            problem = (
+                _difference([row[i] for i, row in enumerate(rows)], alone, way)
+                if tried.way == way
+                else "its cache does not allow it"
+            )
         except _RAISED as error:
             problem = f"{type(error).__name__}: {error}"
         if not problem:
@@ -84,16 +88,16 @@ def _alone(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
     return logits
 
 
-def _difference(found: list[list[torch.Tensor]], alone: list[list[torch.Tensor]], way: str) -> str:
+def _difference(found: list[torch.Tensor], alone: list[torch.Tensor], way: str) -> str:
     """Return how far the logits of a trial are from those of each row alone; empty if that is rounding.
 
     Logits of a damaged model, which are not finite, are not compared: whoever reads them says so.
     """
-    left, right = (torch.cat([text for row in rows for text in row]).float() for rows in (found, alone))
+    left, right = torch.cat(found).float(), torch.cat(alone).float()
     if not right.isfinite().all():
         return ""
     gap = ((left - right).norm() / right.norm().clamp(min=1e-6)).item()
     # in bfloat16 some tokens may go to other experts; without PLAIN nothing is left
     rough = 0.3 if way == PLAIN else 0.1
-    limit = 1e-3 if found[0][0].dtype == torch.float32 else rough
+    limit = 1e-3 if found[0].dtype == torch.float32 else rough
     return "" if gap <= limit else f"relative difference of the logits {gap:.2g}"

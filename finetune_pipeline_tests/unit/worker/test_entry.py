@@ -169,3 +169,29 @@ def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None
     env = {name: value for name, value in ENVIRONMENT.items() if name not in names}
     done = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
     assert done.stdout.splitlines() == ["PASSIVE false None", "PASSIVE false 1"]
+
+
+_SPINS = (
+    "import os\n"
+    "from finetune_pipeline.worker import process\n"
+    "if {alone}: process._runnable = lambda: 1\n"
+    "process.spin_if_alone()\n"
+    "print(os.environ.get('GOMP_SPINCOUNT'))"
+)
+
+
+def _spins(alone: bool) -> str:
+    env = {name: value for name, value in ENVIRONMENT.items() if name != "GOMP_SPINCOUNT"}
+    code = _SPINS.format(alone=alone)
+    return subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True).stdout
+
+
+def test_threads_wait_by_spinning_only_where_nobody_else_computes() -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        assert _spins(alone=False) == "None\n"
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert _spins(alone=True) == "3500\n"
