@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -20,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _SPINS, _MOST_SPINS = "GOMP_SPINCOUNT", "3500"
 """Measured in benchmarks/results/2026-11-29-order-intake.txt: fewer gain less, more gain no more."""
-_LOOKS = 5
+_BUSY_CORES, _MEASURED_S = 0.5, 0.2
 _LOOK_EVERY_S = 1.0
 _GRACE_S = 5.0
 
@@ -51,27 +50,19 @@ def collect_garbage_rarely() -> None:
 
 
 def spin_if_alone() -> None:
-    """Let torch's threads wait some microseconds for work before they sleep, if no other process computes now (Linux, libgomp).
+    """Let torch's threads wait some microseconds for work before they sleep, if no other process computes now (libgomp).
     Call it before torch is imported.
 
     A training step on a CPU consists of thousands of short operations, and waking a thread for each takes a fifth of its time.
     Beside another process threads that wait would take the cores it needs, so there they sleep at once.
     """
-    if "torch" in sys.modules or _SPINS in os.environ:
-        return
-    for _ in range(_LOOKS):
-        if _runnable() > 1:
-            return
-        time.sleep(0.01)
-    os.environ[_SPINS] = _MOST_SPINS
+    if "torch" not in sys.modules and _SPINS not in os.environ and cores_in_use() < _BUSY_CORES:
+        os.environ[_SPINS] = _MOST_SPINS
 
 
-def _runnable() -> int:
-    """Return how many threads of this machine run or could run, this one included; 2 where that is unknown."""
-    try:
-        return int(Path("/proc/loadavg").read_text("ascii").split()[3].split("/")[0])
-    except (OSError, ValueError, IndexError):
-        return 2
+def cores_in_use() -> float:
+    """Return how many of the machine's cores other processes keep busy, measured for a fifth of a second."""
+    return psutil.cpu_percent(_MEASURED_S) / 100 * (os.cpu_count() or 1)
 
 
 class Stop(BaseException):

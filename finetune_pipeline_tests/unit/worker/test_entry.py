@@ -174,7 +174,7 @@ def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None
 _SPINS = (
     "import os\n"
     "from finetune_pipeline.worker import process\n"
-    "if {alone}: process._runnable = lambda: 1\n"
+    "if {alone}: process.cores_in_use = lambda: 0.1\n"
     "process.spin_if_alone()\n"
     "print(os.environ.get('GOMP_SPINCOUNT'))"
 )
