@@ -52,7 +52,8 @@ from finetune_pipeline.evaluation.prompts import with_turns
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.generation import Ids, Reader
+from finetune_pipeline.models.inference.reader import Reader
+from finetune_pipeline.models.inference.shared_reading import Ids
 from finetune_pipeline.models.loading import asked_in
 from finetune_pipeline.spec import load_task
 

@@ -27,7 +27,8 @@ from finetune_pipeline.models.chat import encode_answer, encode_prompt, load_tok
 from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.generation import Reader, generate_and_score
+from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.models.inference.trial import rows_at_once
 from finetune_pipeline.models.loading import as_stored, device_with_room, load_for_prediction, pick_device

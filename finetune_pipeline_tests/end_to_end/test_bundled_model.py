@@ -21,7 +21,7 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.verification import JudgedRow, verify
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.gguf import write_gguf
-from finetune_pipeline.models.inference.generation import Reader
+from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import APART, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.settings import WORKER_MODULE

@@ -14,11 +14,12 @@ from transformers import AutoModelForCausalLM
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
-from finetune_pipeline.models.inference import generation
+from finetune_pipeline.models.inference import generation, reader
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
+from finetune_pipeline.models.inference.generation import end_tokens, generate_and_score
 from finetune_pipeline.models.inference.prefix_attention import behind_prefix
+from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.shared_reading import common_prefix, families
 from finetune_pipeline.models.inference.trial import APART, PLAIN, TREES, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
@@ -59,7 +60,7 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], m
     assert way_of_reading(model, Reader) == APART, "the fast way, which is compared here"
     plain = [_plainly(model, tokenizer, prompt, ids) for prompt, ids in zip(prompts, labels, strict=True)]
     for batch_size, read_at_once in ((1, 2048), (4, 2048), (4, 1), (4, 25)):
-        monkeypatch.setattr(generation, "_READ_AT_ONCE", read_at_once)
+        monkeypatch.setattr(reader, "_READ_AT_ONCE", read_at_once)
         answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, batch_size)
         for answer, prompt, (text, status, scores) in zip(answers, prompts, plain, strict=True):
             assert (answer.text, answer.status) == (text, status), (batch_size, read_at_once)
