@@ -22,6 +22,8 @@ from transformers import TrainingArguments
 from finetune_pipeline.models import loading, parity
 from finetune_pipeline.models.chat import Encoded, load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.inference.reader import Reader
+from finetune_pipeline.models.inference.trial import way_of_reading
 from finetune_pipeline.planning.answering import Asked, answering_memory
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import GPU_OVERHEAD, evaluation_memory, training_memory
@@ -157,10 +159,13 @@ def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False)
             with device.read():
                 model, _ = method.add(model, tokenizer, TrainingSpec(method="lora").model_dump(), [])
             model.eval()
+        with device.read():
+            way_of_reading(model, Reader)  # once for a model
+        tried = device.waits
         device.reset_peak()
         with device.read():
             answers = generate_and_score(model, tokenizer, prompts, None if comparing else labels, new_tokens, number)
-            waits = device.waits
+            waits = device.waits - tried
             if comparing:
                 gold = parity.Rows(prompts, [row.ids[-ANSWER:] for row in examples])
                 trained = parity.follow(model, gold, number)[0]
