@@ -64,15 +64,14 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
     transformers would fill with random numbers."""
     source = model_folder(folder)
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(_config(folder)), None)
+    attention = "sdpa" if getattr(architecture, "_supports_sdpa", True) else "eager"  # Gemma 2 has no other
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
-        attn_implementation="sdpa"
-        if getattr(architecture, "_supports_sdpa", True)
-        else "eager",  # gemma2 knows no other
+        attn_implementation=attention,
         device_map={"": device},
         output_loading_info=True,
         ignore_mismatched_sizes=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune_pipeline.models.identity import StoredTensor, stored_tensors
 from finetune_pipeline.models.model_files import read_config
+from finetune_pipeline.spec.methods.low_rank import expert_blocks
 
 _EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
@@ -121,8 +122,7 @@ def model_shape(folder: Path) -> ModelShape:
 def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Linear, ...], int, int, int]:
     """Return (linear layers of the blocks; parameters of the embedding, of a separate head, of everything else)."""
     linears, embedding, head, other = [], 0, 0, 0
-    # adapters are put beside blocks of experts only
-    blocks = {name.split(".experts.")[0].rpartition(".")[2] for name in tensors if ".experts." in name}
+    blocks = expert_blocks(tensors)
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         last = module.rpartition(".")[2]

@@ -100,13 +100,8 @@ def draft(
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
         fault = {f.rule: f for row in reversed(rows) for f in reversed(errors(row.findings))}
         of_all = f"of {len(rows):,} rows looked at have this fault"
-        return None, [
-            *reading.problems,
-            *(
-                replace(fault[rule], message=f"{fault[rule].message}; {n:,} {of_all}")
-                for rule, n in counts.most_common()
-            ),
-        ]
+        faults = ((fault[rule], f"{n:,} {of_all}") for rule, n in counts.most_common())
+        return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
     if made.answers.problem:
         reading.refuse("answers", _names(files), made.answers.problem, "name another: --answer COLUMN")
         return None, reading.problems

@@ -1,8 +1,8 @@
 """Attention of many rows to one common prefix, whose keys and values are neither copied for each row nor read for each row.
 
 Attention over [prefix, own tokens] is attention over each of the two, weighted by their log-sum-exps (Juravsky et al. 2024,
-"Hydragen"). All rows' queries of the prefix together are one product. On a CPU a token behind a prefix of 444 tokens is then
-written in half the time (64 rows, 135M parameters), and the batch's cache holds the rows' own tokens only.
+"Hydragen"). All rows' queries of the prefix together are one product, and the batch's cache holds the rows' own tokens only.
+What that and reading rows of similar length together gain: benchmarks/results/2026-11-29-evaluation-speed.txt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -19,11 +18,6 @@ NAME = "common_prefix"
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
 """Arguments with which architectures change what a token sees, or how much of it."""
-
-
-def grows_plainly(cache: DynamicCache) -> bool:
-    """Whether every layer stores all keys and values in order, so that batches can be joined and copied."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def switch_on(model: Any) -> bool:

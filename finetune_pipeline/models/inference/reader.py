@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline.models.inference.constrained import Grammar
-from finetune_pipeline.models.inference.prefix_attention import grows_plainly
-from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, keep_rows, with_room
+from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, grows_plainly, keep_rows, with_room
 from finetune_pipeline.models.inference.trial import APART, PLAIN, way_of_reading
 
 _READ_AT_ONCE = 2048

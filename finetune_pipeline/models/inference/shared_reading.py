@@ -16,8 +16,6 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from finetune_pipeline.models.inference.prefix_attention import grows_plainly
-
 Ids = list[int]
 _WORTH = 0.9
 """Prompts leave a family if at most this share of tokens then has to be read: smaller batches are less efficient."""
@@ -96,6 +94,11 @@ class Tree:
             at = torch.tensor(path, dtype=torch.long)
             sees[at[:, None], at] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
         return cls(tokens, depth, sees, paths)
+
+
+def grows_plainly(cache: DynamicCache) -> bool:
+    """Whether every layer stores all keys and values in order, so that batches can be joined and copied."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def branch(cache: DynamicCache) -> DynamicCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -138,6 +138,11 @@ class LowRank(Method):
             ) from error
 
 
+def expert_blocks(names: Iterable[str]) -> set[str]:
+    """Return the names of the modules that hold experts, of a model with weights of these names; adapters stand beside them."""
+    return {name.split(".experts.")[0].rpartition(".")[2] for name in names if ".experts." in name}
+
+
 def _beside_experts(model: Any) -> list[str]:
     """Return the linear layers outside the blocks of experts, in a mixture of experts; empty for other models.
 
@@ -145,9 +150,7 @@ def _beside_experts(model: Any) -> list[str]:
     """
     from torch.nn import Linear
 
-    blocks = {
-        name.split(".experts.")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".experts." in name
-    }
+    blocks = expert_blocks(name for name, _ in model.named_parameters())
     if not blocks:
         return []
     names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
