@@ -197,6 +197,7 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
     if csv != own:
         chosen = {k: v for k, v in csv.items() if k not in own}
         reading.notes.append(f"{name}: read with {', '.join(f'{k} {v!r}' for k, v in chosen.items())}")
+    reading.containers[name] = "csv"  # also where a guess alone was not sure of the delimiter
     reading.data["csv"] = {**csv, "header": _header(rows, name, reading)}
 
 

@@ -146,6 +146,7 @@ FILES: dict[str, tuple[str, str | bytes]] = {
             ]
         ),
     ),
+    "two marks that may part columns": ("a.txt", table([["Text", "Queue"], *([f"{t}; ok", y] for t, y in PAIRS)], "\t")),
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
 }
 LABELS = {"numbers": "012", "ratings": "12345", "booleans": ["false", "true"], "patterns": ["greet", "leave"]}
@@ -157,6 +158,8 @@ def test_the_text_and_the_labels_of_any_table_are_found(kind: str, tmp_path: Pat
     made = drafted(of(tmp_path, *FILES[kind]))
     assert sorted(made.answers.labels) == sorted(LABELS.get(kind, THINGS)), made.choice
     assert made.answers.rows == {"lists": 249, "many labels": 1500, "patterns": 6 * len(SAYS)}.get(kind, 240)
+    # the copy's suffix follows from it, where the file's own says nothing
+    assert "unknown" not in made.reading.containers.values()
     spec = parse_spec(task_yaml("some_task", made, "a file"))
     assert spec.labels == made.answers.labels and spec.data.fields == made.spec.data.fields
 
