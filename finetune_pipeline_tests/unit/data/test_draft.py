@@ -146,7 +146,10 @@ FILES: dict[str, tuple[str, str | bytes]] = {
             ]
         ),
     ),
-    "two marks that may part columns": ("a.txt", table([["Text", "Queue"], *([f"{t}; ok", y] for t, y in PAIRS)], "\t")),
+    "two marks that may part columns": (
+        "a.txt",
+        table([["Ticket text", "Queue"], *([f"Hi, {t}; ok", y] for t, y in PAIRS)], "\t"),
+    ),
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
 }
 LABELS = {"numbers": "012", "ratings": "12345", "booleans": ["false", "true"], "patterns": ["greet", "leave"]}
