@@ -26,7 +26,20 @@ LABELS = (
 )
 WRITTEN = (
     *("completion", "output", "answer", "answers", "response", "reply", "summary", "translation", "solution", "target"),
-    *("ideal", "highlights", "sql", "code", "json", "extraction", "entities", "spans", "resolution", "correction"),
+    *(
+        "ideal",
+        "highlights",
+        "sql",
+        "code",
+        "json",
+        "extraction",
+        "extracted",
+        "parsed",
+        "entities",
+        "spans",
+        "resolution",
+        "correction",
+    ),
     *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
     "ground_truth",
 )
@@ -38,11 +51,16 @@ ASSISTANTS = (
     *("doctor", "tutor", "teacher", "berater"),
 )
 USERS = ("user", "human", "customer", "client", "kunde", "visitor", "guest", "patient", "student", "buyer", "caller")
+HEADINGS = {
+    **dict.fromkeys(("instruction", "input", "question", "q"), "user"),
+    **dict.fromkeys(("response", "output", "answer", "a"), "assistant"),
+}
+"""Headings in a text that stand for a role, as in Alpaca's template: `### Instruction:`, `### Response:`."""
 GROUPS = (
     *("group", "group_id", "conversation_id", "dialogue_id", "dialog_id", "thread_id", "session_id", "chat_id"),
     *("customer_id", "user_id", "document_id", "doc_id", "case_id", "patient_id"),
 )
-TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket_id", "call_id", "case")
+TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket", "ticket_id", "call_id", "case")
 """Columns with the conversation id, in tables of turns."""
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
 """Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""

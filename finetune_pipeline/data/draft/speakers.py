@@ -52,7 +52,8 @@ def roles_of(speakers: Iterable[str]) -> dict[str, str]:
     roles: dict[str, str] = {}
     for speaker in dict.fromkeys(speakers):
         sides = [role for role, known in _SIDES.items() if names.rank(speaker, known) is not None]
-        roles[speaker] = speaker.casefold() if speaker.casefold() in ROLES else sides[0] if sides else ""
+        known = names.HEADINGS.get(speaker, sides[0] if sides else "")
+        roles[speaker] = speaker.casefold() if speaker.casefold() in ROLES else known
     taken = {role for role in roles.values() if role in ("user", "assistant")}
     for speaker, role in roles.items():
         if not role:

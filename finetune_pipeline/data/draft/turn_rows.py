@@ -17,7 +17,9 @@ _WRITERS = (
     *("user", "username", "user_name", "sender", "speaker", "participant", "from", "inbound"),
     *names.SPEAKER_IDS,
 )
-_SPEAKS = "|".join(sorted({*names.USERS, *names.ASSISTANTS, "prompter", "inst", "/inst"}, key=len, reverse=True))
+_SPEAKS = "|".join(
+    sorted({*names.USERS, *names.ASSISTANTS, *names.HEADINGS, "prompter", "inst", "/inst"}, key=len, reverse=True)
+)
 _MARK = re.compile(  # bounded, so that a text of blank lines or of # costs no more than another
     r"(?:^|\n|(?=##|<\||\[/?INST\]))[ \t]{0,40}+[#*<|\[]{0,9}+(?:im_start\|>|start_header_id\|>|start_of_turn>)?"
     rf"[ \t]{{0,9}}+({_SPEAKS})\s*"
@@ -35,7 +37,7 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
     """Why no column is the answer, if each row is one message of a conversation."""
     replies = [p for p in columns if any(part in names.plain_name(p) for part in _REPLIES)]
     said = answer and names.plain_name(answer.name)
-    known = answer and names.rank(answer.name, (*names.LABELS, *names.WRITTEN)) is not None and said != "type"
+    known = said in {*names.LABELS, *names.WRITTEN} - {"type"}  # as a whole: `author_type` is no label
     ids = {f"{said}_id"}.intersection(names.SPEAKER_IDS, map(names.plain_name, columns))  # `Author` beside `AuthorID`
     writer = answer and (ids or said in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path))
     both = answer and are_both_sides(answer)
@@ -72,6 +74,9 @@ def transcript_of(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | N
     for column in (c for c in columns.values() if c.kind == "text" and not c.is_rejected):
         texts = list(column.values)[:SAMPLE]
         speaking = [dict.fromkeys(turn["role"] for turn in turns_in(text) if turn["role"]) for text in texts]
+        people = [dict.fromkeys(who for who in some if who not in names.HEADINGS) for some in speaking]
+        if all(len(some) > 1 for some in people):  # `Answer:` within what somebody says is no turn
+            speaking = people
         if texts and all(len(some) > 1 for some in speaking) and not any(map(_CALLS.search, texts)):
             counts = Counter(who for some in speaking for who in some)
             return column, [who for who, n in counts.items() if n >= _OFTEN * len(texts)]

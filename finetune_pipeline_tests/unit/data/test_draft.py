@@ -226,6 +226,8 @@ def test_answers_in_json_get_a_schema(tmp_path: Path, written: Callable[[Any], A
     assert made.schema["required"] == ["item", "size", "count"]
     assert made.schema["properties"]["size"] == {"enum": ["S", "M", "L"]}
     assert "size: # describe (one of" in made.system_prompt
+    named = [{"mail": t, "extracted": written({"topic": y, "words": i})} for i, (t, y) in enumerate(PAIRS)]
+    assert drafted(of(tmp_path, "b.jsonl", lines(named))).choice.answer == "extracted"
 
 
 CHATS = [

@@ -26,12 +26,16 @@ CLOSED = "<|im_start|>{who}\n{text}<|im_end|>\n"
         ("text", "<|start_header_id|>{who}<|end_header_id|>\n\n{text}<|eot_id|>", ("user", "assistant")),
         ("text", "<start_of_turn>{who}\n{text}<end_of_turn>\n", ("user", "model")),
         ("text", "[{who}] {text} </s>", ("INST", "/INST")),
+        ("text", "### {who}:\n{text}\n\n", ("Instruction", "Response")),
     ],
 )
 def test_conversations_in_one_text_are_read(tmp_path: Path, key: str, form: str, names: tuple[str, str]) -> None:
     whole = ["".join(form.format(who=names["qa".index(who)], text=text) for who, text in chat) for chat in CHATS]
     rows = [{"id": i, key: text, "rejected": f"\n\nHuman: {i}\n\nAssistant: no"} for i, text in enumerate(whole)]
     assert said(tmp_path, lines(rows)) == said_in(CHATS)
+    answering = [row | {key: row[key] + "\nAnswer: 42"} for row in rows]
+    heading = names[1] == "Response"
+    assert any(answer.endswith("Answer: 42") for _, answer in said(tmp_path, lines(answering))) != heading
     quoting = [row | {key: row[key] + ("\nSystem: ready" if not row["id"] else "")} for row in rows]
     assert any(answer.endswith("System: ready") for _, answer in said(tmp_path, lines(quoting)))
     made = drafted(of(tmp_path, "b.jsonl", lines([row | {key: f"A chat.\n{row[key]}"} for row in rows])))
@@ -114,6 +118,8 @@ def test_what_a_customer_says_is_asked_and_what_an_agent_says_is_the_answer(tmp_
     assert said(tmp_path, table(sides), "a.csv") == asked
     calls = [[f"{i}", {"q": "customer", "a": "agent"}[who], t] for i, c in enumerate(CHATS) for who, t in c]
     assert said(tmp_path, table([["call_id", "channel", "transcript"], *calls]), "b.csv") == said_in(CHATS)
+    tickets = [[f"{i}", {"q": "end-user", "a": "agent"}[who], t] for i, c in enumerate(CHATS) for who, t in c]
+    assert said(tmp_path, table([["ticket", "author_type", "comment"], *tickets]), "d.csv") == said_in(CHATS)
     cohere = turns("role", "content", {"q": "User", "a": "Chatbot"})
     beside = {"role": "System", "content": "Be kind."}
     made = drafted(of(tmp_path, "c.jsonl", lines([{"messages": [beside, *c]} for c in cohere])))
