@@ -22,7 +22,7 @@ class _TextConfig(msgspec.Struct):
     num_attention_heads: Size | None = None
     num_hidden_layers: Size | None = None
     vocab_size: Size | None = None
-    intermediate_size: Size | None = None
+    intermediate_size: Size | list[Size] | None = None  # a list: one for each layer
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None
     sliding_window: int | None = None

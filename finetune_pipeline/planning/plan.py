@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
 from finetune_pipeline.planning.costs import TrainingCost, method_settings, training_costs
-from finetune_pipeline.planning.memory import Memory, available_memory
+from finetune_pipeline.planning.memory import available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import changes, ladder, reasons
@@ -115,12 +115,9 @@ def training_plan(
     task_folder: Path | None = None,
     available: int | None = None,
 ) -> TrainingPlan:
-    """Plan a training on `train` with the base model in the folder `base`.
+    """Plan a training on `train` with the base model in the folder `base`; plan.json goes into `out`.
 
-    Args:
-        out: Folder for plan.json.
-        home: Folder with throughput.json, and with prices.yaml unless `task_folder` has one.
-        available: Bytes to plan for; default: the bytes free now.
+    home: folder with throughput.json, and with prices.yaml unless `task_folder` has one. available: default: the bytes free now.
     """
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
@@ -132,8 +129,6 @@ def training_plan(
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
     trains = memory.needed * MARGIN <= available
     others = answering_steps(spec, planner, validation, device, available, MARGIN)
-    seconds = _seconds(planner, settings, rates, spec.base_model)
-    near = None if trains else nearest_plan(planner, settings, available)
     prices = load_prices(home=home, task_folder=task_folder)
     plan = TrainingPlan(
         method=settings["method"],
@@ -153,12 +148,12 @@ def training_plan(
         phases=phases,
         trainable_parameters=METHODS[settings["method"]].trainable(settings, planner.shape),
         parameters=planner.shape.parameters,
-        memory_mib=in_mib(memory),
+        memory_mib=memory.in_mib(),
         available_mib=round(available / 2**20),
         fits=trains and all(step.fits for step in others),
-        nearest=near,
+        nearest=None if trains else nearest_plan(planner, settings, available),
         others=others,
-        seconds=seconds,
+        seconds=_seconds(planner, settings, rates, spec.base_model),
         prices=training_costs(
             spec,
             prices,
@@ -169,18 +164,12 @@ def training_plan(
         ),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
-        sentence=_sentence(sum(p.steps for p in phases), len(rows.rows), tokens, memory, available, seconds, near)
-        + "".join(f" {step.sentence}." for step in others if not step.fits),
+        sentence="",
     )
+    plan = replace(plan, sentence=_sentence(plan))
     if out is not None:
         write_json(out / "plan.json", asdict(plan))
     return plan
-
-
-def in_mib(memory: Memory) -> dict[str, int]:
-    """Return a peak's parts, its needed part and its total, in MiB."""
-    parts = {k: round(v / 2**20) for k, v in memory.parts().items()}
-    return {**parts, "needed": round(memory.needed / 2**20), "total": round(memory.total / 2**20)}
 
 
 def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
@@ -190,7 +179,7 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
         return NearestPlan(False, "", {}, None, [])
     change = changes(settings, fitting)
     lines = str(yaml.safe_dump({"training": change}, sort_keys=False)).rstrip()
-    return NearestPlan(True, lines, change, in_mib(planner.memory(fitting)), reasons(change))
+    return NearestPlan(True, lines, change, planner.memory(fitting).in_mib(), reasons(change))
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Rates, model: str) -> Seconds | None:
@@ -213,26 +202,17 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Rates, avai
     )
 
 
-def _sentence(
-    steps: int,
-    rows: int,
-    tokens: Mapping[str, Any],
-    memory: Memory,
-    available: int,
-    seconds: Seconds | None,
-    near: NearestPlan | None,
-) -> str:
-    plan = (
-        f"{steps} steps over {rows} rows of {tokens['mean']} tokens; about {memory.needed / 2**30:.1f} GiB at the peak, "
-        f"{available / 2**30:.1f} GiB free"
-    )
-    if seconds:
-        plan += f"; {duration(seconds.low)} to {duration(seconds.high)}"
-    if near is None:
-        return f"{plan}."
-    if near.memory_mib is None:
-        return f"{plan}: it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model."
-    change = ", ".join(f"training.{k}: {v}" for k, v in near.change.items())
-    return (
-        f"{plan}: it does not fit. The nearest plan that does: {change} ({near.memory_mib['needed'] / 1024:.1f} GiB)."
-    )
+def _sentence(plan: TrainingPlan) -> str:
+    near, needed = plan.nearest, plan.memory_mib["needed"] / 1024
+    sentence = f"{plan.steps} steps over {plan.rows} rows of {plan.tokens['mean']} tokens; about {needed:.1f} GiB at the peak, "
+    sentence += f"{plan.available_mib / 1024:.1f} GiB free"
+    if plan.seconds:
+        sentence += f"; {duration(plan.seconds.low)} to {duration(plan.seconds.high)}"
+    if near and near.memory_mib is None:
+        sentence += ": it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model"
+    elif near and near.memory_mib:
+        change = ", ".join(f"training.{k}: {v}" for k, v in near.change.items())
+        sentence += (
+            f": it does not fit. The nearest plan that does: {change} ({near.memory_mib['needed'] / 1024:.1f} GiB)"
+        )
+    return ". ".join([sentence, *(step.sentence for step in plan.others if not step.fits)]) + "."

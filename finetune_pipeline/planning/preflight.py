@@ -47,6 +47,8 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+_OTHER_SIZES = ("max_position_embeddings", "intermediate_size")
+"""Sizes that a config.json may lack."""
 _TOKENIZERS = ("*.model", "vocab.*")
 """Tokenizer files that a model library can convert."""
 _LEAST_ROOM = 16
@@ -58,10 +60,8 @@ SPEC_RULES = (
     rules.check_gradient_checkpointing,
     rules.check_method,
 )
-_USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-_USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
-"""Architectures whose linear layers have these names (phi3 fuses some of them)."""
-_OTHER_NAMES = {"phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}}
+_BUNDLED_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""Linear layers of a block of every bundled model."""
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
@@ -162,7 +162,7 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
             return findings + wrong
         findings += _quantized(spec, quantization(base_config, base))
         findings += _lengths(spec, text)
-        findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
+        findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(base))
     return findings + _system_prompt(spec, base)
 
 
@@ -181,8 +181,7 @@ def _hardware(spec: TaskSpec) -> list[Finding]:
 def _layout(config: Mapping[str, Any], whole: bool) -> list[Finding]:
     """Check that the model's family is supported. whole: config.json is read, not just its known parts."""
     unknown = [key for key in _SIZES if not isinstance(config.get(key), int)] if whole else []
-    if not isinstance(config.get("max_position_embeddings", 0), int | None):
-        unknown.append("max_position_embeddings")
+    unknown += [key for key in _OTHER_SIZES if not isinstance(config.get(key), int | None)]
     if "n_embd" in config:
         message = "the base model stores transposed weights, as GPT-2 does, which are not supported"
     elif unknown:
@@ -216,15 +215,9 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[set[str], bool]:
-    """Return (names of the linear layers of a block, whether the list is complete).
-
-    Reads the weights' headers if the folder exists; else uses the usual names of known architectures.
-    """
-    if base is not None:
-        return {layer.name.rpartition(".")[2] for layer in model_shape(base).linears}, True
-    kind = str(config.get("model_type"))
-    return _OTHER_NAMES.get(kind, _USUAL_LAYERS), kind in _USUAL
+def linear_layers(base: Path | None) -> set[str]:
+    """Return the names of the linear layers of a block, from the headers of the weights. base: None for a bundled model."""
+    return _BUNDLED_LAYERS if base is None else {layer.name.rpartition(".")[2] for layer in model_shape(base).linears}
 
 
 @lru_cache(maxsize=2)

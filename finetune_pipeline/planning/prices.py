@@ -97,12 +97,8 @@ class Price(Line):
         return self.price if self.low is None else self.low, self.price if self.high is None else self.high
 
     def of_training(self, tokens: float, parameters: float | None) -> tuple[Range, Range | None]:
-        """Return (dollars, hours of a rented machine) of a training.
-
-        Args:
-            tokens: Tokens of the rows, times the epochs.
-            parameters: Of the model; a machine's assumed speed is scaled to it if the list names the size it applies to.
-        """
+        """Return (dollars, hours of a rented machine) of a training on so many tokens, epochs included. A machine's assumed speed
+        is scaled to the model's `parameters` if the list names the size it applies to."""
         low, high = self.between
         if not self.tokens_per_second:
             return (low * tokens / 1e6, high * tokens / 1e6), None
@@ -151,11 +147,8 @@ class PriceList:
 
 
 def load_prices(*, home: Path | None = None, task_folder: Path | None = None) -> PriceList:
-    """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one.
-
-    Raises:
-        FindingsError: Lists every problem with its entry and field.
-    """
+    """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one. Raises FindingsError with
+    every problem, its entry and field."""
     own = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
     path = next((p for p in own if p.is_file()), SHIPPED)
     try:

@@ -18,6 +18,8 @@ _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
 """Architectures whose RMSNorm multiplies by 1 + weight, which training's fused norm does not support."""
 _FOUR_NORMS = ("gemma2", "gemma3_text")
 _HEAD_NORMS = ("qwen3", "gemma3_text")
+_PADDED = ("deepseek_v3", "falcon", "falcon_h1", "gpt_oss", "nemotron", "stablelm")
+"""Architectures whose batches training pads, as its trial (training.shared_prefix) refuses to pack them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ def model_shape(folder: Path) -> ModelShape:
         norms=4 if kind in _FOUR_NORMS else 2,
         head_norms=2 if kind in _HEAD_NORMS else 0,
         own_norms=kind in _OWN_NORMS,
-        packs=not text.get("attention_dropout")
+        packs=kind not in _PADDED
+        and not text.get("attention_dropout")
         and not text.get("attn_logit_softcapping")
         and set(kinds) <= {"full_attention", "sliding_attention"},
         stored_bytes=sum(tensor.bytes for tensor in tensors.values()),

@@ -179,10 +179,7 @@ class GatesSpec(Section):
 
     def never_break_ids(self, folder: Path) -> list[str]:
         """Return the distinct ids of never_break, sorted; in a file of the task folder, one per line, `#` begins a comment.
-
-        Raises:
-            FindingsError: The file is missing or not UTF-8.
-        """
+        Raises FindingsError if the file is missing or not UTF-8."""
         names = self.never_break
         if isinstance(names, str):
             try:

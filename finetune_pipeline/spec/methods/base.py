@@ -141,13 +141,8 @@ class Method(ABC):
         """Return the problems of this method's own settings in ``spec.training``."""
         return []
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
-        """Return the problems of training this base.
-
-        Args:
-            config: The base's config.json.
-            layers: Returns the names of its linear layers, and whether the list is complete.
-        """
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+        """Return the problems of training a base with this config.json; layers: returns the names of its linear layers."""
         return []
 
     def phases(self, settings: Settings) -> list[Settings]:
@@ -178,14 +173,8 @@ class Method(ABC):
 
     @abstractmethod
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
-        """Add the trainable weights to the loaded base.
-
-        Args:
-            task_text: The training rows' text about the task (training.rows.task_text).
-
-        Raises:
-            JobError: The settings do not fit this base or these rows.
-        """
+        """Add the trainable weights to the loaded base; task_text: of training.rows. Raises JobError if the settings do not fit
+        this base or these rows."""
 
 
 METHODS: dict[str, Method] = {}

@@ -48,31 +48,27 @@ class LowRank(Method):
     def check(self, training: Any) -> list[Finding]:
         """Check the targets. The output head is excluded: many bases tie it to the embedding, and it is computed only for loss."""
         lora, key = getattr(training, self.section), f"training.{self.section}"
-        findings = []
+        wrong = {}
         if lora.target_modules == []:
-            fix = "write all-linear, or name layers such as q_proj and v_proj"
-            findings.append(("the list is empty: no layer would be trained", fix))
-        if not isinstance(lora.target_modules, str):
-            findings += [
-                (
-                    f"{name!r} is the embedding or the output head, which adapters here do not change",
-                    f"remove {name}; method: full trains everything",
-                )
-                for name in lora.target_modules
-                if name.rpartition(".")[2] in NOT_ADAPTED
-            ]
+            wrong["the list is empty: no layer would be trained"] = (
+                "write all-linear, or name layers such as q_proj and v_proj"
+            )
+        for name in lora.target_modules if isinstance(lora.target_modules, list) else ():
+            if name.rpartition(".")[2] in NOT_ADAPTED:
+                message = f"{name!r} is the embedding or the output head, which adapters here do not change"
+                wrong[message] = f"remove {name}; method: full trains everything"
         place = f"task.yaml: {key}.target_modules"
-        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in findings]
+        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in wrong.items()]
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
         """Check that every named layer exists; PEFT matches all modules whose names end with it."""
         wanted = getattr(training, self.section).target_modules
         if isinstance(wanted, str):
             return []
-        names, complete = layers()
+        names = layers()
         known = {*names, *NOT_ADAPTED}  # `check` reports the latter
         missing = [name for name in wanted if name.rpartition(".")[2] not in known and not re.search(r"[*\\]", name)]
-        if not missing or not complete:
+        if not missing:
             return []
         message = f"the base model ({config.get('model_type')}) has no linear layers named {', '.join(missing)}"
         fix = f"choose from {', '.join(sorted(names))}, or write all-linear"
@@ -109,11 +105,8 @@ class LowRank(Method):
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
-        """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear.
-
-        Raises:
-            JobError: PEFT does not adapt these layers of this architecture.
-        """
+        """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear. Raises JobError if
+        PEFT does not adapt these layers of this architecture."""
         from peft import LoraConfig, get_peft_model
 
         lora = settings[self.section]
