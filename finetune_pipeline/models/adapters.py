@@ -159,14 +159,13 @@ def _read_tensors(adapter: Adapter) -> list[str]:
 def changed_rows(adapter: Adapter, weight: str, dtype: str) -> Callable[[TensorFile], Iterator[torch.Tensor]]:
     """Return a function that computes the base's tensor `weight` with the adapter merged in, as `dtype` (safetensors' name).
 
-    The function takes the open file of the weight and yields the new rows in order, about 2 Mi elements at a time.
+    The function takes the file of the weight and yields the new rows in order, about 2 Mi elements at a time.
     """
     change = adapter.changes[weight]
 
     def make(base: TensorFile) -> Iterator[torch.Tensor]:
-        with adapter.file as own:
-            a, b = own.tensor(change.a).float(), own.tensor(change.b).float()
-            magnitude = own.tensor(change.magnitude).float() if change.magnitude else None
+        a, b = (adapter.file.tensor(name).float() for name in (change.a, change.b))
+        magnitude = adapter.file.tensor(change.magnitude).float() if change.magnitude else None
         for start, stop in base.blocks(weight):
             rows = base.rows(weight, start, stop).float().add_((b[start:stop] @ a).mul(adapter.scaling))
             if magnitude is not None:  # DoRA (Liu et al. 2024): magnitude / norm over each output's inputs

@@ -59,9 +59,9 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
     if len(stop_ids) > 3:
         message = f"the model ends answers with {len(stop_ids)} tokens, and a GGUF file names at most three"
-        raise refused("end_tokens", message, "export it --for vllm or transformers")
+        raise refused("end_tokens", message)
     if problems := _problems(config):
-        raise refused("settings", "; ".join(problems), "export it --for vllm or transformers")
+        raise refused("settings", "; ".join(problems))
     writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
     try:
         writer.add_name(name)
@@ -158,7 +158,7 @@ def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.nda
                 place = places.get_name(name, try_suffixes=(".weight", ".bias"))
                 if place is None:
                     message = f"the tensor {name} has no place in a GGUF file of {config.model_type}"
-                    raise refused("tensor", message, "export it --for vllm or transformers")
+                    raise refused("tensor", message)
                 yield place, _turned(name, weights.get_tensor(name).float().numpy(), config)
     if (rope := _rope(config)).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config, rope)
@@ -201,7 +201,5 @@ def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:
 
     values = quantize(tensor, stored)
     if values.dtype == np.float16 and not np.isfinite(values).all():
-        raise refused(
-            "range", "the weights contain values that float16 cannot represent", "export it --for vllm or transformers"
-        )
+        raise refused("range", "the weights contain values that float16 cannot represent")
     return np.asarray(values)

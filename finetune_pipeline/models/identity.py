@@ -157,8 +157,7 @@ def bundled_digest(base_model: str) -> str:
     bundled, seen = BUNDLED[base_model], hashlib.sha256()
     for path in bundled_files(base_model):
         with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                seen.update(block)
+            hashlib.file_digest(handle, lambda: seen)
     if seen.hexdigest() != bundled.sha256:
         raise _error(
             f"the installed weights of {base_model!r} are not the expected ones: their SHA-256 is "
@@ -210,7 +209,7 @@ def _indexed(folder: Path) -> list[Path]:
 
 
 def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets}, offset of the data).
+    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets; __metadata__}, offset of the data).
 
     Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file.
     """
@@ -228,9 +227,7 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
             message = f"{file} ({size}) is truncated, damaged or not a safetensors file: {error}"
             raise DamagedFile(f"{message}\nfix: fetch it again") from error
         length = int.from_bytes(start, "little")
-        header = json.loads(handle.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
+        return json.loads(handle.read(length)), 8 + length
 
 
 class StoredTensor(NamedTuple):
@@ -245,7 +242,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's weight files, by name. Reads headers only."""
     tensors = {}
     for file in weight_files(folder):
-        for name, entry in tensor_header(file)[0].items():
+        header, _ = tensor_header(file)
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
             first, last = entry["data_offsets"]
             tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), last - first)
     return tensors

@@ -150,10 +150,8 @@ def compare(
 def divergence(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return KL(left || right) of each row's softmax, in nats; both [positions, vocabulary]. Summed in float64."""
     parts = []
-    for left_part, right_part in zip(
-        left.split(64), right.split(64), strict=True
-    ):  # float64 over a large vocabulary needs much memory
-        first, second = torch.log_softmax(left_part.double(), -1), torch.log_softmax(right_part.double(), -1)
+    for pair in zip(left.split(64), right.split(64), strict=True):  # float64 over a large vocabulary needs much memory
+        first, second = (torch.log_softmax(part.double(), -1) for part in pair)
         parts.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
     return torch.cat(parts)
 
@@ -179,12 +177,11 @@ def weights_off(reference: Any, merged: Path) -> tuple[int, list[str]]:
         if name not in expected or tuple(expected[name].shape) != entry.shape or entry.dtype not in TORCH_TYPES:
             off.append(name)
             continue
-        with file:
-            for start, stop in file.blocks(name):
-                right = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
-                if not _rounded_once(right.float(), file.rows(name, start, stop)):
-                    off.append(name)
-                    break
+        for start, stop in file.blocks(name):
+            right = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
+            if not _rounded_once(right.float(), file.rows(name, start, stop)):
+                off.append(name)
+                break
     return len(stored.place), sorted(off)
 
 

@@ -46,8 +46,7 @@ class PrefixedModel:
     def __init__(self, model: Any, adapter: Path) -> None:
         config = read_json(adapter / CONFIG)
         self.model, self.config, self.generation_config = model, model.config, model.generation_config
-        with TensorFile(adapter / WEIGHTS) as file:
-            flat = file.tensor("prompt_embeddings").float()
+        flat = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()
         layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
         self.tokens = len(flat)
         # [2 * layers, heads, tokens, d]: keys and values of each layer in turn

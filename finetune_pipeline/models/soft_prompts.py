@@ -23,6 +23,7 @@ from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, C
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.inference.trial import alone
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.models.parity import Rows, compare, finite, follow, weights_off
 from finetune_pipeline.models.prefixes import PrefixedModel
@@ -44,8 +45,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     """
     source, target = model_folder(base), out / "model"
     checkpoint = Checkpoint(source)
-    with TensorFile(adapter / WEIGHTS) as file:
-        vectors = file.tensor("prompt_embeddings").float()  # [tokens, width]
+    vectors = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
     name, scale = _embedding(checkpoint)
     old, new, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
@@ -158,12 +158,12 @@ def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Ten
     heads lack.
     """
     total, count = torch.zeros(base.entry(name).shape[1], dtype=torch.float64), 0
-    with base.place[name] as file:
-        for start, stop in file.blocks(name):
-            keep = torch.ones(stop - start, dtype=torch.bool)
-            keep[[i - start for i in ids if start <= i < stop]] = False
-            total += file.rows(name, start, stop)[keep].double().sum(0)
-            count += int(keep.sum())
+    file = base.place[name]
+    for start, stop in file.blocks(name):
+        keep = torch.ones(stop - start, dtype=torch.bool)
+        keep[[i - start for i in ids if start <= i < stop]] = False
+        total += file.rows(name, start, stop)[keep].double().sum(0)
+        count += int(keep.sum())
     return (total / count).float().expand(len(ids), -1)
 
 
@@ -230,16 +230,8 @@ def _under_peft(
     for i, answer in enumerate(served):
         prompt = [t for t in rows.prompts[i] if t not in soft]  # PEFT puts the vectors there itself
         if sum(map(len, parts)) < positions:
-            parts.append(_without(_along(model, prompt, rows.gold[i]), soft))
+            parts.append(_without(alone(model, prompt, rows.gold[i]).float().cpu(), soft))
         ids = answer.new_ids
-        own = _along(model, prompt, ids).argmax(-1).tolist() if ids else []
+        own = alone(model, prompt, ids).argmax(-1).tolist() if ids else []
         same.append(answer.status != "error" and own == ids)
     return finite(torch.cat(parts)[:positions], "adapter on the base"), same
-
-
-def _along(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
-    """Return the logits [tokens, vocabulary] that predict each token of a text after the prompt."""
-    ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
-    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=len(text))
-    logits: torch.Tensor = out.logits[0].float().cpu()
-    return logits

@@ -83,9 +83,8 @@ def file_findings(split: str, file: ChatFile, examples: Sequence[Example], rules
         findings.append(_finding("rows", f"the {split} split", message, "add rows, or set training.trainer: local"))
     if (size := file.path.stat().st_size) > rules.most_bytes:
         message = f"{size >> 20} MiB; {rules.service} takes files up to {rules.most_bytes >> 20} MiB"
-        findings.append(
-            _finding("size", f"the {split} split", message, "train on fewer rows, or set training.trainer: local")
-        )
+        fix = "train on fewer rows, or set training.trainer: local"
+        findings.append(_finding("size", f"the {split} split", message, fix))
     for line, example in enumerate(examples, 1):
         place = f"{split} file, line {line} (from {example.place})"
         findings += [_finding("row", place, message, fix) for message, fix in _row_problems(example, rules)]

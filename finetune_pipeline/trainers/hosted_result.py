@@ -71,13 +71,8 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
         facts["trainable_parameters"] = trained["parameters"]
     else:
         base_url, model = service.endpoint(job)
-        hosted = HostedModel(
-            base_url=base_url,
-            model=model,
-            api_key_env=service.key_name,
-            trainer=trainer.name,
-            base_model=service.model,
-        )
+        served = {"base_url": base_url, "model": model, "api_key_env": service.key_name}
+        hosted = HostedModel(**served, trainer=trainer.name, base_model=service.model)
         write_json(order.out / ENDPOINT_FILE, hosted.model_dump())
     measured = {
         "seconds": round(time.monotonic() - trainer.began, 2),
@@ -110,6 +105,7 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
         config = read_json(folder / CONFIG)
         kind = config["peft_type"]
         entries, _ = tensor_header(folder / WEIGHTS)
+        entries.pop("__metadata__", None)
         parameters = sum(math.prod(map(int, entry["shape"])) for entry in entries.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise JobError(
@@ -120,9 +116,5 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
         raise JobError(
             f"what {place} gave is an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
         )
-    return {
-        "kind": "lora",
-        "bytes": (folder / WEIGHTS).stat().st_size,
-        "tensors": sorted(entries),
-        "parameters": parameters,
-    }
+    size = (folder / WEIGHTS).stat().st_size
+    return {"kind": "lora", "bytes": size, "tensors": sorted(entries), "parameters": parameters}

@@ -30,15 +30,15 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
     section, key = trainer.section(spec), trainer.key_name(spec)
     findings = []
     if trainer.extra and importlib.util.find_spec(trainer.extra) is None:
-        fix = f"pip install 'finetune-pipeline[{trainer.extra}]'"
-        findings.append(
-            trainer.finding("extra", "training.trainer", f"the package {trainer.extra} is not installed", fix)
+        message, fix = (
+            f"the package {trainer.extra} is not installed",
+            f"pip install 'finetune-pipeline[{trainer.extra}]'",
         )
+        findings.append(trainer.finding("extra", "training.trainer", message, fix))
     if section.model is None and trainer.usual_model(spec) is None:
         message = f"base_model {spec.base_model!r} is not a name the service knows"
-        findings.append(
-            trainer.finding("model", "model", message, "write the name the service uses for the base model")
-        )
+        fix = "write the name the service uses for the base model"
+        findings.append(trainer.finding("model", "model", message, fix))
     if section.base_url and (problem := address_problem(section.base_url)):
         findings.append(trainer.finding("address", "base_url", *problem))
     if spec.advise.private and not (section.base_url and is_local(section.base_url)):

@@ -72,11 +72,11 @@ class Entry(BaseModel):
     @property
     def attempt(self) -> Attempt:
         if not self.attempts:
-            self.attempts.append(Attempt(name=f"{self.order.key}-1"))
+            self.begin_another()
         return self.attempts[-1]
 
     def begin_another(self) -> None:
-        """Close an attempt that failed or was cancelled."""
+        """Begin the first attempt, or the next one after one that failed or was cancelled."""
         self.attempts.append(Attempt(name=f"{self.order.key}-{len(self.attempts) + 1}"))
 
 

@@ -87,9 +87,8 @@ def answers(address: str, seconds: float = 5.0) -> bool:
         return True
     parts = urlsplit(address)
     try:
-        with socket.create_connection(
-            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), seconds
-        ):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), seconds):
             return True
     except OSError:
         return False

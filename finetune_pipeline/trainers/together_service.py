@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class TogetherService(Service):
         self.client = together.Together(
             project_id=section.project, default_headers={"Connection": "close"}, **self.client_options(together)
         )
-        self._limits: Any = None
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -69,19 +69,18 @@ class TogetherService(Service):
             "random_seed": training.seed,
         }
 
+    @cached_property
     def limits(self) -> Any:
         """What the service allows for the model; asked once. Raises Refused where it does not tune the model."""
-        if self._limits is None:
-            with self.request(f"say what it allows for {self.model!r}"):
-                limits = self.client.fine_tuning.model_limits(model_name=self.model)
-                if not isinstance(limits.max_seq_length_sft, int) or not isinstance(limits.lora_training.max_rank, int):
-                    raise TypeError("limits without numbers")
-                self._limits = limits
-        return self._limits
+        with self.request(f"say what it allows for {self.model!r}"):
+            limits = self.client.fine_tuning.model_limits(model_name=self.model)
+            if not isinstance(limits.max_seq_length_sft, int) or not isinstance(limits.lora_training.max_rank, int):
+                raise TypeError("limits without numbers")
+            return limits
 
     def findings(self) -> list[Finding]:
         try:
-            limits = self.limits()
+            limits = self.limits
         except Refused as refusal:
             if refusal.status not in (400, 404, 422):
                 raise
@@ -108,7 +107,7 @@ class TogetherService(Service):
 
     def file_rules(self) -> FileRules:
         try:
-            limits = self.limits()
+            limits = self.limits
         except Refused:  # a finding says so
             return FileRules(self.label, 1, 50 << 30)
         return FileRules(self.label, 1, 50 << 30, most_tokens=limits.max_seq_length_sft, tools=limits.supports_tools)
@@ -173,8 +172,8 @@ class TogetherService(Service):
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
-            listed = self.client.fine_tuning.list().data
             exactly = re.compile(rf"{re.escape(name)}(?!\d)")
+            listed = self.client.fine_tuning.list().data
             own = [j for j in listed if j.suffix == name or exactly.search(j.x_model_output_name or "")]
             return [self._job(job) for job in sorted(own, key=lambda job: str(job.created_at))]
 
@@ -232,15 +231,14 @@ class TogetherService(Service):
             raise TypeError("a job without an id")
         word = str(getattr(job.status, "value", job.status))
         model = getattr(job, "x_model_output_name", None) or getattr(job, "output_name", None) or ""
-        problems = [
-            str(e.message) for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))
-        ]
-        price = getattr(job, "total_price", None)
-        dollars = None if price is None else price / _NANO
-        reason = problems[-1] if problems else ""
-        return Job(
-            job.id, _STATES.get(word, "running"), word, model, reason, getattr(job, "token_count", None), dollars
+        problems = [e.message for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))]
+        reason, price, tokens = (
+            str(problems[-1] if problems else ""),
+            getattr(job, "total_price", None),
+            getattr(job, "token_count", None),
         )
+        dollars = None if price is None else price / _NANO
+        return Job(job.id, _STATES.get(word, "running"), word, model, reason, tokens, dollars)
 
 
 def endpoint_name(job: str) -> str:
