@@ -67,9 +67,8 @@ def find_resumable(root: Path, job_digest: str) -> Resume:
     A checkpoint whose best predecessor is unusable is skipped, too: in the end, the best one must be loaded.
     """
     resume = Resume()
-    folders = {
-        int(p.name.rsplit("-", 1)[1]): p for p in root.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()
-    }
+    named = {p.name.removeprefix("checkpoint-"): p for p in root.glob("checkpoint-*")}
+    folders = {int(step): folder for step, folder in named.items() if step.isdigit()}
     faults = {step: _fault(folder, job_digest) for step, folder in folders.items()}
     good = {folders[step].name for step, fault in faults.items() if fault is None}
     for step in sorted(folders, reverse=True):

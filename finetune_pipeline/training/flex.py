@@ -34,30 +34,21 @@ class Trial:
 
 def _tour(parents: list[int]) -> tuple[list[int], list[int]]:
     """(enter, leave) of every segment on a walk through the tree; the descendants of a segment are entered in between."""
-    children: dict[int, list[int]] = {}
-    for child, parent in enumerate(parents):
-        children.setdefault(parent, []).append(child)
-    enter, leave = [0] * len(parents), [0] * len(parents)
-    clock, stack = 0, [(child, False) for child in reversed(children.get(-1, []))]
-    while stack:
-        segment, done = stack.pop()
-        if done:
-            leave[segment] = clock
-            continue
-        enter[segment] = clock
-        clock += 1
-        stack.append((segment, True))
-        stack += [(child, False) for child in reversed(children.get(segment, []))]
-    return enter, leave
+    sizes = [1] * len(parents)  # of the subtrees; a parent stands before its children
+    for child in reversed(range(len(parents))):
+        if parents[child] >= 0:
+            sizes[parents[child]] += sizes[child]
+    enter, free = [], {-1: 0}
+    for segment, parent in enumerate(parents):
+        enter.append(free[parent])
+        free[segment] = free[parent] + 1
+        free[parent] += sizes[segment]
+    return enter, [begin + size for begin, size in zip(enter, sizes, strict=True)]
 
 
 def block_mask(layout: Layout, cached: int, window: int | None, device: torch.device) -> Any:
-    """The layout as a block mask [T, cached + T]; kept with the layout.
-
-    Args:
-        cached: Keys that stand before all tokens and are seen by all.
-        window: Of sliding attention: a query sees keys less than so many places before it on its path. None: all.
-    """
+    """The layout as a block mask [T, cached + T]; kept with the layout. cached: keys before all tokens, seen by all. window: of
+    sliding attention: a query sees keys less than so many places before it on its path; None: all."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     key = ("flex", cached, window, device)

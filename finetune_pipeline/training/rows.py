@@ -214,9 +214,6 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
 
     A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's; a
     copy's id is the row's with the perturbation's name behind it. Validation and test rows must never come here.
-
-    Args:
-        settings: ``spec.training.model_dump()``.
     """
     if not settings["augment"]:
         return list(examples)
@@ -231,19 +228,15 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
     return [*examples, *added]
 
 
-def task_text(examples: Iterable[Example]) -> str:
+def task_text(examples: Sequence[Example]) -> str:
     """A description of the task from its training rows: the most common system prompt, then the sorted labels. May be empty."""
-    prompts: Counter[str] = Counter()
-    labels = set()
-    for example in examples:
-        prompts.update(m["content"] for m in example.messages if m["role"] == "system")
-        if example.label is not None:
-            labels.add(example.label)
+    prompts = Counter(m["content"] for e in examples for m in e.messages if m["role"] == "system")
+    labels = {e.label for e in examples if e.label is not None}
     return "\n".join([*sorted(prompts, key=lambda p: (-prompts[p], p))[:1], *sorted(labels)])
 
 
 def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
     """Facts about augmentation; too_long: ids of copies dropped because they are too long."""
-    kinds = [kind_of(row_id) for row_id in sorted(set(row_ids))]
-    counts = {kind: kinds.count(kind) for kind in BLOCKING if kind in kinds}
+    kinds = Counter(map(kind_of, set(row_ids)))
+    counts = {kind: kinds[kind] for kind in BLOCKING if kinds[kind]}
     return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}

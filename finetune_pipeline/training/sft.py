@@ -30,13 +30,7 @@ from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.prefix_tree import common_prefix
-from finetune_pipeline.training.processes import (
-    is_first,
-    is_worker,
-    rows_per_process,
-    rows_validated,
-    strategy,
-)
+from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, rows_validated, strategy
 from finetune_pipeline.training.rows import (
     AuditHtml,
     Prepared,
@@ -48,11 +42,7 @@ from finetune_pipeline.training.rows import (
     tell_audit,
     training_examples,
 )
-from finetune_pipeline.training.shared_prefix import (
-    PaddedCollator,
-    packed_collator,
-    supports_shared_prefix,
-)
+from finetune_pipeline.training.shared_prefix import PaddedCollator, packed_collator, supports_shared_prefix
 from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, load_finished
 
 
@@ -131,7 +121,7 @@ def train(
     (trial,) = broadcast_object_list([_kernel(built.model, work, compute, device) if chooses else None])
     collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator(tokenizer.pad_token_id)
     say(
-        f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at "
+        f"{job['stage']}: {settings['method']} in {_name(compute)}, weights at "
         f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
     )
 
@@ -154,7 +144,9 @@ def train(
 
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    rounding = _rounding(trainer, base) if METHODS[settings["method"]].holds == "float32" else None
+    rounding = None
+    if METHODS[settings["method"]].holds == "float32":  # the weights are stored in the base's dtype
+        rounding = {"dtype": _name(round_to_base(trainer.model, base)), "eval_loss": trainer.validation_loss()}
     gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not state.is_main_process:
         state.wait_for_everyone()
@@ -166,7 +158,7 @@ def train(
     progress = trainer.state
     facts = {
         "method": settings["method"],
-        "precision": str(compute).removeprefix("torch."),
+        "precision": _name(compute),
         "device": device.type,
         "processes": processes,
         "strategy": strategy(),
@@ -212,22 +204,13 @@ def train(
     return facts, measured
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _backend() -> str | None:
     """Communication backend of CPU processes; None: Accelerate's choice, or a single process."""
     return "gloo" if is_worker() and not torch.cuda.is_available() else None
-
-
-def _sharding() -> dict[str, Any]:
-    """Settings of the trainer that split the model over the processes; checkpoints hold whole weights all the same."""
-    if strategy() != "fsdp2":
-        return {}
-    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
-
-
-def _rounding(trainer: TokenTrainer, base: Path) -> dict[str, Any]:
-    """Round the trained weights to the base's dtype, as stored, and measure the change of the loss."""
-    dtype = round_to_base(trainer.model, base)
-    return {"dtype": str(dtype).removeprefix("torch."), "eval_loss": trainer.validation_loss()}
 
 
 def _trainer(
@@ -244,6 +227,9 @@ def _trainer(
     micro = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
     per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
+    sharding: dict[str, Any] = {}
+    if strategy() == "fsdp2":  # checkpoints hold whole weights all the same
+        sharding = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
     args = SFTConfig(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=settings["epochs"],
@@ -276,7 +262,7 @@ def _trainer(
         ddp_backend=_backend(),
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
-        **_sharding(),
+        **sharding,
         bf16=False,
         fp16=False,
         gradient_checkpointing=built.checkpointing,

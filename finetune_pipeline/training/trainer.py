@@ -72,16 +72,9 @@ class TokenTrainer(SFTTrainer):
     That weighs every token alike, whatever batch and whatever process it came in; validation is weighed the same way.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        job_digest: str,
-        autocast: torch.dtype | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, job_digest: str, autocast: torch.dtype | None = None, **kwargs: Any) -> None:
         """autocast: the dtype in which a float32 model's products are computed, in training and validation alike."""
-        self.job_digest = job_digest
-        self.autocast = autocast
+        self.job_digest, self.autocast = job_digest, autocast
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
         self.meter = Meter()
@@ -200,8 +193,7 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self, stage: str, history_file: Path | None) -> None:
         """history_file: None in a process that does not tell."""
-        self.stage = stage
-        self.history_file = history_file
+        self.stage, self.history_file = stage, history_file
         self.started = self.trained_from = time.monotonic()
         self.first_step = 0
         self.on_saved: Callable[[], None] | None = None
@@ -224,10 +216,9 @@ class ProgressCallback(TrainerCallback):
         metrics = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
         if self.history_file is None or ("loss" not in metrics and "eval_loss" not in metrics):
             return
-        seconds = time.monotonic() - self.started
-        epoch = round(state.epoch or 0.0, 4)
+        progressed = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
         history.append(
-            self.history_file, {"step": state.global_step, "epoch": epoch, **metrics, "seconds": round(seconds, 3)}
+            self.history_file, {**progressed, **metrics, "seconds": round(time.monotonic() - self.started, 3)}
         )
         of = state.max_steps or 0
         done = state.global_step - self.first_step

@@ -93,11 +93,8 @@ def lock_folder(device: str, home: Path) -> Path:
 
 
 def _open(folder: Path, device: str) -> int:
-    """Open the lock file, created if missing, for this user only, and never through a link.
-
-    Raises:
-        OutsideError: Everybody may write to the folder, or what has the file's name is a link or somebody else's.
-    """
+    """Open the lock file, created if missing, for this user only, and never through a link. Raises OutsideError if everybody may
+    write to the folder, or what has the file's name is a link or somebody else's."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     safe = os.O_NOFOLLOW | os.O_CLOEXEC
     name = f"{device.replace(':', '_')}.lock"

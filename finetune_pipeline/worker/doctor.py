@@ -71,13 +71,8 @@ class Machine:
 
 
 def look(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
-    """Examine this machine.
-
-    Args:
-        places: The devices jobs are given, as of FINETUNE_DEVICES.
-        home: Whose disk counts.
-        environment: The environment of a child that is to see one device alone.
-    """
+    """Examine this machine. places: the devices jobs are given, as of FINETUNE_DEVICES. home: whose disk counts. environment:
+    of a child that is to see one device alone."""
     single = dict.fromkeys(part for place in places for part in place.split("+"))
     devices = [_in_child(place, environment) for place in single]
     memory = psutil.virtual_memory()

@@ -101,11 +101,8 @@ def _cards() -> list[int]:
 
 
 def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
-    """Run the job file in `processes` processes. After a failure out/error.json says what happened.
-
-    Returns:
-        0, or the exit code of the cause; negative: the signal that killed one of the processes.
-    """
+    """Run the job file in `processes` processes. Returns 0, or the exit code of the cause (negative: the signal that killed one
+    of them); out/error.json then says what happened."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # error.json says it
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -29,10 +29,7 @@ def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30
 
     By its own limits (32 and 64 MiB at most) large tensors are mapped anew each time, and the kernel clears every page:
     a tenth of a training step's processor time on a CPU. What is kept at once is not more than without.
-
-    Args:
-        mapped_from: Blocks from this size in bytes are mapped separately, and unmapped when freed.
-        given_back_from: Free bytes at the end of the heap from which memory is returned to the system.
+    mapped_from: blocks of so many bytes are mapped separately; given_back_from: more free bytes go back to the system.
     """
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for most in (32 << 20, mapped_from):  # an older glibc takes no more than the first
