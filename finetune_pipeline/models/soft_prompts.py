@@ -26,7 +26,6 @@ from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.trial import alone
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.models.parity import Rows, compare, finite, follow, weights_off
-from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 NAME = "<|soft_{}|>"
@@ -66,22 +65,10 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     new.save_pretrained(target)
     _suppress(target, checkpoint.config, ids)
     _same_text(old, new, ids)
-    for path in sorted(target.iterdir()):
-        if path.suffix != ".safetensors":
-            files[path.name] = digest_file(path)
-    return write_record(
-        out,
-        "model",
-        base,
-        files,
-        kind="prompt",
-        soft_tokens=tokens,
-        soft_ids=ids,
-        prompt_prefix="".join(tokens),
-        untied=untied,
-        dtype=copy.dtypes,
-        adapter_sha256=digest_file(adapter / WEIGHTS),
-    )
+    files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
+    soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": untied}
+    sha256 = digest_file(adapter / WEIGHTS)
+    return write_record(out, "model", base, files, kind="prompt", **soft, dtype=copy.dtypes, adapter_sha256=sha256)
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
@@ -200,13 +187,10 @@ def soft_parity(
     # the matrices with new rows are tested by their outputs
     off = [n for n in off if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
     tokenizer = load_tokenizer(base if prefix else merged)
-    served: Any = (
-        PrefixedModel(load_for_prediction(base, device), adapter) if prefix else load_for_prediction(merged, device)
-    )
+    served = load_for_prediction(base, device, adapter) if prefix else load_for_prediction(merged, device)
     rows = Rows.encode(tokenizer, examples)
-    answers = generate_and_score(
-        served, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, "soft prompt, served"
-    )
+    asked = (rows.prompts, None, max_new_tokens, batch_size)
+    answers = generate_and_score(served, tokenizer, *asked, stage, "soft prompt, served")
     stored = finite(_without(follow(served, rows, batch_size)[0], soft), "served model")
     trained, same = _under_peft(peft, rows, answers, soft, len(stored))
     chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)

@@ -134,14 +134,8 @@ def write_tensors(
 ) -> str:
     """Write a safetensors file, tensor by tensor, in the library's order: widest dtype first, then by name.
 
-    Args:
-        pieces: Yields a tensor's bytes in order.
-
-    Returns:
-        The file's SHA-256.
-
-    Raises:
-        ValueError: The number of bytes of a tensor's pieces does not match its shape.
+    pieces: yields a tensor's bytes in order. Returns the file's SHA-256. Raises ValueError if the pieces are not as long as the
+    tensor's shape says.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

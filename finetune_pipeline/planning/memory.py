@@ -246,7 +246,6 @@ def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
         asked = [[n] for n in gpus.values()]
     if not asked or not all(asked):
         of = "" if shown is None else f" of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}"
-        raise OutsideError(
-            f"the memory of the GPUs{of} cannot be read: nvidia-smi shows {output.strip()[:200]!r}\n{fix}"
-        )
+        why = f"the memory of the GPUs{of} cannot be read: nvidia-smi shows {output.strip()[:200]!r}"
+        raise OutsideError(f"{why}\n{fix}")
     return [free[0] for free in asked]

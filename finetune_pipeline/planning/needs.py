@@ -49,11 +49,9 @@ class Needs:
         rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
         if self.rows < self.least:
             rows += f"; {self.least - self.rows:,} more are needed to start (data.min_examples)"
-        time = (
-            f"{duration(self.seconds.low)} to {duration(self.seconds.high)} here, according to {self.seconds.source}"
-            if self.seconds
-            else "not measured on this machine yet"
-        )
+        time = "not measured on this machine yet"
+        if of := self.seconds:
+            time = f"{duration(of.low)} to {duration(of.high)} here, according to {of.source}"
         paid: dict[str, TrainingCost] = {}
         for cost in self.costs:
             if cost.high > 0:

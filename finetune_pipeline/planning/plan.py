@@ -129,7 +129,7 @@ def training_plan(
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
     trains = memory.needed * MARGIN <= available
     others = answering_steps(spec, planner, validation, device, available, MARGIN)
-    prices = load_prices(home=home, task_folder=task_folder)
+    prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
     plan = TrainingPlan(
         method=settings["method"],
         precision=planner.precision(settings),
@@ -154,14 +154,7 @@ def training_plan(
         nearest=None if trains else nearest_plan(planner, settings, available),
         others=others,
         seconds=_seconds(planner, settings, rates, spec.base_model),
-        prices=training_costs(
-            spec,
-            prices,
-            tokens["total"],
-            planner.shape.parameters,
-            datetime.datetime.now(datetime.UTC).date(),
-            [settings["method"]],
-        ),
+        prices=training_costs(spec, prices, tokens["total"], planner.shape.parameters, today, [settings["method"]]),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
         sentence="",

@@ -205,14 +205,11 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
         return []
     room = max(limit - virtual, 0)
     also = f" and {virtual} virtual tokens" if virtual else ""
-    message = (
-        f"the base model's context of {limit} tokens is too short for training.max_tokens = {t.max_tokens}{also}: examples "
-        f"over {room} tokens count as too long"
-    )
+    wanted = f"training.max_tokens = {t.max_tokens}{also}: examples over {room} tokens count as too long"
+    message = f"the base model's context of {limit} tokens is too short for {wanted}"
     fix = f"set training.max_tokens: {room}" + (f", or lower training.{method.section}.tokens" if virtual else "")
-    return [
-        _finding("context_length", "training.max_tokens", message, fix, "warning" if room >= _LEAST_ROOM else "error")
-    ]
+    severity = "warning" if room >= _LEAST_ROOM else "error"
+    return [_finding("context_length", "training.max_tokens", message, fix, severity)]
 
 
 def linear_layers(base: Path | None) -> set[str]:
@@ -248,9 +245,7 @@ def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
     if needed < limit:
         return []
     unit = "tokens" if tokenizer is not None else "words"
-    message = (
-        f"the system prompt ({prompt} {unit}) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "
-        f"training.max_tokens = {limit}: no example can fit"
-    )
+    other = "the longest label" if spec.labels else "an answer"
+    message = f"the system prompt ({prompt} {unit}) and {other} ({answer}) fill training.max_tokens = {limit}: no example can fit"
     fix = f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt"
     return [_finding("system_prompt", "training.max_tokens", message, fix)]

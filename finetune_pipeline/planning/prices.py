@@ -175,6 +175,5 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
 
 
 def _problem(path: Path, where: str, message: str) -> Finding:
-    return Finding(
-        "plan.prices", "error", f"{path.name}{where}", message, "see the comments at the top of the shipped list"
-    )
+    fix = "see the comments at the top of the shipped list"
+    return Finding("plan.prices", "error", f"{path.name}{where}", message, fix)

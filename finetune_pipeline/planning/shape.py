@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,15 +78,12 @@ class ModelShape:
         """Number of all parameters, tied ones once."""
         return self.linear + self.embedding + self.head + self.other
 
-    def targeted(self, targets: Sequence[str] | str) -> Iterator[Linear]:
-        """Yield the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
-        for layer in self.linears:
-            if targets == "all-linear" or (
-                re.fullmatch(targets, layer.name)
-                if isinstance(targets, str)
-                else any(layer.name == t or layer.name.endswith("." + t) for t in targets)
-            ):
-                yield layer
+    def targeted(self, targets: Sequence[str] | str) -> list[Linear]:
+        """Return the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
+        if not isinstance(targets, str):
+            targets = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
+        pattern = ".*" if targets == "all-linear" else targets
+        return [layer for layer in self.linears if re.fullmatch(pattern, layer.name)]
 
 
 def model_shape(folder: Path) -> ModelShape:
@@ -135,7 +132,7 @@ def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Lin
         elif part == "weight" and last in _HEADS:
             head += 0 if tied else size  # some files contain the tied matrix twice
         elif (
-            part == "weight" and len(tensor.shape) == 2 and "embed" not in last and not blocks & set(module.split("."))
+            part == "weight" and "embed" not in last and len(tensor.shape) == 2 and blocks.isdisjoint(module.split("."))
         ):
             linears.append(Linear(module, tensor.shape[1], tensor.shape[0]))
         else:

@@ -100,11 +100,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        """Bring the result into ``order.out``. Returns the facts of worker.jobs.train_job.
-
-        Raises:
-            JobError: The training failed.
-        """
+        """Bring the result into ``order.out``. Returns the facts of worker.jobs.train_job. Raises JobError if it failed."""
 
 
 TRAINERS: dict[str, Trainer] = {}

@@ -46,11 +46,6 @@ class ChatFile:
     tokens: int
 
 
-def guessed_tokens(text: str) -> int:
-    """Estimated number of tokens of a text, without a tokenizer."""
-    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
-
-
 def write_chat_file(path: Path, examples: Sequence[Example]) -> ChatFile:
     """Write one JSON object a line, {"messages": […], "tools": […]}, without ids, labels and sources."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +63,8 @@ def _row(example: Example) -> dict[str, Any]:
 
 
 def _row_tokens(example: Example) -> int:
-    return guessed_tokens("".join(m["content"] for m in example.messages)) + 4 * len(example.messages)
+    text = "".join(m["content"] for m in example.messages)
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN) + 4 * len(example.messages)
 
 
 def file_findings(split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules) -> list[Finding]:

@@ -26,10 +26,8 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
     """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out. Returns the facts.
 
     Facts that only a training on this machine has (weights in memory, the audit of tokens) are missing; ``service`` says who
-    trained. Services do not give the loss before training: first_eval_loss is None.
-
-    Raises:
-        JobError: The training diverged, or what came back is no adapter of this base model.
+    trained. Services do not give the loss before training: first_eval_loss is None. Raises JobError if the training diverged, or
+    what came back is no adapter.
     """
     service, order = trainer.service, trainer.order
     rows = service.log(job.id).losses

@@ -21,7 +21,6 @@ from finetune_pipeline.trainers.service import Estimate, Service, whole_epochs
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
 
-
 _BUDGET = "task.yaml: training.budget_usd"
 
 
@@ -79,12 +78,7 @@ def low_rank(training: TrainingSettings) -> LoraSpec:
 
 
 def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
-    """Cost of a job by the nearest prices.yaml; unknown if it has no current price for the model.
-
-    Args:
-        tokens: Of the training rows, once.
-        home, task_folder: Where the user's own price list may be.
-    """
+    """Cost of a job by the nearest prices.yaml; unknown if it has no current price for the model. tokens: of one epoch."""
     today, engine = datetime.datetime.now(datetime.UTC).date(), service.label
     why = f"prices.yaml has no price of {engine} for {service.model}"
     for price in load_prices(home=home, task_folder=task_folder).training:

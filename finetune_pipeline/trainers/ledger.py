@@ -113,13 +113,9 @@ class Ledger:
     def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
         """The job of an order: adopted if it exists, else bought.
 
-        Args:
-            prepare: Refuses the order, or uploads its files; called only where no job exists. It may write the entry.
-            settle: Seconds after a request within which a job may still appear in the service's list.
-
-        Raises:
-            Refused: The service rejected the order.
-            OutsideError: It is unknown whether the job exists. The next run asks again.
+        prepare: refuses the order, or uploads its files; called only where no job exists. It may write the entry. settle: seconds
+        after a request within which a job may still appear in the service's list.
+        Raises Refused if the service rejected the order, OutsideError if it is unknown whether the job exists: the next run asks.
         """
         with self._lock(order):
             entry = self.entry(order)

@@ -169,12 +169,7 @@ class Service(ABC):
 
     @contextlib.contextmanager
     def request(self, action: str) -> Iterator[None]:
-        """Translate a failure of the SDK into an error without secrets.
-
-        Raises:
-            Refused: The service will not do it.
-            Unclear: It is unknown whether it succeeded.
-        """
+        """Translate a failure of the SDK into :class:`Refused` or :class:`Unclear`, without secrets."""
         try:
             yield
         except (JobError, OutsideError, OSError):

@@ -21,6 +21,7 @@ from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service
 
 ADDRESS = "https://api.together.ai"
+ENDPOINT_PREFIX = "finetune-"
 _STATES: dict[str, JobState] = {
     "completed": "succeeded",
     "error": "failed",
@@ -223,7 +224,7 @@ class TogetherService(Service):
 
     def endpoint(self, job: Job) -> tuple[str, str]:
         project = self.training.together.project or os.environ.get("TOGETHER_PROJECT_ID", "")
-        return f"{self.url}/v1", f"{project}/{endpoint_name(job.id)}"
+        return f"{self.url}/v1", f"{project}/{ENDPOINT_PREFIX}{job.id}"
 
     def _job(self, job: Any) -> Job:
         """Convert a job of the SDK. Raises AttributeError or TypeError for an invalid one."""
@@ -239,10 +240,6 @@ class TogetherService(Service):
         )
         dollars = None if price is None else price / _NANO
         return Job(job.id, _STATES.get(word, "running"), word, model, reason, tokens, dollars)
-
-
-def endpoint_name(job: str) -> str:
-    return f"finetune-{job}"
 
 
 def _unpack(archive: Path, folder: Path) -> None:

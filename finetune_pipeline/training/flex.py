@@ -131,13 +131,11 @@ def try_kernels(
         expected, got = run(reference), run(other)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         return Trial(usual, f"{name} cannot be used here: {type(error).__name__}: {str(error).splitlines()[0]}")
-    apart = max(
-        ((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in zip(expected, got, strict=True)
-    )
+    pairs = zip(expected, got, strict=True)
+    apart = max(((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in pairs)
     if not apart <= (1e-3 if dtype == torch.float32 else 0.03):
-        return Trial(
-            usual, f"{name} gave other outputs or gradients (relative difference {apart:.2g})", difference=apart
-        )
+        why = f"{name} gave other outputs or gradients (relative difference {apart:.2g})"
+        return Trial(usual, why, difference=apart)
     seconds = {}
     for title, attend in kernels.items():
         _wait(device)

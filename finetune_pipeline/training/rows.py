@@ -105,9 +105,8 @@ def prepare_split(
 ) -> Prepared:
     """Encode a split and audit it; rows that are longer still are findings."""
     done = encode_split(tokenizer, examples, max_tokens, over_length)
-    done.audit = supervision_audit(
-        done.rows, tokenizer, max_tokens, done.used, refused=done.refused, cuts=done.cuts, dropped=done.left_out
-    )
+    unusual: dict[str, Any] = {"refused": done.refused, "cuts": done.cuts, "dropped": done.left_out}
+    done.audit = supervision_audit(done.rows, tokenizer, max_tokens, done.used, **unusual)
     done.findings = problems(done.audit, place)
     done.audit["problems"] = [f.to_dict() for f in done.findings]
     return done
@@ -139,11 +138,8 @@ def tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml
 def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
     """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
     splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
-    totals = {
-        k: sum(facts[k] for facts in splits.values())
-        for k, v in splits["train"].items()
-        if isinstance(v, int) and k != "max_tokens"
-    }
+    counts = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
+    totals = {k: sum(facts[k] for facts in splits.values()) for k in counts}
     return {**totals, "splits": splits}
 
 

@@ -50,16 +50,13 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
     """Digest that a checkpoint must match to be resumed: settings, data, base model and first adapter, not paths; and how
     many processes train, since each keeps its own random state."""
     start = job.get("start_from")
-    return digest_json(
-        {
-            "settings": job["settings"],
-            "train": digest_file(Path(job["train"])),
-            "validation": digest_file(Path(job["validation"])),
-            "base": record_digest(Path(job["base"])),
-            "start_from": digest_file(Path(start) / WEIGHTS) if start else None,
-            **({"processes": processes, "strategy": strategy()} if processes > 1 else {}),
-        }
-    )
+    content = {
+        "settings": job["settings"],
+        **{split: digest_file(Path(job[split])) for split in ("train", "validation")},
+        "base": record_digest(Path(job["base"])),
+        "start_from": digest_file(Path(start) / WEIGHTS) if start else None,
+    }
+    return digest_json(content | ({"processes": processes, "strategy": strategy()} if processes > 1 else {}))
 
 
 def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) -> Trial:
@@ -83,8 +80,8 @@ def train(
     Raises FindingsError when the audit finds anything, faults.Diverged when the loss is no longer finite.
     """
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
-    out.mkdir(parents=True, exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu", backend=_backend())
     processes, sharded = state.num_processes, strategy() == "fsdp2"
@@ -113,17 +110,16 @@ def train(
     start = Path(job["start_from"]) if job.get("start_from") else None
     at_first = torch.device("cpu") if sharded else device  # no device has to hold all of what is to be sharded
     built = build(base, settings, compute, at_first, tokenizer, task_text(examples["train"]), start)
-    packed, why = (
-        supports_shared_prefix(built.model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
-    )
+    packed, why = False, "training.shared_prefix is off"
+    if settings["shared_prefix"]:
+        packed, why = supports_shared_prefix(built.model)
     fused = fuse(built.model)
     chooses = packed and state.is_main_process
     (trial,) = broadcast_object_list([_kernel(built.model, work, compute, device) if chooses else None])
     collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator(tokenizer.pad_token_id)
-    say(
-        f"{job['stage']}: {settings['method']} in {_name(compute)}, weights at "
-        f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
-    )
+    batches = "shared prefix" if packed else f"padded batches: {why}"
+    held = f"weights at {built.weights['ratio']:.0%} of bfloat16"
+    say(f"{job['stage']}: {settings['method']} in {_name(compute)}, {held}; {batches}")
 
     trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
     callback.on_saved = on_saved

@@ -149,10 +149,7 @@ def describe(code: int) -> str:
     if code in named:
         return f"{named[code]} (exit code {code})"
     if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = ", most often the kernel's out-of-memory killer" if name == "SIGKILL" else ""
         return f"killed by {name}{hint} (exit code {code})"
     return f"failed (exit code {code})"

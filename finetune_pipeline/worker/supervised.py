@@ -115,9 +115,9 @@ def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[st
         killed.update(processes)
         reap()
         if time.monotonic() > limit:
+            fix = "look at `ps -o pid,stat,wchan` and free what they wait for"
             raise RuntimeError(
-                f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): look at "
-                "`ps -o pid,stat,wchan` and free what they wait for"
+                f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): {fix}"
             )
         time.sleep(0.05)
     reap()

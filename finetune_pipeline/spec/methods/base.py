@@ -14,7 +14,7 @@ Nothing here imports torch at import time, since ``task.yaml`` is read everywher
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -95,7 +95,7 @@ class Shape(Protocol):
     def head_dim(self) -> int: ...
     @property
     def parameters(self) -> int: ...
-    def targeted(self, targets: Sequence[str] | str) -> Iterator[Any]: ...
+    def targeted(self, targets: Sequence[str] | str) -> Sequence[Any]: ...
 
 
 class Method(ABC):

@@ -79,15 +79,13 @@ class LowRank(Method):
         """Return r (in + out) per layer (Hu et al. 2021, section 4.1); with DoRA one more number per output (Liu et al. 2024,
         section 4.1)."""
         lora = settings[self.section]
-        return sum(
-            lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
-            for layer in shape.targeted(lora["target_modules"])
-        )
+        layers = shape.targeted(lora["target_modules"])
+        return sum(lora["r"] * (layer.fan_in + layer.fan_out) + lora["dora"] * layer.fan_out for layer in layers)
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """Return the bytes of one input tensor per group of layers that share it, its dropout mask, and both matrices' products."""
         lora = settings[self.section]
-        layers = list(shape.targeted(lora["target_modules"]))
+        layers = shape.targeted(lora["target_modules"])
         if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
             return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
         widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
