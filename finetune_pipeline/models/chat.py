@@ -59,9 +59,7 @@ def _object(arguments: Any) -> Any:
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
     """Render a conversation as text; generation: with the generation prompt.
-
-    Raises FindingsError if the template refuses the messages.
-    """
+    Raises FindingsError if the template refuses the messages."""
     return _written(tokenizer, messages, generation, tools).text
 
 
@@ -162,10 +160,8 @@ def encode_example(
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:
     at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
-    message = (
-        f"the chat template renders a different text for serving than for training: they differ from token {at} on "
-        f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})"
-    )
+    texts = " against ".join(repr(tokenizer.decode(ids[at : at + 4])) for ids in (prompt, full))
+    message = f"the chat template renders a different text for serving than for training: they differ from token {at} on ({texts})"
     fix = "use a chat template whose generation prompt is the start of an assistant turn"
     return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
@@ -209,10 +205,8 @@ def end_of_turn_token(tokenizer: Any) -> str:
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     end = next((t for t in backend.encode(behind, add_special_tokens=False).tokens if t in special), None)
     if end is None:
-        message = (
-            f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would not "
-            "learn to stop"
-        )
+        ending = f"without a special token (it writes {behind!r})"
+        message = f"the template ends an assistant turn {ending}: the model would not learn to stop"
         fix = "end the assistant's turns with the end-of-sequence token, {{ eos_token }}"
         raise FindingsError([Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)])
     return str(end)

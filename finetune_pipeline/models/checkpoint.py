@@ -149,9 +149,7 @@ class Copy:
 
 def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
     """Write out/model.json for the model in out/`folder`, made from `base`. Returns its facts.
-
-    files: SHA-256 of every file that affects its answers.
-    """
+    files: SHA-256 of every file that affects its answers."""
     weights = sum(path.stat().st_size for path in weight_files(out / folder))
     made = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
     write_json(out / MODEL_FILE, {"path": folder, **made})

@@ -77,9 +77,7 @@ def _refuse_prefix(source: Source) -> None:
 
 def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the adapter alone, with the tokenizer and template it was trained with, export.json and README.md.
-
-    Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model.
-    """
+    Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model."""
     if source.kind == "full":
         fix = "export the model: omit --adapter"
         raise FindingsError([_finding("no_adapter", "a full fine-tune has no adapter", fix)])

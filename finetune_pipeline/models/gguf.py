@@ -135,9 +135,7 @@ def _add_settings(writer: Any, config: Any) -> None:
 
 def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name in the file, float32 values) of every tensor, as llama.cpp expects them.
-
-    Raises FindingsError naming a tensor that has no place in the architecture.
-    """
+    Raises FindingsError naming a tensor that has no place in the architecture."""
     from gguf import get_tensor_name_map
     from safetensors import safe_open
 

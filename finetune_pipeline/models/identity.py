@@ -127,9 +127,7 @@ def _pip_install(bundled: BundledModel, options: str = "") -> str:
 
 def bundled_files(base_model: str) -> list[Path]:
     """Return the pieces of the weight file in the installed packages, in order.
-
-    Raises FindingsError with the name of a package that is not installed.
-    """
+    Raises FindingsError with the name of a package that is not installed."""
     bundled = BUNDLED[base_model]
     paths = []
     for package, file in bundled.files:
@@ -199,9 +197,7 @@ def _indexed(folder: Path) -> list[Path]:
 
 def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
     """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets; __metadata__}, offset of the data).
-
-    Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file.
-    """
+    Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
@@ -244,9 +240,7 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
     """Tell how a model's weights are quantized, by its config.json or by their dtypes in its folder; None: they are not.
-
-    Without its scales, which loading ignores, such a weight means nothing. Tensors that are no ``….weight`` may be integers.
-    """
+    Without its scales, which loading ignores, such a weight means nothing. Tensors that are no ``….weight`` may be integers."""
     if stored := config.get("quantization_config"):
         return str(stored.get("quant_method", "some way")) if isinstance(stored, Mapping) else "some way"
     tensors = stored_tensors(folder).items() if folder else ()
@@ -271,9 +265,7 @@ def _weight_digest(path: Path) -> str:
 
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
     """Return the base model's identity for version hashes: plain JSON, the same on every machine.
-
-    Weights above 1 GiB are sampled. A hub revision of None means the hub's default branch at the time of download.
-    """
+    Weights above 1 GiB are sampled. A hub revision of None means the hub's default branch at the time of download."""
     kind = model_kind(base_model, revision)
     if kind == "bundled":
         digest, package = bundled_digest(base_model), BUNDLED[base_model].distribution
@@ -294,9 +286,7 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
 
 def model_folder(folder: Path) -> Path:
     """Return the transformers folder of a model: `folder` itself, or the target of an artifact's model.json.
-
-    Raises FindingsError if neither is a folder with a config.json.
-    """
+    Raises FindingsError if neither is a folder with a config.json."""
     target = folder
     if not (folder / "config.json").exists() and (folder / MODEL_FILE).exists():
         target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()

@@ -62,11 +62,9 @@ def base_model(source: Source) -> dict[str, Any]:
     identity = dict(record.get("identity") or {})
     name = str(identity.get("base_model") or record["base_model"])
     bundled = BUNDLED.get(name)
-    note = (
-        "The base model's licence also applies to every model made from it."
-        if bundled
-        else f"The licence of {name} also applies to every model made from it; read it there before you share this model."
-    )
+    note = f"The licence of {name} also applies to every model made from it; read it there before you share this model."
+    if bundled:
+        note = "The base model's licence also applies to every model made from it."
     return {
         "id": name,
         "revision": record.get("revision"),

@@ -80,9 +80,8 @@ def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
         return f"the adapter changes {name!r}, which the base model does not have"
     entry, own, change = base.entry(name), adapter.file.entries, adapter.changes[name]
     if entry.dtype not in _FLOATS:
-        return (
-            f"the base's {name} is stored as {entry.dtype}, which is quantized: set base_model to the unquantized model"
-        )
+        stored = f"the base's {name} is stored as {entry.dtype}"
+        return f"{stored}, which is quantized: set base_model to the unquantized model"
     shape = (own[change.b].shape[0], own[change.a].shape[1])
     if change.magnitude is not None and own[change.magnitude].shape != shape[:1]:
         return f"the adapter's magnitudes of {name} have the shape {own[change.magnitude].shape}, not {shape[:1]}"

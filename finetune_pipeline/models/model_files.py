@@ -41,9 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_typed(path: Path, form: type[T]) -> T:
     """Return the JSON in a file of a model folder as a struct or dict; an empty one without the file.
-
-    Raises FindingsError that names the file, if it is no JSON, or the first value of another type.
-    """
+    Raises FindingsError that names the file, if it is no JSON, or the first value of another type."""
     try:
         return msgspec.convert(read_json(path) if path.is_file() else {}, form)
     except msgspec.ValidationError as error:

@@ -96,11 +96,9 @@ def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int],
     tokens = [NAME.format(i) for i in range(first, first + number)]
     new.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
     ids = [int(new.convert_tokens_to_ids(t)) for t in tokens]  # type: ignore[arg-type]
-    prefix = "".join(tokens)
-    template = new.chat_template
-    new.chat_template = (
-        {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else prefix + (template or "")
-    )
+    prefix, template = "".join(tokens), new.chat_template or ""
+    several = {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else None
+    new.chat_template = several or prefix + template
     return old, new, ids, tokens
 
 
@@ -211,11 +209,11 @@ def _under_peft(
     """Return what parity.follow returns, for PEFT's side, one row at a time; `positions`: number of the other side's logits."""
     parts: list[torch.Tensor] = []
     same: list[bool] = []
-    for i, answer in enumerate(served):
-        prompt = [t for t in rows.prompts[i] if t not in soft]  # PEFT puts the vectors there itself
+    for whole, gold, answer in zip(rows.prompts, rows.gold, served, strict=True):
+        prompt = [t for t in whole if t not in soft]  # PEFT puts the vectors there itself
         if sum(map(len, parts)) < positions:
-            parts.append(_without(alone(model, prompt, rows.gold[i]).float().cpu(), soft))
+            parts.append(_without(alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), soft))
         ids = answer.new_ids
-        own = alone(model, prompt, ids).argmax(-1).tolist() if ids else []
+        own = alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []
         same.append(answer.status != "error" and own == ids)
     return finite(torch.cat(parts)[:positions], "adapter on the base"), same

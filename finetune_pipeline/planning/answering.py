@@ -22,14 +22,8 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The largest batch of prompts, in tokens.
-
-    Attributes:
-        prompt: Of the longest prompt.
-        shared: Of the common prefix, read once.
-        new: Of an answer.
-        scored: Of the texts to score, all labels together.
-    """
+    """The largest batch of prompts, in tokens: of the longest prompt, of the common prefix (read once), of a new answer, and of
+    all labels to score."""
 
     rows: int
     prompt: int
@@ -64,13 +58,7 @@ def answering_memory(
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Memory of a step other than training.
-
-    Attributes:
-        step: The asset's name.
-        needed_mib: Peak memory.
-        fix: What to change if it does not fit, else empty.
-    """
+    """Peak memory of a step (an asset's name) other than training. fix: what to change if it does not fit, else empty."""
 
     step: str
     device: str
@@ -82,10 +70,8 @@ class StepMemory:
     @property
     def sentence(self) -> str:
         """Return why it does not fit, and what to change."""
-        return (
-            f"{self.step} needs about {self.needed_mib / 1024:.1f} GiB of {self.available_mib / 1024:.1f} GiB "
-            f"({self.device}): {self.fix}"
-        )
+        free = f"{self.available_mib / 1024:.1f} GiB ({self.device})"
+        return f"{self.step} needs about {self.needed_mib / 1024:.1f} GiB of {free}: {self.fix}"
 
 
 def asking_settings(spec: TaskSpec) -> list[Any]:

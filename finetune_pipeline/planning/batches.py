@@ -87,9 +87,7 @@ class Steps(NamedTuple):
 
 def count_steps(rows: int, settings: Mapping[str, Any]) -> Steps:
     """Count steps as transformers' Trainer does: micro-batches of an epoch divided by those of a step, rounded up.
-
-    Validation runs before the first step, every `every` steps, and after the last step.
-    """
+    Validation runs before the first step, every `every` steps, and after the last step."""
     micro = settings["micro_batch_size"]
     per_epoch = max(1, math.ceil(math.ceil(rows / micro) / (settings["batch_size"] // micro)))
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))

@@ -31,18 +31,18 @@ _TOKENIZER = 6
 """Bytes in memory for each byte of tokenizer.json."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Parts of the peak memory. resident: mapped pages of the weight file that are not needed (the system reclaims them when
     memory is short); everything else is needed."""
 
     weights: int
-    activations: int
-    logits: int
-    overhead: int
     trained: int = 0
     gradients: int = 0
     optimiser: int = 0
+    activations: int
+    logits: int
+    overhead: int
     resident: int = 0
 
     @property

@@ -27,14 +27,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Needs:
-    """The rows, tokens, time and money that a training needs.
-
-    Attributes:
-        rows: Clean rows; least: the minimum in the spec.
-        tokens: Of the training rows, over all epochs, estimated.
-        seconds: From earlier trainings on this machine; None if there are none.
-        power: The result of planning.power.power_bounds.
-    """
+    """The clean rows (least: the minimum in the spec), estimated tokens of all epochs, time and money that a training needs.
+    seconds: from earlier trainings on this machine, if any; power: of planning.power.power_bounds."""
 
     rows: int
     least: int

@@ -31,12 +31,8 @@ MARGIN = 1.1
 
 @dataclass(frozen=True)
 class NearestPlan:
-    """The cheapest change of settings with which the training fits.
-
-    Attributes:
-        fits: Whether any change makes it fit.
-        change: The settings to change, also as lines of task.yaml (`yaml`), with the cost of each (`reasons`).
-    """
+    """The cheapest change of settings with which the training fits, if any does; also as lines of task.yaml (`yaml`), with the
+    cost of each (`reasons`)."""
 
     fits: bool
     yaml: str
@@ -66,11 +62,8 @@ class TrainingPlan:
         rows: Rows of one epoch.
         tokens: Statistics of the training split; with training.augment including its perturbed copies.
         computed_share: Share of these tokens that packing leaves to compute.
-        over_length: Examples longer than `limit` tokens.
-        refused_rows: Findings about examples that cannot be encoded.
-        memory_mib: Parts of the peak, the `needed` part, and the `total`.
-        fits: Whether training and the other steps fit.
-        others: Memory of the merged model's comparison and of the evaluation.
+        over_length: Examples longer than `limit` tokens; refused_rows: those that cannot be encoded.
+        memory_mib: Of planning.memory.Memory.in_mib; others: of the other steps that run inference; fits: all of them.
         seconds: Time from earlier trainings of this kind on this machine; None if there are none.
         serving: The price list's lines for serving (prices.PriceList.served).
     """
@@ -116,9 +109,7 @@ def training_plan(
     available: int | None = None,
 ) -> TrainingPlan:
     """Plan a training on `train` with the base model in the folder `base`; plan.json goes into `out`.
-
-    home: folder with throughput.json, and with prices.yaml unless `task_folder` has one. available: default: the bytes free now.
-    """
+    home: folder with throughput.json, and with prices.yaml unless `task_folder` has one. available: default: the bytes free now."""
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device)
@@ -205,7 +196,6 @@ def _sentence(plan: TrainingPlan) -> str:
         sentence += ": it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model"
     elif near and near.memory_mib:
         change = ", ".join(f"training.{k}: {v}" for k, v in near.change.items())
-        sentence += (
-            f": it does not fit. The nearest plan that does: {change} ({near.memory_mib['needed'] / 1024:.1f} GiB)"
-        )
+        change += f" ({near.memory_mib['needed'] / 1024:.1f} GiB)"
+        sentence += f": it does not fit. The nearest plan that does: {change}"
     return ". ".join([sentence, *(step.sentence for step in plan.others if not step.fits)]) + "."

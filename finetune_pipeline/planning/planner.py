@@ -34,12 +34,8 @@ def compute_width(precision: str, device: str = "cpu") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A split as rows {id, ids, loss}.
-
-    Attributes:
-        over: Examples longer than `limit` tokens, handled according to training.over_length; with ``fail`` they are kept.
-        findings: Why examples cannot be encoded.
-    """
+    """A split as rows {id, ids, loss}. over: examples longer than `limit` tokens, handled according to training.over_length; with
+    ``fail`` they are kept. findings: why examples cannot be encoded."""
 
     rows: list[Row]
     over: int
@@ -53,12 +49,8 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One training phase of a plan; qlora has a second phase, lora on the unquantized base.
-
-    Attributes:
-        evaluations: Passes over the validation split.
-        tokens: Tokens computed after packing; validation tokens count a third.
-    """
+    """One training phase of a plan; qlora has a second phase, lora on the unquantized base. evaluations: passes over the
+    validation split. tokens: computed after packing; validation tokens count a third."""
 
     method: str
     epochs: float
@@ -70,9 +62,7 @@ class Phase:
 
 class Planner:
     """Computes plans for one base model and one pair of splits.
-
-    Costly results are cached: encoded rows by what their encoding depends on, and batches by their sizes.
-    """
+    Costly results are cached: encoded rows by what their encoding depends on, and batches by their sizes."""
 
     def __init__(
         self, base: Path, train: Sequence[Example], validation: Sequence[Example], device: str = "cpu"

@@ -100,9 +100,7 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
 
 def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
     """Return (config.json or its known parts, the model's folder if it exists).
-
-    Raises FindingsError if the base model is unavailable.
-    """
+    Raises FindingsError if the base model is unavailable."""
     kind = model_kind(spec.base_model, spec.base_revision)
     if kind == "bundled":
         bundled_files(spec.base_model)

@@ -20,11 +20,7 @@ WHY = {
 
 
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield settings that need less and less memory, the cheapest change first; each with every smaller micro-batch.
-
-    Order: smaller micro-batch (same result), gradient checkpointing (same result), no second phase, a method that
-    needs less, shorter examples.
-    """
+    """Yield settings that need less and less memory, the cheapest change first; each with every smaller micro-batch."""
     for rung in _rungs(dict(settings)):
         batch = rung["batch_size"]
         micro = [n for n in range(rung["micro_batch_size"], 0, -1) if batch % n == 0]

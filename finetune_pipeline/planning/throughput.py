@@ -44,13 +44,11 @@ def kind_of_training(model: str, method: str, precision: str) -> str:
 
 def read_rates(home: Path) -> Rates:
     """Read the rates stored in a folder; an unreadable file counts as empty, and a rate that is no speed as not measured."""
-    path = home / FILE
     try:
-        stored = read_json(path) if path.exists() else {}
-        rates = {kind: (float(rate), str(date)) for kind, (rate, date) in stored.items()}
-        return {kind: (rate, date) for kind, (rate, date) in rates.items() if 0 < rate < math.inf}
-    except (ValueError, TypeError, AttributeError):
+        stored = read_json(home / FILE, Rates)
+    except (FileNotFoundError, ValueError):
         return {}
+    return {kind: (rate, date) for kind, (rate, date) in stored.items() if 0 < rate < math.inf}
 
 
 def record_training(

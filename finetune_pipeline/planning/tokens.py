@@ -26,9 +26,7 @@ _BATCH = 2_000
 
 class TokenCounter:
     """Counts the tokens of a conversation, rendered with the chat template and tokenized.
-
-    Raises FileNotFoundError if the folder has no tokenizer.json or no chat template.
-    """
+    Raises FileNotFoundError if the folder has no tokenizer.json or no chat template."""
 
     def __init__(
         self, model_folder: Path, chat_template: str | None = None, tokenizer: Tokenizer | None = None

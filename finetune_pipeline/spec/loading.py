@@ -120,9 +120,7 @@ def _explain(problem: Any) -> Finding:
 
 def parse_spec(text: str) -> TaskSpec:
     """Parse a spec from YAML text.
-
-    Raises FindingsError with every problem of syntax and type (not of cross-field rules).
-    """
+    Raises FindingsError with every problem of syntax and type (not of cross-field rules)."""
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:

@@ -21,14 +21,8 @@ _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "weigh
 
 @dataclass(frozen=True)
 class FileRules:
-    """A service's requirements for a file.
-
-    Attributes:
-        service: The service's display name.
-        least_rows: Fewest rows of a training file.
-        most_tokens: Longest row; the service silently truncates longer ones. None: unknown.
-        tools: Whether rows may call tools.
-    """
+    """A service's requirements for a file. most_tokens: of a row; the service silently truncates longer ones. None: unknown.
+    tools: whether rows may call tools."""
 
     service: str
     least_rows: int
@@ -69,9 +63,7 @@ def _row_tokens(example: Example) -> int:
 
 def file_findings(split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules) -> list[Finding]:
     """Findings for everything in a file that the service would refuse or silently change, with line and source.
-
-    examples: the rows of `file`, line by line.
-    """
+    examples: the rows of `file`, line by line."""
     findings = []
     least_rows = rules.least_rows if split == "train" else 1
     if file.rows < least_rows:
@@ -96,11 +88,9 @@ def _row_problems(example: Example, rules: FileRules) -> Iterator[tuple[str, str
     calls = example.tools or any(m["role"] == "tool" or m.get("tool_calls") for m in example.messages)
     if calls and not rules.tools:
         yield f"{rules.service} does not train this model on tool calls", "remove the row, or choose another model"
-    for number, message in enumerate(example.messages, 1):
-        if message["role"] == "tool" and not message.get("tool_call_id"):
+    for number, turn in enumerate(example.messages, 1):
+        if turn["role"] == "tool" and not turn.get("tool_call_id"):
             yield f"message {number}: a tool message without tool_call_id", "correct or remove this row"
     if rules.most_tokens is not None and (tokens := _row_tokens(example)) > rules.most_tokens:
-        yield (
-            f"about {tokens} tokens; {rules.service} truncates rows at {rules.most_tokens}",
-            "shorten or remove this row",
-        )
+        message = f"about {tokens} tokens; {rules.service} truncates rows at {rules.most_tokens}"
+        yield message, "shorten or remove this row"

@@ -111,8 +111,7 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
             "fix: check the job's files at the service; running again downloads them again and buys nothing"
         ) from None
     if kind != "LORA" or not entries:
-        raise JobError(
-            f"what {place} gave is an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
-        )
+        what = f"an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
+        raise JobError(f"what {place} gave is {what}")
     size = (folder / WEIGHTS).stat().st_size
     return {"kind": "lora", "bytes": size, "tensors": sorted(entries), "parameters": parameters}

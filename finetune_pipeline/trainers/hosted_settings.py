@@ -29,10 +29,8 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
     section, key = trainer.section(spec), trainer.key_name(spec)
     findings = []
     if trainer.extra and importlib.util.find_spec(trainer.extra) is None:
-        message, fix = (
-            f"the package {trainer.extra} is not installed",
-            f"pip install 'finetune-pipeline[{trainer.extra}]'",
-        )
+        message = f"the package {trainer.extra} is not installed"
+        fix = f"pip install 'finetune-pipeline[{trainer.extra}]'"
         findings.append(trainer.finding("extra", "training.trainer", message, fix))
     if section.model is None and trainer.usual_model(spec) is None:
         message = f"base_model {spec.base_model!r} is not a name the service knows"

@@ -151,17 +151,16 @@ class OpenAiService(Service):
         if not self.profile.top_level:
             extra = {"method": {"type": "supervised", "supervised": extra}}
         with self.request("train"):
-            return _job(
-                self.client.fine_tuning.jobs.create(
-                    model=self.model,
-                    training_file=files.train,
-                    validation_file=files.validation,
-                    seed=seed,
-                    suffix=name,
-                    metadata={_NAME: name},
-                    extra_body=extra,
-                )
+            bought = self.client.fine_tuning.jobs.create(
+                model=self.model,
+                training_file=files.train,
+                validation_file=files.validation,
+                seed=seed,
+                suffix=name,
+                metadata={_NAME: name},
+                extra_body=extra,
             )
+            return _job(bought)
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):

@@ -80,9 +80,7 @@ def finds_clusters(package: str) -> bool:
 
 def answers(address: str, seconds: float = 5.0) -> bool:
     """Whether an address accepts connections; Ray's own client would wait for minutes.
-
-    What a platform's own package finds is taken to answer: only that package knows where.
-    """
+    What a platform's own package finds is taken to answer: only that package knows where."""
     if is_platform(address):
         return True
     parts = urlsplit(address)

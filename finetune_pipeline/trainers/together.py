@@ -145,9 +145,8 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
     deadline = time.monotonic() + _START_SECONDS
     while (state := _state(service, endpoint.id, deployment.id)) != _READY:
         if state in _BROKEN or time.monotonic() > deadline:
-            raise JobError(
-                f"the deployment of {name} at {service.place} is not becoming ready: {state}\nfix: check it there"
-            )
+            what = f"the deployment of {name} at {service.place} is not becoming ready: {state}"
+            raise JobError(f"{what}\nfix: check it there")
         time.sleep(section.poll_seconds)
     with service.request("route requests to the deployment"):
         routed = endpoints.update(endpoint.id, traffic_split=[{"deployment_id": deployment.id, "weight": 1.0}])

@@ -125,10 +125,8 @@ class TogetherService(Service):
                 return str(file)
             if status in ("FAILED", "INVALID_FORMAT"):
                 message = f"{self.place} refuses the file: {getattr(report, 'error', None) or status}"
-                place = f"the uploaded {path.name}"
-                raise FindingsError(
-                    [Finding("hosted.file_refused", "error", place, message, "correct or remove the reported row")]
-                )
+                place, fix = f"the uploaded {path.name}", "correct or remove the reported row"
+                raise FindingsError([Finding("hosted.file_refused", "error", place, message, fix)])
             if time.monotonic() > deadline:
                 raise OutsideError(f"{self.place} is still checking the file {path.name}\nfix: run again later")
             time.sleep(min(self.training.together.poll_seconds, 5.0))
@@ -161,15 +159,9 @@ class TogetherService(Service):
 
     def buy(self, name: str, files: Files) -> Job:
         with self.request("train"):
-            return self._job(
-                self.client.fine_tuning.create(
-                    training_file=files.train,
-                    validation_file=files.validation,
-                    model=self.model,
-                    suffix=name,
-                    **self.hyperparameters,
-                )
-            )
+            uploaded = {"training_file": files.train, "validation_file": files.validation}
+            values = {**uploaded, **self.hyperparameters}
+            return self._job(self.client.fine_tuning.create(model=self.model, suffix=name, **values))
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
@@ -233,11 +225,8 @@ class TogetherService(Service):
         word = str(getattr(job.status, "value", job.status))
         model = getattr(job, "x_model_output_name", None) or getattr(job, "output_name", None) or ""
         problems = [e.message for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))]
-        reason, price, tokens = (
-            str(problems[-1] if problems else ""),
-            getattr(job, "total_price", None),
-            getattr(job, "token_count", None),
-        )
+        reason = str(problems[-1]) if problems else ""
+        price, tokens = (getattr(job, name, None) for name in ("total_price", "token_count"))
         dollars = None if price is None else price / _NANO
         return Job(job.id, _STATES.get(word, "running"), word, model, reason, tokens, dollars)
 

@@ -29,9 +29,7 @@ _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
 @dataclass(frozen=True)
 class _Bucket:
     """Segments of similar length: `rows` padded to `length`, behind `context` keys; spans in the gathered tensors.
-
-    shared [context] or [rows, context]: which of the layout's shared keys the context is (one for all rows, or each).
-    """
+    shared [context] or [rows, context]: which of the layout's shared keys the context is (one for all rows, or each)."""
 
     rows: int
     length: int
@@ -246,9 +244,7 @@ def attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention function in transformers' interface; without a layout it is the ordinary one (sdpa).
-
-    Raises ValueError if the architecture modifies its scores in an unsupported way.
-    """
+    Raises ValueError if the architecture modifies its scores in an unsupported way."""
     if shared_prefix is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

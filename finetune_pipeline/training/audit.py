@@ -72,9 +72,7 @@ def _percentiles(numbers: Sequence[int]) -> dict[str, int]:
 
 def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[set[str]]:
     """Per row of one example, which of :data:`COUNTS` it counts for (supervision and template, not length).
-
-    Several rows are one a learned turn, in order; a single row holds them all.
-    """
+    Several rows are one a learned turn, in order; a single row holds them all."""
     turns = [i for i, m in enumerate(example.messages) if m["role"] == "assistant" and m.get("weight") != 0]
     if len(rows) > 1 and len(rows) != len(turns):
         return [{"template_mismatch"} for _ in rows]
@@ -158,9 +156,8 @@ def supervision_audit(
             for fault in wrong:
                 bad[fault].append(name)
     residue = [t for t in {*tokenizer.all_special_tokens, *RESIDUE} if t]
-    bad["rows_with_special_tokens"] = [
-        e.id for e in examples if any(mark in m["content"] for m in e.messages for mark in residue)
-    ]
+    marked = (e for e in examples if any(mark in m["content"] for m in e.messages for mark in residue))
+    bad["rows_with_special_tokens"] = [e.id for e in marked]
     mismatches = [f for f in refused if f.rule == "chat.template_mismatch"]
     counts = {name: len(ids) for name, ids in bad.items()}
     counts["template_mismatch"] += len(mismatches)

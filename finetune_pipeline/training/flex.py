@@ -112,9 +112,7 @@ def try_kernels(
     device: torch.device,
 ) -> Trial:
     """Compare two kernels on random numbers, forward and backward; the first is the one to fall back to.
-
-    tokens, cached: of the layout the kernels were made for.
-    """
+    tokens, cached: of the layout the kernels were made for."""
     (usual, reference), (name, other) = kernels.items()
     draw = torch.Generator(device="cpu").manual_seed(0)
     sizes = ((tokens, heads, dim), (cached + tokens, key_heads, dim), (cached + tokens, key_heads, dim))

@@ -24,12 +24,9 @@ _LISTED = 20
 class Prepared:
     """A split as training rows; valid only if `findings` is empty.
 
-    Attributes:
-        used: The examples of the rows, after truncation.
-        over: Number of examples that were too long.
-        dropped: Ids of examples left out for their length; left_out: their rows.
-        copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
-        refused: Findings of examples that cannot be encoded.
+    used: the examples of the rows, after truncation. over: number of those too long. dropped: ids of those left out for their
+    length, left_out: their rows. copies_too_long: ids of perturbed copies left out for their length, whatever training.over_length
+    says. refused: findings of examples that cannot be encoded.
     """
 
     rows: list[Encoded] = field(default_factory=list)

@@ -29,12 +29,8 @@ _LINES = 20
 
 @dataclass
 class Meter:
-    """Adds up what training steps compute and how long they take, validation and saving left out.
-
-    Attributes:
-        tokens: Tokens that went through the layers, after packing.
-        learned: Tokens with loss.
-    """
+    """Adds up what training steps compute and how long they take, validation and saving left out. tokens: those that went
+    through the layers, after packing; learned: those with loss."""
 
     tokens: int = 0
     learned: int = 0
@@ -68,9 +64,7 @@ class Meter:
 
 class TokenTrainer(SFTTrainer):
     """Loss: sum of the learned tokens' cross-entropies (float32) over their number in the whole optimiser step.
-
-    That weighs every token alike, whatever batch and whatever process it came in; validation is weighed the same way.
-    """
+    That weighs every token alike, whatever batch and whatever process it came in; validation is weighed the same way."""
 
     def __init__(self, *args: Any, job_digest: str, autocast: torch.dtype | None = None, **kwargs: Any) -> None:
         """autocast: the dtype in which a float32 model's products are computed, in training and validation alike."""
@@ -216,10 +210,9 @@ class ProgressCallback(TrainerCallback):
         metrics = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
         if self.history_file is None or ("loss" not in metrics and "eval_loss" not in metrics):
             return
-        progressed = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        history.append(
-            self.history_file, {**progressed, **metrics, "seconds": round(time.monotonic() - self.started, 3)}
-        )
+        seconds = round(time.monotonic() - self.started, 3)
+        progressed = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **metrics, "seconds": seconds}
+        history.append(self.history_file, progressed)
         of = state.max_steps or 0
         done = state.global_step - self.first_step
         if done <= 0:

@@ -64,9 +64,7 @@ def prepare_environment(job: dict[str, Any]) -> None:
 
 def do_job(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> None:
     """Do the job in this process, and write its result.json and measured.json.
-
-    on_saved: called whenever a training has saved a checkpoint.
-    """
+    on_saved: called whenever a training has saved a checkpoint."""
     began = time.monotonic()
     prepare_environment(job)
     facts, measured = run(job, on_saved)

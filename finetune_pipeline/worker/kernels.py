@@ -93,8 +93,8 @@ def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor,
     total = prefix + sum(tails)
     q, k, v = (torch.randn(1, heads, total, size, generator=draw).to(precision) for _ in range(3))
     layout = Layout([prefix, *tails], [-1, 0, 0])
-    there = (tensor.to(device) for tensor in (q, k, v))
-    packed, _ = attention.attend(torch.nn.Module(), *there, None, shared_prefix=layout)
+    on = [tensor.to(device) for tensor in (q, k, v)]
+    packed, _ = attention.attend(torch.nn.Module(), on[0], on[1], on[2], None, shared_prefix=layout)
     parts: list[torch.Tensor] = []
     at = prefix
     for tail in tails:

@@ -135,9 +135,7 @@ def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
 
 def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
     """The exit code of the cause: a refusal or lack of memory, a stop, a kill, or an error, in this order.
-
-    A process that loses its peer fails too; what it says of that does not hide a kill.
-    """
+    A process that loses its peer fails too; what it says of that does not hide a kill."""
     error = read_json(out / "error.json") if (out / "error.json").is_file() else None
     if error and error["code"] in NO_RETRY:
         return int(error["code"])

@@ -82,9 +82,7 @@ def die_with_parent() -> None:
 
 def watch_parent() -> None:
     """End this process soon after its parent is gone, even while its main thread waits in an exchange with others.
-
-    Signal handlers run only when the main thread comes back to Python; waiting for a process that died, it may not.
-    """
+    Signal handlers run only when the main thread comes back to Python; waiting for a process that died, it may not."""
     parent = os.getppid()
 
     def look() -> None:

@@ -86,9 +86,7 @@ def _end(
     group: int, marker: str, reap: Callable[[], object], grace: tuple[float, float], log: Callable[[str], None]
 ) -> None:
     """SIGINT, then SIGTERM, then SIGKILL to every living process, waiting `grace` seconds after the first two.
-
-    `reap` collects the direct child. An exception while waiting (a second Ctrl-C) means: kill now.
-    """
+    `reap` collects the direct child. An exception while waiting (a second Ctrl-C) means: kill now."""
     try:
         for number, seconds in zip((signal.SIGINT, signal.SIGTERM), grace, strict=True):
             processes = _living(group, marker)

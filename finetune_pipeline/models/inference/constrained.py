@@ -64,9 +64,7 @@ class ConstrainedAnswer:
 
     def choose(self, logits: np.ndarray, ends: Collection[int]) -> int:
         """Append the most likely token that the schema allows, and return it. If none is possible, the answer ends, invalid.
-
-        logits: of the next token, [vocabulary]. ends: tokens that end an answer, the only control tokens ever allowed.
-        """
+        logits: of the next token, [vocabulary]. ends: tokens that end an answer, the only control tokens ever allowed."""
         scores = np.where(self._allowed(len(logits), ends), logits, -np.inf)
         token = int(scores.argmax())
         if scores[token] == -np.inf:
@@ -77,9 +75,7 @@ class ConstrainedAnswer:
 
     def _allowed(self, size: int, ends: Collection[int]) -> np.ndarray:
         """Return the mask of tokens that may come next, [size]; the model may have more tokens than its tokenizer.
-
-        llguidance's mask excludes control tokens; those that end an answer are added once it is complete.
-        """
+        llguidance's mask excludes control tokens; those that end an answer are added once it is complete."""
         allowed = np.zeros(size, dtype=bool)
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")[:size]
         allowed[: len(bits)] = bits

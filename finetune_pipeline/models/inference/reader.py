@@ -111,16 +111,13 @@ class Reader:
         """Return the logits of `ids` behind a batch's cache; before: of :class:`Prefilled`."""
         if before:
             more["common_prefix"] = self.cache
-        logits: torch.Tensor = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=places, cache=cache, use_cache=True, **more
-        ).logits
+        more |= {"attention_mask": mask, "position_ids": places, "cache": cache, "use_cache": True}
+        logits: torch.Tensor = self.model(input_ids=ids, **more).logits
         return logits
 
     def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
         """Return the logits [tokens, vocabulary] that predict each token of every continuation of every row.
-
-        texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed.
-        """
+        texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed."""
         if self.way == PLAIN:
             return self._one_by_one(batch, texts)
         same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+from pydantic import Field
+
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.outputs import Section
 
@@ -57,10 +59,8 @@ class Kind:
 
     Attributes:
         name: As in the facts of ``merged_model``; models.merging makes each kind servable.
-        tensors: Regular expression that matches in the names of all tensors it may save.
-        contents: Description of these tensors.
-        trained: Name of the trained model in merge_parity.
-        served: Name of the served model in merge_parity.
+        tensors: Regular expression that matches in the names of all tensors it may save; contents: their description.
+        trained, served: Names of the trained and the served model in merge_parity.
         sentence: Beginning of a sentence on the served model.
         adapter: Whether it is an adapter folder; else a whole model, or one at an endpoint.
         stored_whole: Whether the registry refers to the stored model; else it stores the adapter and refers to the base.
@@ -102,16 +102,11 @@ class Method(ABC):
     """A training method.
 
     Attributes:
-        name: Its name in ``training.method``.
-        order: Position in tables.
-        trains: What is trained.
-        gives: What the user gets.
-        when: When to use it.
-        section: The section of ``training`` with its own settings; methods may share one.
-        options: The model of that section.
+        name: Its name in ``training.method``; order: position in tables.
+        trains, gives, when: What is trained, what the user gets, and when to use it.
+        section, options: The section of ``training`` with its own settings, and its model; methods may share one.
         defaults: Defaults of unset settings that differ from :data:`COMMON`.
         holds: How the base is stored in memory: in 4 bits, in the compute dtype, or (if all of it is trained) in float32.
-        kind: The kind of its result.
         checkpointing: Whether gradient checkpointing works with it.
         trains_inputs: Whether gradients reach the embeddings, so that the first layer saves what others do.
         smaller: The method to use instead when memory is short.
@@ -209,9 +204,13 @@ def register(cls: M) -> M:
     return cls
 
 
-def by_method(key: str) -> Callable[[dict[str, Any]], Any]:
-    """Return a pydantic default factory: the default of `key` for the spec's method."""
-    return lambda settings: METHODS[settings["method"]].default(key).value
+def by_method(key: str, meaning: str = "", **limits: Any) -> Any:
+    """Return the field of a setting whose default is that of the spec's method. limits: of its value."""
+
+    def default(settings: dict[str, Any]) -> Any:
+        return METHODS[settings["method"]].default(key).value
+
+    return Field(default_factory=default, description=_described(key, meaning), **limits)
 
 
 def largest_micro_batch(settings: dict[str, Any]) -> int:
@@ -231,7 +230,7 @@ def default_table() -> list[tuple[str, str, str, str]]:
     return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
 
 
-def described(key: str, meaning: str = "") -> str:
+def _described(key: str, meaning: str) -> str:
     """Return a field's description, with its default for each method."""
     methods: dict[Any, list[str]] = {}
     for method in METHODS.values():

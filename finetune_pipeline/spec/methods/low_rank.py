@@ -136,9 +136,7 @@ def expert_blocks(names: Iterable[str]) -> set[str]:
 
 def _beside_experts(model: Any) -> list[str]:
     """Return the linear layers outside the blocks of experts, in a mixture of experts; empty for other models.
-
-    Their experts are joined into one weight a layer, for which PEFT's adapters cannot be merged into the base.
-    """
+    Their experts are joined into one weight a layer, for which PEFT's adapters cannot be merged into the base."""
     from torch.nn import Linear
 
     blocks = expert_blocks(name for name, _ in model.named_parameters())

@@ -68,9 +68,7 @@ def repeated(ids: Sequence[int], number: int) -> list[int]:
 
 def accept_packed(model: Any, virtual_tokens: tuple[int, int]) -> None:
     """Make a PEFT model's forward accept packed batches (argument ``shared_prefix``), which contain the soft prompt once.
-
-    All other calls use PEFT's own forward, which repeats it for every row and rebuilds the mask.
-    """
+    All other calls use PEFT's own forward, which repeats it for every row and rebuilds the mask."""
     import torch
 
     plain = model.forward
