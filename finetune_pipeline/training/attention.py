@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from finetune_pipeline.training.flex import Trial, flex_attend, try_kernels
-from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout
+from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout, ancestors
 from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
@@ -143,7 +143,9 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
 def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -> torch.Tensor:
     """Indices of the keys before a segment: the virtual ones, then its ancestors' tokens."""
     spans = [torch.arange(cached)]
-    spans += [cached + torch.arange(starts[a], starts[a] + layout.lengths[a]) for a in layout.ancestors(segment)]
+    spans += [
+        cached + torch.arange(starts[a], starts[a] + layout.lengths[a]) for a in ancestors(layout.parents, segment)
+    ]
     return torch.cat(spans)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.training.prefix_tree import Layout
+from finetune_pipeline.training.prefix_tree import Layout, ancestors
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _EVERYTHING = 2**31 - 1
@@ -55,7 +55,9 @@ def block_mask(layout: Layout, cached: int, window: int | None, device: torch.de
     if key not in layout.kept:
         enter, leave = _tour(layout.parents)
         lengths = torch.tensor(layout.lengths)
-        before = [cached + sum(layout.lengths[a] for a in layout.ancestors(i)) for i in range(len(layout.lengths))]
+        before = [
+            cached + sum(layout.lengths[a] for a in ancestors(layout.parents, i)) for i in range(len(layout.lengths))
+        ]
         starts = torch.tensor(layout.starts())
 
         def of_tokens(values: list[int]) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline.models.inference.constrained import Grammar
-from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, grows_plainly, keep_rows, with_room
+from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, grows_plainly, with_room
 from finetune_pipeline.models.inference.trial import APART, PLAIN, way_of_reading
 
 _READ_AT_ONCE = 2048
@@ -40,7 +40,7 @@ class Prefilled:
             return self
         keep = torch.tensor(chosen, device=self.seen.device)
         cache = branch(self.cache)
-        keep_rows(cache, keep)
+        cache.reorder_cache(keep)  # type: ignore[arg-type]  # any tensor of integers; batch_select_indices knows no states
         return Prefilled(cache, self.seen[keep], self.logits[keep], self.before)
 
 
@@ -210,7 +210,7 @@ class Reader:
                 break
             if len(left) < len(active):
                 keep = torch.tensor(left, device=seen.device)
-                keep_rows(cache, keep)
+                cache.reorder_cache(keep)  # type: ignore[arg-type]
                 seen, token, active = seen[keep], token[keep], [active[i] for i in left]
             places = batch.before + seen.sum(1, keepdim=True)
             seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
