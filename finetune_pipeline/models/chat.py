@@ -85,13 +85,8 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = No
     return token_ids(tokenizer, _written(tokenizer, messages, True, tools))
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """An assistant turn with loss: tokens of prompt and answer as in serving, and their parts."""
-
-    ids: list[int]
-    start: int
-    end: int
+_Turn = tuple[list[int], int, int]
+"""An assistant turn with loss: tokens of prompt and answer as in serving, and start and end of the answer."""
 
 
 def _learned(message: Message) -> bool:
@@ -115,7 +110,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
         raise FindingsError([_lost(f"turn {i + 1}", "the assistant's text")])
     if any(name not in written for name in calls):
         raise FindingsError([_lost(f"turn {i + 1}", "a tool call")])
-    return _Turn(ids, len(prompt), end)
+    return ids, len(prompt), end
 
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
@@ -148,14 +143,12 @@ def encode_example(
         place = f"example {example_id or '?'}"
         places = [f"{place}, {f.place}" if f.place.startswith("turn") else place for f in error.findings]
         raise FindingsError(replace(f, place=p) for f, p in zip(error.findings, places, strict=True)) from error
-    if all(full[: len(turn.ids)] == turn.ids for turn in turns):
+    if all(full[: len(ids)] == ids for ids, _, _ in turns):
         loss = [False] * len(full)
-        for turn in turns:
-            loss[turn.start : turn.end] = [True] * (turn.end - turn.start)
+        for _, start, end in turns:
+            loss[start:end] = [True] * (end - start)
         return [Encoded(example_id, full, loss)]
-    return [
-        Encoded(example_id, turn.ids, [turn.start <= at < turn.end for at in range(len(turn.ids))]) for turn in turns
-    ]
+    return [Encoded(example_id, ids, [start <= at < end for at in range(len(ids))]) for ids, start, end in turns]
 
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:

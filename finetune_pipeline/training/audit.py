@@ -6,6 +6,7 @@ would otherwise hide itself.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -263,12 +264,8 @@ def _begin(pieces: Sequence[Sequence[Any]], content: str) -> int:
     whole = "".join(str(p[0]) for p in pieces)
     at = whole.rfind(content)
     at = at if at >= 0 else whole.rfind(content.strip())
-    length = 0
-    for number, piece in enumerate(pieces):
-        length += len(str(piece[0]))
-        if length > at:
-            return number
-    return len(pieces)
+    ends = itertools.accumulate(len(str(p[0])) for p in pieces)
+    return next((number for number, end in enumerate(ends) if end > at), len(pieces))
 
 
 def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]:
